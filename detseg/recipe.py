@@ -1,0 +1,81 @@
+"""How an object was built, as plain values, so that a checkpoint can rebuild it without running anything it names."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PLAIN = (str, int, float, bool, type(None))
+
+
+class Recipe:
+    """Remembers the arguments its subclass was built with: ``recipe(object)`` reads them, ``build`` repeats them."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
+
+
+def _recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a constructor so that the outermost one of a chain of subclasses keeps its arguments."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "arguments" not in self.__dict__:
+            _, *arguments = signature.bind(self, *args, **kwargs).arguments.items()
+            self.__dict__["arguments"] = dict(arguments)
+        init(self, *args, **kwargs)
+
+    return wrapped
+
+
+def recipe(value: Any) -> Any:
+    """Describe a ``Recipe`` object, a plain value, or a list, tuple or dictionary of them.
+
+    An object becomes ``{"class": name, "arguments": {...}}``. An argument called ``weights`` is left out: the values
+    are in the checkpoint, so that building from it must not fetch them again.
+
+    Raises TypeError for a value that is none of these, naming its type.
+    """
+    if isinstance(value, Recipe):
+        arguments = {key: recipe(item) for key, item in value.__dict__["arguments"].items() if key != "weights"}
+        return {"class": type(value).__name__, "arguments": arguments}
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [recipe(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): recipe(item) for key, item in value.items()}
+    raise TypeError(f"a checkpoint cannot describe a {type(value).__name__}; let its class inherit detseg.recipe.Recipe")
+
+
+def build(description: Any, **replaced: Any) -> Any:
+    """Rebuild what ``recipe`` described; ``replaced`` overrides arguments of the outermost object.
+
+    Classes are looked up by name among the subclasses of ``Recipe`` that are already imported: nothing that the
+    description names is imported or executed. Raises KeyError for a class that is not among them.
+    """
+    if isinstance(description, dict) and set(description) == {"class", "arguments"}:
+        known = {cls.__name__: cls for cls in _subclasses(Recipe)}
+        if description["class"] not in known:
+            raise KeyError(f"{description['class']}: not a class of detseg; import the module that defines it first")
+        arguments = {key: build(item) for key, item in description["arguments"].items()}
+        return known[description["class"]](**{**arguments, **replaced})
+    if isinstance(description, dict):
+        return {key: build(item) for key, item in description.items()}
+    if isinstance(description, (list, tuple)):
+        return [build(item) for item in description]
+    return description
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
