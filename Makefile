@@ -1,0 +1,39 @@
+# The environment of the project, its checks and a first training, from nothing but Python 3.11 or 3.12.
+
+PYTHON ?= python3
+CONFIG ?= faster_rcnn_shapes.yaml
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help train test lint clean
+
+help: ## say what each target does
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on the spot (CONFIG=... for another)
+	$(BIN)/python tools/train.py --config $(CONFIG)
+
+test: $(VENV)/development ## run the tests; fails when they cover less of the package than pyproject.toml asks
+	$(BIN)/python -m pytest --cov
+
+lint: $(VENV)/development ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the environment and everything that tools left behind; keeps data sets and runs
+	rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed again only when the requirements change. Making the environment twice does no harm, and mends half of one.
+$(VENV)/package: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/development: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $(VENV)/package $@
