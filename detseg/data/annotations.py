@@ -1,0 +1,100 @@
+"""The labels of a data set as flat arrays, which any number of worker processes share without copying."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """I images with N objects, in original pixels, crowds and difficult objects included.
+
+    The objects of image i are the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``boxes`` and of the arrays after it.
+    """
+
+    classes: tuple[str, ...]  # names, in the order of ``labels``
+    category_ids: tuple[int, ...]  # the data set's own number of each class; -1 where it has none
+    root: Path  # folder that ``files`` are relative to
+    files: NDArray[np.str_]  # (I,)
+    image_ids: NDArray[Any]  # (I,) int64, or the file stems of VOC
+    sizes: NDArray[np.int32]  # (I, 2) height and width, as labelled
+    offsets: NDArray[np.int64]  # (I + 1,)
+    boxes: NDArray[np.float64]  # (N, 4) xyxy
+    labels: NDArray[np.int64]  # (N,) 0..K-1
+    areas: NDArray[np.float64]  # (N,) of the mask where there is one, else of the box
+    crowd: NDArray[np.bool_]  # (N,)
+    difficult: NDArray[np.bool_]  # (N,)
+    ids: NDArray[np.int64]  # (N,) the data set's own number of each object
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.files)
+
+    def objects(self, image: int) -> slice:
+        """Rows of the objects of one image."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    def path(self, image: int) -> Path:
+        """Where the file of one image lies."""
+        return self.root / str(self.files[image])
+
+    def subset(self, rows: ArrayLike) -> Annotations:
+        """Keep the images of these rows with their objects, in the order of ``rows``."""
+        images = np.asarray(rows, dtype=np.int64)
+        counts = np.diff(self.offsets)[images]
+        offsets = _offsets(counts)
+        objects = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
+        kept = replace(
+            self, files=self.files[images], image_ids=self.image_ids[images], sizes=self.sizes[images], offsets=offsets
+        )
+        return kept._take(objects)
+
+    def relabel(self, classes: Sequence[str]) -> Annotations:
+        """Renumber the labels to ``classes``, matching by name.
+
+        Objects of other classes are dropped, and counted in the log. A name the data does not have gets the category
+        id -1.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        position = {name: label for label, name in enumerate(classes)}
+        labels = np.array([position.get(name, -1) for name in self.classes], dtype=np.int64)[self.labels]
+        own = dict(zip(self.classes, self.category_ids, strict=True))
+        kept = replace(
+            self,
+            classes=tuple(classes),
+            category_ids=tuple(own.get(name, -1) for name in classes),
+            labels=labels,
+            offsets=_offsets(labels >= 0)[self.offsets],
+        )._take(np.flatnonzero(labels >= 0))
+        if len(kept.labels) < len(self.labels):
+            unknown = [name for name in self.classes if name not in position]
+            dropped = len(self.labels) - len(kept.labels)
+            log.warning("%s: left out %d objects of other classes: %s", self.root, dropped, ", ".join(unknown))
+        return kept
+
+    def _take(self, objects: NDArray[np.int64]) -> Annotations:
+        """Keep these rows of the arrays with one row for each object."""
+        return replace(
+            self,
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            difficult=self.difficult[objects],
+            ids=self.ids[objects],
+        )
+
+
+def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Where each group begins, and at the last place where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
