@@ -59,3 +59,15 @@ def rescale(instances: Instances, sizes: Tensor, original_sizes: Tensor) -> Inst
     """
     scale = original_sizes.to(torch.float32) / sizes.to(torch.float32)
     return instances._replace(boxes=instances.boxes * scale.flip(1).repeat(1, 2)[:, None])
+
+
+def trim(instances: Instances) -> Instances:
+    """On a CPU, drop the slots that are padding in every image, if they come last; elsewhere, change nothing.
+
+    Work on padding is cheap on a GPU, where asking for the number of objects would make the host wait for the device.
+    """
+    if instances.boxes.device.type != "cpu" or torch.compiler.is_compiling():
+        return instances
+    used = instances.valid.any(dim=0).nonzero()
+    count = int(used[-1]) + 1 if len(used) else 1
+    return Instances(*(None if value is None else value[:, :count] for value in instances))

@@ -1,0 +1,26 @@
+"""What every detector is."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from detseg.recipe import Recipe
+from detseg.structures import Batch, Instances
+
+
+class Detector(nn.Module, Recipe):
+    """Finds objects of ``num_classes`` classes. What it returns does not depend on whether it is training."""
+
+    num_classes: int
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss of a batch by name; the total is their sum."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
+        """Detections, best first, in pixels of the network input.
+
+        ``images`` (B, 3, H, W) uint8, ``sizes`` (B, 2) height and width inside the padding, ``proposals`` for models
+        that do not make their own.
+        """
+        raise NotImplementedError

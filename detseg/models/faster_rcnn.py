@@ -1,0 +1,115 @@
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), with a feature pyramid or on a single map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detseg.models.detector import Detector
+from detseg.modules.backbones.backbone import Backbone
+from detseg.modules.box_head import BoxHead, RegionHead, TwoFCHead, sample_regions
+from detseg.modules.rpn import RPN
+from detseg.ops.regions import roi_align, roi_pool
+from detseg.structures import Batch, Instances, trim
+
+COARSEST_POOLED = 32  # stride; features of regions come from P2 to P5, the extra P6 is for anchors only (FPN, section 4.2)
+
+
+class FasterRCNN(Detector):
+    """A region proposal network and a Fast R-CNN head over the same features.
+
+    ``backbone`` is a pyramid, ``FPN(ResNet("resnet50"))``, or has a single map, ``ResNet("resnet50", stages=[4])``.
+    ``num_classes`` counts the foreground classes. ``head`` (default: two fully connected layers over 7 x 7 bins) must
+    take ``backbone.channels`` maps. ``anchor_sizes`` are pixels, a list for each map; by default 8 times the stride on
+    a pyramid (FPN, section 4.1) and 32 to 512 on a single map. The other defaults are the papers' values, or where
+    those differ, detectron2's and torchvision's. Pairs of numbers are for training and for inference: boxes of each map
+    that enter the suppression (``rpn_candidates``) and ``proposals`` that leave it. ``samples`` regions an image are
+    drawn for training; of the ``candidates`` best (region, class) pairs ``detections`` an image leave the last
+    suppression.
+
+    Raises ValueError if head and anchors do not fit the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        head: RegionHead | None = None,
+        pooling: Literal["roi_align", "roi_pool"] = "roi_align",
+        anchor_sizes: Sequence[Sequence[float]] | None = None,
+        anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        rpn_iou: tuple[float, float] = (0.3, 0.7),
+        rpn_samples: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_nms: float = 0.7,
+        rpn_candidates: tuple[int, int] = (2000, 1000),
+        proposals: tuple[int, int] = (2000, 1000),
+        iou: float = 0.5,
+        samples: int = 512,
+        positive_fraction: float = 0.25,
+        score_threshold: float = 0.05,
+        nms: float = 0.5,
+        candidates: int = 2000,
+        detections: int = 100,
+    ) -> None:
+        super().__init__()
+        levels = len(backbone.strides)
+        if anchor_sizes is None:
+            anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
+        if len(anchor_sizes) != levels:
+            raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {levels} maps")
+        head = head or TwoFCHead(backbone.channels[0])
+        if head.in_channels != backbone.channels[0]:
+            raise ValueError(f"the head takes {head.in_channels} channels, the backbone gives {backbone.channels[0]}")
+
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.rpn = RPN(
+            backbone.channels[0],
+            anchor_sizes,
+            anchor_ratios,
+            high=rpn_iou[1],
+            low=rpn_iou[0],
+            samples=rpn_samples,
+            positive_fraction=rpn_positive_fraction,
+            nms=rpn_nms,
+        )
+        self.box_head = BoxHead(head, num_classes)
+        self.pooling = {"roi_align": roi_align, "roi_pool": roi_pool}[pooling]
+        self.strides = [stride for stride in backbone.strides if stride <= COARSEST_POOLED]
+        self.rpn_candidates, self.proposals = rpn_candidates, proposals
+        self.iou, self.samples, self.positive_fraction = iou, samples, positive_fraction
+        self.score_threshold, self.nms = score_threshold, nms
+        self.candidates, self.detections = candidates, detections
+
+    def pool(self, features: list[Tensor], regions: Instances) -> Tensor:
+        """Features of the regions (B, R), (B * R, C, size, size)."""
+        size = self.box_head.body.size
+        return self.pooling(features[: len(self.strides)], regions.boxes, self.strides, size)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        features = self.backbone(batch.images, batch.sizes)
+        predictions = self.rpn(features, batch.images.shape[-2:])
+        proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[0], self.proposals[0])
+        regions, truth = sample_regions(
+            proposals, batch.targets, self.num_classes, self.iou, 0.0, self.samples, self.positive_fraction
+        )
+        logits, deltas = self.box_head(self.pool(features, regions))
+        return {
+            **self.rpn.loss(predictions, batch.targets),
+            **self.box_head.loss(logits, deltas, regions, truth),
+        }
+
+    def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
+        features = self.backbone(images, sizes)
+        if proposals is None:
+            predictions = self.rpn(features, images.shape[-2:])
+            proposals = self.rpn.propose(predictions, sizes, self.rpn_candidates[1], self.proposals[1])
+        proposals = trim(proposals)
+        logits, deltas = self.box_head(self.pool(features, proposals))
+        return self.box_head.detect(
+            logits, deltas, proposals, sizes, self.score_threshold, self.nms, self.candidates, self.detections
+        )

@@ -1,0 +1,34 @@
+"""Feature pyramid network (Lin et al. 2017, arXiv:1612.03144)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.modules.backbones.backbone import Backbone
+
+
+class FPN(Backbone):
+    """Makes every map of ``body`` as rich as its coarsest, all with the same number of ``channels`` (section 3).
+
+    The maps are P2 to P5, say, and one more of twice the stride, subsampled from the last, on which only the region
+    proposal network looks, for the largest anchors (section 4.1). Images are normalised by ``body``.
+    """
+
+    def __init__(self, body: Backbone, channels: int = 256) -> None:
+        super().__init__()
+        self.body = body
+        self.inner = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in body.channels)
+        self.outer = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in body.channels)
+        for layer in (*self.inner, *self.outer):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        self.channels = [channels] * (len(body.channels) + 1)
+        self.strides = [*body.strides, 2 * body.strides[-1]]
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
+        maps = [layer(feature) for layer, feature in zip(self.inner, self.body(images, sizes), strict=True)]
+        for finer in reversed(range(len(maps) - 1)):
+            maps[finer] = maps[finer] + F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:], mode="nearest")
+        features = [layer(feature) for layer, feature in zip(self.outer, maps, strict=True)]
+        return [*features, features[-1][:, :, ::2, ::2]]

@@ -1,0 +1,117 @@
+"""Region proposal network (Faster R-CNN, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.ops import boxes as box_ops
+from detseg.ops.anchors import cell_anchors, grid_anchors
+from detseg.ops.losses import delta_loss, objectness_loss
+from detseg.ops.matching import NEGATIVE, POSITIVE, match
+from detseg.ops.sampling import sample
+from detseg.ops.suppression import suppress
+from detseg.structures import Instances
+
+DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+MIN_SIDE = 1e-3  # pixels; a proposal that clipping made narrower lies outside the image
+
+
+class Predictions(NamedTuple):
+    """What the network says of every anchor, finest map first."""
+
+    logits: Tensor  # (B, A): is there an object?
+    deltas: Tensor  # (B, A, 4): where, relative to the anchor
+    anchors: Tensor  # (A, 4)
+    counts: list[int]  # anchors of each map; they add up to A
+
+
+class RPN(nn.Module):
+    """A small network that slides over the feature maps and says of each anchor whether it is an object, and where.
+
+    ``sizes`` are the anchors' sizes on each map. The other arguments are the paper's: IoU from which an anchor is
+    positive (``high``) or below which negative (``low``), ``samples`` an image and the share of positives, NMS.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        high: float = 0.7,
+        low: float = 0.3,
+        samples: int = 256,
+        positive_fraction: float = 0.5,
+        nms: float = 0.7,
+    ) -> None:
+        super().__init__()
+        self.high, self.low, self.nms = high, low, nms
+        self.samples, self.positive_fraction = samples, positive_fraction
+        anchors = len(sizes[0]) * len(ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, anchors, 1)
+        self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)  # section 3.1.3
+            nn.init.zeros_(layer.bias)
+        # Buffers, so that they move with the network; constants, so not in its state.
+        for level, of_level in enumerate(sizes):
+            self.register_buffer(f"cells{level}", cell_anchors(of_level, ratios), persistent=False)
+
+    def forward(self, features: Sequence[Tensor], image: tuple[int, int]) -> Predictions:
+        """Predictions on ``features`` (B, C, h, w), fine to coarse, of images of height and width ``image``."""
+        logits, deltas, anchors = [], [], []
+        for level, feature in enumerate(features):
+            hidden = F.relu(self.conv(feature))
+            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+            grid = (feature.shape[2], feature.shape[3])
+            anchors.append(grid_anchors(getattr(self, f"cells{level}"), grid, image))
+        counts = [len(level) for level in anchors]
+        return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), counts)
+
+    def loss(self, predictions: Predictions, targets: Instances) -> dict[str, Tensor]:
+        """Equation 1: is each sampled anchor an object, and where the positive ones point to."""
+        logits, deltas, anchors, _ = predictions
+        with torch.no_grad():
+            overlaps = box_ops.iou(targets.boxes, anchors)
+            matched, kind = match(overlaps, targets.valid, self.high, self.low, low_quality=True)
+            chosen, valid = sample(kind == POSITIVE, kind == NEGATIVE, self.samples, self.positive_fraction)
+            positive = valid & (kind.gather(1, chosen) == POSITIVE)
+            boxes = targets.boxes.gather(1, matched.gather(1, chosen)[..., None].expand(-1, -1, 4))
+            delta_targets = box_ops.encode(boxes, anchors[chosen], DELTA_WEIGHTS)
+        of_anchors = deltas.gather(1, chosen[..., None].expand(-1, -1, 4))
+        return {
+            "rpn_objectness": objectness_loss(logits.gather(1, chosen), positive, valid),
+            "rpn_box": delta_loss(of_anchors, delta_targets, positive, valid.sum()),
+        }
+
+    @torch.no_grad()
+    def propose(self, predictions: Predictions, sizes: Tensor, candidates: int, limit: int) -> Instances:
+        """The best ``limit`` boxes of each image after NMS; best first.
+
+        Of each map, ``candidates`` enter the suppression, and boxes compete with those of their own map only (FPN,
+        section 5.1). ``sizes`` (B, 2) are the images' sizes inside the padding, to which boxes are clipped.
+        """
+        logits, deltas, anchors, counts = predictions
+        starts = [sum(counts[:level]) for level in range(len(counts) + 1)]
+        best = [
+            start + logits[:, start:stop].topk(min(candidates, stop - start), dim=1).indices
+            for start, stop in pairwise(starts)
+        ]
+        chosen = torch.cat(best, dim=1)
+        level = torch.cat([torch.full_like(indices, number) for number, indices in enumerate(best)], dim=1)
+        scores = logits.gather(1, chosen).float().sigmoid()
+        boxes = box_ops.decode(
+            deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS
+        )
+        boxes = box_ops.clip(boxes, sizes)
+        real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1)
+        kept, valid = suppress(boxes, scores, level, real, self.nms, limit)
+        boxes = torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0)
+        return Instances(boxes, valid, scores=scores.gather(1, kept))

@@ -1,0 +1,33 @@
+"""Anchors: the reference boxes of the region proposal network (Faster R-CNN, section 3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Anchors centred on the origin, (len(ratios) * len(sizes), 4), ratio by ratio.
+
+    ``sizes`` are square roots of the area in pixels, ``ratios`` height over width. Corners are rounded to whole pixels
+    as torchvision does, so that its published weights give the same boxes.
+    """
+    height = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
+    side = torch.tensor(sizes, dtype=torch.float32)[None]
+    widths, heights = (side / height).flatten(), (side * height).flatten()
+    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+
+
+def grid_anchors(cells: Tensor, grid: tuple[int, int], image: tuple[int, int]) -> Tensor:
+    """Anchors ``cells`` (n, 4) repeated over a feature map: (grid height * grid width * n, 4), row by row.
+
+    The step between neighbours is ``image // grid``: the map's stride, save for a map that was rounded up (P6 of an
+    image 800 pixels high is 13 high, and its step 61, not 64); torchvision's rule, which its weights were trained with.
+    """
+    y = torch.arange(grid[0], device=cells.device) * (image[0] // grid[0])
+    x = torch.arange(grid[1], device=cells.device) * (image[1] // grid[1])
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (shifts + cells).reshape(-1, 4)

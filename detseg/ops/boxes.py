@@ -1,0 +1,104 @@
+"""Geometry of boxes ``(x1, y1, x2, y2)`` and their regression deltas.
+
+Every function takes any number of leading dimensions, integers and half precision (computed in float32) and empty
+tensors. A box without area gives finite numbers everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Without a bound, exp(dw) of an untrained network overflows; 1000/16 is the bound of the original implementations.
+MAX_LOG_SCALE = math.log(1000 / 16)
+
+TINY = 1e-6  # pixels; below any real box, so that its logarithm exists
+
+
+def _as_float(boxes: Tensor) -> Tensor:
+    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Corner and size (COCO's files) to two corners, (..., 4) to (..., 4)."""
+    corner, size = boxes.split(2, dim=-1)
+    return torch.cat([corner, corner + size], dim=-1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """Two corners to corner and size, (..., 4) to (..., 4)."""
+    corner, opposite = boxes.split(2, dim=-1)
+    return torch.cat([corner, opposite - corner], dim=-1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size to two corners, (..., 4) to (..., 4)."""
+    centre, size = _as_float(boxes).split(2, dim=-1)
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Two corners to centre and size, (..., 4) to (..., 4)."""
+    corner, opposite = _as_float(boxes).split(2, dim=-1)
+    return torch.cat([(corner + opposite) / 2, opposite - corner], dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas, (..., 4) to (...); a box with swapped corners has none."""
+    width, height = (_as_float(boxes)[..., 2:] - _as_float(boxes)[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clip boxes (B, N, 4) to images of ``sizes`` (B, 2), height and width."""
+    limit = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    corner = torch.maximum(a[..., :2], b[..., :2])
+    opposite = torch.minimum(a[..., 2:], b[..., 2:])
+    width, height = (opposite - corner).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every pair: (..., N, 4) and (..., M, 4) to (..., N, M); 0 where both have no area."""
+    a, b = _as_float(a)[..., :, None, :], _as_float(b)[..., None, :, :]
+    intersection = _intersection(a, b)
+    union = area(a) + area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of every pair (Rezatofighi et al. 2019, algorithm 1): (..., N, 4), (..., M, 4) to (..., N, M)."""
+    a, b = _as_float(a)[..., :, None, :], _as_float(b)[..., None, :, :]
+    intersection = _intersection(a, b)
+    union = area(a) + area(b) - intersection
+    hull = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1))
+    tiny = torch.finfo(union.dtype).tiny
+    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """Deltas that turn ``references`` (anchors or proposals) into ``boxes``; all (..., 4).
+
+    R-CNN, appendix C: offsets of the centre in units of the reference's size, and logarithms of the scale, each times
+    its weight.
+    """
+    centre, size = xyxy_to_cxcywh(boxes).split(2, dim=-1)
+    reference_centre, reference_size = xyxy_to_cxcywh(references).split(2, dim=-1)
+    size, reference_size = size.clamp(min=TINY), reference_size.clamp(min=TINY)
+    deltas = torch.cat([(centre - reference_centre) / reference_size, torch.log(size / reference_size)], dim=-1)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """Boxes that ``deltas`` make of ``references``; the inverse of ``encode``; all (..., 4)."""
+    offset, log_scale = (_as_float(deltas) / _as_float(deltas).new_tensor(weights)).split(2, dim=-1)
+    centre, size = xyxy_to_cxcywh(references).split(2, dim=-1)
+    centre = centre + offset * size
+    size = size * log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    return cxcywh_to_xyxy(torch.cat([centre, size], dim=-1))

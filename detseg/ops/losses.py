@@ -1,0 +1,30 @@
+"""Losses over padded slots: slots that are not valid count neither in the sum nor in the number."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BETA = 1 / 9  # where smooth L1 turns from a parabola into a line, as in torchvision and py-faster-rcnn (sigma = 3)
+
+
+def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Mean cross entropy: ``logits`` (M, K + 1), ``labels`` (M,), ``valid`` (M,). Zero where nothing is valid."""
+    loss = F.cross_entropy(logits.float(), torch.where(valid, labels, 0), reduction="none")
+    return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
+
+
+def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+    """Mean binary cross entropy over the valid of ``logits``, ``positive`` and ``valid``, all (M,)."""
+    loss = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
+    return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
+
+
+def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+    """Smooth L1 (Fast R-CNN, equation 3) summed over the positive slots and divided by ``count``, all samples.
+
+    ``deltas`` and ``targets`` (M, 4), ``positive`` (M,), ``count`` a scalar.
+    """
+    loss = F.smooth_l1_loss(deltas.float(), targets, beta=BETA, reduction="none").sum(dim=-1)
+    return torch.where(positive, loss, 0).sum() / count.clamp(min=1)

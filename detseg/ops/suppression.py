@@ -1,0 +1,37 @@
+"""Non-maximum suppression with a result of fixed size.
+
+The number of survivors depends on the data, so this is the one place where the host may have to ask the device. It is
+registered as an operator of its own: ``torch.compile`` sees fixed shapes and does not look inside.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+
+@torch.library.custom_op("detseg::suppress", mutates_args=())
+def suppress(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Indices of the boxes that no better box of their group overlaps by more than ``threshold``.
+
+    ``boxes`` (B, N, 4), ``scores`` (B, N), ``groups`` (B, N) int64 (class or pyramid level), ``valid`` (B, N) bool.
+
+    Returns indices (B, limit) int64 by falling score, and valid (B, limit); empty slots hold index 0.
+    """
+    indices = torch.zeros(len(boxes), limit, dtype=torch.int64, device=boxes.device)
+    kept = torch.zeros(len(boxes), limit, dtype=torch.bool, device=boxes.device)
+    for image in range(len(boxes)):
+        candidates = valid[image].nonzero()[:, 0]
+        survivors = batched_nms(
+            boxes[image, candidates].float(), scores[image, candidates].float(), groups[image, candidates], threshold
+        )[:limit]
+        indices[image, : len(survivors)] = candidates[survivors]
+        kept[image, : len(survivors)] = True
+    return indices, kept
+
+
+@suppress.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
+    shape = (boxes.shape[0], limit)
+    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)
