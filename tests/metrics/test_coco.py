@@ -1,0 +1,179 @@
+import contextlib
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detseg.data.annotations import Annotations
+from detseg.metrics import Detections, coco_ap, coco_results
+from tests.metrics import generated
+
+REAL = Path(__file__).parents[3] / "shared/data/tiny_coco"
+NUMBERS = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+NUMBERS += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]
+
+
+def as_coco(truth: Annotations) -> dict:
+    """Annotations as a COCO file."""
+    images = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    objects = []
+    for row in range(len(truth.labels)):
+        x1, y1, x2, y2 = truth.boxes[row].tolist()
+        objects.append(
+            {
+                "id": int(truth.ids[row]),
+                "image_id": truth.image_ids[images[row]].item(),
+                "category_id": truth.category_ids[truth.labels[row]],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": float(truth.areas[row]),
+                "iscrowd": int(truth.crowd[row]),
+            }
+        )
+    return {
+        "images": [{"id": image.item()} for image in truth.image_ids],
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(truth.category_ids, truth.classes, strict=True)
+        ],
+        "annotations": objects,
+    }
+
+
+def reference(dataset: dict, results: list[dict]) -> dict[str, float]:
+    """The same figures by pycocotools, with nan for its -1."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = json.loads(json.dumps(dataset))
+        truth.createIndex()
+        if results:
+            found = truth.loadRes(json.loads(json.dumps(results)))
+        else:
+            found = COCO()
+            found.dataset = {**truth.dataset, "annotations": []}
+            found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = dict(zip(NUMBERS, evaluation.stats.tolist(), strict=True))
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    for row, number in enumerate(evaluation.params.catIds):
+        precision = evaluation.eval["precision"][:, :, row, 0, 2]
+        figures[f"AP/{names[number]}"] = float(precision[precision > -1].mean()) if (precision > -1).any() else -1.0
+    return {name: math.nan if value == -1 else value for name, value in figures.items()}
+
+
+def assert_equal(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_pycocotools(seed: int) -> None:
+    truth = generated.annotations(seed, images=4 * seed + 5)
+    found = generated.detections(truth, seed + 100)
+    ours = coco_ap(truth, found)
+    assert_equal(ours, reference(as_coco(truth), coco_results(truth, found)))
+    assert list(ours)[:12] == NUMBERS
+    assert 0.05 < ours["AP"] < 0.95
+    assert math.isnan(ours["AP/class4"])
+
+
+def test_equals_pycocotools_beyond_100_detections_an_image() -> None:
+    truth = generated.annotations(1, images=3, classes=3, objects=60)
+    found = generated.detections(truth, 2, false=400)
+    assert np.bincount(found.images).min() > 300
+    assert_equal(coco_ap(truth, found), reference(as_coco(truth), coco_results(truth, found)))
+
+
+def test_equals_pycocotools_without_detections() -> None:
+    truth = generated.annotations(3)
+    figures = coco_ap(truth, generated.no_detections())
+    assert_equal(figures, reference(as_coco(truth), []))
+    assert figures["AP"] == 0
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_undefined_without_objects(empty: bool) -> None:
+    truth = generated.annotations(4, objects=0)
+    found = generated.no_detections() if empty else generated.detections(truth, 1)
+    assert all(math.isnan(value) for value in coco_ap(truth, found).values())
+
+
+def test_does_not_depend_on_the_kind_of_image_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    truth = generated.annotations(5)
+    found = generated.detections(truth, 6)
+    named = replace(truth, image_ids=np.array([f"{image:09d}" for image in truth.image_ids]))
+    assert coco_ap(named, found) == pytest.approx(coco_ap(truth, found), abs=0, nan_ok=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_difficult_objects_count_neither_way() -> None:
+    """What finds a difficult object may as well not be there."""
+    truth = generated.annotations(7, crowds=False)
+    truth = replace(truth, boxes=truth.boxes + 1000 * np.arange(len(truth.labels))[:, None])  # far from each other
+    exact = Detections(
+        np.repeat(np.arange(len(truth)), np.diff(truth.offsets)),
+        truth.boxes,
+        truth.labels,
+        np.linspace(1, 0.1, len(truth.labels)),
+    )
+    difficult = np.arange(len(truth.labels)) % 3 == 0
+    wrong = exact._replace(boxes=np.where(difficult[:, None], exact.boxes, exact.boxes + 500))
+    assert coco_ap(replace(truth, difficult=difficult), exact)["AP"] == pytest.approx(1)
+    assert coco_ap(replace(truth, difficult=difficult), wrong)["AP"] == 0
+    assert coco_ap(truth, wrong)["AP"] > 0.1
+
+
+def test_results_speak_the_data_sets_ids(caplog: pytest.LogCaptureFixture) -> None:
+    truth = generated.annotations(8, images=2)
+    truth = replace(truth, category_ids=(1, 90, -1, 4, 5), image_ids=np.array(["2007_000033", "2007_000042"]))
+    found = Detections(
+        np.array([0, 1, 1]), np.array([[1, 2, 4, 8.5]] * 3), np.array([1, 2, 0]), np.array([0.5, 0.25, 0.125])
+    )
+    assert json.loads(json.dumps(coco_results(truth, found))) == [
+        {"image_id": "2007_000033", "category_id": 90, "bbox": [1, 2, 3, 6.5], "score": 0.5},
+        {"image_id": "2007_000042", "category_id": 1, "bbox": [1, 2, 3, 6.5], "score": 0.125},
+    ]
+    assert "1 detections are of classes that the data set does not have" in caplog.text
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real photographs at ../shared/data")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_equals_pycocotools_on_real_labels(split: str) -> None:
+    dataset = json.loads((REAL / f"annotations/instances_{split}2017.json").read_text())
+    truth = read(dataset)
+    found = generated.detections(truth, 9)
+    ours = coco_ap(truth, found)
+    assert_equal(ours, reference(dataset, coco_results(truth, found)))
+    assert 0.1 < ours["AP"] < 0.9
+    assert sum(math.isnan(value) for value in ours.values()) > 20
+
+
+def read(dataset: dict) -> Annotations:
+    """The boxes of a COCO file, straight from its rows."""
+    numbers = [category["id"] for category in dataset["categories"]]
+    per_image = [[o for o in dataset["annotations"] if o["image_id"] == image["id"]] for image in dataset["images"]]
+    objects = [item for image in per_image for item in image]
+    boxes = np.array([item["bbox"] for item in objects])
+    boxes[:, 2:] += boxes[:, :2]
+    return Annotations(
+        classes=tuple(category["name"] for category in dataset["categories"]),
+        category_ids=tuple(numbers),
+        root=Path("nowhere"),
+        files=np.array([image["file_name"] for image in dataset["images"]]),
+        image_ids=np.array([image["id"] for image in dataset["images"]]),
+        sizes=np.array([[image["height"], image["width"]] for image in dataset["images"]], dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, per_image)]),
+        boxes=boxes,
+        labels=np.array([numbers.index(item["category_id"]) for item in objects]),
+        areas=np.array([item["area"] for item in objects]),
+        crowd=np.array([item["iscrowd"] == 1 for item in objects]),
+        difficult=np.zeros(len(objects), dtype=bool),
+        ids=np.array([item["id"] for item in objects]),
+    )
