@@ -58,6 +58,15 @@ class Annotations:
         )
         return kept._take(objects)
 
+    def describe(self) -> str:
+        """Say in one line what there is."""
+        empty = int((np.diff(self.offsets) == 0).sum())
+        counts = (
+            f"{len(self)} images ({empty} without objects), {len(self.labels)} objects, {len(self.classes)} classes"
+        )
+        flags = [f"{n} {name}" for name, n in (("crowd", self.crowd.sum()), ("difficult", self.difficult.sum())) if n]
+        return counts + (f" ({', '.join(flags)})" if flags else "")
+
     def relabel(self, classes: Sequence[str]) -> Annotations:
         """Renumber the labels to ``classes``, matching by name.
 
@@ -93,6 +102,58 @@ class Annotations:
             difficult=self.difficult[objects],
             ids=self.ids[objects],
         )
+
+
+def pack(
+    source: Path,
+    *,
+    classes: Sequence[str],
+    category_ids: Sequence[int],
+    root: Path,
+    files: ArrayLike,
+    image_ids: NDArray[Any],
+    sizes: NDArray[np.int32],
+    rows: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    areas: NDArray[np.float64] | None = None,
+    crowd: NDArray[np.bool_] | None = None,
+    difficult: NDArray[np.bool_] | None = None,
+) -> Annotations:
+    """Make ``Annotations`` of objects in any order, each with the row of its image in ``rows``.
+
+    Boxes are clipped to their image. Those without area are dropped; the log names ``source``, file and annotation id.
+    ``areas`` that are not given, or NaN, are those of the boxes.
+    """
+    names = np.asarray(files, dtype=np.str_)
+    limits = np.tile(sizes[rows][:, ::-1], 2)
+    clipped = boxes.clip(0, limits)
+    width, height = (clipped[:, 2:] - clipped[:, :2]).T
+    valid = (width > 0) & (height > 0)
+    if not valid.all():
+        dropped = ", ".join(f"{names[rows[i]]} annotation {ids[i]} {boxes[i].tolist()}" for i in np.flatnonzero(~valid))
+        log.warning("%s: dropped %d boxes without area (xyxy): %s", source, (~valid).sum(), dropped)
+    outside = int((valid & (np.abs(clipped - boxes) > 1).any(axis=1)).sum())
+    if outside:
+        log.warning("%s: clipped %d boxes that reached beyond their image by more than a pixel", source, outside)
+    kept = np.flatnonzero(valid)[np.argsort(rows[valid], kind="stable")]
+    flags = np.zeros(len(boxes), dtype=bool)
+    return Annotations(
+        classes=tuple(classes),
+        category_ids=tuple(category_ids),
+        root=root,
+        files=names,
+        image_ids=image_ids,
+        sizes=sizes,
+        offsets=_offsets(np.bincount(rows[kept], minlength=len(names))),
+        boxes=clipped[kept],
+        labels=labels[kept],
+        areas=(width * height if areas is None else np.where(np.isnan(areas), width * height, areas))[kept],
+        crowd=(flags if crowd is None else crowd)[kept],
+        difficult=(flags if difficult is None else difficult)[kept],
+        ids=ids[kept],
+    )
 
 
 def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,0 +1,60 @@
+"""Reading image files: the one place that decides how a file becomes pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
+
+cv2.setNumThreads(0)  # the worker processes are the parallelism; threads inside them would only compete
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read an image as (h, w, 3) uint8 RGB, turned as its EXIF orientation says.
+
+    ``size`` is the height and width that the labels were made for. Labels of an image with an orientation may be for
+    the pixels as stored; then those are returned. Raises DataError for a file that is missing, is no image, or has
+    another size either way.
+    """
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this image: {error.strerror}") from None
+    image = _decode(content, cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise DataError(f"{path}: not an image, or a damaged one; replace the file or take it out of the annotations")
+    if size is None or image.shape[:2] == size:
+        return image
+    stored = _decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if stored is not None and stored.shape[:2] == size:
+        return stored
+    height, width = image.shape[:2]
+    raise DataError(
+        f"{path}: the image is {width}x{height} but its annotation says {size[1]}x{size[0]} (width x height); "
+        "its boxes may be for another version of the picture: put the right file there or correct the annotation"
+    )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width that ``read_image`` gives, from the head of the file. Raises DataError as that does."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this image: {error.strerror or error}") from None
+
+
+def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
+    """Pixels of an image file, None if it is none."""
+    return cast("NDArray[np.uint8] | None", cv2.imdecode(content, flags)) if content.size else None
