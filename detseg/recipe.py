@@ -53,7 +53,9 @@ def recipe(value: Any) -> Any:
         return [recipe(item) for item in value]
     if isinstance(value, dict):
         return {str(key): recipe(item) for key, item in value.items()}
-    raise TypeError(f"a checkpoint cannot describe a {type(value).__name__}; let its class inherit detseg.recipe.Recipe")
+    raise TypeError(
+        f"a checkpoint cannot describe a {type(value).__name__}; let its class inherit detseg.recipe.Recipe"
+    )
 
 
 def build(description: Any, **replaced: Any) -> Any:
@@ -75,7 +77,7 @@ def build(description: Any, **replaced: Any) -> Any:
     return description
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
     for subclass in cls.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

@@ -4,7 +4,7 @@ Shape letters, here and everywhere else: B images, N objects (padded), A anchors
 C channels, H and W pixels of the padded network input, h and w pixels of one image inside it.
 
 All boxes are ``(x1, y1, x2, y2)`` in continuous pixel coordinates: a box that covers the first pixel alone is
-``(0, 0, 1, 1)``. Labels count the foreground classes from 0 to K-1; background exists only inside the box head's softmax.
+``(0, 0, 1, 1)``. Labels count the foreground classes from 0 to K-1; background exists only in the box head's softmax.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
     image: Tensor  # (3, h, w) uint8, RGB
     boxes: Tensor  # (n, 4) float32, pixels of ``image``
     labels: Tensor  # (n,) int64
-    index: int  # row of the image in its Annotations
+    row: int  # of the image in its Annotations
     original_size: tuple[int, int]  # height and width of the image file
     masks: Tensor | None = None  # (n, h, w) bool
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) uint8, RGB; zero outside ``sizes``
     sizes: Tensor  # (B, 2) int64, height and width of each image inside the padding
     targets: Instances  # ground truth to learn from (no crowds, no difficult objects)
-    indices: Tensor  # (B,) int64, row of each image in its Annotations
+    rows: Tensor  # (B,) int64, row of each image in its Annotations
     original_sizes: Tensor  # (B, 2) int64, height and width of each image file
     proposals: Instances | None = None  # boxes from a file, for models that do not make their own
     semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel
@@ -70,4 +70,7 @@ def trim(instances: Instances) -> Instances:
         return instances
     used = instances.valid.any(dim=0).nonzero()
     count = int(used[-1]) + 1 if len(used) else 1
-    return Instances(*(None if value is None else value[:, :count] for value in instances))
+    boxes, valid, *optional = instances
+    return Instances(
+        boxes[:, :count], valid[:, :count], *(None if value is None else value[:, :count] for value in optional)
+    )

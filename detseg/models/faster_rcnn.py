@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from detseg.models.detector import Detector
@@ -15,7 +14,9 @@ from detseg.modules.rpn import RPN
 from detseg.ops.regions import roi_align, roi_pool
 from detseg.structures import Batch, Instances, trim
 
-COARSEST_POOLED = 32  # stride; features of regions come from P2 to P5, the extra P6 is for anchors only (FPN, section 4.2)
+COARSEST_POOLED = (
+    32  # stride; features of regions come from P2 to P5, the extra P6 is for anchors only (FPN, section 4.2)
+)
 
 
 class FasterRCNN(Detector):

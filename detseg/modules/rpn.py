@@ -58,7 +58,7 @@ class RPN(nn.Module):
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)  # section 3.1.3
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
         # Buffers, so that they move with the network; constants, so not in its state.
         for level, of_level in enumerate(sizes):
             self.register_buffer(f"cells{level}", cell_anchors(of_level, ratios), persistent=False)
@@ -107,9 +107,7 @@ class RPN(nn.Module):
         chosen = torch.cat(best, dim=1)
         level = torch.cat([torch.full_like(indices, number) for number, indices in enumerate(best)], dim=1)
         scores = logits.gather(1, chosen).float().sigmoid()
-        boxes = box_ops.decode(
-            deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS
-        )
+        boxes = box_ops.decode(deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes)
         real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1)
         kept, valid = suppress(boxes, scores, level, real, self.nms, limit)

@@ -23,25 +23,27 @@ def _as_float(boxes: Tensor) -> Tensor:
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Corner and size (COCO's files) to two corners, (..., 4) to (..., 4)."""
-    corner, size = boxes.split(2, dim=-1)
+    corner, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([corner, corner + size], dim=-1)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """Two corners to corner and size, (..., 4) to (..., 4)."""
-    corner, opposite = boxes.split(2, dim=-1)
+    corner, opposite = boxes[..., :2], boxes[..., 2:]
     return torch.cat([corner, opposite - corner], dim=-1)
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Centre and size to two corners, (..., 4) to (..., 4)."""
-    centre, size = _as_float(boxes).split(2, dim=-1)
+    boxes = _as_float(boxes)
+    centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Two corners to centre and size, (..., 4) to (..., 4)."""
-    corner, opposite = _as_float(boxes).split(2, dim=-1)
+    boxes = _as_float(boxes)
+    corner, opposite = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(corner + opposite) / 2, opposite - corner], dim=-1)
 
 
@@ -88,17 +90,18 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     R-CNN, appendix C: offsets of the centre in units of the reference's size, and logarithms of the scale, each times
     its weight.
     """
-    centre, size = xyxy_to_cxcywh(boxes).split(2, dim=-1)
-    reference_centre, reference_size = xyxy_to_cxcywh(references).split(2, dim=-1)
-    size, reference_size = size.clamp(min=TINY), reference_size.clamp(min=TINY)
-    deltas = torch.cat([(centre - reference_centre) / reference_size, torch.log(size / reference_size)], dim=-1)
+    boxes, references = xyxy_to_cxcywh(boxes), xyxy_to_cxcywh(references)
+    size, reference_size = boxes[..., 2:].clamp(min=TINY), references[..., 2:].clamp(min=TINY)
+    offset = (boxes[..., :2] - references[..., :2]) / reference_size
+    deltas = torch.cat([offset, torch.log(size / reference_size)], dim=-1)
     return deltas * deltas.new_tensor(weights)
 
 
 def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
     """Boxes that ``deltas`` make of ``references``; the inverse of ``encode``; all (..., 4)."""
-    offset, log_scale = (_as_float(deltas) / _as_float(deltas).new_tensor(weights)).split(2, dim=-1)
-    centre, size = xyxy_to_cxcywh(references).split(2, dim=-1)
-    centre = centre + offset * size
-    size = size * log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    deltas = _as_float(deltas)
+    deltas = deltas / deltas.new_tensor(weights)
+    references = xyxy_to_cxcywh(references)
+    centre = references[..., :2] + deltas[..., :2] * references[..., 2:]
+    size = references[..., 2:] * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
     return cxcywh_to_xyxy(torch.cat([centre, size], dim=-1))

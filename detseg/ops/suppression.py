@@ -32,6 +32,8 @@ def suppress(
 
 
 @suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
+def _(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
     shape = (boxes.shape[0], limit)
     return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)

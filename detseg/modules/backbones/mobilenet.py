@@ -28,8 +28,8 @@ class MobileNetV2(Backbone):
     ) -> None:
         super().__init__()
         frozen = self.decide("frozen", frozen, 2 if weights else 0)
-        norm = self.decide("norm", norm, "frozen" if weights else "batch")
-        network = torchvision.models.mobilenet_v2(norm_layer=NORMS[norm])
+        norm_layer = NORMS[self.decide("norm", norm, "frozen" if weights else "batch")]
+        network = torchvision.models.mobilenet_v2(norm_layer=norm_layer)
         load_weights(network, "mobilenet_v2", weights)
         self.stages = sorted(stages)
         self.features = network.features[: LAST_BLOCKS[self.stages[-1]] + 1]

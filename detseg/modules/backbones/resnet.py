@@ -32,8 +32,8 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         frozen = self.decide("frozen", frozen, 2 if weights else 0)
-        norm = self.decide("norm", norm, "frozen" if weights else "batch")
-        network = torchvision.models.get_model(name, weights=None, norm_layer=NORMS[norm])
+        norm_layer = NORMS[self.decide("norm", norm, "frozen" if weights else "batch")]
+        network = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer)
         load_weights(network, name, weights)
         self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
         self.stages = sorted(stages)
