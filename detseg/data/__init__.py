@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detseg.data.annotations import Annotations as Annotations
     from detseg.data.base import DetectionData as DetectionData
-    from detseg.data.coco import COCO as COCO
     from detseg.data.batching import collate as collate
+    from detseg.data.coco import COCO as COCO
     from detseg.data.shapes import Shapes as Shapes
     from detseg.data.transforms import Transforms as Transforms
     from detseg.data.voc import VOC as VOC

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import ParseError
@@ -19,10 +19,13 @@ from detseg.errors import DataError
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-CLASSES = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor".split()
+# In the order of the devkit.
+# fmt: off
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
+# fmt: on
 
 
 @dataclass
@@ -35,13 +38,12 @@ class Objects:
     difficult: list[bool] = field(default_factory=list)
 
 
-def read_voc(root: Path, ids: Sequence[str], classes: Sequence[str] | None = None) -> Annotations:
+def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
     """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
 
-    ``classes`` are the names in the order of their labels; objects of others are dropped, and counted in the log.
-    Without them the classes are those of VOC if they all are, else those found, sorted. Boxes of the files count pixels
-    from 1 and include the last one: 1 is taken off their first corner. Objects are numbered from 1 in the order of
-    reading. Raises DataError, naming the file and the object, for whatever is missing or broken.
+    The classes are those of VOC if every name is one of them, else the names found, sorted; they are numbered from 1,
+    and so are the objects in the order of reading. Boxes of the files count pixels from 1 and include the last one: 1
+    is taken off their first corner. Raises DataError, naming file and object, for whatever is missing or broken.
     """
     folder, images = _folder(root, "annotations"), _folder(root, "jpegimages", "images")
     files = _image_files(images)
@@ -55,7 +57,7 @@ def read_voc(root: Path, ids: Sequence[str], classes: Sequence[str] | None = Non
     found = sorted(set(objects.names))
     names = CLASSES if set(found) <= set(CLASSES) else tuple(found)
     label = {name: number for number, name in enumerate(names)}
-    annotations = pack(
+    return pack(
         folder,
         classes=names,
         category_ids=range(1, len(names) + 1),
@@ -69,9 +71,6 @@ def read_voc(root: Path, ids: Sequence[str], classes: Sequence[str] | None = Non
         difficult=np.array(objects.difficult, dtype=bool),
         ids=np.arange(1, len(objects.rows) + 1),
     )
-    if classes is None:
-        return annotations
-    return replace(annotations.relabel(classes), category_ids=tuple(range(1, len(classes) + 1)))
 
 
 def find_voc(root: Path) -> Path:
@@ -110,10 +109,10 @@ def find_splits(root: Path) -> tuple[str, str] | None:
 def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None:
     """Add the objects of one file; return its height and width, None if it does not give them."""
     from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import parse
+    from defusedxml.ElementTree import fromstring
 
     try:
-        tree = parse(file).getroot()
+        tree = fromstring(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ParseError, DefusedXmlException, ValueError) as error:

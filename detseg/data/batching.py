@@ -1,0 +1,72 @@
+"""From samples to a batch: a few fixed sizes for the images, a power of two for the number of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detseg.structures import Batch, Instances, Sample
+
+STRIDE = 32  # of the coarsest map of a backbone: sizes that are no multiple of it would be padded once more there
+FEWEST = 4  # objects that a batch has room for
+
+Buckets = Sequence[tuple[int, int]]
+
+
+def buckets(size: int, max_size: int) -> list[tuple[int, int]]:
+    """Heights and widths to pad to, for images resized by ``transforms.fit``: square, 4:3, 3:2, the longest, upright.
+
+    A handful of shapes that come again and again is what compiled and captured graphs need, and each of these is the
+    commonest shape of some data set.
+    """
+    longest = [min(size * ratio, max_size) for ratio in (1, 4 / 3, 3 / 2)] + [max_size]
+    short, *long = (int(-(-edge // STRIDE)) * STRIDE for edge in (size, *longest))
+    wide = sorted({(short, edge) for edge in long})
+    return wide + [(width, height) for height, width in wide if height != width]
+
+
+def smallest(sizes: NDArray[Any], buckets: Buckets) -> NDArray[np.int64]:
+    """Position of the smallest bucket that holds each of ``sizes`` (I, 2), or -1 where none does."""
+    shapes = np.array(buckets, dtype=np.int64).reshape(-1, 2)
+    order = np.argsort(shapes.prod(axis=1), kind="stable")
+    holds = (sizes[:, None] <= shapes[order]).all(axis=2)
+    holds = np.concatenate([holds, np.ones((len(sizes), 1), dtype=bool)], axis=1)
+    positions: NDArray[np.int64] = np.append(order, -1)[holds.argmax(axis=1)]
+    return positions
+
+
+def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
+    """Pad images to the smallest bucket that holds them all, else to multiples of 32; objects to a power of two.
+
+    Pixels lie in memory row by row, colours together (channels_last), as image files are decoded: turning them would
+    take longer than all the rest. No sample at all gives a batch of no images.
+    """
+    sizes = np.array([sample.image.shape[1:] for sample in samples], dtype=np.int64).reshape(-1, 2)
+    largest = sizes.max(axis=0, initial=1)
+    position = int(smallest(largest[None], buckets)[0])
+    height, width = buckets[position] if position >= 0 else (-(-largest // STRIDE) * STRIDE).tolist()
+    most = max((len(sample.boxes) for sample in samples), default=0)
+    count = max(FEWEST, 1 << (most - 1).bit_length() if most else 0)
+
+    images = torch.zeros(len(samples), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    boxes = torch.zeros(len(samples), count, 4)
+    labels = torch.zeros(len(samples), count, dtype=torch.int64)
+    valid = torch.zeros(len(samples), count, dtype=torch.bool)
+    for i, sample in enumerate(samples):
+        h, w = sample.image.shape[1:]
+        n = len(sample.boxes)
+        images[i, :, :h, :w] = sample.image
+        boxes[i, :n] = sample.boxes
+        labels[i, :n] = sample.labels
+        valid[i, :n] = True
+    return Batch(
+        images=images,
+        sizes=torch.from_numpy(sizes),
+        targets=Instances(boxes, valid, labels),
+        rows=torch.tensor([sample.row for sample in samples], dtype=torch.int64),
+        original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64).reshape(-1, 2),
+    )

@@ -1,0 +1,72 @@
+"""Data sets in COCO format."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from detseg.data.annotations import Annotations
+from detseg.data.base import DetectionData, split_rows
+from detseg.data.coco_format import Split, find_annotations, find_images, find_only_annotations, read_coco
+from detseg.data.transforms import Transforms
+from detseg.errors import DataError
+
+WAYS = (
+    "Give the place of your own data as root, get COCO with `python datasets/prepare_coco.py`, "
+    "or take the small data set that is made on the spot: `--data data/shapes.yaml`"
+)
+
+
+class COCO(DetectionData):
+    """A folder with annotations in COCO format.
+
+    Only ``root`` must be given: annotation files and image folders of the usual layouts are found, see
+    datasets/README.md. What is given instead is a path, or one relative to ``root``. Of a data set that is not split,
+    ``val_fraction`` of the images, always the same ones, are for validation. The classes are the categories of the
+    training file in the order of their ids.
+
+    Raises DataError when something that is needed is missing or broken.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_file: str | None = None,
+        val_file: str | None = None,
+        train_images: str | None = None,
+        val_images: str | None = None,
+        val_fraction: float = 0.2,
+        transforms: Transforms | None = None,
+        batch_size: int = 2,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(transforms, batch_size, workers)
+        self.root = Path(root)
+        self.files = {"train": train_file, "val": val_file}
+        self.images = {"train": train_images, "val": val_images}
+        self.val_fraction = val_fraction
+
+    def read(self, split: Split) -> Annotations:
+        """Read the file of a split, or the part of the only file that belongs to it."""
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder. {WAYS}")
+        if self._file("val") is None:
+            return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
+        file = self._file(split)
+        if file is None:
+            raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
+        return self._read(file, split)
+
+    @cached_property
+    def _whole(self) -> Annotations:
+        """All of a data set that is not split."""
+        file = self._file("train")
+        return self._read(file or find_only_annotations(self.root), "train" if file else None)
+
+    def _file(self, split: Split) -> Path | None:
+        given = self.files[split]
+        return self.root / given if given else find_annotations(self.root, split)
+
+    def _read(self, file: Path, split: Split | None) -> Annotations:
+        given = self.images[split or "train"]
+        return read_coco(file, self.root / given if given else find_images(self.root, file, split))

@@ -1,0 +1,76 @@
+"""Which images go into which batch, on which rank. The samplers know the ranks: nothing needs to wrap them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # row of an image, and the seed of what is drawn at random for it
+
+
+class TrainingSampler(Sampler[list[Key]]):
+    """Batches of all images, shuffled anew in each epoch, each of images of one group as far as they go.
+
+    A step is ``batch_size`` images on each of the ``ranks``, all of one group, so that no rank waits for another's
+    larger images. What is left of the groups is put together in order of the groups; the last step is shared out
+    evenly. Every image comes once in an epoch; only where the last step has fewer images than there are ranks do some
+    come twice. All ranks have the same number of batches, and one rank sees the same steps as several.
+    """
+
+    def __init__(self, groups: NDArray[Any], batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+        self.groups, self.batch_size, self.seed, self.rank, self.ranks = groups, batch_size, seed, rank, ranks
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> TrainingSampler:
+        """Itself: Lightning looks here for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Count the batches of a rank."""
+        return -(-len(self.groups) // (self.batch_size * self.ranks))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.groups))
+        seeds = generator.integers(2**63, size=len(self.groups))
+        step = self.batch_size * self.ranks
+        members = [order[self.groups[order] == group] for group in np.unique(self.groups)]
+        whole = [rows[: len(rows) - len(rows) % step].reshape(-1, step) for rows in members]
+        rest = np.concatenate([rows[len(rows) - len(rows) % step :] for rows in members])
+        steps = [*np.concatenate(whole), *(rest[i : i + step] for i in range(0, len(rest), step))]
+        for i in generator.permutation(len(steps)):
+            rows = np.resize(steps[i], max(len(steps[i]), self.ranks))
+            yield [(int(row), int(seeds[row])) for row in np.array_split(rows, self.ranks)[self.rank]]
+
+
+class EvaluationSampler(Sampler[list[int]]):
+    """Batches of all images, group by group, each on one rank alone.
+
+    The batches are the same however many ranks there are, and each rank takes a run of them: nothing is repeated to
+    fill up, so that the detections, and what is measured on them, do not depend on the ranks. For those that have fewer
+    batches the last ones are empty, since all ranks must take the same number of steps together.
+    """
+
+    def __init__(self, groups: NDArray[Any], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        batches = [rows[i : i + batch_size].tolist() for rows in members for i in range(0, len(rows), batch_size)]
+        self.length = -(-len(batches) // ranks)
+        first, end = (len(batches) * r // ranks for r in (rank, rank + 1))
+        self.batches: list[list[int]] = batches[first:end]
+
+    def __len__(self) -> int:
+        """Count the batches of a rank, empty ones included."""
+        return self.length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches
+        yield from ([] for _ in range(self.length - len(self.batches)))

@@ -1,0 +1,151 @@
+"""What happens to a picture and its objects between the file and the batch; all there is of albumentations."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.errors import ConfigError
+from detseg.recipe import Recipe
+
+
+class Picture(NamedTuple):
+    """An image with the objects to learn from."""
+
+    image: NDArray[np.uint8]  # (h, w, 3) RGB
+    boxes: NDArray[np.float32]  # (n, 4) xyxy, pixels of ``image``
+    labels: NDArray[np.int64]  # (n,)
+    masks: NDArray[np.bool_] | None = None  # (n, h, w)
+
+
+class Transforms(Recipe):
+    """Resize by the short edge; in training also crop and mirror at random, and whatever ``augment`` adds.
+
+    ``size`` is the short edge after resizing; of a list, training takes one at random and evaluation the largest. The
+    long edge is kept to ``max_size``, at the same aspect ratio. ``crop`` is the probability of cutting out a part that
+    holds all the boxes, ``flip`` that of a mirror image. ``augment`` names transforms of albumentations with their
+    values, applied in this order after the resizing: ``{"ColorJitter": {"brightness": 0.2, "p": 0.5}}``.
+
+    Raises ConfigError for values that make no sense, and for a transform or a value that albumentations does not have.
+    """
+
+    def __init__(
+        self,
+        size: int | list[int] = 800,
+        max_size: int = 1333,
+        flip: float = 0.5,
+        crop: float = 0.0,
+        augment: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self.sizes = [size] if isinstance(size, int) else list(size)
+        self.max_size, self.flip, self.crop = max_size, flip, crop
+        if not self.sizes or min(self.sizes) < 1 or max_size < max(self.sizes):
+            raise ConfigError(f"transforms: size {size} must be positive and not above max_size {max_size}")
+        for name, value in (("flip", flip), ("crop", crop)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"transforms: {name} {value} must be between 0 and 1")
+        self.augment = _compose(augment) if augment else None
+
+    def train(self, picture: Picture, seed: int) -> Picture:
+        """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks."""
+        generator = np.random.default_rng(seed)
+        size = int(generator.choice(self.sizes))
+        if generator.random() < self.crop:
+            picture = _crop(picture, generator)
+        picture = _resize(picture, size, self.max_size)
+        if generator.random() < self.flip:
+            picture = _mirror(picture)
+        if self.augment is not None:
+            self.augment.set_random_seed(int(generator.integers(2**32)))
+            picture = _augment(picture, self.augment)
+        return picture
+
+    def evaluate(self, picture: Picture) -> Picture:
+        """Resize a picture."""
+        return _resize(picture, max(self.sizes), self.max_size)
+
+
+def fit(sizes: NDArray[Any], size: int, max_size: int) -> NDArray[np.int64]:
+    """Heights and widths (..., 2) after resizing the short edge to ``size``, or less if the long one would exceed."""
+    exact = sizes.astype(np.float64)
+    scale = np.minimum(size / exact.min(axis=-1), max_size / exact.max(axis=-1))
+    fitted: NDArray[np.int64] = np.floor(exact * scale[..., None] + 0.5).clip(1).astype(np.int64)
+    return fitted
+
+
+def _resize(picture: Picture, size: int, max_size: int) -> Picture:
+    old = picture.image.shape[:2]
+    height, width = fit(np.array(old), size, max_size).tolist()
+    if (height, width) == old:
+        return picture
+    masks = picture.masks
+    if masks is not None:
+        flat = [cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]
+        masks = np.array(flat, dtype=bool).reshape(-1, height, width)
+    return Picture(
+        image=cv2.resize(picture.image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False),
+        boxes=picture.boxes * np.array([width / old[1], height / old[0]] * 2, dtype=np.float32),
+        labels=picture.labels,
+        masks=masks,
+    )
+
+
+def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
+    """Cut out a random part that holds all the boxes, or the middle of a picture without any."""
+    image, boxes, labels, masks = picture
+    height, width = image.shape[:2]
+    inner = boxes if len(boxes) else np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
+    left, top = generator.integers(0, np.floor(inner[:, :2].min(axis=0)), endpoint=True).tolist()
+    right, bottom = generator.integers(np.ceil(inner[:, 2:].max(axis=0)), (width, height), endpoint=True).tolist()
+    masks = masks if masks is None else masks[:, top:bottom, left:right]
+    corner = np.array([left, top, left, top], dtype=np.float32)
+    return Picture(image[top:bottom, left:right], boxes - corner, labels, masks)
+
+
+def _mirror(picture: Picture) -> Picture:
+    image, boxes, labels, masks = picture
+    x1, y1, x2, y2 = boxes.T
+    width = np.float32(image.shape[1])
+    mirrored = cv2.flip(image, 1).astype(np.uint8, copy=False)
+    boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
+    return Picture(mirrored, boxes, labels, masks if masks is None else masks[:, :, ::-1])
+
+
+def _augment(picture: Picture, steps: Any) -> Picture:
+    masks = picture.masks
+    more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
+    rows = np.arange(len(picture.boxes))
+    result = steps(image=picture.image, bboxes=picture.boxes, rows=rows, **more)
+    boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+    rows = np.asarray(result["rows"], dtype=np.int64)
+    area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    rows = rows[area]
+    if masks is not None:
+        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *result["image"].shape[:2]), bool)
+    return Picture(result["image"], boxes[area], picture.labels[rows], masks)
+
+
+def _compose(augment: dict[str, dict[str, Any]]) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it must not ask the network for news
+    import albumentations
+
+    steps = []
+    for name, values in augment.items():
+        kind = getattr(albumentations, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
+            near = difflib.get_close_matches(name, dir(albumentations), n=3)
+            raise ConfigError(f"transforms: albumentations has no transform {name}; near to it: {', '.join(near)}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # how it meets a value it does not know
+                steps.append(kind(**values))
+        except (TypeError, ValueError, UserWarning) as error:
+            raise ConfigError(f"transforms: {name}: {error}") from None
+    boxes = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
+    return albumentations.Compose(steps, bbox_params=boxes)

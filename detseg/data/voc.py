@@ -1,0 +1,70 @@
+"""Data sets in Pascal VOC format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from detseg.data.annotations import Annotations
+from detseg.data.base import DetectionData, split_rows
+from detseg.data.coco_format import Split
+from detseg.data.transforms import Transforms
+from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc
+from detseg.errors import DataError
+
+
+class VOC(DetectionData):
+    """A folder with annotations in Pascal VOC format, one file for each image.
+
+    Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found, see
+    datasets/README.md. The splits are names of lists in ImageSets/Main: train and val, or trainval and test where
+    these are missing. Of a data set without lists, ``val_fraction`` of the images, always the same ones, are for
+    validation. The classes are the 20 of VOC if no other name occurs, else the names found, sorted.
+
+    Raises DataError when something that is needed is missing or broken.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_split: str | None = None,
+        val_split: str | None = None,
+        val_fraction: float = 0.2,
+        transforms: Transforms | None = None,
+        batch_size: int = 2,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(transforms, batch_size, workers)
+        self.root = Path(root)
+        self.splits = {"train": train_split, "val": val_split}
+        self.val_fraction = val_fraction
+
+    def read(self, split: Split) -> Annotations:
+        """Read the images of a split, or its part of a data set that is not split."""
+        if self._split("val") is None:
+            return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
+        name = self._split(split)
+        if name is None:
+            raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")
+        return read_voc(self._folder, find_ids(self._folder, name))
+
+    def _match(self, annotations: Annotations) -> Annotations:
+        """Number the classes in their order, since VOC has no numbers of its own for them."""
+        return replace(super()._match(annotations), category_ids=tuple(range(1, self.num_classes + 1)))
+
+    @cached_property
+    def _folder(self) -> Path:
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder; give the place of your data as root")
+        return find_voc(self.root)
+
+    @cached_property
+    def _whole(self) -> Annotations:
+        """All of a data set that is not split."""
+        return read_voc(self._folder, find_ids(self._folder, self._split("train")))
+
+    def _split(self, split: Split) -> str | None:
+        """Name of a list in ImageSets/Main."""
+        found = find_splits(self._folder)
+        return self.splits[split] or (found[split == "val"] if found else None)
