@@ -1,0 +1,157 @@
+"""Pictures of boxes with their class names, for a person to look at."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]  # (H, W, 3), RGB
+Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, the last pixel included
+
+GOLDEN_RATIO = 0.618034
+BACKGROUND = 64  # grey, between the pictures of a grid
+
+
+def draw(
+    image: Picture,
+    boxes: ArrayLike,
+    labels: ArrayLike,
+    classes: Sequence[str],
+    scores: ArrayLike | None = None,
+) -> Picture:
+    """Draw boxes (N, 4), xyxy in pixels of the image, with their class names and scores in per cent on a copy.
+
+    A class keeps its colour in every picture. Lines and text grow with the image; every text lies inside of it, if
+    possible beside those of better detections, which are also drawn on top.
+    """
+    boxes, labels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(labels, dtype=np.int64)
+    confidence = None if scores is None else np.asarray(scores, dtype=np.float64)
+    order = np.arange(len(boxes)) if confidence is None else np.argsort(-confidence, kind="stable")
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    pen = ImageDraw.Draw(picture)
+    height, width = image.shape[:2]
+    line = max(2, round((height * width) ** 0.5 / 300))
+    font = ImageFont.load_default(size=max(10, round((height * width) ** 0.5 / 48)))
+
+    outlines = [_outline(boxes[row], height, width) for row in order]
+    for row, outline in reversed(list(zip(order, outlines, strict=True))):
+        pen.rectangle(_grown(outline), outline=(0, 0, 0), width=line + 2)  # a dark edge shows on any background
+        pen.rectangle(outline, outline=colour(int(labels[row])), width=line)
+
+    tags: list[Rectangle] = []
+    texts = []
+    for row, outline in zip(order, outlines, strict=True):
+        score = "" if confidence is None else f" {100 * confidence[row]:.0f}"
+        text, size = _fitted(pen, font, classes[labels[row]], score, width)
+        tags.append(_free(_places(outline, size, height, width), tags))
+        texts.append(text)
+    for row, tag, text in reversed(list(zip(order, tags, texts, strict=True))):
+        background = colour(int(labels[row]))
+        pen.rectangle(tag, fill=background)
+        middle = ((tag[0] + tag[2] + 1) / 2, (tag[1] + tag[3] + 1) / 2)
+        pen.text(middle, text, fill=_readable_on(background), font=font, anchor="mm")
+    return np.asarray(picture)
+
+
+def grid(rows: Sequence[Sequence[Picture]], side: int = 640) -> Picture:
+    """Put pictures in rows, for example the truth left and the prediction right.
+
+    A picture whose longer side is above ``side`` is made smaller; all keep their shape.
+    """
+    cells = [[_shrunk(picture, side) for picture in row] for row in rows]
+    gap = 4
+    widths = [max(picture.shape[1] for picture in column) for column in zip(*cells, strict=True)]
+    heights = [max(picture.shape[0] for picture in row) for row in cells]
+    sheet = np.full((sum(heights) + gap * (len(heights) - 1), sum(widths) + gap * (len(widths) - 1), 3), BACKGROUND)
+    sheet = sheet.astype(np.uint8)
+    for row, top in zip(cells, _starts(heights, gap), strict=True):
+        for picture, left in zip(row, _starts(widths, gap), strict=True):
+            sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """The colour of a class: neighbours are far apart in hue, and every six classes the shade changes."""
+    hue = (0.02 + label * GOLDEN_RATIO) % 1
+    saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.75))[label // 6 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _readable_on(background: tuple[int, int, int]) -> tuple[int, int, int]:
+    red, green, blue = ((channel / 255) ** 2.2 for channel in background)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)  # where black and white stand out equally
+
+
+def _outline(box: NDArray[np.float64], height: int, width: int) -> Rectangle:
+    """The pixels at the edge of a box, inside the image and in order, whatever the box."""
+    x1, x2 = np.clip(np.rint(box[[0, 2]]), 0, width).astype(int).tolist()
+    y1, y2 = np.clip(np.rint(box[[1, 3]]), 0, height).astype(int).tolist()
+    left, top = min(x1, width - 1), min(y1, height - 1)
+    return left, top, max(left, x2 - 1), max(top, y2 - 1)
+
+
+def _grown(outline: Rectangle) -> Rectangle:
+    left, top, right, bottom = outline
+    return left - 1, top - 1, right + 1, bottom + 1
+
+
+def _fitted(
+    pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name: str, score: str, width: int
+) -> tuple[str, tuple[int, int]]:
+    """The text of a tag and its size with a margin; the name is cut short where the image is too narrow for it."""
+    text = name + score
+    _, top, _, bottom = pen.textbbox((0, 0), "Ag", font=font)
+    margin = max(2, round((bottom - top) / 5))
+    while name and pen.textlength(text, font=font) + 2 * margin > width:
+        name = name[:-1]
+        text = f"{name}…{score}"
+    return text, (round(pen.textlength(text, font=font)) + 2 * margin, round(bottom - top) + 2 * margin)
+
+
+def _places(outline: Rectangle, size: tuple[int, int], height: int, width: int) -> Iterator[Rectangle]:
+    """Where the tag of a box may stand, best first: on its upper edge, inside of it, below it."""
+    left, top, right, bottom = outline
+    for x, y in (
+        (left, top - size[1]),
+        (left, top),
+        (right - size[0] + 1, top - size[1]),
+        (left, bottom + 1),
+        (left, bottom - size[1] + 1),
+        (right - size[0] + 1, top),
+    ):
+        if 0 <= y <= height - size[1]:
+            x = max(0, min(x, width - size[0]))
+            yield x, y, x + size[0] - 1, y + size[1] - 1
+    x, y = max(0, min(left, width - size[0])), max(0, min(top, height - size[1]))
+    yield x, y, x + size[0] - 1, y + size[1] - 1
+
+
+def _free(places: Iterable[Rectangle], taken: Sequence[Rectangle]) -> Rectangle:
+    """The first place that covers no other tag, or else the first."""
+    candidates = list(places)
+    for place in candidates:
+        if not any(
+            place[0] <= other[2] and other[0] <= place[2] and place[1] <= other[3] and other[1] <= place[3]
+            for other in taken
+        ):
+            return place
+    return candidates[0]
+
+
+def _shrunk(picture: Picture, side: int) -> Picture:
+    scale = side / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _starts(lengths: Sequence[int], gap: int) -> list[int]:
+    """Where each of some lengths begins when they follow each other at a distance."""
+    return [sum(lengths[:place]) + gap * place for place in range(len(lengths))]

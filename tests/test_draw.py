@@ -1,0 +1,120 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from detseg.draw import colour, draw, grid
+
+CLASSES = ("cat", "a dog with a very long name that fits in no picture of this size")
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def painted(picture: np.ndarray, label: int) -> np.ndarray:
+    """Where a picture has exactly the colour of a class."""
+    return (picture == colour(label)).all(axis=2)
+
+
+def test_draws_the_edge_of_the_box_and_leaves_the_image_alone() -> None:
+    image = grey(200, 300)
+    picture = draw(image, [[50, 60, 250, 180]], [0], CLASSES)
+    assert (image == 128).all()
+    assert picture.shape == image.shape
+    assert picture.dtype == np.uint8
+    mask = painted(picture, 0)
+    assert mask[60, 50:250].all()
+    assert mask[179, 50:250].all()
+    assert mask[60:180, 50].all()
+    assert mask[60:180, 249].all()
+    assert not mask[180:].any()
+    assert not mask[:, 250:].any()
+    assert (picture[80:160, 70:230] == 128).all()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (480, 640), (2000, 1500)])
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_tag_lies_inside_the_image_wherever_the_box_is(size: tuple[int, int], corner: tuple[int, int]) -> None:
+    height, width = size
+    top, left = np.array(corner) * (np.array(size) - 4)
+    tag = painted(draw(grey(height, width), [[left, top, left + 4, top + 4]], [0], CLASSES, [0.875]), 0)
+    middle = painted(
+        draw(grey(height, width), [[width / 2, height / 2, width / 2 + 4, height / 2 + 4]], [0], CLASSES), 0
+    )
+    assert tag.sum() >= 0.9 * middle.sum() > 100
+    assert np.ptp(np.flatnonzero(tag.any(axis=1))) >= 9  # legible: ten pixels high at least
+
+
+def test_every_score_is_to_be_seen() -> None:
+    boxes, labels = [[20, 30, 80, 90]], [0]
+    pictures = [draw(grey(120, 160), boxes, labels, CLASSES, scores) for scores in (None, [0.1], [0.9])]
+    assert all((a != b).any() for a, b in itertools.combinations(pictures, 2))
+
+
+def test_tags_of_the_same_place_step_aside() -> None:
+    box = [100.0, 100.0, 300.0, 250.0]
+    one = painted(draw(grey(400, 400), [box], [0], CLASSES, [0.9]), 0)
+    two = painted(draw(grey(400, 400), [box, box], [0, 0], CLASSES, [0.9, 0.9]), 0)
+    assert two.sum() > one.sum() + 200
+    assert two[one].all()
+
+
+def test_a_long_name_is_cut_short_but_not_the_score() -> None:
+    pictures = [draw(grey(100, 150), [[0, 40, 150, 90]], [1], CLASSES, [score]) for score in (0.25, 0.5)]
+    quarter, half = (picture[28:38] for picture in pictures)
+    right = np.flatnonzero(painted(quarter, 1).all(axis=0)).max()
+    assert 130 < right < 150
+    assert (quarter[:, :2] == colour(1)).all()  # a margin is left
+    assert (quarter[:, right - 20 : right] != half[:, right - 20 : right]).any()
+    assert (quarter[:, : right - 25] == half[:, : right - 25]).all()
+
+
+def test_the_best_detection_is_on_top() -> None:
+    box = [10.0, 30.0, 60.0, 90.0]
+    for scores, top in (([0.9, 0.2], 0), ([0.2, 0.9], 1)):
+        picture = draw(grey(120, 120), [box, box], [0, 1], CLASSES, scores)
+        assert painted(picture, top)[60, 10]
+
+
+@pytest.mark.parametrize("box", [[-50, -50, 500, 500], [90, 90, 90, 90], [30, 30, 10, 10], [200, 200, 300, 300]])
+def test_takes_any_box(box: list[float]) -> None:
+    assert draw(grey(100, 100), [box], [1], CLASSES, [1.0]).shape == (100, 100, 3)
+
+
+def test_nothing_to_draw() -> None:
+    picture = draw(grey(20, 30), np.zeros((0, 4)), np.zeros(0, int), CLASSES, np.zeros(0))
+    assert (picture == 128).all()
+
+
+def test_colours_are_far_apart_and_carry_legible_text() -> None:
+    colours = np.array([colour(label) for label in range(20)], dtype=float)
+    assert colour(3) == colour(3)
+    distances = np.linalg.norm(colours[:, None] - colours[None], axis=2) + np.eye(20) * 999
+    assert distances.min() > 40
+    assert np.diagonal(distances, 1).min() > 130
+    for label in range(20):
+        picture = draw(grey(1000, 2000), [[500, 500, 900, 900]], [label], ["HHHHHHH"] * 20)
+        text = picture[475:490, 505:600].reshape(-1, 3)
+        contrasts = [contrast(pixel, colour(label)) for pixel in np.unique(text, axis=0)]
+        assert max(contrasts) >= 4.5, label
+
+
+def contrast(first: np.ndarray, second: tuple[int, int, int]) -> float:
+    """Contrast of two colours as the Web Content Accessibility Guidelines 2 define it; 4.5 is asked of text."""
+    shades = np.array([first, second]) / 255
+    linear = np.where(shades <= 0.04045, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+    dark, light = sorted(linear @ (0.2126, 0.7152, 0.0722))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_grid_keeps_pictures_in_rows() -> None:
+    black, white = np.zeros((100, 200, 3), np.uint8), np.full((50, 60, 3), 255, np.uint8)
+    sheet = grid([[black, white], [white, black]], side=100)
+    assert sheet.shape == (50 + 4 + 50, 100 + 4 + 100, 3)
+    assert sheet.dtype == np.uint8
+    assert (sheet[:50, :100] == 0).all()
+    assert (sheet[:50, 104:164] == 255).all()
+    assert (sheet[54:, :60] == 255).all()
+    assert (sheet[54:, 104:] == 0).all()
+    assert (sheet[50:54] == 64).all()
