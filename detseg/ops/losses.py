@@ -26,5 +26,7 @@ def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor)
 
     ``deltas`` and ``targets`` (M, 4), ``positive`` (M,), ``count`` a scalar.
     """
+    # Padding may hold anything, and the gradient of a loss that was masked afterwards would still be 0 * NaN.
+    targets = torch.where(positive[:, None], targets, 0)
     loss = F.smooth_l1_loss(deltas.float(), targets, beta=BETA, reduction="none").sum(dim=-1)
     return torch.where(positive, loss, 0).sum() / count.clamp(min=1)

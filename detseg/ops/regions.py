@@ -86,7 +86,8 @@ def roi_pool(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], 
     for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
         rois = torch.cat([image, torch.where(level == index, boxes, 0)], dim=-1).reshape(-1, 5)
-        values = torchvision_roi_pool(feature, rois.to(feature.dtype), size, 1 / stride)
+        # In float32: bfloat16 would move a box by several pixels.
+        values = torchvision_roi_pool(feature.float(), rois, size, 1 / stride)
         pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
     assert pooled is not None
     return pooled

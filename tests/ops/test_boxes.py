@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision.ops as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+from torchvision.models.detection._utils import BoxCoder
+
+from detseg.ops import boxes as box_ops
+from tests.ops.drawn import lattice_boxes, random_boxes
+
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+PAIRWISE = [(box_ops.iou, reference.box_iou), (box_ops.giou, reference.generalized_box_iou)]
+CONVERSIONS = [
+    (box_ops.xywh_to_xyxy, "xywh", "xyxy"),
+    (box_ops.xyxy_to_xywh, "xyxy", "xywh"),
+    (box_ops.cxcywh_to_xyxy, "cxcywh", "xyxy"),
+    (box_ops.xyxy_to_cxcywh, "xyxy", "cxcywh"),
+]
+
+few = settings(deadline=None, max_examples=60)
+
+
+def with_area(boxes: Tensor) -> Tensor:
+    return boxes[((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)]
+
+
+def test_area() -> None:
+    boxes = random_boxes(50)
+    assert_close(box_ops.area(boxes), reference.box_area(boxes))
+
+
+def test_swapped_corners_have_no_area() -> None:
+    assert box_ops.area(torch.tensor([[5, 5, 1, 9], [5, 5, 1, 1]])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRWISE)
+@few
+@given(lattice_boxes(), lattice_boxes())
+def test_overlap_of_every_pair(ours, theirs, a, b) -> None:
+    a, b = with_area(a), with_area(b)
+    assert_close(ours(a, b), theirs(a, b))
+
+
+@pytest.mark.parametrize(("ours", "_"), PAIRWISE)
+@few
+@given(lattice_boxes(), lattice_boxes())
+def test_overlap_without_area_is_finite(ours, _, a, b) -> None:
+    assert ours(a, b).isfinite().all()
+
+
+def test_a_point_overlaps_nothing() -> None:
+    point = torch.tensor([[3.0, 3, 3, 3]])
+    assert box_ops.iou(point, torch.tensor([[0.0, 0, 9, 9], [3, 3, 3, 3]])).tolist() == [[0, 0]]
+
+
+def test_boxes_that_only_touch_do_not_overlap() -> None:
+    assert box_ops.iou(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[2, 0, 4, 2]])).item() == 0
+
+
+@pytest.mark.parametrize(("ours", "_"), PAIRWISE)
+def test_overlap_has_the_bounds_of_its_paper(ours, _) -> None:
+    overlap = ours(random_boxes(40), random_boxes(40))
+    assert overlap.max() <= 1
+    assert overlap.min() >= (0 if ours is box_ops.iou else -1)
+    assert_close(ours(boxes := random_boxes(40), boxes).diagonal(), torch.ones(40))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("ours", "theirs"), PAIRWISE)
+def test_overlap_in_other_types(ours, theirs, dtype) -> None:
+    """Coordinates that every type holds, areas that half precision and a byte do not."""
+    a = torch.tensor([[0, 0, 240, 240], [16, 32, 200, 128]])
+    b = torch.tensor([[0, 0, 240, 120], [128, 32, 200, 240], [0, 0, 8, 8]])
+    overlap = ours(a.to(dtype), b.to(dtype))
+    assert overlap.dtype == torch.float32
+    assert_close(overlap, theirs(a.float(), b.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
+def test_area_does_not_overflow_in_other_types(dtype) -> None:
+    assert box_ops.area(torch.tensor([[0, 0, 1000, 1000]], dtype=dtype)).item() == 1e6
+
+
+def test_double_precision_is_kept() -> None:
+    assert box_ops.iou(random_boxes(2).double(), random_boxes(3).double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRWISE)
+def test_overlap_of_many_images_at_once(ours, theirs) -> None:
+    a, b = random_boxes(2, 3, 5), random_boxes(2, 3, 4)
+    overlap = ours(a, b)
+    for image in range(2):
+        for crop in range(3):
+            assert_close(overlap[image, crop], theirs(a[image, crop], b[image, crop]))
+
+
+def test_one_set_of_anchors_serves_all_images() -> None:
+    a, anchors = random_boxes(3, 5), random_boxes(4)
+    assert_close(box_ops.iou(a, anchors), box_ops.iou(a, anchors.expand(3, -1, -1)))
+
+
+@pytest.mark.parametrize(("ours", "_"), PAIRWISE)
+def test_overlap_with_nothing(ours, _) -> None:
+    assert ours(torch.zeros(2, 0, 4), torch.zeros(2, 3, 4)).shape == (2, 0, 3)
+    assert ours(torch.zeros(2, 3, 4), torch.zeros(2, 0, 4)).shape == (2, 3, 0)
+    assert ours(torch.zeros(0, 3, 4), torch.zeros(0, 5, 4)).shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize(("ours", "source", "target"), CONVERSIONS)
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 5), (0,), (2, 0)])
+def test_conversion(ours, source, target, shape) -> None:
+    boxes = random_boxes(*shape)
+    assert_close(ours(boxes), reference.box_convert(boxes, source, target))
+
+
+@pytest.mark.parametrize("there", [box_ops.xyxy_to_cxcywh, box_ops.xyxy_to_xywh])
+def test_conversion_of_whole_numbers_loses_no_half_pixel(there) -> None:
+    boxes = torch.tensor([[1, 2, 4, 9]])
+    back = {box_ops.xyxy_to_cxcywh: box_ops.cxcywh_to_xyxy, box_ops.xyxy_to_xywh: box_ops.xywh_to_xyxy}[there]
+    assert torch.equal(back(there(boxes)).long(), boxes)
+
+
+def test_clip() -> None:
+    boxes = random_boxes(3, 20, side=200) - 50
+    sizes = torch.tensor([(100, 60), (60, 100), (200, 1)])
+    for ours, image, size in zip(box_ops.clip(boxes, sizes), boxes, sizes.tolist(), strict=True):
+        assert_close(ours, reference.clip_boxes_to_image(image, size))
+
+
+def test_clip_of_nothing() -> None:
+    assert box_ops.clip(torch.zeros(2, 0, 4), torch.ones(2, 2)).shape == (2, 0, 4)
+
+
+def test_clip_keeps_the_type() -> None:
+    clipped = box_ops.clip(torch.tensor([[[-3, 4, 50, 60]]]), torch.tensor([[20, 30]]))
+    assert clipped.dtype == torch.int64
+    assert clipped.tolist() == [[[0, 4, 30, 20]]]
+
+
+def test_encode() -> None:
+    boxes, references = random_boxes(50) + torch.tensor([0.0, 0, 1, 1]), random_boxes(50) + torch.tensor([0.0, 0, 1, 1])
+    assert_close(box_ops.encode(boxes, references, WEIGHTS), BoxCoder(WEIGHTS).encode_single(boxes, references))
+
+
+def test_decode() -> None:
+    deltas, references = 3 * torch.randn(50, 4), random_boxes(50)
+    expected = BoxCoder(WEIGHTS).decode_single(deltas, references)
+    assert_close(box_ops.decode(deltas, references, WEIGHTS), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_decode_bounds_growth() -> None:
+    """R-CNN's bound: an untrained network may make a box of 16 pixels 1000 pixels wide, but not wider."""
+    references = torch.tensor([[0.0, 0, 16, 16]])
+    deltas = torch.tensor([[0, 0, 100, math.log(1000 / 16) - 0.1]])
+    width, height = (box_ops.decode(deltas, references, (1, 1, 1, 1))[0, 2:] * 2 - 16).tolist()
+    assert width == pytest.approx(1000, rel=1e-5)
+    assert height == pytest.approx(1000 * math.exp(-0.1), rel=1e-5)
+
+
+@few
+@given(st.integers(0, 2**31))
+def test_decode_inverts_encode(seed) -> None:
+    torch.manual_seed(seed)
+    boxes, references = (random_boxes(2, 9) + torch.tensor([0.0, 0, 5, 5]) for _ in range(2))
+    decoded = box_ops.decode(box_ops.encode(boxes, references, WEIGHTS), references, WEIGHTS)
+    assert_close(decoded, boxes, rtol=1e-4, atol=1e-3)
+
+
+@few
+@given(lattice_boxes(most=8))
+def test_encode_and_decode_without_area_are_finite(boxes) -> None:
+    references = boxes.flip(0)
+    deltas = box_ops.encode(boxes, references, WEIGHTS)
+    assert deltas.isfinite().all()
+    assert box_ops.decode(deltas, references, WEIGHTS).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
+def test_encode_and_decode_in_other_types(dtype) -> None:
+    boxes, references = torch.tensor([[0, 0, 500, 300]]), torch.tensor([[40, 20, 440, 400]])
+    deltas = box_ops.encode(boxes.to(dtype), references.to(dtype), WEIGHTS)
+    assert_close(deltas, BoxCoder(WEIGHTS).encode_single(boxes.float(), references.float()))
+    assert_close(box_ops.decode(deltas, references.to(dtype), WEIGHTS), boxes.float(), rtol=0, atol=1e-3)
+
+
+def test_encode_and_decode_nothing() -> None:
+    assert box_ops.encode(torch.zeros(2, 0, 4), torch.zeros(2, 0, 4), WEIGHTS).shape == (2, 0, 4)
+    assert box_ops.decode(torch.zeros(0, 4), torch.zeros(0, 4), WEIGHTS).shape == (0, 4)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torchvision.ops import MultiScaleRoIAlign, roi_pool
+
+from detseg.ops import regions
+from tests.ops.drawn import random_boxes, random_maps
+
+STRIDES = (4, 8, 16, 32)
+SIZE = (256, 128)
+
+
+def awkward_boxes() -> Tensor:
+    """Boxes (2, 44, 4) of every level: ordinary, without area, partly or wholly outside the map, bigger than it."""
+    torch.manual_seed(2)
+    ordinary = random_boxes(2, 16, side=256, degenerate=0.2)
+    large = torch.tensor([0.0, 0, 230, 230]) + torch.rand(2, 4, 4) * 20
+    tiny = random_boxes(2, 4, side=3) + 40
+    outside = random_boxes(2, 8, side=200) - 100
+    far = random_boxes(2, 4, side=50) + torch.tensor([-9e3, 9e3, -9e3, 9e3])
+    bigger = torch.tensor([-300.0, -200, 700, 900]) + torch.rand(2, 4, 4) * 100
+    point = torch.tensor([[0.0, 0, 0, 0], [64, 32, 64, 32], [128, 256, 128, 256], [-4, -4, -4, -4]]).expand(2, -1, -1)
+    return torch.cat([ordinary, large, tiny, outside, far, bigger, point], dim=1)
+
+
+def multi_scale(features: list[Tensor], boxes: Tensor, size: int) -> Tensor:
+    names = [str(level) for level in range(len(features))]
+    pooler = MultiScaleRoIAlign(names, size, sampling_ratio=2)
+    return pooler(dict(zip(names, features, strict=True)), list(boxes), [SIZE] * len(boxes))
+
+
+def single_scale(features: list[Tensor], boxes: Tensor, strides: tuple[int, ...], size: int) -> Tensor:
+    """torchvision's RoIPool of each box alone, on the level that it belongs to."""
+    pooled = []
+    for image, own in enumerate(boxes):
+        for box in own:
+            area = float((box[2:] - box[:2]).prod())
+            level = math.floor(4 + math.log2(max(math.sqrt(area), 1e-6) / 224) + 1e-6)
+            level = min(max(level, int(math.log2(strides[0]))), int(math.log2(strides[-1])))
+            index = strides.index(2**level)
+            rois = torch.cat([torch.tensor([float(image)]), box])[None]
+            pooled.append(roi_pool(features[index], rois, size, 1 / strides[index]))
+    return torch.cat(pooled)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("strides", [STRIDES, (16,), (8, 16)])
+def test_roi_align_agrees_with_torchvision(strides, size) -> None:
+    features, boxes = random_maps(strides), awkward_boxes()
+    pooled = regions.roi_align(features, boxes, strides, size)
+    assert pooled.shape == (88, 3, size, size)
+    assert_close(pooled, multi_scale(features, boxes, size), rtol=0, atol=1e-4)
+
+
+def test_gradient_of_roi_align_agrees_with_torchvision() -> None:
+    features, boxes = random_maps(STRIDES), awkward_boxes()
+    ours = [feature.clone().requires_grad_() for feature in features]
+    theirs = [feature.clone().requires_grad_() for feature in features]
+    pooled = regions.roi_align(ours, boxes, STRIDES, 7)
+    weight = torch.randn_like(pooled)
+    (pooled * weight).sum().backward()
+    (multi_scale(theirs, boxes, 7) * weight).sum().backward()
+    for own, other in zip(ours, theirs, strict=True):
+        assert other.grad.abs().max() > 0
+        assert_close(own.grad, other.grad, rtol=0, atol=1e-5 * float(other.grad.abs().max()))
+
+
+@pytest.mark.parametrize("strides", [STRIDES, (16,), (8, 16)])
+def test_roi_pool_agrees_with_torchvision(strides) -> None:
+    features, boxes = random_maps(strides), awkward_boxes()
+    pooled = regions.roi_pool(features, boxes, strides, 3)
+    assert_close(pooled, single_scale(features, boxes, strides, 3), rtol=0, atol=0)
+
+
+def test_gradient_of_roi_pool_agrees_with_torchvision() -> None:
+    features, boxes = random_maps((8, 16)), awkward_boxes()
+    ours = [feature.clone().requires_grad_() for feature in features]
+    theirs = [feature.clone().requires_grad_() for feature in features]
+    pooled = regions.roi_pool(ours, boxes, (8, 16), 3)
+    weight = torch.randn_like(pooled)
+    (pooled * weight).sum().backward()
+    (single_scale(theirs, boxes, (8, 16), 3) * weight).sum().backward()
+    for own, other in zip(ours, theirs, strict=True):
+        assert_close(own.grad, other.grad)
+
+
+@pytest.mark.parametrize("box", [(1.3, 0.2, 6.1, 4.9), (-3.0, 2.5, 3.5, 11.0), (2.0, 2.0, 2.0, 2.0)])
+def test_roi_align_agrees_with_its_definition(box) -> None:
+    feature = torch.randn(5, 7, dtype=torch.float64)
+
+    def pixel(y: float, x: float) -> float:
+        """Bilinear interpolation; up to one pixel outside it is the edge's value, beyond that zero."""
+        if not (-1 <= y <= 5 and -1 <= x <= 7):
+            return 0
+        y, x = min(max(y, 0), 4), min(max(x, 0), 6)
+        top, left = math.floor(y), math.floor(x)
+        corners = product((top, min(top + 1, 4)), (left, min(left + 1, 6)))
+        shares = product((1 - y + top, y - top), (1 - x + left, x - left))
+        return sum(float(feature[corner]) * a * b for corner, (a, b) in zip(corners, shares, strict=True))
+
+    x1, y1, x2, y2 = box
+    step_y, step_x = max(y2 - y1, 1) / 4, max(x2 - x1, 1) / 4
+    points = [[pixel(y1 + (i + 0.5) * step_y, x1 + (j + 0.5) * step_x) for j in range(4)] for i in range(4)]
+    expected = torch.tensor(points).reshape(2, 2, 2, 2).mean(dim=(1, 3))
+    pooled = regions.roi_align([feature[None, None].float()], 4 * torch.tensor([[box]]), [4], 2)
+    assert_close(pooled[0, 0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("box", [(1.3, 0.2, 6.1, 4.9), (-3.0, 2.0, 3.0, 11.0), (2.0, 2.0, 2.0, 2.0)])
+def test_roi_pool_agrees_with_its_definition(box) -> None:
+    """Fast R-CNN, section 2.1: whole pixels, the last one included, in bins that may share a row; nothing is zero."""
+    feature = torch.randn(5, 7)
+    left, top, right, bottom = (math.floor(side + 0.5) for side in box)
+    height, width = max(bottom - top + 1, 1) / 2, max(right - left + 1, 1) / 2
+    expected = torch.zeros(2, 2)
+    for i, j in product(range(2), range(2)):
+        rows = range(max(top + math.floor(i * height), 0), min(top + math.ceil((i + 1) * height), 5))
+        columns = range(max(left + math.floor(j * width), 0), min(left + math.ceil((j + 1) * width), 7))
+        expected[i, j] = max((float(feature[y, x]) for y, x in product(rows, columns)), default=0)
+    pooled = regions.roi_pool([feature[None, None]], 4 * torch.tensor([[box]]), [4], 2)
+    assert_close(pooled[0, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride"), [(1, 4), (111.9, 4), (112, 8), (223.9, 8), (224, 16), (447, 16), (448, 32), (5000, 32), (0, 4)]
+)
+def test_a_box_of_224_pixels_belongs_to_the_map_of_stride_16(side, stride) -> None:
+    level = regions.assign_levels(torch.tensor([[[10.0, 10, 10 + side, 10 + side]]]), STRIDES)
+    assert STRIDES[level.item()] == stride
+
+
+@pytest.mark.parametrize("pool", [regions.roi_align, regions.roi_pool])
+def test_no_boxes(pool) -> None:
+    assert pool(random_maps(STRIDES), torch.zeros(2, 0, 4), STRIDES, 7).shape == (0, 3, 7, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("pool", [regions.roi_align, regions.roi_pool])
+def test_half_precision_moves_no_box(pool, dtype) -> None:
+    features, boxes = [feature.to(dtype) for feature in random_maps(STRIDES)], awkward_boxes()
+    pooled = pool(features, boxes, STRIDES, 2)
+    assert_close(pooled.float(), pool([feature.float() for feature in features], boxes, STRIDES, 2))
