@@ -1,0 +1,44 @@
+"""What an import brings with it, each in a fresh process."""
+
+import subprocess
+import sys
+
+import pytest
+
+import detseg
+
+
+def loaded(statement: str) -> set[str]:
+    """Names of the libraries that a statement loads."""
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    assert loaded("import detseg; detseg.__version__; dir(detseg)") & {"torch", "lightning", "numpy", "PIL"} == set()
+
+
+@pytest.mark.parametrize("statement", ["from detseg.models import FasterRCNN", "from detseg import FasterRCNN"])
+def test_models_do_without_lightning(statement: str) -> None:
+    modules = loaded(statement)
+    assert "torch" in modules
+    assert modules & {"lightning", "pytorch_lightning", "albumentations", "jsonargparse"} == set()
+
+
+def test_annotations_need_numpy_alone() -> None:
+    modules = loaded("from detseg.data.annotations import Annotations")
+    assert "numpy" in modules
+    assert modules & {"torch", "lightning", "albumentations", "PIL"} == set()
+
+
+@pytest.mark.parametrize("name", detseg.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(detseg, name) is not None
+    assert name in dir(detseg)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'FasterRCN'"):
+        _ = detseg.FasterRCN  # type: ignore[attr-defined]
