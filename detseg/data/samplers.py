@@ -64,7 +64,7 @@ class EvaluationSampler(Sampler[list[int]]):
         members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
         batches = [rows[i : i + batch_size].tolist() for rows in members for i in range(0, len(rows), batch_size)]
         self.length = -(-len(batches) // ranks)
-        first, end = (len(batches) * r // ranks for r in (rank, rank + 1))
+        first, end = (-(-len(batches) * r // ranks) for r in (rank, rank + 1))
         self.batches: list[list[int]] = batches[first:end]
 
     def __len__(self) -> int:

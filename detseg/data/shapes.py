@@ -1,0 +1,72 @@
+"""The embedded data set: made on the spot, so that everything can be tried without a download."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from detseg.data.annotations import Annotations
+from detseg.data.coco import COCO
+from detseg.data.coco_format import Split
+from detseg.data.shapes_generator import write
+from detseg.data.transforms import Transforms
+from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the pictures: another one is drawn anew
+
+
+class Shapes(COCO):
+    """Circles, rings, squares, stars and triangles, 160 pixels large, drawn from a seed into ``root`` where missing.
+
+    ``train`` and ``val`` are the numbers of images. ``root`` holds them in COCO format, which is what is read, and
+    again in VOC format, which ``VOC`` reads. Raises DataError if ``root`` holds something else.
+    """
+
+    def __init__(
+        self,
+        root: str = "datasets/shapes",
+        train: int = 400,
+        val: int = 100,
+        seed: int = 0,
+        transforms: Transforms | None = None,
+        batch_size: int = 4,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(
+            str(Path(root) / "coco"),
+            transforms=transforms or Transforms(size=128, max_size=160),
+            batch_size=batch_size,
+            workers=workers,
+        )
+        self.settings = {"version": VERSION, "train": train, "val": val, "seed": seed}
+
+    def read(self, split: Split) -> Annotations:
+        """Read the annotations of a split, drawing the data set first if need be."""
+        self.prepare()
+        return super().read(split)
+
+    def prepare(self) -> None:
+        """Draw the data set unless it is there, drawn from the same settings. Several processes may call this."""
+        root = self.root.parent
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(f".{root.name}.lock")):
+            settings = root / "settings.json"
+            if settings.is_file() and json.loads(settings.read_text()) == self.settings:
+                return
+            if root.exists() and any(root.iterdir()) and not settings.is_file():
+                raise DataError(f"{root}: this folder holds something else than drawn shapes; give another root")
+            log.info("drawing %(train)d + %(val)d images of shapes", self.settings)
+            with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
+                new = Path(folder, root.name)
+                new.mkdir()
+                write(new, self.settings["train"], self.settings["val"], self.settings["seed"])
+                (new / settings.name).write_text(json.dumps(self.settings))
+                shutil.rmtree(root, ignore_errors=True)
+                new.rename(root)  # the folder is there whole or not at all

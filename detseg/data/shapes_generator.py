@@ -1,0 +1,224 @@
+"""Draws the embedded data set: textured shapes that overlap on textured backgrounds, with exact labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+CLASSES = ("circle", "ring", "square", "star", "triangle")
+SIZES = ((128, 160), (120, 160), (128, 128), (160, 128), (160, 112))  # height, width
+RADII = (11, 38)  # pixels
+MOST = 6  # objects in an image
+EMPTY = 0.04  # share of the images that show none
+VISIBLE = 0.5  # share of an object that the edge of the image and later objects must leave
+FINE = 4  # outlines are drawn so many times larger, to know by how much they cover a pixel
+VOID = 255  # label of the pixels on an outline, as VOC has them
+
+Image = NDArray[np.uint8]
+Points = NDArray[np.float64]
+Pixels = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Shape(NamedTuple):
+    """One object as it is seen in the end."""
+
+    label: int
+    mask: Mask  # (h, w), what later objects do not hide
+    outline: Points  # (n, 2) x and y
+    whole: bool  # all of it can be seen
+
+    @property
+    def box(self) -> list[int]:
+        """The smallest x1, y1, x2, y2 around the mask."""
+        x, y = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (0, 1))
+        return [int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1]
+
+
+def draw(seed: Sequence[int]) -> tuple[Image, list[Shape]]:
+    """Draw one image (h, w, 3) in RGB and list what can be seen in it, from the back to the front."""
+    generator = np.random.default_rng(seed)
+    height, width = SIZES[generator.integers(len(SIZES))]
+    canvas = _texture(generator, height, width)
+    shapes: list[Shape] = []
+    areas: list[float] = []  # of the shapes before anything was hidden
+    count = 0 if generator.random() < EMPTY else int(generator.integers(1, MOST, endpoint=True))
+    for _ in range(4 * count):  # most find a place at once; what finds none is left out
+        label = int(generator.integers(len(CLASSES)))
+        radius = math.exp(generator.uniform(*np.log(RADII)))
+        outline = _outline(generator, CLASSES[label], radius) + generator.uniform((0, 0), (width, height))
+        middle = outline.mean(axis=0)
+        hole = middle + 0.5 * (outline - middle) if CLASSES[label] == "ring" else np.zeros((0, 2))
+        left, top = np.floor(outline.min(axis=0)).clip(0).astype(int)
+        right, bottom = np.ceil(outline.max(axis=0)).clip(0, (width, height)).astype(int)
+        part = (slice(top, bottom), slice(left, right))
+        cover = _cover([outline - (left, top), hole - (left, top)], bottom - top, right - left)
+        mask = np.zeros((height, width), dtype=bool)
+        mask[part] = cover >= 0.5
+        area = _area(outline) - _area(hole)
+        seen = [shape.mask & ~mask for shape in shapes] + [mask]
+        if min(now.sum() / whole for now, whole in zip(seen, [*areas, area], strict=True)) < VISIBLE:
+            continue
+        shapes = [
+            shape._replace(mask=now, whole=shape.whole and not (shape.mask & mask).any())
+            for shape, now in zip(shapes, seen[:-1], strict=True)
+        ]
+        inside = bool((outline >= 0).all() and (outline <= (width, height)).all())
+        shapes.append(Shape(label, mask, outline, whole=inside and not len(hole)))
+        areas.append(area)
+        shade = 0.55 + 0.45 * np.clip(cv2.GaussianBlur(cover, (0, 0), 1.5) * 2 - 1, 0, 1)  # darker towards the outline
+        texture = _texture(generator, *cover.shape)
+        canvas[part] += cover[..., None] * (texture * shade[..., None] - canvas[part])
+        if len(shapes) == count:
+            break
+    canvas += 6 * generator.standard_normal(canvas.shape, dtype=np.float32)
+    return np.clip(canvas, 0, 255).astype(np.uint8), shapes
+
+
+def _texture(generator: np.random.Generator, height: int, width: int) -> Pixels:
+    """A pattern of two colours: clouds, stripes, checks or a gradient."""
+    first, second = generator.uniform(20, 235, (2, 3)).astype(np.float32)
+    y, x = np.ogrid[:height, :width]
+    angle, period = generator.uniform((0, 5), (np.pi, 16)).tolist()
+    along = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
+    across = (y * np.cos(angle) - x * np.sin(angle)).astype(np.float32)
+    match generator.integers(4):
+        case 0:
+            grid = generator.random((6, 6), dtype=np.float32)
+            share = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        case 1:
+            share = 0.5 + 0.5 * np.sin(along * 2 * np.pi / period)
+        case 2:
+            share = (np.floor(along / period) + np.floor(across / period)) % 2
+        case _:
+            share = (along - along.min()) / np.ptp(along)
+    mixed: Pixels = first + np.clip(share, 0, 1)[..., None] * (second - first)
+    return mixed
+
+
+def _outline(generator: np.random.Generator, name: str, radius: float) -> Points:
+    """Corners (n, 2) of a shape around the origin, turned and stretched a little."""
+    corners = {"circle": 48, "ring": 48, "square": 4, "star": 10, "triangle": 3}[name]
+    angles = np.arange(corners) * 2 * np.pi / corners + generator.uniform(0, 2 * np.pi)
+    lengths = np.where(np.arange(corners) % 2, 0.45, 1.0) if name == "star" else np.ones(corners)
+    points: Points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * lengths[:, None] * radius
+    return points * generator.uniform(0.85, 1, 2)
+
+
+def _area(outline: Points) -> float:
+    x, y = outline.T
+    return float(abs((x * np.roll(y, 1) - y * np.roll(x, 1)).sum()) / 2)
+
+
+def _cover(rings: list[Points], height: int, width: int) -> Pixels:
+    """By how much the area between rings of points covers each pixel, 0 to 1."""
+    fine = np.zeros((height * FINE, width * FINE), dtype=np.uint8)
+    cv2.fillPoly(
+        fine, [np.round((ring * FINE - 0.5) * 16).astype(np.int32) for ring in rings if len(ring)], 255, shift=4
+    )
+    return (cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA) / 255).astype(np.float32)
+
+
+def write(root: Path, train: int, val: int, seed: int) -> None:
+    """Draw the images and write them with their labels to the folders ``coco`` and ``voc``."""
+    voc = root / "voc"
+    for name in ("Annotations", "ImageSets/Main", "ImageSets/Segmentation", "JPEGImages"):
+        (voc / name).mkdir(parents=True)
+    for name in ("SegmentationClass", "SegmentationObject"):
+        (voc / name).mkdir()
+    (root / "coco/annotations").mkdir(parents=True)
+    first = 1
+    for split, count in (("train", train), ("val", val)):
+        (root / "coco" / split).mkdir()
+        content: dict[str, list[dict[str, Any]]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)],
+        }
+        for number in range(first, first + count):
+            image, shapes = draw((seed, number))
+            name = f"{number:06d}.jpg"
+            encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+            (root / "coco" / split / name).write_bytes(encoded)
+            (voc / "JPEGImages" / name).write_bytes(encoded)
+            height, width = image.shape[:2]
+            content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+            last = len(content["annotations"])
+            content["annotations"] += [
+                {"id": i, "image_id": number, **_coco(shape)} for i, shape in enumerate(shapes, last + 1)
+            ]
+            (voc / "Annotations" / f"{number:06d}.xml").write_text(_voc(name, height, width, shapes))
+            _write_segmentation(voc, number, height, width, shapes)
+        (root / f"coco/annotations/instances_{split}.json").write_text(json.dumps(content))
+        names = "".join(f"{number:06d}\n" for number in range(first, first + count))
+        for kind in ("Main", "Segmentation"):
+            (voc / "ImageSets" / kind / f"{split}.txt").write_text(names)
+        first += count
+
+
+def _coco(shape: Shape) -> dict[str, Any]:
+    """The fields of a COCO annotation; the mask is a polygon where all of a shape is seen, else it is run lengths."""
+    x1, y1, x2, y2 = shape.box
+    height, width = shape.mask.shape
+    pixels = np.concatenate([[False], shape.mask.T.ravel(), [True]])  # column by column; a last run up to the end
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    runs = np.diff(changes, prepend=0)
+    return {
+        "category_id": shape.label + 1,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": int(shape.mask.sum()),
+        "iscrowd": 0,
+        "segmentation": [shape.outline.round(2).ravel().tolist()]
+        if shape.whole
+        else {"size": [height, width], "counts": runs.tolist()},
+    }
+
+
+def _voc(name: str, height: int, width: int, shapes: list[Shape]) -> str:
+    """An annotation file. VOC counts pixels from 1 and includes the last one."""
+    lines = [
+        "<annotation>",
+        f"  <folder>JPEGImages</folder><filename>{escape(name)}</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "  <segmented>1</segmented>",
+    ]
+    for shape in shapes:
+        x1, y1, x2, y2 = shape.box
+        lines += [
+            f"  <object><name>{CLASSES[shape.label]}</name><truncated>{int(not shape.whole)}</truncated>"
+            "<difficult>0</difficult>",
+            f"    <bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>\n"])
+
+
+def _write_segmentation(voc: Path, number: int, height: int, width: int, shapes: list[Shape]) -> None:
+    """Palette images of the class and of the number of the object that each pixel shows; 0 is the background."""
+    from PIL import Image as Picture
+
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        labels = np.zeros((height, width), dtype=np.uint8)
+        for position, shape in enumerate(shapes):
+            labels[shape.mask] = shape.label + 1 if folder == "SegmentationClass" else position + 1
+        for shape in shapes:
+            edge = cv2.morphologyEx(shape.mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+            labels[edge > 0] = VOID
+        picture = Picture.fromarray(labels, mode="P")
+        picture.putpalette(palette())
+        picture.save(voc / folder / f"{number:06d}.png")
+
+
+def palette() -> list[int]:
+    """The 256 colours of VOC's label images: bits 0, 3, 6 of the index are the highest bits of red, and so on."""
+    index = np.arange(256)
+    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+    return np.stack(channels, axis=1).ravel().tolist()
