@@ -35,9 +35,9 @@ class Collector:
         """Forget everything, before another pass."""
         self.batches.clear()
 
-    def add(self, indices: Tensor, detections: Instances) -> None:
+    def add(self, rows: Tensor, detections: Instances) -> None:
         """Add a batch: the images' rows in their Annotations (B,), and detections in pixels of the image files."""
-        self.batches.append((indices, detections))
+        self.batches.append((rows, detections))
 
     def gather(self) -> Detections:
         """All detections of all ranks, the same on every rank, bit for bit those of a single process.
@@ -56,9 +56,9 @@ class Collector:
     def _own(self) -> Detections:
         """The detections of this process, without the padding."""
         images, boxes, labels, scores = [], [], [], []
-        for indices, found in self.batches:
+        for rows, found in self.batches:
             valid = found.valid
-            images.append(indices[:, None].expand_as(valid)[valid])
+            images.append(rows[:, None].expand_as(valid)[valid])
             boxes.append(found.boxes[valid])
             labels.append(_present(found.labels, "labels")[valid])
             scores.append(_present(found.scores, "scores")[valid])

@@ -17,7 +17,7 @@ IMAGES = 7  # odd, and one of the batches is not full
 def batches(rank: int, ranks: int) -> Iterator[tuple[Tensor, Instances]]:
     """The images of one rank, two at a time; image 3 has no detections, and only the even images have many."""
     for start in range(rank, IMAGES, 2 * ranks):
-        indices = torch.arange(start, min(start + 2 * ranks, IMAGES), ranks)
+        rows = torch.arange(start, min(start + 2 * ranks, IMAGES), ranks)
         random = torch.Generator().manual_seed(0)
         boxes, valid, labels, scores = (
             torch.rand(IMAGES, 5, 4, generator=random) * 1e3,
@@ -29,15 +29,15 @@ def batches(rank: int, ranks: int) -> Iterator[tuple[Tensor, Instances]]:
         count = 5 - start % 2  # the padding differs from batch to batch
         valid[:, 4:] = False
         yield (
-            indices,
-            Instances(boxes[indices, :count], valid[indices, :count], labels[indices, :count], scores[indices, :count]),
+            rows,
+            Instances(boxes[rows, :count], valid[rows, :count], labels[rows, :count], scores[rows, :count]),
         )
 
 
 def collect(rank: int, ranks: int) -> Collector:
     collector = Collector()
-    for indices, detections in batches(rank, ranks):
-        collector.add(indices, detections)
+    for rows, detections in batches(rank, ranks):
+        collector.add(rows, detections)
     return collector
 
 
