@@ -148,4 +148,6 @@ def _compose(augment: dict[str, dict[str, Any]]) -> Any:
         except (TypeError, ValueError, UserWarning) as error:
             raise ConfigError(f"transforms: {name}: {error}") from None
     boxes = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
-    return albumentations.Compose(steps, bbox_params=boxes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that colours alone change no boxes
+        return albumentations.Compose(steps, bbox_params=boxes)
