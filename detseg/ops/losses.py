@@ -16,7 +16,7 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Mean binary cross entropy over the valid of ``logits``, ``positive`` and ``valid``, all (M,)."""
+    """Mean binary cross entropy over the valid of ``logits``; ``logits``, ``positive`` and ``valid`` are of one shape."""
     loss = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
     return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
 
@@ -24,9 +24,9 @@ def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
 def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor) -> Tensor:
     """Smooth L1 (Fast R-CNN, equation 3) summed over the positive slots and divided by ``count``, all samples.
 
-    ``deltas`` and ``targets`` (M, 4), ``positive`` (M,), ``count`` a scalar.
+    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar.
     """
     # Padding may hold anything, and the gradient of a loss that was masked afterwards would still be 0 * NaN.
-    targets = torch.where(positive[:, None], targets, 0)
+    targets = torch.where(positive[..., None], targets, 0)
     loss = F.smooth_l1_loss(deltas.float(), targets, beta=BETA, reduction="none").sum(dim=-1)
     return torch.where(positive, loss, 0).sum() / count.clamp(min=1)

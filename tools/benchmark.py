@@ -1,0 +1,162 @@
+"""Measure detseg against torchvision: the same weights, images, threads and precision, in turns, in one run.
+
+    python tools/benchmark.py [train] [infer] [--threads 2] [--repeats 5]
+
+Other work on a machine disturbs both sides alike only if they alternate, so they do; read the ratio, not the seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from detseg.models import FasterRCNN
+from detseg.models.weights import from_torchvision
+from detseg.modules import FPN
+from detseg.modules.backbones import ResNet
+from detseg.structures import Batch, Instances
+
+HEIGHT, WIDTH, CLASSES, OBJECTS = 480, 640, 80, 10
+
+
+def models() -> tuple[FasterRCNN, torch.nn.Module]:
+    """Faster R-CNN R50-FPN of both sides, stem and first stage frozen, batch norm frozen, the same random weights.
+
+    The untrained network is made to behave like a trained one where time depends on it: activations stay O(1), and some
+    hundred (region, class) pairs pass the score threshold.
+    """
+    torch.manual_seed(0)
+    body = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3)
+    theirs = TorchvisionFasterRCNN(body, CLASSES + 1, min_size=HEIGHT, max_size=WIDTH)
+    with torch.no_grad():
+        calibrate(body.body, torch.rand(1, 3, HEIGHT, WIDTH) * 4 - 2)
+        features = theirs.backbone(torch.rand(1, 3, HEIGHT, WIDTH) * 4 - 2)
+        for layer, feature in zip(theirs.backbone.fpn.layer_blocks, features.values(), strict=False):
+            layer[0].weight /= feature.std()
+    theirs.roi_heads.box_predictor.cls_score.weight.data.normal_(std=0.15)
+    ours = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", frozen=2)), CLASSES)
+    ours.load_state_dict(from_torchvision(theirs.state_dict()))
+    return ours, theirs
+
+
+def calibrate(network: torch.nn.Module, images: Tensor) -> None:
+    """Give each frozen batch norm the statistics of its input, as training would have."""
+
+    def observe(norm: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
+
+    hooks = [
+        module.register_forward_pre_hook(observe)
+        for module in network.modules()
+        if isinstance(module, FrozenBatchNorm2d)
+    ]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def batch(size: int) -> Batch:
+    torch.manual_seed(1)
+    images = torch.randint(0, 256, (size, 3, HEIGHT, WIDTH), dtype=torch.uint8)
+    corner = torch.rand(size, OBJECTS, 2) * torch.tensor([WIDTH - 200, HEIGHT - 200])
+    boxes = torch.cat([corner, corner + 20 + 180 * torch.rand(size, OBJECTS, 2)], dim=-1)
+    valid = torch.ones(size, OBJECTS, dtype=torch.bool)
+    targets = Instances(boxes, valid, torch.randint(0, CLASSES, (size, OBJECTS)))
+    sizes = torch.tensor([[HEIGHT, WIDTH]]).repeat(size, 1)
+    return Batch(images, sizes, targets, torch.arange(size), sizes)
+
+
+def train() -> dict[str, Callable[[], object]]:
+    """One training step of two images: forward, backward, SGD."""
+    ours, theirs = models()
+    data = batch(2)
+    images = [image / 255 for image in data.images]
+    assert data.targets.labels is not None
+    targets = [
+        {"boxes": boxes, "labels": labels + 1}
+        for boxes, labels in zip(data.targets.boxes, data.targets.labels, strict=True)
+    ]
+    steps = {}
+    losses: dict[str, tuple[torch.nn.Module, Callable[[], dict[str, Tensor]]]] = {
+        "detseg": (ours, lambda: ours.loss(data)),
+        "torchvision": (theirs, lambda: theirs(images, targets)),
+    }
+    for name, (model, loss) in losses.items():
+        model.train()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        # A learning rate of zero keeps the work of every step the same.
+        optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=1e-4)
+
+        def step(loss: Callable[[], dict[str, Tensor]] = loss, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.zero_grad()
+            torch.stack(list(loss().values())).sum().backward()
+            optimizer.step()
+
+        steps[name] = step
+    return steps
+
+
+def infer() -> dict[str, Callable[[], object]]:
+    """Detections of one image."""
+    ours, theirs = models()
+    data = batch(1)
+    image = data.images[0] / 255
+    ours.eval()
+    theirs.eval()
+    return {
+        "detseg": torch.inference_mode()(lambda: ours(data.images, data.sizes)),
+        "torchvision": torch.inference_mode()(lambda: theirs([image])),
+    }
+
+
+PARTS = {"train": train, "infer": infer}
+
+
+def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side, called in turns after one call that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, call in sides.items():
+            start = time.perf_counter()
+            call()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=[], metavar="part", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: not a part; there are {', '.join(PARTS)}")
+    torch.set_num_threads(arguments.threads)
+    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, fp32, {HEIGHT}x{WIDTH}")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    for part in arguments.parts or PARTS:
+        median = measure(PARTS[part](), arguments.repeats)
+        ratio = median["torchvision"] / median["detseg"]
+        print(
+            f"{part:8}",
+            *(f"{name} {1000 * value:.0f} ms" for name, value in median.items()),
+            f"{ratio:.2f} x",
+            sep="  ",
+        )
+
+
+if __name__ == "__main__":
+    main()

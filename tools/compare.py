@@ -1,0 +1,153 @@
+"""Train detseg's Faster R-CNN and torchvision's on a VOC folder, from equal weights by one schedule, and compare AP.
+
+    python tools/compare.py my/folder --weights mobilenet_v2.pth --epochs 5 --seeds 0 1 2
+
+Ours is trained by its own task, torchvision's by a plain loop over the same batches; both are measured by the same COCO
+evaluation. Both networks are MobileNetV2 with a feature pyramid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from lightning.pytorch import Trainer, seed_everything
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from detseg.data import VOC, Transforms
+from detseg.metrics import Collector, coco_ap
+from detseg.models import FasterRCNN
+from detseg.models.weights import to_torchvision
+from detseg.modules import FPN
+from detseg.modules.backbones import MobileNetV2
+from detseg.structures import Batch, Instances, rescale
+from detseg.tasks import Detection
+from detseg.tasks.schedules import learning_rate_factor
+
+LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
+CHANNELS, REGIONS = 128, 64  # of the pyramid and in an image: half and an eighth of the usual, for a CPU
+
+
+def network(data: VOC, weights: str | None) -> FasterRCNN:
+    pyramid = FPN(MobileNetV2(weights=weights), channels=CHANNELS)
+    return FasterRCNN(pyramid, data.num_classes, samples=REGIONS)
+
+
+def torchvision_network(ours: FasterRCNN) -> TorchvisionFasterRCNN:
+    """torchvision's network with the weights that ours has now, and the same parameters frozen."""
+    features = torchvision.models.mobilenet_v2(norm_layer=FrozenBatchNorm2d).features
+    stages = {"3": "0", "6": "1", "13": "2", "18": "3"}
+    model = TorchvisionFasterRCNN(
+        BackboneWithFPN(features, stages, [24, 32, 96, 1280], CHANNELS),
+        ours.num_classes + 1,
+        rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
+        box_batch_size_per_image=REGIONS,
+    )
+    state = {
+        name.replace("body.features.", "body."): value for name, value in to_torchvision(ours.state_dict()).items()
+    }
+    model.load_state_dict(state)
+    frozen = {name for name, parameter in ours.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.replace("backbone.body.", "backbone.body.features.") not in frozen)
+    model.transform.resize = lambda image, target: (image, target)  # the batches are resized already
+    return model
+
+
+def images_of(batch: Batch) -> list[torch.Tensor]:
+    return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.sizes.tolist(), strict=True)]
+
+
+def train_torchvision(model: TorchvisionFasterRCNN, data: VOC, epochs: int) -> None:
+    loader = data.train_dataloader()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
+    factor = learning_rate_factor("cosine", WARMUP, [], epochs * len(loader))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    model.train()
+    for epoch in range(epochs):
+        loader.batch_sampler.set_epoch(epoch)
+        for batch in loader:
+            labels, valid = batch.targets.labels, batch.targets.valid
+            targets = [
+                {"boxes": boxes[there], "labels": kinds[there] + 1}
+                for boxes, kinds, there in zip(batch.targets.boxes, labels, valid, strict=True)
+            ]
+            optimizer.zero_grad()
+            sum(model(images_of(batch), targets).values()).backward()
+            optimizer.step()
+            schedule.step()
+
+
+@torch.inference_mode()
+def evaluate_torchvision(model: TorchvisionFasterRCNN, data: VOC) -> dict[str, float]:
+    collector = Collector()
+    model.eval()
+    for batch in data.val_dataloader():
+        for row, found in enumerate(model(images_of(batch))):
+            boxes, scores, labels = (found[name][None] for name in ("boxes", "scores", "labels"))
+            detections = Instances(boxes, torch.ones_like(labels, dtype=torch.bool), labels - 1, scores)
+            one = slice(row, row + 1)
+            collector.add(batch.rows[one], rescale(detections, batch.sizes[one], batch.original_sizes[one]))
+    return coco_ap(data.val_annotations, collector.gather())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--weights", help="MobileNetV2's, a file; without, from random weights")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--size", type=int, default=192, help="short edge of the images in pixels")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    results: dict[str, list[tuple[float, float]]] = {"detseg": [], "torchvision": []}
+    for seed in arguments.seeds:
+        seed_everything(seed)
+        transforms = Transforms(size=arguments.size, max_size=2 * arguments.size)
+        data = VOC(str(arguments.root), transforms=transforms, batch_size=arguments.batch_size, workers=0)
+        ours = network(data, arguments.weights)
+        theirs = torchvision_network(ours)
+        task = Detection(
+            ours, LR, arguments.batch_size, "adamw", weight_decay=WEIGHT_DECAY, schedule="cosine", warmup_steps=WARMUP
+        )
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=arguments.epochs,
+            check_val_every_n_epoch=arguments.epochs,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        start = time.perf_counter()
+        trainer.fit(task, data)
+        middle = time.perf_counter()
+        train_torchvision(theirs, data, arguments.epochs)
+        figures = {"detseg": task.figures, "torchvision": evaluate_torchvision(theirs, data)}
+        seconds = {"detseg": middle - start, "torchvision": time.perf_counter() - middle}
+        for name, values in figures.items():
+            results[name].append((values["AP"], values["AP50"]))
+            print(
+                f"seed {seed}  {name:12} AP {values['AP']:.3f}  AP50 {values['AP50']:.3f}  {seconds[name]:.0f} s",
+                flush=True,
+            )
+    for name, runs in results.items():
+        ap, ap50 = (statistics.mean(column) for column in zip(*runs, strict=True))
+        print(f"mean    {name:12} AP {ap:.3f}  AP50 {ap50:.3f}  of {len(runs)} seeds")
+
+
+if __name__ == "__main__":
+    main()
