@@ -1,0 +1,82 @@
+"""Checkpoint files: read without trusting them, and turned into what they hold.
+
+A file is read with ``weights_only=True``: tensors and plain values, no code. The classes that it names are looked up
+among those that are imported already. So a stranger's file can be wrong, but it cannot run anything.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detseg.data import COCO, VOC, Shapes
+from detseg.errors import CheckpointError
+from detseg.models import Detector
+from detseg.recipe import build
+from detseg.tasks.detection import FORMAT, Detection
+
+DATA = (COCO, VOC, Shapes)  # imported to be known by name, to checkpoints and on the command line
+PREFIX = "network."  # of the network's entries in a task's state dict
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What is in a file that ``torch.save`` wrote, on the CPU.
+
+    Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain values.
+    """
+    if not Path(path).is_file():
+        found = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
+        newest = f"; the newest checkpoint here is {found[-1]}" if found else ""
+        raise CheckpointError(f"{path}: no such file{newest}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickle protocols; what cannot be read says so
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        named = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+        if named:
+            raise CheckpointError(
+                f"{path}: holds {named[1]}, and only tensors and plain values are read, since anything else could run "
+                "code; save its state_dict alone where the file comes from"
+            ) from error
+        raise CheckpointError(f"{path}: damaged, cut short, or no checkpoint") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def load(path: str | Path) -> Detection:
+    """The task in a checkpoint, with its weights, classes, data and figures: ready to predict and to be evaluated.
+
+    Raises CheckpointError as ``read`` does, and for a checkpoint that is not ours or of a class that is not imported.
+    """
+    content = read(path)
+    about = content.get("detseg")
+    if not isinstance(about, dict):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of detseg; torchvision's Faster R-CNN is turned into one by `detseg convert`"
+        )
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written by another version of detseg (format {about.get('format')})")
+    try:
+        network = build(about["network"])
+        if not isinstance(network, Detector):
+            raise TypeError(f"{type(network).__name__} is not a detector")
+        weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+        network.load_state_dict(weights)
+        task = Detection(network)
+        task.classes = tuple(map(str, about["classes"]))
+        task.category_ids = tuple(map(int, about["category_ids"]))
+        task.data_recipe, task.config, task.figures = about["data"], about["config"], about["metrics"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot rebuild the network: {str(error).strip(chr(39))}") from error
+    return task.eval()
+
+
+def save(task: Detection, path: str | Path) -> None:
+    """Write what ``load`` reads. A training is resumed from the checkpoints that it wrote itself."""
+    torch.save({"state_dict": task.state_dict(), "detseg": task.describe()}, path)

@@ -1,0 +1,59 @@
+"""The command line: ``detseg train``, ``evaluate``, ``predict`` and ``convert``, each also a function."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import detseg
+
+# The module of each command and the line of help about it; importing them takes seconds, so only one is.
+COMMANDS = {
+    "train": ("training", "train a detector as a configuration says"),
+    "evaluate": ("evaluation", "measure a checkpoint on a data set"),
+    "predict": ("prediction", "find objects in image files"),
+    "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
+}
+
+
+def main() -> None:
+    """The console command: ``detseg COMMAND ...``."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        _run(name, arguments)
+    elif name == "--version":
+        print(detseg.__version__)
+    elif name in ("--help", "-h"):
+        print("usage: detseg COMMAND [--help] ...\n")
+        print("\n".join(f"  {command:<9} {text}" for command, (_, text) in COMMANDS.items()))
+    else:
+        print(f"error: {name}: there is no such command; there is {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def train(arguments: Sequence[str] | None = None) -> None:
+    """Train a detector. ``arguments`` are those of the command line, by default the program's own."""
+    _run("train", arguments)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> None:
+    """Measure a checkpoint on a data set."""
+    _run("evaluate", arguments)
+
+
+def predict(arguments: Sequence[str] | None = None) -> None:
+    """Find objects in image files."""
+    _run("predict", arguments)
+
+
+def convert(arguments: Sequence[str] | None = None) -> None:
+    """Turn a state dict of torchvision's Faster R-CNN into a checkpoint, or back."""
+    _run("convert", arguments)
+
+
+def _run(name: str, arguments: Sequence[str] | None) -> None:
+    from detseg.cli import console
+
+    module = importlib.import_module(f"detseg.cli.{COMMANDS[name][0]}")
+    console.run(getattr(module, name), sys.argv[1:] if arguments is None else arguments)

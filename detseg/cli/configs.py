@@ -1,0 +1,121 @@
+"""Where configuration files are found, and which line of which file set a key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+import detseg
+from detseg.data import DetectionData
+from detseg.errors import ConfigError
+
+SUFFIXES = (".yaml", ".yml")
+WRAPPERS = ("init_args", "dict_kwargs")  # levels of a file that are no part of a key on the command line
+
+
+class Setting(NamedTuple):
+    """One key of a configuration file."""
+
+    key: str  # dotted, as on the command line
+    file: Path
+    line: int
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error message: the nearest of the ``known`` names, or all where none is near."""
+    near = difflib.get_close_matches(name, known)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; there is {', '.join(known) or 'none'}"
+
+
+def find_config(name: str) -> Path:
+    """The file called ``name``: as a path, in ./configs, or among the configurations that come with detseg.
+
+    Raises ConfigError, with the nearest names, if there is none.
+    """
+    package = Path(detseg.__file__).parent
+    folders = [Path("configs"), package.parent / "configs", package / "configs"]
+    for path in (Path(name), *(folder / name for folder in folders)):
+        if path.is_file():
+            return path
+    known = {path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.yaml")}
+    raise ConfigError(f"{name}: no such file, neither here nor in configs/{nearest(name, sorted(known))}")
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with every value that names a YAML file replaced by where that file is.
+
+    Raises ConfigError for a file that is not there, or that does not hold settings.
+    """
+    found = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        path = str(find_config(value)) if value.endswith(SUFFIXES) else value
+        found.append(f"{option}{equals}{path}")
+    for _ in _settings(found):  # reads them all
+        pass
+    return found
+
+
+def for_other_data(arguments: Sequence[str]) -> list[str]:
+    """``arguments``, changed so that a whole ``--data`` replaces what was set before of where the data lies.
+
+    What every data set has, such as the size of the images, stays as it was unless it is set again. That is what
+    jsonargparse does when a setting passes from one class to another: here through the common base class.
+    """
+    replaced = []
+    for argument in arguments:
+        if argument.split("=")[0] == "--data":
+            replaced.append(f"--data={DetectionData.__module__}.{DetectionData.__name__}")
+        replaced.append(argument)
+    return replaced
+
+
+def where(key: str, arguments: Sequence[str]) -> str:
+    """Who set ``key``: " (command line)" or " (file, line 3)"; empty if nobody did."""
+    for argument in arguments:
+        if argument.split("=")[0].removesuffix("+") == f"--{key}":
+            return " (command line)"
+    found = [setting for setting in _settings(arguments) if setting.key == key]
+    return f" ({found[-1].file}, line {found[-1].line})" if found else ""
+
+
+def _settings(arguments: Sequence[str]) -> Iterator[Setting]:
+    """Every key of the files that the arguments name."""
+    option = ""
+    for argument in arguments:
+        left, equals, value = argument.rpartition("=")
+        option = left if equals else option
+        if value.endswith(SUFFIXES):
+            key = option.lstrip("-")
+            yield from _file_settings(Path(value), "" if key in ("config", "c") else key)
+        option = argument
+
+
+def _file_settings(path: Path, key: str) -> Iterator[Setting]:
+    if not path.is_file():
+        return
+    try:
+        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}: must hold settings by name, as in `model:`")
+    yield from _node_settings(node, path, key)
+
+
+def _node_settings(node: yaml.Node | None, path: Path, key: str) -> Iterator[Setting]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            inner = key if name.value in WRAPPERS else f"{key}.{name.value}".removeprefix(".")
+            yield Setting(inner, path, name.start_mark.line + 1)
+            yield from _node_settings(value, path, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _node_settings(value, path, key)
+    elif isinstance(node, yaml.ScalarNode) and node.value.endswith(SUFFIXES):
+        yield from _file_settings(path.parent / node.value, key)

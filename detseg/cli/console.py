@@ -1,0 +1,76 @@
+"""What the commands print: our own log, what a user can act on, and errors without a traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from detseg.errors import DetsegError
+
+log = logging.getLogger("detseg")
+
+# Advice about things that are so on purpose, or that the user cannot change.
+SILENCED = (
+    "The '.*dataloader' does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+    "It is recommended to use .*sync_dist=True",
+    "Checkpoint directory .* exists and is not empty",
+    "Found .* module.* in eval mode at the start of training",
+    "Experiment logs directory .* exists and is not empty",
+    "'pin_memory' argument is set as true but no accelerator is found",
+    "Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`",
+    ".*`LeafSpec` is deprecated",
+)
+
+
+class Printer(logging.Handler):
+    """Prints records to what standard error is at that moment, so that a progress bar can move out of the way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        print(f"{kind}{record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Print our log and the warnings a user can act on, and nothing else; as it was before, afterwards."""
+    libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in (log, *libraries)]
+    printer = Printer()
+    log.addHandler(printer)
+    # Other ranks would say everything again.
+    log.setLevel(logging.INFO if int(os.environ.get("LOCAL_RANK", 0)) == 0 else logging.ERROR)
+    for logger in libraries:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in SILENCED:
+            warnings.filterwarnings("ignore", message)
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
+        warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
+        try:
+            yield
+        finally:
+            log.removeHandler(printer)
+            for logger, level in zip((log, *libraries), levels, strict=True):
+                logger.setLevel(level)
+
+
+def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
+    """Run a command; what the user can put right ends the program with ``error: <message>`` and status 2."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where the modules with a user's own classes are
+    try:
+        with calm():
+            command(arguments)
+    except (DetsegError, MisconfigurationException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,90 @@
+"""`detseg convert`: torchvision's Faster R-CNN to a checkpoint, and back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+from detseg import checkpoint
+from detseg.cli.faults import parse
+from detseg.data import COCO
+from detseg.errors import CheckpointError, ConfigError
+from detseg.models import FasterRCNN
+from detseg.models.weights import from_torchvision, to_torchvision
+from detseg.modules import FPN
+from detseg.modules.backbones import ResNet
+from detseg.recipe import recipe
+from detseg.tasks import Detection
+
+log = logging.getLogger(__name__)
+
+# By the blocks of the third stage, and whether these have a bottleneck.
+RESNETS = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (36, True): "resnet152",
+}
+
+
+def convert(arguments: Sequence[str]) -> None:
+    """Turn the file that ``arguments`` name into the other kind."""
+    parser = ArgumentParser(
+        prog="detseg convert",
+        usage="detseg convert SOURCE TARGET [--classes NAME,NAME...]",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", type=Path, help="State dict of torchvision's fasterrcnn_resnet50_fpn, or checkpoint.")
+    parser.add_argument("target", type=Path, help="File to write: the other one of the two.")
+    parser.add_argument("--classes", type=str | None, help="Names without the background; by default COCO's.")
+    options = parse(parser, arguments)
+    content = checkpoint.read(options.source)
+    if "detseg" in content:
+        task = checkpoint.load(options.source)
+        torch.save(to_torchvision(task.network.state_dict()), options.target)
+        log.info("%s: state dict for torchvision, %d classes and the background", options.target, len(task.classes))
+        return
+    task = _task(from_torchvision(content), options.source, options.classes)
+    checkpoint.save(task, options.target)
+    log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
+
+
+def _task(state: dict[str, Tensor], source: Path, names: str | None) -> Detection:
+    """The task that a converted state dict is of."""
+    blocks = {key.split(".")[3] for key in state if key.startswith("backbone.body.layer3.")}
+    name = RESNETS.get((len(blocks), "backbone.body.layer1.0.conv3.weight" in state))
+    if name is None or "box_head.classes.weight" not in state:
+        raise CheckpointError(f"{source}: not the state dict of a Faster R-CNN with a ResNet and a feature pyramid")
+    # Batch norm that counts batches trains; frozen batch norm has no such count.
+    norm = "batch" if any(key.endswith("num_batches_tracked") for key in state) else "frozen"
+    count = len(state["box_head.classes.weight"]) - 1
+    network = FasterRCNN(FPN(ResNet(name, norm=norm)), count)  # type: ignore[arg-type]
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    task = Detection(network)
+    task.classes = _classes(names, count)
+    task.category_ids = tuple(range(1, count + 1))  # torchvision's labels are the ids of the data set
+    task.data_recipe = recipe(COCO(root="datasets/coco"))
+    return task
+
+
+def _classes(names: str | None, count: int) -> tuple[str, ...]:
+    """The names of the classes; COCO's numbers that stand for nothing are told apart by the number."""
+    if names is None:
+        coco = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
+        classes = tuple(f"unused {label}" if name == "N/A" else name for label, name in enumerate(coco, 1))
+    else:
+        classes = tuple(name.strip() for name in names.split(","))
+    if len(classes) != count:
+        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(classes)}")
+    return classes

@@ -1,0 +1,159 @@
+"""`detseg train`: a LightningCLI over our own base classes, and the folder that a run leaves behind."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from detseg import checkpoint
+from detseg.cli.configs import SUFFIXES, find_configs, for_other_data, where
+from detseg.cli.faults import cause, parse
+from detseg.data import DetectionData
+from detseg.errors import CheckpointError, ConfigError
+from detseg.tasks import BestCheckpoint, Detection, Pictures, ProgressBar, ProgressLog
+from detseg.tasks.figures import figures_table
+
+log = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+NETWORK = "model.network.init_args.num_classes"
+USAGE = """detseg train --config NAME.yaml [--data NAME.yaml|CLASS] [--KEY VALUE ...]
+
+  detseg train --config faster_rcnn_shapes.yaml
+  detseg train --config faster_rcnn_r50.yaml --data.root my/coco --trainer.max_epochs 3 --model.lr 0.01
+  detseg train --config faster_rcnn_r50.yaml --resume last"""
+
+
+class TrainCLI(LightningCLI):
+    """Reads the settings, and builds data, network, task and trainer from them."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = for_other_data(find_configs(arguments))
+        super().__init__(
+            Detection,
+            DetectionData,
+            subclass_mode_data=True,
+            args=self.arguments,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # would write class names to be imported into the checkpoint
+            save_config_callback=None,
+            trainer_defaults={
+                "max_epochs": 12,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+            },
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "prog": "detseg train",
+                "usage": USAGE,
+                "description": "Train a detector.",
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, help="Name of the run, runs/NAME; by default the config's.")
+        parser.add_argument("--resume", type=str | None, help="A checkpoint to go on from, or 'last'.")
+        parser.link_arguments("data.num_classes", NETWORK, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parse(parser, args)
+        if place := where("model.network.num_classes", self.arguments):
+            raise ConfigError(f"model.network.num_classes{place}: comes from the data; leave it out")
+
+    def before_instantiate_classes(self) -> None:
+        files = [value.rpartition("=")[2] for value in self.arguments if value.endswith(SUFFIXES)]
+        name = self.config.name or (Path(files[0]).stem if files else "detseg")
+        self.resumed = _find_checkpoint(name, self.config.resume) if self.config.resume else None
+        self.folder = self.resumed.parent if self.resumed else _new_folder(name)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # what jsonargparse makes of any error in a constructor
+            raise cause(error) from error
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        del settings["resume"]  # whoever trains by these settings again begins anew
+        self.model.config = settings
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config_init["trainer"]
+        if settings["logger"] in (None, True):
+            # Without a name and a version below the folder: all of a run lies in one place.
+            kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
+        callbacks: list[Callback] = [Pictures(self.folder / "pictures")]
+        if settings["enable_checkpointing"] is not False:
+            callbacks.append(BestCheckpoint(self.folder))
+        if settings["enable_progress_bar"] is not False:
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
+            callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))
+        self.trainer_defaults["callbacks"] = callbacks
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"trainer: {error}") from error
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train as ``arguments`` say, and show what came of it."""
+    cli = TrainCLI(arguments)
+    task, trainer, folder = cli.model, cli.trainer, cli.folder
+    if trainer.is_global_zero:
+        _begin(task, folder)
+    trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
+    if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        _conclude(task, folder)
+
+
+def _find_checkpoint(name: str, resume: str) -> Path:
+    """The checkpoint that ``resume`` means, once it is known that a training can go on from it."""
+    path = Path(resume)
+    if resume == "last":
+        found = [*RUNS.glob(f"{name}/last.ckpt"), *RUNS.glob(f"{name}-[0-9]*/last.ckpt")]
+        if not found:
+            raise CheckpointError(f"--resume last: no run of {name} has left a last.ckpt in {RUNS}/")
+        path = max(found, key=lambda file: file.stat().st_mtime)
+    if "optimizer_states" not in checkpoint.read(path):
+        raise CheckpointError(f"{path}: not written by a training, so that none can go on from it")
+    return path
+
+
+def _new_folder(name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that is free."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(RUNS / free for free in names if not (RUNS / free).exists())
+
+
+def _begin(task: Detection, folder: Path) -> None:
+    """Say what is trained, and write down the settings."""
+    counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
+    log.info(
+        "%s with %.1f million parameters, %.1f of them learn; %d classes; results in %s",
+        *(type(task.network).__name__, counts[0] / 1e6, counts[1] / 1e6, task.network.num_classes, folder),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(task.config, sort_keys=False))
+    if (folder / "metrics.csv").exists():  # of the training that is resumed; the logger begins the file anew
+        earlier = len(list(folder.glob("metrics-*.csv"))) + 1
+        (folder / "metrics.csv").rename(folder / f"metrics-{earlier}.csv")
+
+
+def _conclude(task: Detection, folder: Path) -> None:
+    """Show the figures of the best checkpoint, and where everything is."""
+    best = folder / "best.ckpt"
+    if not best.exists():
+        return
+    print(figures_table(checkpoint.read(best)["detseg"]["metrics"]))
+    print(f"\nbest checkpoint  {best}\nfigures          {best.with_name('metrics.json')}")
+    print(f"pictures         {folder / 'pictures'}")

@@ -1,0 +1,128 @@
+"""What a training leaves behind and shows: checkpoints, pictures, progress."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from PIL import Image
+
+from detseg.draw import draw, grid
+from detseg.structures import Batch, Instances
+from detseg.tasks.detection import Detection
+from detseg.tasks.figures import write_figures
+
+log = logging.getLogger(__name__)
+
+STAGE = "train/"  # what the names of training figures begin with
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep ``best.ckpt`` by AP, ``last.ckpt``, and in ``metrics.json`` every figure of the best."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        super().__init__(
+            folder, filename="best", monitor="val/AP", mode="max", save_last=True, enable_version_counter=False
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        best = self.best_model_score
+        super().on_train_epoch_end(trainer, module)
+        self._write_figures(trainer, best is not self.best_model_score)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        best = self.best_model_score
+        super().on_validation_end(trainer, module)
+        self._write_figures(trainer, best is not self.best_model_score)
+
+    def _write_figures(self, trainer: Trainer, better: bool) -> None:
+        if better and trainer.is_global_zero:
+            assert isinstance(trainer.lightning_module, Detection)
+            write_figures(trainer.lightning_module.figures, Path(self.best_model_path).with_name("metrics.json"))
+
+
+class Pictures(Callback):
+    """Draw the first ``count`` validation images after each validation: truth at the left, predictions at the right.
+
+    They go into ``folder``, by default ``pictures`` in the trainer's log folder, and to TensorBoard. Predictions are
+    drawn from a score of ``threshold``.
+    """
+
+    def __init__(self, folder: str | Path | None = None, count: int = 4, threshold: float = 0.5) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.count, self.threshold = count, threshold
+        self._drawn = 0
+
+    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._drawn = 0
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int, dataloader: int = 0
+    ) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or outputs is None:
+            return
+        assert isinstance(module, Detection)
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        for row in range(min(len(batch.rows), self.count - self._drawn)):
+            picture = truth_and_prediction(batch, outputs["detections"], row, module.classes, self.threshold)
+            name = module.data.val_annotations.path(int(batch.rows[row])).stem
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{name}.jpg")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
+            self._drawn += 1
+
+
+class ProgressBar(RichProgressBar):
+    """A bar for each epoch, with every loss of the last step."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, module)
+        return {name.removeprefix(STAGE): value for name, value in shown.items() if name.startswith(STAGE)}
+
+
+class ProgressLog(Callback):
+    """The same as a line in the log ``every`` so many batches, where no terminal can show a bar."""
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        done, total = index + 1, trainer.num_training_batches
+        if done % self.every == 0 or done == total:
+            shown = [(name.removeprefix(STAGE), value) for name, value in trainer.progress_bar_metrics.items()]
+            losses = " ".join(f"{name} {value:.3f}" for name, value in shown if name != "v_num")
+            log.info("epoch %d, batch %d of %s: %s", trainer.current_epoch, done, total, losses)
+
+
+def truth_and_prediction(
+    batch: Batch, found: Instances, row: int, classes: Sequence[str], threshold: float
+) -> NDArray[np.uint8]:
+    """One image of a batch twice, (H, W, 3): with its ground truth, and with what was found in it."""
+    height, width = batch.sizes[row].tolist()
+    image = batch.images[row, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+    assert found.scores is not None
+    pictures = []
+    for objects in (batch.targets, found._replace(valid=found.valid & (found.scores >= threshold))):
+        valid = objects.valid[row]
+        boxes, labels, scores = (
+            None if column is None else column[row][valid].float().cpu().numpy()
+            for column in (objects.boxes, objects.labels, objects.scores)
+        )
+        assert boxes is not None
+        assert labels is not None
+        pictures.append(draw(image, boxes, labels, classes, scores))
+    return grid([pictures])

@@ -1,0 +1,87 @@
+"""Finding objects in image files."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detseg.data import DetectionData, collate
+from detseg.data.images import SUFFIXES, read_image
+from detseg.errors import CheckpointError, DataError
+from detseg.recipe import build
+from detseg.structures import Sample, rescale
+
+if TYPE_CHECKING:
+    from detseg.tasks.detection import Detection
+
+
+class Prediction(NamedTuple):
+    """The objects found in one image, the surest first."""
+
+    path: Path
+    classes: list[str]  # (n,)
+    scores: NDArray[np.float32]  # (n,)
+    boxes: NDArray[np.float32]  # (n, 4) xyxy, pixels of the image file
+
+
+def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The image files that ``source`` means: a file, a folder, a glob pattern, or several of them.
+
+    Raises DataError if there is none.
+    """
+    if not isinstance(source, (str, Path)):
+        return [path for one in source for path in find_images(one)]
+    if Path(source).is_dir():
+        found = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise DataError(f"{source}: no image in this folder ({', '.join(SUFFIXES)})")
+        return found
+    found = [Path(source)] if Path(source).exists() else sorted(map(Path, glob.glob(str(source), recursive=True)))
+    if not found:
+        raise DataError(f"{source}: no such image, folder or pattern")
+    return found
+
+
+def predict(task: Detection, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
+    """Find objects of a score of at least ``threshold`` in image files, one after the other.
+
+    Raises DataError, naming it, for a file that is missing or is no image.
+    """
+    try:
+        data = build(task.data_recipe)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"how images are resized cannot be rebuilt: {error}") from error
+    if not isinstance(data, DetectionData):
+        raise CheckpointError("this task was never trained: there are no classes and no size of images to predict with")
+    for path in find_images(images):
+        yield _predict(task, data, path, threshold)
+
+
+@torch.inference_mode()
+def _predict(task: Detection, data: DetectionData, path: Path, threshold: float) -> Prediction:
+    image = read_image(path)
+    resized, _ = data.eval_transform(image)
+    nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
+    batch = collate([sample], data.buckets)
+    images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.sizes, batch.original_sizes))
+    was_training = task.network.training
+    try:
+        found = rescale(task.network.eval()(images, sizes), sizes, original_sizes)
+    finally:
+        task.network.train(was_training)
+    assert found.scores is not None
+    assert found.labels is not None
+    kept = found.valid[0] & (found.scores[0] >= threshold)
+    return Prediction(
+        path,
+        [task.classes[label] for label in found.labels[0][kept].tolist()],
+        found.scores[0][kept].float().cpu().numpy(),
+        found.boxes[0][kept].float().cpu().numpy(),
+    )
