@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detseg.data.transforms import Picture, Transforms, fit
+from detseg.errors import ConfigError
+
+
+def picture(height: int, width: int, boxes: list[list[int]]) -> Picture:
+    """Each box is filled with a colour of its own, which its label says, and its mask is the box."""
+    image = np.full((height, width, 3), 255, dtype=np.uint8)
+    masks = np.zeros((len(boxes), height, width), dtype=bool)
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        image[y1:y2, x1:x2] = 20 * number
+        masks[number, y1:y2, x1:x2] = True
+    return Picture(image, np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes), dtype=np.int64), masks)
+
+
+def assert_together(found: Picture) -> None:
+    """Box, mask and colour of each object are at the same place. Resizing mixes the colours at the edges."""
+    assert found.masks is not None
+    height, width = found.image.shape[:2]
+    assert found.image.dtype == np.uint8
+    assert found.boxes.dtype == np.float32
+    assert found.masks.shape == (len(found.boxes), height, width)
+    for box, label, mask in zip(found.boxes, found.labels, found.masks, strict=True):
+        y, x = mask.nonzero()
+        assert np.allclose(box, [x.min(), y.min(), x.max() + 1, y.max() + 1], atol=1)
+        x1, y1, x2, y2 = np.round(box).astype(int)
+        blur_x, blur_y = (x2 - x1) // 4 + 1, (y2 - y1) // 4 + 1
+        inner = found.image[y1 + blur_y : y2 - blur_y, x1 + blur_x : x2 - blur_x]
+        assert inner.size
+        assert (inner == 20 * label).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(60, 150), st.integers(60, 150), st.integers(0, 10**9), st.booleans())
+def test_box_label_and_mask_go_together(height: int, width: int, seed: int, augmented: bool) -> None:
+    boxes = [[5, 7, 25, 27], [30, 8, 55, 24], [12, 33, 28, 57]]
+    augment = {"VerticalFlip": {"p": 0.5}, "Transpose": {"p": 0.5}} if augmented else None
+    transforms = Transforms([80, 100], 120, flip=0.5, crop=0.5, augment=augment)
+    found = transforms.train(picture(height, width, boxes), seed)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert_together(found)
+    assert_together(transforms.evaluate(picture(height, width, boxes)))
+
+
+def test_a_mirror_image_is_exact() -> None:
+    original = picture(40, 40, [[3, 5, 11, 30]])
+    found = Transforms(40, 40, flip=1).train(original, 0)
+    assert found.boxes.tolist() == [[40 - 11, 5, 40 - 3, 30]]
+    assert np.array_equal(found.image, original.image[:, ::-1])
+    assert_together(found)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.25, 1.0])
+def test_how_often_a_picture_is_mirrored(flip: float) -> None:
+    transforms, original = Transforms(40, 40, flip=flip), picture(40, 40, [[3, 5, 11, 30]])
+    count = sum(transforms.train(original, seed).boxes[0, 0] > 20 for seed in range(400))
+    assert count == pytest.approx(400 * flip, abs=35)
+
+
+def test_boxes_left_without_area_go_with_label_and_mask() -> None:
+    boxes = [[0, 0, 30, 20], [50, 0, 80, 20], [0, 50, 30, 70]]
+    transforms = Transforms(100, 100, flip=0, augment={"Crop": {"x_max": 45, "y_max": 100}})
+    found = transforms.train(picture(100, 100, boxes), 0)
+    assert found.labels.tolist() == [0, 2]
+    assert_together(found)
+    alone = transforms.train(picture(100, 100, boxes[1:2]), 0)
+    assert alone.boxes.shape == (0, 4)
+    assert alone.masks is not None
+    assert alone.masks.shape == (0, 100, 45)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crop_holds_all_boxes_and_the_middle_of_an_empty_picture(seed: int) -> None:
+    transforms = Transforms(64, 640, flip=0, crop=1)
+    full = [[0, 0, 64, 64], [10, 10, 20, 20]]
+    assert transforms.train(picture(64, 64, full), seed).image.shape == (64, 64, 3)
+    empty = picture(64, 64, [])
+    empty.image[32, 32] = 0
+    found = transforms.train(empty, seed)
+    assert found.boxes.shape == (0, 4)
+    assert found.image.min() < 200  # its middle is there
+
+
+def test_crops_and_sizes_vary() -> None:
+    original = picture(100, 130, [[40, 40, 60, 60]])
+    crops = {Transforms(100, 999, flip=0, crop=1).train(original, seed).image.shape for seed in range(20)}
+    assert len(crops) > 5
+    sizes = {Transforms([50, 60, 70], 999, flip=0).train(original, seed).image.shape[0] for seed in range(30)}
+    assert sizes == {50, 60, 70}
+    assert Transforms([50, 70, 60], 999).evaluate(original).image.shape[0] == 70
+
+
+def test_a_seed_draws_the_same_again() -> None:
+    transforms = Transforms([50, 60], 999, crop=0.5, augment={"ColorJitter": {"p": 1}, "GaussNoise": {"p": 1}})
+    original = picture(100, 130, [[40, 40, 60, 60]])
+    first, again, other = (transforms.train(original, seed) for seed in (3, 3, 4))
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.boxes, again.boxes)
+    assert first.image.shape != other.image.shape or (first.image != other.image).any()
+
+
+def test_the_original_is_left_as_it_is() -> None:
+    original = picture(40, 40, [[3, 5, 11, 30]])
+    before = original.image.copy(), original.boxes.copy()
+    Transforms(40, 40, flip=1, crop=1, augment={"ColorJitter": {"p": 1}}).train(original, 1)
+    assert np.array_equal(original.image, before[0])
+    assert np.array_equal(original.boxes, before[1])
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000), st.integers(0, 800))
+def test_fit(height: int, width: int, size: int, more: int) -> None:
+    new = fit(np.array([height, width]), size, size + more)
+    scale = min(size / min(height, width), (size + more) / max(height, width))
+    assert min(new) == size or max(new) == size + more
+    assert max(new) <= size + more
+    assert np.abs(new - np.maximum([height * scale, width * scale], 1)).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((480, 640), (800, 1067)), ((427, 640), (800, 1199)), ((640, 480), (1067, 800)), ((375, 1242), (402, 1333))],
+)
+def test_fit_of_the_standard_recipe(old: tuple[int, int], new: tuple[int, int]) -> None:
+    assert tuple(fit(np.array(old), 800, 1333)) == new
+    assert fit(np.array([old, old]), 800, 1333).tolist() == [list(new)] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": []}, "size"),
+        ({"size": 0}, "size"),
+        ({"size": [300, 900], "max_size": 800}, "max_size 800"),
+        ({"flip": 1.5}, "flip"),
+        ({"crop": -1}, "crop"),
+        ({"augment": {"ColorJiter": {}}}, "no transform ColorJiter; near to it: ColorJitter"),
+        ({"augment": {"Compose": {}}}, "no transform Compose"),
+        ({"augment": {"ColorJitter": {"brightnes": 0.2}}}, "ColorJitter: .*brightnes"),
+        ({"augment": {"GaussianBlur": {"p": 2}}}, "GaussianBlur: .*p"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s)transforms: .*{message}"):
+        Transforms(**values)  # type: ignore[arg-type]
