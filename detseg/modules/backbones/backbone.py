@@ -87,6 +87,13 @@ class Backbone(nn.Module, Recipe):
         return self
 
 
+def known_stages(stages: Sequence[int], known: range) -> list[int]:
+    """``stages`` in order. Raises ValueError, naming those that there are, if others are among them, or none at all."""
+    if not stages or not set(stages) <= set(known):
+        raise ValueError(f"stages {list(stages)}: choose among {', '.join(map(str, known))}")
+    return sorted(set(stages))
+
+
 def load_weights(network: nn.Module, name: str, weights: str | None) -> None:
     """Load ImageNet ``weights`` into the torchvision ``network`` called ``name``.
 
@@ -128,4 +135,6 @@ def _read_weights(name: str, weights: str) -> dict[str, Any]:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{weights}: not a state dict that can be read safely: {error}") from error
+    if not (isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())):
+        raise CheckpointError(f"{weights}: not a state dict, which has the names of tensors and the tensors alone")
     return state

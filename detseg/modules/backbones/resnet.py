@@ -8,7 +8,7 @@ from typing import Literal
 import torchvision
 from torch import Tensor
 
-from detseg.modules.backbones.backbone import NORMS, Backbone, Norm, load_weights
+from detseg.modules.backbones.backbone import NORMS, Backbone, Norm, known_stages, load_weights
 
 
 class ResNet(Backbone):
@@ -36,7 +36,7 @@ class ResNet(Backbone):
         network = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer)
         load_weights(network, name, weights)
         self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
-        self.stages = sorted(stages)
+        self.stages = known_stages(stages, range(2, 6))
         for stage in range(2, self.stages[-1] + 1):
             setattr(self, f"layer{stage - 1}", getattr(network, f"layer{stage - 1}"))
         widths = [64, 128, 256, 512] if name in ("resnet18", "resnet34") else [256, 512, 1024, 2048]

@@ -1,0 +1,248 @@
+"""What holds for every backbone. A new one gets all of it from a subclass of a few lines::
+
+class TestVGG(PretrainedTester):
+    name = "vgg16"
+    nodes = ("features.15", "features.22", "features.29")
+    frozen = ("features.0.", "features.2.")
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Backbone:
+        return VGG("vgg16", **arguments)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.transforms.functional import normalize
+
+from detseg.errors import CheckpointError
+from detseg.modules.backbones import Backbone
+from detseg.recipe import build, recipe
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def shake(network: nn.Module) -> nn.Module:
+    """Give batch norm the statistics of a network that has seen something."""
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    return network
+
+
+def architecture(network: nn.Module) -> dict[str, object]:
+    parts: dict[str, object] = {name: type(module) for name, module in network.named_modules()}
+    parts |= {name: (value.shape, value.requires_grad) for name, value in network.named_parameters()}
+    return parts | {name: value.shape for name, value in network.state_dict().items() if name not in parts}
+
+
+class BackboneTester:
+    """The contract of ``Backbone``."""
+
+    frozen: tuple[str, ...]  # beginnings of the names of the parameters that do not train with frozen=2
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Backbone:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls) -> Backbone:
+        torch.manual_seed(0)
+        return shake(cls.make()).eval()
+
+    @torch.no_grad()
+    def test_channels_and_strides_are_true(self, backbone) -> None:
+        maps = backbone(images(2, 3, 128, 64))
+        expected = [
+            (2, channels, 128 // stride, 64 // stride)
+            for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+        ]
+        assert [tuple(feature.shape) for feature in maps] == expected
+
+    def test_maps_come_fine_to_coarse(self, backbone) -> None:
+        assert backbone.strides == sorted(set(backbone.strides))
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("size", [(65, 97), (127, 70), (33, 64)])
+    def test_odd_sizes(self, backbone, size) -> None:
+        for feature, stride in zip(backbone(images(1, 3, *size)), backbone.strides, strict=True):
+            for cells, pixels in zip(feature.shape[2:], size, strict=True):
+                assert cells in (pixels // stride, -(-pixels // stride))
+
+    def test_gradients_reach_every_trained_parameter(self) -> None:
+        backbone = self.make()
+        sum(feature.square().mean() for feature in backbone(images(2, 3, 64, 64))).backward()
+        untouched = [
+            name
+            for name, value in backbone.named_parameters()
+            if value.requires_grad and (value.grad is None or not value.grad.any())
+        ]
+        assert untouched == []
+
+    def test_what_is_frozen_stays(self) -> None:
+        backbone = shake(self.make(frozen=2))
+        frozen = {name for name, value in backbone.named_parameters() if not value.requires_grad}
+        assert frozen == {name for name, _ in backbone.named_parameters() if name.startswith(self.frozen)}
+        before = copy.deepcopy(backbone.state_dict())
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1, weight_decay=0.1)
+        for mode in (False, True):
+            backbone.train(mode)
+        sum(feature.square().mean() for feature in backbone(images(2, 3, 64, 64))).backward()
+        optimizer.step()
+        changed = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == {name for name in before if not name.startswith(self.frozen)}
+
+    @torch.no_grad()
+    def test_evaluation_is_deterministic(self, backbone) -> None:
+        for one, other in zip(backbone(images(1, 3, 64, 64)), backbone(images(1, 3, 64, 64)), strict=True):
+            assert torch.equal(one, other)
+
+    @torch.no_grad()
+    def test_batch_equals_one_by_one(self, backbone) -> None:
+        batch, sizes = images(3, 3, 64, 96), torch.tensor([(64, 96), (40, 96), (64, 50)])
+        together = backbone(batch, sizes)
+        for row in range(3):
+            for feature, alone in zip(together, backbone(batch[row, None], sizes[row, None]), strict=True):
+                assert_close(feature[row, None], alone, rtol=1e-4, atol=1e-4)
+
+    @torch.no_grad()
+    def test_pixels_outside_the_sizes_do_not_matter(self, backbone) -> None:
+        sizes = torch.tensor([(64, 50), (40, 64)])
+        batch = images(2, 3, 64, 64)
+        other = batch.clone()
+        other[0, :, :, 50:] = 255
+        other[1, :, 40:] = 0
+        assert not torch.equal(batch, other)
+        for feature, same in zip(backbone(batch, sizes), backbone(other, sizes), strict=True):
+            assert torch.equal(feature, same)
+
+    @torch.no_grad()
+    def test_state_round_trip(self, backbone) -> None:
+        torch.manual_seed(1)
+        copied = self.make().eval()
+        copied.load_state_dict(backbone.state_dict())
+        for feature, same in zip(backbone(images(1, 3, 64, 64)), copied(images(1, 3, 64, 64)), strict=True):
+            assert torch.equal(feature, same)
+
+    @pytest.mark.parametrize("arguments", [{}, {"frozen": 1}])
+    def test_recipe_round_trip(self, arguments) -> None:
+        with torch.device("meta"):
+            backbone = self.make(**arguments)
+            rebuilt = build(json.loads(json.dumps(recipe(backbone))))
+        assert architecture(rebuilt) == architecture(backbone)
+        assert (rebuilt.channels, rebuilt.strides) == (backbone.channels, backbone.strides)
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = str(target)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.target,)
+
+
+class PretrainedTester(BackboneTester):
+    """The contract of a backbone that takes torchvision's weights."""
+
+    name: str  # of the network in torchvision
+    nodes: tuple[str, ...]  # its modules whose outputs are the maps
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def theirs(cls) -> nn.Module:
+        torch.manual_seed(2)
+        return shake(torchvision.models.get_model(cls.name, weights=None)).eval()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, theirs, tmp_path_factory) -> str:
+        path = tmp_path_factory.mktemp("weights") / "weights.pth"
+        torch.save(theirs.state_dict(), path)
+        return str(path)
+
+    @torch.no_grad()
+    def test_features_are_those_of_torchvision(self, theirs, weights) -> None:
+        batch = images(2, 3, 75, 98)
+        normal = normalize(batch / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        expected = create_feature_extractor(theirs, list(self.nodes))(normal)
+        features = self.make(weights=weights).eval()(batch)
+        for feature, node in zip(features, self.nodes, strict=True):
+            assert_close(feature, expected[node], rtol=1e-4, atol=1e-4 * float(expected[node].abs().max()))
+
+    def test_weights_without_the_classifier_are_enough(self, theirs, weights, tmp_path) -> None:
+        state = theirs.state_dict()
+        torch.save({name: state[name] for name in state if not name.startswith(("fc.", "classifier."))}, tmp_path / "w")
+        whole = self.make(weights=weights).state_dict()
+        for name, value in self.make(weights=str(tmp_path / "w")).state_dict().items():
+            assert torch.equal(value, whole[name])
+
+    def test_pretrained_stages_and_batch_norm_are_frozen(self, weights) -> None:
+        backbone = self.make(weights=weights).train()
+        frozen = {name for name, value in backbone.named_parameters() if not value.requires_grad}
+        assert frozen == {name for name, _ in backbone.named_parameters() if name.startswith(self.frozen)}
+        before = copy.deepcopy(dict(backbone.named_buffers()))
+        backbone(images(2, 3, 64, 64))
+        assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
+
+    @pytest.mark.parametrize("arguments", [{}, {"norm": "batch"}, {"frozen": 0}])
+    def test_recipe_gives_the_same_architecture_without_the_weights(self, weights, arguments) -> None:
+        backbone = self.make(weights=weights, **arguments)
+        description = json.dumps(recipe(backbone))
+        assert weights not in description
+        rebuilt = build(json.loads(description))
+        assert architecture(rebuilt) == architecture(backbone)
+
+    @pytest.mark.parametrize("weights", ["no/such/file.pth", "IMAGENET1K_V9"])
+    def test_weights_that_do_not_exist(self, weights) -> None:
+        with pytest.raises(CheckpointError, match=f"{weights}.*IMAGENET1K_V1"):
+            self.make(weights=weights)
+
+    def test_weights_of_another_network(self, tmp_path) -> None:
+        path = tmp_path / "other.pth"
+        torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+        with pytest.raises(CheckpointError, match=f"other.pth: .*{self.name}.*missing.*unknown"):
+            self.make(weights=str(path))
+
+    def test_weights_of_another_shape(self, theirs, tmp_path) -> None:
+        name, value = next(iter(theirs.state_dict().items()))
+        torch.save({name: value[:1]}, tmp_path / "narrow.pth")
+        with pytest.raises(CheckpointError, match=f"narrow.pth: .*another shape.*{name}"):
+            self.make(weights=str(tmp_path / "narrow.pth"))
+
+    @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04broken"])
+    def test_broken_file(self, tmp_path, content) -> None:
+        path = tmp_path / "broken.pth"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"broken\.pth"):
+            self.make(weights=str(path))
+
+    @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"epoch": 3}, {3: torch.zeros(1)}])
+    def test_file_that_holds_something_else(self, tmp_path, content) -> None:
+        path = tmp_path / "other.pth"
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r"other\.pth"):
+            self.make(weights=str(path))
+
+    def test_file_that_would_run_code(self, tmp_path) -> None:
+        torch.save({"conv1.weight": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
+        with pytest.raises(CheckpointError, match=r"evil\.pth"):
+            self.make(weights=str(tmp_path / "evil.pth"))
+        assert not (tmp_path / "executed").exists()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch.testing import assert_close
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from detseg.modules import FPN
+from detseg.modules.backbones import Backbone, MobileNetV2, ResNet
+from tests.modules.backbones.tester import BackboneTester, images
+
+
+class TestPyramidOnResNet(BackboneTester):
+    frozen = ("body.conv1.", "body.bn1.", "body.layer1.")
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Backbone:
+        return FPN(ResNet("resnet18", **arguments), channels=16)
+
+
+class TestPyramidOnPartOfMobileNet(BackboneTester):
+    frozen = ("body.features.0.", "body.features.1.", "body.features.2.", "body.features.3.")
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Backbone:
+        return FPN(MobileNetV2(stages=[3, 4], **arguments), channels=8)
+
+
+@torch.no_grad()
+def test_maps_are_those_of_torchvision() -> None:
+    ours = FPN(ResNet("resnet18"), channels=16).eval()
+    theirs = FeaturePyramidNetwork(ours.body.channels, 16, LastLevelMaxPool())
+    for level in range(4):
+        theirs.inner_blocks[level][0].load_state_dict(ours.inner[level].state_dict())
+        theirs.layer_blocks[level][0].load_state_dict(ours.outer[level].state_dict())
+    batch = images(2, 3, 100, 150)  # maps of odd sides, that a map of half the side does not cover
+    expected = theirs(OrderedDict(enumerate(map(torch.clone, ours.body(batch)))))
+    for feature, other in zip(ours(batch), expected.values(), strict=True):
+        assert_close(feature, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_map_of_twice_the_stride_is_added() -> None:
+    with torch.device("meta"):
+        assert FPN(ResNet("resnet18")).strides == [4, 8, 16, 32, 64]

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from detseg.modules.rpn import RPN, Predictions
+from detseg.structures import Instances
+
+IMAGE = (64, 96)
+SIZES = torch.tensor([(64, 96), (50, 40)])
+
+
+@pytest.fixture
+def rpn() -> RPN:
+    torch.manual_seed(0)
+    return RPN(4, sizes=[[16], [32]], ratios=[0.5, 1, 2], samples=10**6, positive_fraction=1)
+
+
+@pytest.fixture
+def features() -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(2, 4, 8, 12), torch.randn(2, 4, 4, 6)]
+
+
+def predict(scores: list[list[float]], boxes: list[list[float]]) -> Predictions:
+    """What a network says that repeats its anchors, ``boxes`` of one map, for images of these ``scores``."""
+    logits = torch.tensor(scores).logit()
+    return Predictions(logits, torch.zeros(*logits.shape, 4), torch.tensor(boxes), [len(boxes)])
+
+
+def targets(*boxes: list[float]) -> Instances:
+    return Instances(torch.tensor([boxes]).view(1, -1, 4), torch.ones(1, len(boxes), dtype=torch.bool))
+
+
+def test_one_prediction_for_each_anchor(rpn, features) -> None:
+    logits, deltas, anchors, counts = rpn(features, IMAGE)
+    assert counts == [8 * 12 * 3, 4 * 6 * 3]
+    assert (logits.shape, deltas.shape, anchors.shape) == ((2, 360), (2, 360, 4), (360, 4))
+
+
+def test_predictions_belong_to_the_anchor_at_their_place(rpn, features) -> None:
+    """The layers' channels are anchors of one cell; the cell in row 2 and column 5 of the first map is at (40, 16)."""
+    logits, deltas, anchors, _ = rpn(features, IMAGE)
+    hidden = rpn.conv(features[0]).relu()
+    place = (2 * 12 + 5) * 3 + 1
+    assert_close(logits[:, place], rpn.objectness(hidden)[:, 1, 2, 5])
+    assert_close(deltas[:, place], rpn.deltas(hidden)[:, 4:8, 2, 5])
+    assert anchors[place].tolist() == [40 - 8, 16 - 8, 40 + 8, 16 + 8]
+
+
+def test_anchors_are_not_in_the_state(rpn) -> None:
+    assert {name.split(".")[0] for name in rpn.state_dict()} == {"conv", "objectness", "deltas"}
+
+
+def test_proposals_lie_inside_the_image_best_first(rpn, features) -> None:
+    proposals = rpn.propose(rpn(features, IMAGE), SIZES, candidates=100, limit=50)
+    assert proposals.boxes.shape == (2, 50, 4)
+    assert proposals.valid.sum(dim=1).min() > 10
+    for boxes, valid, scores, (height, width) in zip(
+        proposals.boxes, proposals.valid, proposals.scores, SIZES.tolist(), strict=True
+    ):
+        assert boxes.min() >= 0
+        assert boxes[:, 0::2].max() <= width
+        assert boxes[:, 1::2].max() <= height
+        assert torch.equal(scores[valid], scores[valid].sort(descending=True).values)
+        assert not boxes[~valid].any()
+
+
+def test_only_the_best_candidates_of_each_map_are_looked_at(rpn, features) -> None:
+    predictions = rpn(features, IMAGE)
+    rpn.nms = 1.0
+    proposals = rpn.propose(predictions, SIZES[:1].expand(2, 2), candidates=5, limit=50)
+    assert proposals.valid.sum(dim=1).tolist() == [10, 10]
+    best = torch.cat([level.topk(5, dim=1).values for level in predictions.logits.split(predictions.counts, dim=1)], 1)
+    assert_close(proposals.scores[proposals.valid].view(2, 10), best.sigmoid().sort(dim=1, descending=True).values)
+
+
+def test_proposals_of_one_map_suppress_each_other(rpn) -> None:
+    predictions = predict([[0.6, 0.9, 0.8]], [[0, 0, 20, 20], [0, 0, 20, 19], [30, 30, 50, 50]])
+    proposals = rpn.propose(predictions, SIZES[:1], candidates=10, limit=3)
+    assert_close(proposals.scores[proposals.valid], torch.tensor([0.9, 0.8]))
+    apart = rpn.propose(predictions._replace(counts=[1, 2]), SIZES[:1], candidates=10, limit=3)
+    assert_close(apart.scores[apart.valid], torch.tensor([0.9, 0.8, 0.6]))
+
+
+def test_what_clipping_leaves_nothing_of_is_no_proposal(rpn) -> None:
+    predictions = predict([[0.9, 0.5]], [[96, 0, 120, 20], [80, 0, 120, 20]])
+    proposals = rpn.propose(predictions, SIZES[:1], candidates=10, limit=3)
+    assert proposals.boxes[proposals.valid].tolist() == [[80, 0, 96, 20]]
+
+
+def test_loss_is_the_papers(rpn) -> None:
+    """Anchors of IoU 1 (positive), 0.5 (ignored) and 0 (negative), all of them sampled."""
+    predictions = predict([[0.8, 0.3, 0.4]], [[0, 0, 20, 20], [0, 0, 20, 10], [40, 40, 60, 60]])
+    predictions = predictions._replace(deltas=torch.tensor([[[0.5, 0, 0, 0], [9, 9, 9, 9], [9, 9, 9, 9]]]))
+    losses = rpn.loss(predictions, targets([0, 0, 20, 20]))
+    assert losses["rpn_objectness"].item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
+    assert losses["rpn_box"].item() == pytest.approx((0.5 - 0.5 / 9) / 2, rel=1e-5)
+
+
+def test_samples_are_limited_and_mixed(rpn) -> None:
+    rpn.samples, rpn.positive_fraction = 4, 0.5
+    predictions = predict([[0.8] * 3 + [0.4] * 9], [[0.0, 0, 20, 20]] * 3 + [[40.0, 40, 60, 60]] * 9)
+    loss = rpn.loss(predictions, targets([0, 0, 20, 20]))["rpn_objectness"]
+    assert loss.item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
+
+
+def test_proposals_carry_no_gradient(rpn, features) -> None:
+    assert not rpn.propose(rpn(features, IMAGE), SIZES, candidates=10, limit=5).boxes.requires_grad
