@@ -168,9 +168,9 @@ def _coco(shape: Shape) -> dict[str, Any]:
     """The fields of a COCO annotation; the mask is a polygon where all of a shape is seen, else it is run lengths."""
     x1, y1, x2, y2 = shape.box
     height, width = shape.mask.shape
-    pixels = np.concatenate([[False], shape.mask.T.ravel(), [True]])  # column by column; a last run up to the end
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
-    runs = np.diff(changes, prepend=0)
+    pixels = shape.mask.T.ravel()  # column by column
+    changes = np.flatnonzero(np.concatenate([pixels[:1], pixels[1:] != pixels[:-1]]))
+    runs = np.diff(changes, prepend=0, append=len(pixels))  # of pixels outside and inside, in turn
     return {
         "category_id": shape.label + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
