@@ -5,7 +5,7 @@ CONFIG ?= faster_rcnn_shapes.yaml
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
 .PHONY: help train test lint clean
 
@@ -15,6 +15,8 @@ help: ## say what each target does
 train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on the spot (CONFIG=... for another)
 	$(BIN)/python tools/train.py --config $(CONFIG)
 
+# The tensors of the tests are small: more threads would only wait for each other.
+test: export OMP_NUM_THREADS ?= 2
 test: $(VENV)/development ## run the tests; fails when they cover less of the package than pyproject.toml asks
 	$(BIN)/python -m pytest --cov
 
