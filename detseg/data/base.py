@@ -132,17 +132,23 @@ class DetectionData(LightningDataModule, Recipe):
             self.trainer._accelerator_connector.use_distributed_sampler = False
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches of changed images. The seed is that of ``seed_everything``."""
-        annotations = self.train_annotations
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sampler = TrainingSampler(self._groups(annotations), self.batch_size, seed, *_rank())
-        return self._loader(DetectionDataset(annotations, self.transforms, training=True), sampler)
+        """Shuffled batches of changed images. The seed is that of ``seed_everything``.
+
+        Lightning's ``overfit_batches`` needs the same ones in each epoch, and gets them.
+        """
+        groups = self._groups(self.train_annotations)
+        sampler: TrainingSampler | EvaluationSampler
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            sampler = EvaluationSampler(groups, self.batch_size, *_rank())
+        else:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank())
+        return self._loader(DetectionDataset(self.train_annotations, self.transforms, training=True), sampler)
 
     def val_dataloader(self) -> Loader:
         """Every image once over all ranks. A rank that runs out of images before others gets empty batches."""
-        annotations = self.val_annotations
-        sampler = EvaluationSampler(self._groups(annotations), self.batch_size, *_rank())
-        return self._loader(DetectionDataset(annotations, self.transforms, training=False), sampler)
+        sampler = EvaluationSampler(self._groups(self.val_annotations), self.batch_size, *_rank())
+        return self._loader(DetectionDataset(self.val_annotations, self.transforms, training=False), sampler)
 
     def _loader(self, dataset: DetectionDataset, sampler: TrainingSampler | EvaluationSampler) -> Loader:
         return Loader(

@@ -242,6 +242,14 @@ def test_each_epoch_is_shuffled_anew_and_resuming_goes_on(tmp_path: Path) -> Non
     assert straight.trained == stopped.trained + resumed.trained
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_overfitting_sees_the_same_batches_again(tmp_path: Path) -> None:
+    data = COCO(str(whole_coco(tmp_path, train=9)), transforms=SMALL, workers=0, batch_size=2)
+    module = Recorder()
+    trainer(max_epochs=3, overfit_batches=2, enable_checkpointing=False).fit(module, data)
+    assert module.trained == [[epoch, *rows] for epoch in range(3) for rows in ([0, 1], [2, 3])]
+
+
 RANKS = """
 import json, sys
 from pathlib import Path
