@@ -37,7 +37,7 @@ def read(path: str | Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about old pickle protocols; what cannot be read says so
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        named = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+        named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         if named:
             raise CheckpointError(
                 f"{path}: holds {named[1]}, and only tensors and plain values are read, since anything else could run "

@@ -14,7 +14,7 @@ from detseg.data import DetectionData
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
-WRAPPERS = ("init_args", "dict_kwargs")  # levels of a file that are no part of a key on the command line
+WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
 
 
 class Setting(NamedTuple):
@@ -110,9 +110,16 @@ def _file_settings(path: Path, key: str) -> Iterator[Setting]:
 
 def _node_settings(node: yaml.Node | None, path: Path, key: str) -> Iterator[Setting]:
     if isinstance(node, yaml.MappingNode):
+        seen = set()
         for name, value in node.value:
-            inner = key if name.value in WRAPPERS else f"{key}.{name.value}".removeprefix(".")
-            yield Setting(inner, path, name.start_mark.line + 1)
+            line = name.start_mark.line + 1
+            if name.value in seen:  # YAML takes the last one, and says nothing
+                raise ConfigError(f"{path}, line {line}: {name.value} is set twice")
+            seen.add(name.value)
+            inner = key
+            if name.value not in WRAPPERS:
+                inner = f"{key}.{name.value}".removeprefix(".")
+                yield Setting(inner, path, line)
             yield from _node_settings(value, path, inner)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg import checkpoint
-from detseg.cli.faults import parse
+from detseg.cli.faults import PARSER, parse
 from detseg.data import COCO
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import FasterRCNN
@@ -39,8 +39,7 @@ def convert(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog="detseg convert",
         usage="detseg convert SOURCE TARGET [--classes NAME,NAME...]",
-        exit_on_error=False,
-        allow_abbrev=False,
+        **PARSER,
     )
     parser.add_argument("source", type=Path, help="State dict of torchvision's fasterrcnn_resnet50_fpn, or checkpoint.")
     parser.add_argument("target", type=Path, help="File to write: the other one of the two.")

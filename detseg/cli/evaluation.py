@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 
 from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
-from detseg.cli.faults import cause, parse
+from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData
 from detseg.metrics import coco_results
 from detseg.recipe import build
@@ -57,8 +57,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="detseg evaluate",
         usage="detseg evaluate --checkpoint FILE [--data NAME.yaml|CLASS] [--out FILE.json] [--metrics FILE.json]",
-        exit_on_error=False,
-        allow_abbrev=False,
+        **PARSER,
     )
     parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")
     parser.add_subclass_arguments(DetectionData, "data", help="By default that of the checkpoint.")

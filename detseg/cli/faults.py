@@ -14,7 +14,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from detseg.cli.configs import nearest, where
 from detseg.data import DetectionData
@@ -101,6 +102,16 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
     return ConfigError(f"{key}{where(key, arguments)}: {text}" if key else text)
 
 
+def load_value(text: str) -> Any:
+    """YAML, where "None" is null too: by that name jsonargparse hands a null from the command line down the levels."""
+    return None if text == "None" else get_loader("yaml")(text)
+
+
+set_loader("detseg", load_value, (yaml.YAMLError,))
+# What all our parsers have in common.
+PARSER: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "detseg"}
+
+
 def cause(error: BaseException) -> Exception:
     """What a constructor raised, from what jsonargparse made of it; an error of ours as it is."""
     chain = [error]
@@ -131,21 +142,21 @@ def _faults(message: str) -> Iterator[Fault]:
 
 def _unknown(fault: Fault, parser: ArgumentParser) -> tuple[str, list[str]]:
     """The whole key that is not known, and those that could stand in its place."""
+    about = re.split(r"\.(?:init_args|class_path)", fault.about)[0]
     if fault.owner:
         names = inspect.signature(fault.owner).parameters
-        return f"{fault.key}.{fault.about}", [f"{fault.key}.{name}" for name in names if name != "num_classes"]
-    key = re.split(r"\.(?:init_args|class_path)", fault.about)[0]
-    options = [action.dest for action in parser._actions]
+        return f"{fault.key}.{about}", [f"{fault.key}.{name}" for name in names if name != "num_classes"]
+    options = [action.dest for action in parser._actions if not action.dest.endswith("help")]
     groups = {option.split(".")[0] for option in options}
-    inside = [option for option in options if option.startswith(f"{key.split('.')[0]}.")]
-    return key, inside or sorted({*groups, *options})
+    inside = [option for option in options if option.startswith(f"{about.split('.')[0]}.")]
+    return about, inside or sorted({*groups, *options})
 
 
 def _known_classes(fault: Fault) -> str:
     """The names of the classes that would do, nearest first."""
     bases: tuple[Any, ...] = (BASES.get(fault.key),)
     if fault.owner:
-        hint = typing.get_type_hints(vars(fault.owner)["__init__"]).get(fault.key.rpartition(".")[2])
+        hint = inspect.signature(fault.owner, eval_str=True).parameters[fault.key.rpartition(".")[2]].annotation
         bases = typing.get_args(hint) or (hint,)
     names = [cls.__name__ for base in bases if inspect.isclass(base) for cls in _subclasses(base)]
     return nearest(fault.about, names) if names else ""

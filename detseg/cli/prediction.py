@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from detseg import checkpoint
-from detseg.cli.faults import parse
+from detseg.cli.faults import PARSER, parse
 from detseg.data.images import read_image
 from detseg.draw import draw
 from detseg.errors import ConfigError, DataError
@@ -29,8 +29,7 @@ def predict(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(
         prog="detseg predict",
         usage="detseg predict IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]",
-        exit_on_error=False,
-        allow_abbrev=False,
+        **PARSER,
     )
     parser.add_argument("images", type=str, nargs="+", help="Image files, folders or glob patterns.")
     parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")

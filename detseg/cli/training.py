@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
 from detseg.cli.configs import SUFFIXES, find_configs, for_other_data, where
-from detseg.cli.faults import cause, parse
+from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData
 from detseg.errors import CheckpointError, ConfigError
-from detseg.tasks import BestCheckpoint, Detection, Pictures, ProgressBar, ProgressLog
+from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint, Pictures, ProgressBar, ProgressLog
 from detseg.tasks.figures import figures_table
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            parser_kwargs={
-                "exit_on_error": False,
-                "allow_abbrev": False,
-                "prog": "detseg train",
-                "usage": USAGE,
-                "description": "Train a detector.",
-            },
+            parser_kwargs={"prog": "detseg train", "usage": USAGE, "description": "Train a detector.", **PARSER},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -94,7 +88,7 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
         callbacks: list[Callback] = [Pictures(self.folder / "pictures")]
         if settings["enable_checkpointing"] is not False:
-            callbacks.append(BestCheckpoint(self.folder))
+            callbacks += [BestCheckpoint(self.folder), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))

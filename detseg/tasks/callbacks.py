@@ -24,13 +24,18 @@ log = logging.getLogger(__name__)
 STAGE = "train/"  # what the names of training figures begin with
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keep ``best.ckpt`` by AP, ``last.ckpt``, and in ``metrics.json`` every figure of the best."""
+class LastCheckpoint(ModelCheckpoint):
+    """Keep ``last.ckpt``, which a training is resumed from. (``save_last`` skips epochs that are not the best.)"""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        super().__init__(
-            folder, filename="best", monitor="val/AP", mode="max", save_last=True, enable_version_counter=False
-        )
+        super().__init__(folder, filename="last", enable_version_counter=False)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep ``best.ckpt`` by AP, and in ``metrics.json`` every figure of it."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        super().__init__(folder, filename="best", monitor="val/AP", mode="max", enable_version_counter=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         best = self.best_model_score

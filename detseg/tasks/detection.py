@@ -112,7 +112,7 @@ class Detection(LightningModule):
         return total
 
     def _not_finite(self, losses: Mapping[str, Tensor], batch: Batch) -> str:
-        values = ", ".join(f"{name} {float(value):g}" for name, value in losses.items())
+        values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         images = ", ".join(str(self.data.train_annotations.path(row)) for row in batch.rows.tolist())
         return (
             f"the loss is not finite in step {self.global_step}: {values}; the images were {images}. "

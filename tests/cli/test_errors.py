@@ -1,0 +1,168 @@
+"""What the commands say about settings that are wrong: the key, the file and line, the nearest names; no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detseg import cli
+from tests.colours import write_colours
+
+CONFIG = """\
+model:
+  network:
+    class_path: FasterRCNN
+    init_args:
+      backbone:
+        class_path: FPN
+        init_args:
+          channels: 16
+          body: MobileNetV2
+  lr: 0.01
+data:
+  class_path: COCO
+  init_args:
+    root: colours
+trainer:
+  max_epochs: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("errors")
+    write_colours(folder / "colours", train=1, val=1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `detseg train` prints last before it ends with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        cli.train(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    last = [line for line in printed.splitlines() if line.startswith("error: ")]
+    return printed[printed.index(last[-1]) :].strip()
+
+
+# What is replaced in the file, by what, and what must be said about it, in this order.
+FILES = [
+    ("max_epochs", "max_epoch", ["trainer.max_epoch (my.yaml, line 16)", "did you mean trainer.max_epochs"]),
+    ("  lr:", "  lrr:", ["model.lrr (my.yaml, line 10)", "did you mean model.lr"]),
+    ("model:", "modell:", ["modell.network (my.yaml, line 2)", "did you mean model.network"]),
+    ("trainer:", "trainr:", ["trainr.max_epochs (my.yaml, line 16)", "trainer.max_epochs"]),
+    ("          channels", "          chanels", ["model.network.backbone.chanels (my.yaml, line 8)", "channels"]),
+    ("      backbone:", "      back:", ["model.network.back (my.yaml, line 5)", "did you mean model.network.backbone"]),
+    ("    root:", "    rot:", ["data.rot (my.yaml, line 14)", "did you mean data.root"]),
+    ("MobileNetV2", "MobileNetV3", ["model.network.backbone.body (my.yaml, line 9): MobileNetV3", "mean MobileNetV2?"]),
+    ("class_path: FPN", "class_path: FPPN", ["model.network.backbone (my.yaml, line 5): FPPN", "did you mean FPN?"]),
+    ("class_path: COCO", "class_path: VCO", ["data (my.yaml, line 11): VCO", "did you mean VOC?"]),
+    ("class_path: Faster", "class_pth: Faster", ["model.network (my.yaml, line 2)", "class_path", "Detector"]),
+    ("lr: 0.01", "lr: high", ["model.lr (my.yaml, line 10): must be a number, not high"]),
+    (
+        "max_epochs: 1",
+        "max_epochs: one",
+        ["trainer.max_epochs (my.yaml, line 16): must be a whole number or null, not one"],
+    ),
+    ("lr: 0.01", "optimizer: sdg", ["model.optimizer (my.yaml, line 10): must be sgd or adamw, not sdg"]),
+    ("lr: 0.01", "milestones: 3", ["model.milestones (my.yaml, line 10): must be a list, not 3"]),
+    ("          channels: 16", "          channels: [", ["my.yaml, line 10: not valid YAML"]),
+    (
+        "      backbone:",
+        "      num_classes: 3\n      backbone:",
+        ["model.network.num_classes (my.yaml, line 5): comes from"],
+    ),
+    ("lr: 0.01", "lr: 0.01\n  lr: 0.02", ["my.yaml, line 11: lr is set twice"]),
+    ("root: colours", "root: absent", ["absent: no such folder", "prepare_coco.py", "--data data/shapes.yaml"]),
+    ("root: colours", "root: colours\n    batch_size: 0", ["batch_size 0 must be at least 1"]),
+    (
+        "      backbone:",
+        "      anchor_sizes: [[8]]\n      backbone:",
+        ["anchor_sizes has 1 lists, but the backbone 5 maps"],
+    ),
+    ("max_epochs: 1", "accelerator: gpuu", ["gpuu", "cpu"]),
+    ("max_epochs: 1", "devices: many", ["trainer: `devices`", "should be an int"]),
+    ("MobileNetV2", "my.module.Net", ["No module named 'my'", "dotted path"]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), FILES, ids=[new.strip().split("\n")[0] for _, new, _ in FILES])
+def test_a_wrong_file(capsys: pytest.CaptureFixture[str], old: str, new: str, said: list[str]) -> None:
+    assert CONFIG.count(old) == 1
+    Path("my.yaml").write_text(CONFIG.replace(old, new))
+    text = error(capsys, "--config", "my.yaml")
+    for part in said:
+        assert part in text
+        text = text[text.index(part) + len(part) :]
+
+
+LINES = [
+    (
+        "--trainer.max_epoch 3",
+        "trainer.max_epoch (command line): there is no such setting; did you mean trainer.max_epochs",
+    ),
+    (
+        "--trainer.max_epoch=3",
+        "trainer.max_epoch (command line): there is no such setting; did you mean trainer.max_epochs",
+    ),
+    ("--modl.lr 3", "modl.lr (command line): there is no such setting; did you mean model.lr"),
+    ("--resumee last", "resumee (command line): there is no such setting; did you mean resume?"),
+    ("--model.network.backbone.chanels 8", "model.network.backbone.chanels (command line): there is no such setting"),
+    ("--model.network.backbone.body.frozn 8", "did you mean model.network.backbone.body.frozen"),
+    ("--data.rot x", "data.rot (command line): there is no such setting; did you mean data.root"),
+    ("--data.batch_size two", "data.batch_size (command line): must be a whole number, not two"),
+    ("--data COC", "data (command line): COC is neither"),
+    ("--data data/coc.yaml", "data/coc.yaml: no such file, neither here nor in configs/; did you mean data/coco.yaml"),
+    ("--data VOC", "data (command line): root must be set"),
+    ("--model.network ResNet", "model.network (command line): ResNet is neither"),
+    ("--model.lr", "model.lr (command line): its value is missing"),
+    ("--model.network.num_classes 3", "model.network.num_classes (command line): comes from the data"),
+    ("--trainer.callbacks+=EarlyStoping", "trainer.callbacks (command line): EarlyStoping is neither"),
+    ("--resume last", "no run of other has left a last.ckpt in runs/"),
+    ("--resume absent.ckpt", "absent.ckpt: no such file"),
+    ("stray", "stray: belongs to no option"),
+    ("--model.network.backbone.body.weights absent.pth", "absent.pth: neither a file nor weights of mobilenet_v2"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), LINES, ids=[line for line, _ in LINES])
+def test_a_wrong_line(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    Path("other.yaml").write_text(CONFIG)
+    assert said in error(capsys, "--config", "other.yaml", *line.split(" "))
+
+
+def test_a_key_in_a_nested_file_is_found_there(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("part").mkdir()
+    Path("part/data.yaml").write_text("class_path: COCO\ninit_args:\n  rooot: colours\n")
+    Path("my.yaml").write_text(CONFIG.split("data:")[0] + "data: part/data.yaml\n")
+    assert "data.rooot (part/data.yaml, line 3)" in error(capsys, "--config", "my.yaml")
+
+
+def test_a_missing_nested_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my.yaml").write_text(CONFIG.split("data:")[0] + "data: part/absent.yaml\n")
+    assert error(capsys, "--config", "my.yaml") == "error: data (my.yaml, line 11): there is no file part/absent.yaml"
+
+
+def test_a_missing_config_answers_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    said = error(capsys, "--config", "faster_rcnn_r5.yaml")
+    assert "faster_rcnn_r5.yaml: no such file" in said
+    assert "did you mean faster_rcnn_r50.yaml" in said
+
+
+def test_no_config_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error(capsys) == "error: model.network, data must be set; --config names a file that does"
+
+
+def test_unknown_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["detseg", "trian"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "trian: there is no such command" in capsys.readouterr().err

@@ -1,0 +1,271 @@
+"""The task: its figures, its learning rate, what it does with bad losses, several ranks and averaged weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+
+from detseg import checkpoint
+from detseg.errors import CheckpointError, ConfigError, DetsegError
+from detseg.models import FasterRCNN
+from detseg.modules import FPN
+from detseg.modules.backbones import ResNet
+from detseg.modules.box_head import TwoFCHead
+from detseg.structures import Batch
+from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint
+from tests.colours import ColourDetector, colours, write_colours
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colours(tmp_path_factory.mktemp("colours"))
+
+
+class Rates(Callback):
+    """Notes the learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def rates(root: Path, trainer: dict[str, Any], batch_size: int = 2, **arguments: Any) -> list[float]:
+    """The learning rates of a training on 4 images."""
+    noted = Rates()
+    task = Detection(ColourDetector(), **arguments)
+    Trainer(**QUIET, callbacks=[noted], **trainer).fit(task, colours(root, batch_size=batch_size))
+    return noted.seen
+
+
+def test_perfect_detections_have_perfect_figures(root: Path) -> None:
+    task = Detection(ColourDetector())
+    Trainer(**QUIET).validate(task, colours(root), verbose=False)
+    assert {task.figures[name] for name in ("AP", "AP50", "AP/red", "VOC07_AP", "VOC10_AP/blue")} == {1.0}
+    # 3 images in batches of 2 and 1: means are over images, and the total is the sum of the losses
+    assert task.figures["constant"] == pytest.approx(2)
+    assert task.figures["loss"] == pytest.approx(task.figures["colour"] + 2)
+    assert task.figures["images_per_second"] > 0
+    assert task.detections is not None
+    assert len(task.detections.scores) == 1 + 2 + 3
+
+
+def test_validation_losses_are_means_over_images(root: Path) -> None:
+    batches = list(colours(root, batch_size=1).val_dataloader())
+    expected = sum(float((batch.images.float().mean(dim=(2, 3)) / 255).square().sum()) for batch in batches) / 3
+    task = Detection(ColourDetector())
+    Trainer(**QUIET).validate(task, colours(root, batch_size=2), verbose=False)
+    assert task.figures["colour"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_limited_validation_measures_the_images_it_saw(root: Path) -> None:
+    task = Detection(ColourDetector())
+    Trainer(**QUIET, limit_val_batches=1).validate(task, colours(root, batch_size=2), verbose=False)
+    assert task.figures["AP"] == 1.0
+
+
+def test_learning_rate_is_scaled_to_the_images_of_a_step(root: Path) -> None:
+    # 2 images x 2 accumulated of 16, no warm-up
+    seen = rates(root, {"max_epochs": 1, "accumulate_grad_batches": 2}, lr=0.4, warmup_steps=0)
+    assert seen == pytest.approx([0.4 * 4 / 16] * 2)
+
+
+def test_warmup_ends_with_the_first_epoch_and_milestones_are_epochs(root: Path) -> None:
+    seen = rates(root, {"max_epochs": 4}, batch_size=1, lr=16.0, milestones=[2, 3])  # 4 steps an epoch
+    rise = [0.001 + 0.999 * step / 4 for step in range(4)]
+    assert seen == pytest.approx([*rise, *[1.0] * 4, *[0.1] * 4, *[0.01] * 4])
+
+
+def test_plateau_lowers_the_rate_when_ap_stays(root: Path) -> None:
+    seen = rates(root, {"max_epochs": 6}, batch_size=2, lr=8.0, schedule="plateau", warmup_steps=2)  # 2 steps an epoch
+    assert seen == pytest.approx([0.001, 0.5005, *[1.0] * 8, *[0.1] * 2])
+
+
+def test_cosine_needs_an_end(root: Path) -> None:
+    with pytest.raises(ConfigError, match="needs an end"):
+        rates(root, {"max_epochs": -1}, schedule="cosine")
+
+
+def test_adamw_is_there(root: Path) -> None:
+    task = Detection(ColourDetector(), optimizer="adamw")
+    trainer = Trainer(**QUIET, fast_dev_run=True)
+    trainer.fit(task, colours(root))
+    assert isinstance(trainer.optimizers[0], torch.optim.AdamW)
+
+
+def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
+    """Mixed precision, clipping and accumulation by Lightning; statistics of frozen batch norm do not move."""
+    network = FasterRCNN(
+        FPN(ResNet("resnet18", frozen=2, norm="batch"), 16),
+        3,
+        TwoFCHead(16, channels=16),
+        samples=8,
+        proposals=(20, 20),
+    )
+    task = Detection(network, lr=0.1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trainer = Trainer(
+        **QUIET,
+        max_epochs=1,
+        precision="bf16-mixed",
+        gradient_clip_val=1.0,
+        accumulate_grad_batches=2,
+        deterministic=True,
+    )
+    trainer.fit(task, colours(root, batch_size=1))
+    assert not network.backbone.body.bn1.training
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = {
+        name for name in before if name.startswith(("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1"))
+    }
+    assert frozen
+    assert not changed & frozen
+    assert any(name.startswith("backbone.body.layer2") and "running" in name for name in changed)
+
+
+class Broken(ColourDetector):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {**super().loss(batch), "bad": self.weight.sum() * float("nan")}
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name_and_the_images(root: Path) -> None:
+    with pytest.raises(DetsegError, match=r"bad nan.*train\d\.png") as caught:
+        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(Detection(Broken()), colours(root))
+    assert "constant 2" in str(caught.value)
+
+
+def test_data_must_be_whole(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer.fit\(task, data\)"):
+        Trainer(**QUIET, max_epochs=1).fit(Detection(ColourDetector()), colours(root).train_dataloader())
+
+
+def test_classes_of_network_and_data_must_agree(root: Path) -> None:
+    with pytest.raises(ConfigError, match="5 classes, but the data 3"):
+        Trainer(**QUIET, max_epochs=1).fit(Detection(ColourDetector(5)), colours(root))
+    task = Detection(ColourDetector())
+    task.classes = ("red", "green", "violet")
+    with pytest.raises(ConfigError, match="violet"):
+        Trainer(**QUIET, max_epochs=1).fit(task, colours(root))
+
+
+def test_no_detection_is_explained(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Trainer(**QUIET).validate(Detection(ColourDetector(blunder=30.0)), colours(root), verbose=False)
+    assert "6 predictions (2.0 an image)" in caplog.text
+    assert "red" in caplog.text
+    assert "IoU of" in caplog.text
+
+
+def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: Path) -> None:
+    class Watch(Callback):
+        validated: list[Tensor]
+        trained: list[Tensor]
+
+        def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+            self.trained = [module.network.weight.detach().clone()]
+
+        def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
+            self.validated = [module.network.weight.detach().clone()]
+
+    watch = Watch()
+    task = Detection(ColourDetector(), lr=1.0, warmup_steps=0)
+    settings = {**QUIET, "enable_checkpointing": True}
+    ema = EMAWeightAveraging(decay=0.9)
+    Trainer(**settings, max_epochs=2, callbacks=[LastCheckpoint(tmp_path), ema, watch]).fit(task, colours(root))
+    content = checkpoint.read(tmp_path / "last.ckpt")
+    averaged, current = (content[key]["network.weight"] for key in ("state_dict", "current_model_state"))
+    assert torch.equal(watch.validated[0], averaged)
+    assert torch.equal(watch.trained[0], current)
+    assert not torch.equal(averaged, current)
+    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").network.weight, averaged)
+
+
+def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
+    data = colours(root)
+    task = Detection(ColourDetector(data.num_classes))
+    Trainer(**QUIET, max_epochs=1).fit(task, data)
+    found = list(task.predict(root / "val", threshold=0.6))
+    assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
+    assert found[0].classes == ["red"]
+
+
+def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> None:
+    def fit(folder: Path, epochs: int, resumed: Path | None = None) -> tuple[Detection, Trainer, list[float]]:
+        noted = Rates()
+        settings = {**QUIET, "enable_checkpointing": True, "max_epochs": epochs}
+        trainer = Trainer(**settings, callbacks=[BestCheckpoint(folder), LastCheckpoint(folder), noted])
+        task = Detection(ColourDetector(), lr=4.0, milestones=[2], warmup_steps=1)
+        trainer.fit(task, colours(root), ckpt_path=resumed, weights_only=True)
+        return task, trainer, noted.seen
+
+    whole, trainer, seen = fit(tmp_path / "whole", 4)
+    fit(tmp_path / "parts", 2)
+    resumed, second, rest = fit(tmp_path / "parts", 4, tmp_path / "parts" / "last.ckpt")
+    assert rest == pytest.approx(seen[4:])
+    assert (second.current_epoch, second.global_step) == (trainer.current_epoch, trainer.global_step) == (4, 8)
+    assert torch.equal(whole.network.weight, resumed.network.weight)
+
+
+def test_a_training_is_not_resumed_on_other_classes(root: Path, tmp_path: Path) -> None:
+    settings = {**QUIET, "enable_checkpointing": True, "max_epochs": 1}
+    Trainer(**settings, callbacks=[LastCheckpoint(tmp_path)]).fit(Detection(ColourDetector()), colours(root))
+    data = colours(root)
+    data.use_classes(["red", "green", "violet"])
+    with pytest.raises(CheckpointError, match="violet"):
+        Trainer(**settings).fit(Detection(ColourDetector()), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+from lightning.pytorch import Trainer
+from tests.colours import ColourDetector, colours
+from detseg.tasks import Detection
+
+trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                  enable_model_summary=False)
+for root in sys.argv[2:]:
+    task = Detection(ColourDetector(blunder=1.0))
+    trainer.validate(task, colours(Path(root)), verbose=False)
+    if trainer.is_global_zero:
+        Path(sys.argv[1], Path(root).name + ".json").write_text(json.dumps(task.figures))
+"""
+
+
+def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
+    """To the last bit: with an odd number of images, a rank without objects, and a rank without images."""
+    sets = {"odd": {"val": 7}, "objects_on_one_rank": {"val": 8, "empty": 4}, "one_image": {"val": 1}}
+    roots = [write_colours(tmp_path / name, train=2, **counts) for name, counts in sets.items()]
+    (tmp_path / "ranks.py").write_text(RANKS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
+    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+    for root in roots:
+        task = Detection(ColourDetector(blunder=1.0))
+        Trainer(**QUIET).validate(task, colours(root), verbose=False)
+        together = json.loads((tmp_path / f"{root.name}.json").read_text())
+        average_precision = {name for name in together if name.startswith(("AP", "AR_", "VOC"))}
+        assert len(average_precision) > 20
+        # nan, where there is nothing to find, differs from itself; its text does not
+        alone = {name: str(task.figures[name]) for name in average_precision}
+        assert {name: str(together[name]) for name in average_precision} == alone
+        assert 0 < task.figures["AP"] < 1
+        assert together["loss"] == pytest.approx(task.figures["loss"])

@@ -1,0 +1,119 @@
+"""Every file in configs/ is read, builds what it names, and trains a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+
+from detseg import checkpoint, cli
+from detseg.cli.configs import find_config
+from detseg.cli.training import TrainCLI
+from detseg.data import DetectionData
+from tests.colours import write_colours
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
+TRAINERS = sorted(path.name for path in CONFIGS.glob("trainer/*.yaml"))
+
+# Small images and few regions, on the CPU.
+SMALL = """\
+model:
+  network:
+    init_args:
+      proposals: [20, 20]
+      samples: 8
+data:
+  class_path: COCO
+  init_args:
+    root: colours
+    batch_size: 2
+    workers: 0
+    transforms:
+      class_path: Transforms
+      init_args:
+        size: 64
+        max_size: 64
+trainer:
+  accelerator: cpu
+  fast_dev_run: true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("configs")
+    write_colours(folder / "colours", train=2, val=1)
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+def without_weights(name: str) -> list[str]:
+    """Arguments that leave out every set of pretrained weights in a file: they would be downloaded."""
+    found = []
+
+    def search(node: object, key: str) -> None:
+        if isinstance(node, dict):
+            for part, value in node.items():
+                inner = key if part in ("init_args", "class_path") else f"{key}.{part}".removeprefix(".")
+                if part == "weights":
+                    found.append(f"--{inner}=null")
+                search(value, inner)
+
+    search(yaml.safe_load((CONFIGS / name).read_text()), "")
+    return found
+
+
+def test_there_are_configs() -> None:
+    assert {"faster_rcnn_r50.yaml", "faster_rcnn_r50_c4.yaml", "faster_rcnn_shapes.yaml"} <= set(EXPERIMENTS)
+    assert {"coco.yaml", "shapes.yaml", "voc.yaml"} <= set(DATA)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    small = ["--config", "small.yaml", *without_weights(name)]
+    cli.train(["--config", name, *small])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file with a root and nothing else: the classes come from the data."""
+    monkeypatch.chdir(folder)
+    (folder / "my_data.yaml").write_text("class_path: COCO\ninit_args:\n  root: colours\n")
+    training = TrainCLI(["--config", name, "--data", "my_data.yaml", *without_weights(name)])
+    assert training.model.network.num_classes == 3
+    assert training.trainer.max_epochs
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_data_set_builds(name: str) -> None:
+    assert checkpoint.DATA
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(DetectionData, "data")
+    data = parser.instantiate_classes(parser.parse_args(["--data", str(CONFIGS / "data" / name)])).data
+    assert isinstance(data, DetectionData)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainer_settings_are_read(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit):
+        cli.train(["--config", "faster_rcnn_shapes.yaml", "--trainer", f"trainer/{name}", "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    given = yaml.safe_load((CONFIGS / "trainer" / name).read_text())
+    assert {key: settings[key] for key in given} == given
+
+
+def test_a_bare_name_is_found_wherever_one_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert find_config("faster_rcnn_r50.yaml").resolve() == (CONFIGS / "faster_rcnn_r50.yaml").resolve()
+    assert find_config("data/coco.yaml").resolve() == (CONFIGS / "data" / "coco.yaml").resolve()
+    Path("configs").mkdir()
+    Path("configs/faster_rcnn_r50.yaml").write_text("{}")
+    assert find_config("faster_rcnn_r50.yaml") == Path("configs/faster_rcnn_r50.yaml")  # one's own goes first
