@@ -105,7 +105,12 @@ def train(arguments: Sequence[str]) -> None:
     task, trainer, folder = cli.model, cli.trainer, cli.folder
     if trainer.is_global_zero:
         _begin(task, folder)
-    trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
+    try:
+        trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if (folder / "last.ckpt").exists():
+            log.info("interrupted; to go on, add --resume %s", folder / "last.ckpt")
+        raise
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         _conclude(task, folder)
 

@@ -92,6 +92,11 @@ class ProgressBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
 
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        columns = super().configure_columns(trainer)
+        columns[1].bar_width = 12  # leaves room for the losses
+        return columns
+
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, module)
         return {name.removeprefix(STAGE): value for name, value in shown.items() if name.startswith(STAGE)}

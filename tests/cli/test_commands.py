@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,23 @@ def test_resuming_goes_on_in_the_same_folder(folder: Path, capsys: pytest.Captur
     assert not Path("runs/longer-2").exists()
     assert Path("runs/longer/metrics-1.csv").exists()  # the log of the first part
     assert "epoch 1: AP" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("stops.py").write_text(
+        "from lightning.pytorch import Callback\n\n\nclass Stop(Callback):\n"
+        "    def on_train_epoch_start(self, trainer, module):\n"
+        "        if trainer.current_epoch == 1:\n            raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        cli.train(["--config", "tiny.yaml", "--name", "stopped", "--trainer.callbacks+=stops.Stop"])
+    signal.signal(signal.SIGINT, before)  # Lightning has switched it off
+    assert ended.value.code
+    assert "to go on, add --resume runs/stopped/last.ckpt" in capsys.readouterr().err
 
 
 def test_another_run_does_not_overwrite_the_first(folder: Path) -> None:
