@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -64,6 +65,8 @@ def test_epochs_and_seeds_shuffle_anew_and_again_the_same() -> None:
     assert training(groups, 4, 2, epoch=3) == training(groups, 4, 2, epoch=3)
     orders = [training(groups, 4, 2, epoch, seed) for epoch in range(3) for seed in range(3)]
     assert all(orders.count(order) == 1 for order in orders)
+    together = [{frozenset(rows) for rows in batches} for batches, _ in orders]
+    assert all(not one & other for one, other in pairwise(together))  # other images each time
     draws = []
     for epoch in range(3):
         sampler = TrainingSampler(groups, 4)
