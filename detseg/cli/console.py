@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 
 from detseg.errors import DetsegError
 
@@ -45,7 +46,7 @@ def calm() -> Iterator[None]:
     printer = Printer()
     log.addHandler(printer)
     # Other ranks would say everything again.
-    log.setLevel(logging.INFO if int(os.environ.get("LOCAL_RANK", 0)) == 0 else logging.ERROR)
+    log.setLevel(logging.ERROR if getattr(rank_zero_only, "rank", None) else logging.INFO)
     for logger in libraries:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
