@@ -23,12 +23,16 @@ class Recipe:
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     """Wrap a constructor so that the outermost one of a chain of subclasses keeps its arguments."""
     signature = inspect.signature(init)
+    keywords = [name for name, item in signature.parameters.items() if item.kind is item.VAR_KEYWORD]
 
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
         if "arguments" not in self.__dict__:
-            _, *arguments = signature.bind(self, *args, **kwargs).arguments.items()
-            self.__dict__["arguments"] = dict(arguments)
+            _, *bound = signature.bind(self, *args, **kwargs).arguments.items()
+            arguments = dict(bound)
+            for name in keywords:  # arguments that are passed on under their own names
+                arguments |= arguments.pop(name, {})
+            self.__dict__["arguments"] = arguments
         init(self, *args, **kwargs)
 
     return wrapped

@@ -62,7 +62,6 @@ def test_building_again_gives_the_same_recipe() -> None:
     assert description["arguments"]["wheels"] == 3
 
 
-@pytest.mark.xfail(reason="keyword arguments that a constructor passes on are kept as one", strict=True)
 def test_arguments_that_are_passed_on_are_repeated() -> None:
     car = Painted("red", engine=Engine(1), wheels=3)
     assert recipe(car)["arguments"].keys() == {"colour", "engine", "wheels"}

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torchvision
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -98,7 +99,8 @@ def load_weights(network: nn.Module, name: str, weights: str | None) -> None:
     """Load ImageNet ``weights`` into the torchvision ``network`` called ``name``.
 
     ``weights`` is a name of torchvision's (``IMAGENET1K_V1``; fetched, with its hash checked), the path of a state
-    dict, or None to leave the network as it is. A file may lack the classifier, which no detector uses.
+    dict (``.safetensors``, or what ``torch.save`` wrote), or None to leave the network as it is. A file may lack the
+    classifier, which no detector uses.
 
     Raises CheckpointError, naming the file and the keys, if the state dict is not one of this network.
     """
@@ -132,7 +134,10 @@ def _read_weights(name: str, weights: str) -> dict[str, Any]:
             f"{weights}: neither a file nor weights of {name}; torchvision has {', '.join(choices.__members__)}"
         )
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        if weights.endswith(".safetensors"):
+            state = load_file(weights)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{weights}: not a state dict that can be read safely: {error}") from error
     if not (isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())):
