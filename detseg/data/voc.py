@@ -20,7 +20,7 @@ class VOC(DetectionData):
     Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found, see
     datasets/README.md. The splits are names of lists in ImageSets/Main: train and val, or trainval and test where
     these are missing. Of a data set without lists, ``val_fraction`` of the images, always the same ones, are for
-    validation. The classes are the 20 of VOC if no other name occurs, else the names found, sorted.
+    validation. The classes are the names found in the training files, sorted.
 
     Raises DataError when something that is needed is missing or broken.
     """

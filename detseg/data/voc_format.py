@@ -19,14 +19,6 @@ from detseg.errors import DataError
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-# In the order of the devkit.
-# fmt: off
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
-# fmt: on
-
 
 @dataclass
 class Objects:
@@ -41,8 +33,8 @@ class Objects:
 def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
     """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
 
-    The classes are those of VOC if every name is one of them, else the names found, sorted; they are numbered from 1,
-    and so are the objects in the order of reading. Boxes of the files count pixels from 1 and include the last one: 1
+    The classes are the names found, sorted, which for VOC itself is the devkit's order. They are numbered from 1, and
+    so are the objects in the order of reading. Boxes of the files count pixels from 1 and include the last one: 1
     is taken off their first corner. Raises DataError, naming file and object, for whatever is missing or broken.
     """
     folder, images = _folder(root, "annotations"), _folder(root, "jpegimages", "images")
@@ -54,8 +46,7 @@ def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
         if stem not in files:
             raise DataError(f"{file}: no image of this name in {images}")
         sizes[row] = _read_file(file, row, objects) or image_size(images / files[stem])
-    found = sorted(set(objects.names))
-    names = CLASSES if set(found) <= set(CLASSES) else tuple(found)
+    names = tuple(sorted(set(objects.names)))
     label = {name: number for number, name in enumerate(names)}
     return pack(
         folder,

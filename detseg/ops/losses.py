@@ -16,7 +16,7 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Mean binary cross entropy over the valid of ``logits``; ``logits``, ``positive`` and ``valid`` are of one shape."""
+    """Mean binary cross entropy of the ``valid`` among ``logits``; all three are of one shape."""
     loss = F.binary_cross_entropy_with_logits(logits.float(), positive.float(), reduction="none")
     return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
 

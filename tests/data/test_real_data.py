@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from detseg.data import COCO, VOC, DetectionData, Transforms
-from detseg.data.voc_format import CLASSES
+
+VOC_WITHOUT_BIRD = (
+    *("aeroplane", "bicycle", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
+    *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 
 SMALL = Transforms(64, 96)
 
@@ -40,9 +44,9 @@ def check_samples(data: DetectionData) -> None:
     [
         ("raccoon", ("raccoon",), (160, 175, 40, 42)),
         ("bccd", ("Platelets", "RBC", "WBC"), (205, 2804, 87, 1137)),  # one box without area in each
-        ("voc2012_mini", CLASSES, (50, 135, 50, 138)),
+        ("voc2012_mini", VOC_WITHOUT_BIRD, (50, 135, 50, 132)),  # 6 birds in validation alone
         ("fridge_voc", ("can", "carton", "milk_bottle", "water_bottle"), (5, 10, 1, 2)),
-        ("voc2012_seg_icevision", CLASSES, (1, 1, 1, 2)),
+        ("voc2012_seg_icevision", ("chair", "dog", "person"), (1, 1, 1, 2)),
     ],
 )
 def test_voc(shared_data: Path, name: str, classes: tuple[str, ...], expected: tuple[int, ...]) -> None:
