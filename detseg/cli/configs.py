@@ -125,4 +125,8 @@ def _node_settings(node: yaml.Node | None, path: Path, key: str) -> Iterator[Set
         for value in node.value:
             yield from _node_settings(value, path, key)
     elif isinstance(node, yaml.ScalarNode) and node.value.endswith(SUFFIXES):
-        yield from _file_settings(path.parent / node.value, key)
+        inner = path.parent / node.value
+        if not inner.is_file() and "." not in key:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{key} ({path}, line {line}): there is no file {inner}")
+        yield from _file_settings(inner, key)
