@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from detseg.models.detector import Detector
@@ -14,9 +16,8 @@ from detseg.modules.rpn import RPN
 from detseg.ops.regions import roi_align, roi_pool
 from detseg.structures import Batch, Instances, trim
 
-COARSEST_POOLED = (
-    32  # stride; features of regions come from P2 to P5, the extra P6 is for anchors only (FPN, section 4.2)
-)
+# Stride. Features of regions come from P2 to P5; the extra P6 is for anchors only (FPN, section 4.2).
+COARSEST_POOLED = 32
 
 
 class FasterRCNN(Detector):
@@ -31,7 +32,7 @@ class FasterRCNN(Detector):
     drawn for training; of the ``candidates`` best (region, class) pairs ``detections`` an image leave the last
     suppression.
 
-    Raises ValueError if head and anchors do not fit the backbone.
+    Raises ValueError, saying what, if the backbone's maps, the head and the anchors do not fit together.
     """
 
     def __init__(
@@ -60,11 +61,8 @@ class FasterRCNN(Detector):
         levels = len(backbone.strides)
         if anchor_sizes is None:
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
-        if len(anchor_sizes) != levels:
-            raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {levels} maps")
         head = head or TwoFCHead(backbone.channels[0])
-        if head.in_channels != backbone.channels[0]:
-            raise ValueError(f"the head takes {head.in_channels} channels, the backbone gives {backbone.channels[0]}")
+        _check_fit(backbone, head, anchor_sizes)
 
         self.num_classes = num_classes
         self.backbone = backbone
@@ -89,7 +87,8 @@ class FasterRCNN(Detector):
     def pool(self, features: list[Tensor], regions: Instances) -> Tensor:
         """Features of the regions (B, R), (B * R, C, size, size)."""
         size = self.box_head.body.size
-        return self.pooling(features[: len(self.strides)], regions.boxes, self.strides, size)
+        boxes = torch.where(regions.valid[..., None], regions.boxes, 0)  # padding may hold anything
+        return self.pooling(features[: len(self.strides)], boxes, self.strides, size)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.images, batch.sizes)
@@ -114,3 +113,17 @@ class FasterRCNN(Detector):
         return self.box_head.detect(
             logits, deltas, proposals, sizes, self.score_threshold, self.nms, self.candidates, self.detections
         )
+
+
+def _check_fit(backbone: Backbone, head: RegionHead, anchor_sizes: Sequence[Sequence[float]]) -> None:
+    channels, strides = backbone.channels, backbone.strides
+    if len(set(channels)) > 1:
+        raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise ValueError(f"the backbone's maps have strides {strides}; each must be twice the one before")
+    if head.in_channels != channels[0]:
+        raise ValueError(f"the head takes {head.in_channels} channels, the backbone gives {channels[0]}")
+    if len(anchor_sizes) != len(strides):
+        raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {len(strides)} maps")
+    if len({len(sizes) for sizes in anchor_sizes}) > 1:
+        raise ValueError(f"anchor_sizes {[list(sizes) for sizes in anchor_sizes]}: every map needs the same number")

@@ -89,7 +89,7 @@ def sample_regions(
     if low > 0:
         background &= torch.where(targets.valid[..., None], overlaps, 0).amax(dim=1) >= low
     chosen, valid = sample((kind == POSITIVE) & exists, background & exists, count, fraction)
-    boxes = torch.where(valid[..., None], boxes.gather(1, chosen[..., None].expand(-1, -1, 4)), 0)
+    boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
     matched = matched.gather(1, chosen)
     assert targets.labels is not None
     labels = torch.where(kind.gather(1, chosen) == POSITIVE, targets.labels.gather(1, matched), num_classes)
@@ -150,7 +150,7 @@ class BoxHead(nn.Module):
         region, labels = chosen // self.num_classes, chosen % self.num_classes
         of_pair = chosen[..., None].expand(-1, -1, 4)
         boxes = box_ops.decode(
-            deltas.reshape(images, -1, 4).gather(1, of_pair),
+            deltas.reshape(images, count * self.num_classes, 4).gather(1, of_pair),
             regions.boxes.gather(1, region[..., None].expand(-1, -1, 4)),
             DELTA_WEIGHTS,
         )

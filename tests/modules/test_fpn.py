@@ -13,15 +13,7 @@ from detseg.modules.backbones import Backbone, MobileNetV2, ResNet
 from tests.modules.backbones.tester import BackboneTester, images
 
 
-class TestPyramidOnResNet(BackboneTester):
-    frozen = ("body.conv1.", "body.bn1.", "body.layer1.")
-
-    @classmethod
-    def make(cls, **arguments: Any) -> Backbone:
-        return FPN(ResNet("resnet18", **arguments), channels=16)
-
-
-class TestPyramidOnPartOfMobileNet(BackboneTester):
+class TestPyramid(BackboneTester):
     frozen = ("body.features.0.", "body.features.1.", "body.features.2.", "body.features.3.")
 
     @classmethod

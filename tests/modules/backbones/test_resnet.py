@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detseg.modules.backbones import Backbone, ResNet
-from tests.modules.backbones.tester import BackboneTester, PretrainedTester, images
+from tests.modules.backbones.tester import PretrainedTester, images
 
 
 class TestResNet18(PretrainedTester):
@@ -17,14 +17,6 @@ class TestResNet18(PretrainedTester):
     @classmethod
     def make(cls, **arguments: Any) -> Backbone:
         return ResNet("resnet18", **arguments)
-
-
-class TestResNet50OneMap(BackboneTester):
-    frozen = ("conv1.", "bn1.", "layer1.")
-
-    @classmethod
-    def make(cls, **arguments: Any) -> Backbone:
-        return ResNet("resnet50", stages=[4], **arguments)
 
 
 @pytest.mark.parametrize(

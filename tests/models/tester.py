@@ -1,0 +1,253 @@
+"""What holds for every detector. A new one gets all of it from a subclass of a few lines, as in test_faster_rcnn.py."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torchvision.ops import box_iou
+
+from detseg.models import Detector
+from detseg.recipe import build, recipe
+from detseg.structures import Batch, Instances
+
+CLASSES = 3
+SIDE = 96
+SIZES = ((SIDE, SIDE), (80, 72))
+OBJECTS = (
+    (((8, 10, 50, 42), 0), ((52, 40, 90, 88), 1)),
+    (((20, 36, 56, 76), 2),),
+)
+
+
+def scene() -> Batch:
+    """Two images of different sizes with one-coloured rectangles on noise; one slot of the targets is padding."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
+    boxes, labels = torch.zeros(2, 2, 4), torch.zeros(2, 2, dtype=torch.int64)
+    valid = torch.zeros(2, 2, dtype=torch.bool)
+    for row, ((height, width), objects) in enumerate(zip(SIZES, OBJECTS, strict=True)):
+        images[row, :, :height, :width] = torch.randint(100, 140, (3, height, width), generator=random)
+        for slot, (box, label) in enumerate(objects):
+            x1, y1, x2, y2 = box
+            images[row, :, y1:y2, x1:x2] = 0
+            images[row, label, y1:y2, x1:x2] = 255
+            boxes[row, slot], labels[row, slot], valid[row, slot] = torch.tensor(box), label, True
+    sizes = torch.tensor(SIZES)
+    return Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(2), sizes)
+
+
+def rows(batch: Batch, chosen: list[int]) -> Batch:
+    targets = Instances(*(value if value is None else value[chosen] for value in batch.targets))
+    return Batch(batch.images[chosen], batch.sizes[chosen], targets, batch.rows[chosen], batch.original_sizes[chosen])
+
+
+def with_padding(instances: Instances) -> Instances:
+    """The same objects behind a slot of padding that holds what nobody may read."""
+    garbage = Instances(boxes=torch.nan, valid=False, labels=-7, scores=torch.nan)
+    return Instances(
+        *(
+            None if value is None else torch.cat([torch.full_like(value[:, :1], padding), value], dim=1)
+            for value, padding in zip(instances, garbage, strict=True)
+        )
+    )
+
+
+def without_objects(batch: Batch, chosen: list[int]) -> Batch:
+    valid = batch.targets.valid.clone()
+    valid[chosen] = False
+    return batch._replace(targets=batch.targets._replace(valid=valid))
+
+
+def backward(network: Detector, batch: Batch) -> dict[str, Tensor]:
+    """The losses, whose gradients are then in the network."""
+    network.zero_grad()
+    losses = network.loss(batch)
+    sum(losses.values()).backward()
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def gradients(network: nn.Module) -> dict[str, Tensor | None]:
+    return {name: value.grad for name, value in network.named_parameters() if value.requires_grad}
+
+
+def overfit(network: Detector, batch: Batch, steps: int = 80, lr: float = 2e-3) -> None:
+    optimizer = torch.optim.AdamW(network.parameters())
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 5) * (1 if step < 0.7 * steps else 0.2)
+        backward(network, batch)
+        optimizer.step()
+
+
+class DetectorTester:
+    exhaustive: dict[str, Any]  # arguments with which every candidate is drawn: the loss is not random
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Detector:
+        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 80 steps."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def batch(self) -> Batch:
+        return scene()
+
+    @pytest.fixture
+    def network(self) -> Detector:
+        """Batch norm in evaluation mode, so that images do not depend on each other; every candidate is drawn."""
+        torch.manual_seed(0)
+        return self.make(**self.exhaustive).eval()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trained(cls) -> Detector:
+        torch.manual_seed(0)
+        network = cls.make().train()
+        overfit(network, scene())
+        return network.eval()
+
+    @torch.no_grad()
+    def test_overfits_two_images(self, trained, batch) -> None:
+        boxes, valid, labels, scores, _ = trained(batch.images, batch.sizes)
+        for row, objects in enumerate(OBJECTS):
+            sure = valid[row] & (scores[row] > 0.5)
+            expected = torch.tensor([box for box, _ in objects], dtype=torch.float32)
+            assert sure.sum() == len(objects)
+            overlap, detection = box_iou(expected, boxes[row, sure]).max(dim=1)
+            assert overlap.min() > 0.75
+            assert labels[row, sure][detection].tolist() == [label for _, label in objects]
+
+    @torch.no_grad()
+    def test_detections_lie_inside_the_image_best_first(self, trained, batch) -> None:
+        network = copy.deepcopy(trained)
+        network.score_threshold = 0.0
+        boxes, valid, labels, scores, _ = network(batch.images, batch.sizes)
+        assert valid.sum() > 10
+        for row, (height, width) in enumerate(SIZES):
+            own = boxes[row, valid[row]]
+            assert own.min() >= 0
+            assert own[:, 0::2].max() <= width
+            assert own[:, 1::2].max() <= height
+            assert ((own[:, 2:] - own[:, :2]) > 0).all()
+            assert torch.equal(scores[row], scores[row].sort(descending=True).values)
+        assert labels.min() >= 0
+        assert labels.max() < CLASSES
+
+    @torch.no_grad()
+    def test_empty_slots_come_last_and_are_zero(self, trained, batch) -> None:
+        boxes, valid, _, scores, _ = trained(batch.images, batch.sizes)
+        assert torch.equal(valid, valid.sort(dim=1, descending=True, stable=True).values)
+        assert not valid.all()
+        assert not boxes[~valid].any()
+        assert not scores[~valid].any()
+
+    @torch.no_grad()
+    def test_batch_equals_one_by_one(self, trained, batch) -> None:
+        together = trained(batch.images, batch.sizes)
+        for row in range(2):
+            alone = trained(batch.images[[row]], batch.sizes[[row]])
+            assert alone.valid.any()
+            assert torch.equal(alone.valid[0], together.valid[row])
+            assert torch.equal(alone.labels[0, alone.valid[0]], together.labels[row, together.valid[row]])
+            assert_close(alone.boxes[0], together.boxes[row], rtol=0, atol=1e-2)
+            assert_close(alone.scores[0], together.scores[row], rtol=0, atol=1e-4)
+
+    @torch.no_grad()
+    def test_pixels_outside_the_sizes_do_not_matter(self, trained, batch) -> None:
+        other = batch.images.clone()
+        other[1, :, SIZES[1][0] :] = 255
+        other[1, :, :, SIZES[1][1] :] = 255
+        ours, same = trained(batch.images, batch.sizes), trained(other, batch.sizes)
+        assert torch.equal(ours.boxes, same.boxes)
+        assert torch.equal(ours.scores, same.scores)
+
+    def test_types_do_not_depend_on_the_mode(self, batch) -> None:
+        network = self.make()
+        results = []
+        for mode in (True, False):
+            network.train(mode)
+            losses, detections = network.loss(batch), network(batch.images, batch.sizes)
+            assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+            results.append((list(losses), type(detections), [value is None for value in detections]))
+        assert results[0] == results[1]
+
+    def test_a_batch_twice_has_the_loss_of_once(self, network, batch) -> None:
+        once, twice = network.loss(batch), network.loss(rows(batch, [0, 1, 0, 1]))
+        for name in once:
+            assert_close(twice[name], once[name])
+
+    def test_padding_of_the_targets_changes_nothing(self, network, batch) -> None:
+        losses = backward(network, batch)
+        expected = copy.deepcopy(gradients(network))
+        padded = backward(network, batch._replace(targets=with_padding(batch.targets)))
+        for name, loss in losses.items():
+            assert loss > 0
+            assert_close(padded[name], loss, rtol=1e-5, atol=1e-7)
+        for name, gradient in gradients(network).items():
+            assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5 * float(expected[name].abs().max()), msg=name)
+
+    def test_order_of_the_targets_changes_nothing(self, network, batch) -> None:
+        boxes, valid, labels, _, _ = batch.targets
+        turned = batch._replace(targets=Instances(boxes.flip(1), valid.flip(1), labels.flip(1)))
+        losses, others = network.loss(batch), network.loss(turned)
+        for name in losses:
+            assert_close(losses[name], others[name])
+
+    @pytest.mark.parametrize("empty", [[0], [0, 1]])
+    @pytest.mark.parametrize("mode", [True, False])
+    def test_images_without_objects_train(self, network, batch, empty, mode) -> None:
+        nothing = without_objects(batch, empty)
+        nothing.targets.boxes[empty] = torch.nan
+        losses = backward(network.train(mode), nothing)
+        assert all(loss.isfinite() for loss in losses.values())
+        for name, gradient in gradients(network).items():
+            assert gradient is not None, name
+            assert gradient.isfinite().all(), name
+
+    def test_a_batch_without_images_has_a_loss_and_detections(self, network, batch) -> None:
+        """The share of a process for which no image is left."""
+        nothing = rows(batch, [])
+        assert not any(backward(network, nothing).values())
+        assert not any(gradient is None or gradient.any() for gradient in gradients(network).values())
+        full, empty = (network(images.images, images.sizes) for images in (batch, nothing))
+        assert [None if value is None else value.shape[1:] for value in empty] == [
+            None if value is None else value.shape[1:] for value in full
+        ]
+        assert len(empty.boxes) == 0
+
+    def test_recipe_round_trip(self, trained, batch) -> None:
+        rebuilt = build(json.loads(json.dumps(recipe(trained)))).eval()
+        rebuilt.load_state_dict(trained.state_dict())
+        with torch.no_grad():
+            ours, same = trained(batch.images, batch.sizes), rebuilt(batch.images, batch.sizes)
+        assert torch.equal(ours.boxes, same.boxes)
+        assert torch.equal(ours.labels, same.labels)
+
+    def test_half_precision_learns_and_detects(self, trained, batch) -> None:
+        network = copy.deepcopy(trained)
+        exact = network(batch.images, batch.sizes)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = network.loss(batch)
+            rough = network(batch.images, batch.sizes)
+        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+        for row, objects in enumerate(OBJECTS):
+            count = len(objects)
+            overlap = box_iou(exact.boxes[row, :count], rough.boxes[row, :count]).amax(dim=1)
+            assert overlap.min() > 0.9
+
+    def test_training_compiles_into_one_graph(self, network, batch) -> None:
+        torch.compiler.reset()
+        expected = network.loss(batch)
+        for name, loss in torch.compile(network.loss, fullgraph=True, backend="eager")(batch).items():
+            assert_close(loss, expected[name], rtol=1e-4, atol=1e-5)
+
+    @torch.no_grad()
+    def test_inference_compiles_into_one_graph(self, trained, batch) -> None:
+        torch.compiler.reset()
+        expected = trained(batch.images, batch.sizes)
+        boxes = torch.compile(trained, fullgraph=True, backend="eager")(batch.images, batch.sizes).boxes
+        assert_close(boxes, expected.boxes, rtol=0, atol=1e-2)
