@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -77,10 +75,10 @@ def as_list(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
 
 
 @pytest.fixture(scope="module")
-def their_features(theirs: torch.nn.Module, batch: Batch) -> Iterator[tuple[ImageList, dict[str, Tensor]]]:
+def their_features(theirs: torch.nn.Module, batch: Batch) -> tuple[ImageList, dict[str, Tensor]]:
     with torch.no_grad():
         images, _ = theirs.transform(as_list(batch)[0])
-        yield images, theirs.backbone(images.tensors)
+        return images, theirs.backbone(images.tensors)
 
 
 def same_boxes(boxes: Tensor, others: Tensor) -> Tensor:
