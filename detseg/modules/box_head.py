@@ -144,7 +144,7 @@ class BoxHead(nn.Module):
         the ones above ``score_threshold``; at most ``limit`` are kept. ``sizes`` (B, 2): boxes are clipped to it.
         """
         images, count = regions.valid.shape
-        scores = logits.float().softmax(dim=-1)[:, :-1].view(images, count, self.num_classes)
+        scores = box_ops.as_float(logits).softmax(dim=-1)[:, :-1].view(images, count, self.num_classes)
         scores = torch.where(regions.valid[..., None], scores, 0).flatten(1)
         scores, chosen = scores.topk(min(candidates, scores.shape[1]), dim=1)
         region, labels = chosen // self.num_classes, chosen % self.num_classes

@@ -106,7 +106,7 @@ class RPN(nn.Module):
         ]
         chosen = torch.cat(best, dim=1)
         level = torch.cat([torch.full_like(indices, number) for number, indices in enumerate(best)], dim=1)
-        scores = logits.gather(1, chosen).float().sigmoid()
+        scores = box_ops.as_float(logits.gather(1, chosen)).sigmoid()
         boxes = box_ops.decode(deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes)
         real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1)

@@ -17,8 +17,9 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 TINY = 1e-6  # pixels; below any real box, so that its logarithm exists
 
 
-def _as_float(boxes: Tensor) -> Tensor:
-    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
+def as_float(tensor: Tensor) -> Tensor:
+    """The same values in at least single precision: half precision would move a box by whole pixels."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -35,21 +36,21 @@ def xyxy_to_xywh(boxes: Tensor) -> Tensor:
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Centre and size to two corners, (..., 4) to (..., 4)."""
-    boxes = _as_float(boxes)
+    boxes = as_float(boxes)
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Two corners to centre and size, (..., 4) to (..., 4)."""
-    boxes = _as_float(boxes)
+    boxes = as_float(boxes)
     corner, opposite = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(corner + opposite) / 2, opposite - corner], dim=-1)
 
 
 def area(boxes: Tensor) -> Tensor:
     """Areas, (..., 4) to (...); a box with swapped corners has none."""
-    width, height = (_as_float(boxes)[..., 2:] - _as_float(boxes)[..., :2]).clamp(min=0).unbind(-1)
+    width, height = (as_float(boxes)[..., 2:] - as_float(boxes)[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
@@ -68,7 +69,7 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of every pair: (..., N, 4) and (..., M, 4) to (..., N, M); 0 where both have no area."""
-    a, b = _as_float(a)[..., :, None, :], _as_float(b)[..., None, :, :]
+    a, b = as_float(a)[..., :, None, :], as_float(b)[..., None, :, :]
     intersection = _intersection(a, b)
     union = area(a) + area(b) - intersection
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
@@ -76,7 +77,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of every pair (Rezatofighi et al. 2019, algorithm 1): (..., N, 4), (..., M, 4) to (..., N, M)."""
-    a, b = _as_float(a)[..., :, None, :], _as_float(b)[..., None, :, :]
+    a, b = as_float(a)[..., :, None, :], as_float(b)[..., None, :, :]
     intersection = _intersection(a, b)
     union = area(a) + area(b) - intersection
     hull = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1))
@@ -99,7 +100,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
 
 def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
     """Boxes that ``deltas`` make of ``references``; the inverse of ``encode``; all (..., 4)."""
-    deltas = _as_float(deltas)
+    deltas = as_float(deltas)
     deltas = deltas / deltas.new_tensor(weights)
     references = xyxy_to_cxcywh(references)
     centre = references[..., :2] + deltas[..., :2] * references[..., 2:]

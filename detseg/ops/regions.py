@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_pool as torchvision_roi_pool
 
-from detseg.ops.boxes import area
+from detseg.ops.boxes import area, as_float
 
 SAMPLES = 2  # RoIAlign's sampling points along each side of a bin: four a bin (Mask R-CNN, section 3)
 
@@ -31,7 +31,7 @@ def _axis(start: Tensor, length: Tensor, limit: Tensor, size: int) -> tuple[Tens
     ``start`` and ``length`` of the box and ``limit``, the number of pixels, are (M,), in pixels of the feature map.
     A point up to one pixel outside the map takes the value of the edge, one further out is zero.
     """
-    points = (torch.arange(size * SAMPLES, device=start.device) + 0.5) / (size * SAMPLES)
+    points = (torch.arange(size * SAMPLES, device=start.device, dtype=start.dtype) + 0.5) / (size * SAMPLES)
     position = start[:, None] + length[:, None] * points
     last = limit[:, None] - 1
     inside = (position >= -1) & (position <= limit[:, None])
@@ -53,13 +53,13 @@ def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int],
     the whole operation is one ``embedding_bag``, several times faster on a CPU than a kernel for each level.
     """
     device, images, channels = boxes.device, boxes.shape[0], features[0].shape[1]
-    rows = torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, channels) for feature in features]).float()
+    rows = as_float(torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, channels) for feature in features]))
     shapes = torch.tensor([feature.shape[-2:] for feature in features], device=device)
     starts = torch.tensor([0, *(images * f.shape[2] * f.shape[3] for f in features[:-1])], device=device).cumsum(0)
 
     level = assign_levels(boxes, strides).flatten()
     height, width = shapes[level].unbind(1)
-    x1, y1, x2, y2 = (boxes.reshape(-1, 4) / torch.tensor(strides, device=device)[level, None]).unbind(1)
+    x1, y1, x2, y2 = (as_float(boxes).reshape(-1, 4) / torch.tensor(strides, device=device)[level, None]).unbind(1)
     # Boxes are at least one pixel of the map wide, as in the original implementation.
     y, y_weight = _axis(y1, (y2 - y1).clamp(min=1), height, size)
     x, x_weight = _axis(x1, (x2 - x1).clamp(min=1), width, size)
@@ -86,8 +86,7 @@ def roi_pool(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], 
     for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
         rois = torch.cat([image, torch.where(level == index, boxes, 0)], dim=-1).reshape(-1, 5)
-        # In float32: bfloat16 would move a box by several pixels.
-        values = torchvision_roi_pool(feature.float(), rois, size, 1 / stride)
+        values = torchvision_roi_pool(as_float(feature), rois, size, 1 / stride)
         pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
     assert pooled is not None
     return pooled

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detseg.ops.boxes import as_float
+
 
 @torch.library.custom_op("detseg::suppress", mutates_args=())
 def suppress(
@@ -24,7 +26,10 @@ def suppress(
     for image in range(len(boxes)):
         candidates = valid[image].nonzero()[:, 0]
         survivors = batched_nms(
-            boxes[image, candidates].float(), scores[image, candidates].float(), groups[image, candidates], threshold
+            as_float(boxes[image, candidates]),
+            as_float(scores[image, candidates]),
+            groups[image, candidates],
+            threshold,
         )[:limit]
         indices[image, : len(survivors)] = candidates[survivors]
         kept[image, : len(survivors)] = True
