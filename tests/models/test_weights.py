@@ -1,6 +1,6 @@
 """Faster R-CNN against torchvision's, with the same random weights: every stage must give the same numbers.
 
-In double precision: in single, the rounding of an untrained network is enough to turn over a suppression here and there.
+In double precision: in single, the rounding of an untrained network is enough to turn over some suppressions.
 """
 
 from __future__ import annotations
