@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = (str, int, float, bool, type(None))
+PACKAGE = __name__.partition(".")[0]
+
+# In the place of the weights that an object was built with. What depends on whether there were any stays as it was, but
+# nothing is read or fetched again: the values are in the checkpoint.
+IN_CHECKPOINT = "(in the checkpoint)"
 
 
 class Recipe:
@@ -41,14 +46,14 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
 def recipe(value: Any) -> Any:
     """Describe a ``Recipe`` object, a plain value, or a list, tuple or dictionary of them.
 
-    An object becomes ``{"class": name, "arguments": {...}}``. An argument called ``weights`` is left out: the values
-    are in the checkpoint, so that building from it must not fetch them again.
+    An object becomes ``{"class": name, "arguments": {...}}``; the name of a class of another package than ours begins
+    with its module. An argument called ``weights``, where it is not None, becomes ``IN_CHECKPOINT``.
 
     Raises TypeError for a value that is none of these, naming its type.
     """
     if isinstance(value, Recipe):
-        arguments = {key: recipe(item) for key, item in value.__dict__["arguments"].items() if key != "weights"}
-        return {"class": type(value).__name__, "arguments": arguments}
+        arguments = {key: _weightless(key, recipe(item)) for key, item in value.__dict__["arguments"].items()}
+        return {"class": _name(type(value)), "arguments": arguments}
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, Path):
@@ -69,16 +74,25 @@ def build(description: Any, **replaced: Any) -> Any:
     description names is imported or executed. Raises KeyError for a class that is not among them.
     """
     if isinstance(description, dict) and set(description) == {"class", "arguments"}:
-        known = {cls.__name__: cls for cls in _subclasses(Recipe)}
+        known = {_name(cls): cls for cls in _subclasses(Recipe)}
         if description["class"] not in known:
             raise KeyError(f"{description['class']}: not a class of detseg; import the module that defines it first")
-        arguments = {key: build(item) for key, item in description["arguments"].items()}
+        arguments = {key: build(_weightless(key, item)) for key, item in description["arguments"].items()}
         return known[description["class"]](**{**arguments, **replaced})
     if isinstance(description, dict):
         return {key: build(item) for key, item in description.items()}
     if isinstance(description, (list, tuple)):
         return [build(item) for item in description]
     return description
+
+
+def _weightless(key: str, value: Any) -> Any:
+    return IN_CHECKPOINT if key == "weights" and value is not None else value
+
+
+def _name(cls: type[Any]) -> str:
+    """Our own names stay when a class moves to another file; another package's could be the same as one of ours."""
+    return cls.__name__ if cls.__module__.startswith(f"{PACKAGE}.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:

@@ -136,7 +136,7 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
     ("network", "reason"),
     [
         ({"class": "COCO", "arguments": {"root": "x"}}, "COCO is not a detector"),
-        ({"class": "ColourDetector", "arguments": {"colour": 1}}, "unexpected keyword argument"),
+        ({"class": "tests.colours.ColourDetector", "arguments": {"colour": 1}}, "unexpected keyword argument"),
         ({"class": "FasterRCNN", "arguments": {"backbone": {"class": "MobileNetV2", "arguments": {}}}}, "num_classes"),
         ("ColourDetector", "str is not a detector"),
         (None, "NoneType is not a detector"),

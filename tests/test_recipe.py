@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from detseg.recipe import Recipe, build, recipe
+from detseg.modules import backbones
+from detseg.recipe import IN_CHECKPOINT, Recipe, build, recipe
 
 
 class Engine(Recipe):
@@ -36,8 +37,8 @@ class Painted(Car):
 
 def test_describes_what_was_given_and_no_defaults() -> None:
     assert recipe(Car(Engine(5), colours=("red",))) == {
-        "class": "Car",
-        "arguments": {"engine": {"class": "Engine", "arguments": {"power": 5}}, "colours": ["red"]},
+        "class": f"{__name__}.Car",
+        "arguments": {"engine": {"class": f"{__name__}.Engine", "arguments": {"power": 5}}, "colours": ["red"]},
     }
 
 
@@ -45,8 +46,8 @@ def test_describes_what_was_given_and_no_defaults() -> None:
 def test_the_outermost_constructor_of_a_subclass_counts(cls: type[Van]) -> None:
     van = cls(Engine(3), 2.5)
     assert recipe(van) == {
-        "class": cls.__name__,
-        "arguments": {"engine": {"class": "Engine", "arguments": {"power": 3}}, "load": 2.5},
+        "class": f"{__name__}.{cls.__name__}",
+        "arguments": {"engine": {"class": f"{__name__}.Engine", "arguments": {"power": 3}}, "load": 2.5},
     }
     rebuilt = build(recipe(van))
     assert type(rebuilt) is cls
@@ -69,8 +70,24 @@ def test_arguments_that_are_passed_on_are_repeated() -> None:
     assert (rebuilt.engine.power, rebuilt.wheels, rebuilt.colours) == (1, 5, ("red",))
 
 
-def test_weights_are_left_out() -> None:
-    assert recipe(Engine(1, weights="https://example.com/engine.pt"))["arguments"] == {"power": 1}
+def test_weights_are_neither_told_nor_fetched_again() -> None:
+    """Yet what depends on whether there were any stays, and a file cannot ask for any."""
+    description = recipe(Engine(1, weights="https://example.com/engine.pt"))
+    assert description["arguments"] == {"power": 1, "weights": IN_CHECKPOINT}
+    assert build(description).weights == IN_CHECKPOINT
+    description["arguments"]["weights"] = "https://example.com/other.pt"
+    assert build(description).weights == IN_CHECKPOINT
+    assert recipe(Engine(1, weights=None))["arguments"] == {"power": 1, "weights": None}
+
+
+def test_a_class_of_another_package_may_have_a_name_of_ours() -> None:
+    class ResNet(Recipe):
+        def __init__(self) -> None:
+            pass
+
+    assert type(build(recipe(ResNet()))) is ResNet
+    assert type(build(recipe(backbones.ResNet("resnet18")))) is backbones.ResNet
+    assert recipe(backbones.ResNet("resnet18"))["class"] == "ResNet"
 
 
 def test_plain_values_stay_and_others_are_refused() -> None:

@@ -152,6 +152,7 @@ def _conclude(task: Detection, folder: Path) -> None:
     """Show the figures of the best checkpoint, and where everything is."""
     best = folder / "best.ckpt"
     if not best.exists():
+        log.info("no validation, so no AP; results are in %s", folder)
         return
     print(figures_table(checkpoint.read(best)["detseg"]["metrics"]))
     print(f"\nbest checkpoint  {best}\nfigures          {best.with_name('metrics.json')}")

@@ -17,6 +17,10 @@ class Detector(nn.Module, Recipe):
         """Every loss of a batch by name; the total is their sum."""
         raise NotImplementedError
 
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
+        """What ``loss`` and ``forward`` say of a batch; a network that computes features for both does so once."""
+        return self.loss(batch), self(batch.images, batch.sizes, batch.proposals)
+
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
         """Detections, best first, in pixels of the network input.
 

@@ -12,12 +12,9 @@ from torch import Tensor
 from detseg.models.detector import Detector
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import BoxHead, RegionHead, TwoFCHead, sample_regions
-from detseg.modules.rpn import RPN
+from detseg.modules.rpn import RPN, Predictions
 from detseg.ops.regions import roi_align, roi_pool
 from detseg.structures import Batch, Instances, trim
-
-# Stride. Features of regions come from P2 to P5; the extra P6 is for anchors only (FPN, section 4.2).
-COARSEST_POOLED = 32
 
 
 class FasterRCNN(Detector):
@@ -63,6 +60,10 @@ class FasterRCNN(Detector):
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
         head = head or TwoFCHead(backbone.channels[0])
         _check_fit(backbone, head, anchor_sizes)
+        counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
+        for name, count in {**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}.items():
+            if count < 1:
+                raise ValueError(f"{name} is {count}, and must be at least 1")
 
         self.num_classes = num_classes
         self.backbone = backbone
@@ -78,7 +79,7 @@ class FasterRCNN(Detector):
         )
         self.box_head = BoxHead(head, num_classes)
         self.pooling = {"roi_align": roi_align, "roi_pool": roi_pool}[pooling]
-        self.strides = [stride for stride in backbone.strides if stride <= COARSEST_POOLED]
+        self.strides = backbone.strides[: levels - backbone.extra]  # P6 is for anchors alone (FPN, section 4.2)
         self.rpn_candidates, self.proposals = rpn_candidates, proposals
         self.iou, self.samples, self.positive_fraction = iou, samples, positive_fraction
         self.score_threshold, self.nms = score_threshold, nms
@@ -92,7 +93,22 @@ class FasterRCNN(Detector):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.images, batch.sizes)
+        return self._loss(batch, features, self.rpn(features, batch.images.shape[-2:]))
+
+    def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
+        features = self.backbone(images, sizes)
+        if proposals is None:
+            predictions = self.rpn(features, images.shape[-2:])
+            proposals = self.rpn.propose(predictions, sizes, self.rpn_candidates[1], self.proposals[1])
+        return self._detect(features, proposals, sizes)
+
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
+        features = self.backbone(batch.images, batch.sizes)
         predictions = self.rpn(features, batch.images.shape[-2:])
+        proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[1], self.proposals[1])
+        return self._loss(batch, features, predictions), self._detect(features, proposals, batch.sizes)
+
+    def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
         proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[0], self.proposals[0])
         regions, truth = sample_regions(
             proposals, batch.targets, self.num_classes, self.iou, 0.0, self.samples, self.positive_fraction
@@ -103,11 +119,7 @@ class FasterRCNN(Detector):
             **self.box_head.loss(logits, deltas, regions, truth),
         }
 
-    def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
-        features = self.backbone(images, sizes)
-        if proposals is None:
-            predictions = self.rpn(features, images.shape[-2:])
-            proposals = self.rpn.propose(predictions, sizes, self.rpn_candidates[1], self.proposals[1])
+    def _detect(self, features: list[Tensor], proposals: Instances, sizes: Tensor) -> Instances:
         proposals = trim(proposals)
         logits, deltas = self.box_head(self.pool(features, proposals))
         return self.box_head.detect(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from detseg.modules.backbones.backbone import NORMS, Norm, load_weights
+from detseg.modules.backbones.backbone import Norm, known_norm, load_weights
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import class_loss, delta_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
@@ -61,8 +61,7 @@ class Conv5Head(RegionHead):
     ) -> None:
         super().__init__()
         self.in_channels, self.size, self.channels = 1024, 14, 2048
-        norm = self.__dict__["arguments"]["norm"] = norm or ("frozen" if weights else "batch")
-        network = torchvision.models.get_model(name, weights=None, norm_layer=NORMS[norm])
+        network = torchvision.models.get_model(name, weights=None, norm_layer=known_norm(norm, weights))
         load_weights(network, name, weights)
         self.layer4 = network.layer4
 

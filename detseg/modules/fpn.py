@@ -15,6 +15,8 @@ class FPN(Backbone):
     proposal network looks, for the largest anchors (section 4.1). Images are normalised by ``body``.
     """
 
+    extra = 1
+
     def __init__(self, body: Backbone, channels: int = 256) -> None:
         super().__init__()
         self.body = body

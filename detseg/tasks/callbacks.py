@@ -28,7 +28,8 @@ class LastCheckpoint(ModelCheckpoint):
     """Keep ``last.ckpt``, which a training is resumed from. (``save_last`` skips epochs that are not the best.)"""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        super().__init__(folder, filename="last", enable_version_counter=False)
+        # At the end of each epoch, also of one without a validation.
+        super().__init__(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -67,6 +68,8 @@ class Pictures(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._drawn = 0
+        if self.folder is None:  # here, on every rank: the trainer asks the first one for its log folder
+            self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int, dataloader: int = 0
@@ -74,12 +77,12 @@ class Pictures(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or outputs is None:
             return
         assert isinstance(module, Detection)
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        assert self.folder is not None
         for row in range(min(len(batch.rows), self.count - self._drawn)):
             picture = truth_and_prediction(batch, outputs["detections"], row, module.classes, self.threshold)
             name = module.data.val_annotations.path(int(batch.rows[row])).stem
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(folder / f"{name}.jpg")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(self.folder / f"{name}.jpg")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")

@@ -62,6 +62,11 @@ class Detection(LightningModule):
         warmup_steps: int = 1000,
     ) -> None:
         super().__init__()
+        least = {"lr": (lr, 0), "weight_decay": (weight_decay, 0), "momentum": (momentum, 0)}
+        least |= {"reference_batch": (reference_batch, 1), "warmup_steps": (warmup_steps, 0)}
+        for name, (value, limit) in least.items():
+            if value < limit:
+                raise ConfigError(f"model.{name}: {value} must be at least {limit}")
         self.network = network
         self.lr, self.reference_batch = lr, reference_batch
         self.optimizer, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
@@ -99,6 +104,7 @@ class Detection(LightningModule):
             )
         if stage == "fit":
             self.category_ids, self.data_recipe = data.train_annotations.category_ids, recipe(data)
+            self.describe()  # what no checkpoint can describe is said now, not after an epoch
 
     # Training
 
@@ -120,7 +126,8 @@ class Detection(LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = self.trainer.estimated_stepping_batches  # also makes num_training_batches known
+        self.trainer.fit_loop.setup_data()  # makes num_training_batches known
+        steps = self.trainer.estimated_stepping_batches
         if self.schedule == "cosine" and not math.isfinite(steps):
             raise ConfigError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
@@ -168,10 +175,12 @@ class Detection(LightningModule):
     def validation_step(self, batch: Batch, index: int) -> dict[str, Instances] | None:
         if not len(batch.rows):  # the share of a process that has no image
             return None
-        losses = self.network.loss(batch)
+        # The losses draw samples: the same ones each time, whatever the rank, and none of those that training draws.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(batch.rows[0]))
+            losses, found = self.network.validate(batch)
         for name, value in {"loss": torch.stack(list(losses.values())).sum(), **losses}.items():
             self._losses[name] += value * len(batch.rows)
-        found: Instances = self.network(batch.images, batch.sizes)
         self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes))
         self._seen.append(batch.rows)
         return {"detections": found}
@@ -233,12 +242,21 @@ class Detection(LightningModule):
         checkpoint["detseg"] = self.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        classes = checkpoint.get("detseg", {}).get("classes", list(self.classes))
+        about = checkpoint.get("detseg", {})
+        classes = about.get("classes", list(self.classes))
         if classes != list(self.classes):
             raise CheckpointError(
                 f"the checkpoint knows {', '.join(classes)}, but the data has {', '.join(self.classes)}; "
                 "a training is resumed on the data that it began with"
             )
+        before, now = (config.get("model", {}) for config in (about.get("config", {}), self.config))
+        for name in ("lr", "momentum", "weight_decay"):
+            if name in before and name in now and before[name] != now[name]:
+                log.warning(
+                    "model.%s: %s is not used: a training that is resumed goes on with its own, %s; "
+                    "begin a new one to change it",
+                    *(name, now[name], before[name]),
+                )
 
     def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
         """Find objects with a score of at least ``threshold`` in image files: a path, a folder, a glob, or several."""

@@ -129,6 +129,20 @@ def test_parts_that_do_not_fit(stages, arguments, message) -> None:
         FasterRCNN(ResNet("resnet18", stages=stages), CLASSES, **arguments)
 
 
+def test_the_extra_map_of_a_pyramid_is_for_anchors_alone() -> None:
+    """FPN, section 4.2: there is no P6 in the features of regions, whatever its stride."""
+    with torch.device("meta"):
+        assert TestWithPyramid.make().strides == [4, 8]
+        assert FasterRCNN(FPN(ResNet("resnet18")), CLASSES).strides == [4, 8, 16, 32]
+        assert TestWithOneMap.make().strides == [8]
+
+
+@pytest.mark.parametrize("setting", [{"samples": 0}, {"detections": 0}, {"proposals": (100, 0)}])
+def test_nothing_cannot_be_asked_for(setting) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{next(iter(setting))} is 0"):
+        TestWithPyramid.make(**setting)
+
+
 def test_maps_that_do_not_fit() -> None:
     with torch.device("meta"):
         gap, pyramid = FPN(ResNet("resnet18", stages=[2, 4])), FPN(ResNet("resnet18", stages=[2, 3]))

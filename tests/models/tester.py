@@ -175,6 +175,14 @@ class DetectorTester:
             results.append((list(losses), type(detections), [value is None for value in detections]))
         assert results[0] == results[1]
 
+    @torch.no_grad()
+    def test_validation_gives_losses_and_detections_at_once(self, network, batch) -> None:
+        losses, found = network.validate(batch)
+        expected = network(batch.images, batch.sizes)
+        assert_close(losses, network.loss(batch))
+        assert torch.equal(found.boxes, expected.boxes)
+        assert torch.equal(found.valid, expected.valid)
+
     def test_a_batch_twice_has_the_loss_of_once(self, network, batch) -> None:
         once, twice = network.loss(batch), network.loss(rows(batch, [0, 1, 0, 1]))
         for name in once:

@@ -105,6 +105,19 @@ def test_cosine_needs_an_end(root: Path) -> None:
         rates(root, {"max_epochs": -1}, schedule="cosine")
 
 
+def test_a_training_may_count_steps_instead_of_epochs(root: Path) -> None:
+    seen = rates(root, {"max_epochs": -1, "max_steps": 3}, lr=8.0, warmup_steps=0)
+    assert seen == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"lr": -1.0}, {"reference_batch": 0}, {"warmup_steps": -5}, {"weight_decay": -1.0}, {"momentum": -1.0}]
+)
+def test_values_that_make_no_sense(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"model.{next(iter(setting))}: -?\d.* must be at least"):
+        Detection(ColourDetector(), **setting)
+
+
 def test_adamw_is_there(root: Path) -> None:
     task = Detection(ColourDetector(), optimizer="adamw")
     trainer = Trainer(**QUIET, fast_dev_run=True)
@@ -174,6 +187,40 @@ def test_no_detection_is_explained(root: Path, caplog: pytest.LogCaptureFixture)
     assert "IoU of" in caplog.text
 
 
+class Draws(ColourDetector):
+    """Its loss is random, like that of every detector that samples."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {**super().loss(batch), "drawn": torch.rand(())}
+
+
+def test_validation_draws_the_same_each_time_and_nothing_from_training(root: Path) -> None:
+    figures = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        expected = torch.rand(3)
+        torch.manual_seed(seed)
+        task = Detection(Draws())
+        Trainer(**QUIET).validate(task, colours(root), verbose=False)
+        assert torch.equal(torch.rand(3), expected)
+        figures.append(task.figures["drawn"])
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(3, 4), (5, 2)])
+def test_the_last_checkpoint_is_of_the_last_epoch(root: Path, tmp_path: Path, every: int, epochs: int) -> None:
+    settings = {**QUIET, "enable_checkpointing": True, "max_epochs": epochs, "check_val_every_n_epoch": every}
+    callbacks = [BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
+    Trainer(**settings, callbacks=callbacks).fit(Detection(ColourDetector()), colours(root))
+    assert checkpoint.read(tmp_path / "last.ckpt")["epoch"] == epochs - 1
+    assert (tmp_path / "best.ckpt").exists() == (every <= epochs)
+
+
+def test_what_no_checkpoint_can_describe_is_said_before_training(root: Path) -> None:
+    with pytest.raises(TypeError, match="cannot describe a set"):
+        Trainer(**QUIET, fast_dev_run=True).fit(Detection(ColourDetector(losses={1})), colours(root))  # type: ignore[arg-type]
+
+
 def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: Path) -> None:
     class Watch(Callback):
         validated: list[Tensor]
@@ -224,6 +271,20 @@ def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> 
     assert torch.equal(whole.network.weight, resumed.network.weight)
 
 
+def test_a_resumed_training_says_that_it_keeps_its_learning_rate(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**QUIET, "enable_checkpointing": True, "callbacks": [LastCheckpoint(tmp_path)]}
+    for epochs, lr in ((1, 0.5), (2, 0.001)):
+        task = Detection(ColourDetector(), lr=lr)
+        task.config = {"model": {"lr": lr, "momentum": 0.9}}
+        resumed = tmp_path / "last.ckpt" if epochs > 1 else None
+        Trainer(**settings, max_epochs=epochs).fit(task, colours(root), ckpt_path=resumed, weights_only=True)
+    assert "model.lr: 0.001 is not used" in caplog.text
+    assert "its own, 0.5" in caplog.text
+    assert "momentum" not in caplog.text
+
+
 def test_a_training_is_not_resumed_on_other_classes(root: Path, tmp_path: Path) -> None:
     settings = {**QUIET, "enable_checkpointing": True, "max_epochs": 1}
     Trainer(**settings, callbacks=[LastCheckpoint(tmp_path)]).fit(Detection(ColourDetector()), colours(root))
@@ -238,10 +299,10 @@ import json, sys
 from pathlib import Path
 from lightning.pytorch import Trainer
 from tests.colours import ColourDetector, colours
-from detseg.tasks import Detection
+from detseg.tasks import Detection, Pictures
 
 trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                  enable_model_summary=False)
+                  enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])
 for root in sys.argv[2:]:
     task = Detection(ColourDetector(blunder=1.0))
     trainer.validate(task, colours(Path(root)), verbose=False)
@@ -269,3 +330,4 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
         assert {name: str(together[name]) for name in average_precision} == alone
         assert 0 < task.figures["AP"] < 1
         assert together["loss"] == pytest.approx(task.figures["loss"])
+    assert (tmp_path / "pictures" / "val0.jpg").is_file()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detseg.errors import CheckpointError
-from detseg.recipe import Recipe
-
-T = TypeVar("T")
+from detseg.recipe import IN_CHECKPOINT, Recipe
 
 Norm = Literal["frozen", "batch", "sync"]
 
@@ -39,6 +37,7 @@ class Backbone(nn.Module, Recipe):
 
     channels: list[int]
     strides: list[int]
+    extra = 0  # how many of the coarsest maps are for anchors alone, and no region's features come from
 
     mean: Tensor
     std: Tensor
@@ -48,15 +47,6 @@ class Backbone(nn.Module, Recipe):
         self._frozen: list[nn.Module] = []
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def decide(self, name: str, given: T | None, default: T) -> T:
-        """The argument ``name``, or ``default`` where it is None.
-
-        The default may depend on whether there are weights, and a checkpoint repeats the constructor without them, so
-        what was decided is kept among the arguments.
-        """
-        self.__dict__["arguments"][name] = default if given is None else given
-        return default if given is None else given
 
     def normalize(self, images: Tensor, sizes: Tensor | None) -> Tensor:
         """Normalise images (B, 3, H, W), uint8, and blank what lies outside ``sizes`` (B, 2) (None: nothing does).
@@ -95,6 +85,22 @@ def known_stages(stages: Sequence[int], known: range) -> list[int]:
     return sorted(set(stages))
 
 
+def known_frozen(frozen: int | None, weights: str | None, stages: int) -> int:
+    """How many stages do not train: ``frozen``, or two of a pretrained network.
+
+    Raises ValueError if there are not so many.
+    """
+    frozen = frozen if frozen is not None else 2 if weights else 0
+    if not 0 <= frozen <= stages:
+        raise ValueError(f"frozen {frozen}: there are {stages} stages, the stem being the first; 0 freezes none")
+    return frozen
+
+
+def known_norm(norm: Norm | None, weights: str | None) -> type[nn.Module]:
+    """The layer called ``norm``; by default that of pretrained networks is frozen, and others train theirs."""
+    return NORMS[norm or ("frozen" if weights else "batch")]
+
+
 def load_weights(network: nn.Module, name: str, weights: str | None) -> None:
     """Load ImageNet ``weights`` into the torchvision ``network`` called ``name``.
 
@@ -104,7 +110,7 @@ def load_weights(network: nn.Module, name: str, weights: str | None) -> None:
 
     Raises CheckpointError, naming the file and the keys, if the state dict is not one of this network.
     """
-    if weights is None:
+    if weights is None or weights == IN_CHECKPOINT:
         return
     state = _read_weights(name, weights)
     # The classifier's shape depends on the classes it was trained for, and nothing here reads it.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torchvision
 from torch import Tensor
 
-from detseg.modules.backbones.backbone import NORMS, Backbone, Norm, known_stages, load_weights
+from detseg.modules.backbones.backbone import Backbone, Norm, known_frozen, known_norm, known_stages, load_weights
 
 # The last block of each stride in torchvision's `features`: 2, 4, 8, 16, 32.
 LAST_BLOCKS = {1: 1, 2: 3, 3: 6, 4: 13, 5: 18}
@@ -27,15 +27,14 @@ class MobileNetV2(Backbone):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        frozen = self.decide("frozen", frozen, 2 if weights else 0)
-        norm_layer = NORMS[self.decide("norm", norm, "frozen" if weights else "batch")]
-        network = torchvision.models.mobilenet_v2(norm_layer=norm_layer)
+        network = torchvision.models.mobilenet_v2(norm_layer=known_norm(norm, weights))
         load_weights(network, "mobilenet_v2", weights)
         self.stages = known_stages(stages, range(1, 6))
         self.features = network.features[: LAST_BLOCKS[self.stages[-1]] + 1]
         widths = {1: 16, 2: 24, 3: 32, 4: 96, 5: 1280}
         self.channels = [widths[stage] for stage in self.stages]
         self.strides = [2**stage for stage in self.stages]
+        frozen = known_frozen(frozen, weights, self.stages[-1])
         self.freeze(list(self.features[: LAST_BLOCKS[frozen] + 1]) if frozen else [])
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Literal
 import torchvision
 from torch import Tensor
 
-from detseg.modules.backbones.backbone import NORMS, Backbone, Norm, known_stages, load_weights
+from detseg.modules.backbones.backbone import Backbone, Norm, known_frozen, known_norm, known_stages, load_weights
 
 
 class ResNet(Backbone):
@@ -31,9 +31,7 @@ class ResNet(Backbone):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        frozen = self.decide("frozen", frozen, 2 if weights else 0)
-        norm_layer = NORMS[self.decide("norm", norm, "frozen" if weights else "batch")]
-        network = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer)
+        network = torchvision.models.get_model(name, weights=None, norm_layer=known_norm(norm, weights))
         load_weights(network, name, weights)
         self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
         self.stages = known_stages(stages, range(2, 6))
@@ -43,7 +41,7 @@ class ResNet(Backbone):
         self.channels = [widths[stage - 2] for stage in self.stages]
         self.strides = [2**stage for stage in self.stages]
         parts = [[self.conv1, self.bn1], *([getattr(self, f"layer{s - 1}")] for s in range(2, self.stages[-1] + 1))]
-        self.freeze([module for part in parts[:frozen] for module in part])
+        self.freeze([module for part in parts[: known_frozen(frozen, weights, len(parts))] for module in part])
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         features = []

@@ -27,7 +27,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
 from detseg.errors import CheckpointError
-from detseg.modules.backbones import Backbone
+from detseg.modules.backbones import Backbone, ResNet
 from detseg.recipe import build, recipe
 
 
@@ -94,6 +94,11 @@ class BackboneTester:
             if value.requires_grad and (value.grad is None or not value.grad.any())
         ]
         assert untouched == []
+
+    @pytest.mark.parametrize("frozen", [-1, 6])
+    def test_stages_that_cannot_be_frozen(self, frozen) -> None:
+        with pytest.raises(ValueError, match=f"frozen {frozen}: there are 5 stages"):
+            self.make(frozen=frozen)
 
     def test_what_is_frozen_stays(self) -> None:
         backbone = shake(self.make(frozen=2))
@@ -209,6 +214,17 @@ class PretrainedTester(BackboneTester):
         assert weights not in description
         rebuilt = build(json.loads(description))
         assert architecture(rebuilt) == architecture(backbone)
+
+    def test_a_subclass_with_a_constructor_of_its_own(self, weights) -> None:
+        """What follows from the weights must not be repeated as an argument that the subclass does not have."""
+        base, name = type(self.make()), self.name
+
+        class Own(base):  # type: ignore[misc]
+            def __init__(self, weights: str | None = None) -> None:
+                super().__init__(**({"name": name} if base is ResNet else {}), weights=weights)
+
+        backbone = Own(weights)
+        assert architecture(build(recipe(backbone))) == architecture(backbone)
 
     @pytest.mark.parametrize("weights", ["no/such/file.pth", "IMAGENET1K_V9"])
     def test_weights_that_do_not_exist(self, weights) -> None:
