@@ -123,8 +123,9 @@ def pack(
 ) -> Annotations:
     """Make ``Annotations`` of objects in any order, each with the row of its image in ``rows``.
 
-    Boxes are clipped to their image. Those without area are dropped; the log names ``source``, file and annotation id.
-    ``areas`` that are not given, or NaN, are those of the boxes.
+    Boxes without area inside their image are dropped; the log names ``source``, file and annotation id. The others stay
+    as they are, also where they reach beyond it: an evaluation compares with what was labelled, and training clips.
+    ``areas`` that are not given, or NaN, are those of the boxes inside the image.
     """
     names = np.asarray(files, dtype=np.str_)
     limits = np.tile(sizes[rows][:, ::-1], 2)
@@ -136,7 +137,7 @@ def pack(
         log.warning("%s: dropped %d boxes without area (xyxy): %s", source, (~valid).sum(), dropped)
     outside = int((valid & (np.abs(clipped - boxes) > 1).any(axis=1)).sum())
     if outside:
-        log.warning("%s: clipped %d boxes that reached beyond their image by more than a pixel", source, outside)
+        log.warning("%s: %d boxes reach beyond their image by more than a pixel; training clips them", source, outside)
     kept = np.flatnonzero(valid)[np.argsort(rows[valid], kind="stable")]
     flags = np.zeros(len(boxes), dtype=bool)
     return Annotations(
@@ -147,7 +148,7 @@ def pack(
         image_ids=image_ids,
         sizes=sizes,
         offsets=_offsets(np.bincount(rows[kept], minlength=len(names))),
-        boxes=clipped[kept],
+        boxes=boxes[kept],
         labels=labels[kept],
         areas=(width * height if areas is None else np.where(np.isnan(areas), width * height, areas))[kept],
         crowd=(flags if crowd is None else crowd)[kept],

@@ -42,9 +42,10 @@ class DetectionDataset(Dataset[Sample]):
         objects = self.annotations.objects(row)
         learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
         height, width = self.annotations.sizes[row].tolist()
+        boxes = self.annotations.boxes[objects][learnt].clip(0, (width, height, width, height))
         picture = Picture(
             image=read_image(self.annotations.path(row), (height, width)),
-            boxes=self.annotations.boxes[objects][learnt].astype(np.float32),
+            boxes=boxes.astype(np.float32),
             labels=self.annotations.labels[objects][learnt],
         )
         picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)

@@ -67,17 +67,17 @@ def pack_boxes(boxes: list[list[float]], rows: list[int]) -> Annotations:
     )
 
 
-def test_pack_sorts_clips_and_drops(caplog: pytest.LogCaptureFixture) -> None:
+def test_pack_sorts_and_drops(caplog: pytest.LogCaptureFixture) -> None:
     boxes = [[1, 2, 50, 60], [3, 3, 3, 8], [-4, 1, 25, 9], [25, 0, 30, 5], [0, 0, 2, 3]]
     packed = pack_boxes(boxes, [1, 0, 0, 0, 0])
-    assert packed.boxes.tolist() == [[0, 1, 20, 9], [0, 0, 2, 3], [1, 2, 40, 30]]
+    assert packed.boxes.tolist() == [[-4, 1, 25, 9], [0, 0, 2, 3], [1, 2, 50, 60]]  # as the file has them
     assert packed.offsets.tolist() == [0, 2, 3]
     assert packed.ids.tolist() == [9, 11, 7]
-    assert packed.areas.tolist() == [20 * 8, 5.5, 39 * 28]  # of the clipped box where none was given
+    assert packed.areas.tolist() == [20 * 8, 5.5, 39 * 28]  # of the box inside the image where none was given
     assert "source.json: dropped 2 boxes" in caplog.text
     assert "a.jpg annotation 8 [3.0, 3.0, 3.0, 8.0]" in caplog.text
     assert "a.jpg annotation 10 [25.0, 0.0, 30.0, 5.0]" in caplog.text
-    assert "clipped 2 boxes" in caplog.text
+    assert "2 boxes reach beyond their image" in caplog.text
 
 
 def test_description_counts() -> None:

@@ -57,6 +57,17 @@ def test_explicit_places_override_what_is_found(tmp_path: Path) -> None:
     assert data.val_annotations.path(0).is_file()
 
 
+def test_boxes_beyond_the_image_are_clipped_to_learn_from_and_measured_as_they_are(tmp_path: Path) -> None:
+    made.image(tmp_path / "images" / "a.png", 33, 44)
+    images = [{"id": i, "file_name": "a.png", "height": 33, "width": 44} for i in (1, 2)]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [-3, 5, 99, 20]} for i in (1, 2)]
+    made.coco(tmp_path / "all.json", images, objects, {1: "cat"})
+    data = COCO(str(tmp_path), transforms=Transforms(33, 44, flip=0), workers=0)
+    sample = DetectionDataset(data.train_annotations, data.transforms, training=True)[0]
+    assert sample.boxes.tolist() == [[0, 5, 44, 25]]
+    assert data.val_annotations.boxes.tolist() == [[-3, 5, 96, 25]]
+
+
 def test_voc_reads_its_lists_and_shares_classes(tmp_path: Path) -> None:
     for stem, name in (("a", "cat"), ("b", "emu"), ("c", "emu"), ("d", "dog")):
         made.voc(tmp_path, stem, made.box(name, 2, 2, 30, 40))

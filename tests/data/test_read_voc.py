@@ -34,7 +34,7 @@ def test_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", ["", "<width>0</width><height>0</height>", "<width>?</width><height>48</height>"])
 def test_a_missing_size_is_read_from_the_image(tmp_path: Path, size: str) -> None:
     made.voc(tmp_path, "a", made.box("cat", 1, 1, 100, 100), size)
-    assert read_voc(tmp_path, ["a"]).boxes.tolist() == [[0, 0, 64, 48]]
+    assert read_voc(tmp_path, ["a"]).sizes.tolist() == [[48, 64]]
 
 
 def test_the_classes_are_the_names_found_in_order(tmp_path: Path) -> None:
