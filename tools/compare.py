@@ -3,7 +3,8 @@
     python tools/compare.py my/folder --weights mobilenet_v2.pth --epochs 5 --seeds 0 1 2
 
 Ours is trained by its own task, torchvision's by a plain loop over the same batches; both are measured by the same COCO
-evaluation. Both networks are MobileNetV2 with a feature pyramid.
+evaluation. Both networks are MobileNetV2 with a feature pyramid, from trained weights: from
+random ones our BatchNorms would be trained and torchvision's, which are frozen, not.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
 CHANNELS, REGIONS = 128, 64  # of the pyramid and in an image: half and an eighth of the usual, for a CPU
 
 
-def network(data: VOC, weights: str | None) -> FasterRCNN:
+def network(data: VOC, weights: str) -> FasterRCNN:
     pyramid = FPN(MobileNetV2(weights=weights), channels=CHANNELS)
     return FasterRCNN(pyramid, data.num_classes, samples=REGIONS)
 
@@ -103,7 +104,7 @@ def evaluate_torchvision(model: TorchvisionFasterRCNN, data: VOC) -> dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--weights", help="MobileNetV2's, a file; without, from random weights")
+    parser.add_argument("--weights", required=True, help="MobileNetV2's, a file")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--size", type=int, default=192, help="short edge of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=4)

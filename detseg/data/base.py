@@ -19,7 +19,7 @@ from detseg.data.coco_format import Split
 from detseg.data.images import read_image
 from detseg.data.samplers import EvaluationSampler, Key, TrainingSampler
 from detseg.data.transforms import Picture, Transforms, fit
-from detseg.errors import ConfigError, DataError
+from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.recipe import Recipe
 from detseg.structures import Batch, Sample
 
@@ -59,13 +59,14 @@ class DetectionDataset(Dataset[Sample]):
 
 
 class Loader(DataLoader[Sample]):
-    """A DataLoader that gives a DataError of its workers to the user as it is, without the traceback around it."""
+    """A DataLoader that gives a DetsegError of its workers to the user as it is, without the traceback around it."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
             yield from super().__iter__()
-        except DataError as error:
-            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from None
+        except DetsegError as error:
+            kind = type(error)
+            raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
 
 
 class DetectionData(LightningDataModule, Recipe):
@@ -82,6 +83,7 @@ class DetectionData(LightningDataModule, Recipe):
         self.transforms = transforms or Transforms()
         self.batch_size, self.workers = batch_size, workers
         self._classes: tuple[str, ...] | None = None
+        self._unmatched: dict[Split, Annotations] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, Annotations] = {}
 
     def read(self, split: Split) -> Annotations:
@@ -114,7 +116,7 @@ class DetectionData(LightningDataModule, Recipe):
         From then on DataError is raised where the data has none of these classes.
         """
         self._classes = tuple(classes)
-        self._annotations = {split: self._match(found) for split, found in self._annotations.items()}
+        self._annotations = {split: self._match(found) for split, found in self._unmatched.items()}
 
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
@@ -172,6 +174,7 @@ class DetectionData(LightningDataModule, Recipe):
             log.info("%s: %s: %s", split, found.root, found.describe())
             if not len(found):
                 raise DataError(f"{found.root}: the {split} split has no images")
+            self._unmatched[split] = found
             if split == "val" or self._classes:
                 found = self._match(found)
             self._annotations[split] = found
@@ -187,7 +190,12 @@ class DetectionData(LightningDataModule, Recipe):
 
 
 def split_rows(count: int, fraction: float, split: Split) -> NDArray[np.int64]:
-    """Share out images that no one has split: always the same ones, at least one (of two or more) to each side."""
+    """Share out images that no one has split: always the same ones, at least one (of two or more) to each side.
+
+    Raises ConfigError for a ``fraction`` for validation that is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"data.val_fraction: {fraction} must be above 0 and below 1, such as 0.2")
     order = np.random.default_rng(0).permutation(count)
     held_out = min(max(round(count * fraction), 1), count - 1)
     return np.sort(order[:held_out] if split == "val" else order[held_out:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -19,14 +18,16 @@ from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the pictures: another one is drawn anew
+VERSION = 1  # of the pictures: those of another one are not taken for these
+MARKER = "detseg_shapes.json"  # says what a folder was drawn from; no other program writes a file of this name
 
 
 class Shapes(COCO):
     """Circles, rings, squares, stars and triangles, 160 pixels large, drawn from a seed into ``root`` where missing.
 
     ``train`` and ``val`` are the numbers of images. ``root`` holds them in COCO format, which is what is read, and
-    again in VOC format, which ``VOC`` reads. Raises DataError if ``root`` holds something else.
+    again in VOC format, which ``VOC`` reads. Raises DataError if ``root`` holds something else, or shapes drawn from
+    other settings: nothing is ever deleted, since another run may be reading it.
     """
 
     def __init__(
@@ -57,16 +58,28 @@ class Shapes(COCO):
         root = self.root.parent
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")):
-            settings = root / "settings.json"
-            if settings.is_file() and json.loads(settings.read_text()) == self.settings:
+            if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+                self._check(root)
                 return
-            if root.exists() and any(root.iterdir()) and not settings.is_file():
-                raise DataError(f"{root}: this folder holds something else than drawn shapes; give another root")
             log.info("drawing %(train)d + %(val)d images of shapes", self.settings)
             with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
                 new = Path(folder, root.name)
                 new.mkdir()
                 write(new, self.settings["train"], self.settings["val"], self.settings["seed"])
-                (new / settings.name).write_text(json.dumps(self.settings))
-                shutil.rmtree(root, ignore_errors=True)
-                new.rename(root)  # the folder is there whole or not at all
+                (new / MARKER).write_text(json.dumps(self.settings))
+                new.rename(root)  # the folder is there whole or not at all; this can replace no more than an empty one
+
+    def _check(self, root: Path) -> None:
+        """Raise DataError unless a folder was drawn from these settings."""
+        try:
+            found = json.loads((root / MARKER).read_text())
+        except (OSError, ValueError):
+            raise DataError(
+                f"{root}: this holds something else than drawn shapes (no readable {MARKER} in it); "
+                "give another root, or remove it"
+            ) from None
+        if found != self.settings:
+            raise DataError(
+                f"{root}: the shapes in this folder were drawn from other settings ({found}, not {self.settings}); "
+                "give another root, or remove the folder"
+            )

@@ -32,7 +32,8 @@ class Transforms(Recipe):
     holds all the boxes, ``flip`` that of a mirror image. ``augment`` names transforms of albumentations with their
     values, applied in this order after the resizing: ``{"ColorJitter": {"brightness": 0.2, "p": 0.5}}``.
 
-    Raises ConfigError for values that make no sense, and for a transform or a value that albumentations does not have.
+    Raises ConfigError for values that make no sense, and for a transform or a value that albumentations does not have,
+    or in training for one that fails on an image or does not leave it uint8 RGB.
     """
 
     def __init__(
@@ -121,14 +122,28 @@ def _augment(picture: Picture, steps: Any) -> Picture:
     masks = picture.masks
     more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
     rows = np.arange(len(picture.boxes))
-    result = steps(image=picture.image, bboxes=picture.boxes, rows=rows, **more)
+    names = ", ".join(type(step).__name__ for step in steps.transforms)
+    try:
+        result = steps(image=picture.image, bboxes=picture.boxes, rows=rows, **more)
+    except Exception as error:  # albumentations has no class that all its errors share
+        height, width = picture.image.shape[:2]
+        raise ConfigError(
+            f"transforms: augment ({names}) fails on an image resized to {height} x {width}: {error}; "
+            "change its values or leave it out"
+        ) from error
+    image = result["image"]
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ConfigError(
+            f"transforms: augment ({names}) must leave images uint8 and (h, w, 3), but gives {image.dtype} and "
+            f"{tuple(image.shape)}; normalisation belongs to the backbone, which does it itself"
+        )
     boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
     rows = np.asarray(result["rows"], dtype=np.int64)
     area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     rows = rows[area]
     if masks is not None:
-        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *result["image"].shape[:2]), bool)
-    return Picture(result["image"], boxes[area], picture.labels[rows], masks)
+        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
+    return Picture(image, boxes[area], picture.labels[rows], masks)
 
 
 def _compose(augment: dict[str, dict[str, Any]]) -> Any:

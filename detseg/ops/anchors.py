@@ -24,7 +24,9 @@ def grid_anchors(cells: Tensor, grid: tuple[int, int], image: tuple[int, int]) -
     """Anchors ``cells`` (n, 4) repeated over a feature map: (grid height * grid width * n, 4), row by row.
 
     The step between neighbours is ``image // grid``: the map's stride, save for a map that was rounded up (P6 of an
-    image 800 pixels high is 13 high, and its step 61, not 64); torchvision's rule, which its weights were trained with.
+    image 800 pixels high is 13 high, and its step 61, not 64). ``image`` is the padded size of the batch, so that there
+    the anchors of an image depend on what it is padded to. It is torchvision's rule, which its weights were trained
+    with.
     """
     y = torch.arange(grid[0], device=cells.device) * (image[0] // grid[0])
     x = torch.arange(grid[1], device=cells.device) * (image[1] // grid[1])

@@ -24,12 +24,14 @@ def as_float(tensor: Tensor) -> Tensor:
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Corner and size (COCO's files) to two corners, (..., 4) to (..., 4)."""
+    boxes = as_float(boxes)
     corner, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([corner, corner + size], dim=-1)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """Two corners to corner and size, (..., 4) to (..., 4)."""
+    boxes = as_float(boxes)
     corner, opposite = boxes[..., :2], boxes[..., 2:]
     return torch.cat([corner, opposite - corner], dim=-1)
 

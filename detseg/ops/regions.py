@@ -80,13 +80,15 @@ def roi_pool(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], 
 
     Arguments and result as for ``roi_align``.
     """
+    boxes = as_float(boxes)
     level = assign_levels(boxes, strides)[..., None]
     image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(*boxes.shape[:2], 1)
     pooled: Tensor | None = None
     for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
         rois = torch.cat([image, torch.where(level == index, boxes, 0)], dim=-1).reshape(-1, 5)
-        values = torchvision_roi_pool(as_float(feature), rois, size, 1 / stride)
+        feature = as_float(feature)
+        values = torchvision_roi_pool(feature, rois.to(feature.dtype), size, 1 / stride)  # which asks for equal types
         pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
     assert pooled is not None
     return pooled

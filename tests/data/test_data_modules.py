@@ -113,6 +113,18 @@ def test_both_sides_of_a_split_get_images(count: int, val: int) -> None:
     assert sorted([*train, *held_out]) == list(range(count))
 
 
+@pytest.mark.parametrize("fraction", [-0.5, 0, 1, 20, float("nan")])
+def test_a_share_for_validation_is_between_none_and_all(tmp_path: Path, fraction: float) -> None:
+    made.simple_coco(tmp_path / "coco" / "all.json", tmp_path / "coco" / "images", 4)
+    made.voc(tmp_path / "voc", "a", made.box("fox", 2, 2, 30, 40))
+    for data in (
+        COCO(str(tmp_path / "coco"), val_fraction=fraction),
+        VOC(str(tmp_path / "voc"), val_fraction=fraction),
+    ):
+        with pytest.raises(ConfigError, match=rf"data\.val_fraction: {fraction} must be"):
+            _ = data.classes
+
+
 def test_a_model_brings_its_classes(tmp_path: Path) -> None:
     data = COCO(str(whole_coco(tmp_path)), transforms=SMALL, workers=0)
     assert data.val_annotations.labels.tolist() == [0, 0, 0]
@@ -121,8 +133,23 @@ def test_a_model_brings_its_classes(tmp_path: Path) -> None:
     assert data.val_annotations.labels.tolist() == [2, 2, 2]
     assert data.val_annotations.category_ids == (-1, 2, 1)
     assert next(iter(data.val_dataloader())).targets.labels[0, 0] == 2
-    with pytest.raises(DataError, match=r"none of its classes \(cow, dog, cat\) is one of those to find \(emu\)"):
+    with pytest.raises(DataError, match=r"none of its classes \(cat, dog, elk\) is one of those to find \(emu\)"):
         data.use_classes(["emu"])
+
+
+def test_classes_may_be_set_again(tmp_path: Path) -> None:
+    """What other classes left out is there again."""
+    objects = [{"id": i, "image_id": 0, "category_id": i + 1, "bbox": [4, 6, 20, 30]} for i in range(3)]
+    entries = [{"id": 0, "file_name": "0.png", "height": 48, "width": 64}]
+    for split in ("train", "val"):
+        made.image(tmp_path / split / "0.png")
+        made.coco(tmp_path / f"{split}.json", entries, objects, {1: "cat", 2: "dog", 3: "elk"})
+    data = COCO(str(tmp_path))
+    assert data.val_annotations.labels.tolist() == [0, 1, 2]
+    for classes, labels in ((["dog"], [0]), (["elk", "dog", "cat"], [2, 1, 0]), (["cat", "elk"], [0, 1])):
+        data.use_classes(classes)
+        assert data.train_annotations.labels.tolist() == labels
+        assert data.val_annotations.labels.tolist() == labels
 
 
 def test_a_model_needs_no_training_data_to_be_evaluated(tmp_path: Path) -> None:
@@ -185,6 +212,16 @@ def test_a_broken_image_stops_with_its_path_alone(tmp_path: Path, workers: int) 
     with pytest.raises(DataError) as caught:
         rows(COCO(str(tmp_path), transforms=SMALL, workers=workers).val_dataloader())
     assert str(caught.value).startswith(f"{broken}: not an image")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_augmentation_that_fails_stops_with_its_name_alone(tmp_path: Path, workers: int) -> None:
+    transforms = Transforms(48, 64, augment={"RandomCrop": {"height": 500, "width": 500, "p": 1}})
+    data = COCO(str(whole_coco(tmp_path)), transforms=transforms, workers=workers)
+    with pytest.raises(ConfigError) as caught:
+        rows(data.train_dataloader())
+    assert str(caught.value).startswith("transforms: augment (RandomCrop) fails on an image resized to 48 x 64: Crop")
     assert "Traceback" not in str(caught.value)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections import Counter
 from pathlib import Path
@@ -113,17 +112,20 @@ def test_an_object_is_where_its_mask_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert len({round(float(np.median(shown[shape.mask]))) for shape in shapes}) == len(shapes)
 
 
-def test_drawn_once_and_again_for_other_settings(shapes: Shapes) -> None:
-    root = shapes.root.parent
-    image = root / "coco" / "train" / "000001.jpg"
+def test_drawn_once(shapes: Shapes) -> None:
+    image = shapes.root / "train" / "000001.jpg"
     before = image.stat().st_mtime_ns
     shapes.prepare()
     assert image.stat().st_mtime_ns == before
-    other = Shapes(str(root), train=3, val=2)
-    assert len(other.train_annotations) == 3
-    assert sorted(path.name for path in (root / "coco" / "train").iterdir()) == [f"{n:06d}.jpg" for n in (1, 2, 3)]
-    shapes.prepare()
-    assert json.loads((root / "settings.json").read_text())["train"] == 30
+
+
+@pytest.mark.parametrize("other", [{"train": 3}, {"val": 3}, {"seed": 1}])
+def test_shapes_of_other_settings_are_left_alone(shapes: Shapes, other: dict[str, int]) -> None:
+    root = shapes.root.parent
+    before = contents(root)
+    with pytest.raises(DataError, match=rf"{root}: .*other settings.*give another root, or remove the folder"):
+        Shapes(str(root), **{"train": 30, "val": 10, **other}).prepare()
+    assert contents(root) == before
 
 
 def test_several_may_ask_at_once(tmp_path: Path) -> None:
@@ -145,11 +147,29 @@ def test_several_may_ask_at_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["shapes"]
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("dear")
-    with pytest.raises(DataError, match="holds something else than drawn shapes"):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("mine.txt", "dear"), ("settings.json", '{"editor.fontSize": 14}'), ("detseg_shapes.json", "not JSON")],
+)
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(DataError, match=rf"{tmp_path}: this holds something else.*give another root, or remove it"):
         Shapes(str(tmp_path)).prepare()
-    assert (tmp_path / "mine.txt").read_text() == "dear"
+    assert (tmp_path / name).read_text() == text
+    assert (tmp_path / "photographs").is_dir()
+
+
+def test_a_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(DataError, match="this holds something else"):
+        Shapes(str(tmp_path / "file")).prepare()
+    assert (tmp_path / "file").read_text() == "dear"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert len(Shapes(str(tmp_path / "empty"), train=3, val=2).train_annotations) == 3
 
 
 def test_palette_of_voc() -> None:

@@ -148,3 +148,19 @@ def test_fit_of_the_standard_recipe(old: tuple[int, int], new: tuple[int, int]) 
 def test_values_that_make_no_sense_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s)transforms: .*{message}"):
         Transforms(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("Normalize", {}), ("ToFloat", {}), ("ToGray", {"num_output_channels": 1}), ("ToTensorV2", {})]
+)
+def test_what_is_no_image_afterwards_is_an_error(name: str, values: dict[str, object]) -> None:
+    transforms = Transforms(40, 60, augment={"HorizontalFlip": {}, name: {**values, "p": 1}})
+    with pytest.raises(ConfigError, match=rf"augment \(HorizontalFlip, {name}\) must.* belongs to the backbone"):
+        transforms.train(picture(40, 40, [[3, 5, 11, 30]]), 0)
+
+
+@pytest.mark.parametrize("boxes", [[], [[3, 5, 11, 30]]])
+def test_an_augmentation_that_fails_is_named(boxes: list[list[int]]) -> None:
+    transforms = Transforms(40, 60, augment={"RandomCrop": {"height": 90, "width": 50, "p": 1}})
+    with pytest.raises(ConfigError, match=r"transforms: augment \(RandomCrop\) fails .*40 x 40: .*\(90, 50\)"):
+        transforms.train(picture(40, 40, boxes), 0)

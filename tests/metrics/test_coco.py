@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detseg.data.annotations import Annotations
+from detseg.data.coco_format import read_coco
 from detseg.metrics import Detections, coco_ap, coco_results
 from tests.metrics import generated
 
@@ -153,6 +154,18 @@ def test_equals_pycocotools_on_real_labels(split: str) -> None:
     assert_equal(ours, reference(dataset, coco_results(truth, found)))
     assert 0.1 < ours["AP"] < 0.9
     assert sum(math.isnan(value) for value in ours.values()) > 20
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_equals_pycocotools_from_file_to_figures(shared_data: Path, split: str) -> None:
+    """Labels by the package's own reader; pycocotools is given the file."""
+    folder = shared_data / "tiny_coco"
+    file = folder / f"annotations/instances_{split}2017.json"
+    truth = read_coco(file, folder / f"{split}2017")
+    found = generated.detections(truth, 9)
+    ours = coco_ap(truth, found)
+    assert_equal(ours, reference(json.loads(file.read_text()), coco_results(truth, found)))
+    assert 0.1 < ours["AP"] < 0.9
 
 
 def read(dataset: dict) -> Annotations:

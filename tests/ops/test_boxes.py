@@ -192,3 +192,18 @@ def test_encode_and_decode_in_other_types(dtype) -> None:
 def test_encode_and_decode_nothing() -> None:
     assert box_ops.encode(torch.zeros(2, 0, 4), torch.zeros(2, 0, 4), WEIGHTS).shape == (2, 0, 4)
     assert box_ops.decode(torch.zeros(0, 4), torch.zeros(0, 4), WEIGHTS).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("ours", "source", "target"), CONVERSIONS)
+def test_conversion_in_other_types(ours, source, target, dtype) -> None:
+    """Neither sum nor difference is one that every type holds."""
+    boxes = torch.tensor([[200, 120, 100, 240], [8, 16, 240, 24]]).to(dtype)
+    converted = ours(boxes)
+    assert converted.dtype == torch.float32
+    assert_close(converted, reference.box_convert(boxes.float(), source, target))
+
+
+def test_conversion_does_not_overflow_in_half_precision() -> None:
+    boxes = torch.tensor([[40000, 0, 40000, 8]], dtype=torch.float16)
+    assert box_ops.xywh_to_xyxy(boxes).tolist() == [[40000, 0, 80000, 8]]

@@ -146,3 +146,16 @@ def test_half_precision_moves_no_box(pool, dtype) -> None:
     features, boxes = [feature.to(dtype) for feature in random_maps(STRIDES)], awkward_boxes()
     pooled = pool(features, boxes, STRIDES, 2)
     assert_close(pooled.float(), pool([feature.float() for feature in features], boxes, STRIDES, 2))
+
+
+@pytest.mark.parametrize("maps", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "boxes", [torch.int64, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+@pytest.mark.parametrize("pool", [regions.roi_align, regions.roi_pool])
+def test_boxes_and_maps_of_other_types(pool, boxes, maps) -> None:
+    """Coordinates that every type holds."""
+    features = [feature.to(maps) for feature in random_maps(STRIDES)]
+    whole = torch.tensor([[[0, 0, 240, 240], [16, 32, 200, 128]], [[128, 32, 200, 240], [0, 0, 8, 8]]])
+    expected = pool([feature.double() for feature in features], whole.double(), STRIDES, 2)
+    assert_close(pool(features, whole.to(boxes), STRIDES, 2).double(), expected, rtol=0, atol=1e-5)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from detseg.ops.sampling import sample
 
@@ -27,10 +29,21 @@ def test_draws_what_the_paper_asks_for(kinds, count, fraction) -> None:
     drawn = indices[0, valid[0]].tolist()
     chosen = [kinds[index] for index in drawn]
     assert len(set(drawn)) == len(drawn)
-    positives = min(int(slots * fraction), kinds.count("positive"))
+    positives = min(int(count * fraction), kinds.count("positive"))
     negatives = min(slots - positives, kinds.count("negative"))
     assert chosen == ["positive"] * positives + ["negative"] * negatives
     assert valid[0].tolist() == [True] * len(drawn) + [False] * (slots - len(drawn))
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(32, 0.25), (8, 0.25), (64, 0.5), (3, 1.0)])
+@pytest.mark.parametrize(("positives", "negatives"), [(8, 0), (8, 8), (2, 30), (0, 9), (40, 5)])
+def test_as_many_as_torchvision_draws(positives, negatives, count, fraction) -> None:
+    matched = torch.tensor([1] * positives + [0] * negatives + [-1])
+    (expected,), (others,) = BalancedPositiveNegativeSampler(count, fraction)([matched])
+    indices, valid = sample(matched[None] == 1, matched[None] == 0, count, fraction)
+    drawn = matched[indices[valid]]
+    assert (drawn == 1).sum() == expected.sum()
+    assert (drawn == 0).sum() == others.sum()
 
 
 def test_images_are_drawn_from_on_their_own() -> None:
