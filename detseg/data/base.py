@@ -161,6 +161,7 @@ class DetectionData(LightningDataModule, Recipe):
             collate_fn=partial(collate, buckets=self.buckets),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # without one, each pass would draw a number of the training's
         )
 
     def _groups(self, annotations: Annotations) -> NDArray[np.int64]:
