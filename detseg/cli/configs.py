@@ -16,7 +16,7 @@ from detseg.errors import ConfigError
 SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
 
-OTHER_FILES = ("--out", "--metrics", "--checkpoint", "--resume", "--name")  # options whose value is no configuration
+SETTINGS = ("--config", "-c", "--data", "--model", "--trainer")  # beginnings of the options that a file may set
 
 
 class Setting(NamedTuple):
@@ -96,7 +96,7 @@ def _files(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     for position, argument in enumerate(arguments):
         left, equals, value = argument.rpartition("=")
         option = left if equals else option
-        if value.endswith(SUFFIXES) and option not in OTHER_FILES:
+        if value.endswith(SUFFIXES) and option.startswith(SETTINGS):
             yield position, option, value
         option = argument
 
