@@ -16,6 +16,8 @@ from detseg.errors import ConfigError
 SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
 
+SETTINGS = ("--config", "-c", "--data", "--model", "--trainer")  # beginnings of the options that a file may set
+
 
 class Setting(NamedTuple):
     """One key of a configuration file."""
@@ -50,11 +52,9 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 
     Raises ConfigError for a file that is not there, or that does not hold settings.
     """
-    found = []
-    for argument in arguments:
-        option, equals, value = argument.rpartition("=")
-        path = str(find_config(value)) if value.endswith(SUFFIXES) else value
-        found.append(f"{option}{equals}{path}")
+    found = list(arguments)
+    for position, _, value in _files(arguments):
+        found[position] = arguments[position].removesuffix(value) + str(find_config(value))
     for _ in _settings(found):  # reads them all
         pass
     return found
@@ -85,13 +85,19 @@ def where(key: str, arguments: Sequence[str]) -> str:
 
 def _settings(arguments: Sequence[str]) -> Iterator[Setting]:
     """Every key of the files that the arguments name."""
+    for _, option, value in _files(arguments):
+        key = option.lstrip("-")
+        yield from _file_settings(Path(value), "" if key in ("config", "c") else key)
+
+
+def _files(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Where the arguments name a configuration file: the position, the option and the file."""
     option = ""
-    for argument in arguments:
+    for position, argument in enumerate(arguments):
         left, equals, value = argument.rpartition("=")
         option = left if equals else option
-        if value.endswith(SUFFIXES):
-            key = option.lstrip("-")
-            yield from _file_settings(Path(value), "" if key in ("config", "c") else key)
+        if value.endswith(SUFFIXES) and option.startswith(SETTINGS):
+            yield position, option, value
         option = argument
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
-from detseg.errors import DetsegError
+from detseg.errors import ConfigError, DetsegError
 
 log = logging.getLogger("detseg")
 
@@ -61,6 +62,16 @@ def calm() -> Iterator[None]:
             log.removeHandler(printer)
             for logger, level in zip((log, *libraries), levels, strict=True):
                 logger.setLevel(level)
+
+
+def import_module(name: str) -> None:
+    """Import what ``--module`` names. Raises ConfigError if it cannot be."""
+    try:
+        importlib.import_module(name)
+    except (ImportError, ValueError) as error:  # ValueError for a relative or an empty name
+        raise ConfigError(
+            f"--module {name}: {error}; it must be a module that Python can import here, such as mine for mine.py"
+        ) from error
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:

@@ -48,12 +48,42 @@ def convert(arguments: Sequence[str]) -> None:
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task = checkpoint.load(options.source)
-        torch.save(to_torchvision(task.network.state_dict()), options.target)
+        state = _for_torchvision(task, options.source)
+        _make_folder(options.target)
+        torch.save(state, options.target)
         log.info("%s: state dict for torchvision, %d classes and the background", options.target, len(task.classes))
         return
-    task = _task(from_torchvision(content), options.source, options.classes)
+    try:
+        state = from_torchvision(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{options.source}: {error}") from error
+    task = _task(state, options.source, options.classes)
+    _make_folder(options.target)
     checkpoint.save(task, options.target)
     log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
+
+
+def _for_torchvision(task: Detection, source: Path) -> dict[str, Tensor]:
+    """The state dict of a task's network under torchvision's names. Raises CheckpointError if torchvision has none."""
+    backbone = getattr(task.network, "backbone", None)
+    body = getattr(backbone, "body", None)
+    if not isinstance(backbone, FPN) or not isinstance(body, ResNet):
+        parts = " on ".join(type(part).__name__ for part in (task.network, backbone, body) if part is not None)
+        raise CheckpointError(f"{source}: holds {parts}; torchvision's Faster R-CNN is one on an FPN on a ResNet")
+    try:
+        return to_torchvision(task.network.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _make_folder(target: Path) -> None:
+    """Make the folder that ``target`` is to lie in. Raises ConfigError if that, or the file, cannot be made."""
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a folder; give the name of the file to write")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}; give another file") from error
 
 
 def _task(state: dict[str, Tensor], source: Path, names: str | None) -> Detection:

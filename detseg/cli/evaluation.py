@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 
 from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
+from detseg.cli.console import import_module
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData
+from detseg.errors import CheckpointError, ConfigError
 from detseg.metrics import coco_results
 from detseg.recipe import build
 from detseg.tasks import Detection, ProgressBar
 from detseg.tasks.figures import figures_table, write_figures
+
+# Types of settings whose values jsonargparse takes as they are; for any other it may import what a text names.
+PLAIN = (
+    *(str, int, float, bool, type(None), Path, Any, Ellipsis, Union, types.UnionType),
+    *(list, tuple, dict, Sequence, Mapping),
+)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -27,11 +36,14 @@ def evaluate(arguments: Sequence[str]) -> None:
     arguments = for_other_data(find_configs(arguments))
     parser = _parser()
     if module := _value(arguments, "--module"):
-        importlib.import_module(module)
+        import_module(module)
     if name := _value(arguments, "--checkpoint"):
         task = checkpoint.load(name)
-        parser.set_defaults(data=_settings(task.data_recipe))
+        if task.data_recipe:  # of a training
+            parser.set_defaults(data=_data_settings(task.data_recipe, name))
     options = parse(parser, arguments)
+    for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
+        _check_writable(f"--{option}", getattr(options, option))
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
@@ -39,15 +51,18 @@ def evaluate(arguments: Sequence[str]) -> None:
     data.use_classes(task.classes)
 
     callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
-    trainer = Trainer(
-        devices=options.devices,
-        precision=options.precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=bool(callbacks),
-        enable_model_summary=False,
-        callbacks=callbacks,
-    )
+    try:
+        trainer = Trainer(
+            devices=options.devices,
+            precision=options.precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=bool(callbacks),
+            enable_model_summary=False,
+            callbacks=callbacks,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--devices {options.devices} --precision {options.precision}: {error}") from error
     trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
         _report(task, data, options.out, options.metrics)
@@ -80,13 +95,62 @@ def _value(arguments: Sequence[str], option: str) -> str | None:
     return None
 
 
-def _settings(recipe: Any) -> Any:
-    """A recipe as the default of a parser's setting, so that parts of it can be given otherwise."""
+def _check_writable(option: str, file: Path | None) -> None:
+    """Raise ConfigError if the file of an option cannot be written; its folder is made."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        there = file.exists()
+        file.open("a").close()
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}; give another file") from error
+
+
+def _data_settings(recipe: Any, path: str) -> Any:
+    """The data of a checkpoint as the default of ``data``. Raises CheckpointError for what is no recipe of data."""
+    try:
+        if not isinstance(build(recipe), DetectionData):
+            raise TypeError("it is no data set")
+        return _settings(recipe, plain=False)
+    except Exception as error:  # the file may hold anything
+        raise CheckpointError(f"{path}: cannot rebuild its data: {str(error).strip(chr(39))}") from error
+
+
+def _settings(recipe: Any, plain: bool) -> Any:
+    """A recipe as the default of a parser's setting, so that parts of it can be given otherwise.
+
+    jsonargparse imports the classes that a default names. So only the recipe of an object, whose class is known
+    already, may stand where a class is expected. Raises TypeError for what else could be taken as the name of one;
+    ``plain`` tells that the setting is of a type where a text is a text.
+    """
     if isinstance(recipe, dict) and set(recipe) == {"class", "arguments"}:
         cls = type(build(recipe))  # not imported for its name: known already, or an error
-        init_args = {name: _settings(value) for name, value in recipe["arguments"].items()}
+        hints: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):  # a subclass may hand on arguments that only its base declares
+            hints |= typing.get_type_hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
+        init_args = {name: _settings(value, _is_plain(hints.get(name))) for name, value in recipe["arguments"].items()}
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+    if isinstance(recipe, dict):
+        if named := {"class_path", "init_args", "dict_kwargs"} & set(recipe):
+            raise TypeError(f"{min(named)} could name code to be imported")
+        return {key: _settings(value, plain) for key, value in recipe.items()}
+    if isinstance(recipe, (list, tuple)):
+        return [_settings(value, plain) for value in recipe]
+    if isinstance(recipe, str) and not plain:
+        raise TypeError(f"{recipe!r} stands where a class is expected, and could name code to be imported")
     return recipe
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether a type has nothing but plain values in it."""
+    if typing.get_origin(hint) is Literal:
+        return True
+    return (typing.get_origin(hint) or hint) in PLAIN and all(map(_is_plain, typing.get_args(hint)))
 
 
 def _report(task: Detection, data: DetectionData, out: Path | None, metrics: Path | None) -> None:

@@ -76,6 +76,7 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
     order = list(REASONS)
     fault = min(faults, key=lambda fault: (order.index(fault.reason), -fault.key.count(".")))
     key = fault.key
+    has_config = any("--config" in action.option_strings for action in parser._actions)
     match fault.reason:
         case "unknown":
             key, known = _unknown(fault, parser)
@@ -85,7 +86,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
         case "value":
             key, text = fault.about, "its value is missing"
         case "required":
-            text = f"{fault.about} must be set" + ("" if key else "; --config names a file that does")
+            way_on = "; --config names a file that does" if has_config and not key else ""
+            text = f"{fault.about} must be set{way_on}"
         case "file":
             text = f"there is no file {fault.about}"
         case "class":

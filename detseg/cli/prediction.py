@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import itertools
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from detseg import checkpoint
+from detseg.cli.console import import_module
 from detseg.cli.faults import PARSER, parse
-from detseg.data.images import read_image
+from detseg.data.images import SUFFIXES, read_image
 from detseg.draw import draw
 from detseg.errors import ConfigError, DataError
 from detseg.tasks import Detection, Prediction, find_images
@@ -41,18 +41,22 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
     options = parse(parser, arguments)
 
+    if not 0 <= options.threshold <= 1:
+        raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1, as scores are")
     if options.module:
-        importlib.import_module(options.module)
+        import_module(options.module)
+    device = _device(options.device)
     paths = find_images(options.images)
-    task = checkpoint.load(options.checkpoint)
-    task.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    options.out.mkdir(parents=True, exist_ok=True)
-    counts = Counter(path.name for path in paths)
+    task = checkpoint.load(options.checkpoint).to(device)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {options.out}: cannot be made a folder: {error.strerror}; name another") from error
+    names: set[str] = set()
     done: list[dict[str, Any]] = []
     failed = 0
     for path in paths:
-        # Pictures of the same name from several folders must not take each other's place.
-        target = options.out / (path.name if counts[path.name] == 1 else "_".join(path.parts[-2:]))
+        target = options.out / _free_name(path, names)
         try:
             done += [_save(task, found, target) for found in task.predict(path, options.threshold)]
         except DataError as error:
@@ -63,6 +67,31 @@ def predict(arguments: Sequence[str]) -> None:
     log.info("%d images, %d objects: %s", len(done), sum(len(one["scores"]) for one in done), target)
     if failed:
         raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name, by default the best there is. Raises ConfigError if there is no such device."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError where torch has no CUDA
+        known = ", ".join(["cpu", *gpus])
+        raise ConfigError(f"--device {name}: there is no such device here; there is {known}") from error
+    return device
+
+
+def _free_name(path: Path, taken: set[str]) -> str:
+    """The name of an image's picture: its own, or numbered where pictures from several folders share one.
+
+    Taken names are compared without regard to capitals, which some file systems do not tell apart.
+    """
+    suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
+    stem = path.name.removesuffix(suffix)
+    numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+    name = next(name for name in itertools.chain([f"{stem}{suffix}"], numbered) if name.lower() not in taken)
+    taken.add(name.lower())
+    return name
 
 
 def _save(task: Detection, found: Prediction, target: Path) -> dict[str, Any]:
@@ -77,6 +106,7 @@ def _save(task: Detection, found: Prediction, target: Path) -> dict[str, Any]:
     log.info("%s: %d objects", target, len(labels))
     return {
         "file": str(found.path),
+        "picture": target.name,
         "classes": found.classes,
         "scores": [round(float(score), 4) for score in found.scores],
         "boxes": found.boxes.round(2).tolist(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,7 @@ def train(arguments: Sequence[str]) -> None:
     """Train as ``arguments`` say, and show what came of it."""
     cli = TrainCLI(arguments)
     task, trainer, folder = cli.model, cli.trainer, cli.folder
+    made = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
         _begin(task, folder)
     try:
@@ -110,6 +112,10 @@ def train(arguments: Sequence[str]) -> None:
     except SystemExit:  # what Lightning makes of Ctrl-C
         if (folder / "last.ckpt").exists():
             log.info("interrupted; to go on, add --resume %s", folder / "last.ckpt")
+        raise
+    except Exception:
+        if made and trainer.global_step == 0:  # nothing was learnt: the next start shall have the name
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         _conclude(task, folder)

@@ -9,6 +9,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.base import DetectionData, split_rows
 from detseg.data.coco_format import Split, find_annotations, find_images, find_only_annotations, read_coco
 from detseg.data.transforms import Transforms
+from detseg.data.voc_format import holds_voc
 from detseg.errors import DataError
 
 WAYS = (
@@ -61,7 +62,15 @@ class COCO(DetectionData):
     def _whole(self) -> Annotations:
         """All of a data set that is not split."""
         file = self._file("train")
-        return self._read(file or find_only_annotations(self.root), "train" if file else None)
+        if file:
+            return self._read(file, "train")
+        try:
+            file = find_only_annotations(self.root)
+        except DataError as error:
+            if holds_voc(self.root):
+                raise DataError(f"{error}; it looks like a data set in VOC format: `--data VOC`") from None
+            raise
+        return self._read(file, None)
 
     def _file(self, split: Split) -> Path | None:
         given = self.files[split]

@@ -49,6 +49,12 @@ def read_coco(file: Path, images: Path) -> Annotations:
     pictured = _ids(file, "annotations", annotations, "image_id")
     rows = np.searchsorted(image_ids, pictured).clip(0, max(len(image_ids) - 1, 0))
     known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(annotations), dtype=bool)
+    if len(known) and not known.any():
+        example = f"{pictured[0].item()!r}, the images {image_ids[0].item()!r}" if len(image_ids) else "any, no images"
+        raise DataError(
+            f"{file}: no annotation is of an image that it lists: annotations have image_id such as {example}; "
+            "make them the same numbers or texts"
+        )
     if not known.all():
         log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
         annotations = [entry for entry, kept in zip(annotations, known, strict=True) if kept]
@@ -144,7 +150,7 @@ def _classes(file: Path, categories: list[dict[str, Any]], used: set[int]) -> tu
     """Names and ids, in the order of ids, without a placeholder of id 0 that stands for the background or for all."""
     ids = _column(file, "categories", categories, "id", np.int64).tolist()
     names = _column(file, "categories", categories, "name", np.str_).tolist()
-    parents = {entry.get("supercategory") for entry in categories if entry.get("id") != 0}
+    parents = {str(entry.get("supercategory")) for entry in categories if entry.get("id") != 0}
     classes = sorted(
         (number, name)
         for number, name in zip(ids, names, strict=True)
@@ -195,13 +201,28 @@ def find_only_annotations(root: Path) -> Path:
     )
 
 
+def holds_coco(root: Path) -> bool:
+    """Whether there are files below ``root`` that are taken for COCO annotations."""
+    try:
+        return bool(find_annotations(root, "train") or find_only_annotations(root))
+    except DataError:
+        return False
+
+
 def find_images(root: Path, file: Path, split: Split | None) -> Path:
     """Look for the folder that holds the images of an annotation file; ``split`` is None if it is for all of them.
 
     Raises DataError, naming the first image, where no usual folder holds it.
     """
-    first = FILE_NAME.search(file.read_bytes())  # far cheaper than parsing the whole file for it
-    name = json.loads(first[1]) if first else ""
+    try:
+        first = FILE_NAME.search(file.read_bytes())  # far cheaper than parsing the whole file for it
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+    text = first[1].decode(errors="replace") if first else '""'
+    try:
+        name = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{file}: broken JSON: file_name {text}: {error}; a backslash must be doubled") from None
     folders = [*_folders(root), *_folders(root / "images"), *_folders(file.parent), root, file.parent]
 
     def rank(folder: Path) -> int:

@@ -28,7 +28,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot read this image: {error.strerror}") from None
-    image = _decode(content, cv2.IMREAD_COLOR_RGB)
+    try:
+        image = _decode(content, cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:  # more pixels than OpenCV reads
+        raise DataError(f"{path}: cannot decode this image: {error.err}; make it smaller, or leave it out") from None
     if image is None:
         raise DataError(f"{path}: not an image, or a damaged one; replace the file or take it out of the annotations")
     if size is None or image.shape[:2] == size:
@@ -53,6 +56,8 @@ def image_size(path: Path) -> tuple[int, int]:
             return (image.width, image.height) if turned else (image.height, image.width)
     except OSError as error:
         raise DataError(f"{path}: cannot read this image: {error.strerror or error}") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: cannot read this image: {error}; make it smaller, or leave it out") from None
 
 
 def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import DetectionData, split_rows
-from detseg.data.coco_format import Split
+from detseg.data.coco_format import Split, holds_coco
 from detseg.data.transforms import Transforms
 from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc
 from detseg.errors import DataError
@@ -57,7 +57,12 @@ class VOC(DetectionData):
     def _folder(self) -> Path:
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
-        return find_voc(self.root)
+        try:
+            return find_voc(self.root)
+        except DataError as error:
+            if holds_coco(self.root):
+                raise DataError(f"{error}; it looks like a data set in COCO format: `--data COCO`") from None
+            raise
 
     @cached_property
     def _whole(self) -> Annotations:

@@ -78,6 +78,14 @@ def find_voc(root: Path) -> Path:
     raise DataError(f"{root}: no VOC data set: it has no folder Annotations with one .xml for each image")
 
 
+def holds_voc(root: Path) -> bool:
+    """Whether ``find_voc`` finds a data set."""
+    try:
+        return find_voc(root).is_dir()
+    except DataError:
+        return False
+
+
 def find_ids(root: Path, split: str | None) -> list[str]:
     """List the images of ImageSets/Main/<split>.txt, or of all annotations if ``split`` is None."""
     if split is None:

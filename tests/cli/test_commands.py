@@ -309,3 +309,114 @@ def test_two_processes_train_together(folder: Path) -> None:
         assert noise not in done.stderr
     assert checkpoint.read("runs/pair/last.ckpt")["global_step"] == 2  # 5 images, 4 a step
     assert not Path("runs/pair-2").exists()
+
+
+BEST = "runs/tiny/best.ckpt"
+
+
+def refused(command: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command prints before it ends with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        getattr(cli, command)(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert "AP50" not in printed.out  # nothing was evaluated
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"class_path": "evil.Thing"},
+        {"class": "COCO", "arguments": {"root": "colours", "transforms": {"class_path": "evil.Thing"}}},
+        {
+            "class": "COCO",
+            "arguments": {"root": "colours", "transforms": {"class_path": "evil.Thing", "init_args": {}}},
+        },
+        {"class": "COCO", "arguments": {"root": "colours", "transforms": "evil.Thing"}},
+        {"class": "COCO", "arguments": {"root": {"class_path": "evil.Thing"}}},
+        {"class": "evil.Thing", "arguments": {}},
+        {"class": "COCO", "arguments": ["evil.Thing"]},
+        {"class": "Transforms", "arguments": {}},
+        "evil.Thing",
+        ["evil.Thing"],
+        7,
+    ],
+)
+def test_evaluation_imports_nothing_that_a_checkpoint_names(
+    folder: Path, capsys: pytest.CaptureFixture[str], data: object
+) -> None:
+    Path("evil.py").write_text("open('made', 'w')\nclass Thing: pass\n")
+    content = checkpoint.read(BEST)
+    content["detseg"]["data"] = data
+    torch.save(content, "bad.ckpt")
+    assert "error: bad.ckpt: cannot rebuild its data" in refused("evaluate", capsys, "--checkpoint", "bad.ckpt")
+    assert not Path("made").exists()
+    assert "evil" not in sys.modules
+
+
+LINES = [
+    ("evaluate", "--module nope", "--module nope: No module named 'nope'"),
+    ("evaluate", "--precision half", "--devices 1 --precision half: Precision 'half' is invalid"),
+    ("evaluate", "--out colours", "--out colours: is a folder"),
+    ("evaluate", "--metrics colours", "--metrics colours: is a folder"),
+    ("evaluate", "--metrics file/metrics.json", "--metrics file/metrics.json: cannot be written"),
+    ("predict", "--module nope colours/val", "--module nope: No module named 'nope'"),
+    ("predict", "--device foo colours/val", "--device foo: there is no such device here; there is cpu"),
+    ("predict", "--device cuda:99 colours/val", "--device cuda:99: there is no such device here; there is cpu"),
+    ("predict", "--out file colours/val", "--out file: cannot be made a folder"),
+    ("predict", "--threshold 7 colours/val", "--threshold 7: must be between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("command", "line", "said"), LINES, ids=[f"{command} {line}" for command, line, _ in LINES])
+def test_a_wrong_line(folder: Path, capsys: pytest.CaptureFixture[str], command: str, line: str, said: str) -> None:
+    Path("file").write_text("")
+    assert f"error: {said}" in refused(command, capsys, "--checkpoint", BEST, *line.split())
+
+
+def test_prediction_of_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused("predict", capsys, "--checkpoint", BEST)
+    assert "images must be set" in said
+    assert "--config" not in said
+
+
+def test_a_result_may_be_called_yaml(folder: Path) -> None:
+    cli.evaluate(["--checkpoint", BEST, "--metrics", "metrics.yaml", "--out=results.yaml"])
+    assert Path("metrics.yaml").exists()
+    assert Path("results.yaml").exists()
+
+
+def test_every_picture_has_a_name_of_its_own(folder: Path) -> None:
+    for number, place in enumerate(("a/s", "b/s", "c")):
+        Path(place).mkdir(parents=True)
+        Image.new("RGB", (64, 50 + number)).save(Path(place, "x.png"))
+    Image.new("RGB", (64, 53)).save("c/x-2.png")
+    Image.new("RGB", (64, 54)).save("noext", format="png")
+    images = ["a/s/x.png", "b/s/x.png", str(Path("c/x.png").resolve()), "c/x-2.png", "noext"]
+    cli.predict([*images, "--checkpoint", BEST, "--out", "named"])
+    found = json.loads(Path("named/predictions.json").read_text())
+    assert [one["picture"] for one in found] == ["x.png", "x-2.png", "x-3.png", "x-2-2.png", "noext.png"]
+    assert [Image.open(Path("named", one["picture"])).height for one in found] == [50, 51, 52, 53, 54]
+
+
+def test_conversion_of_a_network_that_torchvision_does_not_have(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused("convert", capsys, BEST, "mobile.pth")
+    assert f"error: {BEST}: holds FasterRCNN on FPN on MobileNetV2" in said
+    assert not Path("mobile.pth").exists()
+    assert "error: foreign.pth: weight: not an entry" in refused("convert", capsys, "foreign.pth", "x.ckpt")
+
+
+def test_conversion_makes_the_folder(folder: Path) -> None:
+    cli.convert(["ours.ckpt", "new/folder/back.pth"])
+    assert "roi_heads.box_predictor.cls_score.weight" in checkpoint.read("new/folder/back.pth")
+
+
+def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ("--data.train_file nope.json", "--data.root absent", "--trainer.devices 0", "--model.warmup_steps x")
+    for line in (*lines, "--model.schedule cosine --trainer.max_epochs -1"):
+        said = refused("train", capsys, "--config", "tiny.yaml", "--name", "failed", *line.split())
+        assert "error: " in said
+        assert not [*Path("runs").glob("failed*")]

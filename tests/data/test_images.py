@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -74,3 +75,11 @@ def test_an_image_of_another_size_than_labelled_is_named(tmp_path: Path) -> None
     made.image(tmp_path / "a.png", 48, 64)
     with pytest.raises(DataError, match=r"a.png: the image is 64x48 but its annotation says 100x80"):
         read_image(tmp_path / "a.png", (80, 100))
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path: Path) -> None:
+    head = struct.pack("<IHHIIiiHH24x", 54, 0, 0, 54, 40, 40_000, 40_000, 1, 24)
+    (tmp_path / "huge.bmp").write_bytes(b"BM" + head + bytes(1000))
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=r"huge\.bmp: cannot .* make it smaller"):
+            read(tmp_path / "huge.bmp")

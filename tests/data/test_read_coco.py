@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO as Reference
 
+from detseg.data import COCO, VOC
 from detseg.data.coco_format import find_annotations, find_images, find_only_annotations, read_coco
 from detseg.errors import DataError
 from tests.data import made
@@ -212,3 +213,42 @@ def test_what_is_not_clear_is_asked(tmp_path: Path) -> None:
     (tmp_path / "images" / "0.png").unlink()
     with pytest.raises(DataError, match=r"one.json: cannot find its images: no 0.png .*give train_images"):
         find_images(tmp_path, tmp_path / "one.json", None)
+
+
+def test_no_annotation_of_a_listed_image(tmp_path: Path) -> None:
+    texts = [{**entry, "image_id": str(entry["image_id"])} for entry in OBJECTS]
+    with pytest.raises(DataError, match=r"a.json: no annotation .* image_id such as '9', the images 4"):
+        read_coco(made.coco(tmp_path / "a.json", IMAGES, texts, NAMES), tmp_path)
+
+
+def test_a_backslash_in_a_file_name(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": [{"file_name": "images\\a.png"}]}')
+    with pytest.raises(DataError, match=r"a.json: broken JSON: file_name .*backslash must be doubled"):
+        find_images(tmp_path, tmp_path / "a.json", None)
+
+
+def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent.json: cannot read this annotation file"):
+        find_images(tmp_path, tmp_path / "absent.json", "train")
+
+
+def test_a_supercategory_that_is_a_list(tmp_path: Path) -> None:
+    file = made.coco(tmp_path / "a.json", IMAGES, OBJECTS, NAMES)
+    content = json.loads(file.read_text())
+    content["categories"][0]["supercategory"] = ["animal", "pet"]
+    file.write_text(json.dumps(content))
+    assert read_coco(file, tmp_path).classes == ("cat", "dog", "never seen")
+
+
+def test_the_other_format_is_suggested(tmp_path: Path) -> None:
+    made.voc(tmp_path / "voc", "a", made.box("cat", 1, 1, 9, 9))
+    made.simple_coco(tmp_path / "coco" / "train.json", tmp_path / "coco" / "train")
+    (tmp_path / "neither").mkdir()
+    with pytest.raises(DataError, match=r"looks like .* `--data VOC`"):
+        COCO(str(tmp_path / "voc")).read("train")
+    with pytest.raises(DataError, match=r"looks like .* `--data COCO`"):
+        VOC(str(tmp_path / "coco")).read("train")
+    for data in (COCO, VOC):
+        with pytest.raises(DataError) as raised:
+            data(str(tmp_path / "neither")).read("train")
+        assert "looks like" not in str(raised.value)
