@@ -55,7 +55,7 @@ def predict(task: Detection, images: str | Path | Iterable[str | Path], threshol
     """
     try:
         data = build(task.data_recipe)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"how images are resized cannot be rebuilt: {error}") from error
     if not isinstance(data, DetectionData):
         raise CheckpointError("this task was never trained: there are no classes and no size of images to predict with")
