@@ -67,7 +67,7 @@ class Detection(LightningModule):
         for name, (value, limit) in least.items():
             if value < limit:
                 raise ConfigError(f"model.{name}: {value} must be at least {limit}")
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
         self.lr, self.reference_batch = lr, reference_batch
         self.optimizer, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
         self.schedule, self.milestones, self.warmup_steps = schedule, milestones, warmup_steps
