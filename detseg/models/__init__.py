@@ -1,6 +1,7 @@
 """One paper, one file."""
 
+from detseg.models.classifier import Classifier
 from detseg.models.detector import Detector
 from detseg.models.faster_rcnn import FasterRCNN
 
-__all__ = ["Detector", "FasterRCNN"]
+__all__ = ["Classifier", "Detector", "FasterRCNN"]

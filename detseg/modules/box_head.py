@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
-from detseg.modules.backbones.backbone import Norm, known_norm, load_weights
+from detseg.modules.backbones.norm import Norm
+from detseg.modules.backbones.resnet import ResNet
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import class_loss, delta_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
@@ -61,12 +61,10 @@ class Conv5Head(RegionHead):
     ) -> None:
         super().__init__()
         self.in_channels, self.size, self.channels = 1024, 14, 2048
-        network = torchvision.models.get_model(name, weights=None, norm_layer=known_norm(norm, weights))
-        load_weights(network, name, weights)
-        self.layer4 = network.layer4
+        self.layer4 = ResNet(name, weights, stages=[5], frozen=0, norm=norm).layer4
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer4(x).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        return self.layer4(x).mean(dim=(2, 3))  # type: ignore[no-any-return, operator]
 
 
 def sample_regions(

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torchvision
-from torch import Tensor
+from torch import nn
 
-from detseg.modules.backbones.backbone import Backbone, Norm, known_frozen, known_norm, known_stages, load_weights
-
-# The last block of each stride in torchvision's `features`: 2, 4, 8, 16, 32.
-LAST_BLOCKS = {1: 1, 2: 3, 3: 6, 4: 13, 5: 18}
+from detseg.modules.backbones.convnet import ConvNet
+from detseg.modules.backbones.norm import Norm
 
 
-class MobileNetV2(Backbone):
-    """The stages of MobileNetV2; stage s is the last map of stride 2 ** s.
+class MobileNetV2(ConvNet):
+    """The maps of strides 2 to 32 of MobileNetV2."""
 
-    ``stages``, ``frozen`` and ``norm`` mean what they mean for ``ResNet``, and have the same defaults.
-    """
+    chain = ("features",)
+    taps: Mapping[int, str] = {1: "features.1", 2: "features.3", 3: "features.6", 4: "features.13", 5: "features.18"}
 
     def __init__(
         self,
@@ -26,22 +25,10 @@ class MobileNetV2(Backbone):
         frozen: int | None = None,
         norm: Norm | None = None,
     ) -> None:
-        super().__init__()
-        network = torchvision.models.mobilenet_v2(norm_layer=known_norm(norm, weights))
-        load_weights(network, "mobilenet_v2", weights)
-        self.stages = known_stages(stages, range(1, 6))
-        self.features = network.features[: LAST_BLOCKS[self.stages[-1]] + 1]
-        widths = {1: 16, 2: 24, 3: 32, 4: 96, 5: 1280}
-        self.channels = [widths[stage] for stage in self.stages]
-        self.strides = [2**stage for stage in self.stages]
-        frozen = known_frozen(frozen, weights, self.stages[-1])
-        self.freeze(list(self.features[: LAST_BLOCKS[frozen] + 1]) if frozen else [])
+        super().__init__("mobilenet_v2", weights, stages, frozen, norm)
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        features = []
-        x = self.normalize(images, sizes)
-        for index, block in enumerate(self.features):
-            x = block(x)
-            if index in (LAST_BLOCKS[stage] for stage in self.stages):
-                features.append(x)
-        return features
+    def build(self, num_classes: int) -> nn.Module:
+        return torchvision.models.mobilenet_v2(num_classes=num_classes)  # type: ignore[no-any-return]
+
+    def head(self, network: Any) -> dict[str, nn.Module]:
+        return {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": network.classifier}

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from detseg.modules.backbones import Backbone, MobileNetV2
+from detseg.modules.backbones import MobileNetV2
 from tests.modules.backbones.tester import PretrainedTester, images
 
 
 class TestMobileNetV2(PretrainedTester):
+    kind = MobileNetV2
     name = "mobilenet_v2"
     nodes = ("features.3", "features.6", "features.13", "features.18")
     frozen = ("features.0.", "features.1.", "features.2.", "features.3.")
-
-    @classmethod
-    def make(cls, **arguments: Any) -> Backbone:
-        return MobileNetV2(**arguments)
 
 
 def test_size_of_the_paper() -> None:

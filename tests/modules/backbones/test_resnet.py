@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from detseg.modules.backbones import Backbone, ResNet
+from detseg.modules.backbones import ResNet
 from tests.modules.backbones.tester import PretrainedTester, images
 
 
 class TestResNet18(PretrainedTester):
+    kind = ResNet
     name = "resnet18"
+    arguments = {"name": name}
     nodes = ("layer1", "layer2", "layer3", "layer4")
     frozen = ("conv1.", "bn1.", "layer1.")
-
-    @classmethod
-    def make(cls, **arguments: Any) -> Backbone:
-        return ResNet("resnet18", **arguments)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +39,7 @@ def test_fewer_stages_are_the_same_maps_of_a_shorter_network() -> None:
     assert torch.equal(features[1], expected[2])
 
 
-@pytest.mark.parametrize("stages", [[], [1, 2], [6]])
+@pytest.mark.parametrize("stages", [[], [0, 2], [6]])
 def test_stages_that_do_not_exist(stages) -> None:
     with pytest.raises(ValueError, match="stages"):
         ResNet("resnet18", stages=stages)

@@ -1,13 +1,11 @@
 """What holds for every backbone. A new one gets all of it from a subclass of a few lines::
 
 class TestVGG(PretrainedTester):
+    kind = VGG
     name = "vgg16"
-    nodes = ("features.15", "features.22", "features.29")
+    arguments = {"name": name}
+    nodes = ("features.8", "features.15", "features.22", "features.29", "features.30")
     frozen = ("features.0.", "features.2.")
-
-    @classmethod
-    def make(cls, **arguments: Any) -> Backbone:
-        return VGG("vgg16", **arguments)
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
 from detseg.errors import CheckpointError
-from detseg.modules.backbones import Backbone, ResNet
+from detseg.models import Classifier
+from detseg.modules.backbones import Backbone
 from detseg.recipe import build, recipe
 
 
@@ -54,11 +54,15 @@ def architecture(network: nn.Module) -> dict[str, object]:
 class BackboneTester:
     """The contract of ``Backbone``."""
 
+    kind: type[Backbone]
+    arguments: Mapping[str, Any] = {}
     frozen: tuple[str, ...]  # beginnings of the names of the parameters that do not train with frozen=2
+    size = (64, 64)  # of small images
+    classified = (64, 64)  # of images large enough to classify, as published
 
     @classmethod
     def make(cls, **arguments: Any) -> Backbone:
-        raise NotImplementedError
+        return cls.kind(**cls.arguments, **arguments)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -137,6 +141,15 @@ class BackboneTester:
         for feature, same in zip(backbone(batch, sizes), backbone(other, sizes), strict=True):
             assert torch.equal(feature, same)
 
+    def test_compiles_into_one_graph(self, backbone) -> None:
+        torch.compiler.reset()
+        batch, sizes = images(2, 3, *self.size), torch.tensor([self.size, self.size])
+        expected = backbone(batch, sizes)
+        for feature, same in zip(
+            torch.compile(backbone, fullgraph=True, backend="eager")(batch, sizes), expected, strict=True
+        ):
+            assert_close(feature, same, rtol=1e-4, atol=1e-4)
+
     @torch.no_grad()
     def test_state_round_trip(self, backbone) -> None:
         torch.manual_seed(1)
@@ -152,6 +165,18 @@ class BackboneTester:
             rebuilt = build(json.loads(json.dumps(recipe(backbone))))
         assert architecture(rebuilt) == architecture(backbone)
         assert (rebuilt.channels, rebuilt.strides) == (backbone.channels, backbone.strides)
+
+    def test_is_a_classifier(self) -> None:
+        classifier = Classifier(self.make(), num_classes=3)
+        labels = torch.tensor([0, 2])
+        for _ in range(2):
+            losses, logits = classifier.loss(images(2, 3, *self.classified), labels)
+        assert logits.shape == (2, 3)
+        assert_close(losses["class"], torch.nn.functional.cross_entropy(logits, labels))
+        sum(losses.values()).backward()
+        assert [name for name, value in classifier.named_parameters() if value.grad is None] == []
+        rebuilt = build(json.loads(json.dumps(recipe(classifier))))
+        assert architecture(rebuilt) == architecture(classifier)
 
 
 class Payload:
@@ -169,6 +194,7 @@ class PretrainedTester(BackboneTester):
 
     name: str  # of the network in torchvision
     nodes: tuple[str, ...]  # its modules whose outputs are the maps
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -186,11 +212,31 @@ class PretrainedTester(BackboneTester):
     @torch.no_grad()
     def test_features_are_those_of_torchvision(self, theirs, weights) -> None:
         batch = images(2, 3, 75, 98)
-        normal = normalize(batch / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        normal = normalize(batch / 255, self.mean, self.std)
         expected = create_feature_extractor(theirs, list(self.nodes))(normal)
-        features = self.make(weights=weights).eval()(batch)
+        backbone = self.make(weights=weights).eval()
+        backbone.aligned = False
+        features = backbone(batch)
         for feature, node in zip(features, self.nodes, strict=True):
             assert_close(feature, expected[node], rtol=1e-4, atol=1e-4 * float(expected[node].abs().max()))
+
+    @torch.no_grad()
+    def test_logits_are_those_of_torchvision(self, theirs, weights) -> None:
+        batch = images(2, 3, *self.classified)
+        expected = theirs(normalize(batch / 255, self.mean, self.std))
+        assert_close(Classifier(self.make(weights=weights), 1000).eval()(batch), expected, rtol=1e-4, atol=1e-4)
+
+    def test_a_trained_classifier_gives_weights(self, tmp_path) -> None:
+        """Of a task, whose classes are others than those of the next: the last layer then begins anew."""
+        trained = Classifier(shake(self.make()), num_classes=5)
+        state = {f"network.{name}": value for name, value in trained.state_dict().items()}
+        torch.save({"state_dict": state, "detseg": {}}, tmp_path / "best.ckpt")
+        again = Classifier(self.make(weights=str(tmp_path / "best.ckpt")), num_classes=5)
+        for name, value in again.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[name]), name
+        other = Classifier(self.make(weights=str(tmp_path / "best.ckpt")), num_classes=6)
+        for name, value in other.backbone.state_dict().items():
+            assert torch.equal(value, trained.backbone.state_dict()[name]), name
 
     def test_weights_without_the_classifier_are_enough(self, theirs, weights, tmp_path) -> None:
         state = theirs.state_dict()
@@ -217,11 +263,11 @@ class PretrainedTester(BackboneTester):
 
     def test_a_subclass_with_a_constructor_of_its_own(self, weights) -> None:
         """What follows from the weights must not be repeated as an argument that the subclass does not have."""
-        base, name = type(self.make()), self.name
+        arguments = dict(self.arguments)
 
-        class Own(base):  # type: ignore[misc]
+        class Own(self.kind):  # type: ignore[misc, name-defined]
             def __init__(self, weights: str | None = None) -> None:
-                super().__init__(**({"name": name} if base is ResNet else {}), weights=weights)
+                super().__init__(**arguments, weights=weights)
 
         backbone = Own(weights)
         assert architecture(build(recipe(backbone))) == architecture(backbone)

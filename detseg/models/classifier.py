@@ -1,0 +1,48 @@
+"""A backbone with the head that it was born with: what ImageNet trains, and what R-CNN starts from."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.modules.backbones import Backbone, ConvNet
+from detseg.recipe import Recipe
+
+AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet, section 5)
+
+
+class Classifier(nn.Module, Recipe):
+    """Says which of ``num_classes`` classes an image shows.
+
+    ``backbone`` must be whole. Its weights come with those of the head, as far as they are for so many classes; a last
+    layer for others begins at random.
+
+    Raises ValueError if the backbone has been cut short.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        backbone.aligned = False
+        self.head, auxiliary = backbone.classifier(num_classes)
+        self.auxiliary = nn.ModuleDict(auxiliary)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), uint8, to logits (B, K)."""
+        return self.head(self.backbone(images)[-1])  # type: ignore[no-any-return]
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Cross entropy of every classifier with ``labels`` (B,), and the logits (B, K) of the last."""
+        if not self.auxiliary:
+            logits = self(images)
+            return {"class": F.cross_entropy(logits, labels)}, logits
+        backbone = self.backbone
+        assert isinstance(backbone, ConvNet)
+        places = [backbone.auxiliary[name] for name in self.auxiliary]
+        *maps, last = backbone.run(images, [*places, backbone.blocks[-1]])
+        logits = self.head(last)
+        losses = {"class": F.cross_entropy(logits, labels)}
+        for (name, classifier), x in zip(self.auxiliary.items(), maps, strict=True):
+            losses[name.lower()] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)
+        return losses, logits

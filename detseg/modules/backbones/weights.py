@@ -1,0 +1,83 @@
+"""Pretrained weights: by torchvision's names, from files, and from checkpoints of our own classifiers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from detseg.errors import CheckpointError
+from detseg.recipe import IN_CHECKPOINT
+
+log = logging.getLogger(__name__)
+
+PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
+
+
+def load_weights(network: nn.Module, name: str, weights: str | None, required: Callable[[str], bool]) -> None:
+    """Load ImageNet ``weights`` into the whole ``network``, classifier and all, that is called ``name``.
+
+    ``weights`` is a name of torchvision's (``IMAGENET1K_V1``; fetched, with its hash checked), the path of a state
+    dict (``.safetensors``, or what ``torch.save`` wrote) or of a checkpoint of a classifier that was trained here, or
+    None to leave the network as it is. What is not ``required`` may be missing or, since it depends on the classes, of
+    another shape: it stays as it is.
+
+    Raises CheckpointError, naming the file and the keys, if the state dict is not one of this network.
+    """
+    if weights is None or weights == IN_CHECKPOINT:
+        return
+    own = network.state_dict()
+    state = {key: value for key, value in _read(name, weights).items() if not key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in state and required(key) and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    other = [key for key in state if key in own and own[key].shape != state[key].shape]
+    wrong = [key for key in other if required(key)]
+    if missing or unexpected or wrong:
+        faults = ", ".join(
+            f"{len(keys)} {kind} (such as {keys[0]})"
+            for kind, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", wrong))
+            if keys
+        )
+        raise CheckpointError(f"{weights}: these are not weights of {name}: {faults}")
+    network.load_state_dict({key: value for key, value in state.items() if key not in other}, strict=False)
+
+
+def published(name: str) -> list[str]:
+    """The names of the weights that torchvision has for the network called ``name``."""
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        return []
+    return list(torchvision.models.get_model_weights(name).__members__)
+
+
+def _read(name: str, weights: str) -> dict[str, Tensor]:
+    choices = published(name)
+    if weights in choices:
+        fetched = torchvision.models.get_model_weights(name)[weights]
+        return fetched.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
+    if not Path(weights).is_file():
+        there = f"torchvision has {', '.join(choices)}" if choices else "torchvision has none, so give a file"
+        raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {there}")
+    state: Any
+    try:
+        if weights.endswith(".safetensors"):
+            state = load_file(weights)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{weights}: not a state dict that can be read safely: {error}") from error
+    if isinstance(state, dict) and "detseg" in state and isinstance(state.get("state_dict"), dict):
+        state = {_part(key): value for key, value in state["state_dict"].items()}
+    if not (isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())):
+        raise CheckpointError(f"{weights}: not a state dict, which has the names of tensors and the tensors alone")
+    return state
+
+
+def _part(key: str) -> str:
+    """The name that a tensor of a classifier has in the network as it was published."""
+    return next((key.removeprefix(part) for part in PARTS if key.startswith(part)), key)
