@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from detseg.data import COCO, VOC, Shapes
+from detseg.data import COCO, VOC, ImageFolders, Shapes
 from detseg.errors import CheckpointError
-from detseg.models import Detector
 from detseg.recipe import build
-from detseg.tasks.detection import FORMAT, Detection
+from detseg.tasks import TASKS, Task
+from detseg.tasks.task import FORMAT
 
-DATA = (COCO, VOC, Shapes)  # imported to be known by name, to checkpoints and on the command line
+DATA = (COCO, ImageFolders, Shapes, VOC)  # imported to be known by name, to checkpoints and on the command line
 PREFIX = "network."  # of the network's entries in a task's state dict
 
 
@@ -49,7 +49,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load(path: str | Path) -> Detection:
+def load(path: str | Path) -> Task:
     """The task in a checkpoint, with its weights, classes, data and figures: ready to predict and to be evaluated.
 
     Raises CheckpointError as ``read`` does, and for a checkpoint that is not ours or of a class that is not imported.
@@ -64,11 +64,12 @@ def load(path: str | Path) -> Detection:
         raise CheckpointError(f"{path}: written by another version of detseg (format {about.get('format')})")
     try:
         network = build(about["network"])
-        if not isinstance(network, Detector):
-            raise TypeError(f"{type(network).__name__} is not a detector")
+        kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
+        if kind is None:
+            raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
         weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
         network.load_state_dict(weights)
-        task = Detection(network)
+        task = TASKS[kind](network)
         task.classes = tuple(map(str, about["classes"]))
         task.category_ids = tuple(map(int, about["category_ids"]))
         task.data_recipe, task.config, task.figures = about["data"], about["config"], about["metrics"]
@@ -77,6 +78,6 @@ def load(path: str | Path) -> Detection:
     return task.eval()
 
 
-def save(task: Detection, path: str | Path) -> None:
+def save(task: Task, path: str | Path) -> None:
     """Write what ``load`` reads. A training is resumed from the checkpoints that it wrote itself."""
     torch.save({"state_dict": task.state_dict(), "detseg": task.describe()}, path)

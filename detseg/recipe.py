@@ -74,7 +74,7 @@ def build(description: Any, **replaced: Any) -> Any:
     description names is imported or executed. Raises KeyError for a class that is not among them.
     """
     if isinstance(description, dict) and set(description) == {"class", "arguments"}:
-        known = {_name(cls): cls for cls in _subclasses(Recipe)}
+        known = {_name(cls): cls for cls in subclasses(Recipe)}
         if description["class"] not in known:
             raise KeyError(f"{description['class']}: not a class of detseg; import the module that defines it first")
         arguments = {key: build(_weightless(key, item)) for key, item in description["arguments"].items()}
@@ -95,7 +95,8 @@ def _name(cls: type[Any]) -> str:
     return cls.__name__ if cls.__module__.startswith(f"{PACKAGE}.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    """Every class below ``cls`` that is imported."""
     for subclass in cls.__subclasses__():
         yield subclass
-        yield from _subclasses(subclass)
+        yield from subclasses(subclass)

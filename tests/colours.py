@@ -53,6 +53,19 @@ def write_colours(root: Path, train: int = 4, val: int = 3, empty: int = 0, side
     return root
 
 
+def write_classes(root: Path, train: int = 4, val: int = 2, side: int = 48) -> Path:
+    """Write images of one colour with some noise, in a folder for each colour."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for name, colour in COLOURS.items():
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                noise = generator.integers(0, 60, (side, side + 8, 3))
+                image = (np.array(colour) * 0.7 + noise).astype(np.uint8)
+                Image.fromarray(image).save(root / split / name / f"{number}.png")
+    return root
+
+
 def colours(root: Path, **arguments: Any) -> COCO:
     """The data module of what ``write_colours`` wrote."""
     return COCO(str(root), **{"transforms": Transforms(SIDE, SIDE, flip=0), "workers": 0, **arguments})

@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.training import TrainCLI
-from detseg.data import DetectionData
-from tests.colours import write_colours
+from detseg.data import DetectionData, ImageFolders
+from tests.colours import write_classes, write_colours
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -48,7 +48,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("configs")
     write_colours(folder / "colours", train=2, val=1)
     (folder / "small.yaml").write_text(SMALL)
+    write_classes(folder / "classes", train=1, val=1)
+    (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
     return folder
+
+
+# The same for classifiers: one image of each class.
+SMALL_CLASSIFICATION = """\
+data:
+  class_path: ImageFolders
+  init_args:
+    root: classes
+    size: 64
+    batch_size: 2
+    workers: 0
+trainer:
+  accelerator: cpu
+  fast_dev_run: true
+"""
+
+
+def is_classifier(name: str) -> bool:
+    return "Classifier" in (CONFIGS / name).read_text()
 
 
 def without_weights(name: str) -> list[str]:
@@ -75,7 +96,8 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    small = ["--config", "small.yaml", *without_weights(name)]
+    settings = "small_classification.yaml" if is_classifier(name) else "small.yaml"
+    small = ["--config", settings, *without_weights(name)]
     cli.train(["--config", name, *small])
 
 
@@ -83,7 +105,8 @@ def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monk
 def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a file with a root and nothing else: the classes come from the data."""
     monkeypatch.chdir(folder)
-    (folder / "my_data.yaml").write_text("class_path: COCO\ninit_args:\n  root: colours\n")
+    kind, root = ("ImageFolders", "classes") if is_classifier(name) else ("COCO", "colours")
+    (folder / "my_data.yaml").write_text(f"class_path: {kind}\ninit_args:\n  root: {root}\n")
     training = TrainCLI(["--config", name, "--data", "my_data.yaml", *without_weights(name)])
     assert training.model.network.num_classes == 3
     assert training.trainer.max_epochs
@@ -93,9 +116,9 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
 def test_a_data_set_builds(name: str) -> None:
     assert checkpoint.DATA
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(DetectionData, "data")
+    parser.add_subclass_arguments((DetectionData, ImageFolders), "data")
     data = parser.instantiate_classes(parser.parse_args(["--data", str(CONFIGS / "data" / name)])).data
-    assert isinstance(data, DetectionData)
+    assert isinstance(data, (DetectionData, ImageFolders))
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -28,7 +28,10 @@ BELOW: dict[str, set[str]] = {
 """What each part may import, besides itself."""
 
 ONLY: dict[str, tuple[str, ...]] = {
-    "lightning": ("tasks/", "checkpoint.py", "cli/", "data/base.py", "data/coco.py", "data/voc.py", "data/shapes.py"),
+    "lightning": (
+        *("tasks/", "checkpoint.py", "cli/"),
+        *("data/base.py", "data/coco.py", "data/image_folders.py", "data/shapes.py", "data/voc.py"),
+    ),
     "pytorch_lightning": (),  # the other name of lightning: two names give two classes of everything
     "albumentations": ("data/transforms.py",),
     "faster_coco_eval": ("metrics/coco.py",),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 import detseg
-from detseg.data import DetectionData
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
@@ -25,6 +24,7 @@ class Setting(NamedTuple):
     key: str  # dotted, as on the command line
     file: Path
     line: int
+    value: str  # as it is written; empty for a group of settings
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -60,18 +60,28 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def for_other_data(arguments: Sequence[str]) -> list[str]:
+def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     """``arguments``, changed so that a whole ``--data`` replaces what was set before of where the data lies.
 
     What every data set has, such as the size of the images, stays as it was unless it is set again. That is what
-    jsonargparse does when a setting passes from one class to another: here through the common base class.
+    jsonargparse does when a setting passes from one class to another: here through ``base``, which all have in common.
     """
     replaced = []
     for argument in arguments:
         if argument.split("=")[0] == "--data":
-            replaced.append(f"--data={DetectionData.__module__}.{DetectionData.__name__}")
+            replaced.append(f"--data={base.__module__}.{base.__name__}")
         replaced.append(argument)
     return replaced
+
+
+def class_path(key: str, arguments: Sequence[str]) -> str | None:
+    """The name or path of the class that ``key`` is to be an object of, None if nobody says."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, equals, value = argument.partition("=")
+        if option in (f"--{key}", f"--{key}.class_path"):
+            return value if equals else following
+    found = [setting.value for setting in _settings(arguments) if setting.key in (key, f"{key}.class_path")]
+    return next(filter(None, reversed(found)), None)
 
 
 def where(key: str, arguments: Sequence[str]) -> str:
@@ -123,9 +133,12 @@ def _node_settings(node: yaml.Node | None, path: Path, key: str) -> Iterator[Set
                 raise ConfigError(f"{path}, line {line}: {name.value} is set twice")
             seen.add(name.value)
             inner = key
+            text = value.value if isinstance(value, yaml.ScalarNode) else ""
             if name.value not in WRAPPERS:
                 inner = f"{key}.{name.value}".removeprefix(".")
-                yield Setting(inner, path, line)
+                yield Setting(inner, path, line, text)
+            elif name.value == "class_path":
+                yield Setting(f"{key}.class_path", path, line, text)
             yield from _node_settings(value, path, inner)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

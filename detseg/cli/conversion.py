@@ -48,6 +48,8 @@ def convert(arguments: Sequence[str]) -> None:
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task = checkpoint.load(options.source)
+        if not isinstance(task, Detection):
+            raise CheckpointError(f"{options.source}: a classifier, and only detectors are turned into torchvision's")
         state = _for_torchvision(task, options.source)
         _make_folder(options.target)
         torch.save(state, options.target)

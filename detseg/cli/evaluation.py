@@ -21,8 +21,8 @@ from detseg.data import DetectionData
 from detseg.errors import CheckpointError, ConfigError
 from detseg.metrics import coco_results
 from detseg.recipe import build
-from detseg.tasks import Detection, ProgressBar
-from detseg.tasks.figures import figures_table, write_figures
+from detseg.tasks import Detection, ProgressBar, Task
+from detseg.tasks.figures import write_figures
 
 # Types of settings whose values jsonargparse takes as they are; for any other it may import what a text names.
 PLAIN = (
@@ -33,15 +33,17 @@ PLAIN = (
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure the checkpoint that ``arguments`` name on its own data or another, matching the classes by name."""
-    arguments = for_other_data(find_configs(arguments))
-    parser = _parser()
+    arguments = find_configs(arguments)
     if module := _value(arguments, "--module"):
         import_module(module)
-    if name := _value(arguments, "--checkpoint"):
-        task = checkpoint.load(name)
-        if task.data_recipe:  # of a training
-            parser.set_defaults(data=_data_settings(task.data_recipe, name))
-    options = parse(parser, arguments)
+    name = _value(arguments, "--checkpoint")
+    task = checkpoint.load(name) if name else None
+    base = task.learns_from if task else DetectionData
+    parser = _parser(base)
+    if task and task.data_recipe:  # of a training
+        parser.set_defaults(data=_data_settings(task.data_recipe, str(name), base))
+    options = parse(parser, for_other_data(arguments, base))
+    assert task is not None  # or the parser has missed it
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
         _check_writable(f"--{option}", getattr(options, option))
     try:
@@ -68,14 +70,14 @@ def evaluate(arguments: Sequence[str]) -> None:
         _report(task, data, options.out, options.metrics)
 
 
-def _parser() -> ArgumentParser:
+def _parser(base: type[Any]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="detseg evaluate",
         usage="detseg evaluate --checkpoint FILE [--data NAME.yaml|CLASS] [--out FILE.json] [--metrics FILE.json]",
         **PARSER,
     )
     parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")
-    parser.add_subclass_arguments(DetectionData, "data", help="By default that of the checkpoint.")
+    parser.add_subclass_arguments(base, "data", help="By default that of the checkpoint.")
     parser.add_argument(
         "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
     )
@@ -111,10 +113,10 @@ def _check_writable(option: str, file: Path | None) -> None:
         raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}; give another file") from error
 
 
-def _data_settings(recipe: Any, path: str) -> Any:
+def _data_settings(recipe: Any, path: str, base: type[Any]) -> Any:
     """The data of a checkpoint as the default of ``data``. Raises CheckpointError for what is no recipe of data."""
     try:
-        if not isinstance(build(recipe), DetectionData):
+        if not isinstance(build(recipe), base):
             raise TypeError("it is no data set")
         return _settings(recipe, plain=False)
     except Exception as error:  # the file may hold anything
@@ -153,14 +155,15 @@ def _is_plain(hint: Any) -> bool:
     return (typing.get_origin(hint) or hint) in PLAIN and all(map(_is_plain, typing.get_args(hint)))
 
 
-def _report(task: Detection, data: DetectionData, out: Path | None, metrics: Path | None) -> None:
-    print(figures_table(task.figures))
-    rest = [name for name in task.figures if not name.startswith(("AP", "AR_", "VOC")) and name != "images_per_second"]
+def _report(task: Task, data: Any, out: Path | None, metrics: Path | None) -> None:
+    print(task.table(task.figures))
+    measured = ("AP", "AR_", "VOC", "top", "images_per_second")
+    rest = [name for name in task.figures if not name.startswith(measured)]
     print("\nvalidation losses: " + ", ".join(f"{name} {task.figures[name]:.4f}" for name in rest))
     print(f"images per second: {task.figures['images_per_second']:.1f}")
     if metrics:
         write_figures(task.figures, metrics)
-    if out and task.detections is not None:
+    if out and isinstance(task, Detection) and task.detections is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(coco_results(data.val_annotations, task.detections)) + "\n")
     for file in filter(None, (metrics, out)):

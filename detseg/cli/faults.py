@@ -18,9 +18,10 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from detseg.cli.configs import nearest, where
-from detseg.data import DetectionData
+from detseg.data import DetectionData, ImageFolders
 from detseg.errors import ConfigError, DetsegError
-from detseg.models import Detector
+from detseg.models import Classifier, Detector
+from detseg.recipe import subclasses
 
 KEY = re.compile(r'Parser key "([^"]+)"')
 CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -48,7 +49,10 @@ WORDS = {
     "collections.abc.Sequence": "a list",
     "NoneType": "null",
 }
-BASES: dict[str, type] = {"data": DetectionData, "model.network": Detector}
+BASES: dict[str, tuple[type, ...]] = {
+    "data": (DetectionData, ImageFolders),
+    "model.network": (Detector, Classifier),
+}
 
 
 class Fault(NamedTuple):
@@ -156,18 +160,12 @@ def _unknown(fault: Fault, parser: ArgumentParser) -> tuple[str, list[str]]:
 
 def _known_classes(fault: Fault) -> str:
     """The names of the classes that would do, nearest first."""
-    bases: tuple[Any, ...] = (BASES.get(fault.key),)
+    bases: tuple[Any, ...] = BASES.get(fault.key, ())
     if fault.owner:
         hint = inspect.signature(fault.owner, eval_str=True).parameters[fault.key.rpartition(".")[2]].annotation
         bases = typing.get_args(hint) or (hint,)
-    names = [cls.__name__ for base in bases if inspect.isclass(base) for cls in _subclasses(base)]
+    names = [cls.__name__ for base in bases if inspect.isclass(base) for cls in (list(subclasses(base)) or [base])]
     return nearest(fault.about, names) if names else ""
-
-
-def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    for subclass in base.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
 
 
 def _class(path: str) -> type | None:

@@ -19,7 +19,7 @@ from detseg.cli.faults import PARSER, parse
 from detseg.data.images import SUFFIXES, read_image
 from detseg.draw import draw
 from detseg.errors import ConfigError, DataError
-from detseg.tasks import Detection, Prediction, find_images
+from detseg.tasks import Answer, Classification, Detection, Prediction, find_images
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +58,17 @@ def predict(arguments: Sequence[str]) -> None:
     for path in paths:
         target = options.out / _free_name(path, names)
         try:
-            done += [_save(task, found, target) for found in task.predict(path, options.threshold)]
+            if isinstance(task, Detection):
+                done += [_save(task, found, target) for found in task.predict(path, options.threshold)]
+            elif isinstance(task, Classification):
+                done += map(_say, task.predict(path))
         except DataError as error:
             log.error("%s", error)
             failed += 1
     target = options.out / "predictions.json"
     target.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
-    log.info("%d images, %d objects: %s", len(done), sum(len(one["scores"]) for one in done), target)
+    objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, Detection) else ""
+    log.info("%d images%s: %s", len(done), objects, target)
     if failed:
         raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
 
@@ -92,6 +96,14 @@ def _free_name(path: Path, taken: set[str]) -> str:
     name = next(name for name in itertools.chain([f"{stem}{suffix}"], numbered) if name.lower() not in taken)
     taken.add(name.lower())
     return name
+
+
+def _say(answer: Answer) -> dict[str, Any]:
+    """Print the surest classes of an image and return its entry in the JSON file."""
+    scores = [round(float(score), 4) for score in answer.scores]
+    said = ", ".join(f"{name} {score:.3f}" for name, score in zip(answer.classes, scores, strict=True))
+    log.info("%s: %s", answer.path, said)
+    return {"file": str(answer.path), "classes": answer.classes, "scores": scores}
 
 
 def _save(task: Detection, found: Prediction, target: Path) -> dict[str, Any]:

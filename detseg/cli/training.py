@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import logging
 import shutil
@@ -16,12 +18,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
-from detseg.cli.configs import SUFFIXES, find_configs, for_other_data, where
+from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli.faults import PARSER, cause, parse
-from detseg.data import DetectionData
 from detseg.errors import CheckpointError, ConfigError
-from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint, Pictures, ProgressBar, ProgressLog
-from detseg.tasks.figures import figures_table
+from detseg.recipe import subclasses
+from detseg.tasks import (
+    TASKS,
+    BestCheckpoint,
+    Detection,
+    LastCheckpoint,
+    Pictures,
+    ProgressBar,
+    ProgressLog,
+    Task,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +48,12 @@ class TrainCLI(LightningCLI):
     """Reads the settings, and builds data, network, task and trainer from them."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.arguments = for_other_data(find_configs(arguments))
+        found = find_configs(arguments)
+        task = _task(found)
+        self.arguments = for_other_data(found, task.learns_from)
         super().__init__(
-            Detection,
-            DetectionData,
+            task,
+            task.learns_from,
             subclass_mode_data=True,
             args=self.arguments,
             run=False,
@@ -54,7 +66,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            parser_kwargs={"prog": "detseg train", "usage": USAGE, "description": "Train a detector.", **PARSER},
+            parser_kwargs={"prog": "detseg train", "usage": USAGE, "description": "Train a network.", **PARSER},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -87,9 +99,9 @@ class TrainCLI(LightningCLI):
         if settings["logger"] in (None, True):
             # Without a name and a version below the folder: all of a run lies in one place.
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
-        callbacks: list[Callback] = [Pictures(self.folder / "pictures")]
+        callbacks: list[Callback] = [Pictures(self.folder / "pictures")] if isinstance(self.model, Detection) else []
         if settings["enable_checkpointing"] is not False:
-            callbacks += [BestCheckpoint(self.folder), LastCheckpoint(self.folder)]
+            callbacks += [BestCheckpoint(self.folder, self.model.headline[0]), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))
@@ -121,6 +133,20 @@ def train(arguments: Sequence[str]) -> None:
         _conclude(task, folder)
 
 
+def _task(arguments: Sequence[str]) -> type[Task]:
+    """What trains the network that the arguments name; detection where they name none that is known."""
+    name = class_path("model.network", arguments) or ""
+    module, _, last = name.rpartition(".")
+    if module:
+        with contextlib.suppress(ImportError, ValueError):  # said better by the parser
+            importlib.import_module(module)
+    named = getattr(sys.modules.get(module), last, None)
+    for kind, task in TASKS.items():
+        if any(cls is named or (cls.__name__ == last and not module) for cls in (kind, *subclasses(kind))):
+            return task
+    return Detection
+
+
 def _find_checkpoint(name: str, resume: str) -> Path:
     """The checkpoint that ``resume`` means, once it is known that a training can go on from it."""
     path = Path(resume)
@@ -140,7 +166,7 @@ def _new_folder(name: str) -> Path:
     return next(RUNS / free for free in names if not (RUNS / free).exists())
 
 
-def _begin(task: Detection, folder: Path) -> None:
+def _begin(task: Task, folder: Path) -> None:
     """Say what is trained, and write down the settings."""
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
     log.info(
@@ -154,12 +180,13 @@ def _begin(task: Detection, folder: Path) -> None:
         (folder / "metrics.csv").rename(folder / f"metrics-{earlier}.csv")
 
 
-def _conclude(task: Detection, folder: Path) -> None:
+def _conclude(task: Task, folder: Path) -> None:
     """Show the figures of the best checkpoint, and where everything is."""
     best = folder / "best.ckpt"
     if not best.exists():
-        log.info("no validation, so no AP; results are in %s", folder)
+        log.info("no validation, so no figures; results are in %s", folder)
         return
-    print(figures_table(checkpoint.read(best)["detseg"]["metrics"]))
+    print(task.table(checkpoint.read(best)["detseg"]["metrics"]))
     print(f"\nbest checkpoint  {best}\nfigures          {best.with_name('metrics.json')}")
-    print(f"pictures         {folder / 'pictures'}")
+    if (folder / "pictures").exists():
+        print(f"pictures         {folder / 'pictures'}")

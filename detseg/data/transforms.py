@@ -51,7 +51,7 @@ class Transforms(Recipe):
         for name, value in (("flip", flip), ("crop", crop)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"transforms: {name} {value} must be between 0 and 1")
-        self.augment = _compose(augment) if augment else None
+        self.augment = compose(augment) if augment else None
 
     def train(self, picture: Picture, seed: int) -> Picture:
         """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks."""
@@ -63,8 +63,7 @@ class Transforms(Recipe):
         if generator.random() < self.flip:
             picture = _mirror(picture)
         if self.augment is not None:
-            self.augment.set_random_seed(int(generator.integers(2**32)))
-            picture = _augment(picture, self.augment)
+            picture = augment(picture, self.augment, int(generator.integers(2**32)))
         return picture
 
     def evaluate(self, picture: Picture) -> Picture:
@@ -118,7 +117,9 @@ def _mirror(picture: Picture) -> Picture:
     return Picture(mirrored, boxes, labels, masks if masks is None else masks[:, :, ::-1])
 
 
-def _augment(picture: Picture, steps: Any) -> Picture:
+def augment(picture: Picture, steps: Any, seed: int) -> Picture:
+    """Apply the ``steps`` that ``compose`` made, as ``seed`` draws them. Raises ConfigError if one fails."""
+    steps.set_random_seed(seed)
     masks = picture.masks
     more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
     rows = np.arange(len(picture.boxes))
@@ -146,7 +147,8 @@ def _augment(picture: Picture, steps: Any) -> Picture:
     return Picture(image, boxes[area], picture.labels[rows], masks)
 
 
-def _compose(augment: dict[str, dict[str, Any]]) -> Any:
+def compose(augment: dict[str, dict[str, Any]]) -> Any:
+    """The transforms of albumentations with these names and values. Raises ConfigError for what it does not have."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it must not ask the network for news
     import albumentations
 

@@ -1,8 +1,9 @@
-"""How good detections are: the COCO and the VOC average precision, in the pixels of the image files."""
+"""How good predictions are."""
 
+from detseg.metrics.classification import TopK
 from detseg.metrics.coco import coco_ap, coco_results
 from detseg.metrics.detections import Collector, Detections
 from detseg.metrics.table import table
 from detseg.metrics.voc import voc_ap
 
-__all__ = ["Collector", "Detections", "coco_ap", "coco_results", "table", "voc_ap"]
+__all__ = ["Collector", "Detections", "TopK", "coco_ap", "coco_results", "table", "voc_ap"]

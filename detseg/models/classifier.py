@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detseg.modules.backbones import Backbone, ConvNet
 from detseg.recipe import Recipe
+from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet, section 5)
 
@@ -32,17 +33,17 @@ class Classifier(nn.Module, Recipe):
         """Images (B, 3, H, W), uint8, to logits (B, K)."""
         return self.head(self.backbone(images)[-1])  # type: ignore[no-any-return]
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Cross entropy of every classifier with ``labels`` (B,), and the logits (B, K) of the last."""
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of every classifier with the class of each image, its one target."""
+        assert batch.targets.labels is not None
+        labels = batch.targets.labels[:, 0]
         if not self.auxiliary:
-            logits = self(images)
-            return {"class": F.cross_entropy(logits, labels)}, logits
+            return {"class": F.cross_entropy(self(batch.images), labels)}
         backbone = self.backbone
         assert isinstance(backbone, ConvNet)
         places = [backbone.auxiliary[name] for name in self.auxiliary]
-        *maps, last = backbone.run(images, [*places, backbone.blocks[-1]])
-        logits = self.head(last)
-        losses = {"class": F.cross_entropy(logits, labels)}
+        *maps, last = backbone.run(batch.images, [*places, backbone.blocks[-1]])
+        losses = {"class": F.cross_entropy(self.head(last), labels)}
         for (name, classifier), x in zip(self.auxiliary.items(), maps, strict=True):
             losses[name.lower()] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)
-        return losses, logits
+        return losses

@@ -18,6 +18,7 @@ from detseg.draw import draw, grid
 from detseg.structures import Batch, Instances
 from detseg.tasks.detection import Detection
 from detseg.tasks.figures import write_figures
+from detseg.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep ``best.ckpt`` by AP, and in ``metrics.json`` every figure of it."""
+    """Keep ``best.ckpt`` by ``figure``, and in ``metrics.json`` every figure of it."""
 
-    def __init__(self, folder: str | Path | None = None) -> None:
-        super().__init__(folder, filename="best", monitor="val/AP", mode="max", enable_version_counter=False)
+    def __init__(self, folder: str | Path | None = None, figure: str = "AP") -> None:
+        super().__init__(folder, filename="best", monitor=f"val/{figure}", mode="max", enable_version_counter=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         best = self.best_model_score
@@ -50,7 +51,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _write_figures(self, trainer: Trainer, better: bool) -> None:
         if better and trainer.is_global_zero:
-            assert isinstance(trainer.lightning_module, Detection)
+            assert isinstance(trainer.lightning_module, Task)
             write_figures(trainer.lightning_module.figures, Path(self.best_model_path).with_name("metrics.json"))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from detseg.data import DetectionData, collate
 from detseg.data.images import SUFFIXES, read_image
@@ -19,6 +21,7 @@ from detseg.structures import Sample, rescale
 
 if TYPE_CHECKING:
     from detseg.tasks.detection import Detection
+    from detseg.tasks.task import Task
 
 
 class Prediction(NamedTuple):
@@ -48,17 +51,34 @@ def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
     return found
 
 
+def stored_data(task: Task) -> Any:
+    """The data that a task was trained on, without the images: how these are resized. Raises CheckpointError."""
+    try:
+        data = build(task.data_recipe)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"how images are resized cannot be rebuilt: {error}") from error
+    if not isinstance(data, task.learns_from):
+        raise CheckpointError("this task was never trained: there are no classes and no size of images to predict with")
+    return data
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and afterwards into the mode that it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
 def predict(task: Detection, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
     """Find objects of a score of at least ``threshold`` in image files, one after the other.
 
     Raises DataError, naming it, for a file that is missing or is no image.
     """
-    try:
-        data = build(task.data_recipe)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"how images are resized cannot be rebuilt: {error}") from error
-    if not isinstance(data, DetectionData):
-        raise CheckpointError("this task was never trained: there are no classes and no size of images to predict with")
+    data = stored_data(task)
     for path in find_images(images):
         yield _predict(task, data, path, threshold)
 
@@ -71,11 +91,8 @@ def _predict(task: Detection, data: DetectionData, path: Path, threshold: float)
     sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
     batch = collate([sample], data.buckets)
     images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.sizes, batch.original_sizes))
-    was_training = task.network.training
-    try:
-        found = rescale(task.network.eval()(images, sizes), sizes, original_sizes)
-    finally:
-        task.network.train(was_training)
+    with evaluating(task.network):
+        found = rescale(task.network(images, sizes), sizes, original_sizes)
     assert found.scores is not None
     assert found.labels is not None
     kept = found.valid[0] & (found.scores[0] >= threshold)

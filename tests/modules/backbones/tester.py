@@ -29,10 +29,19 @@ from detseg.errors import CheckpointError
 from detseg.models import Classifier
 from detseg.modules.backbones import Backbone
 from detseg.recipe import build, recipe
+from detseg.structures import Batch, Instances
 
 
 def images(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def labelled(batch: Tensor, labels: list[int]) -> Batch:
+    """Images with a class each."""
+    whole = torch.tensor([0.0, 0, *batch.shape[:1:-1]]).expand(len(batch), 1, 4)
+    targets = Instances(whole, torch.ones(len(batch), 1, dtype=torch.bool), torch.tensor(labels)[:, None])
+    sizes = torch.tensor([batch.shape[2:]]).expand(len(batch), 2)
+    return Batch(batch, sizes, targets, torch.arange(len(batch)), sizes)
 
 
 def shake(network: nn.Module) -> nn.Module:
@@ -168,15 +177,14 @@ class BackboneTester:
 
     def test_is_a_classifier(self) -> None:
         classifier = Classifier(self.make(), num_classes=3)
-        labels = torch.tensor([0, 2])
-        for _ in range(2):
-            losses, logits = classifier.loss(images(2, 3, *self.classified), labels)
-        assert logits.shape == (2, 3)
-        assert_close(losses["class"], torch.nn.functional.cross_entropy(logits, labels))
-        sum(losses.values()).backward()
+        batch = labelled(images(2, 3, *self.classified), [0, 2])
+        sum(classifier.loss(batch).values()).backward()
         assert [name for name, value in classifier.named_parameters() if value.grad is None] == []
         rebuilt = build(json.loads(json.dumps(recipe(classifier))))
         assert architecture(rebuilt) == architecture(classifier)
+        logits = classifier.eval()(batch.images)
+        assert logits.shape == (2, 3)
+        assert_close(classifier.loss(batch)["class"], torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])))
 
 
 class Payload:

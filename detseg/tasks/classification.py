@@ -1,0 +1,91 @@
+"""Training and evaluating a classifier with Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detseg.data import ImageFolders
+from detseg.data.images import read_image
+from detseg.metrics import TopK
+from detseg.models import Classifier
+from detseg.structures import Batch
+from detseg.tasks.prediction import evaluating, find_images, stored_data
+from detseg.tasks.task import Task
+
+
+class Answer(NamedTuple):
+    """What one image shows, the surest first."""
+
+    path: Path
+    classes: list[str]  # (n,)
+    scores: NDArray[np.float32]  # (n,) that add up to 1 over all classes
+
+
+class Classification(Task):
+    """Train and evaluate a classifier on ``ImageFolders``: ``Trainer(...).fit(Classification(network), data)``.
+
+    The settings are those of ``Task``; by default they are ResNet's for ImageNet (section 3.4), over 90 epochs. After a
+    validation ``figures`` holds the losses, ``top1`` and ``top5``, and ``top1`` of each class.
+    """
+
+    learns_from = ImageFolders
+    headline = ("top1", "top5")
+
+    def __init__(
+        self,
+        network: Classifier,
+        lr: float = 0.1,
+        reference_batch: int = 256,
+        milestones: Sequence[int] = (30, 60),
+        warmup_steps: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, lr, reference_batch, milestones=milestones, warmup_steps=warmup_steps, **settings)
+        self._counts = TopK(network.num_classes)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._counts = TopK(self.network.num_classes)
+
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        logits = self.network(batch.images)
+        assert batch.targets.labels is not None
+        labels = batch.targets.labels[:, 0]
+        self._counts.add(logits, labels)
+        return {"class": F.cross_entropy(logits, labels)}, {"logits": logits}
+
+    def gather(self) -> None:
+        self._counts.gather()
+
+    def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        return self._counts.figures(self.classes)
+
+    @staticmethod
+    def table(figures: Mapping[str, float]) -> str:
+        """The shares of right answers, over all images and for each class, for a terminal."""
+        overall = [f"{name:<6} {100 * figures[name]:5.1f} %" for name in ("top1", "top5")]
+        classes = sorted((name.removeprefix("top1/"), value) for name, value in figures.items() if "/" in name)
+        width = max((len(name) for name, _ in classes), default=0)
+        return "\n".join([*overall, "", *(f"{name:<{width}} {100 * value:5.1f} %" for name, value in classes)])
+
+    def predict(self, images: str | Path | Iterable[str | Path], count: int = 5) -> Iterator[Answer]:
+        """Say which ``count`` classes image files show most surely: a path, a folder, a glob, or several."""
+        data = stored_data(self)
+        for path in find_images(images):
+            image, _ = data.eval_transform(read_image(path))
+            yield self._answer(path, torch.from_numpy(image).permute(2, 0, 1), count)
+
+    @torch.inference_mode()
+    def _answer(self, path: Path, image: Tensor, count: int) -> Answer:
+        with evaluating(self.network):
+            scores = self.network(image[None].to(self.device)).softmax(dim=1)[0]
+        best = scores.topk(min(count, len(self.classes)))
+        return Answer(path, [self.classes[label] for label in best.indices.tolist()], best.values.float().cpu().numpy())

@@ -1,0 +1,130 @@
+"""Images in class folders: what is found, how it is split, and what becomes of the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from detseg.data import ImageFolders
+from detseg.errors import ConfigError, DataError
+from tests.colours import COLOURS, write_classes
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classes(tmp_path_factory.mktemp("classes"))
+
+
+def data(root: Path, **arguments) -> ImageFolders:
+    return ImageFolders(str(root), **{"size": 32, "workers": 0, **arguments})
+
+
+def test_files_and_labels_are_those_of_torchvision(root: Path) -> None:
+    theirs = torchvision.datasets.ImageFolder(str(root / "train"))
+    listing = data(root).listing("train")
+    assert list(listing.classes) == theirs.classes
+    assert [
+        (str(listing.root / f), label) for f, label in zip(listing.files, listing.labels, strict=True)
+    ] == theirs.samples
+
+
+def test_a_batch_has_a_class_for_each_image(root: Path) -> None:
+    batch = next(iter(data(root, batch_size=6).val_dataloader()))
+    assert batch.images.shape == (6, 3, 32, 32)
+    assert batch.images.dtype == torch.uint8
+    assert batch.targets.labels[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert batch.targets.valid.sum(dim=1).tolist() == [1] * 6
+    channels = [list(COLOURS[name]).index(255) for name in sorted(COLOURS)]
+    assert batch.images.float().mean(dim=(2, 3)).argmax(dim=1).tolist() == np.repeat(channels, 2).tolist()
+
+
+def test_training_sees_every_image_once_and_is_repeatable(root: Path) -> None:
+    loader = data(root, batch_size=5).train_dataloader()
+    first, again = list(loader), list(loader)
+    assert sorted(torch.cat([batch.rows for batch in first]).tolist()) == list(range(12))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
+
+
+def test_without_splits_a_share_of_each_class_is_held_out(tmp_path: Path) -> None:
+    write_classes(tmp_path, train=5, val=1)
+    one = data(tmp_path / "train", val_fraction=0.4)
+    train, val = one.listing("train"), one.listing("val")
+    assert np.bincount(train.labels).tolist() == [3, 3, 3]
+    assert np.bincount(val.labels).tolist() == [2, 2, 2]
+    assert not set(train.files) & set(val.files)
+
+
+def test_evaluation_shows_the_middle() -> None:
+    image = np.zeros((80, 120, 3), np.uint8)
+    image[5:75, 25:95] = 255  # 7/8 of the short edge
+    transformed, size = data(Path("x"), size=70).eval_transform(image)
+    assert size == (70, 70)
+    assert (transformed == 255).all()
+
+
+def test_training_crops_have_the_areas_and_ratios_asked_for() -> None:
+    """Seen by a picture whose pixels say where they are."""
+    y, x = np.mgrid[:100, :200]
+    image = np.stack([x, y, y], axis=2).astype(np.uint8)
+    one = data(Path("x"), area=(0.2, 0.5), flip=0, size=64)
+    for seed in range(50):
+        crop = one.train_transform(image, seed).astype(float)
+        width = (crop[:, -1, 0].mean() - crop[:, 0, 0].mean()) * 64 / 63
+        height = (crop[-1, :, 1].mean() - crop[0, :, 1].mean()) * 64 / 63
+        assert 0.16 < width * height / 20000 < 0.56
+        assert 0.68 < width / height < 1.48
+
+
+def test_mirrors(root: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    whole = {"area": (1.0, 1.0), "size": 40}
+    shown = [data(root, flip=flip, **whole).train_transform(image, 3) for flip in (0.0, 1.0)]
+    ratio = [data(root, flip=0, **whole).train_transform(image, seed).shape for seed in range(5)]
+    assert np.array_equal(shown[0], shown[1][:, ::-1])
+    assert ratio == [(40, 40, 3)] * 5
+
+
+def test_classes_are_matched_by_name(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = data(root)
+    one.use_classes(["red", "cat", "blue"])
+    assert one.listing("val").labels.tolist() == [2, 2, 0, 0]
+    assert "left out 2 images of other classes: green" in caplog.text
+    with pytest.raises(DataError, match=r"none of its classes \(blue, green, red\).*\(cat\)"):
+        one.use_classes(["cat"])
+        one.listing("val")
+
+
+def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+        data(tmp_path / "nowhere").listing("train")
+    with pytest.raises(DataError, match="test: there is no such folder; data.val_split names one of train, val"):
+        data(root, val_split="test").listing("val")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no folder of a class"):
+        data(tmp_path / "empty").listing("train")
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="cat: no image of this class"):
+        data(tmp_path / "one").listing("train")
+    Image.new("RGB", (4, 4)).save(tmp_path / "one" / "cat" / "1.png")
+    with pytest.raises(DataError, match="cat: one image cannot be shared"):
+        data(tmp_path / "one").listing("train")
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    write_classes(tmp_path, train=1, val=1)
+    (tmp_path / "train" / "blue" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"blue.0\.png"):
+        list(data(tmp_path).train_dataloader())
+
+
+@pytest.mark.parametrize(
+    "values", [{"area": (0.0, 1.0)}, {"area": (0.5, 0.2)}, {"flip": 2}, {"size": 0}, {"batch_size": 0}]
+)
+def test_values_that_make_no_sense(values) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        ImageFolders("x", **values)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy
+
+from detseg.metrics import TopK
+
+
+def test_equals_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 12, generator=generator)
+    labels = torch.randint(0, 11, (200,), generator=generator)  # one class has no image
+    counts = TopK(12)
+    for part in range(0, 200, 30):
+        counts.add(logits[part : part + 30], labels[part : part + 30])
+    figures = counts.figures(tuple("abcdefghijkl"))
+    for k in (1, 5):
+        theirs = MulticlassAccuracy(12, top_k=k, average="micro")
+        assert figures[f"top{k}"] == pytest.approx(float(theirs(logits, labels)))
+    own = MulticlassAccuracy(12, average=None)(logits, labels)
+    assert [figures[f"top1/{name}"] for name in "abcdefghijk"] == pytest.approx(own[:11].tolist())
+    assert math.isnan(figures["top1/l"])
+
+
+def test_few_classes() -> None:
+    counts = TopK(2)
+    counts.add(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    assert counts.figures(("a", "b")) == {"top1": 0.5, "top5": 1.0, "top1/a": 0.0, "top1/b": 1.0}
