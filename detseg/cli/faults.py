@@ -164,7 +164,13 @@ def _known_classes(fault: Fault) -> str:
     if fault.owner:
         hint = inspect.signature(fault.owner, eval_str=True).parameters[fault.key.rpartition(".")[2]].annotation
         bases = typing.get_args(hint) or (hint,)
-    names = [cls.__name__ for base in bases if inspect.isclass(base) for cls in (list(subclasses(base)) or [base])]
+    names = [
+        cls.__name__
+        for base in bases
+        if inspect.isclass(base)
+        for cls in (list(subclasses(base)) or [base])
+        if not inspect.isabstract(cls)
+    ]
     return nearest(fault.about, names) if names else ""
 
 

@@ -94,15 +94,15 @@ def test_classes_are_matched_by_name(root: Path, caplog: pytest.LogCaptureFixtur
     one.use_classes(["red", "cat", "blue"])
     assert one.listing("val").labels.tolist() == [2, 2, 0, 0]
     assert "left out 2 images of other classes: green" in caplog.text
+    one.use_classes(["cat"])
     with pytest.raises(DataError, match=r"none of its classes \(blue, green, red\).*\(cat\)"):
-        one.use_classes(["cat"])
         one.listing("val")
 
 
 def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: there is no such folder"):
         data(tmp_path / "nowhere").listing("train")
-    with pytest.raises(DataError, match="test: there is no such folder; data.val_split names one of train, val"):
+    with pytest.raises(DataError, match=r"test: there is no such folder; data.val_split names one of train, val"):
         data(root, val_split="test").listing("val")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no folder of a class"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from detseg.modules.backbones.norm import Norm, set_norm
 from detseg.modules.backbones.weights import load_weights
 
 
-class ConvNet(Backbone):
+class ConvNet(Backbone, ABC):
     """A chain of blocks that ends in a classifier. A subclass says which: ``build``, ``chain``, ``taps``, ``head``.
 
     Stage s is what the network computes at stride 2 ** s; its map is the last one. ``stages`` are the ones whose maps
@@ -73,13 +74,13 @@ class ConvNet(Backbone):
         kept = [names.index(last[stage]) + 1 for stage in self.taps if stage <= frozen]
         self.freeze([self.get_submodule(block) for block in names[: max(kept, default=0)]])
 
+    @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
         """The whole network as it was published, a classifier of ``num_classes`` classes, with random weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, network: Any) -> dict[str, nn.Module]:
         """The layers of the whole ``network`` that make logits of the last map, by their names in it."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         return self.run(images, self._maps, sizes)
