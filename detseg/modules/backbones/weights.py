@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
 
+# DenseNet was published when names of layers could hold a dot: denselayer1.norm.1.weight is norm1.weight now.
+DOTTED = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")
+
 
 def load_weights(network: nn.Module, name: str, weights: str | None, required: Callable[[str], bool]) -> None:
     """Load ImageNet ``weights`` into the whole ``network``, classifier and all, that is called ``name``.
@@ -33,7 +37,8 @@ def load_weights(network: nn.Module, name: str, weights: str | None, required: C
     if weights is None or weights == IN_CHECKPOINT:
         return
     own = network.state_dict()
-    state = {key: value for key, value in _read(name, weights).items() if not key.endswith("num_batches_tracked")}
+    state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items()}
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and required(key) and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     other = [key for key in state if key in own and own[key].shape != state[key].shape]

@@ -11,9 +11,10 @@ class TestVGG(PretrainedTester):
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
@@ -60,6 +62,61 @@ def architecture(network: nn.Module) -> dict[str, object]:
     return parts | {name: value.shape for name, value in network.state_dict().items() if name not in parts}
 
 
+def on_meta(backbone: type[Backbone], **arguments: Any) -> Classifier:
+    """The classifier of 1000 classes without the memory for its values, to be counted."""
+    with torch.device("meta"):
+        return Classifier(backbone(**arguments), num_classes=1000).eval()
+
+
+def millions(network: nn.Module) -> float:
+    return sum(value.numel() for value in network.parameters()) / 1e6
+
+
+def multiply_adds(network: nn.Module, size: int = 224) -> float:
+    """Of all convolutions and matrices, in billions, for one square image."""
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, size, size, dtype=torch.uint8, device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+def assert_is_published(classifier: Classifier, name: str, **options: Any) -> None:
+    """Every variant has the tensors of torchvision's whole network, and the parameters and operations it tells."""
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, weights=None, **options)
+    places = ("backbone.", "head.", "auxiliary.")
+    own = {
+        key.removeprefix(part): value
+        for key, value in classifier.state_dict().items()
+        for part in places
+        if key.startswith(part)
+    }
+    assert {key: value.shape for key, value in own.items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+    meta = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
+    helpers = sum(value.numel() for value in classifier.auxiliary.parameters())
+    if "inception" in name:
+        helpers = 0  # torchvision counts that of Inception-v3, and not those of GoogLeNet
+    assert sum(value.numel() for value in classifier.parameters()) - helpers == meta["num_params"]
+    size = 299 if "inception" in name else 224
+    assert multiply_adds(classifier, size) == pytest.approx(meta["_ops"], abs=0.001)
+
+
+def assert_channels_are_true(backbone: Backbone, size: int = 64) -> None:
+    maps = backbone(torch.zeros(1, 3, size, size, dtype=torch.uint8, device="meta"))
+    assert [tuple(feature.shape[1:]) for feature in maps] == [
+        (channels, size // stride, size // stride)
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+
+
+class Narrow(nn.Linear):
+    """A layer of AlexNet's and VGG's heads with 16 units for 4096, which would take the most time of their tests."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(16 if inputs == 4096 else inputs, 16 if outputs == 4096 else outputs)
+
+
 class BackboneTester:
     """The contract of ``Backbone``."""
 
@@ -68,6 +125,15 @@ class BackboneTester:
     frozen: tuple[str, ...]  # beginnings of the names of the parameters that do not train with frozen=2
     size = (64, 64)  # of small images
     classified = (64, 64)  # of images large enough to classify, as published
+    narrow = False  # whether heads of 4096 units are tested with fewer, torchvision's as well as ours
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def narrowed(cls) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            if cls.narrow:
+                patch.setattr(nn, "Linear", Narrow)
+            yield
 
     @classmethod
     def make(cls, **arguments: Any) -> Backbone:
@@ -201,6 +267,9 @@ class PretrainedTester(BackboneTester):
     """The contract of a backbone that takes torchvision's weights."""
 
     name: str  # of the network in torchvision
+    options: Mapping[str, Any] = {}  # what torchvision's network is built with
+    usually_frozen: tuple[str, ...] = ()  # as ``frozen``, with weights and without ``frozen``; empty: the same
+    stranger = "squeezenet1_1"  # a network whose weights do not fit
     nodes: tuple[str, ...]  # its modules whose outputs are the maps
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -208,7 +277,7 @@ class PretrainedTester(BackboneTester):
     @classmethod
     def theirs(cls) -> nn.Module:
         torch.manual_seed(2)
-        return shake(torchvision.models.get_model(cls.name, weights=None)).eval()
+        return shake(torchvision.models.get_model(cls.name, weights=None, **cls.options)).eval()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -256,13 +325,16 @@ class PretrainedTester(BackboneTester):
     def test_pretrained_stages_and_batch_norm_are_frozen(self, weights) -> None:
         backbone = self.make(weights=weights).train()
         frozen = {name for name, value in backbone.named_parameters() if not value.requires_grad}
-        assert frozen == {name for name, _ in backbone.named_parameters() if name.startswith(self.frozen)}
+        expected = self.usually_frozen or self.frozen
+        assert frozen == {name for name, _ in backbone.named_parameters() if name.startswith(expected)}
         before = copy.deepcopy(dict(backbone.named_buffers()))
         backbone(images(2, 3, 64, 64))
         assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
 
     @pytest.mark.parametrize("arguments", [{}, {"norm": "batch"}, {"frozen": 0}])
     def test_recipe_gives_the_same_architecture_without_the_weights(self, weights, arguments) -> None:
+        if "norm" in arguments and "norm" not in inspect.signature(self.kind).parameters:
+            pytest.skip("a network without batch norm")
         backbone = self.make(weights=weights, **arguments)
         description = json.dumps(recipe(backbone))
         assert weights not in description
@@ -287,7 +359,7 @@ class PretrainedTester(BackboneTester):
 
     def test_weights_of_another_network(self, tmp_path) -> None:
         path = tmp_path / "other.pth"
-        torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+        torch.save(torchvision.models.get_model(self.stranger, weights=None).state_dict(), path)
         with pytest.raises(CheckpointError, match=f"other.pth: .*{self.name}.*missing.*unknown"):
             self.make(weights=str(path))
 

@@ -1,0 +1,48 @@
+"""DenseNet (Huang et al. 2016, arXiv:1608.06993), with bottlenecks and compression (DenseNet-BC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torchvision
+from torch import nn
+
+from detseg.modules.backbones.convnet import ConvNet
+from detseg.modules.backbones.norm import Norm
+
+
+class DenseNet(ConvNet):
+    """The maps of stride 2, 4, 8, 16 and 32 of DenseNet: its first convolution and its four dense blocks.
+
+    A dense block concatenates maps that each of its readers normalises and rectifies for itself, so its output is
+    neither. It is taken where the network next does so: in the transition after it, before the convolution that makes
+    half of the channels of it, and after the last block before the classifier.
+    """
+
+    chain = ("features",)
+    taps: Mapping[int, str] = {
+        1: "features.relu0",
+        2: "features.transition1.relu",
+        3: "features.transition2.relu",
+        4: "features.transition3.relu",
+        5: "features.relu5",
+    }
+
+    def __init__(
+        self,
+        name: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet121",
+        weights: str | None = None,
+        stages: Sequence[int] = (2, 3, 4, 5),
+        frozen: int | None = None,
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__(name, weights, stages, frozen, norm)
+
+    def build(self, num_classes: int) -> nn.Module:
+        network = torchvision.models.get_model(self.name, weights=None, num_classes=num_classes)
+        network.features.add_module("relu5", nn.ReLU(inplace=True))  # which torchvision's has in its ``forward``
+        return network  # type: ignore[no-any-return]
+
+    def head(self, network: Any) -> dict[str, nn.Module]:
+        return {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": network.classifier}

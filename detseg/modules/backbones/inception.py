@@ -1,0 +1,47 @@
+"""Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torchvision
+from torch import nn
+
+from detseg.modules.backbones.convnet import ConvNet
+from detseg.modules.backbones.norm import Norm
+
+
+class InceptionV3(ConvNet):
+    """The last maps of stride 2, 4, 8, 16 and 32 of Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, 6e and 7c.
+
+    Its convolutions are factorised: 5 x 5 into two of 3 x 3, n x n into n x 1 and 1 x n (section 3). As a classifier it
+    trains with one more at the side (section 4), which needs images of at least 299 x 299. Images are normalised as the
+    published weights want it.
+    """
+
+    chain = (
+        *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
+        *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+        *("Mixed_7a", "Mixed_7b", "Mixed_7c"),
+    )
+    taps: Mapping[int, str] = {1: "Conv2d_2b_3x3", 2: "Conv2d_4a_3x3", 3: "Mixed_5d", 4: "Mixed_6e", 5: "Mixed_7c"}
+    auxiliary: ClassVar[Mapping[str, str]] = {"AuxLogits": "Mixed_6e"}
+    padding: Mapping[str, tuple[int, int]] = dict.fromkeys(  # all that begin with 3 x 3 unpadded
+        ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "maxpool1", "Conv2d_4a_3x3", "maxpool2", "Mixed_6a", "Mixed_7a"), (1, 1)
+    )
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        stages: Sequence[int] = (2, 3, 4, 5),
+        frozen: int | None = None,
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__("inception_v3", weights, stages, frozen, norm, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+    def build(self, num_classes: int) -> nn.Module:
+        return torchvision.models.Inception3(num_classes, init_weights=True)  # type: ignore[no-any-return]
+
+    def head(self, network: Any) -> dict[str, nn.Module]:
+        return {"avgpool": network.avgpool, "dropout": network.dropout, "flatten": nn.Flatten(), "fc": network.fc}
