@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,11 @@ class Backbone(nn.Module, Recipe):
         self._frozen: list[nn.Module] = []
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def variants(cls) -> list[dict[str, Any]]:
+        """The arguments of every network of this family that was published under a name of its own."""
+        return [{"name": name} for name in get_args(get_type_hints(cls.__init__).get("name"))] or [{}]
 
     def normalize(self, images: Tensor, sizes: Tensor | None) -> Tensor:
         """Normalise images (B, 3, H, W), uint8, and blank what lies outside ``sizes`` (B, 2) (None: nothing does).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -52,7 +52,7 @@ class ConvNet(Backbone, ABC):
         super().__init__(mean, std)
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
-        self.stages = _known_stages(stages, self.taps)
+        self.stages = known_stages(stages, self.taps)
 
         network = self.build(num_classes=1000)
         blocks = dict(self._blocks(network))
@@ -132,7 +132,7 @@ class ConvNet(Backbone, ABC):
         return [feature.shape[1] for feature in maps]
 
 
-def _known_stages(stages: Sequence[int], taps: Mapping[int, str]) -> list[int]:
+def known_stages(stages: Sequence[int], taps: Collection[int]) -> list[int]:
     """``stages`` in order. Raises ValueError, naming those that there are, if others are among them, or none at all."""
     if not stages or not set(stages) <= set(taps):
         raise ValueError(f"stages {list(stages)}: choose among {', '.join(map(str, taps))}")

@@ -1,9 +1,10 @@
-"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
+"""MobileNet, three versions of it."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torchvision
 from torch import nn
@@ -11,9 +12,64 @@ from torch import nn
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 
+# Channels that come out of each block, and its stride (MobileNetV1, table 1).
+BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+
+TAPS = {  # the last block of each stage of MobileNetV3 (tables 1 and 2)
+    "mobilenet_v3_large": (1, 3, 6, 12, 16),
+    "mobilenet_v3_small": (0, 1, 3, 8, 12),
+}
+
+
+class MobileNetV1(ConvNet):
+    """The maps of strides 2 to 32 of MobileNet (Howard et al. 2017, arXiv:1704.04861).
+
+    ``alpha``, the width multiplier, thins every layer (section 3.3).
+
+    Raises ValueError unless it leaves at least one channel.
+    """
+
+    chain = ("features",)
+    taps: Mapping[int, str] = {1: "features.1", 2: "features.3", 3: "features.5", 4: "features.11", 5: "features.13"}
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        weights: str | None = None,
+        stages: Sequence[int] = (2, 3, 4, 5),
+        frozen: int | None = None,
+        norm: Norm | None = None,
+    ) -> None:
+        if int(32 * alpha) < 1:
+            raise ValueError(f"alpha {alpha}: leaves no channel of 32; the paper has 1.0, 0.75, 0.5 and 0.25")
+        self.alpha = alpha
+        super().__init__(f"mobilenet_v1 with alpha {alpha:g}", weights, stages, frozen, norm)
+
+    @classmethod
+    def variants(cls) -> list[dict[str, Any]]:
+        return [{"alpha": alpha} for alpha in (1.0, 0.75, 0.5, 0.25)]
+
+    def build(self, num_classes: int) -> nn.Module:
+        width = int(32 * self.alpha)
+        features: list[nn.Module] = [_layer(3, width, kernel=3, stride=2)]
+        for channels, stride in BLOCKS:
+            inputs, width = width, int(channels * self.alpha)
+            depthwise = _layer(inputs, inputs, kernel=3, stride=stride, groups=inputs)
+            features.append(nn.Sequential(*depthwise, *_layer(inputs, width)))
+        network = nn.Sequential(
+            OrderedDict(features=nn.Sequential(*features), classifier=nn.Linear(width, num_classes))
+        )
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return network
+
+    def head(self, network: Any) -> dict[str, nn.Module]:
+        return {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": network.classifier}
+
 
 class MobileNetV2(ConvNet):
-    """The maps of strides 2 to 32 of MobileNetV2."""
+    """The maps of strides 2 to 32 of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
 
     chain = ("features",)
     taps: Mapping[int, str] = {1: "features.1", 2: "features.3", 3: "features.6", 4: "features.13", 5: "features.18"}
@@ -32,3 +88,32 @@ class MobileNetV2(ConvNet):
 
     def head(self, network: Any) -> dict[str, nn.Module]:
         return {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": network.classifier}
+
+
+class MobileNetV3(ConvNet):
+    """The maps of strides 2 to 32 of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244)."""
+
+    chain = ("features",)
+
+    def __init__(
+        self,
+        name: Literal["mobilenet_v3_large", "mobilenet_v3_small"] = "mobilenet_v3_large",
+        weights: str | None = None,
+        stages: Sequence[int] = (2, 3, 4, 5),
+        frozen: int | None = None,
+        norm: Norm | None = None,
+    ) -> None:
+        self.taps = {stage: f"features.{block}" for stage, block in enumerate(TAPS[name], 1)}
+        super().__init__(name, weights, stages, frozen, norm)
+
+    def build(self, num_classes: int) -> nn.Module:
+        return torchvision.models.get_model(self.name, weights=None, num_classes=num_classes)  # type: ignore[no-any-return]
+
+    def head(self, network: Any) -> dict[str, nn.Module]:
+        return {"avgpool": network.avgpool, "flatten": nn.Flatten(), "classifier": network.classifier}
+
+
+def _layer(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Every layer of MobileNetV1 is followed by batch norm and ReLU (section 3.2, figure 3)."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from detseg.models import Classifier
 from detseg.modules.backbones import ResNet
-from tests.modules.backbones.tester import PretrainedTester, images
+from detseg.modules.backbones.resnet import PlainBlock
+from tests.modules.backbones.cost import classified, cost
+from tests.modules.backbones.tester import BackboneTester, PretrainedTester, images, shake
 
 
 class TestResNet18(PretrainedTester):
@@ -43,3 +47,52 @@ def test_fewer_stages_are_the_same_maps_of_a_shorter_network() -> None:
 def test_stages_that_do_not_exist(stages) -> None:
     with pytest.raises(ValueError, match="stages"):
         ResNet("resnet18", stages=stages)
+
+
+class TestPlain18(BackboneTester):
+    kind = ResNet
+    arguments = {"name": "plain18"}
+    frozen = ("conv1.", "bn1.", "layer1.")
+
+
+@pytest.mark.parametrize(("depth", "additions"), [(18, 1.8), (34, 3.6), (50, 3.8), (101, 7.6), (152, 11.3)])
+def test_multiply_adds_of_the_paper(depth, additions) -> None:
+    """Table 1. A bottleneck of the paper has its stride in the first convolution, ours in the second."""
+    with torch.device("meta"):
+        classifier = Classifier(ResNet(f"resnet{depth}"), 1000)
+    for block in classifier.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    assert classified(classifier)[1] == pytest.approx(additions, abs=0.07)
+
+
+@pytest.mark.parametrize(("name", "additions"), [("resnet50", 4.1), ("resnet101", 7.8), ("resnet152", 11.5)])
+def test_multiply_adds_with_the_stride_in_the_middle(name, additions) -> None:
+    assert cost(ResNet, name)[1] == pytest.approx(additions, abs=0.05)
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_a_plain_network_is_a_resnet_without_shortcuts(depth) -> None:
+    with torch.device("meta"):
+        plain, residual = ResNet(f"plain{depth}"), ResNet(f"resnet{depth}")
+    shapes = {name: value.shape for name, value in residual.state_dict().items() if "downsample" not in name}
+    assert {name: value.shape for name, value in plain.state_dict().items()} == shapes
+    # The shortcuts of option B: 1 x 1, at the three changes of size.
+    rows = [(64, 128, 28), (128, 256, 14), (256, 512, 7)]
+    parameters = sum(inputs * outputs + 2 * outputs for inputs, outputs, _ in rows)
+    additions = sum(inputs * outputs * side**2 for inputs, outputs, side in rows)
+    (ours, sum_of_ours), (theirs, sum_of_theirs) = (cost(ResNet, f"{kind}{depth}") for kind in ("plain", "resnet"))
+    assert theirs - ours == pytest.approx(parameters / 1e6)
+    assert sum_of_theirs - sum_of_ours == pytest.approx(additions / 1e9)
+
+
+@torch.no_grad()
+def test_a_plain_block_adds_no_identity() -> None:
+    residual = shake(BasicBlock(4, 4)).eval()
+    plain = PlainBlock(4, 4).eval()
+    plain.load_state_dict(residual.state_dict())
+    found = []
+    residual.bn2.register_forward_hook(lambda *arguments: found.append(arguments[2].clone()))
+    x = torch.randn(2, 4, 8, 8).relu()
+    assert not torch.equal(residual(x), plain(x))
+    assert torch.equal(plain(x), found[0].relu())
