@@ -23,18 +23,18 @@ SETTINGS = [
         "resnet18",
     ),
     *("--data", "ImageFolders", "--data.root", "classes", "--data.size", "32", "--data.workers", "0"),
-    *("--data.batch_size", "6", "--model.lr", "0.2", "--trainer.accelerator", "cpu"),
+    *("--data.batch_size", "6", "--model.optimizer", "adamw", "--model.lr", "0.05", "--trainer.accelerator", "cpu"),
 ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of eight epochs, in runs/colours."""
+    """A run of ten epochs, in runs/colours."""
     folder = tmp_path_factory.mktemp("classification")
     write_classes(folder / "classes", train=8, val=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.train([*SETTINGS, "--name", "colours", "--trainer.max_epochs", "8"])
+        cli.train([*SETTINGS, "--name", "colours", "--trainer.max_epochs", "10"])
     return folder
 
 
@@ -77,8 +77,8 @@ def test_convert_refuses_a_classifier(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.train([*SETTINGS, "--name", "colours", "--trainer.max_epochs", "9", "--resume", "last"])
-    assert "epoch 8: top1" in capsys.readouterr().err
+    cli.train([*SETTINGS, "--name", "colours", "--trainer.max_epochs", "11", "--resume", "last"])
+    assert "epoch 10: top1" in capsys.readouterr().err
 
 
 def test_its_weights_are_those_of_a_detectors_backbone(folder: Path) -> None:
