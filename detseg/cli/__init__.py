@@ -1,4 +1,4 @@
-"""The command line: ``detseg train``, ``evaluate``, ``predict`` and ``convert``, each also a function."""
+"""The command line: ``detseg train``, ``evaluate``, ``predict``, ``convert`` and ``models``, each also a function."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
     "predict": ("prediction", "find objects in image files"),
     "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
+    "models": ("listing", "list the backbones, what they cost, and the weights there are"),
 }
 
 
@@ -50,6 +51,11 @@ def predict(arguments: Sequence[str] | None = None) -> None:
 def convert(arguments: Sequence[str] | None = None) -> None:
     """Turn a state dict of torchvision's Faster R-CNN into a checkpoint, or back."""
     _run("convert", arguments)
+
+
+def models(arguments: Sequence[str] | None = None) -> None:
+    """List the backbones, what they cost, and the weights there are."""
+    _run("models", arguments)
 
 
 def _run(name: str, arguments: Sequence[str] | None) -> None:

@@ -259,7 +259,7 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in ("train", "evaluate", "predict", "convert"):
+    for command in ("train", "evaluate", "predict", "convert", "models"):
         monkeypatch.setattr("sys.argv", ["detseg", command, "--help"])
         with pytest.raises(SystemExit) as ended:
             cli.main()

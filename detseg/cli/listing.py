@@ -1,0 +1,74 @@
+"""`detseg models`: every backbone, what it costs, and which weights there are for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from detseg.cli.faults import PARSER, parse
+from detseg.models import Classifier
+from detseg.modules import backbones
+from detseg.modules.backbones import Backbone, ConvNet
+from detseg.modules.backbones.weights import published
+
+SIDE = 224  # pixels of the images that a network was published for, where no weights say another size
+WIDTH = 160  # columns of a table that goes to a file
+LICENCE = "BSD-3-Clause"  # torchvision's, where its weights name no other
+
+
+def models(arguments: Sequence[str]) -> None:
+    """Print a row for every network that has a name of its own."""
+    parser = ArgumentParser(prog="detseg models", usage="detseg models [--json]", **PARSER)
+    parser.add_argument("--json", action="store_true", help="Print a list of objects instead of a table.")
+    options = parse(parser, arguments)
+    rows = list(describe())
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("backbone", "arguments", "M", "G", "pixels", "strides", "channels", "weights (licence)")
+    for row in rows:
+        given = " ".join(f"{key}={value}" for key, value in row["arguments"].items())
+        costs = f"{row['parameters'] / 1e6:.1f}", f"{row['multiply_adds'] / 1e9:.2f}", str(row["pixels"])
+        maps = (" ".join(map(str, row[key])) for key in ("strides", "channels"))
+        weights = ", ".join(f"{name} ({licence})" for name, licence in row["weights"].items())
+        table.add_row(row["backbone"], given, *costs, *maps, weights or "none")
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    print("M, G: millions of parameters and billions of multiply-adds as a classifier of 1000 classes.")
+    print("Beside these: Timm with name=NAME, any network of timm that gives feature maps (detseg[timm]).")
+    print("ImageNet's own terms hold for all weights that were trained with it.")
+
+
+def describe() -> Iterator[dict[str, Any]]:
+    """What ``models`` prints about each network, by families; computed without a device."""
+    for family in backbones.__all__:
+        kind: type[Backbone] = getattr(backbones, family)
+        if kind not in (Backbone, ConvNet):
+            for arguments in kind.variants():
+                yield {"backbone": family, "arguments": arguments, **_measure(kind, arguments)}
+
+
+def _measure(kind: type[Backbone], arguments: dict[str, Any]) -> dict[str, Any]:
+    with torch.device("meta"):
+        backbone: Any = kind(**arguments)
+        classifier = Classifier(backbone, num_classes=1000).eval()
+        weights = [torchvision.models.get_model_weights(backbone.name)[name] for name in published(backbone.name)]
+        side = weights[0].transforms().crop_size[0] if weights else SIDE
+        with FlopCounterMode(display=False) as counter:
+            classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    return {
+        "parameters": sum(value.numel() for value in classifier.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2,
+        "pixels": side,
+        "strides": backbone.strides,
+        "channels": backbone.channels,
+        "weights": {one.name: one.meta.get("license", LICENCE) for one in weights},
+    }

@@ -1,0 +1,58 @@
+"""The list of backbones, against what torchvision publishes about each."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from typing import Any
+
+import pytest
+import torchvision
+
+from detseg import cli
+from detseg.modules import backbones
+
+
+@pytest.fixture(scope="module")
+def printed() -> tuple[list[dict[str, Any]], str]:
+    """As JSON and as a table."""
+    texts = []
+    for arguments in (["--json"], []):
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            cli.models(arguments)
+        texts.append(text.getvalue())
+    return json.loads(texts[0]), texts[1]
+
+
+def test_every_family_is_listed(printed) -> None:
+    rows, table = printed
+    families = {name for name in backbones.__all__ if name not in ("Backbone", "ConvNet", "Timm")}
+    assert {row["backbone"] for row in rows} == families
+    assert all(name in table for name in (*families, "Timm"))
+    names = [row["arguments"]["name"] for row in rows if row["backbone"] == "ResNet"]
+    assert names == ["plain18", "plain34", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+
+def test_the_figures_are_those_of_torchvision(printed) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    metas = [one.meta for model in known for one in torchvision.models.get_model_weights(model)]
+    sizes = {meta["num_params"]: meta["_ops"] for meta in metas}
+    for row in printed[0]:
+        for licence in row["weights"].values():
+            assert row["multiply_adds"] / 1e9 == pytest.approx(sizes[row["parameters"]], abs=2e-3)
+            assert licence == "BSD-3-Clause"
+
+
+def test_a_row_of_the_table(printed) -> None:
+    """ResNeXt-50 32 x 4d: 25.0 million parameters, 4.2 billion multiply-adds (Xie et al. 2016, table 1)."""
+    row = next(line for line in printed[1].splitlines() if "ResNeXt" in line and "depth=50" in line)
+    assert "25.0" in row
+    assert "4.23" in row
+
+
+def test_an_option_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.models(["--yaml"])
+    assert ended.value.code == 2
+    assert "yaml (command line): there is no such setting" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""Every family of backbones trains a detector, through a feature pyramid and as a single map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from detseg.models import FasterRCNN
+from detseg.modules import FPN, TwoFCHead, backbones
+from detseg.modules.backbones import Backbone, ConvNet
+from tests.models.tester import CLASSES, backward, scene
+
+# Every anchor is drawn, so that every map of a pyramid has a gradient.
+SMALL = {"rpn_samples": 10**6, "samples": 16, "rpn_candidates": (30, 30), "proposals": (20, 20), "detections": 10}
+
+
+def smallest(kind: type[Backbone]) -> dict[str, Any]:
+    """The arguments of the network with the fewest parameters."""
+    if kind is backbones.Timm:
+        return {"name": "test_resnet"}
+    with torch.device("meta"):
+        return min(kind.variants(), key=lambda given: sum(value.numel() for value in kind(**given).parameters()))
+
+
+FAMILIES = [
+    kind for kind in (getattr(backbones, name) for name in backbones.__all__) if kind not in (Backbone, ConvNet)
+]
+
+
+@pytest.mark.parametrize("pyramid", [True, False])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_detector_trains(kind: type[Backbone], pyramid: bool) -> None:
+    torch.manual_seed(0)
+    given = smallest(kind)
+    if pyramid:
+        backbone: Backbone = FPN(kind(**given), channels=16)
+    else:
+        with torch.device("meta"):
+            stages = kind(**given).stages
+        backbone = kind(**given, stages=[stages[-2]])
+    settings: dict[str, Any] = SMALL if pyramid else {**SMALL, "anchor_sizes": [[16, 32, 64]]}
+    network = FasterRCNN(backbone, CLASSES, head=TwoFCHead(backbone.channels[0], channels=16), **settings).train()
+    batch = scene()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)  # moves by as much whatever the scale of a gradient
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    for _ in range(2):
+        losses = backward(network, batch)
+        assert all(loss.isfinite() for loss in losses.values())
+        optimizer.step()
+    assert all(value.isfinite().all() for value in network.parameters())
+    same = [name for name, value in network.named_parameters() if torch.equal(value, before[name])]
+    assert same == []
