@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detseg.data.batching import collate as collate
     from detseg.data.coco import COCO as COCO
     from detseg.data.image_folders import ImageFolders as ImageFolders
+    from detseg.data.shapes import ShapeCrops as ShapeCrops
     from detseg.data.shapes import Shapes as Shapes
     from detseg.data.transforms import Transforms as Transforms
     from detseg.data.voc import VOC as VOC
@@ -23,6 +24,7 @@ MODULES = {
     "COCO": "coco",
     "DetectionData": "base",
     "ImageFolders": "image_folders",
+    "ShapeCrops": "shapes",
     "Shapes": "shapes",
     "Transforms": "transforms",
     "VOC": "voc",

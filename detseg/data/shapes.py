@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,7 +13,8 @@ from filelock import FileLock
 from detseg.data.annotations import Annotations
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split
-from detseg.data.shapes_generator import write
+from detseg.data.image_folders import ImageFolders, Listing
+from detseg.data.shapes_generator import write, write_crops
 from detseg.data.transforms import Transforms
 from detseg.errors import DataError
 
@@ -46,7 +48,7 @@ class Shapes(COCO):
             batch_size=batch_size,
             workers=workers,
         )
-        self.settings = {"version": VERSION, "train": train, "val": val, "seed": seed}
+        self.settings = {"train": train, "val": val, "seed": seed}
 
     def read(self, split: Split) -> Annotations:
         """Read the annotations of a split, drawing the data set first if need be."""
@@ -55,31 +57,68 @@ class Shapes(COCO):
 
     def prepare(self) -> None:
         """Draw the data set unless it is there, drawn from the same settings. Several processes may call this."""
-        root = self.root.parent
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.with_name(f".{root.name}.lock")):
-            if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-                self._check(root)
-                return
-            log.info("drawing %(train)d + %(val)d images of shapes", self.settings)
-            with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
-                new = Path(folder, root.name)
-                new.mkdir()
-                write(new, self.settings["train"], self.settings["val"], self.settings["seed"])
-                (new / MARKER).write_text(json.dumps(self.settings))
-                new.rename(root)  # the folder is there whole or not at all; this can replace no more than an empty one
+        settings = self.settings
+        prepare(
+            self.root.parent, settings, lambda root: write(root, settings["train"], settings["val"], settings["seed"])
+        )
 
-    def _check(self, root: Path) -> None:
-        """Raise DataError unless a folder was drawn from these settings."""
-        try:
-            found = json.loads((root / MARKER).read_text())
-        except (OSError, ValueError):
-            raise DataError(
-                f"{root}: this holds something else than drawn shapes (no readable {MARKER} in it); "
-                "give another root, or remove it"
-            ) from None
-        if found != self.settings:
-            raise DataError(
-                f"{root}: the shapes in this folder were drawn from other settings ({found}, not {self.settings}); "
-                "give another root, or remove the folder"
-            )
+
+class ShapeCrops(ImageFolders):
+    """The shapes one by one, each cut out with what is around it: a small set to learn classification from.
+
+    ``train`` and ``val`` are the numbers of crops, shared evenly by the five classes and scaled to ``size`` pixels.
+    Everything else is as in ``Shapes`` and ``ImageFolders``.
+    """
+
+    def __init__(
+        self,
+        root: str = "datasets/shape_crops",
+        train: int = 4000,
+        val: int = 1000,
+        seed: int = 0,
+        val_split: str = "val",
+        size: int = 32,
+        area: tuple[float, float] = (0.6, 1.0),
+        batch_size: int = 64,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(root, val_split=val_split, size=size, area=area, batch_size=batch_size, workers=workers)
+        self.settings = {"train": train, "val": val, "seed": seed, "size": size}
+
+    def listing(self, split: Split) -> Listing:
+        """The images of a split, drawn first if need be."""
+        prepare(self.root, self.settings, lambda root: write_crops(root, **self.settings))
+        return super().listing(split)
+
+
+def prepare(root: Path, settings: dict[str, int], draw: Callable[[Path], None]) -> None:
+    """Let ``draw`` fill the folder ``root`` unless it is there, drawn from the same settings."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_name(f".{root.name}.lock")):
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            _check(root, settings)
+            return
+        log.info("drawing %(train)d + %(val)d images of shapes", settings)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
+            new = Path(folder, root.name)
+            new.mkdir()
+            draw(new)
+            (new / MARKER).write_text(json.dumps({"version": VERSION, **settings}))
+            new.rename(root)  # the folder is there whole or not at all; this can replace no more than an empty one
+
+
+def _check(root: Path, settings: dict[str, int]) -> None:
+    """Raise DataError unless a folder was drawn from these settings."""
+    try:
+        found = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        raise DataError(
+            f"{root}: this holds something else than drawn shapes (no readable {MARKER} in it); "
+            "give another root, or remove it"
+        ) from None
+    wanted = {"version": VERSION, **settings}
+    if found != wanted:
+        raise DataError(
+            f"{root}: the shapes in this folder were drawn from other settings ({found}, not {wanted}); "
+            "give another root, or remove the folder"
+        )

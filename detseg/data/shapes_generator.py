@@ -164,6 +164,34 @@ def write(root: Path, train: int, val: int, seed: int) -> None:
         first += count
 
 
+def write_crops(root: Path, train: int, val: int, seed: int, size: int) -> None:
+    """Draw images until there are enough shapes of each class, and write these to folders, ``size`` pixels square."""
+    number = 0
+    for split, count in (("train", train), ("val", val)):
+        missing = {name: count // len(CLASSES) for name in CLASSES}
+        for name in CLASSES:
+            (root / split / name).mkdir(parents=True)
+        while any(missing.values()):
+            number += 1
+            image, shapes = draw((seed, number))
+            for position, shape in enumerate(shapes):
+                name = CLASSES[shape.label]
+                if missing[name]:
+                    missing[name] -= 1
+                    path = root / split / name / f"{number:06d}_{position}.png"
+                    path.write_bytes(cv2.imencode(".png", _crop(image, shape.box, size)[..., ::-1])[1].tobytes())
+
+
+def _crop(image: Image, box: list[int], size: int) -> Image:
+    """The square around a box, and an eighth of its side more on each side, as far as the image reaches."""
+    x1, y1, x2, y2 = box
+    half = 0.625 * max(x2 - x1, y2 - y1)
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    left, top = max(round(x - half), 0), max(round(y - half), 0)
+    part = image[top : round(y + half), left : round(x + half)]
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
 def _coco(shape: Shape) -> dict[str, Any]:
     """The fields of a COCO annotation; the mask is a polygon where all of a shape is seen, else it is run lengths."""
     x1, y1, x2, y2 = shape.box
