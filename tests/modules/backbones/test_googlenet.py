@@ -12,6 +12,7 @@ from tests.modules.backbones.tester import (
     assert_channels_are_true,
     assert_is_published,
     images,
+    labelled,
     millions,
     multiply_adds,
     on_meta,
