@@ -1,4 +1,4 @@
-"""The command line: ``detseg train``, ``evaluate``, ``predict`` and ``convert``, each also a function."""
+"""The command line: ``detseg train``, ``evaluate`` and the other ``COMMANDS``, each also a function."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ COMMANDS = {
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
     "predict": ("prediction", "find objects in image files"),
     "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
+    "probe": ("probing", "measure how much of the classes each layer of a backbone knows"),
+    "visualize": ("visualization", "show what the channels of a layer respond to"),
 }
 
 
@@ -50,6 +52,16 @@ def predict(arguments: Sequence[str] | None = None) -> None:
 def convert(arguments: Sequence[str] | None = None) -> None:
     """Turn a state dict of torchvision's Faster R-CNN into a checkpoint, or back."""
     _run("convert", arguments)
+
+
+def probe(arguments: Sequence[str] | None = None) -> None:
+    """Measure how much of the classes each layer of a backbone knows."""
+    _run("probe", arguments)
+
+
+def visualize(arguments: Sequence[str] | None = None) -> None:
+    """Show what the channels of a layer respond to."""
+    _run("visualize", arguments)
 
 
 def _run(name: str, arguments: Sequence[str] | None) -> None:

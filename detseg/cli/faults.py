@@ -21,6 +21,7 @@ from detseg.cli.configs import nearest, where
 from detseg.data import DetectionData
 from detseg.errors import ConfigError, DetsegError
 from detseg.models import Detector
+from detseg.modules.backbones import ConvNet
 
 KEY = re.compile(r'Parser key "([^"]+)"')
 CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -48,7 +49,7 @@ WORDS = {
     "collections.abc.Sequence": "a list",
     "NoneType": "null",
 }
-BASES: dict[str, type] = {"data": DetectionData, "model.network": Detector}
+BASES: dict[str, type] = {"data": DetectionData, "model.network": Detector, "backbone": ConvNet}
 
 
 class Fault(NamedTuple):

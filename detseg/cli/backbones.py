@@ -1,0 +1,62 @@
+"""What the commands that look into a backbone have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from PIL import Image
+
+from detseg.cli.configs import nearest
+from detseg.cli.faults import PARSER, cause
+from detseg.cli.prediction import find_device
+from detseg.errors import ConfigError
+from detseg.modules.backbones import ConvNet
+
+
+def backbone_parser(command: str, usage: str, out: Path) -> ArgumentParser:
+    """A parser with the options for a backbone; ``out`` is the usual file for the picture."""
+    parser = ArgumentParser(prog=f"detseg {command}", usage=usage, **PARSER)
+    parser.add_subclass_arguments(ConvNet, "backbone", required=True, help="Such as MobileNetV2, with its weights.")
+    parser.add_argument("--size", type=int, default=224, help="Pixels of the shorter side of what the network sees.")
+    parser.add_argument("--seed", type=int, default=0, help="Of everything that is drawn at random.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
+    parser.add_argument("--out", type=Path, default=out, help="File for the picture.")
+    return parser
+
+
+def build_backbone(parser: ArgumentParser, options: Namespace) -> ConvNet:
+    """The backbone of the options, frozen. Raises ConfigError if it is to have no weights."""
+    if options.backbone.init_args.get("weights") is None:
+        raise ConfigError(
+            "backbone.weights must be set, to a file or a name such as IMAGENET1K_V1: random weights have learnt nothing"
+        )
+    try:
+        backbone: ConvNet = parser.instantiate_classes(Namespace(backbone=options.backbone)).backbone
+    except ValueError as error:  # what jsonargparse makes of any error in a constructor
+        raise cause(error) from error
+    backbone.aligned = False  # as it was trained
+    return backbone.eval().requires_grad_(False).to(find_device(options.device))
+
+
+def check_blocks(option: str, names: Sequence[str], backbone: ConvNet) -> None:
+    """Raise ConfigError, with the nearest that there are, for names that are no blocks of the backbone."""
+    for name in names:
+        if name not in backbone.blocks:
+            raise ConfigError(f"--{option} {name}: {backbone.name} has no such block{nearest(name, backbone.blocks)}")
+
+
+def check_writable(out: Path) -> None:
+    """Raise ConfigError if no picture can be written to this file; its folder is made."""
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise ConfigError(f"--out {out}: must end in .png, or as another kind of picture does")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        there = out.exists()
+        out.open("a").close()
+        if not there:
+            out.unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}; give another file") from error
