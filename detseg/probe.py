@@ -8,13 +8,15 @@ softmax classifier is trained on them while the network stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from detseg.modules.backbones import ConvNet
 from detseg.recipe import build, recipe
@@ -22,33 +24,33 @@ from detseg.recipe import build, recipe
 NUMBERS = 9000  # of one picture at one depth
 DEPTHS = 8
 HELD_OUT = 0.25  # of the training part, to choose the regularisation with
-STRENGTHS = 10.0 ** np.arange(-6, 2)  # C of scikit-learn: the weight of the losses against that of the squared norm
+STRENGTHS = 10.0 ** np.arange(-5, 1)  # C of scikit-learn: the weight of the losses against that of the squared norm
 
 Features = NDArray[np.float32]  # (N, D)
 
 
 def spread_depths(backbone: ConvNet) -> list[str]:
-    """Blocks at about eight depths: the last of every stage, and the middle of the longest stretches between them."""
-    blocks = backbone.blocks
-    ends = {
-        max(place for place, name in enumerate(blocks) if f"{name}.".startswith(f"{tap}."))
-        for stage, tap in backbone.taps.items()
-        if stage <= backbone.stages[-1]
-    }
-    chosen = sorted(ends)
+    """Blocks at about eight depths: the last of every stage, and the middle of the longest stretches between them.
+
+    A convolution or a batch norm alone is not among them: what follows it belongs to the same layer.
+    """
+    parts = (nn.Conv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
+    layers = [name for name in backbone.blocks if not isinstance(backbone.get_submodule(name), parts)]
+    taps = [tap for stage, tap in backbone.taps.items() if stage <= backbone.stages[-1]]
+    chosen = sorted({max(place for place, name in enumerate(layers) if _is_in(name, tap)) for tap in taps})
     while len(chosen) < DEPTHS:
-        gap, start = max((after - before, before) for before, after in zip([-1, *chosen], chosen, strict=False))
+        gap, start = max((after - before, before) for before, after in pairwise([-1, *chosen]))
         if gap < 2:
             break
         chosen = sorted([*chosen, start + gap // 2])
-    return [blocks[place] for place in chosen]
+    return [layers[place] for place in chosen]
 
 
 def at_random(backbone: ConvNet, seed: int) -> ConvNet:
     """The same network without its weights; nothing else draws random numbers by it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: ConvNet = build(recipe(backbone), weights=None)
+        network: ConvNet = build(recipe(backbone), weights=None, frozen=None)
     return network
 
 
@@ -112,6 +114,10 @@ def accuracy(
         standard, other = standard @ basis, other @ basis
     classifier = fit_linear(standard, train_labels, held_out)
     return float((classifier.predict(other) == val_labels).mean())
+
+
+def _is_in(block: str, group: str) -> bool:
+    return block == group or block.startswith(f"{group}.")
 
 
 def _fit(train: Features, labels: NDArray[np.int64], strength: float) -> LogisticRegression:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,15 +36,24 @@ def build_backbone(parser: ArgumentParser, options: Namespace) -> ConvNet:
         backbone: ConvNet = parser.instantiate_classes(Namespace(backbone=options.backbone)).backbone
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
-    backbone.aligned = False  # as it was trained
-    return backbone.eval().requires_grad_(False).to(find_device(options.device))
+    return prepare(backbone, find_device(options.device))
 
 
-def check_blocks(option: str, names: Sequence[str], backbone: ConvNet) -> None:
-    """Raise ConfigError, with the nearest that there are, for names that are no blocks of the backbone."""
-    for name in names:
-        if name not in backbone.blocks:
-            raise ConfigError(f"--{option} {name}: {backbone.name} has no such block{nearest(name, backbone.blocks)}")
+def prepare(backbone: ConvNet, device: torch.device) -> ConvNet:
+    """A backbone to look into: frozen, with the arithmetic that it was trained with as a classifier."""
+    backbone.aligned = False
+    return backbone.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def find_block(option: str, name: str, backbone: ConvNet) -> str:
+    """The block called ``name``, or the last one of the group that is called so.
+
+    Raises ConfigError, with the nearest that there are, if there is none.
+    """
+    found = [block for block in backbone.blocks if block == name or block.startswith(f"{name}.")]
+    if not found:
+        raise ConfigError(f"--{option} {name}: {backbone.name} has no such block{nearest(name, backbone.blocks)}")
+    return found[-1]
 
 
 def check_writable(out: Path) -> None:

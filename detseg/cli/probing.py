@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.charts import Line, line_chart
-from detseg.cli.backbones import backbone_parser, build_backbone, check_blocks, check_writable
+from detseg.cli.backbones import backbone_parser, build_backbone, check_writable, find_block, prepare
 from detseg.cli.configs import find_configs
 from detseg.cli.faults import cause, parse
 from detseg.data import DetectionData
@@ -36,16 +35,17 @@ def probe(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--val_fraction {options.val_fraction:g}: must be above 0 and below 1, such as 0.3")
     check_writable(options.out)
     backbone = build_backbone(parser, options)
-    depths = options.depths.split(",") if options.depths else spread_depths(backbone)
-    check_blocks("depths", depths, backbone)
-    depths = [name for name in backbone.blocks if name in depths]
+    depths = spread_depths(backbone)
+    if options.depths:
+        chosen = [find_block("depths", name.strip(), backbone) for name in options.depths.split(",")]
+        depths = [name for name in backbone.blocks if name in chosen]
 
     train, val = _pictures(parser, options)
     log.info("%d pictures of %d classes to train on, %d to validate", len(train), len(train.classes), len(val))
     trained, numbers = _accuracies(backbone, depths, train, val, options, "trained weights")
     random = []
     for seed in range(options.seed, options.seed + options.random):
-        network = at_random(backbone, seed).to(next(backbone.parameters()).device)
+        network = prepare(at_random(backbone, seed), next(backbone.parameters()).device)
         random.append(_accuracies(network, depths, train, val, options, f"random weights, seed {seed}")[0])
 
     guess = float((val.labels == np.bincount(train.labels).argmax()).mean())

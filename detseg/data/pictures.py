@@ -48,7 +48,7 @@ class Pictures:
         """All pictures in order as squares, (B, 3, side, side) uint8. Raises DataError, naming it, for a broken one."""
         for start in range(0, len(self), batch_size):
             images = [self._read(row, side) for row in range(start, min(start + batch_size, len(self)))]
-            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _read(self, row: int, side: int) -> NDArray[np.uint8]:
         if self.boxes is None or self.sizes is None:
