@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detseg.draw import Picture, grid
+from detseg.draw import Picture
 
 INK, FAINT, PAPER = (40, 40, 40), (222, 222, 222), (255, 255, 255)
 COLOURS = ((0, 101, 189), (217, 95, 14), (110, 110, 110), (0, 130, 80))
+CAPTION = 24  # pixels for the text below a picture
 SMOOTH = 2  # lines are drawn so many times larger, and then made smaller
 
 
@@ -93,16 +95,19 @@ def labelled_grid(title: str, pictures: Sequence[Picture], texts: Sequence[str],
 
     A picture is made so large or small that its longer side is ``side``; small ones keep their hard pixels.
     """
-    cells = [_captioned(_sized(picture, side), text, side) for picture, text in zip(pictures, texts, strict=True)]
-    columns = min(columns, len(cells))
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    sheet = grid([cells[start : start + columns] for start in range(0, len(cells), columns)], side=10 * side)
-    margin, head = 16, 48
-    image = Image.new("RGB", (sheet.shape[1] + 2 * margin, sheet.shape[0] + head + margin), PAPER)
-    image.paste(Image.fromarray(sheet), (margin, head))
+    sized = [_sized(picture, side) for picture in pictures]
+    height, gap, margin, head = max(len(picture) for picture in sized), 12, 16, 48
+    columns = min(columns, len(sized))
+    rows = math.ceil(len(sized) / columns)
+    size = (columns * (side + gap) - gap, rows * (height + CAPTION + gap) - gap)
+    image = Image.new("RGB", (size[0] + 2 * margin, head + size[1] + margin), PAPER)
+    for place, (picture, text) in enumerate(zip(sized, texts, strict=True)):
+        row, column = divmod(place, columns)
+        corner = margin + column * (side + gap), head + row * (height + CAPTION + gap)
+        image.paste(_captioned(picture, text, side, height), corner)
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=17)
-    pen.text((margin, head / 2), _cut(pen, title, font, sheet.shape[1]), fill=INK, font=font, anchor="lm")
+    pen.text((margin, head / 2), _cut(pen, title, font, size[0]), fill=INK, font=font, anchor="lm")
     return np.asarray(image)
 
 
@@ -126,7 +131,7 @@ def _stroke(
     if not dashed:
         pen.line(points, fill=colour, width=2 * SMOOTH, joint="curve")
         return
-    for (x1, y1), (x2, y2) in zip(points, points[1:], strict=False):
+    for (x1, y1), (x2, y2) in pairwise(points):
         count = max(1, round(math.hypot(x2 - x1, y2 - y1) / (12 * SMOOTH)))
         for dash in range(count):
             ends = [(dash + part) / count for part in (0.0, 0.5)]
@@ -140,19 +145,17 @@ def _sized(picture: Picture, side: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, how))
 
 
-def _captioned(picture: Picture, text: str, side: int) -> Picture:
-    """A picture in the middle of a square cell of paper, with a text below."""
-    image = Image.new("RGB", (side, side + 24), PAPER)
-    image.paste(Image.fromarray(picture), ((side - picture.shape[1]) // 2, (side - picture.shape[0]) // 2))
+def _captioned(picture: Picture, text: str, side: int, height: int) -> Image.Image:
+    """A picture in the middle of a cell of paper, with a text below."""
+    image = Image.new("RGB", (side, height + CAPTION), PAPER)
+    image.paste(Image.fromarray(picture), ((side - picture.shape[1]) // 2, (height - picture.shape[0]) // 2))
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=13)
-    pen.text((side / 2, side + 12), _cut(pen, text, font, side), fill=INK, font=font, anchor="mm")
-    return np.asarray(image)
+    pen.text((side / 2, height + CAPTION / 2), _cut(pen, text, font, side), fill=INK, font=font, anchor="mm")
+    return image
 
 
-def _cut(
-    pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float
-) -> str:
+def _cut(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
     """A text, or so much of it as there is room for."""
     shown = text
     while text and pen.textlength(shown, font=font) > room:

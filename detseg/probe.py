@@ -42,7 +42,7 @@ def spread_depths(backbone: ConvNet) -> list[str]:
         gap, start = max((after - before, before) for before, after in pairwise([-1, *chosen]))
         if gap < 2:
             break
-        chosen = sorted([*chosen, start + gap // 2])
+        chosen = sorted([*chosen, start + (gap + 1) // 2])
     return [layers[place] for place in chosen]
 
 

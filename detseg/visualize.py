@@ -7,8 +7,9 @@ and the gradient in a space where neighbouring pixels and the colours are decorr
 
 from __future__ import annotations
 
+import bisect
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,6 @@ COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 CONTRAST = 0.5  # what brings the decorrelated start, and the steps, to the size of the others
 RATE = 0.05  # of Adam
 START = 0.01  # deviation of the numbers that the pictures begin with
-NOISES = 4  # random images that receptive fields are measured on
 
 
 class Ascent(NamedTuple):
@@ -90,7 +90,7 @@ def ascend(
         shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
         loss = -strengths(pictures().roll(shift, dims=(2, 3))).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
         final = pictures()
@@ -105,7 +105,7 @@ def activations(backbone: ConvNet, block: str, image: Picture) -> NDArray[np.flo
     device = next(backbone.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     (feature,) = backbone.run(pixels, [block])
-    return feature[0].float().cpu().numpy()
+    return np.asarray(feature[0].float().cpu().numpy(), dtype=np.float32)
 
 
 def paint(feature: NDArray[np.float32]) -> Picture:
@@ -113,24 +113,37 @@ def paint(feature: NDArray[np.float32]) -> Picture:
     strength = feature / max(float(np.abs(feature).max()), 1e-12)
     above, below = np.array((178, 24, 43)), np.array((33, 102, 172))
     end = np.where(strength[..., None] > 0, above, below)
-    return (255 + np.abs(strength)[..., None] * (end - 255)).round().astype(np.uint8)
+    return np.asarray(255 + np.abs(strength)[..., None] * (end - 255)).round().astype(np.uint8)
 
 
+@torch.no_grad()
 def receptive_field(
     backbone: ConvNet, block: str, cell: tuple[int, int], size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
     """The part of images of ``size`` (height, width) that a cell after ``block`` depends on: x1, y1, x2, y2.
 
-    It is where some channel of the cell has a gradient in one of a few random images.
+    A value that is not a number spreads to all that is computed from it, whatever the weights are and whichever
+    neurons are silent. So the edge is where it begins to reach the cell.
     """
     device = next(backbone.parameters()).device
-    noise = torch.rand(NOISES, 3, *size, generator=torch.Generator().manual_seed(0)).to(device).mul_(255)
-    noise.requires_grad_()
-    (feature,) = backbone.run(noise, [block])
-    (gradient,) = torch.autograd.grad(feature[:, :, cell[0], cell[1]].sum(), noise)
-    touched = (gradient != 0).any(dim=1).any(dim=0)
-    rows, columns = touched.any(dim=1).nonzero()[:, 0].tolist(), touched.any(dim=0).nonzero()[:, 0].tolist()
-    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    height, width = size
+
+    def reached(rows: slice, columns: slice) -> bool:
+        image = torch.zeros(1, 3, height, width, device=device)
+        image[..., rows, columns] = torch.nan
+        with torch.backends.cudnn.flags(enabled=False):  # its fast convolutions would spread it over whole tiles
+            (feature,) = backbone.run(image, [block])
+        return bool(feature[0, :, cell[0], cell[1]].isnan().any())
+
+    def first(length: int, part: Callable[[int], tuple[slice, slice]]) -> int:
+        return bisect.bisect_left(range(length), True, key=lambda place: reached(*part(place)))
+
+    everything = slice(None)
+    left = first(width, lambda x: (everything, slice(x + 1)))
+    right = first(width, lambda x: (everything, slice(width - 1 - x, None)))
+    top = first(height, lambda y: (slice(y + 1), everything))
+    bottom = first(height, lambda y: (slice(height - 1 - y, None), everything))
+    return left, top, width - right, height - bottom
 
 
 def exciting_patches(

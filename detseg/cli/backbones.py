@@ -26,23 +26,29 @@ def backbone_parser(command: str, usage: str, out: Path) -> ArgumentParser:
     return parser
 
 
-def build_backbone(parser: ArgumentParser, options: Namespace) -> ConvNet:
-    """The backbone of the options, frozen. Raises ConfigError if it is to have no weights."""
+def build(parser: ArgumentParser, options: Namespace) -> Namespace:
+    """The options with the objects that they describe, the backbone ready to be looked into.
+
+    Raises ConfigError if it is to have no weights.
+    """
     if options.backbone.init_args.get("weights") is None:
         raise ConfigError(
-            "backbone.weights must be set, to a file or a name such as IMAGENET1K_V1: random weights have learnt nothing"
+            "backbone.weights must be set, to a file or a name such as IMAGENET1K_V1: at random, nothing is learnt"
         )
+    device = find_device(options.device)
     try:
-        backbone: ConvNet = parser.instantiate_classes(Namespace(backbone=options.backbone)).backbone
+        built: Namespace = parser.instantiate_classes(options)
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
-    return prepare(backbone, find_device(options.device))
+    built.backbone = prepare(built.backbone, device)
+    return built
 
 
 def prepare(backbone: ConvNet, device: torch.device) -> ConvNet:
     """A backbone to look into: frozen, with the arithmetic that it was trained with as a classifier."""
     backbone.aligned = False
-    return backbone.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    backbone.eval().requires_grad_(False)
+    return backbone.to(memory_format=torch.channels_last).to(device)
 
 
 def find_block(option: str, name: str, backbone: ConvNet) -> str:

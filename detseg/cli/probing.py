@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.charts import Line, line_chart
-from detseg.cli.backbones import backbone_parser, build_backbone, check_writable, find_block, prepare
+from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, prepare
 from detseg.cli.configs import find_configs
-from detseg.cli.faults import cause, parse
+from detseg.cli.faults import parse
 from detseg.data import DetectionData
 from detseg.data.pictures import Pictures, from_annotations, from_folder, hold_out, with_enough
 from detseg.errors import ConfigError, DataError
@@ -34,13 +34,14 @@ def probe(arguments: Sequence[str]) -> None:
     if not 0 < options.val_fraction < 1:
         raise ConfigError(f"--val_fraction {options.val_fraction:g}: must be above 0 and below 1, such as 0.3")
     check_writable(options.out)
-    backbone = build_backbone(parser, options)
+    options = build(parser, options)
+    backbone = options.backbone
     depths = spread_depths(backbone)
     if options.depths:
         chosen = [find_block("depths", name.strip(), backbone) for name in options.depths.split(",")]
         depths = [name for name in backbone.blocks if name in chosen]
 
-    train, val = _pictures(parser, options)
+    train, val = _pictures(options)
     log.info("%d pictures of %d classes to train on, %d to validate", len(train), len(train.classes), len(val))
     trained, numbers = _accuracies(backbone, depths, train, val, options, "trained weights")
     random = []
@@ -71,12 +72,14 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--random", type=int, default=3, help="How many networks with random weights to compare with.")
     parser.add_argument("--min_count", type=int, default=10, help="Pictures to train on that a class must have.")
     parser.add_argument("--val_fraction", type=float, default=0.3, help="Of class folders that are not split.")
-    parser.add_argument("--max_pictures", type=int, default=4000, help="Most to train, and to validate on: 0.3 MB each.")
+    parser.add_argument(
+        "--max_pictures", type=int, default=4000, help="Most to train, and to validate on: 0.3 MB each."
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="Pictures that the network sees at once.")
     return parser
 
 
-def _pictures(parser: ArgumentParser, options: Namespace) -> tuple[Pictures, Pictures]:
+def _pictures(options: Namespace) -> tuple[Pictures, Pictures]:
     """What to train and to validate on. Raises DataError if there is not enough."""
     if isinstance(options.data, str):
         root = Path(options.data)
@@ -87,10 +90,7 @@ def _pictures(parser: ArgumentParser, options: Namespace) -> tuple[Pictures, Pic
             )
         train, val = from_folder(root, options.val_fraction, options.seed)
     else:
-        try:
-            data = parser.instantiate_classes(Namespace(data=options.data)).data
-        except ValueError as error:  # what jsonargparse makes of any error in a constructor
-            raise cause(error) from error
+        data: DetectionData = options.data
         train, val = from_annotations(data.train_annotations), from_annotations(data.val_annotations)
     train, val = with_enough(train, val, options.min_count)
     return _at_most(train, options), _at_most(val, options)
@@ -161,8 +161,8 @@ def _chart(
         seeds = f", mean and deviation of {len(random)}" if len(random) > 1 else ""
         lines.append(Line(f"random weights{seeds}", means, deviations))
     lines.append(Line("always the commonest class", [guess] * len(depths), dashed=True))
-    source = options.data if isinstance(options.data, str) else options.data.init_args.get("root", "")
-    title = f"Linear classifiers on {backbone.name}: {classes} classes of {Path(source).name or 'drawn shapes'}"
+    source = Path(options.data if isinstance(options.data, str) else getattr(options.data, "root", "drawn shapes"))
+    title = f"Linear classifiers on {backbone.name}: {classes} classes of {source.resolve().name}"
     return line_chart(
         title, depths, lines, "features after the block, the first to the last", "accuracy, %", (960, 540)
     )

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 
 from detseg.charts import labelled_grid
-from detseg.cli.backbones import backbone_parser, build_backbone, check_writable, find_block
+from detseg.cli.backbones import backbone_parser, build, check_writable, find_block
 from detseg.cli.configs import find_configs
 from detseg.cli.faults import parse
 from detseg.data.images import read_image
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = 6
 PATCHES = 6  # for each channel
-MAPS = 23  # of an image, where no channels are named: with the image four rows
+MAPS = 23  # of an image, those that vary most, where no channels are named; with the image four rows
 FRAME = (255, 210, 0)
 
 
@@ -40,7 +40,8 @@ def visualize(arguments: Sequence[str]) -> None:
     if options.image and options.images:
         raise ConfigError("--image shows the maps of one image, --images patches of many: give one of the two")
     check_writable(options.out)
-    backbone = build_backbone(parser, options)
+    options = build(parser, options)
+    backbone = options.backbone
     block = find_block("layer", options.layer, backbone)
     channels = _channels(options, backbone, block)
     if options.image:
@@ -100,7 +101,9 @@ def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
         options.seed,
     )
     for channel, before, after in zip(channels, made.before, made.after, strict=True):
-        log.info("channel %d: mean activation %.3g at the start, %.3g after %d steps", channel, before, after, options.steps)
+        log.info(
+            "channel %d: mean activation %.3g at the start, %.3g after %d steps", channel, before, after, options.steps
+        )
         if before == after:
             log.warning("channel %d: the start does not reach it, so there is nothing to climb; try --seed", channel)
     texts = [f"{channel}: {b:.2g} to {a:.2g}" for channel, b, a in zip(channels, made.before, made.after, strict=True)]
@@ -111,8 +114,7 @@ def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
 def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
     image = shorter_side(read_image(Path(options.image)), options.size)
     found = activations(backbone, block, image)
-    peaks = np.abs(found).max(axis=(1, 2))
-    channels = channels or np.argsort(-peaks, kind="stable")[:MAPS].tolist()
+    channels = channels or np.argsort(-found.std(axis=(1, 2)), kind="stable")[:MAPS].tolist()
     texts = [f"{channel}: {found[channel].min():.2g} to {found[channel].max():.2g}" for channel in channels]
     pictures = [image, *(paint(found[channel]) for channel in channels)]
     title = f"{backbone.name} {block}: channels on {Path(options.image).name} (red above 0, blue below)"

@@ -59,7 +59,7 @@ class Pictures:
 
 
 def surrounding(box: NDArray[np.float64], height: int, width: int) -> tuple[int, int, int, int]:
-    """The square around a box, with what lies beside the object; moved into the image, and cut where that is smaller."""
+    """The square around a box, with what lies beside the object; moved into the image, or cut if that is smaller."""
     x1, y1, x2, y2 = box.clip(0, (width, height, width, height))
     side = max(1, round(max(x2 - x1, y2 - y1)))
     left = int(np.clip(round((x1 + x2 - side) / 2), 0, max(0, width - side)))
@@ -115,10 +115,10 @@ def with_enough(train: Pictures, val: Pictures, count: int) -> tuple[Pictures, P
 
     Raises DataError if less than two classes are left.
     """
-    numbers = [np.bincount(part.labels, minlength=len(train.classes)) for part in (train, val)]
+    numbers = np.array([np.bincount(part.labels, minlength=len(train.classes)) for part in (train, val)])
     enough = (numbers[0] >= count) & (numbers[1] >= 1)
-    if not enough.all():
-        few = [f"{train.classes[k]} ({numbers[0][k]} + {numbers[1][k]})" for k in np.flatnonzero(~enough)]
+    few = [f"{train.classes[k]} ({n} + {m})" for k, (n, m) in enumerate(numbers.T) if n + m and not enough[k]]
+    if few:
         log.warning(
             "left out %d classes with less than %d pictures to train or 1 to validate on: %s",
             *(len(few), count, ", ".join(few)),

@@ -23,10 +23,10 @@ COUNTS = {"train": 4, "val": 2}
 class Handler(http.server.SimpleHTTPRequestHandler):
     """A file server that knows ranges, and can be told to break off or to fail."""
 
-    breaks: list[int] = []  # noqa: RUF012  after so many bytes, one for each request
-    failures: list[int] = []  # noqa: RUF012  statuses to answer with first
+    breaks: list[int] = []
+    failures: list[int] = []
     ranges = True
-    asked: list[str] = []  # noqa: RUF012
+    asked: list[str] = []
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.path} {self.headers.get('Range', '')}".strip())
