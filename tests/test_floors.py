@@ -23,7 +23,11 @@ BELOW: dict[str, set[str]] = {
     "metrics": GROUND | {"ops", "data.annotations"},
     "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "draw"},
     "checkpoint": GROUND | {"ops", "modules", "models", "data", "metrics", "tasks"},
-    "cli": GROUND | {"ops", "modules", "models", "data", "metrics", "draw", "tasks", "checkpoint"},
+    "charts": {"draw"},
+    "probe": GROUND | {"modules"},
+    "visualize": GROUND | {"modules"},
+    "cli": GROUND
+    | {"ops", "modules", "models", "data", "metrics", "draw", "charts", "probe", "visualize", "tasks", "checkpoint"},
 }
 """What each part may import, besides itself."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``detseg train``, ``evaluate``, ``predict``, ``convert`` and ``models``, each also a function."""
+"""The command line: ``detseg train``, ``evaluate`` and the other ``COMMANDS``, each also a function."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ COMMANDS = {
     "predict": ("prediction", "find objects in image files"),
     "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
     "models": ("listing", "list the backbones, what they cost, and the weights there are"),
+    "probe": ("probing", "measure how much of the classes each layer of a backbone knows"),
+    "visualize": ("visualization", "show what the channels of a layer respond to"),
 }
 
 
@@ -56,6 +58,16 @@ def convert(arguments: Sequence[str] | None = None) -> None:
 def models(arguments: Sequence[str] | None = None) -> None:
     """List the backbones, what they cost, and the weights there are."""
     _run("models", arguments)
+
+
+def probe(arguments: Sequence[str] | None = None) -> None:
+    """Measure how much of the classes each layer of a backbone knows."""
+    _run("probe", arguments)
+
+
+def visualize(arguments: Sequence[str] | None = None) -> None:
+    """Show what the channels of a layer respond to."""
+    _run("visualize", arguments)
 
 
 def _run(name: str, arguments: Sequence[str] | None) -> None:

@@ -21,6 +21,7 @@ from detseg.cli.configs import nearest, where
 from detseg.data import DetectionData, ImageFolders
 from detseg.errors import ConfigError, DetsegError
 from detseg.models import Classifier, Detector
+from detseg.modules.backbones import ConvNet
 from detseg.recipe import subclasses
 
 KEY = re.compile(r'Parser key "([^"]+)"')
@@ -52,6 +53,7 @@ WORDS = {
 BASES: dict[str, tuple[type, ...]] = {
     "data": (DetectionData, ImageFolders),
     "model.network": (Detector, Classifier),
+    "backbone": (ConvNet,),
 }
 
 

@@ -45,7 +45,7 @@ def predict(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1, as scores are")
     if options.module:
         import_module(options.module)
-    device = _device(options.device)
+    device = find_device(options.device)
     paths = find_images(options.images)
     task = checkpoint.load(options.checkpoint).to(device)
     try:
@@ -73,7 +73,7 @@ def predict(arguments: Sequence[str]) -> None:
         raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
     """The device of this name, by default the best there is. Raises ConfigError if there is no such device."""
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     try:

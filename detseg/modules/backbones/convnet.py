@@ -99,6 +99,8 @@ class ConvNet(Backbone, ABC):
             x = block(x)
             if name in after:
                 found.append(x)
+                if len(found) == len(after):
+                    break
         return found
 
     def classifier(self, num_classes: int) -> tuple[nn.Sequential, dict[str, nn.Module]]:

@@ -1,0 +1,164 @@
+"""Charts and labelled grids of pictures, as images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from detseg.draw import Picture
+
+INK, FAINT, PAPER = (40, 40, 40), (222, 222, 222), (255, 255, 255)
+COLOURS = ((0, 101, 189), (217, 95, 14), (110, 110, 110), (0, 130, 80))
+CAPTION = 24  # pixels for the text below a picture
+SMOOTH = 2  # lines are drawn so many times larger, and then made smaller
+
+
+class Line(NamedTuple):
+    """One line of a chart, with a bar of ``spread`` to both sides of each value."""
+
+    name: str
+    values: Sequence[float]
+    spread: Sequence[float] | None = None
+    dashed: bool = False
+
+
+def line_chart(
+    title: str, places: Sequence[str], lines: Sequence[Line], below: str, beside: str, size: tuple[int, int]
+) -> Picture:
+    """Draw values from 0 to 1 in per cent over named ``places``; ``below`` and ``beside`` say what the axes are.
+
+    ``size`` is width and height in pixels.
+    """
+    width, height = (SMOOTH * length for length in size)
+    image = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(image)
+    unit = SMOOTH * 8
+    font, large = (ImageFont.load_default(size=SMOOTH * points) for points in (14, 17))
+    left, right, top, bottom = 9 * unit, width - 3 * unit, 10 * unit, height - 9 * unit
+
+    def x(place: int) -> float:
+        return left + (place + 0.5) * (right - left) / len(places)
+
+    highest = max(value + spread for line in lines for value, spread in zip(line.values, _spread(line), strict=True))
+    step = 0.1 if highest > 0.3 else 0.05
+    limit = max(step, math.ceil(round(highest / step, 6)) * step)
+
+    def y(value: float) -> float:
+        return bottom - value / limit * (bottom - top)
+
+    pen.text((left, unit), title, fill=INK, font=large)
+    for tick in range(round(limit / step) + 1):
+        at = y(tick * step)
+        pen.line([(left, at), (right, at)], fill=FAINT, width=SMOOTH)
+        pen.text((left - unit, at), f"{100 * tick * step:.0f}", fill=INK, font=font, anchor="rm")
+    pen.line([(left, bottom), (right, bottom)], fill=INK, width=SMOOTH)
+    for place, name in enumerate(places):
+        pen.line([(x(place), bottom), (x(place), bottom + unit / 2)], fill=INK, width=SMOOTH)
+        pen.multiline_text(
+            (x(place), bottom + unit),
+            name,
+            fill=INK,
+            font=_fitting(pen, name, (right - left) / len(places)),
+            anchor="ma",
+            align="center",
+        )
+    pen.text(((left + right) / 2, height - unit), below, fill=INK, font=font, anchor="md")
+    pen.text((unit, top - unit), beside, fill=INK, font=font, anchor="ld")
+
+    start = float(left)
+    for line, colour in zip(lines, COLOURS, strict=False):
+        points = [(x(place), y(value)) for place, value in enumerate(line.values)]
+        _stroke(pen, points, colour, line.dashed)
+        for (across, _), value, spread in zip(points, line.values, _spread(line), strict=True):
+            if spread:
+                low, high = y(max(0, value - spread)), y(value + spread)
+                pen.line([(across, low), (across, high)], fill=colour, width=SMOOTH)
+                for end in (low, high):
+                    pen.line([(across - unit / 2, end), (across + unit / 2, end)], fill=colour, width=SMOOTH)
+        if not line.dashed:
+            for across, down in points:
+                pen.circle((across, down), unit / 2, fill=colour)
+        legend = 4.5 * unit
+        _stroke(pen, [(start, legend), (start + 4 * unit, legend)], colour, line.dashed)
+        pen.text((start + 5 * unit, legend), line.name, fill=INK, font=font, anchor="lm")
+        start += 8 * unit + pen.textlength(line.name, font=font)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+
+
+def labelled_grid(title: str, pictures: Sequence[Picture], texts: Sequence[str], columns: int, side: int) -> Picture:
+    """Put pictures in rows of ``columns``, each with its text below, under a title.
+
+    A picture is made so large or small that its longer side is ``side``; small ones keep their hard pixels.
+    """
+    sized = [_sized(picture, side) for picture in pictures]
+    height, gap, margin, head = max(len(picture) for picture in sized), 12, 16, 48
+    columns = min(columns, len(sized))
+    rows = math.ceil(len(sized) / columns)
+    size = (columns * (side + gap) - gap, rows * (height + CAPTION + gap) - gap)
+    image = Image.new("RGB", (size[0] + 2 * margin, head + size[1] + margin), PAPER)
+    for place, (picture, text) in enumerate(zip(sized, texts, strict=True)):
+        row, column = divmod(place, columns)
+        corner = margin + column * (side + gap), head + row * (height + CAPTION + gap)
+        image.paste(_captioned(picture, text, side, height), corner)
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=17)
+    pen.text((margin, head / 2), _cut(pen, title, font, size[0]), fill=INK, font=font, anchor="lm")
+    return np.asarray(image)
+
+
+def _spread(line: Line) -> Sequence[float]:
+    return line.spread or [0.0] * len(line.values)
+
+
+def _fitting(pen: ImageDraw.ImageDraw, text: str, room: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font in which a text is not wider than there is room, if one that can be read is."""
+    for points in (14, 13, 12, 11, 10, 9):
+        font = ImageFont.load_default(size=SMOOTH * points)
+        left, _, right, _ = pen.multiline_textbbox((0, 0), text, font=font)
+        if right - left < 0.95 * room:
+            break
+    return font
+
+
+def _stroke(
+    pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: tuple[int, int, int], dashed: bool
+) -> None:
+    if not dashed:
+        pen.line(points, fill=colour, width=2 * SMOOTH, joint="curve")
+        return
+    for (x1, y1), (x2, y2) in pairwise(points):
+        count = max(1, round(math.hypot(x2 - x1, y2 - y1) / (12 * SMOOTH)))
+        for dash in range(count):
+            ends = [(dash + part) / count for part in (0.0, 0.5)]
+            pen.line([(x1 + t * (x2 - x1), y1 + t * (y2 - y1)) for t in ends], fill=colour, width=2 * SMOOTH)
+
+
+def _sized(picture: Picture, side: int) -> Picture:
+    scale = side / max(picture.shape[:2])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    how = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize(size, how))
+
+
+def _captioned(picture: Picture, text: str, side: int, height: int) -> Image.Image:
+    """A picture in the middle of a cell of paper, with a text below."""
+    image = Image.new("RGB", (side, height + CAPTION), PAPER)
+    image.paste(Image.fromarray(picture), ((side - picture.shape[1]) // 2, (height - picture.shape[0]) // 2))
+    pen = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=13)
+    pen.text((side / 2, height + CAPTION / 2), _cut(pen, text, font, side), fill=INK, font=font, anchor="mm")
+    return image
+
+
+def _cut(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """A text, or so much of it as there is room for."""
+    shown = text
+    while text and pen.textlength(shown, font=font) > room:
+        text = text[:-1]
+        shown = f"{text}…"
+    return shown

@@ -1,0 +1,76 @@
+"""What the commands that look into a backbone have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from PIL import Image
+
+from detseg.cli.configs import nearest
+from detseg.cli.faults import PARSER, cause
+from detseg.cli.prediction import find_device
+from detseg.errors import ConfigError
+from detseg.modules.backbones import ConvNet
+
+
+def backbone_parser(command: str, usage: str, out: Path) -> ArgumentParser:
+    """A parser with the options for a backbone; ``out`` is the usual file for the picture."""
+    parser = ArgumentParser(prog=f"detseg {command}", usage=usage, **PARSER)
+    parser.add_subclass_arguments(ConvNet, "backbone", required=True, help="Such as MobileNetV2, with its weights.")
+    parser.add_argument("--size", type=int, default=224, help="Pixels of the shorter side of what the network sees.")
+    parser.add_argument("--seed", type=int, default=0, help="Of everything that is drawn at random.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
+    parser.add_argument("--out", type=Path, default=out, help="File for the picture.")
+    return parser
+
+
+def build(parser: ArgumentParser, options: Namespace) -> Namespace:
+    """The options with the objects that they describe, the backbone ready to be looked into.
+
+    Raises ConfigError if it is to have no weights.
+    """
+    if options.backbone.init_args.get("weights") is None:
+        raise ConfigError(
+            "backbone.weights must be set, to a file or a name such as IMAGENET1K_V1: at random, nothing is learnt"
+        )
+    device = find_device(options.device)
+    try:
+        built: Namespace = parser.instantiate_classes(options)
+    except ValueError as error:  # what jsonargparse makes of any error in a constructor
+        raise cause(error) from error
+    built.backbone = prepare(built.backbone, device)
+    return built
+
+
+def prepare(backbone: ConvNet, device: torch.device) -> ConvNet:
+    """A backbone to look into: frozen, with the arithmetic that it was trained with as a classifier."""
+    backbone.aligned = False
+    backbone.eval().requires_grad_(False)
+    return backbone.to(memory_format=torch.channels_last).to(device)
+
+
+def find_block(option: str, name: str, backbone: ConvNet) -> str:
+    """The block called ``name``, or the last one of the group that is called so.
+
+    Raises ConfigError, with the nearest that there are, if there is none.
+    """
+    found = [block for block in backbone.blocks if block == name or block.startswith(f"{name}.")]
+    if not found:
+        raise ConfigError(f"--{option} {name}: {backbone.name} has no such block{nearest(name, backbone.blocks)}")
+    return found[-1]
+
+
+def check_writable(out: Path) -> None:
+    """Raise ConfigError if no picture can be written to this file; its folder is made."""
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise ConfigError(f"--out {out}: must end in .png, or as another kind of picture does")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        there = out.exists()
+        out.open("a").close()
+        if not there:
+            out.unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}; give another file") from error

@@ -1,0 +1,168 @@
+"""`detseg probe`: how well a linear classifier does on the features of each depth of a backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from PIL import Image
+
+from detseg.charts import Line, line_chart
+from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, prepare
+from detseg.cli.configs import find_configs
+from detseg.cli.faults import parse
+from detseg.data import DetectionData
+from detseg.data.pictures import Pictures, from_annotations, from_folder, hold_out, with_enough
+from detseg.errors import ConfigError, DataError
+from detseg.modules.backbones import ConvNet
+from detseg.probe import HELD_OUT, accuracy, at_random, features, spread_depths
+
+log = logging.getLogger(__name__)
+
+
+def probe(arguments: Sequence[str]) -> None:
+    """Measure the depths of the backbone that ``arguments`` name, and of the same one with random weights."""
+    arguments = find_configs(arguments)
+    parser = _parser()
+    options = parse(parser, arguments)
+    for name, least in (("size", 32), ("batch_size", 1), ("min_count", 2), ("max_pictures", 2), ("random", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    if not 0 < options.val_fraction < 1:
+        raise ConfigError(f"--val_fraction {options.val_fraction:g}: must be above 0 and below 1, such as 0.3")
+    check_writable(options.out)
+    options = build(parser, options)
+    backbone = options.backbone
+    depths = spread_depths(backbone)
+    if options.depths:
+        chosen = [find_block("depths", name.strip(), backbone) for name in options.depths.split(",")]
+        depths = [name for name in backbone.blocks if name in chosen]
+
+    train, val = _pictures(options)
+    log.info("%d pictures of %d classes to train on, %d to validate", len(train), len(train.classes), len(val))
+    trained, numbers = _accuracies(backbone, depths, train, val, options, "trained weights")
+    random = []
+    for seed in range(options.seed, options.seed + options.random):
+        network = prepare(at_random(backbone, seed), next(backbone.parameters()).device)
+        random.append(_accuracies(network, depths, train, val, options, f"random weights, seed {seed}")[0])
+
+    guess = float((val.labels == np.bincount(train.labels).argmax()).mean())
+    print(_table(depths, numbers, trained, random, guess, train.classes[int(np.bincount(train.labels).argmax())]))
+    Image.fromarray(_chart(options, backbone, depths, trained, random, guess, len(train.classes))).save(options.out)
+    print(f"\nchart: {options.out}")
+
+
+def _parser() -> ArgumentParser:
+    parser = backbone_parser(
+        "probe",
+        "detseg probe --backbone CLASS --backbone.weights FILE --data FOLDER|NAME.yaml|CLASS [--out FILE.png]",
+        Path("probe.png"),
+    )
+    parser.add_argument(
+        "--data",
+        type=DetectionData | str,
+        required=True,
+        sub_configs=True,
+        help="A folder with train/CLASS and val/CLASS, or CLASS, or a detection data set, whose objects are cut out.",
+    )
+    parser.add_argument("--depths", type=str | None, help="Blocks, with commas between; by default about eight.")
+    parser.add_argument("--random", type=int, default=3, help="How many networks with random weights to compare with.")
+    parser.add_argument("--min_count", type=int, default=10, help="Pictures to train on that a class must have.")
+    parser.add_argument("--val_fraction", type=float, default=0.3, help="Of class folders that are not split.")
+    parser.add_argument(
+        "--max_pictures", type=int, default=4000, help="Most to train, and to validate on: 0.3 MB each."
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="Pictures that the network sees at once.")
+    return parser
+
+
+def _pictures(options: Namespace) -> tuple[Pictures, Pictures]:
+    """What to train and to validate on. Raises DataError if there is not enough."""
+    if isinstance(options.data, str):
+        root = Path(options.data)
+        if not root.is_dir():
+            raise DataError(
+                f"--data {root}: neither a folder with class folders nor a data set; "
+                "for the objects of one: --data VOC --data.root FOLDER, likewise COCO, or a YAML file"
+            )
+        train, val = from_folder(root, options.val_fraction, options.seed)
+    else:
+        data: DetectionData = options.data
+        train, val = from_annotations(data.train_annotations), from_annotations(data.val_annotations)
+    train, val = with_enough(train, val, options.min_count)
+    return _at_most(train, options), _at_most(val, options)
+
+
+def _at_most(pictures: Pictures, options: Namespace) -> Pictures:
+    """No more pictures than there is to be memory for, the same part of every class."""
+    if len(pictures) <= options.max_pictures:
+        return pictures
+    log.warning("%d of %d pictures are taken, as --max_pictures says", options.max_pictures, len(pictures))
+    kept = hold_out(pictures.labels, options.max_pictures / len(pictures), options.seed)
+    return pictures.take(np.flatnonzero(kept))
+
+
+def _accuracies(
+    backbone: ConvNet, depths: Sequence[str], train: Pictures, val: Pictures, options: Namespace, what: str
+) -> tuple[list[float], list[int]]:
+    """The accuracy at each depth, and the numbers of a picture there."""
+    log.info("%s: features of %d pictures", what, len(train) + len(val))
+    parts = [features(backbone, part.batches(options.size, options.batch_size), depths) for part in (train, val)]
+    held_out = hold_out(train.labels, HELD_OUT, options.seed)
+    found, numbers = [], []
+    for depth in depths:
+        first, second = (part.pop(depth) for part in parts)
+        numbers.append(first.shape[1])
+        found.append(accuracy(first, train.labels, second, val.labels, held_out))
+        log.info("  %s: %.1f %%", depth, 100 * found[-1])
+    return found, numbers
+
+
+def _statistics(random: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Mean and deviation at each depth over some networks; no deviation of a single one."""
+    means = np.mean(random, axis=0)
+    deviations = np.std(random, axis=0, ddof=1) if len(random) > 1 else np.zeros(len(means))
+    return means.tolist(), deviations.tolist()
+
+
+def _table(
+    depths: Sequence[str],
+    numbers: Sequence[int],
+    trained: Sequence[float],
+    random: Sequence[Sequence[float]],
+    guess: float,
+    commonest: str,
+) -> str:
+    width = max(12, *map(len, depths))
+    lines = [f"{'accuracy, %':<{width}}  numbers  trained" + ("    random" if random else "")]
+    means, deviations = _statistics(random) if random else ([], [])
+    for row, depth in enumerate(depths):
+        line = f"{depth:<{width}}  {numbers[row]:>7}  {100 * trained[row]:>7.1f}"
+        lines.append(line + (f"  {100 * means[row]:>5.1f} ± {100 * deviations[row]:.1f}" if random else ""))
+    lines.append(f"always {commonest}: {100 * guess:.1f}")
+    return "\n".join(lines)
+
+
+def _chart(
+    options: Namespace,
+    backbone: ConvNet,
+    depths: Sequence[str],
+    trained: Sequence[float],
+    random: Sequence[Sequence[float]],
+    guess: float,
+    classes: int,
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    lines = [Line("trained weights", trained)]
+    if random:
+        means, deviations = _statistics(random)
+        seeds = f", mean and deviation of {len(random)}" if len(random) > 1 else ""
+        lines.append(Line(f"random weights{seeds}", means, deviations))
+    lines.append(Line("always the commonest class", [guess] * len(depths), dashed=True))
+    source = Path(options.data if isinstance(options.data, str) else getattr(options.data, "root", "drawn shapes"))
+    title = f"Linear classifiers on {backbone.name}: {classes} classes of {source.resolve().name}"
+    return line_chart(
+        title, depths, lines, "features after the block, the first to the last", "accuracy, %", (960, 540)
+    )

@@ -1,0 +1,152 @@
+"""`detseg visualize`: pictures of what the channels of a layer respond to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from PIL import Image, ImageDraw
+
+from detseg.charts import labelled_grid
+from detseg.cli.backbones import backbone_parser, build, check_writable, find_block
+from detseg.cli.configs import find_configs
+from detseg.cli.faults import parse
+from detseg.data.images import read_image
+from detseg.data.pictures import shorter_side
+from detseg.draw import Picture
+from detseg.errors import ConfigError, DataError
+from detseg.modules.backbones import ConvNet
+from detseg.tasks import find_images
+from detseg.visualize import Patch, activations, ascend, exciting_patches, paint
+
+log = logging.getLogger(__name__)
+
+COLUMNS = 6
+PATCHES = 6  # for each channel
+MAPS = 23  # of an image, those that vary most, where no channels are named; with the image four rows
+FRAME = (255, 210, 0)
+
+
+def visualize(arguments: Sequence[str]) -> None:
+    """Draw what ``arguments`` ask for: made pictures, the maps of an image, or the patches of a folder of them."""
+    parser = _parser()
+    options = parse(parser, find_configs(arguments))
+    for name, least in (("size", 32), ("steps", 1), ("jitter", 0), ("blur", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    if options.image and options.images:
+        raise ConfigError("--image shows the maps of one image, --images patches of many: give one of the two")
+    check_writable(options.out)
+    options = build(parser, options)
+    backbone = options.backbone
+    block = find_block("layer", options.layer, backbone)
+    channels = _channels(options, backbone, block)
+    if options.image:
+        sheet = _maps(options, backbone, block, channels)
+    elif options.images:
+        sheet = _patches(options, backbone, block, channels)
+    else:
+        sheet = _made(options, backbone, block, channels)
+    Image.fromarray(sheet).save(options.out)
+    log.info("picture: %s", options.out)
+
+
+def _parser() -> ArgumentParser:
+    parser = backbone_parser(
+        "visualize",
+        "detseg visualize --backbone CLASS --backbone.weights FILE --layer BLOCK --channel N[,N...]\n"
+        "                        [--image FILE | --images FOLDER] [--out FILE.png]",
+        Path("visualize.png"),
+    )
+    parser.add_argument("--layer", type=str, required=True, help="A block of the backbone, or a group: its last one.")
+    parser.add_argument("--channel", type=str | None, help="Numbers from 0, with commas between.")
+    parser.add_argument("--image", type=str | None, help="Show the maps of this image.")
+    parser.add_argument("--images", type=str | None, help="Show the patches that excite the channels most in a folder.")
+    parser.add_argument("--steps", type=int, default=256, help="Of gradient ascent.")
+    parser.add_argument("--jitter", type=int, default=8, help="Pixels that the picture is moved by, at most.")
+    parser.add_argument("--blur", type=float, default=0.0, help="Deviation in pixels of the blur of made pictures.")
+    parser.add_argument(
+        "--decorrelated", type=bool, default=True, help="Whether to climb in a spectrum, and not in pixels."
+    )
+    return parser
+
+
+def _channels(options: Namespace, backbone: ConvNet, block: str) -> list[int]:
+    """The channels that are asked for, none for those that an image shows. Raises ConfigError for what is none."""
+    count = activations(backbone, block, np.zeros((options.size, options.size, 3), np.uint8)).shape[0]
+    if options.channel is None:
+        if options.image:
+            return []
+        raise ConfigError(f"--channel must be set: {block} has {count}, 0 to {count - 1}")
+    words = [word.strip() for word in options.channel.split(",")]
+    for word in words:
+        if not word.isdecimal() or int(word) >= count:
+            raise ConfigError(f"--channel {word}: {block} has {count} channels, 0 to {count - 1}")
+    return list(dict.fromkeys(map(int, words)))
+
+
+def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
+    made = ascend(
+        backbone,
+        block,
+        channels,
+        options.size,
+        options.steps,
+        options.jitter,
+        options.blur,
+        options.decorrelated,
+        options.seed,
+    )
+    for channel, before, after in zip(channels, made.before, made.after, strict=True):
+        log.info(
+            "channel %d: mean activation %.3g at the start, %.3g after %d steps", channel, before, after, options.steps
+        )
+        if before == after:
+            log.warning("channel %d: the start does not reach it, so there is nothing to climb; try --seed", channel)
+    texts = [f"{channel}: {b:.2g} to {a:.2g}" for channel, b, a in zip(channels, made.before, made.after, strict=True)]
+    title = f"{backbone.name} {block}: made to excite a channel (its mean at the start, at the end)"
+    return labelled_grid(title, made.pictures, texts, COLUMNS, options.size)
+
+
+def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
+    image = shorter_side(read_image(Path(options.image)), options.size)
+    found = activations(backbone, block, image)
+    channels = channels or np.argsort(-found.std(axis=(1, 2)), kind="stable")[:MAPS].tolist()
+    texts = [f"{channel}: {found[channel].min():.2g} to {found[channel].max():.2g}" for channel in channels]
+    pictures = [image, *(paint(found[channel]) for channel in channels)]
+    title = f"{backbone.name} {block}: channels on {Path(options.image).name} (red above 0, blue below)"
+    return labelled_grid(title, pictures, [Path(options.image).name, *texts], COLUMNS, 200)
+
+
+def _patches(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
+    if not Path(options.images).is_dir():
+        raise DataError(f"--images {options.images}: no such folder; for the maps of one image there is --image")
+    paths = find_images(options.images)
+
+    def pictures() -> Iterator[tuple[Path, Picture]]:
+        for path in paths:
+            yield path, shorter_side(read_image(path), options.size)
+
+    found = exciting_patches(backbone, block, channels, pictures(), PATCHES)
+    cells, texts = [], []
+    for channel, patches in zip(channels, found, strict=True):
+        for patch in patches:
+            cells.append(_framed(patch))
+            texts.append(f"{channel}: {patch.activation:.3g}  {patch.image.stem}")
+            log.info("channel %d: %.3g at %s of %s", channel, patch.activation, list(patch.box), patch.image)
+    title = f"{backbone.name} {block}: what its most excited cells see in {len(paths)} images (frame: under the cell)"
+    return labelled_grid(title, cells, texts, min(PATCHES, len(paths)), 200)
+
+
+def _framed(patch: Patch) -> Picture:
+    """What a cell sees, with a frame around what lies under it where it sees much more than that."""
+    x1, y1, x2, y2 = patch.box
+    left, top, right, bottom = patch.centre
+    if (x2 - x1) * (y2 - y1) < 4 * (right - left) * (bottom - top):
+        return patch.pixels[y1:y2, x1:x2]
+    image = Image.fromarray(patch.pixels)
+    ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), outline=FRAME, width=1)
+    return np.asarray(image)[y1:y2, x1:x2]

@@ -1,0 +1,167 @@
+"""`detseg probe` and `detseg visualize`, end to end on small pictures, and what they say where something is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from detseg import cli
+from tests.colours import write_colours
+
+BACKBONE = ("--backbone", "MobileNetV2", "--backbone.weights", "weights.pth")
+SMALL = ("--size", "32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights, a data set of coloured rectangles, and folders of plain and of striped pictures."""
+    folder = tmp_path_factory.mktemp("looking")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), folder / "weights.pth")
+    write_colours(folder / "colours", train=8, val=6)
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        for name in ("plain", "striped"):
+            image = np.full((40, 50, 3), generator.integers(60, 190), np.uint8)
+            if name == "striped":
+                image[:, ::5] += 60
+            (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / "pictures" / name / f"{number}.png")
+    (folder / "pictures" / "rare").mkdir()
+    Image.fromarray(image).save(folder / "pictures" / "rare" / "one.png")
+    (folder / "empty" / "cat").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def rows(printed: str) -> dict[str, list[float]]:
+    """The numbers of each block in the table."""
+    lines = [re.split(r"[\s±]+", line) for line in printed.splitlines() if line.startswith("features.")]
+    return {name: [float(number) for number in numbers] for name, *numbers in lines}
+
+
+def test_the_layers_of_class_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*BACKBONE, *SMALL, "--data", "pictures", "--min_count", "4", "--random", "2"]
+    cli.probe([*arguments, "--depths", "features.18,features.1", "--out", "new/probe.png"])
+    printed = capsys.readouterr()
+    found = rows(printed.out)
+    assert list(found) == ["features.1", "features.18.2"]  # in the order of the network
+    assert found["features.1"][0] == 16 * 16 * 16  # all of a small map
+    assert found["features.1"][1] == 100  # stripes are found by one convolution
+    assert all(0 <= number <= 100 for numbers in found.values() for number in numbers[1:])
+    assert "2 classes to train on" in printed.err.replace("pictures of ", "")
+    assert "left out 1 classes" in printed.err
+    assert "rare (1 + 0)" in printed.err
+    assert "always plain: 50.0" in printed.out
+    assert Image.open("new/probe.png").size == (960, 540)
+    cli.probe([*arguments, "--depths", "features.1,features.18.2", "--out", "new/probe.png"])
+    assert capsys.readouterr().out == printed.out  # by the same seed the same
+
+
+def test_the_objects_of_a_detection_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*BACKBONE, *SMALL, "--data", "COCO", "--data.root", "colours", "--min_count", "5"]
+    cli.probe([*arguments, "--depths", "features.0.0", "--random", "0"])
+    printed = capsys.readouterr()
+    assert "24 pictures of 3 classes to train on, 12 to validate" in printed.err
+    assert rows(printed.out)["features.0.0"][1] == 100  # a colour is all there is to know
+    assert "random" not in printed.out
+    assert Path("probe.png").exists()
+
+
+def test_folders_that_are_split_stay_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, numbers in (("train", range(9)), ("val", range(9, 12))):
+        for name in ("plain", "striped"):
+            (folder / "split" / split / name).mkdir(parents=True)
+            for number in numbers:
+                (folder / "split" / split / name / f"{number}.png").symlink_to(
+                    folder / "pictures" / name / f"{number}.png"
+                )
+    cli.probe([*BACKBONE, *SMALL, "--data", "split", "--min_count", "9", "--random", "0", "--depths", "features.1"])
+    assert "18 pictures of 2 classes to train on, 6 to validate" in capsys.readouterr().err
+
+
+def test_made_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.3", "--channel", "0,23", "--steps", "3"])
+    printed = capsys.readouterr().err
+    assert printed.count("after 3 steps") == 2
+    assert Image.open("visualize.png").size == (16 + 32 + 12 + 32 + 16, 48 + 32 + 24 + 16)
+
+
+def test_maps_of_an_image() -> None:
+    image = "pictures/striped/3.png"
+    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.2", "--image", image, "--out", "maps.png"])
+    assert Image.open("maps.png").width == 2 * 16 + 6 * 200 + 5 * 12
+    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.2", "--image", image, "--channel", "4", "--out", "maps.png"])
+    assert Image.open("maps.png").width == 2 * 16 + 2 * 200 + 12
+
+
+def test_patches_of_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.1", "--channel", "1", "--images", "pictures/striped"])
+    printed = capsys.readouterr().err
+    strengths = [float(found) for found in re.findall(r"channel 1: (\S+) at \[", printed)]
+    assert len(strengths) == 6
+    assert strengths == sorted(strengths, reverse=True)
+
+
+def error(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
+    """What a command prints last before it ends with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        getattr(cli, command)(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return printed[printed.index("error: ") :].strip()
+
+
+PROBE = ("probe", *BACKBONE, *SMALL)
+LOOK = ("visualize", *BACKBONE, *SMALL)
+WRONG = [
+    (("probe", "--backbone", "MobileNetV2", "--data", "pictures"), ["backbone.weights must be set"]),
+    (
+        ("probe", "--backbone", "MobileNetV2", "--backbone.weights", "no.pth", "--data", "pictures"),
+        ["no.pth: neither a file nor weights of mobilenet_v2", "IMAGENET1K_V1"],
+    ),
+    (("probe", "--backbone", "MobileNetV3", "--data", "pictures"), ["backbone", "did you mean MobileNetV2"]),
+    (("probe", "--backbone.weights", "no.pth"), ["must be set"]),
+    ((*PROBE, "--data", "nowhere"), ["--data nowhere: neither a folder", "--data VOC --data.root"]),
+    ((*PROBE, "--data", "empty"), ["empty: no pictures in class folders", "cat/one.jpg"]),
+    ((*PROBE, "--data", "pictures"), ["0 of 3 classes have 10 pictures to train", "--min_count"]),
+    ((*PROBE, "--data", "pictures", "--min_count", "1"), ["--min_count 1: must be at least 2"]),
+    ((*PROBE, "--data", "pictures", "--val_fraction", "1"), ["--val_fraction 1: must be above 0 and below 1"]),
+    ((*PROBE, "--data", "pictures", "--depths", "feature.3"), ["--depths feature.3", "did you mean features.3 or"]),
+    ((*PROBE, "--data", "pictures", "--out", "probe.txt"), ["--out probe.txt: must end in .png"]),
+    ((*PROBE, "--data", "broken", "--min_count", "2"), ["striped/bad.png: not an image"]),
+    ((*LOOK, "--layer", "features.99", "--channel", "0"), ["--layer features.99", "no such block", "features.9"]),
+    ((*LOOK, "--layer", "features.3", "--channel", "24"), ["--channel 24: features.3 has 24 channels, 0 to 23"]),
+    ((*LOOK, "--layer", "features.3", "--channel", "-1"), ["--channel", "-1"]),
+    ((*LOOK, "--layer", "features.3"), ["--channel must be set: features.3 has 24, 0 to 23"]),
+    ((*LOOK, "--layer", "features.3", "--image", "no.png"), ["no.png: cannot read this image"]),
+    ((*LOOK, "--layer", "features.3", "--channel", "0", "--images", "no"), ["--images no: no such folder"]),
+    ((*LOOK, "--layer", "features.3", "--channel", "0", "--images", "empty"), ["empty: no image in this folder"]),
+    ((*LOOK, "--layer", "features.3", "--image", "a", "--images", "b"), ["give one of the two"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG, ids=[" ".join(arguments[-2:]) for arguments, _ in WRONG])
+def test_what_is_wrong_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: list[str]
+) -> None:
+    for name in ("plain", "striped"):
+        (folder / "broken" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(4):
+            file = folder / "broken" / name / f"{number}.png"
+            file.write_bytes((folder / "pictures" / name / f"{number}.png").read_bytes())
+    (folder / "broken" / "striped" / "bad.png").write_text("no picture")
+    message = error(capsys, *arguments)
+    for part in expected:
+        assert part in message

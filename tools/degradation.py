@@ -1,0 +1,61 @@
+"""Repeat the experiment that residual learning began with: do deeper networks fit the training set better?
+
+    python tools/degradation.py [--seeds 0 1 2] [--SETTING VALUE ...]
+
+Trains the four networks of ResNet's figure 4, plain and residual, 18 and 34 layers, by configs/degradation_*.yaml, on
+pictures that are drawn on the spot. Prints the error on the training pictures, and draws that of every epoch. Other
+settings go to each training, such as ``--trainer.max_epochs 20``. A training that has ended is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from pathlib import Path
+
+from PIL import Image
+
+from detseg import cli
+from detseg.charts import Line, line_chart
+
+NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
+
+
+def errors(network: str, seed: int, settings: list[str]) -> list[float]:
+    """The share of training pictures that ``network`` gets wrong after each epoch."""
+    folder = Path("runs") / f"degradation_{network}_seed{seed}"
+    if not (folder / "done").exists():
+        config = ["--config", f"degradation_{network}.yaml", "--name", folder.name, "--seed_everything", str(seed)]
+        cli.train([*config, *settings, *(["--resume", "last"] if (folder / "last.ckpt").exists() else [])])
+        (folder / "done").touch()
+    found: dict[int, float] = {}  # by epoch; a training that was resumed has written several files
+    for file in sorted(folder.glob("metrics*.csv"), key=lambda file: file.stat().st_mtime):
+        with file.open() as lines:
+            found |= {int(row["epoch"]): 1 - float(row["val/top1"]) for row in csv.DictReader(lines) if row["val/top1"]}
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path("degradation.png"), help="the picture of the curves")
+    options, settings = parser.parse_known_args()
+    lines = []
+    for network in NETWORKS:
+        runs = [errors(network, seed, settings) for seed in options.seeds]
+        means = [statistics.mean(epoch) for epoch in zip(*runs, strict=True)]
+        spread = [(max(epoch) - min(epoch)) / 2 for epoch in zip(*runs, strict=True)]
+        lines.append(Line(network, means, spread, dashed=network.startswith("plain")))
+    places = [str(epoch + 1) for epoch in range(len(lines[0].values))]
+    title = f"Error on the training pictures, mean of {len(options.seeds)} runs"
+    chart = line_chart(title, places, lines, below="epoch", beside="wrong, per cent", size=(900, 520))
+    Image.fromarray(chart).save(options.out)
+    print(f"{'network':<10} {'training error after the last epoch':>36} {'mean of all epochs':>20}")
+    for line in lines:
+        print(f"{line.name:<10} {100 * line.values[-1]:34.1f} % {100 * statistics.mean(line.values):18.1f} %")
+    print(f"curves: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

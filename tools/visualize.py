@@ -1,0 +1,4 @@
+from detseg.cli import visualize
+
+if __name__ == "__main__":
+    visualize()
