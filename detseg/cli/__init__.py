@@ -1,4 +1,4 @@
-"""The command line: ``detseg train``, ``evaluate``, ``predict`` and ``convert``, each also a function."""
+"""The command line: ``detseg train``, ``evaluate``, ``predict``, ``propose`` and ``convert``, each also a function."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("training", "train a detector as a configuration says"),
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
     "predict": ("prediction", "find objects in image files"),
+    "propose": ("proposing", "find regions that may hold objects, for models that do not themselves"),
     "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
 }
 
@@ -45,6 +46,11 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
 def predict(arguments: Sequence[str] | None = None) -> None:
     """Find objects in image files."""
     _run("predict", arguments)
+
+
+def propose(arguments: Sequence[str] | None = None) -> None:
+    """Find regions of images that may hold objects, and keep them in files."""
+    _run("propose", arguments)
 
 
 def convert(arguments: Sequence[str] | None = None) -> None:
