@@ -79,9 +79,9 @@ class Proposals:
             raise DataError(f"{file}: no such file of proposals; make it: {command} --method selective_search")
         with self._open() as connection:
             found = read_about(connection)
-            done = connection.execute("SELECT count(*) FROM proposals").fetchone()[0]
+            done = connection.execute("SELECT count(*) FROM proposals").fetchone()[0] if found else 0
         if found is None:
-            raise DataError(f"{file}: nothing in it yet; go on: {command} --method selective_search")
+            raise DataError(f"{file}: empty; go on: {command} --method selective_search")
         self.command = f"{command} --method {found.method}"
         if json.loads(found.settings)["format"] != FORMAT:
             raise DataError(f"{file}: written by another version of detseg; {self._anew}")
@@ -108,7 +108,7 @@ class Proposals:
     def _open(self) -> Iterator[sqlite3.Connection]:
         address = f"{self.file.resolve().as_uri()}?mode=ro"
         try:
-            with closing(sqlite3.connect(address, uri=True)) as connection:
+            with closing(sqlite3.connect(address, timeout=1, uri=True)) as connection:
                 connection.execute("PRAGMA trusted_schema = OFF")
                 yield connection
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -136,7 +136,6 @@ class Writer:
         except BaseException:
             self.connection.close()
             raise
-        self._saved = time.monotonic()
 
     def missing(self) -> list[int]:
         """The rows of the images that have no proposals yet."""
@@ -149,9 +148,7 @@ class Writer:
         values = (row, content, zlib.crc32(content), seconds)
         self.connection.execute("INSERT INTO proposals VALUES (?, ?, ?, ?)", values)
         if time.monotonic() - self._saved > SECONDS:
-            self.connection.execute("COMMIT")
-            self.connection.execute("BEGIN EXCLUSIVE")
-            self._saved = time.monotonic()
+            self._save()
 
     def __enter__(self) -> Writer:
         return self
@@ -161,8 +158,13 @@ class Writer:
         self.connection.execute("COMMIT")
         self.connection.close()
 
+    def _save(self) -> None:
+        self.connection.execute("COMMIT")
+        self.connection.execute("BEGIN EXCLUSIVE")
+        self._saved = time.monotonic()
+
     def _begin(self, what: About) -> None:
-        self.total = what.total
+        self.total, self._saved = what.total, time.monotonic()
         way_on = "remove it, or give another folder with --out"
         try:
             self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # until it is closed
@@ -178,6 +180,7 @@ class Writer:
             for table in TABLES:
                 self.connection.execute(table)
             self.connection.execute("INSERT INTO about VALUES (?, ?, ?, ?)", what)
+            self._save()
         elif found.settings != what.settings:
             raise DataError(f"{self.file}: made by --method {found.method} with {found.settings}; {way_on}")
         elif found.images != what.images:
