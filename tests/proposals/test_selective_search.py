@@ -194,7 +194,7 @@ def test_the_modes_have_as_many_groupings_as_in_the_papers_table_5(mode: str, co
 
 
 @patch("detseg.proposals.selective_search.LONG_EDGE", 70)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 99))
 def test_boxes_are_inside_and_no_two_the_same(height: int, width: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -213,6 +213,24 @@ def test_the_order_depends_on_the_seed_and_the_boxes_do_not() -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert np.array_equal(np.unique(first, axis=0), np.unique(other, axis=0))
+
+
+@patch("detseg.proposals.selective_search.LONG_EDGE", 100)
+def test_boxes_are_ranked_by_their_place_in_a_grouping_times_a_random_number() -> None:
+    """Section 3.3 written out."""
+    image = scene(75, 100, seed=6)
+    generator = np.random.default_rng(4)
+    ranks: dict[tuple[int, ...], float] = {}
+    for hierarchy in hierarchies(image, STRATEGIES["fast"]):
+        factors = generator.random(len(hierarchy))
+        for place in range(1, len(hierarchy) + 1):
+            box = tuple(hierarchy[len(hierarchy) - place].tolist())
+            ranks[box] = min(ranks.get(box, math.inf), place * float(factors[place - 1]))
+    expected = [box for box in sorted(ranks, key=lambda box: ranks[box]) if min(box[2] - box[0], box[3] - box[1]) >= 20]
+    found = selective_search(image, seed=4)
+    assert found.tolist() == [list(box) for box in expected]
+    areas = (found[:, 2:] - found[:, :2]).prod(axis=1)
+    assert areas[: len(areas) // 3].mean() > 1.5 * areas[-len(areas) // 3 :].mean()
 
 
 def test_an_object_on_a_plain_ground_is_found_whatever_the_size_of_the_image() -> None:
