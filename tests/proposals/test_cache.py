@@ -210,3 +210,15 @@ def test_a_damaged_file_is_refused_or_gives_what_was_written(
         message = f"{file} {COMMAND}"
     assert message.startswith(str(file))
     assert COMMAND in message
+
+
+def test_damaged_boxes_are_refused(tmp_path: Path) -> None:
+    annotations = images(tmp_path, 6)
+    file = fill(tmp_path / "train.sqlite", annotations, range(6))
+    content = bytearray(file.read_bytes())
+    content[content.index(boxes(4).tobytes()) + 5] ^= 1
+    file.write_bytes(content)
+    proposals = Proposals(file, annotations, COMMAND)
+    assert np.array_equal(proposals[3], boxes(3))
+    with pytest.raises(DataError, match=rf"^{file}: damaged.*the boxes of image 4.*{COMMAND} --method grid"):
+        proposals[4]
