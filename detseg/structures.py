@@ -38,6 +38,7 @@ class Sample(NamedTuple):
     row: int  # of the image in its Annotations
     original_size: tuple[int, int]  # height and width of the image file
     masks: Tensor | None = None  # (n, h, w) bool
+    proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, likeliest first
 
 
 class Batch(NamedTuple):

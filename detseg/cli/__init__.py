@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("training", "train a detector as a configuration says"),
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
     "predict": ("prediction", "find objects in image files"),
+    "propose": ("proposing", "find regions that may hold objects, for models that do not themselves"),
     "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
     "models": ("listing", "list the backbones, what they cost, and the weights there are"),
     "probe": ("probing", "measure how much of the classes each layer of a backbone knows"),
@@ -48,6 +49,11 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
 def predict(arguments: Sequence[str] | None = None) -> None:
     """Find objects in image files."""
     _run("predict", arguments)
+
+
+def propose(arguments: Sequence[str] | None = None) -> None:
+    """Find regions of images that may hold objects, and keep them in files."""
+    _run("propose", arguments)
 
 
 def convert(arguments: Sequence[str] | None = None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,17 +24,23 @@ from detseg.data.images import read_image
 from detseg.data.samplers import EvaluationSampler, Key, TrainingSampler
 from detseg.data.transforms import Picture, Transforms, fit
 from detseg.errors import ConfigError, DataError, DetsegError
-from detseg.recipe import Recipe
+from detseg.proposals.cache import Proposals, cache_file
+from detseg.recipe import Recipe, recipe
 from detseg.structures import Batch, Sample
 
 log = logging.getLogger(__name__)
+
+MOST_PROPOSALS = 2000  # of an image; about as many as R-CNN and Fast R-CNN have of selective search
 
 
 class DetectionDataset(Dataset[Sample]):
     """Images with the objects to learn from: neither crowds nor difficult ones."""
 
-    def __init__(self, annotations: Annotations, transforms: Transforms, training: bool) -> None:
+    def __init__(
+        self, annotations: Annotations, transforms: Transforms, training: bool, proposals: Proposals | None = None
+    ) -> None:
         self.annotations, self.transforms, self.training = annotations, transforms, training
+        self.proposals = proposals
 
     def __len__(self) -> int:
         """Count the images."""
@@ -48,6 +57,7 @@ class DetectionDataset(Dataset[Sample]):
             image=read_image(self.annotations.path(row), (height, width)),
             boxes=boxes.astype(np.float32),
             labels=self.annotations.labels[objects][learnt],
+            proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
         )
         picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
         return Sample(
@@ -56,6 +66,7 @@ class DetectionDataset(Dataset[Sample]):
             labels=torch.from_numpy(picture.labels),
             row=row,
             original_size=(height, width),
+            proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
         )
 
 
@@ -73,16 +84,23 @@ class Loader(DataLoader[Sample]):
 class DetectionData(LightningDataModule, Recipe):
     """A data set for training and evaluation; subclasses say how to ``read`` its annotations.
 
-    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. Nothing is read before it
-    is needed: one that was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
+    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. ``proposals`` is a folder
+    that ``detseg propose`` wrote, for models that do not make their own. Nothing is read before it is needed: one that
+    was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
     """
 
-    def __init__(self, transforms: Transforms | None = None, batch_size: int = 2, workers: int = 2) -> None:
+    def __init__(
+        self,
+        transforms: Transforms | None = None,
+        batch_size: int = 2,
+        workers: int = 2,
+        proposals: str | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, workers {workers} at least 0")
         self.transforms = transforms or Transforms()
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.proposals = batch_size, workers, proposals
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, Annotations] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, Annotations] = {}
@@ -156,12 +174,31 @@ class DetectionData(LightningDataModule, Recipe):
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
             sampler = TrainingSampler(groups, self.batch_size, seed, *rank())
-        return self._loader(DetectionDataset(self.train_annotations, self.transforms, training=True), sampler)
+        return self._loader(self._dataset("train"), sampler)
 
     def val_dataloader(self) -> Loader:
         """Every image once over all ranks. A rank that runs out of images before others gets empty batches."""
         sampler = EvaluationSampler(self._groups(self.val_annotations), self.batch_size, *rank())
-        return self._loader(DetectionDataset(self.val_annotations, self.transforms, training=False), sampler)
+        return self._loader(self._dataset("val"), sampler)
+
+    def _dataset(self, split: Split) -> DetectionDataset:
+        annotations = self._get(split)
+        proposals = None
+        if self.proposals is not None:
+            proposals = Proposals(cache_file(self.proposals, split), annotations, self._propose_command(split))
+        return DetectionDataset(annotations, self.transforms, split == "train", proposals)
+
+    def _propose_command(self, split: Split) -> str:
+        """The command that makes the proposals of a split, but for its method."""
+        own = recipe(self)
+        general = inspect.signature(DetectionData).parameters
+        places = {
+            f"--data.{name}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in own["arguments"].items()
+            if name not in general and value is not None
+        }
+        options = {"--data": own["class"], **places, "--split": split, "--out": str(self.proposals)}
+        return shlex.join(["detseg", "propose", *(part for option in options.items() for part in option)])
 
     def _loader(self, dataset: DetectionDataset, sampler: TrainingSampler | EvaluationSampler) -> Loader:
         return Loader(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from detseg.structures import Batch, Instances, Sample
 
@@ -42,6 +43,7 @@ def smallest(sizes: NDArray[Any], buckets: Buckets) -> NDArray[np.int64]:
 def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
     """Pad images to the smallest bucket that holds them all, else to multiples of 32; objects to a power of two.
 
+    Proposals are padded like objects, apart from them; there are none where a sample has none.
     Pixels lie in memory row by row, colours together (channels_last), as image files are decoded: turning them would
     take longer than all the rest. No sample at all gives a batch of no images.
     """
@@ -49,24 +51,32 @@ def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
     largest = sizes.max(axis=0, initial=1)
     position = int(smallest(largest[None], buckets)[0])
     height, width = buckets[position] if position >= 0 else (-(-largest // STRIDE) * STRIDE).tolist()
-    most = max((len(sample.boxes) for sample in samples), default=0)
-    count = max(FEWEST, 1 << (most - 1).bit_length() if most else 0)
-
     images = torch.zeros(len(samples), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    boxes = torch.zeros(len(samples), count, 4)
-    labels = torch.zeros(len(samples), count, dtype=torch.int64)
-    valid = torch.zeros(len(samples), count, dtype=torch.bool)
+    targets = _pad([sample.boxes for sample in samples])
+    labels = torch.zeros(targets.valid.shape, dtype=torch.int64)
     for i, sample in enumerate(samples):
         h, w = sample.image.shape[1:]
-        n = len(sample.boxes)
         images[i, :, :h, :w] = sample.image
-        boxes[i, :n] = sample.boxes
-        labels[i, :n] = sample.labels
-        valid[i, :n] = True
+        labels[i, : len(sample.labels)] = sample.labels
+    # A batch of no images has room for them: a model that needs proposals must take it too.
+    proposals = [sample.proposals for sample in samples if sample.proposals is not None]
     return Batch(
         images=images,
         sizes=torch.from_numpy(sizes),
-        targets=Instances(boxes, valid, labels),
+        targets=targets._replace(labels=labels),
         rows=torch.tensor([sample.row for sample in samples], dtype=torch.int64),
         original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64).reshape(-1, 2),
+        proposals=_pad(proposals) if len(proposals) == len(samples) else None,
     )
+
+
+def _pad(boxes: Sequence[Tensor]) -> Instances:
+    """Boxes (n, 4) of each image in a batch of them, with room for a power of two."""
+    most = max(map(len, boxes), default=0)
+    count = max(FEWEST, 1 << (most - 1).bit_length() if most else 0)
+    padded = torch.zeros(len(boxes), count, 4)
+    valid = torch.zeros(len(boxes), count, dtype=torch.bool)
+    for i, found in enumerate(boxes):
+        padded[i, : len(found)] = found
+        valid[i, : len(found)] = True
+    return Instances(padded, valid)

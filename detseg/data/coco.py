@@ -40,8 +40,9 @@ class COCO(DetectionData):
         transforms: Transforms | None = None,
         batch_size: int = 2,
         workers: int = 2,
+        proposals: str | None = None,
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, proposals)
         self.root = Path(root)
         self.files = {"train": train_file, "val": val_file}
         self.images = {"train": train_images, "val": val_images}

@@ -41,12 +41,14 @@ class Shapes(COCO):
         transforms: Transforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        proposals: str | None = None,
     ) -> None:
         super().__init__(
             str(Path(root) / "coco"),
             transforms=transforms or Transforms(size=128, max_size=160),
             batch_size=batch_size,
             workers=workers,
+            proposals=proposals,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,6 +23,7 @@ class Picture(NamedTuple):
     boxes: NDArray[np.float32]  # (n, 4) xyxy, pixels of ``image``
     labels: NDArray[np.int64]  # (n,)
     masks: NDArray[np.bool_] | None = None  # (n, h, w)
+    proposals: NDArray[np.float32] | None = None  # (m, 4) xyxy, moved as the boxes are
 
 
 class Transforms(Recipe):
@@ -54,7 +56,10 @@ class Transforms(Recipe):
         self.augment = compose(augment) if augment else None
 
     def train(self, picture: Picture, seed: int) -> Picture:
-        """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks."""
+        """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks.
+
+        Proposals are cut off at the edges of the result; those left without area go.
+        """
         generator = np.random.default_rng(seed)
         size = int(generator.choice(self.sizes))
         if generator.random() < self.crop:
@@ -64,11 +69,11 @@ class Transforms(Recipe):
             picture = _mirror(picture)
         if self.augment is not None:
             picture = augment(picture, self.augment, int(generator.integers(2**32)))
-        return picture
+        return _cut_off(picture)
 
     def evaluate(self, picture: Picture) -> Picture:
-        """Resize a picture."""
-        return _resize(picture, max(self.sizes), self.max_size)
+        """Resize a picture; its proposals are cut off at its edges."""
+        return _cut_off(_resize(picture, max(self.sizes), self.max_size))
 
 
 def fit(sizes: NDArray[Any], size: int, max_size: int) -> NDArray[np.int64]:
@@ -88,33 +93,49 @@ def _resize(picture: Picture, size: int, max_size: int) -> Picture:
     if masks is not None:
         flat = [cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]
         masks = np.array(flat, dtype=bool).reshape(-1, height, width)
-    return Picture(
-        image=cv2.resize(picture.image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False),
-        boxes=picture.boxes * np.array([width / old[1], height / old[0]] * 2, dtype=np.float32),
-        labels=picture.labels,
-        masks=masks,
-    )
+    scale = np.array([width / old[1], height / old[0]] * 2, dtype=np.float32)
+    image = cv2.resize(picture.image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    return _move(picture, lambda boxes: boxes * scale)._replace(image=image, masks=masks)
 
 
 def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
     """Cut out a random part that holds all the boxes, or the middle of a picture without any."""
-    image, boxes, labels, masks = picture
+    image, boxes, _, masks, _ = picture
     height, width = image.shape[:2]
     inner = boxes if len(boxes) else np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
     left, top = generator.integers(0, np.floor(inner[:, :2].min(axis=0)), endpoint=True).tolist()
     right, bottom = generator.integers(np.ceil(inner[:, 2:].max(axis=0)), (width, height), endpoint=True).tolist()
     masks = masks if masks is None else masks[:, top:bottom, left:right]
     corner = np.array([left, top, left, top], dtype=np.float32)
-    return Picture(image[top:bottom, left:right], boxes - corner, labels, masks)
+    moved = _move(picture, lambda boxes: boxes - corner)
+    return moved._replace(image=image[top:bottom, left:right], masks=masks)
 
 
 def _mirror(picture: Picture) -> Picture:
-    image, boxes, labels, masks = picture
-    x1, y1, x2, y2 = boxes.T
+    image, masks = picture.image, picture.masks
     width = np.float32(image.shape[1])
+
+    def mirror(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        x1, y1, x2, y2 = boxes.T
+        return np.stack([width - x2, y1, width - x1, y2], axis=1)
+
     mirrored = cv2.flip(image, 1).astype(np.uint8, copy=False)
-    boxes = np.stack([width - x2, y1, width - x1, y2], axis=1)
-    return Picture(mirrored, boxes, labels, masks if masks is None else masks[:, :, ::-1])
+    return _move(picture, mirror)._replace(image=mirrored, masks=masks if masks is None else masks[:, :, ::-1])
+
+
+def _move(picture: Picture, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Picture:
+    """Change the boxes and the proposals in the same way."""
+    proposals = None if picture.proposals is None else change(picture.proposals)
+    return picture._replace(boxes=change(picture.boxes), proposals=proposals)
+
+
+def _cut_off(picture: Picture) -> Picture:
+    """Clip the proposals to the image, and drop those that lie outside."""
+    if picture.proposals is None:
+        return picture
+    height, width = picture.image.shape[:2]
+    clipped = picture.proposals.clip(0, np.array([width, height] * 2, dtype=np.float32))
+    return picture._replace(proposals=clipped[(clipped[:, 2:] > clipped[:, :2]).all(axis=1)])
 
 
 def augment(picture: Picture, steps: Any, seed: int) -> Picture:
@@ -122,10 +143,11 @@ def augment(picture: Picture, steps: Any, seed: int) -> Picture:
     steps.set_random_seed(seed)
     masks = picture.masks
     more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
-    rows = np.arange(len(picture.boxes))
+    boxes = np.column_stack([picture.boxes, np.arange(len(picture.boxes))])  # each with its row: some may go
+    proposals = {} if picture.proposals is None else {"proposals": picture.proposals}
     names = ", ".join(type(step).__name__ for step in steps.transforms)
     try:
-        result = steps(image=picture.image, bboxes=picture.boxes, rows=rows, **more)
+        result = steps(image=picture.image, bboxes=boxes, **proposals, **more)
     except Exception as error:  # albumentations has no class that all its errors share
         height, width = picture.image.shape[:2]
         raise ConfigError(
@@ -138,13 +160,13 @@ def augment(picture: Picture, steps: Any, seed: int) -> Picture:
             f"transforms: augment ({names}) must leave images uint8 and (h, w, 3), but gives {image.dtype} and "
             f"{tuple(image.shape)}; normalisation belongs to the backbone, which does it itself"
         )
-    boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
-    rows = np.asarray(result["rows"], dtype=np.int64)
+    boxes, rows = np.split(np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 5), [4], axis=1)
     area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = rows[area]
+    rows = rows[area, 0].astype(np.int64)
     if masks is not None:
         masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
-    return Picture(image, boxes[area], picture.labels[rows], masks)
+    moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
+    return Picture(image, boxes[area], picture.labels[rows], masks, moved)
 
 
 def compose(augment: dict[str, dict[str, Any]]) -> Any:
@@ -164,7 +186,7 @@ def compose(augment: dict[str, dict[str, Any]]) -> Any:
                 steps.append(kind(**values))
         except (TypeError, ValueError, UserWarning) as error:
             raise ConfigError(f"transforms: {name}: {error}") from None
-    boxes = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
+    boxes = albumentations.BboxParams(format="pascal_voc", clip=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that colours alone change no boxes
-        return albumentations.Compose(steps, bbox_params=boxes)
+        return albumentations.Compose(steps, bbox_params=boxes, additional_targets={"proposals": "bboxes"})

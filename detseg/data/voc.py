@@ -34,8 +34,9 @@ class VOC(DetectionData):
         transforms: Transforms | None = None,
         batch_size: int = 2,
         workers: int = 2,
+        proposals: str | None = None,
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, proposals)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.val_fraction = val_fraction

@@ -1,0 +1,186 @@
+"""`detseg propose`: files of proposals for a data set, and how many of its objects they find."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from detseg import checkpoint
+from detseg.cli.configs import find_configs, for_other_data
+from detseg.cli.faults import PARSER, cause, parse
+from detseg.data import DetectionData, collate
+from detseg.data.annotations import Annotations
+from detseg.errors import CheckpointError, ConfigError, DataError
+from detseg.metrics import proposal_recall
+from detseg.models import FasterRCNN
+from detseg.proposals.cache import Proposals, Writer, about, cache_file
+from detseg.proposals.detectron2 import read_detectron2
+from detseg.proposals.grid import grid
+from detseg.proposals.making import Made, Method, make
+from detseg.proposals.selective_search import selective_search
+from detseg.recipe import build
+from detseg.structures import Sample, rescale
+
+log = logging.getLogger(__name__)
+
+METHODS: dict[str, Method] = {
+    "selective_search": selective_search,
+    "selective_search_quality": partial(selective_search, mode="quality"),
+    "grid": grid,
+}
+FILES = ("rpn", "detectron2")  # methods that are given with a file, as rpn:FILE
+LINES = 10.0  # seconds between two lines of the log, where no terminal can show a bar
+
+
+def propose(arguments: Sequence[str]) -> None:
+    """Make the proposals that ``arguments`` ask for, or what is missing of them, and say how good they are."""
+    arguments = for_other_data(find_configs(arguments))
+    parser = ArgumentParser(
+        prog="detseg propose",
+        usage="detseg propose --data NAME.yaml|CLASS [--method selective_search] [--jobs 1] [--out FOLDER]",
+        **PARSER,
+    )
+    parser.add_subclass_arguments(DetectionData, "data", required=True, help="The images, as for `detseg train`.")
+    parser.add_argument(
+        "--method",
+        type=str,
+        default="selective_search",
+        help="selective_search, selective_search_quality, grid, rpn:CHECKPOINT, or detectron2:FILE to convert.",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="Processes; a region proposal network always has one.")
+    parser.add_argument("--split", type=Literal["train", "val", "both"], default="both", help="Which images.")
+    parser.add_argument("--out", type=Path | None, help="Folder; by default data.proposals, or proposals/METHOD.")
+    options = parse(parser, arguments)
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}: must be at least 1")
+    method, file = _method(options.method)
+    try:
+        data = parser.instantiate_classes(options).data
+    except ValueError as error:  # what jsonargparse makes of any error in a constructor
+        raise cause(error) from error
+    out = options.out or Path(data.proposals or Path("proposals", method))
+    for split in ("train", "val") if options.split == "both" else (options.split,):
+        annotations = data.train_annotations if split == "train" else data.val_annotations
+        target = cache_file(out, split)
+        source = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
+        with Writer(target, about(annotations, options.method, name=method, file=source)) as writer:
+            _fill(writer, annotations, _work(method, file, annotations, writer.missing(), options.jobs))
+        print(_report(split, annotations, Proposals(target, annotations, "detseg propose")))
+    print(f"written: {out}; to train with them: --data.proposals {out}")
+
+
+def _method(text: str) -> tuple[str, Path | None]:
+    """The name and the file of a method. Raises ConfigError if there is none such, DataError if the file is missing."""
+    name, _, file = text.partition(":")
+    if text not in METHODS and not (name in FILES and file):
+        known = ", ".join([*METHODS, "rpn:CHECKPOINT", "detectron2:FILE"])
+        raise ConfigError(f"--method {text}: there is no such method; there is {known}")
+    if file and not Path(file).is_file():
+        raise DataError(f"--method {text}: there is no file {file}")
+    return name, Path(file) if file else None
+
+
+def _work(name: str, file: Path | None, annotations: Annotations, rows: list[int], jobs: int) -> Iterator[Made]:
+    """The proposals of images, in the order of ``rows``."""
+    if name == "detectron2" and file:
+        found = read_detectron2(file)
+        ids = [str(annotations.image_ids[row]) for row in rows]
+        if missing := [number for number in ids if number not in found]:
+            raise DataError(
+                f"{file}: has no proposals for {len(missing)} images of {annotations.root}, such as {missing[0]}; "
+                "name the file of the right split"
+            )
+        return ((found[number], 0.0) for number in ids)
+    sizes = annotations.sizes.tolist()
+    images = [(annotations.path(row), (sizes[row][0], sizes[row][1])) for row in rows]
+    if name == "rpn" and file:
+        return make(_region_proposal_network(file), images, jobs=1)
+    return make(METHODS[name], images, jobs)
+
+
+def _region_proposal_network(file: Path) -> Method:
+    """The RPN of a checkpoint: as many proposals as its head is trained on. Raises CheckpointError if it has none."""
+    task = checkpoint.load(file)
+    network, data = task.network, build(task.data_recipe)
+    if not isinstance(network, FasterRCNN):
+        raise CheckpointError(f"{file}: holds {type(network).__name__}, and only FasterRCNN makes proposals")
+    if not isinstance(data, DetectionData):
+        raise CheckpointError(f"{file}: never trained, so that the size of its images is not known")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+
+    @torch.inference_mode()
+    def method(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        resized, _ = data.eval_transform(image)
+        nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+        sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
+        batch = collate([sample], data.buckets)
+        images, sizes, original_sizes = (x.to(device) for x in (batch.images, batch.sizes, batch.original_sizes))
+        predictions = network.rpn(network.backbone(images, sizes), (images.shape[2], images.shape[3]))
+        found = network.rpn.propose(predictions, sizes, network.rpn_candidates[0], network.proposals[0])
+        boxes: NDArray[np.float32] = rescale(found, sizes, original_sizes).boxes[0][found.valid[0]].cpu().numpy()
+        return boxes
+
+    return method
+
+
+def _fill(writer: Writer, annotations: Annotations, work: Iterator[Made]) -> None:
+    """Write what is missing, as it is made."""
+    rows = writer.missing()
+    if 0 < len(rows) < len(annotations):
+        log.info("%s: going on, %d of %d images are done", writer.file, len(annotations) - len(rows), len(annotations))
+    with _progress(len(annotations) - len(rows), len(annotations), str(writer.file)) as advance:
+        for row, (boxes, seconds) in zip(rows, work, strict=True):
+            writer.add(row, boxes, seconds)
+            advance()
+
+
+@contextmanager
+def _progress(done: int, total: int, name: str) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, else lines in the log."""
+    if sys.stdout.isatty():
+        columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        with Progress(*columns) as bar:
+            images = bar.add_task(name, total=total, completed=done)
+            yield lambda: bar.advance(images)
+        return
+    said = time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said >= LINES:
+            log.info("%s: %d of %d images", name, done, total)
+            said = time.monotonic()
+
+    yield advance
+
+
+def _report(split: str, annotations: Annotations, proposals: Proposals) -> str:
+    """What the proposals of a split are worth, in a line."""
+    counts = []
+
+    def read() -> Iterator[NDArray[np.float32]]:
+        for row in range(len(annotations)):
+            counts.append(len(proposals[row]))
+            yield proposals[row]
+
+    figures = proposal_recall(annotations, read())
+    return (
+        f"{split}: {len(annotations)} images, {np.mean(counts):.0f} boxes and "
+        f"{proposals.seconds():.2f} seconds an image; recall {figures['recall50']:.3f} at IoU 0.5, "
+        f"{figures['recall70']:.3f} at 0.7; average recall {figures['AR']:.3f}"
+    )

@@ -1,0 +1,56 @@
+"""Proposals for many images, in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.images import read_image
+
+Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (h, w, 3) RGB to boxes (N, 4) xyxy, likeliest first
+Image = tuple[Path, tuple[int, int]]  # its file, its height and width as labelled
+Made = tuple[NDArray[np.float32], float]  # boxes, and the seconds they took
+
+
+def make(method: Method, images: Sequence[Image], jobs: int) -> Iterator[Made]:
+    """The proposals of ``images``, in their order. With more than one job, ``method`` must be one that can be pickled.
+
+    Raises DataError for an image that cannot be read.
+    """
+    if jobs == 1:
+        yield from (_make(method, image) for image in images)
+        return
+    # Processes that begin anew: forks of one that has threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
+        try:
+            yield from pool.map(partial(_make, method), images)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _make(method: Method, image: Image) -> Made:
+    pixels = read_image(*image)
+    start = time.perf_counter()
+    return method(pixels), time.perf_counter() - start
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, also if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

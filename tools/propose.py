@@ -1,0 +1,4 @@
+from detseg.cli import propose
+
+if __name__ == "__main__":
+    propose()
