@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from detseg.data import DetectionData, collate
 from detseg.data.images import SUFFIXES, read_image
-from detseg.errors import CheckpointError, DataError
+from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.recipe import build
-from detseg.structures import Sample, rescale
+from detseg.structures import Instances, Sample, rescale
 
 if TYPE_CHECKING:
     from detseg.tasks.detection import Detection
@@ -63,6 +63,14 @@ def predict(task: Detection, images: str | Path | Iterable[str | Path], threshol
         yield _predict(task, data, path, threshold)
 
 
+def _propose(task: Detection, image: NDArray[np.uint8]) -> Instances:
+    """Proposals for a network that makes none of its own, in pixels of its input."""
+    raise ConfigError(
+        f"{type(task.network).__name__} needs proposals, and none are made yet for single images: "
+        "evaluate it on data that has proposals"
+    )
+
+
 @torch.inference_mode()
 def _predict(task: Detection, data: DetectionData, path: Path, threshold: float) -> Prediction:
     image = read_image(path)
@@ -71,9 +79,10 @@ def _predict(task: Detection, data: DetectionData, path: Path, threshold: float)
     sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
     batch = collate([sample], data.buckets)
     images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.sizes, batch.original_sizes))
+    proposals = _propose(task, image) if task.network.needs_proposals else None
     was_training = task.network.training
     try:
-        found = rescale(task.network.eval()(images, sizes), sizes, original_sizes)
+        found = rescale(task.network.eval()(images, sizes, proposals), sizes, original_sizes)
     finally:
         task.network.train(was_training)
     assert found.scores is not None
