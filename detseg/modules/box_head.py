@@ -172,7 +172,7 @@ class BoxHead(nn.Module):
     def loss(
         self, logits: Tensor, deltas: Tensor, regions: Instances, truth: Tensor, beta: float = BETA
     ) -> dict[str, Tensor]:
-        """The multi-task loss (Fast R-CNN, equation 1) of what ``sample_regions`` returned; ``beta`` of ``delta_loss``."""
+        """The multi-task loss (Fast R-CNN, equation 1) of what ``sample_regions`` gave; ``beta`` of ``delta_loss``."""
         assert regions.labels is not None
         labels, valid = regions.labels.flatten(), regions.valid.flatten()
         positive = valid & (labels < self.num_classes)

@@ -48,9 +48,9 @@ def scene(proposals: bool = False) -> Batch:
 
 
 def jittered(targets: Instances, sizes: Tensor, random: torch.Generator) -> Instances:
-    """Each object eight times, off by up to 8 pixels a side, and 40 boxes at random inside the image."""
+    """Each object eight times, off by up to 5 pixels a side, and 40 boxes at random inside the image."""
     near = targets.boxes.repeat(1, 8, 1)
-    near = near + torch.randint(-8, 9, near.shape, generator=random)
+    near = near + torch.randint(-5, 6, near.shape, generator=random)
     corners = torch.rand(len(sizes), 40, 2, 2, generator=random).sort(dim=2).values
     far = (corners * sizes.flip(1)[:, None, None]).flatten(2)
     boxes = torch.cat([near, far], dim=1)
