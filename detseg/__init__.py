@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.data import COCO, VOC, Shapes
-    from detseg.models import FasterRCNN
+    from detseg.models import FasterRCNN, FastRCNN
     from detseg.tasks import Detection
 
 __version__ = "0.1.0"
-__all__ = ["COCO", "VOC", "Detection", "FasterRCNN", "Shapes", "__version__"]
+__all__ = ["COCO", "VOC", "Detection", "FastRCNN", "FasterRCNN", "Shapes", "__version__"]
 
 HOMES = {
     "COCO": "detseg.data",
     "VOC": "detseg.data",
     "Shapes": "detseg.data",
+    "FastRCNN": "detseg.models",
     "FasterRCNN": "detseg.models",
     "Detection": "detseg.tasks",
 }

@@ -22,7 +22,7 @@ BELOW: dict[str, set[str]] = {
     "data": GROUND | {"ops", "proposals.cache"},
     "metrics": GROUND | {"ops", "data.annotations"},
     "proposals": GROUND | {"data.annotations", "data.images"},
-    "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "draw"},
+    "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw"},
     "checkpoint": GROUND | {"ops", "modules", "models", "data", "metrics", "tasks"},
     "charts": {"draw"},
     "probe": GROUND | {"modules"},

@@ -47,7 +47,7 @@ LINES = 10.0  # seconds between two lines of the log, where no terminal can show
 
 def propose(arguments: Sequence[str]) -> None:
     """Make the proposals that ``arguments`` ask for, or what is missing of them, and say how good they are."""
-    arguments = for_other_data(find_configs(arguments))
+    arguments = for_other_data(find_configs(arguments), DetectionData)
     parser = ArgumentParser(
         prog="detseg propose",
         usage="detseg propose --data NAME.yaml|CLASS [--method selective_search] [--jobs 1] [--out FOLDER]",

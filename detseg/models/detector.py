@@ -12,6 +12,7 @@ class Detector(nn.Module, Recipe):
     """Finds objects of ``num_classes`` classes. What it returns does not depend on whether it is training."""
 
     num_classes: int
+    needs_proposals = False  # whether proposals must come with the images
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss of a batch by name; the total is their sum."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Literal
 
-import torch
 from torch import Tensor
 
 from detseg.models.detector import Detector
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.box_head import BoxHead, RegionHead, TwoFCHead, sample_regions
+from detseg.modules.box_head import (
+    BoxHead,
+    Pooling,
+    RegionHead,
+    TwoFCHead,
+    check_fit,
+    pool_regions,
+    sample_regions,
+)
 from detseg.modules.rpn import RPN, Predictions
-from detseg.ops.regions import roi_align, roi_pool
 from detseg.structures import Batch, Instances, trim
 
 
@@ -37,7 +41,7 @@ class FasterRCNN(Detector):
         backbone: Backbone,
         num_classes: int,
         head: RegionHead | None = None,
-        pooling: Literal["roi_align", "roi_pool"] = "roi_align",
+        pooling: Pooling = "roi_align",
         anchor_sizes: Sequence[Sequence[float]] | None = None,
         anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         rpn_iou: tuple[float, float] = (0.3, 0.7),
@@ -59,7 +63,8 @@ class FasterRCNN(Detector):
         if anchor_sizes is None:
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
         head = head or TwoFCHead(backbone.channels[0])
-        _check_fit(backbone, head, anchor_sizes)
+        check_fit(backbone, head)
+        _check_anchors(backbone, anchor_sizes)
         counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
         for name, count in {**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}.items():
             if count < 1:
@@ -78,7 +83,7 @@ class FasterRCNN(Detector):
             nms=rpn_nms,
         )
         self.box_head = BoxHead(head, num_classes)
-        self.pooling = {"roi_align": roi_align, "roi_pool": roi_pool}[pooling]
+        self.pooling = pooling
         self.strides = backbone.strides[: levels - backbone.extra]  # P6 is for anchors alone (FPN, section 4.2)
         self.rpn_candidates, self.proposals = rpn_candidates, proposals
         self.iou, self.samples, self.positive_fraction = iou, samples, positive_fraction
@@ -86,10 +91,7 @@ class FasterRCNN(Detector):
         self.candidates, self.detections = candidates, detections
 
     def pool(self, features: list[Tensor], regions: Instances) -> Tensor:
-        """Features of the regions (B, R), (B * R, C, size, size)."""
-        size = self.box_head.body.size
-        boxes = torch.where(regions.valid[..., None], regions.boxes, 0)  # padding may hold anything
-        return self.pooling(features[: len(self.strides)], boxes, self.strides, size)
+        return pool_regions(features, regions, self.strides, self.box_head.body.size, self.pooling)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.images, batch.sizes)
@@ -127,15 +129,8 @@ class FasterRCNN(Detector):
         )
 
 
-def _check_fit(backbone: Backbone, head: RegionHead, anchor_sizes: Sequence[Sequence[float]]) -> None:
-    channels, strides = backbone.channels, backbone.strides
-    if len(set(channels)) > 1:
-        raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
-    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-        raise ValueError(f"the backbone's maps have strides {strides}; each must be twice the one before")
-    if head.in_channels != channels[0]:
-        raise ValueError(f"the head takes {head.in_channels} channels, the backbone gives {channels[0]}")
-    if len(anchor_sizes) != len(strides):
-        raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {len(strides)} maps")
+def _check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
+    if len(anchor_sizes) != len(backbone.strides):
+        raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {len(backbone.strides)} maps")
     if len({len(sizes) for sizes in anchor_sizes}) > 1:
         raise ValueError(f"anchor_sizes {[list(sizes) for sizes in anchor_sizes]}: every map needs the same number")

@@ -1,6 +1,6 @@
 """Parts that models share."""
 
-from detseg.modules.box_head import Conv5Head, RegionHead, TwoFCHead
+from detseg.modules.box_head import ClassifierHead, Conv5Head, RegionHead, TwoFCHead, truncate
 from detseg.modules.fpn import FPN
 
-__all__ = ["FPN", "Conv5Head", "RegionHead", "TwoFCHead"]
+__all__ = ["FPN", "ClassifierHead", "Conv5Head", "RegionHead", "TwoFCHead", "truncate"]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.modules.backbones.backbone import Backbone
+from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
 from detseg.ops import boxes as box_ops
-from detseg.ops.losses import class_loss, delta_loss
+from detseg.ops.losses import BETA, class_loss, delta_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
+from detseg.ops.regions import roi_align, roi_pool
 from detseg.ops.sampling import sample
 from detseg.ops.suppression import suppress
 from detseg.recipe import Recipe
@@ -20,6 +26,8 @@ from detseg.structures import Instances
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # makes the targets' deviation about 1, as in the original implementations
 MIN_SIDE = 1e-2  # pixels; a detection that clipping made narrower lies outside the image
+
+Pooling = Literal["roi_align", "roi_pool"]
 
 
 class RegionHead(nn.Module, Recipe):
@@ -39,12 +47,41 @@ class TwoFCHead(RegionHead):
     def __init__(self, in_channels: int = 256, size: int = 7, channels: int = 1024) -> None:
         super().__init__()
         self.in_channels, self.size, self.channels = in_channels, size, channels
-        self.fc6 = nn.Linear(in_channels * size * size, channels)
-        self.fc7 = nn.Linear(channels, channels)
+        self.fc6: nn.Module = nn.Linear(in_channels * size * size, channels)
+        self.fc7: nn.Module = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc6(x.flatten(1)))
         return F.relu(self.fc7(x))
+
+
+class ClassifierHead(RegionHead):
+    """The two hidden fully connected layers of an ImageNet classifier (Fast R-CNN, section 2.2): fc6 and fc7 of VGG.
+
+    ``backbone`` is the whole network that they are taken from, with its weights, such as ``VGG("vgg16", weights=...)``;
+    nothing else of it is kept. The bins of a region are as many as it was trained with: 7 x 7 for VGG, 6 x 6 for
+    AlexNet. ``dropout`` follows each layer in training.
+
+    Raises ValueError for a network that has been cut short, or does not end with three fully connected layers.
+    """
+
+    def __init__(self, backbone: ConvNet, dropout: float = 0.5) -> None:
+        super().__init__()
+        classifier, _ = backbone.classifier(num_classes=1000)
+        layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
+        if len(layers) != 3:
+            raise ValueError(
+                f"{backbone.name} has {len(layers)} fully connected layers: a head is made of the first two of three"
+            )
+        self.dropout = dropout
+        self.fc6: nn.Module = layers[0]
+        self.fc7: nn.Module = layers[1]
+        self.in_channels, self.channels = backbone.channels[-1], layers[1].out_features
+        self.size = math.isqrt(layers[0].in_features // self.in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(F.relu(self.fc6(x.flatten(1))), self.dropout, self.training)
+        return F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
 
 
 class Conv5Head(RegionHead):
@@ -65,6 +102,26 @@ class Conv5Head(RegionHead):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer4(x).mean(dim=(2, 3))  # type: ignore[no-any-return, operator]
+
+
+def check_fit(backbone: Backbone, head: RegionHead) -> None:
+    """Raise ValueError, saying what, if regions cannot be pooled from the backbone's maps, or not for this head."""
+    channels, strides = backbone.channels, backbone.strides
+    if len(set(channels)) > 1:
+        raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise ValueError(f"the backbone's maps have strides {strides}; each must be twice the one before")
+    if head.in_channels != channels[0]:
+        raise ValueError(f"the head takes {head.in_channels} channels, the backbone gives {channels[0]}")
+
+
+def pool_regions(
+    features: Sequence[Tensor], regions: Instances, strides: Sequence[int], size: int, pooling: Pooling
+) -> Tensor:
+    """Features of the regions (B, R), (B * R, C, size, size). Maps beyond ``strides`` are for anchors alone."""
+    boxes = torch.where(regions.valid[..., None], regions.boxes, 0)  # padding may hold anything
+    pool = {"roi_align": roi_align, "roi_pool": roi_pool}[pooling]
+    return pool(features[: len(strides)], boxes, strides, size)
 
 
 def sample_regions(
@@ -112,8 +169,10 @@ class BoxHead(nn.Module):
         x = self.body(features)
         return self.classes(x), self.deltas(x).unflatten(1, (self.num_classes, 4))
 
-    def loss(self, logits: Tensor, deltas: Tensor, regions: Instances, truth: Tensor) -> dict[str, Tensor]:
-        """The multi-task loss (Fast R-CNN, equation 1) of what ``sample_regions`` returned."""
+    def loss(
+        self, logits: Tensor, deltas: Tensor, regions: Instances, truth: Tensor, beta: float = BETA
+    ) -> dict[str, Tensor]:
+        """The multi-task loss (Fast R-CNN, equation 1) of what ``sample_regions`` gave; ``beta`` of ``delta_loss``."""
         assert regions.labels is not None
         labels, valid = regions.labels.flatten(), regions.valid.flatten()
         positive = valid & (labels < self.num_classes)
@@ -121,7 +180,7 @@ class BoxHead(nn.Module):
         targets = box_ops.encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1), DELTA_WEIGHTS)
         return {
             "box_class": class_loss(logits, labels, valid),
-            "box_delta": delta_loss(deltas.gather(1, of_class)[:, 0], targets, positive, valid.sum()),
+            "box_delta": delta_loss(deltas.gather(1, of_class)[:, 0], targets, positive, valid.sum(), beta),
         }
 
     def detect(
@@ -160,3 +219,32 @@ class BoxHead(nn.Module):
             labels.gather(1, kept),
             torch.where(valid, scores.gather(1, kept), 0),
         )
+
+
+def truncate(head: TwoFCHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
+    """Make a trained head quicker: each layer becomes two, with so many units between them (Fast R-CNN, section 3.1).
+
+    The two are as close to the one as any of that rank. It is for inference: the layers are replaced in place, and
+    a checkpoint, which repeats how the head was built, cannot be written of them.
+
+    Raises ValueError for a rank that a layer does not have, and for a head that has been truncated.
+    """
+    head.fc6, head.fc7 = _two_layers("fc6", head.fc6, fc6), _two_layers("fc7", head.fc7, fc7)
+
+
+@torch.no_grad()
+def _two_layers(name: str, layer: nn.Module, rank: int) -> nn.Sequential:
+    """W = U S V^T, cut after ``rank`` singular values: first S V^T without a bias, then U with that of ``layer``."""
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"{name} has been truncated already")
+    if not 1 <= rank <= min(layer.weight.shape):
+        raise ValueError(f"{name}: rank {rank} must be between 1 and {min(layer.weight.shape)}")
+    # U are the eigenvectors of W W^T, many times quicker to have than V; and S V^T = U^T W.
+    weight = layer.weight.double()
+    u = torch.linalg.eigh(weight @ weight.T).eigenvectors[:, -rank:]
+    first = nn.Linear(layer.in_features, rank, bias=False, device=weight.device, dtype=layer.weight.dtype)
+    second = nn.Linear(rank, layer.out_features, device=weight.device, dtype=layer.weight.dtype)
+    first.weight.copy_(u.T @ weight)
+    second.weight.copy_(u)
+    second.bias.copy_(layer.bias)
+    return nn.Sequential(first, second)

@@ -24,12 +24,12 @@ def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
 
 
-def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor, beta: float = BETA) -> Tensor:
     """Smooth L1 (Fast R-CNN, equation 3) summed over the positive slots and divided by ``count``, all samples.
 
-    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar.
+    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar. ``beta`` is where the parabola ends.
     """
     # Padding may hold anything, and the gradient of a loss that was masked afterwards would still be 0 * NaN.
     targets = torch.where(positive[..., None], targets, 0)
-    loss = F.smooth_l1_loss(as_float(deltas), targets, beta=BETA, reduction="none").sum(dim=-1)
+    loss = F.smooth_l1_loss(as_float(deltas), targets, beta=beta, reduction="none").sum(dim=-1)
     return torch.where(positive, loss, 0).sum() / count.clamp(min=1)

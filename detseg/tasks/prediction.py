@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detseg.data import DetectionData, collate
+from detseg.data.base import MOST_PROPOSALS
 from detseg.data.images import SUFFIXES, read_image
 from detseg.errors import CheckpointError, DataError
+from detseg.proposals.selective_search import selective_search
 from detseg.recipe import build
-from detseg.structures import Sample, rescale
+from detseg.structures import Instances, Sample, rescale
 
 if TYPE_CHECKING:
     from detseg.tasks.detection import Detection
@@ -83,6 +85,13 @@ def predict(task: Detection, images: str | Path | Iterable[str | Path], threshol
         yield _predict(task, data, path, threshold)
 
 
+def _propose(image: NDArray[np.uint8], height: int, width: int, limit: int) -> Instances:
+    """Selective search's proposals of an image, in pixels of the network input, where it has this size."""
+    found = torch.from_numpy(selective_search(image)[:limit])[None]
+    scale = torch.tensor([width / image.shape[1], height / image.shape[0]]).repeat(2)
+    return Instances(found * scale, torch.ones(found.shape[:2], dtype=torch.bool))
+
+
 @torch.inference_mode()
 def _predict(task: Detection, data: DetectionData, path: Path, threshold: float) -> Prediction:
     image = read_image(path)
@@ -91,8 +100,12 @@ def _predict(task: Detection, data: DetectionData, path: Path, threshold: float)
     sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
     batch = collate([sample], data.buckets)
     images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.sizes, batch.original_sizes))
+    proposals = None
+    if task.network.needs_proposals:
+        made = _propose(image, *resized.shape[:2], MOST_PROPOSALS)
+        proposals = made._replace(boxes=made.boxes.to(task.device), valid=made.valid.to(task.device))
     with evaluating(task.network):
-        found = rescale(task.network(images, sizes), sizes, original_sizes)
+        found = rescale(task.network(images, sizes, proposals), sizes, original_sizes)
     assert found.scores is not None
     assert found.labels is not None
     kept = found.valid[0] & (found.scores[0] >= threshold)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 from torchvision.ops import box_iou
 
 from detseg.models import Detector
+from detseg.ops.boxes import clip
 from detseg.recipe import build, recipe
 from detseg.structures import Batch, Instances
 
@@ -25,8 +27,10 @@ OBJECTS = (
 )
 
 
-def scene() -> Batch:
-    """Two images of different sizes with one-coloured rectangles on noise; one slot of the targets is padding."""
+def scene(proposals: bool = False) -> Batch:
+    """Two images of different sizes with one-coloured rectangles on noise; one slot of the targets is padding.
+
+    ``proposals``: the objects, moved and stretched a little, among boxes at random, come with them."""
     random = torch.Generator().manual_seed(0)
     images = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
     boxes, labels = torch.zeros(2, 2, 4), torch.zeros(2, 2, dtype=torch.int64)
@@ -39,12 +43,28 @@ def scene() -> Batch:
             images[row, label, y1:y2, x1:x2] = 255
             boxes[row, slot], labels[row, slot], valid[row, slot] = torch.tensor(box), label, True
     sizes = torch.tensor(SIZES)
-    return Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(2), sizes)
+    batch = Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(2), sizes)
+    return batch._replace(proposals=jittered(batch.targets, sizes, random)) if proposals else batch
+
+
+def jittered(targets: Instances, sizes: Tensor, random: torch.Generator) -> Instances:
+    """Each object eight times, off by up to 5 pixels a side, and 40 boxes at random inside the image."""
+    near = targets.boxes.repeat(1, 8, 1)
+    near = near + torch.randint(-5, 6, near.shape, generator=random)
+    corners = torch.rand(len(sizes), 40, 2, 2, generator=random).sort(dim=2).values
+    far = (corners * sizes.flip(1)[:, None, None]).flatten(2)
+    boxes = torch.cat([near, far], dim=1)
+    valid = torch.cat([targets.valid.repeat(1, 8), torch.ones(far.shape[:2], dtype=torch.bool)], dim=1)
+    return Instances(clip(boxes, sizes), valid)
+
+
+def detect(network: Detector, batch: Batch) -> Instances:
+    return network(batch.images, batch.sizes, batch.proposals)
 
 
 def rows(batch: Batch, chosen: list[int]) -> Batch:
-    targets = Instances(*(value if value is None else value[chosen] for value in batch.targets))
-    return Batch(batch.images[chosen], batch.sizes[chosen], targets, batch.rows[chosen], batch.original_sizes[chosen])
+    """The same batch with other images: every value that there is has one row an image."""
+    return tree_map(lambda value: value if value is None else value[chosen], batch)
 
 
 def with_padding(instances: Instances) -> Instances:
@@ -85,6 +105,7 @@ def overfit(network: Detector, batch: Batch, steps: int = 80, lr: float = 2e-3) 
 
 
 class DetectorTester:
+    needs_proposals = False  # whether they come with the images
     exhaustive: dict[str, Any]  # arguments with which every candidate is drawn: the loss is not random
 
     @classmethod
@@ -94,7 +115,7 @@ class DetectorTester:
 
     @pytest.fixture
     def batch(self) -> Batch:
-        return scene()
+        return scene(self.needs_proposals)
 
     @pytest.fixture
     def network(self) -> Detector:
@@ -107,12 +128,12 @@ class DetectorTester:
     def trained(cls) -> Detector:
         torch.manual_seed(0)
         network = cls.make().train()
-        overfit(network, scene())
+        overfit(network, scene(network.needs_proposals))
         return network.eval()
 
     @torch.no_grad()
     def test_overfits_two_images(self, trained, batch) -> None:
-        boxes, valid, labels, scores, _ = trained(batch.images, batch.sizes)
+        boxes, valid, labels, scores, _ = detect(trained, batch)
         for row, objects in enumerate(OBJECTS):
             sure = valid[row] & (scores[row] > 0.5)
             expected = torch.tensor([box for box, _ in objects], dtype=torch.float32)
@@ -125,7 +146,7 @@ class DetectorTester:
     def test_detections_lie_inside_the_image_best_first(self, trained, batch) -> None:
         network = copy.deepcopy(trained)
         network.score_threshold = 0.0
-        boxes, valid, labels, scores, _ = network(batch.images, batch.sizes)
+        boxes, valid, labels, scores, _ = detect(network, batch)
         assert valid.sum() > 10
         for row, (height, width) in enumerate(SIZES):
             own = boxes[row, valid[row]]
@@ -139,7 +160,7 @@ class DetectorTester:
 
     @torch.no_grad()
     def test_empty_slots_come_last_and_are_zero(self, trained, batch) -> None:
-        boxes, valid, _, scores, _ = trained(batch.images, batch.sizes)
+        boxes, valid, _, scores, _ = detect(trained, batch)
         assert torch.equal(valid, valid.sort(dim=1, descending=True, stable=True).values)
         assert not valid.all()
         assert not boxes[~valid].any()
@@ -147,9 +168,9 @@ class DetectorTester:
 
     @torch.no_grad()
     def test_batch_equals_one_by_one(self, trained, batch) -> None:
-        together = trained(batch.images, batch.sizes)
+        together = detect(trained, batch)
         for row in range(2):
-            alone = trained(batch.images[[row]], batch.sizes[[row]])
+            alone = detect(trained, rows(batch, [row]))
             assert alone.valid.any()
             assert torch.equal(alone.valid[0], together.valid[row])
             assert torch.equal(alone.labels[0, alone.valid[0]], together.labels[row, together.valid[row]])
@@ -161,7 +182,7 @@ class DetectorTester:
         other = batch.images.clone()
         other[1, :, SIZES[1][0] :] = 255
         other[1, :, :, SIZES[1][1] :] = 255
-        ours, same = trained(batch.images, batch.sizes), trained(other, batch.sizes)
+        ours, same = detect(trained, batch), detect(trained, batch._replace(images=other))
         assert torch.equal(ours.boxes, same.boxes)
         assert torch.equal(ours.scores, same.scores)
 
@@ -170,7 +191,7 @@ class DetectorTester:
         results = []
         for mode in (True, False):
             network.train(mode)
-            losses, detections = network.loss(batch), network(batch.images, batch.sizes)
+            losses, detections = network.loss(batch), detect(network, batch)
             assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
             results.append((list(losses), type(detections), [value is None for value in detections]))
         assert results[0] == results[1]
@@ -178,7 +199,7 @@ class DetectorTester:
     @torch.no_grad()
     def test_validation_gives_losses_and_detections_at_once(self, network, batch) -> None:
         losses, found = network.validate(batch)
-        expected = network(batch.images, batch.sizes)
+        expected = detect(network, batch)
         assert_close(losses, network.loss(batch))
         assert torch.equal(found.boxes, expected.boxes)
         assert torch.equal(found.valid, expected.valid)
@@ -221,7 +242,7 @@ class DetectorTester:
         nothing = rows(batch, [])
         assert not any(backward(network, nothing).values())
         assert not any(gradient is None or gradient.any() for gradient in gradients(network).values())
-        full, empty = (network(images.images, images.sizes) for images in (batch, nothing))
+        full, empty = (detect(network, images) for images in (batch, nothing))
         assert [None if value is None else value.shape[1:] for value in empty] == [
             None if value is None else value.shape[1:] for value in full
         ]
@@ -231,16 +252,16 @@ class DetectorTester:
         rebuilt = build(json.loads(json.dumps(recipe(trained)))).eval()
         rebuilt.load_state_dict(trained.state_dict())
         with torch.no_grad():
-            ours, same = trained(batch.images, batch.sizes), rebuilt(batch.images, batch.sizes)
+            ours, same = detect(trained, batch), detect(rebuilt, batch)
         assert torch.equal(ours.boxes, same.boxes)
         assert torch.equal(ours.labels, same.labels)
 
     def test_half_precision_learns_and_detects(self, trained, batch) -> None:
         network = copy.deepcopy(trained)
-        exact = network(batch.images, batch.sizes)
+        exact = detect(network, batch)
         with torch.autocast("cpu", torch.bfloat16):
             losses = network.loss(batch)
-            rough = network(batch.images, batch.sizes)
+            rough = detect(network, batch)
         assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
         for row, objects in enumerate(OBJECTS):
             count = len(objects)
@@ -256,6 +277,8 @@ class DetectorTester:
     @torch.no_grad()
     def test_inference_compiles_into_one_graph(self, trained, batch) -> None:
         torch.compiler.reset()
-        expected = trained(batch.images, batch.sizes)
-        boxes = torch.compile(trained, fullgraph=True, backend="eager")(batch.images, batch.sizes).boxes
+        expected = detect(trained, batch)
+        boxes = torch.compile(trained, fullgraph=True, backend="eager")(
+            batch.images, batch.sizes, batch.proposals
+        ).boxes
         assert_close(boxes, expected.boxes, rtol=0, atol=1e-2)

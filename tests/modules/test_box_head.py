@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,7 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detseg.errors import CheckpointError
-from detseg.modules import Conv5Head, TwoFCHead
+from detseg.modules import ClassifierHead, Conv5Head, TwoFCHead, truncate
+from detseg.modules.backbones import ConvNet, ResNet
 from detseg.modules.box_head import BoxHead, sample_regions
 from detseg.recipe import build, recipe
 from detseg.structures import Instances
@@ -205,3 +209,126 @@ class TestConv5Head:
     def test_weights_that_do_not_exist(self) -> None:
         with pytest.raises(CheckpointError, match="nowhere"):
             Conv5Head(weights="nowhere.pth")
+
+
+class Published(nn.Module):
+    """A small network with the layers and the names of torchvision's VGG or, with dropout first, AlexNet."""
+
+    def __init__(self, num_classes: int, side: int, dropout_first: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 5, 1, stride=2))
+        self.avgpool = nn.AdaptiveAvgPool2d(side)
+        one, other = nn.Linear(5 * side * side, 12), nn.Linear(12, 9)
+        middle = (one, nn.ReLU(), nn.Dropout(), other, nn.ReLU())
+        layers = (nn.Dropout(), *middle) if dropout_first else (*middle, nn.Dropout())
+        self.classifier = nn.Sequential(*layers, nn.Linear(9, num_classes))
+
+
+class Chain(ConvNet):
+    chain = ("features",)
+    taps: Mapping[int, str] = {1: "features.0", 2: "features.1"}
+
+    def __init__(self, weights: str | None = None, stages: tuple[int, ...] = (2,), alexnet: bool = False) -> None:
+        self.alexnet = alexnet
+        super().__init__("chain", weights, stages, frozen=0)
+
+    def build(self, num_classes: int) -> nn.Module:
+        return Published(num_classes, 6 if self.alexnet else 7, self.alexnet)
+
+    def head(self, network: Any) -> dict[str, nn.Module]:
+        return {"avgpool": network.avgpool, "flatten": nn.Flatten(), "classifier": network.classifier}
+
+
+class TestClassifierHead:
+    @pytest.mark.parametrize(("alexnet", "size"), [(False, 7), (True, 6)])
+    @torch.no_grad()
+    def test_is_the_hidden_layers_of_the_network(self, tmp_path, alexnet, size) -> None:
+        theirs = Published(1000, size, alexnet).eval()
+        torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+        head = ClassifierHead(Chain(str(tmp_path / "weights.pth"), alexnet=alexnet)).eval()
+        assert (head.in_channels, head.size, head.channels) == (5, size, 9)
+        features = torch.randn(4, 5, size, size)
+        assert_close(head(features), theirs.classifier[:-1](features.flatten(1)))
+        assert sum(parameter.numel() for parameter in head.parameters()) == 5 * size**2 * 12 + 12 + 12 * 9 + 9
+
+    def test_dropout_is_for_training(self) -> None:
+        head, features = ClassifierHead(Chain(), dropout=0.5), torch.randn(2000, 5, 7, 7)
+        nn.init.ones_(head.fc7.bias)
+        nn.init.zeros_(head.fc7.weight)
+        assert_close(head.eval()(features), torch.ones(2000, 9))
+        dropped = head.train()(features)
+        assert sorted(dropped.unique().tolist()) == [0, 2]
+        assert (dropped == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+    def test_recipe_gives_the_same_head_without_the_weights(self, tmp_path) -> None:
+        torch.save(Published(1000, 6, True).state_dict(), tmp_path / "weights.pth")
+        head = ClassifierHead(Chain(str(tmp_path / "weights.pth"), alexnet=True), dropout=0.1)
+        description = json.dumps(recipe(head))
+        assert "weights.pth" not in description
+        rebuilt = build(json.loads(description))
+        rebuilt.load_state_dict(head.state_dict())
+        assert (rebuilt.size, rebuilt.dropout) == (6, 0.1)
+
+    def test_weights_that_do_not_exist(self) -> None:
+        with pytest.raises(CheckpointError, match="nowhere"):
+            ClassifierHead(Chain("nowhere.pth"))
+
+    def test_networks_that_have_no_such_layers(self) -> None:
+        with torch.device("meta"):
+            with pytest.raises(ValueError, match=r"resnet18 has 1 fully connected layer.*two of three"):
+                ClassifierHead(ResNet("resnet18"))
+            with pytest.raises(ValueError, match="needs the whole network"):
+                ClassifierHead(Chain(stages=(1,)))
+
+
+class TestTruncate:
+    """Fast R-CNN, section 3.1."""
+
+    features = torch.randn(6, 3, 4, 4)
+
+    @pytest.fixture
+    def head(self) -> TwoFCHead:
+        torch.manual_seed(0)
+        return TwoFCHead(3, size=4, channels=20)
+
+    @torch.no_grad()
+    def test_full_rank_changes_nothing(self, head) -> None:
+        expected = head(self.features)
+        truncate(head, 20, 20)
+        assert_close(head(self.features), expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("rank", [1, 5, 19])
+    def test_layers_are_the_best_of_their_rank(self, head, rank) -> None:
+        layers = head.fc6, head.fc7
+        truncate(head, rank, rank)
+        for layer, (first, second) in zip(layers, (head.fc6, head.fc7), strict=True):
+            u, s, v = np.linalg.svd(layer.weight.detach().numpy(), full_matrices=False)
+            best = torch.from_numpy((u[:, :rank] * s[:rank]) @ v[:rank])
+            assert_close(second.weight @ first.weight, best, rtol=0, atol=1e-6)
+            assert (first.weight.shape, second.weight.shape) == ((rank, v.shape[1]), (len(u), rank))
+            assert first.bias is None
+            assert torch.equal(second.bias, layer.bias)
+
+    def test_a_wide_layer_and_a_tall_one(self) -> None:
+        head = TwoFCHead(1, size=2, channels=9)
+        weight = head.fc6.weight.detach().clone()
+        truncate(head, 4, 9)
+        assert_close(head.fc6[1].weight @ head.fc6[0].weight, weight, rtol=0, atol=1e-6)
+
+    @torch.no_grad()
+    def test_heads_of_classifiers_too(self) -> None:
+        head, features = ClassifierHead(Chain()).eval(), torch.randn(3, 5, 7, 7)
+        expected = head(features)
+        truncate(head, 12, 9)
+        assert_close(head(features), expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(("ranks", "message"), [((21, 5), "fc6: rank 21 .*and 20"), ((5, 0), "fc7: rank 0")])
+    def test_ranks_that_do_not_exist_change_nothing(self, head, ranks, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            truncate(head, *ranks)
+        assert isinstance(head.fc6, nn.Linear)
+
+    def test_twice(self, head) -> None:
+        truncate(head, 5, 5)
+        with pytest.raises(ValueError, match="fc6 has been truncated already"):
+            truncate(head, 5, 5)

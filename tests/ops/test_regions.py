@@ -127,6 +127,40 @@ def test_roi_pool_agrees_with_its_definition(box) -> None:
     assert_close(pooled[0, 0], expected)
 
 
+def test_roi_pool_of_a_map_of_four_by_six() -> None:
+    """Bins by floor and ceil: two rows of two, and of five columns three and three, the middle one in both."""
+    feature = torch.tensor(
+        [
+            [1.0, 2, 9, 4, 5, 50],
+            [3, 1, 7, 2, 1, 50],
+            [2, 6, 1, 8, 3, 50],
+            [4, 2, 3, 1, 2, 50],
+        ]
+    )
+    boxes = 16 * torch.tensor([[[0.0, 0, 5, 3], [0, 0, 4, 3]]])  # pixels 0 to 5 and 0 to 4, the last one included
+    pooled = regions.roi_pool([feature[None, None]], boxes, [16], 2)
+    assert pooled[:, 0].tolist() == [[[9, 50], [6, 50]], [[9, 9], [6, 8]]]
+
+
+def test_gradient_of_roi_pool_goes_to_the_largest_pixel_of_each_bin() -> None:
+    """Fast R-CNN, equation 4: a pixel gathers from every bin of every region where it is the largest."""
+    feature = torch.randperm(35).reshape(5, 7).float().requires_grad_()
+    boxes = torch.tensor([(0.0, 0, 3, 3), (1, 0, 6, 4), (-3, 2, 3, 11), (2, 2, 2, 2), (40, 40, 50, 50)])
+    pooled = regions.roi_pool([feature[None, None]], 4 * boxes[None], [4], 2)
+    weight = torch.randn_like(pooled)
+    (pooled * weight).sum().backward()
+    expected = torch.zeros(5, 7)
+    for region, (left, top, right, bottom) in enumerate(boxes.int().tolist()):
+        for i, j in product(range(2), range(2)):
+            height, width = (bottom - top + 1) / 2, (right - left + 1) / 2
+            rows = range(max(top + math.floor(i * height), 0), min(top + math.ceil((i + 1) * height), 5))
+            columns = range(max(left + math.floor(j * width), 0), min(left + math.ceil((j + 1) * width), 7))
+            pixels = list(product(rows, columns))
+            if pixels:
+                expected[max(pixels, key=lambda pixel: float(feature[pixel].detach()))] += weight[region, 0, i, j]
+    assert_close(feature.grad, expected)
+
+
 @pytest.mark.parametrize(
     ("side", "stride"), [(1, 4), (111.9, 4), (112, 8), (223.9, 8), (224, 16), (447, 16), (448, 32), (5000, 32), (0, 4)]
 )
