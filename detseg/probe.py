@@ -50,7 +50,7 @@ def at_random(backbone: ConvNet, seed: int) -> ConvNet:
     """The same network without its weights; nothing else draws random numbers by it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: ConvNet = build(recipe(backbone), weights=None, frozen=None)
+        network: ConvNet = build(recipe(backbone), weights=None)
     return network
 
 

@@ -8,8 +8,9 @@ and the gradient in a space where neighbouring pixels and the colours are decorr
 from __future__ import annotations
 
 import bisect
+import functools
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 CONTRAST = 0.5  # what brings the decorrelated start, and the steps, to the size of the others
 RATE = 0.05  # of Adam
+ACROSS = 96  # pixels of the other side of what extents are measured on: the least that every network takes
 START = 0.01  # deviation of the numbers that the pictures begin with
 
 
@@ -43,7 +45,6 @@ class Patch(NamedTuple):
 
     activation: float
     image: Path
-    cell: tuple[int, int]  # row and column in the map
     pixels: Picture  # the image, as the network saw it
     box: tuple[int, int, int, int]  # x1, y1, x2, y2: what the cell sees of ``pixels``
     centre: tuple[int, int, int, int]  # x1, y1, x2, y2: what lies under the cell alone
@@ -117,33 +118,26 @@ def paint(feature: NDArray[np.float32]) -> Picture:
 
 
 @torch.no_grad()
-def receptive_field(
-    backbone: ConvNet, block: str, cell: tuple[int, int], size: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """The part of images of ``size`` (height, width) that a cell after ``block`` depends on: x1, y1, x2, y2.
+def extent(backbone: ConvNet, block: str, axis: int, cell: int, length: int) -> tuple[int, int]:
+    """Where the pixels that a cell after ``block`` depends on begin and end, along one axis of an image.
 
-    A value that is not a number spreads to all that is computed from it, whatever the weights are and whichever
-    neurons are silent. So the edge is where it begins to reach the cell.
+    ``axis`` is 0 for the rows and 1 for the columns, ``length`` the image's pixels along it, ``cell`` the place in the
+    map. A value that is not a number spreads to all that is computed from it, whatever the weights are and whichever
+    neurons are silent. So an end is where it begins to reach the cell, from either side.
     """
     device = next(backbone.parameters()).device
-    height, width = size
 
-    def reached(rows: slice, columns: slice) -> bool:
-        image = torch.zeros(1, 3, height, width, device=device)
-        image[..., rows, columns] = torch.nan
+    def reached(pixels: slice) -> bool:
+        image = torch.zeros(1, 3, ACROSS, length, device=device)
+        image[..., pixels] = torch.nan
         with torch.backends.cudnn.flags(enabled=False):  # its fast convolutions would spread it over whole tiles
-            (feature,) = backbone.run(image, [block])
-        return bool(feature[0, :, cell[0], cell[1]].isnan().any())
+            (feature,) = backbone.run(image if axis else image.mT, [block])
+        return bool(feature.movedim(2 + axis, 0)[cell].isnan().any())
 
-    def first(length: int, part: Callable[[int], tuple[slice, slice]]) -> int:
-        return bisect.bisect_left(range(length), True, key=lambda place: reached(*part(place)))
-
-    everything = slice(None)
-    left = first(width, lambda x: (everything, slice(x + 1)))
-    right = first(width, lambda x: (everything, slice(width - 1 - x, None)))
-    top = first(height, lambda y: (slice(y + 1), everything))
-    bottom = first(height, lambda y: (slice(height - 1 - y, None), everything))
-    return left, top, width - right, height - bottom
+    pixels = range(length)
+    before = bisect.bisect_left(pixels, True, key=lambda count: reached(slice(count + 1)))
+    behind = bisect.bisect_left(pixels, True, key=lambda count: reached(slice(length - 1 - count, None)))
+    return before, length - behind
 
 
 def exciting_patches(
@@ -161,14 +155,16 @@ def exciting_patches(
             row, column = divmod(int(feature[channel].argmax()), cells[1])
             entry = (float(feature[channel, row, column]), -number, path, image, (row, column), cells)
             (heapq.heappush if len(heap) < count else heapq.heappushpop)(heap, entry)
+    extents = functools.cache(functools.partial(extent, backbone, block))
     found: list[list[Patch]] = []
     for heap in best:
         found.append([])
         for activation, _, path, image, cell, cells in sorted(heap, key=lambda entry: entry[:2], reverse=True):
             height, width = image.shape[:2]
-            box = receptive_field(backbone, block, cell, (height, width))
-            centre = (*_under(cell[1], cells[1], width), *_under(cell[0], cells[0], height))
-            found[-1].append(Patch(activation, path, cell, image, box, (centre[0], centre[2], centre[1], centre[3])))
+            (y1, y2), (x1, x2) = extents(0, cell[0], height), extents(1, cell[1], width)
+            (top, bottom), (left, right) = _under(cell[0], cells[0], height), _under(cell[1], cells[1], width)
+            patch = Patch(activation, path, image, (x1, y1, x2, y2), (left, top, right, bottom))
+            found[-1].append(patch)
     return found
 
 

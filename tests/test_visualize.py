@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from detseg.modules.backbones import MobileNetV2
-from detseg.visualize import activations, ascend, exciting_patches, paint, receptive_field
+from detseg.visualize import activations, ascend, exciting_patches, extent, paint
 from tests.small_net import SmallNet, identity
 
 
@@ -60,10 +60,11 @@ def test_receptive_fields_are_those_of_the_rule(block: str, strides: str) -> Non
     for stride in map(int, strides):
         side, jump = side + 2 * jump, jump * stride
     network = MobileNetV2(norm="frozen").eval().requires_grad_(False)
-    x1, y1, x2, y2 = receptive_field(network, block, (8, 10), (160, 192))
-    assert (x2 - x1, y2 - y1) == (side, side)
-    assert (x1 + x2 - 1) / 2 == pytest.approx(10 * jump, abs=jump)
-    assert receptive_field(network, block, (0, 0), (160, 192))[:2] == (0, 0)  # cut at the edge
+    for axis, cell, length in ((0, 8, 160), (1, 10, 192)):
+        first, end = extent(network, block, axis, cell, length)
+        assert end - first == side
+        assert (first + end - 1) / 2 == pytest.approx(cell * jump, abs=jump)
+        assert extent(network, block, axis, 0, length)[0] == 0  # cut at the edge
 
 
 def test_the_patch_found_is_the_planted_one() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
-from detseg.cli.configs import nearest
-from detseg.cli.faults import PARSER, cause
+from detseg.cli.configs import find_configs, nearest
+from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.prediction import find_device
 from detseg.errors import ConfigError
 from detseg.modules.backbones import ConvNet
@@ -24,6 +25,13 @@ def backbone_parser(command: str, usage: str, out: Path) -> ArgumentParser:
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
     parser.add_argument("--out", type=Path, default=out, help="File for the picture.")
     return parser
+
+
+def parse_backbone(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """The options, none of them built yet. Raises ConfigError for what is wrong with them."""
+    if not any(argument.split("=")[0] == "--backbone" for argument in arguments) and "--help" not in arguments:
+        raise ConfigError("--backbone must be set, such as MobileNetV2")
+    return parse(parser, find_configs(arguments))
 
 
 def build(parser: ArgumentParser, options: Namespace) -> Namespace:

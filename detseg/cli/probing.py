@@ -11,9 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.charts import Line, line_chart
-from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, prepare
-from detseg.cli.configs import find_configs
-from detseg.cli.faults import parse
+from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, parse_backbone, prepare
 from detseg.data import DetectionData
 from detseg.data.pictures import Pictures, from_annotations, from_folder, hold_out, with_enough
 from detseg.errors import ConfigError, DataError
@@ -25,9 +23,8 @@ log = logging.getLogger(__name__)
 
 def probe(arguments: Sequence[str]) -> None:
     """Measure the depths of the backbone that ``arguments`` name, and of the same one with random weights."""
-    arguments = find_configs(arguments)
     parser = _parser()
-    options = parse(parser, arguments)
+    options = parse_backbone(parser, arguments)
     for name, least in (("size", 32), ("batch_size", 1), ("min_count", 2), ("max_pictures", 2), ("random", 0)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")

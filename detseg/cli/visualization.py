@@ -11,9 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 
 from detseg.charts import labelled_grid
-from detseg.cli.backbones import backbone_parser, build, check_writable, find_block
-from detseg.cli.configs import find_configs
-from detseg.cli.faults import parse
+from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, parse_backbone
 from detseg.data.images import read_image
 from detseg.data.pictures import shorter_side
 from detseg.draw import Picture
@@ -33,7 +31,7 @@ FRAME = (255, 210, 0)
 def visualize(arguments: Sequence[str]) -> None:
     """Draw what ``arguments`` ask for: made pictures, the maps of an image, or the patches of a folder of them."""
     parser = _parser()
-    options = parse(parser, find_configs(arguments))
+    options = parse_backbone(parser, arguments)
     for name, least in (("size", 32), ("steps", 1), ("jitter", 0), ("blur", 0)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
