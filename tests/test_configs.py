@@ -24,7 +24,6 @@ SMALL = """\
 model:
   network:
     init_args:
-      proposals: [20, 20]
       samples: 8
 data:
   class_path: COCO
@@ -43,12 +42,21 @@ trainer:
 """
 
 
+MORE = {"FasterRCNN": ["--model.network.proposals=[20, 20]"], "FastRCNN": ["--data.proposals=proposals"]}
+"""What makes a network small, or provides it with what it needs."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("configs")
     write_colours(folder / "colours", train=2, val=1)
     (folder / "small.yaml").write_text(SMALL)
+    cli.propose(["--data=COCO", f"--data.root={folder / 'colours'}", "--method=grid", f"--out={folder / 'proposals'}"])
     return folder
+
+
+def more(name: str) -> list[str]:
+    return MORE[yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"]]
 
 
 def without_weights(name: str) -> list[str]:
@@ -75,7 +83,7 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    small = ["--config", "small.yaml", *without_weights(name)]
+    small = ["--config", "small.yaml", *without_weights(name), *more(name)]
     cli.train(["--config", name, *small])
 
 
