@@ -21,11 +21,6 @@ TRAINERS = sorted(path.name for path in CONFIGS.glob("trainer/*.yaml"))
 
 # Small images and few regions, on the CPU.
 SMALL = """\
-model:
-  network:
-    init_args:
-      proposals: [20, 20]
-      samples: 8
 data:
   class_path: COCO
   init_args:
@@ -43,16 +38,6 @@ trainer:
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("configs")
-    write_colours(folder / "colours", train=2, val=1)
-    (folder / "small.yaml").write_text(SMALL)
-    write_classes(folder / "classes", train=1, val=1)
-    (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
-    return folder
-
-
 # The same for classifiers: one image of each class.
 SMALL_CLASSIFICATION = """\
 data:
@@ -67,9 +52,31 @@ trainer:
   fast_dev_run: true
 """
 
+# What makes a network small, or provides it with what it needs.
+MORE = {
+    "FasterRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
+    "FastRCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
+    "Classifier": [],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("configs")
+    write_colours(folder / "colours", train=2, val=1)
+    (folder / "small.yaml").write_text(SMALL)
+    write_classes(folder / "classes", train=1, val=1)
+    (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
+    cli.propose(["--data=COCO", f"--data.root={folder / 'colours'}", "--method=grid", f"--out={folder / 'proposals'}"])
+    return folder
+
+
+def more(name: str) -> list[str]:
+    return MORE[yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"]]
+
 
 def is_classifier(name: str) -> bool:
-    return "Classifier" in (CONFIGS / name).read_text()
+    return yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"] == "Classifier"
 
 
 def without_weights(name: str) -> list[str]:
@@ -97,7 +104,7 @@ def test_there_are_configs() -> None:
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     settings = "small_classification.yaml" if is_classifier(name) else "small.yaml"
-    small = ["--config", settings, *without_weights(name)]
+    small = ["--config", settings, *without_weights(name), *more(name)]
     cli.train(["--config", name, *small])
 
 

@@ -36,6 +36,7 @@ REASONS = {
     "file": re.compile(r"Expected a path but (\S+\.ya?ml) |Unable to load config '([^']+)'"),
     "class": re.compile(r"Expected a dot import path string: (.+)|Unexpected import path format: (.+)"),
     "module": re.compile(r"(No module named '[^']+'|cannot import name '[^']+'|has no attribute '[^']+')"),
+    "abstract": re.compile(r"instantiatable class, but \S+ is (abstract)"),
     "not a class": re.compile(r"Not a valid subclass of (\w+)\. "),
     "type": re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value: .*)?$"),
 }
@@ -100,6 +101,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
             text = f"{fault.about} is neither the name of a class nor the dotted path of one{_known_classes(fault)}"
         case "module":
             text = f"{fault.about}; the dotted path of a class must be one that Python can import here"
+        case "abstract":
+            text = "must be set"
         case "not a class":
             text = f"must have class_path, the name of a {fault.about}, and init_args, its settings"
         case _:

@@ -65,7 +65,7 @@ def _measure(kind: type[Backbone], arguments: dict[str, Any]) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter:
             classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     return {
-        "parameters": sum(value.numel() for value in classifier.parameters()),
+        "parameters": sum(value.numel() for part in (backbone, classifier.head) for value in part.parameters()),
         "multiply_adds": counter.get_total_flops() // 2,
         "pixels": side,
         "strides": backbone.strides,

@@ -109,7 +109,7 @@ class FastRCNN(Detector):
 def _given(proposals: Instances | None) -> Instances:
     if proposals is None:
         raise DataError(
-            "Fast R-CNN needs proposals, and none came with the images: make them with "
-            "`python tools/propose.py --data ... --method selective_search`, and give the data their folder"
+            "Fast R-CNN needs proposals, and none came with the images: make them by "
+            "`python tools/propose.py --data ... --method selective_search`, and name their folder as data.proposals"
         )
     return proposals

