@@ -85,9 +85,9 @@ def predict(task: Detection, images: str | Path | Iterable[str | Path], threshol
         yield _predict(task, data, path, threshold)
 
 
-def _propose(image: NDArray[np.uint8], height: int, width: int, limit: int) -> Instances:
+def _propose(image: NDArray[np.uint8], height: int, width: int) -> Instances:
     """Selective search's proposals of an image, in pixels of the network input, where it has this size."""
-    found = torch.from_numpy(selective_search(image)[:limit])[None]
+    found = torch.from_numpy(selective_search(image)[:MOST_PROPOSALS])[None]
     scale = torch.tensor([width / image.shape[1], height / image.shape[0]]).repeat(2)
     return Instances(found * scale, torch.ones(found.shape[:2], dtype=torch.bool))
 
@@ -95,14 +95,14 @@ def _propose(image: NDArray[np.uint8], height: int, width: int, limit: int) -> I
 @torch.inference_mode()
 def _predict(task: Detection, data: DetectionData, path: Path, threshold: float) -> Prediction:
     image = read_image(path)
-    resized, _ = data.eval_transform(image)
+    resized, (height, width) = data.eval_transform(image)
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
     batch = collate([sample], data.buckets)
     images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.sizes, batch.original_sizes))
     proposals = None
     if task.network.needs_proposals:
-        made = _propose(image, *resized.shape[:2], MOST_PROPOSALS)
+        made = _propose(image, height, width)
         proposals = made._replace(boxes=made.boxes.to(task.device), valid=made.valid.to(task.device))
     with evaluating(task.network):
         found = rescale(task.network(images, sizes, proposals), sizes, original_sizes)
