@@ -10,9 +10,9 @@ import detseg
 
 # The module of each command and the line of help about it; importing them takes seconds, so only one is.
 COMMANDS = {
-    "train": ("training", "train a detector as a configuration says"),
+    "train": ("training", "train a detector or a classifier as a configuration says"),
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
-    "predict": ("prediction", "find objects in image files"),
+    "predict": ("prediction", "find objects in image files, or say what they show"),
     "propose": ("proposing", "find regions that may hold objects, for models that do not themselves"),
     "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
     "models": ("listing", "list the backbones, what they cost, and the weights there are"),
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def train(arguments: Sequence[str] | None = None) -> None:
-    """Train a detector. ``arguments`` are those of the command line, by default the program's own."""
+    """Train a network. ``arguments`` are those of the command line, by default the program's own."""
     _run("train", arguments)
 
 
