@@ -142,15 +142,15 @@ class DetectionData(LightningDataModule, Recipe):
         groups = self._groups(self.train_annotations)
         sampler: TrainingSampler | EvaluationSampler
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            sampler = EvaluationSampler(groups, self.batch_size, *_rank())
+            sampler = EvaluationSampler(groups, self.batch_size, *rank())
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank())
+            sampler = TrainingSampler(groups, self.batch_size, seed, *rank())
         return self._loader(DetectionDataset(self.train_annotations, self.transforms, training=True), sampler)
 
     def val_dataloader(self) -> Loader:
         """Every image once over all ranks. A rank that runs out of images before others gets empty batches."""
-        sampler = EvaluationSampler(self._groups(self.val_annotations), self.batch_size, *_rank())
+        sampler = EvaluationSampler(self._groups(self.val_annotations), self.batch_size, *rank())
         return self._loader(DetectionDataset(self.val_annotations, self.transforms, training=False), sampler)
 
     def _loader(self, dataset: DetectionDataset, sampler: TrainingSampler | EvaluationSampler) -> Loader:
@@ -202,7 +202,7 @@ def split_rows(count: int, fraction: float, split: Split) -> NDArray[np.int64]:
     return np.sort(order[:held_out] if split == "val" else order[held_out:])
 
 
-def _rank() -> tuple[int, int]:
+def rank() -> tuple[int, int]:
     """Number of this process among those that train together, and how many there are."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -51,7 +51,7 @@ class Transforms(Recipe):
         for name, value in (("flip", flip), ("crop", crop)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"transforms: {name} {value} must be between 0 and 1")
-        self.augment = _compose(augment) if augment else None
+        self.augment = compose(augment) if augment else None
 
     def train(self, picture: Picture, seed: int) -> Picture:
         """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks."""
@@ -63,8 +63,7 @@ class Transforms(Recipe):
         if generator.random() < self.flip:
             picture = _mirror(picture)
         if self.augment is not None:
-            self.augment.set_random_seed(int(generator.integers(2**32)))
-            picture = _augment(picture, self.augment)
+            picture = _augment(picture, self.augment, int(generator.integers(2**32)))
         return picture
 
     def evaluate(self, picture: Picture) -> Picture:
@@ -118,15 +117,32 @@ def _mirror(picture: Picture) -> Picture:
     return Picture(mirrored, boxes, labels, masks if masks is None else masks[:, :, ::-1])
 
 
-def _augment(picture: Picture, steps: Any) -> Picture:
+def _augment(picture: Picture, steps: Any, seed: int) -> Picture:
     masks = picture.masks
     more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
     rows = np.arange(len(picture.boxes))
+    result = apply(steps, seed, picture.image, bboxes=picture.boxes, rows=rows, **more)
+    image = result["image"]
+    boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+    rows = np.asarray(result["rows"], dtype=np.int64)
+    area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    rows = rows[area]
+    if masks is not None:
+        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
+    return Picture(image, boxes[area], picture.labels[rows], masks)
+
+
+def apply(steps: Any, seed: int, image: NDArray[np.uint8], **targets: Any) -> dict[str, Any]:
+    """Change an image (h, w, 3), and what else albumentations is given, by the ``steps`` that ``compose`` made.
+
+    Raises ConfigError if one fails, or does not leave the image uint8 RGB.
+    """
+    steps.set_random_seed(seed)
     names = ", ".join(type(step).__name__ for step in steps.transforms)
     try:
-        result = steps(image=picture.image, bboxes=picture.boxes, rows=rows, **more)
+        result: dict[str, Any] = steps(image=image, **targets)
     except Exception as error:  # albumentations has no class that all its errors share
-        height, width = picture.image.shape[:2]
+        height, width = image.shape[:2]
         raise ConfigError(
             f"transforms: augment ({names}) fails on an image resized to {height} x {width}: {error}; "
             "change its values or leave it out"
@@ -137,16 +153,11 @@ def _augment(picture: Picture, steps: Any) -> Picture:
             f"transforms: augment ({names}) must leave images uint8 and (h, w, 3), but gives {image.dtype} and "
             f"{tuple(image.shape)}; normalisation belongs to the backbone, which does it itself"
         )
-    boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
-    rows = np.asarray(result["rows"], dtype=np.int64)
-    area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = rows[area]
-    if masks is not None:
-        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
-    return Picture(image, boxes[area], picture.labels[rows], masks)
+    return result
 
 
-def _compose(augment: dict[str, dict[str, Any]]) -> Any:
+def compose(augment: dict[str, dict[str, Any]]) -> Any:
+    """The transforms of albumentations with these names and values. Raises ConfigError for what it does not have."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it must not ask the network for news
     import albumentations
 
