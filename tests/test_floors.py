@@ -28,10 +28,19 @@ BELOW: dict[str, set[str]] = {
 """What each part may import, besides itself."""
 
 ONLY: dict[str, tuple[str, ...]] = {
-    "lightning": ("tasks/", "checkpoint.py", "cli/", "data/base.py", "data/coco.py", "data/voc.py", "data/shapes.py"),
+    "lightning": (
+        "tasks/",
+        "checkpoint.py",
+        "cli/",
+        "data/base.py",
+        "data/coco.py",
+        "data/voc.py",
+        "data/shapes.py",
+        "data/segmentation.py",
+    ),
     "pytorch_lightning": (),  # the other name of lightning: two names give two classes of everything
     "albumentations": ("data/transforms.py",),
-    "faster_coco_eval": ("metrics/coco.py",),
+    "faster_coco_eval": ("metrics/coco.py", "data/coco_segmentation.py"),
 }
 """Where some libraries may be imported, and nowhere else."""
 

@@ -104,9 +104,13 @@ def label_maps(
 ) -> LabelMaps:
     """Put together images and ``maps`` in the same order.
 
-    Raises DataError, naming ``source``, for classes that are none, too many or of the same name.
+    Raises DataError, naming ``source``, unless there are 1 to 255 classes of different names.
     """
-    check_classes(source, classes)
+    if not 1 <= len(classes) <= MOST:
+        raise DataError(f"{source}: it has {len(classes)} classes; there may be 1 to {MOST}")
+    twice = [name for name in classes if classes.count(name) > 1]
+    if twice:
+        raise DataError(f"{source}: more than one class has the name {twice[0]!r}; make them differ")
     return LabelMaps(
         classes=tuple(classes),
         category_ids=tuple(category_ids),
@@ -118,43 +122,30 @@ def label_maps(
     )
 
 
-def check_classes(source: Path, classes: Sequence[str]) -> None:
-    """Raise DataError, naming ``source``, unless there are 1 to 255 classes of different names."""
-    if not 1 <= len(classes) <= MOST:
-        raise DataError(f"{source}: it has {len(classes)} classes; there may be 1 to {MOST}")
-    twice = [name for name in classes if classes.count(name) > 1]
-    if twice:
-        raise DataError(f"{source}: more than one class has the name {twice[0]!r}; make them differ")
-
-
-def number_table(numbers: Sequence[int], void: Sequence[int] = (VOID,)) -> NDArray[np.int16]:
-    """The table (256,) from the number in a file to the label, for classes of these ``numbers``."""
-    table = np.full(256, UNKNOWN, dtype=np.int16)
-    table[list(numbers)] = np.arange(len(numbers))
-    table[list(void)] = VOID
-    return table
-
-
 @dataclass(frozen=True, eq=False)
 class LabelFiles:
     """One file for each image, with a number in each pixel: an image of one channel or a palette, or a .mat of SBD."""
 
     paths: NDArray[np.str_]  # (I,)
-    table: NDArray[np.int16]  # (256,) label of each number, or UNKNOWN
+    classes: int  # the numbers below this are labels
+    void: tuple[int, ...]  # the numbers that are void
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """The labels in a file. Raises DataError for one that is missing, broken, or has a number of no class."""
         path = Path(str(self.paths[row]))
         numbers = read_numbers(path)
-        unknown = cv2.LUT(numbers, (self.table == UNKNOWN).astype(np.uint8))
+        table = np.full(256, UNKNOWN, dtype=np.int16)
+        table[: self.classes] = np.arange(self.classes)
+        table[list(self.void)] = VOID
+        unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
-            known = ", ".join(map(str, np.flatnonzero(self.table != UNKNOWN)))
             raise DataError(
-                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, which is no class (classes and void "
-                f"are {known}); correct the labels or the list of classes"
+                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are 0 to "
+                f"{self.classes - 1}, and void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or "
+                "the list of classes"
             )
-        return cv2.LUT(numbers, self.table.astype(np.uint8)).astype(np.uint8, copy=False)
+        return cv2.LUT(numbers, table.astype(np.uint8)).astype(np.uint8, copy=False)
 
     def size(self, row: int) -> tuple[int, int]:
         """Height and width of the map, from the head of the file where that has it."""

@@ -75,9 +75,7 @@ class SegmentationData(LightningDataModule, Recipe):
     depends on the batch size.
     """
 
-    def __init__(
-        self, transforms: SegmentationTransforms | None = None, batch_size: int = 4, workers: int = 2
-    ) -> None:
+    def __init__(self, transforms: SegmentationTransforms | None = None, batch_size: int = 4, workers: int = 2) -> None:
         super().__init__()
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, workers {workers} at least 0")
