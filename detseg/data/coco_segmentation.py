@@ -104,9 +104,9 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
         _inside(file, name)
     sizes = np.zeros((len(ids), 2), dtype=np.int64)
     for row, key in enumerate(ids):
-        height, width = (pictures[key].get(side) for side in ("height", "width"))
-        given = isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0
-        sizes[row] = (height, width) if given else image_size(images / files[row])
+        size = tuple(pictures[key].get(side) for side in ("height", "width"))
+        given = all(isinstance(length, int) and length > 0 for length in size)
+        sizes[row] = np.array(size if given else image_size(images / files[row]))
 
     owned: dict[Any, list[dict[str, Any]]] = {key: [] for key in ids}
     for entry in content["annotations"]:
@@ -156,7 +156,7 @@ class SegmentMaps:
     paths: NDArray[np.str_]  # (I,)
     offsets: NDArray[np.int64]  # (I + 1,) where the segments of each image begin
     ids: NDArray[np.int64]  # (S,) rising in each image
-    labels: NDArray[np.uint8]  # (S,)
+    labels: NDArray[np.int64]  # (S,)
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """The label of each pixel's segment. Raises DataError for an image that is broken or has other segments."""
@@ -220,7 +220,7 @@ def _read_segments(
         np.array(paths, dtype=np.str_),
         np.cumsum(counts),
         np.array(ids, dtype=np.int64),
-        np.array(found, dtype=np.uint8),
+        np.array(found, dtype=np.int64),
     )
 
 

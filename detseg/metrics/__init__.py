@@ -1,8 +1,9 @@
-"""How good detections are: the COCO and the VOC average precision, in the pixels of the image files."""
+"""How good predictions are, in the pixels of the image files."""
 
 from detseg.metrics.coco import coco_ap, coco_results
 from detseg.metrics.detections import Collector, Detections
-from detseg.metrics.table import table
+from detseg.metrics.segmentation import Confusion
+from detseg.metrics.table import segmentation_table, table
 from detseg.metrics.voc import voc_ap
 
-__all__ = ["Collector", "Detections", "coco_ap", "coco_results", "table", "voc_ap"]
+__all__ = ["Collector", "Confusion", "Detections", "coco_ap", "coco_results", "segmentation_table", "table", "voc_ap"]
