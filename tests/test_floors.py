@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
     "ops": GROUND,
     "modules": GROUND | {"ops"},
     "models": GROUND | {"ops", "modules"},
-    "data": GROUND | {"ops"},
+    "data": GROUND | {"ops", "draw"},
     "metrics": GROUND | {"ops", "data.annotations"},
     "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "draw"},
     "checkpoint": GROUND | {"ops", "modules", "models", "data", "metrics", "tasks"},
