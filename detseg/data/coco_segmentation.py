@@ -191,7 +191,7 @@ def _read_objects(
         objects = []
         for entry in entries:
             label = labels.get(_category(file, entry, entry, known))
-            if "segmentation" not in entry:
+            if entry.get("segmentation") is None:
                 raise DataError(f"{file}: annotation {entry.get('id')} has no segmentation; a box does not tell pixels")
             if label is not None:
                 objects.append(f"[{json.dumps(entry.get('id'))},{label},{entry['segmentation']}]")

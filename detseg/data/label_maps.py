@@ -188,7 +188,8 @@ def _read_mat(path: Path) -> NDArray[np.generic]:
     from scipy.io import loadmat
 
     try:
-        truth = loadmat(path, variable_names=["GTcls"], squeeze_me=True, struct_as_record=True)["GTcls"]
+        with path.open("rb") as file:
+            truth = loadmat(file, variable_names=["GTcls"], squeeze_me=True, struct_as_record=True)["GTcls"]
         return np.asarray(truth["Segmentation"].item())
     except OSError as error:
         raise DataError(f"{path}: cannot read these labels: {error.strerror or error}") from None
