@@ -1,9 +1,10 @@
-"""Pictures of boxes with their class names, for a person to look at."""
+"""Pictures of boxes and of maps of labels with their class names, for a person to look at."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,8 @@ Picture = NDArray[np.uint8]  # (H, W, 3), RGB
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, the last pixel included
 
 GOLDEN_RATIO = 0.618034
-BACKGROUND = 64  # grey, between the pictures of a grid
+BACKGROUND = 64  # grey, between the pictures of a grid, and below a legend
+TINT = 0.6  # share of the colour of a class in an overlay
 
 
 def draw(
@@ -80,6 +82,52 @@ def colour(label: int) -> tuple[int, int, int]:
     saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.75))[label // 6 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def palette() -> NDArray[np.uint8]:
+    """The colours (256, 3) of VOC's label images: bits 0, 3, 6 of the index are the highest bits of red, and so on."""
+    index = np.arange(256)
+    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+    return np.stack(channels, axis=1).astype(np.uint8)
+
+
+def save_labels(labels: NDArray[np.uint8], path: Path) -> None:
+    """Write a map of labels (H, W) as a PNG that shows them in the colours of ``palette``, as VOC's label images."""
+    picture = Image.fromarray(labels).convert("L")
+    picture.putpalette(palette().ravel().tolist())  # which makes it an image of mode P, its pixels as they are
+    picture.save(path)
+
+
+def overlay(image: Picture, labels: NDArray[np.uint8], classes: Sequence[str]) -> Picture:
+    """Tint an image by the class of each pixel, labels (H, W); below it stands a legend of the classes that it shows.
+
+    The colours are those of ``palette``. Pixels of no class, such as void ones, are left as they are.
+    """
+    colours = palette()
+    tinted = ((1 - TINT) * image + TINT * colours[labels]).round().astype(np.uint8)
+    tinted = np.where((labels < len(classes))[..., None], tinted, image)
+    shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(classes)])
+    if not len(shown):
+        return tinted
+    height, width = labels.shape
+    font = ImageFont.load_default(size=max(10, round((height * width) ** 0.5 / 36)))
+    pen = ImageDraw.Draw(Image.fromarray(tinted))
+    x, rows = 0, 0
+    tags: list[tuple[Rectangle, str, int]] = []
+    for label in shown.tolist():
+        text, (tag_width, tag_height) = _fitted(pen, font, classes[label], "", width)
+        if x and x + tag_width > width:
+            x, rows = 0, rows + 1
+        tags.append(((x, rows * tag_height, x + tag_width - 1, (rows + 1) * tag_height - 1), text, label))
+        x += tag_width
+    legend = Image.new("RGB", (width, tags[-1][0][3] + 1), (BACKGROUND,) * 3)
+    pen = ImageDraw.Draw(legend)
+    for tag, text, label in tags:
+        red, green, blue = colours[label].tolist()
+        pen.rectangle(tag, fill=(red, green, blue))
+        middle = ((tag[0] + tag[2] + 1) / 2, (tag[1] + tag[3] + 1) / 2)
+        pen.text(middle, text, fill=_readable_on((red, green, blue)), font=font, anchor="mm")
+    return np.concatenate([tinted, np.asarray(legend)])
 
 
 def _readable_on(background: tuple[int, int, int]) -> tuple[int, int, int]:

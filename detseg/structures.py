@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+VOID = 255  # in a map of labels: a pixel that belongs to no class, neither learnt nor measured
+
 
 class Instances(NamedTuple):
     """The objects of a whole batch, padded to the same number in every image.
@@ -39,6 +41,7 @@ class Sample(NamedTuple):
     original_size: tuple[int, int]  # height and width of the image file
     masks: Tensor | None = None  # (n, h, w) bool
     proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, likeliest first
+    semantic: Tensor | None = None  # (h, w) uint8 class of each pixel, or VOID
 
 
 class Batch(NamedTuple):
@@ -50,7 +53,7 @@ class Batch(NamedTuple):
     rows: Tensor  # (B,) int64, row of each image in its Annotations
     original_sizes: Tensor  # (B, 2) int64, height and width of each image file
     proposals: Instances | None = None  # boxes from a file, for models that do not make their own
-    semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel
+    semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel, or VOID
 
 
 def rescale(instances: Instances, sizes: Tensor, original_sizes: Tensor) -> Instances:

@@ -11,12 +11,21 @@ from jsonargparse import ArgumentParser
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.training import TrainCLI
-from detseg.data import DetectionData, ImageFolders
+from detseg.data import (
+    CamVid,
+    COCOSegmentation,
+    DetectionData,
+    ImageFolders,
+    SegmentationData,
+    ShapesSegmentation,
+    VOCSegmentation,
+)
 from tests.colours import write_classes, write_colours
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
+SEGMENTATION = (CamVid, COCOSegmentation, ShapesSegmentation, VOCSegmentation)  # imported, to be known by name
 TRAINERS = sorted(path.name for path in CONFIGS.glob("trainer/*.yaml"))
 
 # Small images and few regions, on the CPU.
@@ -123,9 +132,9 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
 def test_a_data_set_builds(name: str) -> None:
     assert checkpoint.DATA
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments((DetectionData, ImageFolders), "data")
+    parser.add_subclass_arguments((DetectionData, ImageFolders, SegmentationData), "data")
     data = parser.instantiate_classes(parser.parse_args(["--data", str(CONFIGS / "data" / name)])).data
-    assert isinstance(data, (DetectionData, ImageFolders))
+    assert isinstance(data, (DetectionData, ImageFolders, SegmentationData))
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -1,9 +1,11 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from detseg.draw import colour, draw, grid
+from detseg.draw import colour, draw, grid, overlay, palette, save_labels
 
 CLASSES = ("cat", "a dog with a very long name that fits in no picture of this size")
 
@@ -118,3 +120,48 @@ def test_a_grid_keeps_pictures_in_rows() -> None:
     assert (sheet[54:, :60] == 255).all()
     assert (sheet[54:, 104:] == 0).all()
     assert (sheet[50:54] == 64).all()
+
+
+def test_palette_of_voc() -> None:
+    """Colours as the development kit prints them."""
+    assert palette()[[0, 1, 2, 15, 20, 255]].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [192, 128, 128],
+        [0, 64, 128],
+        [224, 224, 192],
+    ]
+    assert len(np.unique(palette(), axis=0)) == 256
+
+
+def test_a_written_map_of_labels_holds_numbers_and_shows_colours(tmp_path: Path) -> None:
+    labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    save_labels(labels, tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as image:
+        assert image.mode == "P"
+        assert (np.asarray(image) == labels).all()
+        assert (np.asarray(image.convert("RGB")) == palette()[labels]).all()
+
+
+def test_an_overlay_tints_classes_and_leaves_void_as_it_is() -> None:
+    labels = np.zeros((120, 160), np.uint8)
+    labels[:, 80:], labels[:30] = 1, 255
+    picture = overlay(grey(120, 160), labels, ("sky", "road", "never shown"))
+    assert picture.dtype == np.uint8
+    assert (picture[:30] == 128).all()
+    assert (picture[30:120, :80] == round(0.4 * 128)).all()
+    assert (picture[30:120, 80:] == [round(0.4 * 128 + 0.6 * 128), round(0.4 * 128), round(0.4 * 128)]).all()
+    legend = picture[120:]
+    assert 10 < len(legend) < 40
+    shown = {tuple(pixel) for pixel in legend.reshape(-1, 3).tolist()}
+    assert {tuple(palette()[0].tolist()), tuple(palette()[1].tolist())} <= shown
+    assert tuple(palette()[2].tolist()) not in shown
+
+
+def test_a_legend_breaks_its_lines_and_cuts_long_names() -> None:
+    labels = np.arange(100, dtype=np.uint8).reshape(10, 10).repeat(20, 0).repeat(20, 1)
+    picture = overlay(grey(200, 200), labels, ["a class with a name that is longer than the picture is wide"] * 100)
+    assert picture.shape[1] == 200
+    assert picture.shape[0] > 200 + 100 * 10
+    assert overlay(grey(20, 20), np.full((20, 20), 255, np.uint8), ("sky",)).shape == (20, 20, 3)

@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
     "ops": GROUND,
     "modules": GROUND | {"ops"},
     "models": GROUND | {"ops", "modules"},
-    "data": GROUND | {"ops", "proposals.cache"},
+    "data": GROUND | {"ops", "proposals.cache", "draw"},
     "metrics": GROUND | {"ops", "data.annotations"},
     "proposals": GROUND | {"data.annotations", "data.images"},
     "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw"},
@@ -47,12 +47,19 @@ BELOW: dict[str, set[str]] = {
 
 ONLY: dict[str, tuple[str, ...]] = {
     "lightning": (
-        *("tasks/", "checkpoint.py", "cli/"),
-        *("data/base.py", "data/coco.py", "data/image_folders.py", "data/shapes.py", "data/voc.py"),
+        "tasks/",
+        "checkpoint.py",
+        "cli/",
+        "data/base.py",
+        "data/coco.py",
+        "data/image_folders.py",
+        "data/voc.py",
+        "data/shapes.py",
+        "data/segmentation.py",
     ),
     "pytorch_lightning": (),  # the other name of lightning: two names give two classes of everything
     "albumentations": ("data/transforms.py",),
-    "faster_coco_eval": ("metrics/coco.py",),
+    "faster_coco_eval": ("metrics/coco.py", "data/coco_segmentation.py"),
 }
 """Where some libraries may be imported, and nowhere else."""
 

@@ -12,22 +12,38 @@ if TYPE_CHECKING:
     from detseg.data.annotations import Annotations as Annotations
     from detseg.data.base import DetectionData as DetectionData
     from detseg.data.batching import collate as collate
+    from detseg.data.camvid import CamVid as CamVid
     from detseg.data.coco import COCO as COCO
+    from detseg.data.coco_segmentation import COCOSegmentation as COCOSegmentation
+    from detseg.data.folder_segmentation import FolderSegmentation as FolderSegmentation
     from detseg.data.image_folders import ImageFolders as ImageFolders
+    from detseg.data.label_maps import LabelMaps as LabelMaps
+    from detseg.data.segmentation import SegmentationData as SegmentationData
+    from detseg.data.segmentation_transforms import SegmentationTransforms as SegmentationTransforms
     from detseg.data.shapes import ShapeCrops as ShapeCrops
     from detseg.data.shapes import Shapes as Shapes
+    from detseg.data.shapes_segmentation import ShapesSegmentation as ShapesSegmentation
     from detseg.data.transforms import Transforms as Transforms
     from detseg.data.voc import VOC as VOC
+    from detseg.data.voc_segmentation import VOCSegmentation as VOCSegmentation
 
 MODULES = {
     "Annotations": "annotations",
     "COCO": "coco",
+    "COCOSegmentation": "coco_segmentation",
+    "CamVid": "camvid",
     "DetectionData": "base",
     "ImageFolders": "image_folders",
     "ShapeCrops": "shapes",
+    "FolderSegmentation": "folder_segmentation",
+    "LabelMaps": "label_maps",
+    "SegmentationData": "segmentation",
+    "SegmentationTransforms": "segmentation_transforms",
     "Shapes": "shapes",
+    "ShapesSegmentation": "shapes_segmentation",
     "Transforms": "transforms",
     "VOC": "voc",
+    "VOCSegmentation": "voc_segmentation",
     "collate": "batching",
 }
 

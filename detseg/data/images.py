@@ -42,7 +42,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
     height, width = image.shape[:2]
     raise DataError(
         f"{path}: the image is {width}x{height} but its annotation says {size[1]}x{size[0]} (width x height); "
-        "its boxes may be for another version of the picture: put the right file there or correct the annotation"
+        "its labels may be for another version of the picture: put the right file there or correct the annotation"
     )
 
 

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.draw import save_labels
+
 CLASSES = ("circle", "ring", "square", "star", "triangle")
 SIZES = ((128, 160), (120, 160), (128, 128), (160, 128), (160, 112))  # height, width
 RADII = (11, 38)  # pixels
@@ -231,8 +233,6 @@ def _voc(name: str, height: int, width: int, shapes: list[Shape]) -> str:
 
 def _write_segmentation(voc: Path, number: int, height: int, width: int, shapes: list[Shape]) -> None:
     """Palette images of the class and of the number of the object that each pixel shows; 0 is the background."""
-    from PIL import Image as Picture
-
     for folder in ("SegmentationClass", "SegmentationObject"):
         labels = np.zeros((height, width), dtype=np.uint8)
         for position, shape in enumerate(shapes):
@@ -240,13 +240,4 @@ def _write_segmentation(voc: Path, number: int, height: int, width: int, shapes:
         for shape in shapes:
             edge = cv2.morphologyEx(shape.mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
             labels[edge > 0] = VOID
-        picture = Picture.fromarray(labels, mode="P")
-        picture.putpalette(palette())
-        picture.save(voc / folder / f"{number:06d}.png")
-
-
-def palette() -> list[int]:
-    """The 256 colours of VOC's label images: bits 0, 3, 6 of the index are the highest bits of red, and so on."""
-    index = np.arange(256)
-    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
-    return np.stack(channels, axis=1).ravel().tolist()
+        save_labels(labels, voc / folder / f"{number:06d}.png")

@@ -139,17 +139,33 @@ def _cut_off(picture: Picture) -> Picture:
 
 
 def augment(picture: Picture, steps: Any, seed: int) -> Picture:
-    """Apply the ``steps`` that ``compose`` made, as ``seed`` draws them. Raises ConfigError if one fails."""
-    steps.set_random_seed(seed)
+    """Change a picture and its objects by the ``steps`` that ``compose`` made, as ``seed`` draws them."""
     masks = picture.masks
     more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
     boxes = np.column_stack([picture.boxes, np.arange(len(picture.boxes))])  # each with its row: some may go
     proposals = {} if picture.proposals is None else {"proposals": picture.proposals}
+    result = apply(steps, seed, picture.image, bboxes=boxes, **proposals, **more)
+    image = result["image"]
+    boxes, rows = np.split(np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 5), [4], axis=1)
+    area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    rows = rows[area, 0].astype(np.int64)
+    if masks is not None:
+        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
+    moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
+    return Picture(image, boxes[area], picture.labels[rows], masks, moved)
+
+
+def apply(steps: Any, seed: int, image: NDArray[np.uint8], **targets: Any) -> dict[str, Any]:
+    """Change an image (h, w, 3), and what else albumentations is given, by the ``steps`` that ``compose`` made.
+
+    Raises ConfigError if one fails, or does not leave the image uint8 RGB.
+    """
+    steps.set_random_seed(seed)
     names = ", ".join(type(step).__name__ for step in steps.transforms)
     try:
-        result = steps(image=picture.image, bboxes=boxes, **proposals, **more)
+        result: dict[str, Any] = steps(image=image, **targets)
     except Exception as error:  # albumentations has no class that all its errors share
-        height, width = picture.image.shape[:2]
+        height, width = image.shape[:2]
         raise ConfigError(
             f"transforms: augment ({names}) fails on an image resized to {height} x {width}: {error}; "
             "change its values or leave it out"
@@ -160,13 +176,7 @@ def augment(picture: Picture, steps: Any, seed: int) -> Picture:
             f"transforms: augment ({names}) must leave images uint8 and (h, w, 3), but gives {image.dtype} and "
             f"{tuple(image.shape)}; normalisation belongs to the backbone, which does it itself"
         )
-    boxes, rows = np.split(np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 5), [4], axis=1)
-    area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = rows[area, 0].astype(np.int64)
-    if masks is not None:
-        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
-    moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
-    return Picture(image, boxes[area], picture.labels[rows], masks, moved)
+    return result
 
 
 def compose(augment: dict[str, dict[str, Any]]) -> Any:

@@ -64,18 +64,19 @@ def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
     )
 
 
-def find_voc(root: Path) -> Path:
-    """Look for the folder that holds annotations and images: ``root``, or one such as VOCdevkit/VOC2007 below it.
+def find_voc(root: Path, labels: str = "Annotations") -> Path:
+    """Look for the folder that holds labels and images: ``root``, or one such as VOCdevkit/VOC2007 below it.
 
     Raises DataError where there is none, or more than one.
     """
     below = [folder for parent in (root, root / "VOCdevkit") for folder in sorted(parent.glob("*/"))]
-    found = [folder for folder in (root, *below) if _subfolder(folder, "annotations")]
+    found = [folder for folder in (root, *below) if _subfolder(folder, labels.lower())]
     if root in found or len(found) == 1:
         return found[0]
     if found:
         raise DataError(f"{root}: more than one VOC data set: {', '.join(map(str, found))}; give one of them as root")
-    raise DataError(f"{root}: no VOC data set: it has no folder Annotations with one .xml for each image")
+    kind = ".xml" if labels == "Annotations" else ".png"
+    raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {kind} for each image")
 
 
 def holds_voc(root: Path) -> bool:
@@ -86,21 +87,27 @@ def holds_voc(root: Path) -> bool:
         return False
 
 
-def find_ids(root: Path, split: str | None) -> list[str]:
-    """List the images of ImageSets/Main/<split>.txt, or of all annotations if ``split`` is None."""
+def find_ids(root: Path, split: str | None, kind: str = "Main") -> list[str]:
+    """List the images of ImageSets/<kind>/<split>.txt, or of all annotations if ``split`` is None."""
     if split is None:
         return sorted(file.stem for file in _folder(root, "annotations").glob("*.xml"))
-    file = root / "ImageSets" / "Main" / f"{split}.txt"
+    return read_list(root / "ImageSets" / kind / f"{split}.txt")
+
+
+def read_list(file: Path) -> list[str]:
+    """The first word of each line. Raises DataError for a file that cannot be read."""
     try:
         lines = file.read_text().splitlines()
     except OSError as error:
         raise DataError(f"{file}: cannot read this list of images: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: this list of images is not text") from None
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def find_splits(root: Path) -> tuple[str, str] | None:
-    """Names of the lists for training and validation, None where ImageSets/Main has no such pair."""
-    have = {file.stem for file in (root / "ImageSets" / "Main").glob("*.txt")}
+def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:
+    """Names of the lists for training and validation, None where ImageSets/<kind> has no such pair."""
+    have = {file.stem for file in (root / "ImageSets" / kind).glob("*.txt")}
     pairs = (("train", "val"), ("trainval", "test"), ("train", "test"))
     return next((pair for pair in pairs if have.issuperset(pair)), None)
 

@@ -35,6 +35,30 @@ def table(coco: Mapping[str, float], **others: Mapping[str, float]) -> str:
     return "\n".join([*_side_by_side(numbers, 3), "", *_side_by_side(lines, rows, header)])
 
 
+def segmentation_table(figures: Mapping[str, float]) -> str:
+    """Lay out what ``Confusion.figures`` returns, in per cent: the numbers over all, then those of every class."""
+    summary = {name.replace("_", " "): value for name, value in figures.items() if "/" not in name}
+    name_width = max(map(len, summary))
+    numbers = [f"{name:<{name_width}} {_percent(value):>5}" for name, value in summary.items()]
+
+    columns = list(dict.fromkeys(name.partition("/")[0] for name in figures if "/" in name))
+    classes = list(dict.fromkeys(name.partition("/")[2] for name in figures if "/" in name))
+    name_width = max(map(len, classes))
+    shown = {column: column.replace("_", " ") for column in columns}
+    header = " " * name_width + "".join(f" {text:>6}" for text in shown.values())
+    lines = [
+        f"{name:<{name_width}}"
+        + "".join(
+            f" {_percent(figures.get(f'{column}/{name}', math.nan)):>{max(6, len(text))}}"
+            for column, text in shown.items()
+        )
+        for name in classes
+    ]
+    neighbours = max(1, min(math.ceil(len(lines) / ROWS), WIDTH // (len(header) + len(GAP))))
+    rows = math.ceil(len(lines) / neighbours)
+    return "\n".join([*_side_by_side(numbers, len(numbers)), "", *_side_by_side(lines, rows, header)])
+
+
 def _side_by_side(lines: list[str], rows: int, header: str = "") -> list[str]:
     """Break lines of one width into columns of ``rows`` lines, each under the header."""
     starts = range(0, len(lines), rows)

@@ -1,4 +1,4 @@
-"""Losses over padded slots: slots that are not valid count neither in the sum nor in the number."""
+"""Losses. Slots that are not valid, and pixels that are void, count neither in the sum nor in the number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.ops.boxes import as_float
+from detseg.structures import VOID
 
 BETA = 1 / 9  # where smooth L1 turns from a parabola into a line, as in torchvision and py-faster-rcnn (sigma = 3)
 
@@ -33,3 +34,56 @@ def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor,
     targets = torch.where(positive[..., None], targets, 0)
     loss = F.smooth_l1_loss(as_float(deltas), targets, beta=beta, reduction="none").sum(dim=-1)
     return torch.where(positive, loss, 0).sum() / count.clamp(min=1)
+
+
+def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of the pixels: ``logits`` (B, K, H, W), ``labels`` (B, H, W), 0..K-1 or VOID.
+
+    ``weights`` (K,) count the pixels of a class as so many. Zero where everything is void.
+    """
+    logits = as_float(logits)
+    weights = None if weights is None else weights.to(logits)
+    loss = F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+    valid = labels != VOID
+    total = valid.sum() if weights is None else torch.where(valid, weights[torch.where(valid, labels, 0)], 0).sum()
+    return loss / torch.where(total > 0, total, 1)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """Mean cross entropy of the pixels times (1 - p) ** gamma, p being the probability of the right class.
+
+    Shapes as in ``semantic_loss``. Lin et al. 2017, equation 4, over a softmax; ``gamma`` is 0 or at least 1.
+    Zero where everything is void.
+    """
+    entropy = F.cross_entropy(as_float(logits), labels, ignore_index=VOID, reduction="none")  # 0 where void
+    return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / (labels != VOID).sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the Dice coefficient of probabilities and labels, over the whole batch; the mean of its classes.
+
+    Shapes as in ``semantic_loss``. Milletari et al. 2016 (arXiv:1606.04797), section 3, for each class that the labels
+    show. Zero where everything is void.
+    """
+    valid = (labels != VOID)[:, None]
+    probabilities = torch.where(valid, as_float(logits).softmax(dim=1), 0)
+    classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    truth = (labels[:, None] == classes).to(probabilities.dtype)
+    both, sizes = (probabilities * truth).sum(dim=(0, 2, 3)), truth.sum(dim=(0, 2, 3))
+    dice = 2 * both / ((probabilities**2).sum(dim=(0, 2, 3)) + sizes).clamp(min=1)
+    shown = sizes > 0
+    return torch.where(shown, 1 - dice, 0).sum() / shown.sum().clamp(min=1)
+
+
+def median_frequency_weights(counts: Tensor) -> Tensor:
+    """Weights (K,) of the classes for ``semantic_loss``, of the pixels of each class in each image, ``counts`` (I, K).
+
+    Eigen & Fergus 2015 (arXiv:1411.4734): the median frequency of the classes over that of the class,
+    which is its share of the pixels of the images that show it. A class that no image shows has the weight 1.
+    """
+    counts = counts.to(torch.float64)
+    shown = counts > 0
+    frequencies = counts.sum(dim=0) / (counts.sum(dim=1, keepdim=True) * shown).sum(dim=0).clamp(min=1)
+    used = frequencies > 0
+    median = torch.quantile(frequencies[used], 0.5) if used.any() else frequencies.new_ones(())
+    return torch.where(used, median / torch.where(used, frequencies, 1), 1).float()

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO as Reference
 
 from detseg.data import VOC, Shapes
 from detseg.data.images import read_image
-from detseg.data.shapes_generator import CLASSES, MOST, VISIBLE, draw, palette
+from detseg.data.shapes_generator import CLASSES, MOST, VISIBLE, draw
 from detseg.errors import DataError
 
 
@@ -170,15 +170,3 @@ def test_a_file_is_left_alone(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert len(Shapes(str(tmp_path / "empty"), train=3, val=2).train_annotations) == 3
-
-
-def test_palette_of_voc() -> None:
-    colours = np.array(palette()).reshape(-1, 3)
-    assert colours[[0, 1, 2, 15, 20, 255]].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [192, 128, 128],
-        [0, 64, 128],
-        [224, 224, 192],
-    ]

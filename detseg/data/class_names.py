@@ -1,0 +1,44 @@
+"""The file that names the classes of a folder of label images, whose pixels hold numbers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg.errors import DataError
+from detseg.structures import VOID
+
+FILES = ("classes.json", "classes.txt", "class_names.txt")
+
+
+def find_classes(
+    root: Path, default: Sequence[str] | None = None, void: Sequence[int] = ()
+) -> tuple[Path, tuple[str, ...], tuple[int, ...]]:
+    """Names of the classes 0, 1 ..., and the numbers of void pixels; first where they come from.
+
+    classes.txt has a name in each line. classes.json is a list of names, or has it as "classes", with the number of
+    void pixels as "ignore_index"; 255 is void as well. Without a file these are ``default`` and ``void``. Raises
+    DataError for a file that is broken, or where there is none and no default.
+    """
+    file = next((root / name for name in FILES if (root / name).is_file()), None)
+    if file is None:
+        if default is None:
+            raise DataError(f"{root}: it has no classes.txt with the name of a class in each line, nor a classes.json")
+        return root, tuple(default), (*void, VOID)
+    try:
+        text = file.read_text()
+        if file.suffix == ".txt":
+            return file, tuple(line.strip() for line in text.rstrip().splitlines()), (VOID,)
+        content = json.loads(text)
+    except OSError as error:
+        raise DataError(f"{file}: cannot read the names of the classes: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot read the names of the classes: {error}") from None
+    content = content if isinstance(content, dict) else {"classes": content}
+    names, ignored = content.get("classes"), content.get("ignore_index", VOID)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: it has no list of names of classes")
+    if not isinstance(ignored, int) or not len(names) <= ignored <= VOID:
+        raise DataError(f"{file}: ignore_index is {ignored!r}; it must be a number after the classes, at most {VOID}")
+    return file, tuple(names), (ignored, VOID)

@@ -1,0 +1,44 @@
+"""The embedded data set, for semantic segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detseg.data.coco_format import Split
+from detseg.data.label_maps import LabelMaps
+from detseg.data.segmentation_transforms import SegmentationTransforms
+from detseg.data.shapes import Shapes
+from detseg.data.shapes_generator import CLASSES
+from detseg.data.voc_segmentation import VOCSegmentation
+
+
+class ShapesSegmentation(VOCSegmentation):
+    """The pictures of ``Shapes``, drawn into ``root`` where missing, with the background as the first class.
+
+    As in VOC, the outlines of the shapes are void. Raises DataError as ``Shapes`` does.
+    """
+
+    default_classes = ("background", *CLASSES)
+
+    def __init__(
+        self,
+        root: str = "datasets/shapes",
+        train: int = 400,
+        val: int = 100,
+        seed: int = 0,
+        transforms: SegmentationTransforms | None = None,
+        batch_size: int = 4,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(
+            str(Path(root) / "voc"),
+            transforms=transforms or SegmentationTransforms(crop=128),
+            batch_size=batch_size,
+            workers=workers,
+        )
+        self.shapes = Shapes(root, train, val, seed)
+
+    def read(self, split: Split) -> LabelMaps:
+        """Find the images of a split, drawing the data set first if need be."""
+        self.shapes.prepare()
+        return super().read(split)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from detseg.metrics import Confusion, segmentation_table
+from detseg.metrics.table import WIDTH
+from detseg.structures import VOID
+
+CLASSES = ("sky", "road", "car", "tree", "pole")
+IMAGES = 5
+
+
+def blocks(seed: int, images: int = IMAGES, height: int = 60, width: int = 80, classes: int = 5) -> Tensor:
+    """Maps of rectangles that overlap."""
+    generator = np.random.default_rng(seed)
+    result = np.zeros((images, height, width), dtype=np.int64)
+    for one in result:
+        for _ in range(8):
+            y, x = generator.integers(0, (height, width))
+            one[y : y + generator.integers(2, 40), x : x + generator.integers(2, 40)] = generator.integers(classes)
+    return torch.from_numpy(result)
+
+
+def generated(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Predictions that are partly right, labels with some void and padding, and sizes."""
+    labels, other = blocks(seed), blocks(seed + 100)
+    random = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed))
+    predictions = torch.where(blocks(seed + 200) > 2, other, labels.roll((1, 2), (1, 2)))
+    labels = torch.where(random < 0.05, VOID, labels)
+    sizes = torch.tensor([[60, 80], [60, 79], [41, 80], [60, 80], [33, 65]])
+    for one, (height, width) in zip(labels, sizes.tolist(), strict=True):
+        one[height:], one[:, width:] = VOID, VOID
+    return predictions, labels, sizes
+
+
+def count(*rows: int, seed: int = 0) -> Confusion:
+    confusion = Confusion(5)
+    predictions, labels, sizes = generated(seed)
+    for row in rows:
+        confusion.add(predictions[row : row + 1], labels[row : row + 1], sizes[row : row + 1])
+    return confusion
+
+
+def boundary(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The rule as the authors published it: the mask in a margin of zeros, less what a repeated erosion leaves."""
+    height, width = mask.shape
+    dilation = max(1, round(0.02 * np.sqrt(height**2 + width**2)))
+    margin = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    eroded = cv2.erode(margin, np.ones((3, 3), dtype=np.uint8), iterations=dilation)[1:-1, 1:-1]
+    return (mask - eroded).astype(bool)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_by_a_loop(seed: int) -> None:
+    predictions, labels, sizes = generated(seed)
+    confusion = Confusion(5)
+    confusion.add(predictions, labels, sizes)
+    expected = np.zeros((5, 5), dtype=np.int64)
+    for truth, found in zip(labels.flatten().tolist(), predictions.flatten().tolist(), strict=True):
+        if truth != VOID:
+            expected[truth, found] += 1
+    assert confusion.matrix.dtype == torch.int64
+    assert confusion.matrix.tolist() == expected.tolist()
+
+    figures = confusion.figures(CLASSES)
+    total, n = expected.sum(), len(CLASSES)
+    accuracy = [expected[i, i] / expected[i].sum() for i in range(n)]
+    iou = [expected[i, i] / (expected[i].sum() + expected[:, i].sum() - expected[i, i]) for i in range(n)]
+    weighted = sum(expected[i].sum() * iou[i] for i in range(n)) / total
+    assert figures["pixel_accuracy"] == pytest.approx(sum(expected[i, i] for i in range(n)) / total)
+    assert figures["mean_accuracy"] == pytest.approx(sum(accuracy) / n)
+    assert figures["mean_IoU"] == pytest.approx(sum(iou) / n)
+    assert figures["frequency_weighted_IoU"] == pytest.approx(weighted)
+    assert [figures[f"IoU/{name}"] for name in CLASSES] == pytest.approx(iou)
+    assert [figures[f"accuracy/{name}"] for name in CLASSES] == pytest.approx(accuracy)
+    assert 0.2 < figures["mean_IoU"] < 0.8
+
+
+def test_equals_torchmetrics() -> None:
+    predictions, labels, sizes = generated()
+    confusion = Confusion(5)
+    confusion.add(predictions, labels, sizes)
+    figures = confusion.figures(CLASSES)
+    for average, iou, accuracy in (
+        ("macro", "mean_IoU", "mean_accuracy"),
+        ("weighted", "frequency_weighted_IoU", "pixel_accuracy"),
+        ("micro", None, "pixel_accuracy"),
+    ):
+        theirs = MulticlassAccuracy(5, average=average, ignore_index=VOID)(predictions, labels)
+        assert figures[accuracy] == pytest.approx(theirs.item(), abs=1e-6)
+        if iou:
+            theirs = MulticlassJaccardIndex(5, average=average, ignore_index=VOID)(predictions, labels)
+            assert figures[iou] == pytest.approx(theirs.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundary_iou_as_its_authors_count(seed: int) -> None:
+    predictions, labels, sizes = generated(seed)
+    confusion = Confusion(5)
+    confusion.add(predictions, labels, sizes)
+    both, either = np.zeros(5), np.zeros(5)
+    for found, truth, (height, width) in zip(predictions.numpy(), labels.numpy(), sizes.tolist(), strict=True):
+        found, truth = found[:height, :width], truth[:height, :width]
+        for label in range(5):
+            masks = ((values == label).astype(np.uint8) for values in (truth, found))
+            first, second = (boundary(mask) & (truth != VOID) for mask in masks)
+            both[label] += (first & second).sum()
+            either[label] += (first | second).sum()
+    figures = confusion.figures(CLASSES)
+    assert [figures[f"boundary_IoU/{name}"] for name in CLASSES] == pytest.approx((both / either).tolist())
+    assert figures["mean_boundary_IoU"] == pytest.approx((both / either).mean())
+
+
+def test_a_boundary_is_wider_in_a_larger_image() -> None:
+    """In 640 x 480 pixels, 2 % of the diagonal of 800 are 16."""
+    labels = torch.full((1, 480, 640), 1)
+    confusion = Confusion(2)
+    confusion.add(labels, labels, torch.tensor([[480, 640]]))
+    assert confusion.boundaries[0].tolist() == [0, 480 * 640 - (480 - 32) * (640 - 32)]
+
+
+def test_two_halves_are_the_whole() -> None:
+    predictions, labels, sizes = generated()
+    whole, halves = Confusion(5), Confusion(5)
+    whole.add(predictions, labels, sizes)
+    halves.add(predictions[:2], labels[:2], sizes[:2])
+    halves.add(predictions[2:], labels[2:], sizes[2:])
+    halves.add(predictions[:0], labels[:0], sizes[:0])  # what a rank gets that has run out of images
+    assert torch.equal(whole.matrix, halves.matrix)
+    assert torch.equal(whole.boundaries, halves.boundaries)
+    assert whole.figures(CLASSES) == halves.figures(CLASSES) == whole.gather().figures(CLASSES)
+    halves.reset()
+    assert not halves.matrix.any()
+    assert not halves.boundaries.any()
+
+
+def test_padding_changes_nothing() -> None:
+    predictions, labels, sizes = (values[4:] for values in generated())
+    padded, cut = Confusion(5), Confusion(5)
+    padded.add(predictions, labels, sizes)
+    height, width = sizes[0].tolist()
+    cut.add(predictions[:, :height, :width], labels[:, :height, :width], sizes)
+    assert torch.equal(padded.matrix, cut.matrix)
+    assert torch.equal(padded.boundaries, cut.boundaries)
+
+
+def test_a_class_that_is_nowhere_does_not_count() -> None:
+    """Class 3 is nowhere; class 2 is predicted, but labels do not have it; class 4 is labelled, and never found."""
+    labels, predictions = torch.tensor([[[0, 0, 1, 1, 4]]]), torch.tensor([[[0, 2, 1, 1, 1]]])
+    confusion = Confusion(5)
+    confusion.add(predictions, labels, torch.tensor([[1, 5]]))
+    figures = confusion.figures(CLASSES)
+    assert [figures[f"IoU/{name}"] for name in CLASSES] == pytest.approx([1 / 2, 2 / 3, 0, math.nan, 0], nan_ok=True)
+    accuracies = [figures[f"accuracy/{name}"] for name in CLASSES]
+    assert accuracies == pytest.approx([1 / 2, 1, math.nan, math.nan, 0], nan_ok=True)
+    assert figures["mean_IoU"] == pytest.approx((1 / 2 + 2 / 3) / 4)
+    assert figures["mean_accuracy"] == pytest.approx((1 / 2 + 1) / 3)
+    assert figures["frequency_weighted_IoU"] == pytest.approx((2 / 2 + 2 * 2 / 3) / 5)
+
+
+def test_nothing_measured() -> None:
+    assert all(math.isnan(value) for value in Confusion(5).figures(CLASSES).values())
+
+
+def rank_main(rank: int, folder: Path) -> None:
+    """Gather twice: images dealt to both ranks, then everything on rank 0."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    both = count(*range(rank, IMAGES, 2)).gather()
+    one = count(*range(IMAGES if rank == 0 else 0)).gather()
+    for name, confusion in (("both", both), ("one", one)):
+        np.savez(folder / f"{name}{rank}.npz", **vars(confusion))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
+    single = count(*range(IMAGES))
+    assert single.matrix.sum() > 10000
+    processes.spawn(rank_main, (tmp_path,), nprocs=2)
+    for name in ("both0", "both1", "one0", "one1"):
+        found = np.load(tmp_path / f"{name}.npz")
+        assert np.array_equal(found["matrix"], single.matrix.numpy())
+        assert np.array_equal(found["boundaries"], single.boundaries.numpy())
+
+
+def test_the_table_has_every_figure() -> None:
+    labels, predictions = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
+    confusion = Confusion(3)
+    confusion.add(predictions, labels, torch.tensor([[1, 4]]))
+    lines = segmentation_table(confusion.figures(("a/b", "red fox", "none"))).splitlines()
+    assert [line.split() for line in lines] == [
+        ["pixel", "accuracy", "75.0"],
+        ["mean", "accuracy", "75.0"],
+        ["mean", "IoU", "58.3"],
+        ["frequency", "weighted", "IoU", "58.3"],
+        ["mean", "boundary", "IoU", "58.3"],
+        [],
+        ["IoU", "accuracy", "boundary", "IoU"],
+        ["a/b", "50.0", "50.0", "50.0"],
+        ["red", "fox", "66.7", "100.0", "66.7"],
+        ["none", "-", "-", "-"],
+    ]
+    assert len({len(line) for line in lines[6:]}) == 1
+    many = Confusion(150).figures([f"class {label}" for label in range(150)])
+    assert all(len(line) <= WIDTH for line in segmentation_table(many).splitlines())
+    assert len(segmentation_table(many).splitlines()) < 90
