@@ -10,7 +10,7 @@ from typing import NamedTuple
 import yaml
 
 import detseg
-from detseg.data import DetectionData
+from detseg.data import MODULES, DetectionData
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
@@ -48,16 +48,30 @@ def find_config(name: str) -> Path:
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with every value that names a YAML file replaced by where that file is.
+    """``arguments`` with every value that names a YAML file replaced by where that file is, and a folder as data.
 
     Raises ConfigError for a file that is not there, or that does not hold settings.
     """
+    arguments = list(_with_folders(arguments))
     found = list(arguments)
     for position, _, value in _files(arguments):
         found[position] = arguments[position].removesuffix(value) + str(find_config(value))
     for _ in _settings(found):  # reads them all
         pass
     return found
+
+
+def _with_folders(arguments: Sequence[str]) -> Iterator[str]:
+    """``arguments`` with ``--data my/folder`` written out: the data is a Folder, and that is its root."""
+    option = ""
+    for argument in arguments:
+        name, _, value = argument.rpartition("=") if argument.startswith("--data=") else (option, "", argument)
+        if name == "--data" and value not in MODULES and Path(value).is_dir():  # a class comes first
+            yield from (["Folder"] if option == "--data" else ["--data=Folder"])
+            yield f"--data.root={value}"
+        else:
+            yield argument
+        option = argument
 
 
 def for_other_data(arguments: Sequence[str]) -> list[str]:

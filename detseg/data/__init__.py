@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from detseg.data.base import DetectionData as DetectionData
     from detseg.data.batching import collate as collate
     from detseg.data.coco import COCO as COCO
+    from detseg.data.folder import Folder as Folder
     from detseg.data.shapes import Shapes as Shapes
     from detseg.data.transforms import Transforms as Transforms
     from detseg.data.voc import VOC as VOC
@@ -21,6 +22,7 @@ MODULES = {
     "Annotations": "annotations",
     "COCO": "coco",
     "DetectionData": "base",
+    "Folder": "folder",
     "Shapes": "shapes",
     "Transforms": "transforms",
     "VOC": "voc",
