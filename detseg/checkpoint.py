@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from detseg.data import COCO, VOC, Shapes
+from detseg.data import COCO, VOC, Folder, Shapes
 from detseg.errors import CheckpointError
 from detseg.models import Detector
 from detseg.recipe import build
 from detseg.tasks.detection import FORMAT, Detection
 
-DATA = (COCO, VOC, Shapes)  # imported to be known by name, to checkpoints and on the command line
+DATA = (COCO, VOC, Folder, Shapes)  # imported to be known by name, to checkpoints and on the command line
 PREFIX = "network."  # of the network's entries in a task's state dict
 
 

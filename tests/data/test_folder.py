@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from detseg import cli
 from detseg.cli.configs import find_configs
 from detseg.data import Folder, Transforms
 from detseg.errors import ConfigError, DataError
@@ -99,3 +100,13 @@ def test_a_real_folder_of_several_kinds(shared_data: Path) -> None:
         Folder(str(shared_data / "coco128_train")).read("train")
     data = Folder(str(shared_data / "coco128_train"), labels="labels_yolo_box", names="object_detection.yaml")
     assert (len(data.train_annotations), len(data.val_annotations)) == (102, 26)
+
+
+def test_the_command_line_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    yolo(tmp_path / "mine", {"train/a": 1, "train/b": 2, "val/c": 3})
+    settings = ("--config", "faster_rcnn_shapes.yaml", "--data.workers", "0", "--trainer.accelerator", "cpu")
+    cli.train([*settings, "--data", "mine", "--trainer.fast_dev_run", "true"])
+    assert "mine: taken for a data set in the format YOLO" in capsys.readouterr().err
