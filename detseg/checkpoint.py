@@ -13,19 +13,14 @@ from typing import Any
 
 import torch
 
-from detseg.data import COCO, VOC, ImageFolders, ShapeCrops, Shapes
+from detseg.data import COCO, VOC, Folder, ImageFolders, ShapeCrops, Shapes
 from detseg.errors import CheckpointError
 from detseg.recipe import build
 from detseg.tasks import TASKS, Task
 from detseg.tasks.task import FORMAT
 
-DATA = (
-    COCO,
-    ImageFolders,
-    ShapeCrops,
-    Shapes,
-    VOC,
-)  # imported to be known by name, to checkpoints and on the command line
+# Imported to be known by name, to checkpoints and on the command line.
+DATA = (COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC)
 PREFIX = "network."  # of the network's entries in a task's state dict
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 import detseg
+from detseg.data import MODULES, DetectionData
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
@@ -60,14 +61,29 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def _with_folders(arguments: Sequence[str], kind: str) -> Iterator[str]:
+    """``arguments`` with ``--data my/folder`` written out: the data is of this ``kind``, and that is its root."""
+    option = ""
+    for argument in arguments:
+        name, _, value = argument.rpartition("=") if argument.startswith("--data=") else (option, "", argument)
+        if name == "--data" and value not in MODULES and Path(value).is_dir():  # a class comes first
+            yield from ([kind] if option == "--data" else [f"--data={kind}"])
+            yield f"--data.root={value}"
+        else:
+            yield argument
+        option = argument
+
+
 def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     """``arguments``, changed so that a whole ``--data`` replaces what was set before of where the data lies.
+
+    A folder as ``--data`` is one whose contents are found out, or what else has a root and the one class ``base``.
 
     What every data set has, such as the size of the images, stays as it was unless it is set again. That is what
     jsonargparse does when a setting passes from one class to another: here through ``base``, which all have in common.
     """
     replaced = []
-    for argument in arguments:
+    for argument in _with_folders(arguments, "Folder" if base is DetectionData else base.__name__):
         if argument.split("=")[0] == "--data":
             replaced.append(f"--data={base.__module__}.{base.__name__}")
         replaced.append(argument)

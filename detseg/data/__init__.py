@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detseg.data.camvid import CamVid as CamVid
     from detseg.data.coco import COCO as COCO
     from detseg.data.coco_segmentation import COCOSegmentation as COCOSegmentation
+    from detseg.data.folder import Folder as Folder
     from detseg.data.folder_segmentation import FolderSegmentation as FolderSegmentation
     from detseg.data.image_folders import ImageFolders as ImageFolders
     from detseg.data.label_maps import LabelMaps as LabelMaps
@@ -39,6 +40,7 @@ MODULES = {
     "LabelMaps": "label_maps",
     "SegmentationData": "segmentation",
     "SegmentationTransforms": "segmentation_transforms",
+    "Folder": "folder",
     "Shapes": "shapes",
     "ShapesSegmentation": "shapes_segmentation",
     "Transforms": "transforms",

@@ -14,18 +14,13 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
+from detseg.data.layout import WORDS
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 
-# Whole words only, so that "trainval" is neither and "evaluation" is not "val"; digits may follow, as in val2017.
-WORDS = {
-    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
-    "val": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])"),
-    "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
-}
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 

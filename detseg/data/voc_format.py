@@ -80,9 +80,9 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
 
 
 def holds_voc(root: Path) -> bool:
-    """Whether ``find_voc`` finds a data set."""
+    """Whether ``find_voc`` finds a data set, with annotations in it."""
     try:
-        return find_voc(root).is_dir()
+        return any(_folder(find_voc(root), "annotations").glob("*.xml"))
     except DataError:
         return False
 

@@ -1,0 +1,87 @@
+"""LabelMe annotations: a JSON file for each image, whose shapes become boxes."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from detseg.data.faults import Report
+from detseg.data.layout import Tree, by_split, holds, read_json
+from detseg.data.table import Builder, Source, Table, polygon_area, polygon_box
+
+OUTLINES = ("polygon", "rectangle", "circle")
+
+
+def find_labelme(tree: Tree) -> list[Source]:
+    """The annotation files of a folder, told by their keys shapes and imagePath."""
+    files = [file for file in tree.ending(".json") if holds(tree.root / file, "shapes", "imagePath")]
+    if not files:
+        return []
+    parts = {split: partial(read_labelme, tree, part) for split, part in by_split(files).items()}
+    return [Source("LabelMe", tree.root, parts)]
+
+
+def read_labelme(tree: Tree, files: list[str], report: Report) -> Table:
+    """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
+
+    Polygons, rectangles and circles become the boxes around them, and keep their areas; points and lines have none and
+    are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
+    """
+    builder = Builder(tree.root, tree.root, report)
+    for name in files:
+        file = tree.root / name
+        content = read_json(file)
+        shapes = content.get("shapes") if isinstance(content, dict) else None
+        if not isinstance(shapes, list):
+            report.error("broken file", file, "", "not a LabelMe file: it has no list of shapes")
+            continue
+        image = tree.image_of(name, _image_name(content)) or tree.image_of(name)
+        if image is None:
+            report.error("no image", file, "", f"no image {content.get('imagePath')!r} anywhere below {tree.root}")
+            continue
+        row = builder.image(image)
+        for number, shape in enumerate(shapes, start=1):
+            try:
+                kind, label, points = _shape(shape)
+            except ValueError as error:
+                report.error("broken shape", file, f"shape {number}", str(error))
+                continue
+            if kind not in OUTLINES:
+                continue
+            if kind == "polygon":
+                box, area, corners = polygon_box(points), polygon_area(points), len(points)
+            elif kind == "circle":
+                (x, y), *edge = points
+                radius = math.dist((x, y), edge[0])
+                box, area, corners = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2, -1
+            else:
+                box, area, corners = polygon_box(points), math.nan, -1
+            builder.add(row, label, box, (file, f"shape {number}"), area, points=corners)
+    return builder.table()
+
+
+def _image_name(content: dict[str, Any]) -> str | None:
+    """What the file says of its image; the name alone counts, so that no path leads out of the folder."""
+    path = content.get("imagePath")
+    return path.replace("\\", "/") if isinstance(path, str) and path else None
+
+
+def _shape(shape: Any) -> tuple[str, str, list[tuple[float, float]]]:
+    """Kind, label and points. Raises ValueError, saying what is wrong."""
+    if not isinstance(shape, dict):
+        raise ValueError("is no shape")
+    label, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"has label = {label!r}")
+    if not isinstance(kind, str):
+        raise ValueError(f"has shape_type = {kind!r}")
+    try:
+        corners = [(float(x), float(y)) for x, y in points]  # type: ignore[union-attr]
+    except (TypeError, ValueError, OverflowError):
+        corners = [(math.nan, math.nan)]
+    if not all(math.isfinite(value) and abs(value) < 1e9 for corner in corners for value in corner):
+        raise ValueError("has points that are no numbers")
+    if kind in OUTLINES and len(corners) < (3 if kind == "polygon" else 2):
+        raise ValueError(f"has {len(corners)} points, too few for a {kind}")
+    return kind, label.strip(), corners

@@ -1,0 +1,148 @@
+"""Which files a folder holds, which image belongs to which label file, and which split a file is of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from detseg.data.images import SUFFIXES
+from detseg.errors import DataError
+
+# Whole words only, so that "trainval" is neither and "evaluation" is not "val"; digits may follow, as in val2017.
+WORDS = {
+    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
+    "val": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])"),
+    "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
+}
+
+
+class Tree:
+    """All files below a folder, by paths relative to it; hidden ones are left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = sorted(_walk(str(root), ""))
+
+    def ending(self, *suffixes: str) -> list[str]:
+        """Files of these suffixes, in small letters or capitals."""
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Files that are called images."""
+        return self.ending(*SUFFIXES)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for file in self.images:
+            found[PurePosixPath(file).stem].append(file)
+        return dict(found)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for file in self.images:
+            found[file.rpartition("/")[2]].append(file)
+        return dict(found)
+
+    def image_of(self, label: str, name: str | None = None) -> str | None:
+        """The image of a label file: called ``name``, else of the same stem; of several, that of the most alike path,
+        and of these the one in a folder called images (beside masks, say).
+
+        None where there is none, or where several are equally alike.
+        """
+        found = (
+            self._by_name.get(name.rpartition("/")[2], []) if name else self._by_stem.get(PurePosixPath(label).stem, [])
+        )
+        if len(found) < 2:
+            return found[0] if found else None
+        wanted = name if name and "/" in name else label
+        likeness = sorted(((_alike(wanted, image), _called_images(image), image) for image in found), reverse=True)
+        return likeness[0][2] if likeness[0][:2] != likeness[1][:2] else None
+
+
+def split_of(file: str) -> str:
+    """The split that a path names, "all" for none: "train", "val" (or valid, validation), "test"."""
+    for part in reversed(file.lower().split("/")):
+        words = [word for word, pattern in WORDS.items() if pattern.search(part)]
+        if len(words) == 1:
+            return words[0]
+    return "all"
+
+
+def by_split(files: list[str]) -> dict[str, list[str]]:
+    """Files by the split that their path names. All are one part unless some are named train and some val or test."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        parts[split_of(file)].append(file)
+    if "train" not in parts or len(parts) == 1 or "all" in parts:
+        return {"all": files}
+    return dict(parts)
+
+
+def read_text(file: Path) -> str:
+    """The text of a label file. Raises DataError."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this file: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. Raises DataError."""
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: broken JSON: {error}") from None
+
+
+def holds(file: Path, *keys: str) -> bool:
+    """Whether the first part of a JSON file, or all of it if it is small, has all of these keys."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(1 << 20)
+            stream.seek(max(file.stat().st_size - (1 << 20), 0))
+            text = start + stream.read()
+    except OSError:
+        return False
+    return all(f'"{key}"'.encode() in text for key in keys)
+
+
+def _walk(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if not entry.is_symlink() or not os.path.realpath(folder).startswith(os.path.realpath(entry.path)):
+                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
+
+
+def _alike(one: str, other: str) -> int:
+    """How many folders two paths have in common, counted from both ends."""
+    folders = one.split("/")[:-1], other.split("/")[:-1]
+    count = 0
+    for pair in (zip(*folders, strict=False), zip(*map(reversed, folders), strict=False)):
+        for a, b in pair:
+            if a != b:
+                break
+            count += 1
+    return count
+
+
+def _called_images(file: str) -> bool:
+    """Whether a path has a folder called images, JPEGImages or the like."""
+    return any(part.startswith(("images", "jpegimages", "img")) for part in file.lower().split("/")[:-1])

@@ -1,0 +1,165 @@
+"""YOLO labels: a text file for each image, a line for each object: its class, and a box or a polygon."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detseg.data.faults import Fault, Report
+from detseg.data.layout import Tree, by_split, read_text
+from detseg.data.table import Box, Builder, Source, Table, polygon_area, polygon_box
+from detseg.errors import DataError
+
+LINE = re.compile(r"\d+(\s+[-+.\deE]+){4,}\s*")
+LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # stand beside the labels, and are none
+
+
+def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
+    """Sets of labels in a folder: one for each folder called labels-something, one for labels beside their images.
+
+    ``names`` is the file, relative to the folder, that names the classes; by default it is found. Images without a
+    file of labels are background, if other images of their folder have one.
+    """
+    sets: dict[str, list[str]] = {}
+    looks: dict[str, bool] = {}  # of each folder, by its first file that is not empty
+    for file in tree.ending(".txt"):
+        folder, _, name = file.rpartition("/")
+        if name in LISTS:
+            continue
+        if not looks.get(folder, False) and (lines := _start(tree.root / file)):
+            looks[folder] = looks.get(folder, True) and bool(LINE.fullmatch(lines))
+        named = [part for part in folder.split("/") if part.lower().startswith("label")]
+        sets.setdefault(named[0] if named else "", []).append(file)
+    found = []
+    for name, labels in sets.items():
+        labels = [file for file in labels if looks.get(file.rpartition("/")[0], False)]
+        pairs = {image: file for file in labels if (image := tree.image_of(file))}
+        if not pairs:
+            continue
+        folders = {image.rpartition("/")[0] for image in pairs}
+        images = [image for image in tree.images if image.rpartition("/")[0] in folders]
+        lost = sorted(set(labels) - set(pairs.values()))
+        parts = {
+            split: partial(read_yolo, tree.root, {image: pairs.get(image) for image in part}, lost, names=names)
+            for split, part in by_split(images).items()
+        }
+        found.append(Source("YOLO", tree.root / name, parts, numbered=True))
+    return found
+
+
+def read_yolo(
+    root: Path, pairs: dict[str, str | None], lost: list[str], report: Report, names: str | None = None
+) -> Table:
+    """Read the label files of images, paths relative to ``root``. ``lost`` are label files without an image.
+
+    The classes are those of data.yaml, classes.txt or a file such as obj.names, numbered from 0. Raises DataError,
+    naming file and line, for whatever is broken.
+    """
+    known = read_names(root, names)
+    builder = Builder(root, root, report)
+    report.left_out([Fault("no image", str(root / file), "", "there is no image for these labels") for file in lost],
+                    f"{root}: left out {len(lost)} label files without an image")  # fmt: skip
+    bare = [
+        Fault("no labels", str(root / image), "", "has no label file: background")
+        for image in pairs
+        if not pairs[image]
+    ]
+    report.left_out(bare, f"{root}: {len(bare)} images have no label file, and are background")
+    for image, label in pairs.items():
+        row = builder.image(image)
+        for number, line in enumerate(read_text(root / label).splitlines() if label else (), start=1):
+            if not line.strip():
+                continue
+            try:
+                name, box, area, points = _object(line, known, builder.sizes[row])
+            except ValueError as error:
+                report.error("broken line", root / str(label), f"line {number}", str(error))
+                continue
+            builder.add(row, name, box, (root / str(label), f"line {number}"), area, points=points)
+    return builder.table({name: number for number, name in known.items()})
+
+
+def read_names(root: Path, only: str | None = None) -> dict[int, str]:
+    """Names of the classes by number, from the files in ``root`` that give them, or from one alone.
+
+    Raises DataError for none, for two that disagree, and for a name that stands twice.
+    """
+    names: dict[int, str] = {}
+    for file in [root / only] if only else sorted(root.iterdir()):
+        if file.suffix in (".yaml", ".yml"):
+            found = _yaml_names(file)
+        elif only or file.name == "classes.txt" or file.suffix == ".names":
+            found = dict(enumerate(line.strip() for line in read_text(file).splitlines() if line.strip()))
+        else:
+            continue
+        for number, name in found.items():
+            if names.setdefault(number, name) != name:
+                raise DataError(
+                    f"{file}: calls class {number} {name!r}, another file of {root} calls it {names[number]!r}; "
+                    "give the right one as `names`"
+                )
+    if not names:
+        raise DataError(
+            f"{root}: nothing names the classes of its YOLO labels: put data.yaml (`names: [cat, dog]`) there"
+        )
+    if len(set(names.values())) < len(names):
+        twice = max(names.values(), key=list(names.values()).count)
+        raise DataError(f"{root}: more than one class is called {twice!r}; make them differ")
+    return dict(sorted(names.items()))
+
+
+def _yaml_names(file: Path) -> dict[int, str]:
+    """The names of a YAML file: a list, or by number."""
+    try:
+        content: Any = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise DataError(f"{file}: broken YAML: {error}") from None
+    names = content.get("names") if isinstance(content, dict) else None
+    if names is None:
+        return {}
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    valid = isinstance(names, dict) and all(
+        type(number) is int and 0 <= number < 1e9 and isinstance(name, str | int) for number, name in names.items()
+    )
+    if not valid:
+        raise DataError(f"{file}: names must be a list of the names of the classes, or names by number")
+    return {number: str(name) for number, name in names.items()}
+
+
+def _object(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple[str, Box, float, int]:
+    """Name, box in pixels, area and corners of one line. Raises ValueError, saying what is wrong."""
+    first, *rest = line.split()
+    if not first.isascii() or not first.isdigit() or len(first) > 9:
+        raise ValueError(f"begins with {first!r}, not with the number of a class")
+    if int(first) not in names:
+        raise ValueError(f"has class {first}, and no class has this number; they go from {min(names)} to {max(names)}")
+    try:
+        values = [float(value) for value in rest]
+    except ValueError:
+        raise ValueError(f"has something else than numbers: {line.strip()[:80]!r}") from None
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"has a value that is no number: {line.strip()[:80]!r}")
+    height, width = size
+    if len(values) == 4:
+        x, y, w, h = values
+        box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+        return names[int(first)], box, math.nan, -1
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs")
+    points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+    return names[int(first)], polygon_box(points), polygon_area(points), len(points)
+
+
+def _start(file: Path) -> str:
+    """The first line of a file, empty if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(4096).decode(errors="replace").strip().partition("\n")[0]
+    except OSError:
+        return ""
