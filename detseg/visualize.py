@@ -8,6 +8,7 @@ and the gradient in a space where neighbouring pixels and the colours are decorr
 from __future__ import annotations
 
 import bisect
+import copy
 import functools
 import heapq
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from detseg.modules.backbones import ConvNet
@@ -29,6 +30,7 @@ COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 CONTRAST = 0.5  # what brings the decorrelated start, and the steps, to the size of the others
 RATE = 0.05  # of Adam
 ACROSS = 96  # pixels of the other side of what extents are measured on: the least that every network takes
+LEAK = 0.05  # of the gradient, through neurons that are silent
 START = 0.01  # deviation of the numbers that the pictures begin with
 
 
@@ -38,6 +40,17 @@ class Ascent(NamedTuple):
     pictures: list[Picture]
     before: list[float]  # on the picture of the start
     after: list[float]
+
+
+class Leaking(nn.Module):
+    """An activation with the same values, but whose gradient also passes where it is silent or saturated."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0, self.limit) + LEAK * (x - x.detach())
 
 
 class Patch(NamedTuple):
@@ -66,8 +79,10 @@ def ascend(
     Every step sees the pictures moved by up to ``jitter`` pixels, so that no edge is bound to the grid of a stride.
     ``blur`` is the deviation in pixels of a Gaussian that takes away what is finer. ``decorrelated`` pictures are
     sought in their Fourier spectrum, scaled as that of photographs, and in the decorrelated colours of these; others
-    in their pixels. Channels do not influence each other.
+    in their pixels. Channels do not influence each other. Through ReLUs some of the gradient passes in any case, or
+    there would be no way to a channel that is silent at the start.
     """
+    backbone = _leaking(backbone)
     generator = torch.Generator().manual_seed(seed)
     device = next(backbone.parameters()).device
     shape = (1, 3, side, side // 2 + 1, 2) if decorrelated else (1, 3, side, side)
@@ -166,6 +181,16 @@ def exciting_patches(
             patch = Patch(activation, path, image, (x1, y1, x2, y2), (left, top, right, bottom))
             found[-1].append(patch)
     return found
+
+
+def _leaking(backbone: ConvNet) -> ConvNet:
+    """A copy whose ReLUs let through some gradient in any case."""
+    backbone = copy.deepcopy(backbone)
+    for parent in list(backbone.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, (nn.ReLU, nn.ReLU6)):
+                setattr(parent, name, Leaking(6.0 if isinstance(layer, nn.ReLU6) else torch.inf))
+    return backbone
 
 
 def _under(cell: int, cells: int, pixels: int) -> tuple[int, int]:

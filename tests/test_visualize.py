@@ -30,6 +30,16 @@ def test_ascent_makes_its_channel_strong_and_no_other(decorrelated: bool) -> Non
         assert picture[..., channel].mean() == pytest.approx(after, abs=1)
 
 
+def test_a_channel_that_is_silent_at_the_start_is_woken() -> None:
+    kernel = [torch.cat([torch.ones(1, 5, 5), -torch.ones(2, 5, 5)]).tolist()]  # in grey far below zero: silent
+    network = SmallNet(kernel).requires_grad_(False)
+    assert isinstance(network.relu, nn.ReLU)
+    made = ascend(network, "relu", [0], side=24, steps=80, jitter=2)
+    assert made.before == [0]
+    assert made.after[0] > 25 * 20
+    assert isinstance(network.relu, nn.ReLU)  # the network itself is left as it was
+
+
 def test_ascent_repeats_by_its_seed_and_blur_smooths() -> None:
     network = SmallNet(dot()).requires_grad_(False)
     settings = {"side": 24, "steps": 10, "decorrelated": False}

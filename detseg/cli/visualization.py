@@ -102,9 +102,9 @@ def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
         log.info(
             "channel %d: mean activation %.3g at the start, %.3g after %d steps", channel, before, after, options.steps
         )
-        if before == after:
-            log.warning("channel %d: the start does not reach it, so there is nothing to climb; try --seed", channel)
-    texts = [f"{channel}: {b:.2g} to {a:.2g}" for channel, b, a in zip(channels, made.before, made.after, strict=True)]
+        if before == after == 0:
+            log.warning("channel %d: it stayed silent, as some do; try more --steps, or another --seed", channel)
+    texts = [f"{channel}: {b:.3g} to {a:.3g}" for channel, b, a in zip(channels, made.before, made.after, strict=True)]
     title = f"{backbone.name} {block}: made to excite a channel (its mean at the start, at the end)"
     return labelled_grid(title, made.pictures, texts, COLUMNS, options.size)
 

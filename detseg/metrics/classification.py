@@ -26,7 +26,11 @@ class TopK:
     def gather(self) -> None:
         """Add up the counts of all ranks. Every rank must call it."""
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.counts)
+            counts = [
+                self.counts.cpu()
+            ] * dist.get_world_size()  # on the CPU: a rank may have seen no image, nor device
+            dist.all_gather_object(counts, self.counts.cpu())
+            self.counts = torch.stack(counts).sum(dim=0)
 
     def figures(self, classes: tuple[str, ...]) -> dict[str, float]:
         """``top1`` and ``top5`` over all images, and ``top1/CLASS``; NaN for a class without any."""

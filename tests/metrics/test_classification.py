@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torchmetrics.classification import MulticlassAccuracy
 
 from detseg.metrics import TopK
@@ -29,3 +31,17 @@ def test_few_classes() -> None:
     counts = TopK(2)
     counts.add(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]))
     assert counts.figures(("a", "b")) == {"top1": 0.5, "top5": 1.0, "top1/a": 0.0, "top1/b": 1.0}
+
+
+def _count(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    counts = TopK(2)
+    if rank == 0:  # the other one has seen nothing
+        counts.add(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]))
+    counts.gather()
+    assert counts.figures(("a", "b"))["top1"] == pytest.approx(2 / 3)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_have_the_same_figures(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_count, (f"file://{tmp_path / 'meeting'}",), nprocs=2)

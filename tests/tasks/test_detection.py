@@ -255,13 +255,13 @@ def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
     assert found[0].classes == ["red"]
 
 
-def test_prediction_without_the_proposals_that_a_network_needs(root: Path) -> None:
-    """Nothing makes them for single images."""
+def test_prediction_makes_the_proposals_that_a_network_needs(root: Path) -> None:
     data = colours(root)
     task = Detection(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, head=TwoFCHead(128, channels=8)))
     task.data_recipe, task.classes = recipe(data), data.classes
-    with pytest.raises(ConfigError, match=r"FastRCNN needs proposals.*evaluate it on data"):
-        list(task.predict(root / "val"))
+    found = list(task.predict(root / "val", threshold=0.0))
+    assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
+    assert all(len(prediction.boxes) for prediction in found)
 
 
 def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> None:
