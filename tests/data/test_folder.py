@@ -8,7 +8,7 @@ import pytest
 
 from detseg import cli
 from detseg.cli.configs import for_other_data
-from detseg.data import Folder, Transforms
+from detseg.data import DetectionData, Folder, Transforms
 from detseg.errors import ConfigError, DataError
 from tests.data import made
 
