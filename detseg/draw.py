@@ -93,7 +93,7 @@ def palette() -> NDArray[np.uint8]:
 
 def save_labels(labels: NDArray[np.uint8], path: Path) -> None:
     """Write a map of labels (H, W) as a PNG that shows them in the colours of ``palette``, as VOC's label images."""
-    picture = Image.fromarray(labels).convert("L")
+    picture = Image.fromarray(labels)
     picture.putpalette(palette().ravel().tolist())  # which makes it an image of mode P, its pixels as they are
     picture.save(path)
 

@@ -128,19 +128,20 @@ class ObjectMaps:
     def read(self, row: int) -> NDArray[np.uint8]:
         """Paint the objects of an image. Raises DataError for a mask that is broken."""
         height, width = self.size(row)
-        labels = np.zeros((height, width), dtype=np.uint8)
-        once, twice = np.zeros((2, height, width), dtype=bool)
+        # Column by column, as COCO's run lengths go: several times as fast as across them.
+        labels = np.zeros((height, width), dtype=np.uint8, order="F")
+        once, twice = (np.zeros((height, width), dtype=bool, order="F") for _ in range(2))
         objects = json.loads(self.text[self.offsets[row] : self.offsets[row + 1]].tobytes())
         for number, label, segmentation in objects:
             try:
                 mask = _mask(segmentation, height, width)
             except Exception as error:  # the decoder meets broken masks with many kinds of errors
                 raise DataError(f"{self.file}: annotation {number} has a broken segmentation: {error}") from None
-            labels[mask] = label
+            np.copyto(labels, label, where=mask)
             twice |= once & mask
             once |= mask
-        labels[twice] = VOID
-        return labels
+        np.copyto(labels, VOID, where=twice)
+        return np.ascontiguousarray(labels)
 
     def size(self, row: int) -> tuple[int, int]:
         """Height and width of an image."""
@@ -299,5 +300,5 @@ def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
             raise ValueError(f"it is {segmentation['size']} pixels high and wide, its image {[height, width]}")
         counts = segmentation["counts"]
         runs = segmentation if isinstance(counts, str) else mask.frPyObjects(segmentation, height, width)
-    decoded: NDArray[np.bool_] = np.asarray(mask.decode(runs), dtype=bool).reshape(height, width)
+    decoded: NDArray[np.bool_] = np.asarray(mask.decode(runs)).astype(bool, order="F")
     return decoded

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and who is told: readers stop at the first fault, a check of it all gathers every one."""
+"""What can be wrong with a data set: readers stop at the first fault, a check of all of it gathers them."""
 
 from __future__ import annotations
 

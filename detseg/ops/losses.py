@@ -41,12 +41,12 @@ def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 
     ``weights`` (K,) count the pixels of a class as so many. Zero where everything is void.
     """
-    logits = as_float(logits)
-    weights = None if weights is None else weights.to(logits)
-    loss = F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
-    valid = labels != VOID
-    total = valid.sum() if weights is None else torch.where(valid, weights[torch.where(valid, labels, 0)], 0).sum()
-    return loss / torch.where(total > 0, total, 1)
+    valid, entropy = labels != VOID, _entropy(logits, labels)
+    if weights is None:
+        return entropy.sum() / valid.sum().clamp(min=1)
+    each = torch.where(valid, weights.to(entropy)[torch.where(valid, labels, 0)], 0)
+    total = each.sum()
+    return (each * entropy).sum() / torch.where(total > 0, total, 1)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
@@ -55,7 +55,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     Shapes as in ``semantic_loss``. Lin et al. 2017, equation 4, over a softmax; ``gamma`` is 0 or at least 1.
     Zero where everything is void.
     """
-    entropy = F.cross_entropy(as_float(logits), labels, ignore_index=VOID, reduction="none")  # 0 where void
+    entropy = _entropy(logits, labels)
     return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / (labels != VOID).sum().clamp(min=1)
 
 
@@ -73,6 +73,14 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     dice = 2 * both / ((probabilities**2).sum(dim=(0, 2, 3)) + sizes).clamp(min=1)
     shown = sizes > 0
     return torch.where(shown, 1 - dice, 0).sum() / shown.sum().clamp(min=1)
+
+
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of each pixel (B, H, W), 0 where void."""
+    # F.cross_entropy of maps has no deterministic form on CUDA.
+    valid = labels != VOID
+    chosen = as_float(logits).log_softmax(dim=1).gather(1, torch.where(valid, labels, 0)[:, None])
+    return torch.where(valid, -chosen[:, 0], 0)
 
 
 def median_frequency_weights(counts: Tensor) -> Tensor:
