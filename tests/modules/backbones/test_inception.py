@@ -6,6 +6,7 @@ import torch
 from detseg.modules.backbones import InceptionV3
 from tests.modules.backbones.tester import (
     PretrainedTester,
+    assert_centred,
     assert_channels_are_true,
     assert_is_published,
     millions,
@@ -30,6 +31,10 @@ def test_is_published() -> None:
     assert millions(classifier) == pytest.approx(27.2, abs=0.05)
     assert millions(classifier) - millions(classifier.auxiliary) == pytest.approx(23.8, abs=0.05)
     assert multiply_adds(classifier, 299) == pytest.approx(5.7, abs=0.05)
+
+
+def test_cells_are_centred() -> None:
+    assert_centred(InceptionV3(stages=[1, 2, 3]))
 
 
 def test_channels_are_true() -> None:
