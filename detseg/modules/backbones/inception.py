@@ -15,9 +15,9 @@ from detseg.modules.backbones.norm import Norm
 class InceptionV3(ConvNet):
     """The last maps of stride 2, 4, 8, 16 and 32 of Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, 6e and 7c.
 
-    Its convolutions are factorised: 5 x 5 into two of 3 x 3, n x n into n x 1 and 1 x n (section 3). As a classifier it
-    trains with one more at the side (section 4), which needs images of at least 299 x 299. Images are normalised as the
-    published weights want it.
+    Its convolutions are factorised: 5 x 5 into two of 3 x 3 (one 5 x 5 stays in each block of stride 8), n x n into
+    n x 1 and 1 x n (section 3). As a classifier it trains with one more at the side (section 4), which needs images of
+    at least 299 x 299. Images are normalised as the published weights want it.
     """
 
     chain = (

@@ -6,6 +6,7 @@ import torch
 from detseg.modules.backbones import AlexNet
 from tests.modules.backbones.tester import (
     PretrainedTester,
+    assert_centred,
     assert_channels_are_true,
     assert_is_published,
     millions,
@@ -26,6 +27,10 @@ def test_is_published() -> None:
     classifier = on_meta(AlexNet)
     assert_is_published(classifier, "alexnet")
     assert millions(classifier) == pytest.approx(61.1, abs=0.05)
+
+
+def test_cells_are_centred() -> None:
+    assert_centred(AlexNet(stages=[2, 3, 4]))
 
 
 @pytest.mark.parametrize("size", [64, 224])

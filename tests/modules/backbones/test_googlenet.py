@@ -9,6 +9,7 @@ from detseg.models import Classifier
 from detseg.modules.backbones import GoogLeNet
 from tests.modules.backbones.tester import (
     PretrainedTester,
+    assert_centred,
     assert_channels_are_true,
     assert_is_published,
     images,
@@ -29,6 +30,10 @@ class TestGoogLeNet(PretrainedTester):
 
 def test_is_published() -> None:
     assert_is_published(on_meta(GoogLeNet), "googlenet", init_weights=False)
+
+
+def test_cells_are_centred() -> None:
+    assert_centred(GoogLeNet(stages=[1, 2, 3, 4]))
 
 
 def test_channels_are_true() -> None:

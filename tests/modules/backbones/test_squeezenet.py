@@ -12,6 +12,7 @@ from detseg.models import Classifier
 from detseg.modules.backbones import SqueezeNet
 from tests.modules.backbones.tester import (
     PretrainedTester,
+    assert_centred,
     assert_channels_are_true,
     assert_is_published,
     images,
@@ -45,6 +46,11 @@ def test_channels_are_true(name, channels) -> None:
         backbone = SqueezeNet(name, stages=[1, 2, 3, 4])
         assert_channels_are_true(backbone)
     assert backbone.channels == channels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_centred(name) -> None:
+    assert_centred(SqueezeNet(name, stages=[1, 2, 3, 4]))
 
 
 @torch.no_grad()

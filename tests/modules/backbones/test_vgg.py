@@ -27,6 +27,7 @@ class TestVGG11(PretrainedTester):
     nodes = ("features.4", "features.9", "features.14", "features.19", "features.20")
     frozen = ("features.0.", "features.3.", "features.6.", "features.8.")
     usually_frozen = ("features.0.", "features.3.")
+    rounds_down = True
     narrow = True
 
 
@@ -34,6 +35,7 @@ class TestVGG11LRN(BackboneTester):
     kind = VGG
     arguments = {"name": "vgg11_lrn"}
     frozen = ("features.0.", "features.4.", "features.7.", "features.9.")
+    rounds_down = True
     narrow = True
 
 
