@@ -75,13 +75,13 @@ class ShapeCrops(ImageFolders):
     def __init__(
         self,
         root: str = "datasets/shape_crops",
-        train: int = 4000,
-        val: int = 1000,
+        train: int = 1500,
+        val: int = 500,
         seed: int = 0,
         val_split: str = "val",
-        size: int = 32,
+        size: int = 64,
         area: tuple[float, float] = (0.6, 1.0),
-        batch_size: int = 64,
+        batch_size: int = 32,
         workers: int = 2,
     ) -> None:
         super().__init__(root, val_split=val_split, size=size, area=area, batch_size=batch_size, workers=workers)

@@ -5,14 +5,15 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO as Reference
 
-from detseg.data import VOC, Shapes
+from detseg.data import VOC, ShapeCrops, Shapes
 from detseg.data.images import read_image
-from detseg.data.shapes_generator import CLASSES, MOST, VISIBLE, draw
+from detseg.data.shapes_generator import CLASSES, MOST, VISIBLE, Shape, draw
 from detseg.errors import DataError
 
 
@@ -170,3 +171,32 @@ def test_a_file_is_left_alone(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert len(Shapes(str(tmp_path / "empty"), train=3, val=2).train_annotations) == 3
+
+
+def test_crops_are_shared_evenly_and_drawn_once(tmp_path: Path) -> None:
+    data = ShapeCrops(str(tmp_path / "crops"), train=10, val=5, size=24, workers=0)
+    assert data.classes == CLASSES
+    for split, count in (("train", 10), ("val", 5)):
+        listing = data.listing(split)
+        assert np.bincount(listing.labels).tolist() == [count // 5] * 5
+        assert all(cv2.imread(str(data.path(split, row))).shape == (24, 24, 3) for row in range(count))
+    again = ShapeCrops(str(tmp_path / "again"), train=10, val=5, size=24, workers=0)
+    for row in range(10):
+        assert data.path("train", row).read_bytes() == again.path("train", row).read_bytes()
+    with pytest.raises(DataError, match="drawn from other settings"):
+        ShapeCrops(str(tmp_path / "crops"), train=20, val=5, size=24).listing("train")
+
+
+def test_a_crop_shows_its_shape_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White squares on black: what a crop shows is white in the middle and black at its edge."""
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[30:70, 20:60] = 255
+    mask = image[..., 0] > 0
+    shapes = [Shape(label, mask, np.zeros((0, 2)), whole=True) for label in range(5)]
+    monkeypatch.setattr("detseg.data.shapes_generator.draw", lambda seed: (image, shapes))
+    listing = ShapeCrops(str(tmp_path / "crops"), train=5, val=5, size=50, workers=0).listing("train")
+    for file in listing.files:
+        crop = cv2.imread(str(listing.root / file))
+        assert (crop[5:45, 5:45] == 255).all()
+        assert crop[:4].max() == 0
+        assert crop[:, :4].max() == 0
