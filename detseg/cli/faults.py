@@ -18,10 +18,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from detseg.cli.configs import nearest, where
-from detseg.data import DetectionData, ImageFolders
 from detseg.errors import ConfigError, DetsegError
-from detseg.models import Classifier, Detector
-from detseg.modules.backbones import ConvNet
 from detseg.recipe import subclasses
 
 KEY = re.compile(r'Parser key "([^"]+)"')
@@ -50,11 +47,6 @@ WORDS = {
     "tuple": "a list",
     "collections.abc.Sequence": "a list",
     "NoneType": "null",
-}
-BASES: dict[str, tuple[type, ...]] = {
-    "data": (DetectionData, ImageFolders),
-    "model.network": (Detector, Classifier),
-    "backbone": (ConvNet,),
 }
 
 
@@ -98,7 +90,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
         case "file":
             text = f"there is no file {fault.about}"
         case "class":
-            text = f"{fault.about} is neither the name of a class nor the dotted path of one{_known_classes(fault)}"
+            known = _known_classes(fault, parser)
+            text = f"{fault.about} is neither the name of a class that fits nor the dotted path of one{known}"
         case "module":
             text = f"{fault.about}; the dotted path of a class must be one that Python can import here"
         case "abstract":
@@ -163,9 +156,10 @@ def _unknown(fault: Fault, parser: ArgumentParser) -> tuple[str, list[str]]:
     return about, inside or sorted({*groups, *options})
 
 
-def _known_classes(fault: Fault) -> str:
+def _known_classes(fault: Fault, parser: ArgumentParser) -> str:
     """The names of the classes that would do, nearest first."""
-    bases: tuple[Any, ...] = BASES.get(fault.key, ())
+    hints = [getattr(action, "_typehint", None) for action in parser._actions if action.dest == fault.key]
+    bases = tuple(base for hint in hints for base in (typing.get_args(hint) or (hint,)))
     if fault.owner:
         hint = inspect.signature(fault.owner, eval_str=True).parameters[fault.key.rpartition(".")[2]].annotation
         bases = typing.get_args(hint) or (hint,)
