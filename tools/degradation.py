@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -25,6 +26,8 @@ NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
 def errors(network: str, seed: int, settings: list[str]) -> list[float]:
     """The share of training pictures that ``network`` gets wrong after each epoch."""
     folder = Path("runs") / f"degradation_{network}_seed{seed}"
+    if folder.exists() and not (folder / "last.ckpt").exists():
+        sys.exit(f"error: {folder} was left by a training that ended before its first checkpoint: remove it")
     if not (folder / "done").exists():
         config = ["--config", f"degradation_{network}.yaml", "--name", folder.name, "--seed_everything", str(seed)]
         cli.train([*config, *settings, *(["--resume", "last"] if (folder / "last.ckpt").exists() else [])])

@@ -44,6 +44,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         parser.set_defaults(data=_data_settings(task.data_recipe, str(name), base))
     options = parse(parser, for_other_data(arguments, base))
     assert task is not None  # or the parser has missed it
+    if options.out and not isinstance(task, Detection):
+        raise ConfigError(f"--out {options.out}: a classifier has no detections to write; --metrics writes its figures")
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
         _check_writable(f"--{option}", getattr(options, option))
     try:

@@ -90,8 +90,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
         case "file":
             text = f"there is no file {fault.about}"
         case "class":
-            known = _known_classes(fault, parser)
-            text = f"{fault.about} is neither the name of a class that fits nor the dotted path of one{known}"
+            near = _known_classes(fault, parser)
+            text = f"{fault.about} is neither the name of a class that fits nor the dotted path of one{near}"
         case "module":
             text = f"{fault.about}; the dotted path of a class must be one that Python can import here"
         case "abstract":

@@ -13,7 +13,7 @@ from PIL import Image
 from detseg.charts import Line, line_chart
 from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, parse_backbone, prepare
 from detseg.data import DetectionData
-from detseg.data.pictures import Pictures, from_annotations, from_folder, hold_out, with_enough
+from detseg.data.pictures import Pictures, draw, from_annotations, from_folder, hold_out, with_enough
 from detseg.errors import ConfigError, DataError
 from detseg.modules.backbones import ConvNet
 from detseg.probe import HELD_OUT, accuracy, at_random, features, spread_depths
@@ -90,16 +90,16 @@ def _pictures(options: Namespace) -> tuple[Pictures, Pictures]:
         data: DetectionData = options.data
         train, val = from_annotations(data.train_annotations), from_annotations(data.val_annotations)
     train, val = with_enough(train, val, options.min_count)
-    return _at_most(train, options), _at_most(val, options)
+    return _at_most(train, 2, options), _at_most(val, 1, options)  # of two one chooses the regularisation
 
 
-def _at_most(pictures: Pictures, options: Namespace) -> Pictures:
+def _at_most(pictures: Pictures, least: int, options: Namespace) -> Pictures:
     """No more pictures than there is to be memory for, the same part of every class."""
     if len(pictures) <= options.max_pictures:
         return pictures
-    log.warning("%d of %d pictures are taken, as --max_pictures says", options.max_pictures, len(pictures))
-    kept = hold_out(pictures.labels, options.max_pictures / len(pictures), options.seed)
-    return pictures.take(np.flatnonzero(kept))
+    kept = draw(pictures.labels, options.max_pictures, least, options.seed)
+    log.warning("%d of %d pictures are taken, as --max_pictures says", len(kept), len(pictures))
+    return pictures.take(kept)
 
 
 def _accuracies(

@@ -149,7 +149,10 @@ class ImageFolders(LightningDataModule, Recipe):
             folder = self.root / self.splits[split]
             if not folder.is_dir():
                 names = ", ".join(sorted(path.name for path in self.root.iterdir() if path.is_dir()))
-                raise DataError(f"{folder}: there is no such folder; data.{split}_split names one of {names}")
+                raise DataError(
+                    f"{folder}: there is no such folder; data.{split}_split names one of {names}; if "
+                    f"{self.splits['train']} is a class, let data.train_split name no folder"
+                )
             return _list(folder)
         listing = _list(self.root)
         rows = [np.flatnonzero(listing.labels == label) for label in range(len(listing.classes))]
@@ -191,7 +194,10 @@ class ImageFolders(LightningDataModule, Recipe):
         """Shuffled batches of changed images. The seed is that of ``seed_everything``."""
         groups = np.zeros(len(self.listing("train").files), dtype=np.int64)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        return self._loader("train", TrainingSampler(groups, self.batch_size, seed, *rank()))
+        # Two of one image each: batch norm of a map of one cell needs more than one value.
+        return self._loader(
+            "train", TrainingSampler(groups, self.batch_size, seed, *rank(), least=min(2, self.batch_size))
+        )
 
     def val_dataloader(self) -> Loader:
         """Every image once over all ranks."""

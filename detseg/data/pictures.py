@@ -89,7 +89,10 @@ def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Pictures, P
     The latter are split: ``val_fraction`` of every class, drawn by ``seed``. Raises DataError for a folder without
     pictures.
     """
-    if (root / "train").is_dir() and (root / "val").is_dir():
+    splits = [name for name in ("train", "val") if (root / name).is_dir()]
+    if splits == ["train"]:
+        raise DataError(f"{root}: has a folder train and none val; both are needed, or the folders of classes alone")
+    if len(splits) == 2:
         train = _read_classes(root / "train", _folders(root / "train"))
         return train, _read_classes(root / "val", list(train.classes))
     whole = _read_classes(root, _folders(root))
@@ -143,6 +146,16 @@ def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[n
         rows = generator.permutation(np.flatnonzero(labels == label))
         held_out[rows[: min(max(round(len(rows) * fraction), 1), len(rows) - 1)]] = True
     return held_out
+
+
+def draw(labels: NDArray[np.int64], count: int, least: int, seed: int) -> NDArray[np.int64]:
+    """Rows of about ``count`` samples, the same share of every class, but ``least`` of each if there are so many."""
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: max(round(len(rows) * count / len(labels)), least)])
+    return np.sort(np.concatenate(chosen))
 
 
 def _folders(root: Path) -> list[str]:

@@ -17,12 +17,15 @@ class TrainingSampler(Sampler[list[Key]]):
 
     A step is ``batch_size`` images on each of the ``ranks``, all of one group, so that no rank waits for another's
     larger images. What is left of the groups is put together in order of the groups; the last step is shared out
-    evenly. Every image comes once in an epoch; only where the last step has fewer images than there are ranks do some
-    come twice. All ranks have the same number of batches, and one rank sees the same steps as several.
+    evenly. Every image comes once in an epoch; only where the last step has fewer than ``least`` images for each rank
+    do some come twice. All ranks have the same number of batches, and one rank sees the same steps as several.
     """
 
-    def __init__(self, groups: NDArray[Any], batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, groups: NDArray[Any], batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1, least: int = 1
+    ) -> None:
         self.groups, self.batch_size, self.seed, self.rank, self.ranks = groups, batch_size, seed, rank, ranks
+        self.least = least
         self.epoch = 0
 
     @property
@@ -48,7 +51,7 @@ class TrainingSampler(Sampler[list[Key]]):
         rest = np.concatenate([rows[len(rows) - len(rows) % step :] for rows in members])
         steps = [*np.concatenate(whole), *(rest[i : i + step] for i in range(0, len(rest), step))]
         for i in generator.permutation(len(steps)):
-            rows = np.resize(steps[i], max(len(steps[i]), self.ranks))
+            rows = np.resize(steps[i], max(len(steps[i]), self.ranks * self.least))
             yield [(int(row), int(seeds[row])) for row in np.array_split(rows, self.ranks)[self.rank]]
 
 

@@ -15,10 +15,10 @@ AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet,
 class Classifier(nn.Module, Recipe):
     """Says which of ``num_classes`` classes an image shows.
 
-    ``backbone`` must be whole. Its weights come with those of the head, as far as they are for so many classes; a last
-    layer for others begins at random.
+    ``backbone`` must be whole; it is taken as it was published, no longer ``aligned`` for detectors. Its weights come
+    with those of the head, as far as they are for so many classes; a last layer for others begins at random.
 
-    Raises ValueError if the backbone has been cut short.
+    Raises ValueError if the backbone has been cut short, or is none of a classifier's.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:

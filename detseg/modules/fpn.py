@@ -28,6 +28,9 @@ class FPN(Backbone):
         self.channels = [channels] * (len(body.channels) + 1)
         self.strides = [*body.strides, 2 * body.strides[-1]]
 
+    def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
+        raise ValueError("a pyramid is no classifier: its finer maps would learn nothing; take its body")
+
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         maps = [layer(feature) for layer, feature in zip(self.inner, self.body(images, sizes), strict=True)]
         for finer in reversed(range(len(maps) - 1)):

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from detseg.data import ImageFolders
 from detseg.data.images import read_image
+from detseg.errors import ConfigError
 from detseg.metrics import TopK
 from detseg.models import Classifier
-from detseg.structures import Batch
+from detseg.structures import Batch, Instances
 from detseg.tasks.prediction import evaluating, find_images, stored_data
 from detseg.tasks.task import Task
 
@@ -50,6 +51,20 @@ class Classification(Task):
     ) -> None:
         super().__init__(network, lr, reference_batch, milestones=milestones, warmup_steps=warmup_steps, **settings)
         self._counts = TopK(network.num_classes)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        size = self.data.size
+        whole = torch.tensor([[[0.0, 0.0, size, size]]])
+        target = Instances(whole, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.int64))
+        sizes = torch.tensor([[size, size]])
+        image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        try:
+            with evaluating(self.network), torch.no_grad():
+                self.network.loss(Batch(image, sizes, target, torch.zeros(1, dtype=torch.int64), sizes))
+        except RuntimeError as error:
+            name = type(self.network.backbone).__name__
+            raise ConfigError(f"data.size {size}: too small for {name}: {error}") from error
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,3 +93,11 @@ def test_evaluation_takes_every_image_once_in_the_same_batches(groups: np.ndarra
     assert all(len({int(groups[row]) for row in rows}) == 1 and len(rows) <= batch for rows in alone)
     assert all(not shard[i] or shard[i - 1] for shard in shards for i in range(1, len(shard)))  # empty ones last
     assert shards[0][0]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_no_rank_has_fewer_than_the_least_of_a_step(ranks: int) -> None:
+    samplers = [TrainingSampler(np.zeros(13, int), 4, 0, rank, ranks, least=2) for rank in range(ranks)]
+    batches = [list(sampler) for sampler in samplers]
+    assert min(len(batch) for own in batches for batch in own) >= 2
+    assert {row for own in batches for batch in own for row, _ in batch} == set(range(13))

@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import pytest
 import torch
 from torch.testing import assert_close
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from detseg.models import Classifier
 from detseg.modules import FPN
 from detseg.modules.backbones import Backbone, MobileNetV2, ResNet
 from tests.modules.backbones.tester import BackboneTester, images
@@ -15,7 +17,10 @@ from tests.modules.backbones.tester import BackboneTester, images
 
 class TestPyramid(BackboneTester):
     frozen = ("body.features.0.", "body.features.1.", "body.features.2.", "body.features.3.")
-    test_is_a_classifier = None  # which would use the coarsest map alone
+
+    def test_is_a_classifier(self) -> None:
+        with pytest.raises(ValueError, match="a pyramid is no classifier"):
+            Classifier(self.make(), num_classes=3)
 
     @classmethod
     def make(cls, **arguments: Any) -> Backbone:

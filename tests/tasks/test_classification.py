@@ -91,3 +91,22 @@ def test_data_of_another_kind_is_refused(folder: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         cli.train([*SETTINGS, "--data", "Shapes"])
     assert "Shapes" in capsys.readouterr().err
+
+
+def test_images_too_small_for_a_network_are_said_at_the_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.train([*SETTINGS[:2], "--model.network.backbone", "AlexNet", *SETTINGS[6:]])
+    assert "data.size 32: too small for AlexNet" in capsys.readouterr().err
+
+
+def test_a_classifier_has_no_detections_to_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.evaluate(["--checkpoint", "runs/colours/best.ckpt", "--out", "results.json"])
+    assert "--out results.json: a classifier has no detections" in capsys.readouterr().err
+
+
+def test_weights_without_a_head_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(ResNet("resnet18").state_dict(), "body.pth")
+    with caplog.at_level("INFO"):
+        Classifier(ResNet("resnet18", weights="body.pth"), num_classes=3)
+    assert "resnet18: weights body.pth have no fc.weight, fc.bias: at random" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.modules.backbones.norm import Norm, set_norm
 from detseg.modules.backbones.weights import load_weights
+
+log = logging.getLogger(__name__)
 
 
 class ConvNet(Backbone, ABC):
@@ -50,6 +53,9 @@ class ConvNet(Backbone, ABC):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(mean, std)
+        known = [variant["name"] for variant in self.variants() if "name" in variant]
+        if known and name not in known:  # a checkpoint may say anything
+            raise ValueError(f"{name}: there is {', '.join(known)}")
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
         self.stages = known_stages(stages, self.taps)
@@ -113,13 +119,17 @@ class ConvNet(Backbone, ABC):
         if self.stages[-1] != max(self.taps):
             raise ValueError(f"a classifier needs the whole network: stages must end with {max(self.taps)}")
         network = self.build(num_classes)
-        self._load(network, dict(self._blocks(network)))
+        left = self._load(network, dict(self._blocks(network)))
+        if left:
+            log.info("%s: weights %s have no %s: at random", self.name, self.weights, ", ".join(left))
         head = nn.Sequential(OrderedDict(self.head(network)))
         return head, {name: network.get_submodule(name) for name in self.auxiliary}
 
-    def _load(self, network: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
+    def _load(self, network: nn.Module, blocks: Mapping[str, nn.Module]) -> list[str]:
         set_norm(network, self.norm)
-        load_weights(network, self.name, self.weights, lambda key: key.startswith(tuple(f"{b}." for b in blocks)))
+        return load_weights(
+            network, self.name, self.weights, lambda key: key.startswith(tuple(f"{b}." for b in blocks))
+        )
 
     def _blocks(self, network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for name in self.chain:

@@ -19,6 +19,7 @@ from detseg.modules.backbones.weights import load_weights
 from detseg.recipe import IN_CHECKPOINT
 
 USUALLY_FROZEN = 2  # as for the networks of our own
+TRIAL = 128  # pixels of the image that is tried; the least that every network takes is below
 
 
 class Timm(Backbone):
@@ -44,10 +45,12 @@ class Timm(Backbone):
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
         self.stages = known_stages(stages, last)
-        network = _load(name, weights, range(last[self.stages[-1]] + 1))
+        maps = [index for index in last.values() if index <= last[self.stages[-1]]]  # the finer ones can be frozen
+        network = _load(name, weights, maps)
         super().__init__(network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
         self.network = _set_norm(network, self.norm)
         self.strides = [2**stage for stage in self.stages]
+        last = {stage: maps.index(index) for stage, index in last.items() if index in maps}
         self._maps = [last[stage] for stage in self.stages]
         channels = network.feature_info.channels()
         self.channels = [channels[index] for index in self._maps]
@@ -80,7 +83,7 @@ class Timm(Backbone):
         training = self.network.training
         parameters = [value for value in self.network.parameters() if value.requires_grad]
         with torch.enable_grad():
-            found = self.network.eval()(torch.zeros(1, 3, 64, 64, device=parameters[0].device))
+            found = self.network.eval()(torch.zeros(1, 3, TRIAL, TRIAL, device=parameters[0].device))
             total = torch.stack([found[index].sum() for index in maps]).sum()
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         self.network.train(training)
@@ -110,7 +113,17 @@ def _stages(name: str) -> dict[int, int]:
     if network.pretrained_cfg.get("fixed_input_size"):
         side = network.pretrained_cfg["input_size"][-1]
         raise ConfigError(f"{name}: takes images of {side} x {side} pixels alone, and a detector's have any size")
-    return {int(stride).bit_length() - 1: index for index, stride in enumerate(network.feature_info.reduction())}
+    info = network.feature_info
+    strides = {index: int(stride) for index, stride in zip(info.out_indices, info.reduction(), strict=True)}
+    with torch.device("meta"), torch.no_grad():
+        maps = network.eval()(torch.zeros(1, 3, TRIAL, TRIAL))
+    sides = [feature.shape[2] for feature in maps]  # in both layouts that timm has
+    if any(stride.bit_count() != 1 for stride in strides.values()) or sides != [TRIAL // s for s in strides.values()]:
+        raise ConfigError(
+            f"{name}: its maps of {TRIAL} pixels have {', '.join(map(str, sides))}, where a detector needs a half, a "
+            "quarter and so on; choose another"
+        )
+    return {stride.bit_length() - 1: index for index, stride in strides.items()}
 
 
 def _load(name: str, weights: str | None, maps: Sequence[int]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,26 +15,24 @@ from torch import Tensor, nn
 from detseg.errors import CheckpointError
 from detseg.recipe import IN_CHECKPOINT
 
-log = logging.getLogger(__name__)
-
 PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
 
 # DenseNet was published when names of layers could hold a dot: denselayer1.norm.1.weight is norm1.weight now.
 DOTTED = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")
 
 
-def load_weights(network: nn.Module, name: str, weights: str | None, required: Callable[[str], bool]) -> None:
+def load_weights(network: nn.Module, name: str, weights: str | None, required: Callable[[str], bool]) -> list[str]:
     """Load ImageNet ``weights`` into the whole ``network``, classifier and all, that is called ``name``.
 
     ``weights`` is a name of torchvision's (``IMAGENET1K_V1``; fetched, with its hash checked), the path of a state
     dict (``.safetensors``, or what ``torch.save`` wrote) or of a checkpoint of a classifier that was trained here, or
     None to leave the network as it is. What is not ``required`` may be missing or, since it depends on the classes, of
-    another shape: it stays as it is.
+    another shape: it stays as it is, and its names are returned.
 
     Raises CheckpointError, naming the file and the keys, if the state dict is not one of this network.
     """
     if weights is None or weights == IN_CHECKPOINT:
-        return
+        return []
     own = network.state_dict()
     state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items()}
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
@@ -51,6 +48,7 @@ def load_weights(network: nn.Module, name: str, weights: str | None, required: C
         )
         raise CheckpointError(f"{weights}: these are not weights of {name}: {faults}")
     network.load_state_dict({key: value for key, value in state.items() if key not in other}, strict=False)
+    return [key for key in own if (key not in state or key in other) and not key.endswith("num_batches_tracked")]
 
 
 def published(name: str) -> list[str]:

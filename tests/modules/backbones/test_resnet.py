@@ -96,3 +96,9 @@ def test_a_plain_block_adds_no_identity() -> None:
     x = torch.randn(2, 4, 8, 8).relu()
     assert not torch.equal(residual(x), plain(x))
     assert torch.equal(plain(x), found[0].relu())
+
+
+def test_a_name_that_is_none_of_the_family() -> None:
+    """As a stranger's checkpoint may have it."""
+    with pytest.raises(ValueError, match="fasterrcnn_resnet50_fpn: there is plain18, plain34, resnet18"):
+        ResNet("fasterrcnn_resnet50_fpn")  # type: ignore[arg-type]

@@ -121,3 +121,17 @@ def test_timm_is_not_installed(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"pip install 'detseg\[timm\]'"):
         Timm("resnet18")
+
+
+def test_networks_whose_first_map_is_left_out_by_default() -> None:
+    """dla34 gives maps of strides 2 to 32 and no stride of 1 unless asked."""
+    backbone = Timm("dla34").eval()
+    with torch.no_grad():
+        sides = [feature.shape[2] for feature in backbone(images(1, 3, 128, 128))]
+    assert sides == [128 // stride for stride in backbone.strides] == [32, 16, 8, 4]
+
+
+@pytest.mark.parametrize("name", ["convmixer_768_32", "legacy_xception"])
+def test_networks_whose_maps_are_of_other_sizes_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: its maps of 128 pixels"):
+        Timm(name)
