@@ -79,9 +79,9 @@ class ShapeCrops(ImageFolders):
         val: int = 500,
         seed: int = 0,
         val_split: str = "val",
-        size: int = 64,
+        size: int = 48,
         area: tuple[float, float] = (0.6, 1.0),
-        batch_size: int = 32,
+        batch_size: int = 16,
         workers: int = 2,
     ) -> None:
         super().__init__(root, val_split=val_split, size=size, area=area, batch_size=batch_size, workers=workers)
