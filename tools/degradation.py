@@ -51,10 +51,10 @@ def main() -> None:
         spread = [(max(epoch) - min(epoch)) / 2 for epoch in zip(*runs, strict=True)]
         lines.append(Line(network, means, spread, dashed=network.startswith("plain")))
     places = [str(epoch + 1) for epoch in range(len(lines[0].values))]
-    title = "Error on the training pictures" + (
-        f", mean of {len(options.seeds)} runs" if len(options.seeds) > 1 else ""
+    mean = f", mean of {len(options.seeds)} runs" if len(options.seeds) > 1 else ""
+    chart = line_chart(
+        f"Error on the training pictures{mean}", places, lines, below="epoch", beside="wrong, per cent", size=(900, 520)
     )
-    chart = line_chart(title, places, lines, below="epoch", beside="wrong, per cent", size=(900, 520))
     Image.fromarray(chart).save(options.out)
     print(f"{'network':<10} {'training error after the last epoch':>36} {'mean of all epochs':>20}")
     for line in lines:
