@@ -16,6 +16,9 @@ INK, FAINT, PAPER = (40, 40, 40), (222, 222, 222), (255, 255, 255)
 COLOURS = ((0, 101, 189), (217, 95, 14), (110, 110, 110), (0, 130, 80))
 CAPTION = 24  # pixels for the text below a picture
 SMOOTH = 2  # lines are drawn so many times larger, and then made smaller
+UNIT = SMOOTH * 8  # of all distances in a chart
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Line(NamedTuple):
@@ -25,6 +28,23 @@ class Line(NamedTuple):
     values: Sequence[float]
     spread: Sequence[float] | None = None
     dashed: bool = False
+
+
+class Frame(NamedTuple):
+    """Where a chart of ``count`` places has its lines, from 0 to ``limit``; in pixels of the drawing."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    count: int
+    limit: float
+
+    def x(self, place: int) -> float:
+        return self.left + (place + 0.5) * (self.right - self.left) / self.count
+
+    def y(self, value: float) -> float:
+        return self.bottom - value / self.limit * (self.bottom - self.top)
 
 
 def line_chart(
@@ -37,56 +57,22 @@ def line_chart(
     width, height = (SMOOTH * length for length in size)
     image = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(image)
-    unit = SMOOTH * 8
-    font, large = (ImageFont.load_default(size=SMOOTH * points) for points in (14, 17))
-    left, right, top, bottom = 9 * unit, width - 3 * unit, 10 * unit, height - 9 * unit
-
-    def x(place: int) -> float:
-        return left + (place + 0.5) * (right - left) / len(places)
-
     highest = max(value + spread for line in lines for value, spread in zip(line.values, _spread(line), strict=True))
     step = 0.1 if highest > 0.3 else 0.05
     limit = max(step, math.ceil(round(highest / step, 6)) * step)
-
-    def y(value: float) -> float:
-        return bottom - value / limit * (bottom - top)
-
-    pen.text((left, unit), title, fill=INK, font=large)
-    for tick in range(round(limit / step) + 1):
-        at = y(tick * step)
-        pen.line([(left, at), (right, at)], fill=FAINT, width=SMOOTH)
-        pen.text((left - unit, at), f"{100 * tick * step:.0f}", fill=INK, font=font, anchor="rm")
-    pen.line([(left, bottom), (right, bottom)], fill=INK, width=SMOOTH)
-    for place, name in enumerate(places):
-        pen.line([(x(place), bottom), (x(place), bottom + unit / 2)], fill=INK, width=SMOOTH)
-        pen.multiline_text(
-            (x(place), bottom + unit),
-            name,
-            fill=INK,
-            font=_fitting(pen, name, (right - left) / len(places)),
-            anchor="ma",
-            align="center",
-        )
-    pen.text(((left + right) / 2, height - unit), below, fill=INK, font=font, anchor="md")
-    pen.text((unit, top - unit), beside, fill=INK, font=font, anchor="ld")
-
-    start = float(left)
+    frame = Frame(9 * UNIT, width - 3 * UNIT, 10 * UNIT, height - 9 * UNIT, len(places), limit)
+    font, large = (ImageFont.load_default(size=SMOOTH * points) for points in (14, 17))
+    pen.text((frame.left, UNIT), title, fill=INK, font=large)
+    pen.text(((frame.left + frame.right) / 2, height - UNIT), below, fill=INK, font=font, anchor="md")
+    pen.text((UNIT, frame.top - UNIT), beside, fill=INK, font=font, anchor="ld")
+    _draw_axes(pen, frame, places, step, font)
+    start = frame.left
     for line, colour in zip(lines, COLOURS, strict=False):
-        points = [(x(place), y(value)) for place, value in enumerate(line.values)]
-        _stroke(pen, points, colour, line.dashed)
-        for (across, _), value, spread in zip(points, line.values, _spread(line), strict=True):
-            if spread:
-                low, high = y(max(0, value - spread)), y(value + spread)
-                pen.line([(across, low), (across, high)], fill=colour, width=SMOOTH)
-                for end in (low, high):
-                    pen.line([(across - unit / 2, end), (across + unit / 2, end)], fill=colour, width=SMOOTH)
-        if not line.dashed:
-            for across, down in points:
-                pen.circle((across, down), unit / 2, fill=colour)
-        legend = 4.5 * unit
-        _stroke(pen, [(start, legend), (start + 4 * unit, legend)], colour, line.dashed)
-        pen.text((start + 5 * unit, legend), line.name, fill=INK, font=font, anchor="lm")
-        start += 8 * unit + pen.textlength(line.name, font=font)
+        _draw_line(pen, frame, line, colour)
+        legend = 4.5 * UNIT
+        _stroke(pen, [(start, legend), (start + 4 * UNIT, legend)], colour, line.dashed)
+        pen.text((start + 5 * UNIT, legend), line.name, fill=INK, font=font, anchor="lm")
+        start += 8 * UNIT + pen.textlength(line.name, font=font)
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
@@ -111,11 +97,39 @@ def labelled_grid(title: str, pictures: Sequence[Picture], texts: Sequence[str],
     return np.asarray(image)
 
 
+def _draw_axes(pen: ImageDraw.ImageDraw, frame: Frame, places: Sequence[str], step: float, font: Font) -> None:
+    """Lines across for every ``step``, in per cent, and the names of the places."""
+    for tick in range(round(frame.limit / step) + 1):
+        at = frame.y(tick * step)
+        pen.line([(frame.left, at), (frame.right, at)], fill=FAINT, width=SMOOTH)
+        pen.text((frame.left - UNIT, at), f"{100 * tick * step:.0f}", fill=INK, font=font, anchor="rm")
+    pen.line([(frame.left, frame.bottom), (frame.right, frame.bottom)], fill=INK, width=SMOOTH)
+    for place, name in enumerate(places):
+        x = frame.x(place)
+        pen.line([(x, frame.bottom), (x, frame.bottom + UNIT / 2)], fill=INK, width=SMOOTH)
+        fitting = _fitting(pen, name, (frame.right - frame.left) / len(places))
+        pen.multiline_text((x, frame.bottom + UNIT), name, fill=INK, font=fitting, anchor="ma", align="center")
+
+
+def _draw_line(pen: ImageDraw.ImageDraw, frame: Frame, line: Line, colour: tuple[int, int, int]) -> None:
+    points = [(frame.x(place), frame.y(value)) for place, value in enumerate(line.values)]
+    _stroke(pen, points, colour, line.dashed)
+    for (across, _), value, spread in zip(points, line.values, _spread(line), strict=True):
+        if spread:
+            low, high = frame.y(max(0, value - spread)), frame.y(value + spread)
+            pen.line([(across, low), (across, high)], fill=colour, width=SMOOTH)
+            for end in (low, high):
+                pen.line([(across - UNIT / 2, end), (across + UNIT / 2, end)], fill=colour, width=SMOOTH)
+    if not line.dashed:
+        for across, down in points:
+            pen.circle((across, down), UNIT / 2, fill=colour)
+
+
 def _spread(line: Line) -> Sequence[float]:
     return line.spread or [0.0] * len(line.values)
 
 
-def _fitting(pen: ImageDraw.ImageDraw, text: str, room: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _fitting(pen: ImageDraw.ImageDraw, text: str, room: float) -> Font:
     """A font in which a text is not wider than there is room, if one that can be read is."""
     for points in (14, 13, 12, 11, 10, 9):
         font = ImageFont.load_default(size=SMOOTH * points)
@@ -155,7 +169,7 @@ def _captioned(picture: Picture, text: str, side: int, height: int) -> Image.Ima
     return image
 
 
-def _cut(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+def _cut(pen: ImageDraw.ImageDraw, text: str, font: Font, room: float) -> str:
     """A text, or so much of it as there is room for."""
     shown = text
     while text and pen.textlength(shown, font=font) > room:

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.cli.configs import find_configs, nearest
+from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.prediction import find_device
 from detseg.errors import ConfigError
@@ -70,15 +71,8 @@ def find_block(option: str, name: str, backbone: ConvNet) -> str:
     return found[-1]
 
 
-def check_writable(out: Path) -> None:
+def check_picture(out: Path) -> None:
     """Raise ConfigError if no picture can be written to this file; its folder is made."""
     if out.suffix.lower() not in Image.registered_extensions():
         raise ConfigError(f"--out {out}: must end in .png, or as another kind of picture does")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        there = out.exists()
-        out.open("a").close()
-        if not there:
-            out.unlink()
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}; give another file") from error
+    check_writable("--out", out)

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
@@ -62,6 +63,22 @@ def calm() -> Iterator[None]:
             log.removeHandler(printer)
             for logger, level in zip((log, *libraries), levels, strict=True):
                 logger.setLevel(level)
+
+
+def check_writable(option: str, file: Path | None) -> None:
+    """Raise ConfigError if the file of an option cannot be written; its folder is made."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        there = file.exists()
+        file.open("a").close()
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}; give another file") from error
 
 
 def import_module(name: str) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 
 from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
-from detseg.cli.console import import_module
+from detseg.cli.console import check_writable, import_module
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData
 from detseg.errors import CheckpointError, ConfigError
@@ -47,7 +47,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.out and not isinstance(task, Detection):
         raise ConfigError(f"--out {options.out}: a classifier has no detections to write; --metrics writes its figures")
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
-        _check_writable(f"--{option}", getattr(options, option))
+        check_writable(f"--{option}", getattr(options, option))
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
@@ -99,22 +99,6 @@ def _value(arguments: Sequence[str], option: str) -> str | None:
     return None
 
 
-def _check_writable(option: str, file: Path | None) -> None:
-    """Raise ConfigError if the file of an option cannot be written; its folder is made."""
-    if file is None:
-        return
-    if file.is_dir():
-        raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        there = file.exists()
-        file.open("a").close()
-        if not there:
-            file.unlink()
-    except OSError as error:
-        raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}; give another file") from error
-
-
 def _data_settings(recipe: Any, path: str, base: type[Any]) -> Any:
     """The data of a checkpoint as the default of ``data``. Raises CheckpointError for what is no recipe of data."""
     try:
@@ -159,9 +143,7 @@ def _is_plain(hint: Any) -> bool:
 
 def _report(task: Task, data: Any, out: Path | None, metrics: Path | None) -> None:
     print(task.table(task.figures))
-    measured = ("AP", "AR_", "VOC", "top", "images_per_second")
-    rest = [name for name in task.figures if not name.startswith(measured)]
-    print("\nvalidation losses: " + ", ".join(f"{name} {task.figures[name]:.4f}" for name in rest))
+    print("\nvalidation losses: " + ", ".join(f"{name} {value:.4f}" for name, value in task.losses.items()))
     print(f"images per second: {task.figures['images_per_second']:.1f}")
     if metrics:
         write_figures(task.figures, metrics)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.charts import Line, line_chart
-from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, parse_backbone, prepare
+from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
 from detseg.data import DetectionData
 from detseg.data.pictures import Pictures, draw, from_annotations, from_folder, hold_out, with_enough
 from detseg.errors import ConfigError, DataError
@@ -30,7 +30,7 @@ def probe(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
     if not 0 < options.val_fraction < 1:
         raise ConfigError(f"--val_fraction {options.val_fraction:g}: must be above 0 and below 1, such as 0.3")
-    check_writable(options.out)
+    check_picture(options.out)
     options = build(parser, options)
     backbone = options.backbone
     depths = spread_depths(backbone)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 
 from detseg.charts import labelled_grid
-from detseg.cli.backbones import backbone_parser, build, check_writable, find_block, parse_backbone
+from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone
 from detseg.data.images import read_image
 from detseg.data.pictures import shorter_side
 from detseg.draw import Picture
@@ -37,7 +37,7 @@ def visualize(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
     if options.image and options.images:
         raise ConfigError("--image shows the maps of one image, --images patches of many: give one of the two")
-    check_writable(options.out)
+    check_picture(options.out)
     options = build(parser, options)
     backbone = options.backbone
     block = find_block("layer", options.layer, backbone)

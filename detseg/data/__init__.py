@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.data.annotations import Annotations as Annotations
-    from detseg.data.base import DetectionData as DetectionData
     from detseg.data.batching import collate as collate
     from detseg.data.camvid import CamVid as CamVid
     from detseg.data.coco import COCO as COCO
     from detseg.data.coco_segmentation import COCOSegmentation as COCOSegmentation
+    from detseg.data.detection import DetectionData as DetectionData
     from detseg.data.folder import Folder as Folder
     from detseg.data.folder_segmentation import FolderSegmentation as FolderSegmentation
     from detseg.data.image_folders import ImageFolders as ImageFolders
@@ -33,7 +33,7 @@ MODULES = {
     "COCO": "coco",
     "COCOSegmentation": "coco_segmentation",
     "CamVid": "camvid",
-    "DetectionData": "base",
+    "DetectionData": "detection",
     "ImageFolders": "image_folders",
     "ShapeCrops": "shapes",
     "FolderSegmentation": "folder_segmentation",

@@ -1,15 +1,13 @@
-"""What all data modules share: the dataset of samples, the loaders, the class names."""
+"""What all data modules share: the loaders, the samplers, the class names."""
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,57 +15,45 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from detseg.data.annotations import Annotations
-from detseg.data.batching import buckets, collate, smallest
+from detseg.data.batching import Buckets, collate
 from detseg.data.coco_format import Split
-from detseg.data.images import read_image
-from detseg.data.samplers import EvaluationSampler, Key, TrainingSampler
-from detseg.data.transforms import Picture, Transforms, fit
+from detseg.data.samplers import EvaluationSampler, TrainingSampler
 from detseg.errors import ConfigError, DataError, DetsegError
-from detseg.proposals.cache import Proposals, cache_file
-from detseg.recipe import Recipe, recipe
+from detseg.recipe import Recipe
 from detseg.structures import Batch, Sample
 
 log = logging.getLogger(__name__)
 
-MOST_PROPOSALS = 2000  # of an image; about as many as R-CNN and Fast R-CNN have of selective search
 
+class Labels(Protocol):
+    """The images of a split, and what is known of each."""
 
-class DetectionDataset(Dataset[Sample]):
-    """Images with the objects to learn from: neither crowds nor difficult ones."""
+    @property
+    def root(self) -> Path:
+        """The folder of the images."""
 
-    def __init__(
-        self, annotations: Annotations, transforms: Transforms, training: bool, proposals: Proposals | None = None
-    ) -> None:
-        self.annotations, self.transforms, self.training = annotations, transforms, training
-        self.proposals = proposals
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in the order of the labels."""
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's own numbers of the classes."""
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self.annotations)
 
-    def __getitem__(self, key: int | Key) -> Sample:
-        """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
-        row, seed = key if isinstance(key, tuple) else (key, key)
-        objects = self.annotations.objects(row)
-        learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
-        height, width = self.annotations.sizes[row].tolist()
-        boxes = self.annotations.boxes[objects][learnt].clip(0, (width, height, width, height))
-        picture = Picture(
-            image=read_image(self.annotations.path(row), (height, width)),
-            boxes=boxes.astype(np.float32),
-            labels=self.annotations.labels[objects][learnt],
-            proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
-        )
-        picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
-        return Sample(
-            image=torch.from_numpy(picture.image).permute(2, 0, 1),
-            boxes=torch.from_numpy(picture.boxes),
-            labels=torch.from_numpy(picture.labels),
-            row=row,
-            original_size=(height, width),
-            proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
-        )
+    def path(self, image: int) -> Path:
+        """Where the file of one image lies."""
+
+    def relabel(self, classes: Sequence[str]) -> Self:
+        """Renumber the labels to ``classes``, matching by name."""
+
+    def describe(self) -> str:
+        """Say in one line what there is."""
+
+
+L = TypeVar("L", bound=Labels)
 
 
 class Loader(DataLoader[Sample]):
@@ -81,33 +67,51 @@ class Loader(DataLoader[Sample]):
             raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
 
 
-class DetectionData(LightningDataModule, Recipe):
-    """A data set for training and evaluation; subclasses say how to ``read`` its annotations.
+class Data(LightningDataModule, Recipe, Generic[L]):
+    """A data set for training and evaluation; subclasses say how to ``read`` its labels, and what a sample is.
 
-    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. ``proposals`` is a folder
-    that ``detseg propose`` wrote, for models that do not make their own. Nothing is read before it is needed: one that
-    was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
+    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. Nothing is read before it
+    is needed: one that was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
     """
 
-    def __init__(
-        self,
-        transforms: Transforms | None = None,
-        batch_size: int = 2,
-        workers: int = 2,
-        proposals: str | None = None,
-    ) -> None:
+    collate = staticmethod(collate)
+    least = 1  # images of a rank in a training step
+    purpose = "to tell apart"  # what the classes are for
+
+    def __init__(self, batch_size: int, workers: int) -> None:
         super().__init__()
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, workers {workers} at least 0")
-        self.transforms = transforms or Transforms()
-        self.batch_size, self.workers, self.proposals = batch_size, workers, proposals
+        self.batch_size, self.workers = batch_size, workers
         self._classes: tuple[str, ...] | None = None
-        self._unmatched: dict[Split, Annotations] = {}  # as read: other classes may be asked for later
-        self._annotations: dict[Split, Annotations] = {}
+        self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
+        self._annotations: dict[Split, L] = {}
 
-    def read(self, split: Split) -> Annotations:
-        """Read the annotations of a split, with the classes that they name. Called once for each."""
+    def read(self, split: Split) -> L:
+        """Read the labels of a split, with the classes that they name. Called once for each."""
         raise NotImplementedError
+
+    def dataset(self, split: Split) -> Dataset[Sample]:
+        """The samples of a split, by the row of an image; in training by a sampler's key."""
+        raise NotImplementedError
+
+    def groups(self, split: Split) -> NDArray[np.int64]:
+        """A number for each image: only those with the same one come into a batch together."""
+        raise NotImplementedError
+
+    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Change an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
+        raise NotImplementedError
+
+    @property
+    def buckets(self) -> Buckets:
+        """Heights and widths that batches are padded to."""
+        raise NotImplementedError
+
+    @property
+    def train_buckets(self) -> Buckets:
+        """Those of training, where they are others."""
+        return self.buckets
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -124,37 +128,40 @@ class DetectionData(LightningDataModule, Recipe):
         """The data set's own numbers of the classes."""
         return self.train_annotations.category_ids
 
+    @property
+    def train_annotations(self) -> L:
+        """What the training images show."""
+        return self.annotations("train")
+
+    @property
+    def val_annotations(self) -> L:
+        """What the validation images show, in the classes of the training images."""
+        return self.annotations("val")
+
+    def annotations(self, split: Split) -> L:
+        """What the images of a split show. Raises DataError if there are none, or none of the classes."""
+        if split not in self._annotations:
+            found = self.read(split)
+            log.info("%s: %s: %s", split, found.root, found.describe())
+            if not len(found):
+                raise DataError(f"{found.root}: the {split} split has no images")
+            self._unmatched[split] = found
+            if split == "val" or self._classes:
+                found = self._match(found)
+            self._annotations[split] = found
+        return self._annotations[split]
+
     def path(self, split: Split, row: int) -> Path:
         """The file of an image."""
-        return self._get(split).path(row)
-
-    @property
-    def train_annotations(self) -> Annotations:
-        """What the training images show."""
-        return self._get("train")
-
-    @property
-    def val_annotations(self) -> Annotations:
-        """What the validation images show, in the classes of the training images."""
-        return self._get("val")
+        return self.annotations(split).path(row)
 
     def use_classes(self, classes: Sequence[str]) -> None:
-        """Number the labels as a trained model does, by names. Objects of other classes are left out and logged.
+        """Number the labels as a trained model does, by names. What is of other classes is left out and logged.
 
         From then on DataError is raised where the data has none of these classes.
         """
         self._classes = tuple(classes)
         self._annotations = {split: self._match(found) for split, found in self._unmatched.items()}
-
-    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
-        resized = self.transforms.evaluate(Picture(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))).image
-        return resized, (resized.shape[0], resized.shape[1])
-
-    @property
-    def buckets(self) -> list[tuple[int, int]]:
-        """Heights and widths that batches are padded to."""
-        return buckets(max(self.transforms.sizes), self.transforms.max_size)
 
     def setup(self, stage: str) -> None:
         """Tell Lightning, which calls this, to leave the samplers alone."""
@@ -167,72 +174,36 @@ class DetectionData(LightningDataModule, Recipe):
 
         Lightning's ``overfit_batches`` needs the same ones in each epoch, and gets them.
         """
-        groups = self._groups(self.train_annotations)
+        groups = self.groups("train")
         sampler: TrainingSampler | EvaluationSampler
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            sampler = EvaluationSampler(groups, self.batch_size, *rank())
+            sampler = EvaluationSampler(groups, self.batch_size, *_rank())
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-            sampler = TrainingSampler(groups, self.batch_size, seed, *rank())
-        return self._loader(self._dataset("train"), sampler)
+            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank(), self.least)
+        return self._loader("train", sampler, self.train_buckets)
 
     def val_dataloader(self) -> Loader:
         """Every image once over all ranks. A rank that runs out of images before others gets empty batches."""
-        sampler = EvaluationSampler(self._groups(self.val_annotations), self.batch_size, *rank())
-        return self._loader(self._dataset("val"), sampler)
+        sampler = EvaluationSampler(self.groups("val"), self.batch_size, *_rank())
+        return self._loader("val", sampler, self.buckets)
 
-    def _dataset(self, split: Split) -> DetectionDataset:
-        annotations = self._get(split)
-        proposals = None
-        if self.proposals is not None:
-            proposals = Proposals(cache_file(self.proposals, split), annotations, self._propose_command(split))
-        return DetectionDataset(annotations, self.transforms, split == "train", proposals)
-
-    def _propose_command(self, split: Split) -> str:
-        """The command that makes the proposals of a split, but for its method."""
-        own = recipe(self)
-        general = inspect.signature(DetectionData).parameters
-        places = {
-            f"--data.{name}": value if isinstance(value, str) else json.dumps(value)
-            for name, value in own["arguments"].items()
-            if name not in general and value is not None
-        }
-        options = {"--data": own["class"], **places, "--split": split, "--out": str(self.proposals)}
-        return shlex.join(["detseg", "propose", *(part for option in options.items() for part in option)])
-
-    def _loader(self, dataset: DetectionDataset, sampler: TrainingSampler | EvaluationSampler) -> Loader:
+    def _loader(self, split: Split, sampler: TrainingSampler | EvaluationSampler, buckets: Buckets) -> Loader:
         return Loader(
-            dataset,
+            self.dataset(split),
             batch_sampler=sampler,
             num_workers=self.workers,
-            collate_fn=partial(collate, buckets=self.buckets),
+            collate_fn=partial(self.collate, buckets=buckets),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
             generator=torch.Generator(),  # without one, each pass would draw a number of the training's
         )
 
-    def _groups(self, annotations: Annotations) -> NDArray[np.int64]:
-        """The bucket of each image."""
-        sizes = fit(annotations.sizes, max(self.transforms.sizes), self.transforms.max_size)
-        return smallest(sizes, self.buckets)
-
-    def _get(self, split: Split) -> Annotations:
-        if split not in self._annotations:
-            found = self.read(split)
-            log.info("%s: %s: %s", split, found.root, found.describe())
-            if not len(found):
-                raise DataError(f"{found.root}: the {split} split has no images")
-            self._unmatched[split] = found
-            if split == "val" or self._classes:
-                found = self._match(found)
-            self._annotations[split] = found
-        return self._annotations[split]
-
-    def _match(self, annotations: Annotations) -> Annotations:
+    def _match(self, annotations: L) -> L:
         if not set(self.classes) & set(annotations.classes):
             raise DataError(
                 f"{annotations.root}: none of its classes ({', '.join(annotations.classes)}) is one of those "
-                f"to find ({', '.join(self.classes)}); the names must agree"
+                f"{self.purpose} ({', '.join(self.classes)}); the names must agree"
             )
         return annotations.relabel(self.classes)
 
@@ -249,7 +220,7 @@ def split_rows(count: int, fraction: float, split: Split) -> NDArray[np.int64]:
     return np.sort(order[:held_out] if split == "val" else order[held_out:])
 
 
-def rank() -> tuple[int, int]:
+def _rank() -> tuple[int, int]:
     """Number of this process among those that train together, and how many there are."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()

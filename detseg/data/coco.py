@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
-from detseg.data.base import DetectionData, split_rows
-from detseg.data.coco_format import Split, find_annotations, find_images, find_only_annotations, read_coco
+from detseg.data.base import split_rows
+from detseg.data.coco_format import Places, Split, find_only_annotations, read_coco
+from detseg.data.detection import DetectionData
 from detseg.data.transforms import Transforms
 from detseg.data.voc_format import holds_voc
 from detseg.errors import DataError
@@ -44,39 +45,32 @@ class COCO(DetectionData):
     ) -> None:
         super().__init__(transforms, batch_size, workers, proposals)
         self.root = Path(root)
-        self.files = {"train": train_file, "val": val_file}
-        self.images = {"train": train_images, "val": val_images}
+        self.places = Places(
+            self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}
+        )
         self.val_fraction = val_fraction
 
     def read(self, split: Split) -> Annotations:
         """Read the file of a split, or the part of the only file that belongs to it."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder. {WAYS}")
-        if self._file("val") is None:
+        if self.places.file("val") is None:
             return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
-        file = self._file(split)
+        file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
-        return self._read(file, split)
+        return read_coco(file, self.places.folder(file, split))
 
     @cached_property
     def _whole(self) -> Annotations:
         """All of a data set that is not split."""
-        file = self._file("train")
+        file = self.places.file("train")
         if file:
-            return self._read(file, "train")
+            return read_coco(file, self.places.folder(file, "train"))
         try:
             file = find_only_annotations(self.root)
         except DataError as error:
             if holds_voc(self.root):
                 raise DataError(f"{error}; it looks like a data set in VOC format: `--data VOC`") from None
             raise
-        return self._read(file, None)
-
-    def _file(self, split: Split) -> Path | None:
-        given = self.files[split]
-        return self.root / given if given else find_annotations(self.root, split)
-
-    def _read(self, file: Path, split: Split | None) -> Annotations:
-        given = self.images[split or "train"]
-        return read_coco(file, self.root / given if given else find_images(self.root, file, split))
+        return read_coco(file, self.places.folder(file, None))

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def read_coco(file: Path, images: Path) -> Annotations:
     Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Masks
     are left out. Raises DataError, naming file and entry, for whatever is missing or broken.
     """
-    content = _load(file)
+    content = load(file, without_mask)
     pictures = content["images"]
     image_ids = _ids(file, "images", pictures, "id")
     order = np.argsort(image_ids, kind="stable")
@@ -80,15 +81,16 @@ def read_coco(file: Path, images: Path) -> Annotations:
     )
 
 
-def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """Parse the file, forgetting each mask at once: they are most of it."""
+def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
+    """Forget the mask of an annotation: they are most of a file."""
+    entry.pop("segmentation", None)
+    return entry
 
-    def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-        entry.pop("segmentation", None)
-        return entry
 
+def load(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Parse an annotation file, each object in it changed as soon as it is read. Raises DataError."""
     try:
-        content = json.loads(file.read_bytes(), object_hook=without_mask)
+        content = json.loads(file.read_bytes(), object_hook=change)
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -165,6 +167,24 @@ def _complete(sizes: NDArray[np.int32], files: NDArray[np.str_], images: Path) -
     for row in np.flatnonzero((sizes <= 0).any(axis=1)):
         sizes[row] = image_size(images / str(files[row]))
     return sizes
+
+
+class Places(NamedTuple):
+    """Where the annotation files and images of a data set are: given, as paths or relative to ``root``, or found."""
+
+    root: Path
+    files: Mapping[str, str | None]  # by split
+    images: Mapping[str, str | None]
+
+    def file(self, split: Split) -> Path | None:
+        """The annotation file of a split; of one for training, None means that there is one for all."""
+        given = self.files[split]
+        return self.root / given if given else find_annotations(self.root, split)
+
+    def folder(self, file: Path, split: Split | None) -> Path:
+        """The images of an annotation file, that of a split or of all."""
+        given = self.images[split or "train"]
+        return self.root / given if given else find_images(self.root, file, split)
 
 
 def find_annotations(root: Path, split: Split) -> Path | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.base import split_rows
-from detseg.data.coco_format import Split, find_annotations, find_images, find_only_annotations
+from detseg.data.coco_format import Places, Split, find_only_annotations, load
 from detseg.data.images import image_size
 from detseg.data.label_maps import LabelMaps, label_maps
 from detseg.data.segmentation import SegmentationData
@@ -52,8 +52,9 @@ class COCOSegmentation(SegmentationData):
     ) -> None:
         super().__init__(transforms, batch_size, workers)
         self.root = Path(root)
-        self.files = {"train": train_file, "val": val_file}
-        self.images = {"train": train_images, "val": val_images}
+        self.places = Places(
+            self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}
+        )
         self.chosen = classes
         self.val_fraction = val_fraction
 
@@ -61,26 +62,20 @@ class COCOSegmentation(SegmentationData):
         """Read the file of a split, or the part of the only file that belongs to it."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
-        if self._file("val") is None:
+        if self.places.file("val") is None:
             return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
-        file = self._file(split)
+        file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
-        return self._read(file, split)
+        return read_coco_maps(file, self.places.folder(file, split), self.chosen)
 
     @cached_property
     def _whole(self) -> LabelMaps:
         """All of a data set that is not split."""
-        file = self._file("train")
-        return self._read(file, "train") if file else self._read(find_only_annotations(self.root), None)
-
-    def _file(self, split: Split) -> Path | None:
-        given = self.files[split]
-        return self.root / given if given else find_annotations(self.root, split)
-
-    def _read(self, file: Path, split: Split | None) -> LabelMaps:
-        given = self.images[split or "train"]
-        return read_coco_maps(file, self.root / given if given else find_images(self.root, file, split), self.chosen)
+        file = self.places.file("train")
+        split: Split | None = "train" if file else None
+        file = file or find_only_annotations(self.root)
+        return read_coco_maps(file, self.places.folder(file, split), self.chosen)
 
 
 def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None) -> LabelMaps:
@@ -89,7 +84,7 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
     ``chosen`` are the names of the categories to take, all by default. Raises DataError, naming file and entry, for
     whatever is missing or broken.
     """
-    content = _load(file)
+    content = load(file, _text_for_mask)
     panoptic = any("segments_info" in entry for entry in content["annotations"])
     categories = _categories(file, content["categories"], chosen)
     names = [*([] if panoptic else [BACKGROUND]), *categories.values()]
@@ -225,25 +220,11 @@ def _read_segments(
     )
 
 
-def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """Parse the file, keeping each mask as text: as lists of numbers they would take many times the memory."""
-
-    def text_for_mask(entry: dict[str, Any]) -> dict[str, Any]:
-        if entry.get("segmentation") is not None:
-            entry["segmentation"] = json.dumps(entry["segmentation"])
-        return entry
-
-    try:
-        content = json.loads(file.read_bytes(), object_hook=text_for_mask)
-    except OSError as error:
-        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: broken JSON: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DataError(f"{file}: not a COCO annotation file: it has no list of '{key}'")
-    return content  # type: ignore[no-any-return]
+def _text_for_mask(entry: dict[str, Any]) -> dict[str, Any]:
+    """Keep each mask as text: as lists of numbers they would take many times the memory."""
+    if entry.get("segmentation") is not None:
+        entry["segmentation"] = json.dumps(entry["segmentation"])
+    return entry
 
 
 def _categories(file: Path, entries: list[dict[str, Any]], chosen: Sequence[str] | None) -> dict[int, str]:

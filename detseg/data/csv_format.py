@@ -8,9 +8,10 @@ import math
 from functools import partial
 from pathlib import Path
 
-from detseg.data.faults import Report
+from detseg.data.annotations import Annotations
+from detseg.data.builder import Builder, Source
 from detseg.data.layout import Tree, by_split, read_text
-from detseg.data.table import Builder, Source, Table
+from detseg.errors import DataError
 
 # What programs call the columns, in small letters.
 COLUMNS = {
@@ -38,13 +39,13 @@ def find_csv(tree: Tree) -> list[Source]:
     return [Source("CSV", tree.root / files[0] if len(files) == 1 else tree.root, parts)]
 
 
-def read_csv(tree: Tree, files: list[str], report: Report) -> Table:
+def read_csv(tree: Tree, files: list[str]) -> Annotations:
     """Read tables, paths relative to the root of ``tree``. A line with no corners is of an image without objects.
 
     Images are found by their names anywhere below the root. The classes are the names found, sorted. Raises DataError,
     naming file and line.
     """
-    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root, report)
+    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root)
     rows: dict[str, int] = {}
     for name in files:
         file = tree.root / name
@@ -52,16 +53,15 @@ def read_csv(tree: Tree, files: list[str], report: Report) -> Table:
         columns = _columns(_split(header))
         if missing := [column for column in COLUMNS if column not in columns]:
             known = "; ".join(f"{column}: {', '.join(COLUMNS[column])}" for column in missing)
-            report.error("broken file", file, "", f"its header lacks columns (any of these names will do): {known}")
-            continue
+            raise DataError(f"{file}: its header lacks columns (any of these names will do): {known}")
         lines = csv.reader(io.StringIO("".join(text), newline=""), delimiter=_delimiter(header))
         try:
             for values in lines:
                 if lines.line_num > 1 and any(map(str.strip, values)):
                     _read_line(tree, file, lines.line_num, values, columns, builder, rows)
         except csv.Error as error:
-            report.error("broken file", file, f"line {lines.line_num}", f"broken CSV: {error}")
-    return builder.table()
+            raise DataError(f"{file}: line {lines.line_num} broken CSV: {error}") from None
+    return builder.annotations()
 
 
 def _read_line(
@@ -74,15 +74,13 @@ def _read_line(
     rows: dict[str, int],
 ) -> None:
     """Add the image and the box of one line."""
-    about, report = f"line {number}", builder.report
+    about = f"{file}: line {number}"
     if len(values) <= max(columns.values()):
-        report.error("broken line", file, about, f"has {len(values)} values, fewer than the header")
-        return
+        raise DataError(f"{about} has {len(values)} values, fewer than the header")
     entry = {column: values[position].strip() for column, position in columns.items()}
     image = tree.image_of(str(file.relative_to(tree.root)), entry["file"].replace("\\", "/"))
     if image is None:
-        report.error("no image", file, about, f"names {entry['file']!r}, and there is no such image below {tree.root}")
-        return
+        raise DataError(f"{about} names {entry['file']!r}, and there is no such image below {tree.root}")
     if image not in rows:
         rows[image] = builder.image(image)
     if not any(entry[key] for key in CORNERS):
@@ -92,11 +90,10 @@ def _read_line(
     except ValueError:
         x1 = y1 = x2 = y2 = math.nan
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        report.error("no number", file, about, f"has corners {[entry[key] for key in CORNERS]}, which are no numbers")
-    elif not entry["name"]:
-        report.error("no name", file, about, "has no name of a class")
-    else:
-        builder.add(rows[image], entry["name"], (x1, y1, x2, y2), (file, about))
+        raise DataError(f"{about} has corners {[entry[key] for key in CORNERS]}, which are no numbers")
+    if not entry["name"]:
+        raise DataError(f"{about} has no name of a class")
+    builder.add(rows[image], entry["name"], (x1, y1, x2, y2))
 
 
 def _delimiter(header: str) -> str:

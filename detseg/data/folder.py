@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
-from detseg.data.base import DetectionData
+from detseg.data.builder import Source
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split, holds_coco
 from detseg.data.csv_format import find_csv
-from detseg.data.faults import Report
+from detseg.data.detection import DetectionData
 from detseg.data.labelme_format import find_labelme
 from detseg.data.layout import Tree
-from detseg.data.table import Source
 from detseg.data.transforms import Transforms
 from detseg.data.voc import VOC
 from detseg.data.voc_format import holds_voc
@@ -79,7 +78,7 @@ class Folder(DetectionData):
         if "all" in self._found.parts:
             return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
         part = "test" if split == "val" and "val" not in self._found.parts else split
-        return self._found.parts[part](Report()).pack()
+        return self._found.parts[part]()
 
     def _match(self, annotations: Annotations) -> Annotations:
         """Number the classes in their order where the format has no numbers of its own for them."""
@@ -90,7 +89,7 @@ class Folder(DetectionData):
     @cached_property
     def _whole(self) -> Annotations:
         assert isinstance(self._found, Source)
-        return self._found.parts["all"](Report()).pack()
+        return self._found.parts["all"]()
 
     @cached_property
     def _found(self) -> Source | COCO | VOC:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from detseg.data.base import Loader, rank, split_rows
-from detseg.data.batching import collate
+from detseg.data.base import Data, split_rows
 from detseg.data.coco_format import Split
 from detseg.data.images import SUFFIXES, read_image
-from detseg.data.samplers import EvaluationSampler, Key, TrainingSampler
+from detseg.data.samplers import Key
 from detseg.data.transforms import Picture, augment, compose
 from detseg.errors import ConfigError, DataError
-from detseg.recipe import Recipe
 from detseg.structures import Sample
 
 log = logging.getLogger(__name__)
@@ -33,13 +29,45 @@ CENTRE = 0.875  # share of the short edge that the evaluation's crop shows: 224 
 NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 
 
-class Listing(NamedTuple):
-    """The images of a split."""
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The images of a split, of one class each."""
 
     root: Path
     classes: tuple[str, ...]
     files: NDArray[np.str_]  # (I,) below the root
     labels: NDArray[np.int64]  # (I,)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The classes by number: folders have no ids of their own."""
+        return tuple(range(len(self.classes)))
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.files)
+
+    def path(self, image: int) -> Path:
+        """Where the file of one image lies."""
+        return self.root / str(self.files[image])
+
+    def subset(self, rows: NDArray[Any]) -> Listing:
+        """Keep the images of these rows."""
+        return replace(self, files=self.files[rows], labels=self.labels[rows])
+
+    def relabel(self, classes: Sequence[str]) -> Listing:
+        """Renumber the labels to ``classes``, matching by name. Images of other classes are left out and logged."""
+        position = {name: label for label, name in enumerate(classes)}
+        labels = np.array([position.get(name, -1) for name in self.classes], dtype=np.int64)[self.labels]
+        known = labels >= 0
+        if not known.all():
+            others = ", ".join(name for name in self.classes if name not in position)
+            log.warning("%s: left out %d images of other classes: %s", self.root, (~known).sum(), others)
+        return replace(self, classes=tuple(classes), labels=labels).subset(known)
+
+    def describe(self) -> str:
+        """Say in one line what there is."""
+        return f"{len(self)} images, {len(self.classes)} classes"
 
 
 class ClassificationDataset(Dataset[Sample]):
@@ -50,12 +78,12 @@ class ClassificationDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self.listing.files)
+        return len(self.listing)
 
     def __getitem__(self, key: int | Key) -> Sample:
         """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
         row, seed = key if isinstance(key, tuple) else (key, key)
-        image = read_image(self.listing.root / str(self.listing.files[row]))
+        image = read_image(self.listing.path(row))
         height, width = image.shape[:2]
         image = self.data.train_transform(image, seed) if self.training else self.data.eval_transform(image)[0]
         return Sample(
@@ -67,7 +95,7 @@ class ClassificationDataset(Dataset[Sample]):
         )
 
 
-class ImageFolders(LightningDataModule, Recipe):
+class ImageFolders(Data[Listing]):
     """Images below ``root``/``train_split``/CLASS and ``root``/``val_split``/CLASS.
 
     Where there is no folder ``train_split``, the classes are the folders of ``root`` itself, and of each class the
@@ -79,6 +107,8 @@ class ImageFolders(LightningDataModule, Recipe):
 
     Raises ConfigError for values that make no sense, DataError for a folder without classes or images.
     """
+
+    least = 2  # batch norm of a map of one cell needs more than one value
 
     def __init__(
         self,
@@ -93,56 +123,17 @@ class ImageFolders(LightningDataModule, Recipe):
         batch_size: int = 32,
         workers: int = 2,
     ) -> None:
-        super().__init__()
-        if batch_size < 1 or workers < 0 or size < 1:
-            raise ConfigError(
-                f"data: size {size} and batch_size {batch_size} must be at least 1, workers {workers} at least 0"
-            )
+        super().__init__(batch_size, workers)
+        if size < 1:
+            raise ConfigError(f"data: size {size} must be at least 1")
         if not 0 < area[0] <= area[1] <= 1 or not 0 <= flip <= 1:
             raise ConfigError(f"data: area {list(area)} must be above 0 and rise to at most 1, flip {flip} within 0..1")
         self.root, self.splits = Path(root), {"train": train_split, "val": val_split}
         self.val_fraction, self.size, self.area, self.flip = val_fraction, size, area, flip
         self.augment = compose(augment) if augment else None
-        self.batch_size, self.workers = batch_size, workers
-        self._classes: tuple[str, ...] | None = None
-        self._listings: dict[Split, Listing] = {}
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their labels: those of the training data, unless others were set."""
-        return self._classes or self.listing("train").classes
-
-    @property
-    def num_classes(self) -> int:
-        """Count the classes."""
-        return len(self.classes)
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """The classes by number: folders have no ids of their own."""
-        return tuple(range(self.num_classes))
-
-    def use_classes(self, classes: Sequence[str]) -> None:
-        """Number the labels as a trained model does, by names. Images of other classes are left out and logged."""
-        self._classes = tuple(classes)
-        self._listings.clear()
-
-    def path(self, split: Split, row: int) -> Path:
-        """The file of an image."""
-        listing = self.listing(split)
-        return listing.root / str(listing.files[row])
-
-    def listing(self, split: Split) -> Listing:
-        """The images of a split, in the classes of the training images."""
-        if split not in self._listings:
-            found = self._read(split)
-            log.info("%s: %s: %d images, %d classes", split, found.root, len(found.files), len(found.classes))
-            if split == "val" or self._classes:
-                found = _match(found, self.classes)
-            self._listings[split] = found
-        return self._listings[split]
-
-    def _read(self, split: Split) -> Listing:
+    def read(self, split: Split) -> Listing:
+        """List the images of a split, or its part of a folder that is not split."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder; data.root names the one with the images")
         if (self.root / self.splits["train"]).is_dir():
@@ -153,14 +144,14 @@ class ImageFolders(LightningDataModule, Recipe):
                     f"{folder}: there is no such folder; data.{split}_split names one of {names}; if "
                     f"{self.splits['train']} is a class, let data.train_split name no folder"
                 )
-            return _list(folder)
-        listing = _list(self.root)
+            return list_images(folder)
+        listing = list_images(self.root)
         rows = [np.flatnonzero(listing.labels == label) for label in range(len(listing.classes))]
         single = [name for name, own in zip(listing.classes, rows, strict=True) if len(own) < 2]
         if single:
             raise DataError(f"{self.root / single[0]}: one image cannot be shared between training and validation")
         kept = np.concatenate([own[split_rows(len(own), self.val_fraction, split)] for own in rows])
-        return listing._replace(files=listing.files[kept], labels=listing.labels[kept])
+        return listing.subset(kept)
 
     def train_transform(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Cut, scale, mirror and augment an RGB image (h, w, 3) as ``seed`` draws it, to (size, size, 3)."""
@@ -185,39 +176,17 @@ class ImageFolders(LightningDataModule, Recipe):
         """Height and width of every batch."""
         return [(self.size, self.size)]
 
-    def setup(self, stage: str) -> None:
-        """Tell Lightning, which calls this, to leave the samplers alone."""
-        if self.trainer is not None:
-            self.trainer._accelerator_connector.use_distributed_sampler = False
+    def groups(self, split: Split) -> NDArray[np.int64]:
+        """All images together: they are made the same size."""
+        return np.zeros(len(self.annotations(split)), dtype=np.int64)
 
-    def train_dataloader(self) -> Loader:
-        """Shuffled batches of changed images. The seed is that of ``seed_everything``."""
-        groups = np.zeros(len(self.listing("train").files), dtype=np.int64)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        # Two of one image each: batch norm of a map of one cell needs more than one value.
-        return self._loader(
-            "train", TrainingSampler(groups, self.batch_size, seed, *rank(), least=min(2, self.batch_size))
-        )
-
-    def val_dataloader(self) -> Loader:
-        """Every image once over all ranks."""
-        groups = np.zeros(len(self.listing("val").files), dtype=np.int64)
-        return self._loader("val", EvaluationSampler(groups, self.batch_size, *rank()))
-
-    def _loader(self, split: Literal["train", "val"], sampler: TrainingSampler | EvaluationSampler) -> Loader:
-        return Loader(
-            ClassificationDataset(self, self.listing(split), training=split == "train"),
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=partial(collate, buckets=self.buckets),
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
-            generator=torch.Generator(),
-        )
+    def dataset(self, split: Split) -> ClassificationDataset:
+        """The images of a split."""
+        return ClassificationDataset(self, self.annotations(split), training=split == "train")
 
 
-def _list(folder: Path) -> Listing:
-    """Every image below the folders of ``folder``, in the order of their names."""
+def list_images(folder: Path) -> Listing:
+    """Every image below the folders of ``folder``, in the order of their names. Raises DataError for one without."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise DataError(f"{folder}: no folder of a class is in here; images are expected in {folder}/CLASS/NAME.jpg")
@@ -234,22 +203,6 @@ def _list(folder: Path) -> Listing:
         files += own
         labels += [label] * len(own)
     return Listing(folder, tuple(classes), np.array(files, dtype=np.str_), np.array(labels, dtype=np.int64))
-
-
-def _match(listing: Listing, classes: Sequence[str]) -> Listing:
-    """The images of ``classes``, numbered like them."""
-    position = {name: label for label, name in enumerate(classes)}
-    labels = np.array([position.get(name, -1) for name in listing.classes], dtype=np.int64)[listing.labels]
-    known = labels >= 0
-    if not known.any():
-        raise DataError(
-            f"{listing.root}: none of its classes ({', '.join(listing.classes)}) is one of those to tell apart "
-            f"({', '.join(classes)}); the names of the folders must agree"
-        )
-    if not known.all():
-        others = ", ".join(name for name in listing.classes if name not in position)
-        log.warning("%s: left out %d images of other classes: %s", listing.root, (~known).sum(), others)
-    return Listing(listing.root, tuple(classes), listing.files[known], labels[known])
 
 
 def _random_part(image: NDArray[np.uint8], area: tuple[float, float], generator: Any) -> NDArray[np.uint8]:

@@ -6,9 +6,10 @@ import math
 from functools import partial
 from typing import Any
 
-from detseg.data.faults import Report
+from detseg.data.annotations import Annotations
+from detseg.data.builder import Builder, Source, polygon_area, polygon_box
 from detseg.data.layout import Tree, by_split, holds, read_json
-from detseg.data.table import Builder, Source, Table, polygon_area, polygon_box
+from detseg.errors import DataError
 
 OUTLINES = ("polygon", "rectangle", "circle")
 
@@ -22,43 +23,40 @@ def find_labelme(tree: Tree) -> list[Source]:
     return [Source("LabelMe", tree.root, parts)]
 
 
-def read_labelme(tree: Tree, files: list[str], report: Report) -> Table:
+def read_labelme(tree: Tree, files: list[str]) -> Annotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
     Polygons, rectangles and circles become the boxes around them, and keep their areas; points and lines have none and
     are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
     """
-    builder = Builder(tree.root, tree.root, report)
+    builder = Builder(tree.root, tree.root)
     for name in files:
         file = tree.root / name
         content = read_json(file)
         shapes = content.get("shapes") if isinstance(content, dict) else None
         if not isinstance(shapes, list):
-            report.error("broken file", file, "", "not a LabelMe file: it has no list of shapes")
-            continue
+            raise DataError(f"{file}: not a LabelMe file: it has no list of shapes")
         image = tree.image_of(name, _image_name(content)) or tree.image_of(name)
         if image is None:
-            report.error("no image", file, "", f"no image {content.get('imagePath')!r} anywhere below {tree.root}")
-            continue
+            raise DataError(f"{file}: no image {content.get('imagePath')!r} anywhere below {tree.root}")
         row = builder.image(image)
         for number, shape in enumerate(shapes, start=1):
             try:
                 kind, label, points = _shape(shape)
             except ValueError as error:
-                report.error("broken shape", file, f"shape {number}", str(error))
-                continue
+                raise DataError(f"{file}: shape {number} {error}") from None
             if kind not in OUTLINES:
                 continue
             if kind == "polygon":
-                box, area, corners = polygon_box(points), polygon_area(points), len(points)
+                box, area = polygon_box(points), polygon_area(points)
             elif kind == "circle":
                 (x, y), *edge = points
                 radius = math.dist((x, y), edge[0])
-                box, area, corners = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2, -1
+                box, area = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2
             else:
-                box, area, corners = polygon_box(points), math.nan, -1
-            builder.add(row, label, box, (file, f"shape {number}"), area, points=corners)
-    return builder.table()
+                box, area = polygon_box(points), math.nan
+            builder.add(row, label, box, area)
+    return builder.annotations()
 
 
 def _image_name(content: dict[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data.annotations import Annotations
-from detseg.data.images import SUFFIXES, read_image
+from detseg.data.image_folders import list_images
+from detseg.data.images import read_image
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -93,11 +94,16 @@ def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Pictures, P
     if splits == ["train"]:
         raise DataError(f"{root}: has a folder train and none val; both are needed, or the folders of classes alone")
     if len(splits) == 2:
-        train = _read_classes(root / "train", _folders(root / "train"))
-        return train, _read_classes(root / "val", list(train.classes))
-    whole = _read_classes(root, _folders(root))
-    held_out = hold_out(whole.labels, val_fraction, seed)
-    return whole.take(np.flatnonzero(~held_out)), whole.take(np.flatnonzero(held_out))
+        train = list_images(root / "train")
+        val = list_images(root / "val").relabel(train.classes)
+    else:
+        whole = list_images(root)
+        held_out = hold_out(whole.labels, val_fraction, seed)
+        train, val = whole.subset(~held_out), whole.subset(held_out)
+    first, second = (
+        Pictures(found.classes, [found.path(row) for row in range(len(found))], found.labels) for found in (train, val)
+    )
+    return first, second
 
 
 def from_annotations(annotations: Annotations) -> Pictures:
@@ -156,19 +162,3 @@ def draw(labels: NDArray[np.int64], count: int, least: int, seed: int) -> NDArra
         rows = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(rows[: max(round(len(rows) * count / len(labels)), least)])
     return np.sort(np.concatenate(chosen))
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir())
-
-
-def _read_classes(root: Path, classes: Sequence[str]) -> Pictures:
-    """The pictures in the folders of the classes and below. Raises DataError if there is none."""
-    files = [sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES) for name in classes]
-    labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
-    if not len(labels):
-        raise DataError(
-            f"{root}: no pictures in class folders, such as {root / 'cat' / 'one.jpg'} ({', '.join(SUFFIXES)}); "
-            "for a detection data set name its format: --data VOC --data.root FOLDER"
-        )
-    return Pictures(tuple(classes), [path for found in files for path in found], labels)

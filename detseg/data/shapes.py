@@ -59,10 +59,7 @@ class Shapes(COCO):
 
     def prepare(self) -> None:
         """Draw the data set unless it is there, drawn from the same settings. Several processes may call this."""
-        settings = self.settings
-        prepare(
-            self.root.parent, settings, lambda root: write(root, settings["train"], settings["val"], settings["seed"])
-        )
+        prepare(self.root.parent, self.settings, write)
 
 
 class ShapeCrops(ImageFolders):
@@ -87,14 +84,14 @@ class ShapeCrops(ImageFolders):
         super().__init__(root, val_split=val_split, size=size, area=area, batch_size=batch_size, workers=workers)
         self.settings = {"train": train, "val": val, "seed": seed, "size": size}
 
-    def listing(self, split: Split) -> Listing:
-        """The images of a split, drawn first if need be."""
-        prepare(self.root, self.settings, lambda root: write_crops(root, **self.settings))
-        return super().listing(split)
+    def read(self, split: Split) -> Listing:
+        """List the images of a split, drawing them first if need be."""
+        prepare(self.root, self.settings, write_crops)
+        return super().read(split)
 
 
-def prepare(root: Path, settings: dict[str, int], draw: Callable[[Path], None]) -> None:
-    """Let ``draw`` fill the folder ``root`` unless it is there, drawn from the same settings."""
+def prepare(root: Path, settings: dict[str, int], draw: Callable[..., None]) -> None:
+    """Let ``draw(root, **settings)`` fill a folder unless it is there, drawn from the same settings."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
@@ -104,7 +101,7 @@ def prepare(root: Path, settings: dict[str, int], draw: Callable[[Path], None]) 
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
             new = Path(folder, root.name)
             new.mkdir()
-            draw(new)
+            draw(new, **settings)
             (new / MARKER).write_text(json.dumps({"version": VERSION, **settings}))
             new.rename(root)  # the folder is there whole or not at all; this can replace no more than an empty one
 

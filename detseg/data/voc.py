@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
-from detseg.data.base import DetectionData, split_rows
+from detseg.data.base import split_rows
 from detseg.data.coco_format import Split, holds_coco
+from detseg.data.detection import DetectionData
 from detseg.data.transforms import Transforms
 from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc
 from detseg.errors import DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from functools import partial
@@ -10,10 +11,12 @@ from typing import Any
 
 import yaml
 
-from detseg.data.faults import Fault, Report
+from detseg.data.annotations import Annotations
+from detseg.data.builder import Box, Builder, Source, polygon_area, polygon_box
 from detseg.data.layout import Tree, by_split, read_text
-from detseg.data.table import Box, Builder, Source, Table, polygon_area, polygon_box
 from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
 
 LINE = re.compile(r"\d+(\s+[-+.\deE]+){4,}\s*")
 LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # stand beside the labels, and are none
@@ -52,36 +55,28 @@ def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
     return found
 
 
-def read_yolo(
-    root: Path, pairs: dict[str, str | None], lost: list[str], report: Report, names: str | None = None
-) -> Table:
+def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: str | None = None) -> Annotations:
     """Read the label files of images, paths relative to ``root``. ``lost`` are label files without an image.
 
     The classes are those of data.yaml, classes.txt or a file such as obj.names, numbered from 0. Raises DataError,
     naming file and line, for whatever is broken.
     """
     known = read_names(root, names)
-    builder = Builder(root, root, report)
-    report.left_out([Fault("no image", str(root / file), "", "there is no image for these labels") for file in lost],
-                    f"{root}: left out {len(lost)} label files without an image")  # fmt: skip
-    bare = [
-        Fault("no labels", str(root / image), "", "has no label file: background")
-        for image in pairs
-        if not pairs[image]
-    ]
-    report.left_out(bare, f"{root}: {len(bare)} images have no label file, and are background")
+    builder = Builder(root, root)
+    _log("%s: left out %d label files without an image: %s", root, lost)
+    bare = [image for image, label in pairs.items() if not label]
+    _log("%s: %d images have no label file, and are background: %s", root, bare)
     for image, label in pairs.items():
         row = builder.image(image)
         for number, line in enumerate(read_text(root / label).splitlines() if label else (), start=1):
             if not line.strip():
                 continue
             try:
-                name, box, area, points = _object(line, known, builder.sizes[row])
+                name, box, area = _object(line, known, builder.sizes[row])
             except ValueError as error:
-                report.error("broken line", root / str(label), f"line {number}", str(error))
-                continue
-            builder.add(row, name, box, (root / str(label), f"line {number}"), area, points=points)
-    return builder.table({name: number for number, name in known.items()})
+                raise DataError(f"{root / str(label)}: line {number} {error}") from None
+            builder.add(row, name, box, area)
+    return builder.annotations({name: number for number, name in known.items()})
 
 
 def read_names(root: Path, only: str | None = None) -> dict[int, str]:
@@ -132,8 +127,8 @@ def _yaml_names(file: Path) -> dict[int, str]:
     return {number: str(name) for number, name in names.items()}
 
 
-def _object(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple[str, Box, float, int]:
-    """Name, box in pixels, area and corners of one line. Raises ValueError, saying what is wrong."""
+def _object(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple[str, Box, float]:
+    """Name, box in pixels and area of one line. Raises ValueError, saying what is wrong."""
     first, *rest = line.split()
     if not first.isascii() or not first.isdigit() or len(first) > 9:
         raise ValueError(f"begins with {first!r}, not with the number of a class")
@@ -149,11 +144,18 @@ def _object(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple[st
     if len(values) == 4:
         x, y, w, h = values
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        return names[int(first)], box, math.nan, -1
+        return names[int(first)], box, math.nan
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs")
     points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
-    return names[int(first)], polygon_box(points), polygon_area(points), len(points)
+    return names[int(first)], polygon_box(points), polygon_area(points)
+
+
+def _log(message: str, root: Path, files: list[str]) -> None:
+    """Say how many files there are of a kind, if any, and name the first."""
+    if files:
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        log.warning(message, root, len(files), ", ".join(files[:5]) + more)
 
 
 def _start(file: Path) -> str:

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data import ImageFolders
+from detseg.data import ImageFolders, collate
 from detseg.data.images import read_image
 from detseg.errors import ConfigError
 from detseg.metrics import TopK
 from detseg.models import Classifier
-from detseg.structures import Batch, Instances
+from detseg.structures import Batch, Sample
 from detseg.tasks.prediction import evaluating, find_images, stored_data
 from detseg.tasks.task import Task
 
@@ -55,13 +55,12 @@ class Classification(Task):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         size = self.data.size
-        whole = torch.tensor([[[0.0, 0.0, size, size]]])
-        target = Instances(whole, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.int64))
-        sizes = torch.tensor([[size, size]])
-        image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        whole, label = torch.tensor([[0.0, 0.0, size, size]]), torch.zeros(1, dtype=torch.int64)
+        image = Sample(torch.zeros(3, size, size, dtype=torch.uint8), whole, label, 0, (size, size))
+        batch = self.transfer_batch_to_device(collate([image], self.data.buckets), self.device, 0)
         try:
             with evaluating(self.network), torch.no_grad():
-                self.network.loss(Batch(image, sizes, target, torch.zeros(1, dtype=torch.int64), sizes))
+                self.network.loss(batch)
         except RuntimeError as error:
             name = type(self.network.backbone).__name__
             raise ConfigError(f"data.size {size}: too small for {name}: {error}") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detseg.data import DetectionData, collate
-from detseg.data.base import MOST_PROPOSALS
+from detseg.data.detection import MOST_PROPOSALS
 from detseg.data.images import SUFFIXES, read_image
 from detseg.errors import CheckpointError, DataError
 from detseg.proposals.selective_search import selective_search

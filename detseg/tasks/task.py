@@ -41,8 +41,8 @@ class Task(LightningModule):
     ``milestones`` (epochs) with "step", to zero with "cosine", tenfold when the figure that matters no longer rises
     with "plateau". ``momentum`` is SGD's.
 
-    After a validation ``figures`` holds the losses and what the task measures, by name. ``classes`` and
-    ``category_ids`` are those of the data.
+    After a validation ``losses`` holds the losses by name, and ``figures`` these and what the task measures.
+    ``classes`` and ``category_ids`` are those of the data.
     """
 
     learns_from: ClassVar[type[LightningDataModule]]
@@ -76,6 +76,7 @@ class Task(LightningModule):
         self.data_recipe: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.figures: dict[str, float] = {}
+        self.losses: dict[str, float] = {}
         self._reset()
 
     @property
@@ -203,23 +204,21 @@ class Task(LightningModule):
         if self.trainer.sanity_checking:
             return
         # Once, while the others wait: were the ranks to differ in a digit, they could disagree about the best.
-        figures = self._figures(shares) if self.trainer.is_global_zero else {}
-        self.figures = self.trainer.strategy.broadcast(figures)
+        figures = self._figures(shares) if self.trainer.is_global_zero else ({}, {})
+        self.figures, self.losses = self.trainer.strategy.broadcast(figures)
         overall = {f"val/{name}": value for name, value in self.figures.items() if "/" not in name}
         self.log_dict(overall, batch_size=1)
         if self.trainer.state.fn == TrainerFn.FITTING:
             said = ", ".join(f"{name} {self.figures[name]:.3f}" for name in self.headline)
             log.info("epoch %d: %s, validation loss %.3f", self.current_epoch, said, self.figures["loss"])
 
-    def _figures(self, shares: Sequence[Share]) -> dict[str, float]:
-        """Every figure by name, from what each rank has seen."""
+    def _figures(self, shares: Sequence[Share]) -> tuple[dict[str, float], dict[str, float]]:
+        """Every figure by name, and those that are losses, from what each rank has seen."""
         rows = np.unique(np.concatenate([np.array(seen, dtype=np.int64) for seen, _, _ in shares]))
         names = dict.fromkeys(name for _, losses, _ in shares for name in losses)
-        return {
-            **self.measure(rows),
-            **{name: sum(losses.get(name, 0.0) for _, losses, _ in shares) / len(rows) for name in names},
-            "images_per_second": len(rows) / max(seconds for _, _, seconds in shares),
-        }
+        means = {name: sum(losses.get(name, 0.0) for _, losses, _ in shares) / len(rows) for name in names}
+        speed = len(rows) / max(seconds for _, _, seconds in shares)
+        return {**self.measure(rows), **means, "images_per_second": speed}, means
 
     @staticmethod
     @abstractmethod

@@ -134,7 +134,7 @@ WRONG = [
     (("probe", "--backbone", "MobileNetV99", "--data", "pictures"), ["MobileNetV99", "did you mean", "MobileNetV2"]),
     (("probe", "--backbone.weights", "no.pth"), ["--backbone must be set"]),
     ((*PROBE, "--data", "nowhere"), ["--data nowhere: neither a folder", "--data VOC --data.root"]),
-    ((*PROBE, "--data", "empty"), ["empty: no pictures in class folders", "cat/one.jpg"]),
+    ((*PROBE, "--data", "empty"), ["empty/cat: no image of this class", ".jpg"]),
     ((*PROBE, "--data", "pictures"), ["0 of 3 classes have 10 pictures to train", "--min_count"]),
     ((*PROBE, "--data", "pictures", "--min_count", "1"), ["--min_count 1: must be at least 2"]),
     ((*PROBE, "--data", "pictures", "--val_fraction", "1"), ["--val_fraction 1: must be above 0 and below 1"]),

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from detseg.data import COCO, VOC, Transforms
-from detseg.data.base import DetectionDataset, split_rows
+from detseg.data.base import split_rows
+from detseg.data.detection import DetectionDataset
 from detseg.data.images import read_image
 from detseg.errors import ConfigError, DataError
 from detseg.recipe import build, recipe

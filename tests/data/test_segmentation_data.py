@@ -152,7 +152,7 @@ def test_lightning_trains_and_validates_on_it(tmp_path: Path) -> None:
 
 def test_a_rank_without_images_gets_an_empty_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = FolderSegmentation(str(write_folder(tmp_path, 2, 1)), workers=0)
-    monkeypatch.setattr("detseg.data.segmentation.rank", lambda: (1, 2))
+    monkeypatch.setattr("detseg.data.base._rank", lambda: (1, 2))
     (batch,) = data.val_dataloader()
     assert batch.semantic.shape == (0, *batch.images.shape[2:])
 

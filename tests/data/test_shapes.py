@@ -177,14 +177,14 @@ def test_crops_are_shared_evenly_and_drawn_once(tmp_path: Path) -> None:
     data = ShapeCrops(str(tmp_path / "crops"), train=10, val=5, size=24, workers=0)
     assert data.classes == CLASSES
     for split, count in (("train", 10), ("val", 5)):
-        listing = data.listing(split)
+        listing = data.annotations(split)
         assert np.bincount(listing.labels).tolist() == [count // 5] * 5
         assert all(cv2.imread(str(data.path(split, row))).shape == (24, 24, 3) for row in range(count))
     again = ShapeCrops(str(tmp_path / "again"), train=10, val=5, size=24, workers=0)
     for row in range(10):
         assert data.path("train", row).read_bytes() == again.path("train", row).read_bytes()
     with pytest.raises(DataError, match="drawn from other settings"):
-        ShapeCrops(str(tmp_path / "crops"), train=20, val=5, size=24).listing("train")
+        ShapeCrops(str(tmp_path / "crops"), train=20, val=5, size=24).annotations("train")
 
 
 def test_a_crop_shows_its_shape_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_a_crop_shows_its_shape_in_the_middle(tmp_path: Path, monkeypatch: pytes
     mask = image[..., 0] > 0
     shapes = [Shape(label, mask, np.zeros((0, 2)), whole=True) for label in range(5)]
     monkeypatch.setattr("detseg.data.shapes_generator.draw", lambda seed: (image, shapes))
-    listing = ShapeCrops(str(tmp_path / "crops"), train=5, val=5, size=50, workers=0).listing("train")
+    listing = ShapeCrops(str(tmp_path / "crops"), train=5, val=5, size=50, workers=0).annotations("train")
     for file in listing.files:
         crop = cv2.imread(str(listing.root / file))
         assert (crop[5:45, 5:45] == 255).all()

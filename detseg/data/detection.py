@@ -1,0 +1,118 @@
+"""What data sets of objects in boxes share: their samples, and the sizes of batches."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from detseg.data.annotations import Annotations
+from detseg.data.base import Data
+from detseg.data.batching import buckets, smallest
+from detseg.data.coco_format import Split
+from detseg.data.images import read_image
+from detseg.data.samplers import Key
+from detseg.data.transforms import Picture, Transforms, fit
+from detseg.proposals.cache import Proposals, cache_file
+from detseg.recipe import recipe
+from detseg.structures import Sample
+
+MOST_PROPOSALS = 2000  # of an image; about as many as R-CNN and Fast R-CNN have of selective search
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Images with the objects to learn from: neither crowds nor difficult ones."""
+
+    def __init__(
+        self, annotations: Annotations, transforms: Transforms, training: bool, proposals: Proposals | None = None
+    ) -> None:
+        self.annotations, self.transforms, self.training = annotations, transforms, training
+        self.proposals = proposals
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | Key) -> Sample:
+        """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
+        row, seed = key if isinstance(key, tuple) else (key, key)
+        objects = self.annotations.objects(row)
+        learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
+        height, width = self.annotations.sizes[row].tolist()
+        boxes = self.annotations.boxes[objects][learnt].clip(0, (width, height, width, height))
+        picture = Picture(
+            image=read_image(self.annotations.path(row), (height, width)),
+            boxes=boxes.astype(np.float32),
+            labels=self.annotations.labels[objects][learnt],
+            proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
+        )
+        picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
+        return Sample(
+            image=torch.from_numpy(picture.image).permute(2, 0, 1),
+            boxes=torch.from_numpy(picture.boxes),
+            labels=torch.from_numpy(picture.labels),
+            row=row,
+            original_size=(height, width),
+            proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
+        )
+
+
+class DetectionData(Data[Annotations]):
+    """A data set of objects in boxes; subclasses say how to ``read`` its annotations.
+
+    ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. The rest is as in
+    ``Data``.
+    """
+
+    purpose = "to find"
+
+    def __init__(
+        self,
+        transforms: Transforms | None = None,
+        batch_size: int = 2,
+        workers: int = 2,
+        proposals: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, workers)
+        self.transforms = transforms or Transforms()
+        self.proposals = proposals
+
+    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
+        resized = self.transforms.evaluate(Picture(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))).image
+        return resized, (resized.shape[0], resized.shape[1])
+
+    @property
+    def buckets(self) -> list[tuple[int, int]]:
+        """Heights and widths that batches are padded to."""
+        return buckets(max(self.transforms.sizes), self.transforms.max_size)
+
+    def groups(self, split: Split) -> NDArray[np.int64]:
+        """The bucket of each image."""
+        sizes = fit(self.annotations(split).sizes, max(self.transforms.sizes), self.transforms.max_size)
+        return smallest(sizes, self.buckets)
+
+    def dataset(self, split: Split) -> DetectionDataset:
+        """The images of a split, with their proposals if there are to be any."""
+        annotations = self.annotations(split)
+        proposals = None
+        if self.proposals is not None:
+            proposals = Proposals(cache_file(self.proposals, split), annotations, self._propose_command(split))
+        return DetectionDataset(annotations, self.transforms, split == "train", proposals)
+
+    def _propose_command(self, split: Split) -> str:
+        """The command that makes the proposals of a split, but for its method."""
+        own = recipe(self)
+        general = inspect.signature(DetectionData).parameters
+        places = {
+            f"--data.{name}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in own["arguments"].items()
+            if name not in general and value is not None
+        }
+        options = {"--data": own["class"], **places, "--split": split, "--out": str(self.proposals)}
+        return shlex.join(["detseg", "propose", *(part for option in options.items() for part in option)])
