@@ -31,17 +31,17 @@ class Line(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Where a chart of ``count`` places has its lines, from 0 to ``limit``; in pixels of the drawing."""
+    """Where a chart of so many ``places`` has its lines, from 0 to ``limit``; in pixels of the drawing."""
 
     left: float
     right: float
     top: float
     bottom: float
-    count: int
+    places: int
     limit: float
 
     def x(self, place: int) -> float:
-        return self.left + (place + 0.5) * (self.right - self.left) / self.count
+        return self.left + (place + 0.5) * (self.right - self.left) / self.places
 
     def y(self, value: float) -> float:
         return self.bottom - value / self.limit * (self.bottom - self.top)
