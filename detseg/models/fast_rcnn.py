@@ -112,4 +112,7 @@ def _given(proposals: Instances | None) -> Instances:
             "Fast R-CNN needs proposals, and none came with the images: make them by "
             "`python tools/propose.py --data ... --method selective_search`, and name their folder as data.proposals"
         )
+    if not proposals.valid.shape[1]:  # of no image: the operations that follow need room for one
+        images = len(proposals.valid)
+        return Instances(proposals.boxes.new_zeros(images, 1, 4), proposals.valid.new_zeros(images, 1))
     return proposals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,13 +42,20 @@ class RegionHead(nn.Module, Recipe):
 
 
 class TwoFCHead(RegionHead):
-    """Two fully connected layers (FPN, section 5.2; VGG's fc6 and fc7 in Fast R-CNN)."""
+    """Two fully connected layers (FPN, section 5.2; VGG's fc6 and fc7 in Fast R-CNN).
 
-    def __init__(self, in_channels: int = 256, size: int = 7, channels: int = 1024) -> None:
+    ``ranks`` are for a head that has been through ``truncate``.
+    """
+
+    def __init__(
+        self, in_channels: int = 256, size: int = 7, channels: int = 1024, ranks: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
         self.in_channels, self.size, self.channels = in_channels, size, channels
         self.fc6: nn.Module = nn.Linear(in_channels * size * size, channels)
         self.fc7: nn.Module = nn.Linear(channels, channels)
+        if ranks is not None:
+            _split(self, *ranks)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc6(x.flatten(1)))
@@ -60,12 +67,12 @@ class ClassifierHead(RegionHead):
 
     ``backbone`` is the whole network that they are taken from, with its weights, such as ``VGG("vgg16", weights=...)``;
     nothing else of it is kept. The bins of a region are as many as it was trained with: 7 x 7 for VGG, 6 x 6 for
-    AlexNet. ``dropout`` follows each layer in training.
+    AlexNet. ``dropout`` follows each layer in training. ``ranks`` are for a head that has been through ``truncate``.
 
     Raises ValueError for a network that has been cut short, or does not end with three fully connected layers.
     """
 
-    def __init__(self, backbone: ConvNet, dropout: float = 0.5) -> None:
+    def __init__(self, backbone: ConvNet, dropout: float = 0.5, ranks: tuple[int, int] | None = None) -> None:
         super().__init__()
         classifier, _ = backbone.classifier(num_classes=1000)
         layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
@@ -78,6 +85,8 @@ class ClassifierHead(RegionHead):
         self.fc7: nn.Module = layers[1]
         self.in_channels, self.channels = backbone.channels[-1], layers[1].out_features
         self.size = math.isqrt(layers[0].in_features // self.in_channels)
+        if ranks is not None:
+            _split(self, *ranks)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.dropout(F.relu(self.fc6(x.flatten(1))), self.dropout, self.training)
@@ -224,27 +233,41 @@ class BoxHead(nn.Module):
 def truncate(head: TwoFCHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
     """Make a trained head quicker: each layer becomes two, with so many units between them (Fast R-CNN, section 3.1).
 
-    The two are as close to the one as any of that rank. It is for inference: the layers are replaced in place, and
-    a checkpoint, which repeats how the head was built, cannot be written of them.
+    The two are as close to the one as any of that rank. The layers are replaced in place; a checkpoint that is written
+    afterwards is one of the quicker head.
 
     Raises ValueError for a rank that a layer does not have, and for a head that has been truncated.
     """
-    head.fc6, head.fc7 = _two_layers("fc6", head.fc6, fc6), _two_layers("fc7", head.fc7, fc7)
+    whole = head.fc6, head.fc7
+    _split(head, fc6, fc7)
+    for layer, layers in zip(whole, (head.fc6, head.fc7), strict=True):
+        _factorise(layer, layers)
+    head.__dict__["arguments"]["ranks"] = (fc6, fc7)
 
 
-@torch.no_grad()
+def _split(head: TwoFCHead | ClassifierHead, *ranks: int) -> None:
+    """Put two layers, with ``ranks`` units between them, in the place of fc6 and of fc7."""
+    layers = {"fc6": head.fc6, "fc7": head.fc7}
+    pairs = [_two_layers(name, layer, rank) for (name, layer), rank in zip(layers.items(), ranks, strict=True)]
+    head.fc6, head.fc7 = pairs
+
+
 def _two_layers(name: str, layer: nn.Module, rank: int) -> nn.Sequential:
-    """W = U S V^T, cut after ``rank`` singular values: first S V^T without a bias, then U with that of ``layer``."""
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"{name} has been truncated already")
     if not 1 <= rank <= min(layer.weight.shape):
         raise ValueError(f"{name}: rank {rank} must be between 1 and {min(layer.weight.shape)}")
+    kind = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    first = nn.Linear(layer.in_features, rank, bias=False, **kind)
+    return nn.Sequential(first, nn.Linear(rank, layer.out_features, **kind))
+
+
+@torch.no_grad()
+def _factorise(layer: Any, layers: Any) -> None:
+    """W = U S V^T, cut after so many singular values: first S V^T without a bias, then U with that of ``layer``."""
     # U are the eigenvectors of W W^T, and S V^T = U^T W: the large V is not needed.
     weight = layer.weight.double()
-    u = torch.linalg.eigh(weight @ weight.T).eigenvectors[:, -rank:]
-    first = nn.Linear(layer.in_features, rank, bias=False, device=weight.device, dtype=layer.weight.dtype)
-    second = nn.Linear(rank, layer.out_features, device=weight.device, dtype=layer.weight.dtype)
-    first.weight.copy_(u.T @ weight)
-    second.weight.copy_(u)
-    second.bias.copy_(layer.bias)
-    return nn.Sequential(first, second)
+    u = torch.linalg.eigh(weight @ weight.T).eigenvectors[:, -layers[0].out_features :]
+    layers[0].weight.copy_(u.T @ weight)
+    layers[1].weight.copy_(u)
+    layers[1].bias.copy_(layer.bias)

@@ -259,7 +259,7 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in ("train", "evaluate", "predict", "convert", "models"):
+    for command in ("train", "evaluate", "predict", "convert", "truncate", "models"):
         monkeypatch.setattr("sys.argv", ["detseg", command, "--help"])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -420,3 +420,21 @@ def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFix
         said = refused("train", capsys, "--config", "tiny.yaml", "--name", "failed", *line.split())
         assert "error: " in said
         assert not [*Path("runs").glob("failed*")]
+
+
+def test_truncation_gives_a_checkpoint_with_a_smaller_head(folder: Path) -> None:
+    cli.truncate([BEST, "small/quick.ckpt", "--fc6", "8", "--fc7", "32"])
+    quick, whole = (checkpoint.load(file).network.box_head.body for file in ("small/quick.ckpt", BEST))
+    assert [tuple(layer.weight.shape) for layer in (*quick.fc6, *quick.fc7)] == [(8, 784), (32, 8), (32, 32), (32, 32)]
+    best = torch.linalg.svd(whole.fc6.weight.detach().double())
+    rank8 = (best.U[:, :8] * best.S[:8]) @ best.Vh[:8]
+    torch.testing.assert_close((quick.fc6[1].weight @ quick.fc6[0].weight).double(), rank8, rtol=0, atol=1e-5)
+    cli.evaluate(["--checkpoint", "small/quick.ckpt", "--metrics", "quick.json"])
+    assert json.loads(Path("quick.json").read_text()).keys() >= set(COCO_NAMES)
+
+
+def test_truncation_says_what_cannot_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused("truncate", capsys, BEST, "x.ckpt", "--fc6", "33")
+    assert f"error: {BEST}: fc6: rank 33 must be between 1 and 32" in said
+    assert "quick.ckpt: fc6 has been truncated already" in refused("truncate", capsys, "small/quick.ckpt", "x.ckpt")
+    assert not Path("x.ckpt").exists()

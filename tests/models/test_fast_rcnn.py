@@ -172,3 +172,11 @@ def test_parts_that_do_not_fit(stages, arguments, message) -> None:
 def test_the_extra_map_of_a_pyramid_is_not_pooled() -> None:
     with torch.device("meta"):
         assert FastRCNN(FPN(ResNet("resnet18")), CLASSES).strides == [4, 8, 16, 32]
+
+
+def test_no_room_for_a_proposal_is_no_detection(network) -> None:
+    batch = scene()
+    nothing = Instances(torch.zeros(len(batch.images), 0, 4), torch.zeros(len(batch.images), 0, dtype=torch.bool))
+    losses, found = network.validate(batch._replace(proposals=nothing))
+    assert not found.valid.any()
+    assert all(loss.isfinite() for loss in losses.values())

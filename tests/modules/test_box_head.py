@@ -332,3 +332,10 @@ class TestTruncate:
         truncate(head, 5, 5)
         with pytest.raises(ValueError, match="fc6 has been truncated already"):
             truncate(head, 5, 5)
+
+    def test_recipe_is_of_the_truncated_head(self, head) -> None:
+        truncate(head, 7, 5)
+        again = build(recipe(head))
+        again.load_state_dict(head.state_dict())
+        assert_close(again(self.features), head(self.features))
+        assert again.fc6[0].weight.shape == (7, 48)

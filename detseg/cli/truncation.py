@@ -1,0 +1,48 @@
+"""`detseg truncate`: a quicker head for a trained detector."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from detseg import checkpoint, modules
+from detseg.cli.console import check_writable
+from detseg.cli.faults import PARSER, parse
+from detseg.errors import CheckpointError, ConfigError
+from detseg.modules import ClassifierHead, TwoFCHead
+
+log = logging.getLogger(__name__)
+
+
+def truncate(arguments: Sequence[str]) -> None:
+    """Write the checkpoint that ``arguments`` name again, with the fully connected layers of its head truncated."""
+    parser = ArgumentParser(
+        prog="detseg truncate",
+        usage="detseg truncate SOURCE TARGET [--fc6 1024] [--fc7 256]",
+        description="Make the head of a trained detector quicker by a truncated SVD (Fast R-CNN, section 3.1).",
+        **PARSER,
+    )
+    parser.add_argument("source", type=Path, help="Checkpoint of a detector with two fully connected layers.")
+    parser.add_argument("target", type=Path, help="File to write.")
+    parser.add_argument("--fc6", type=int, default=1024, help="Singular values of fc6 that are kept.")
+    parser.add_argument("--fc7", type=int, default=256, help="Singular values of fc7 that are kept.")
+    options = parse(parser, arguments)
+    check_writable("target", options.target)
+    task = checkpoint.load(options.source)
+    head = getattr(getattr(task.network, "box_head", None), "body", None)
+    if not isinstance(head, (TwoFCHead, ClassifierHead)):
+        held = type(task.network).__name__ + (f" with a {type(head).__name__}" if head else "")
+        raise CheckpointError(f"{options.source}: holds {held}; there are no fc6 and fc7 to truncate")
+    before = sum(parameter.numel() for parameter in head.parameters())
+    try:
+        modules.truncate(head, options.fc6, options.fc7)
+    except ValueError as error:
+        raise ConfigError(f"{options.source}: {error}") from error
+    after = sum(parameter.numel() for parameter in head.parameters())
+    task.figures = {}  # those were of the whole head
+    options.target.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(task, options.target)
+    log.info("%s: the head has %.2f million parameters instead of %.2f", options.target, after / 1e6, before / 1e6)
