@@ -30,6 +30,13 @@ class Line(NamedTuple):
     dashed: bool = False
 
 
+class Bars(NamedTuple):
+    """One bar of a chart at each of its places."""
+
+    name: str
+    values: Sequence[float]
+
+
 class Frame(NamedTuple):
     """Where a chart of so many ``places`` has its lines, from 0 to ``limit``; in pixels of the drawing."""
 
@@ -73,6 +80,44 @@ def line_chart(
         _stroke(pen, [(start, legend), (start + 4 * UNIT, legend)], colour, line.dashed)
         pen.text((start + 5 * UNIT, legend), line.name, fill=INK, font=font, anchor="lm")
         start += 8 * UNIT + pen.textlength(line.name, font=font)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+
+
+def bar_chart(title: str, places: Sequence[str], bars: Sequence[Bars], beside: str, size: tuple[int, int]) -> Picture:
+    """Draw positive values over named ``places``, on a logarithmic scale; a value of 0 is said, and has no bar.
+
+    ``beside`` says what the values are, ``size`` is width and height in pixels.
+    """
+    width, height = (SMOOTH * length for length in size)
+    image = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(image)
+    font, large = (ImageFont.load_default(size=SMOOTH * points) for points in (14, 17))
+    positive = [value for each in bars for value in each.values if value > 0]
+    lowest, highest = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    decades = max(1, highest - lowest)
+    frame = Frame(11 * UNIT, width - 3 * UNIT, 10 * UNIT, height - 5 * UNIT, len(places), decades)
+    pen.text((frame.left, UNIT), title, fill=INK, font=large)
+    pen.text((UNIT, frame.top - UNIT), beside, fill=INK, font=font, anchor="ld")
+    for decade in range(decades + 1):
+        pen.line([(frame.left, frame.y(decade)), (frame.right, frame.y(decade))], fill=FAINT, width=SMOOTH)
+        pen.text(
+            (frame.left - UNIT, frame.y(decade)), f"{10.0 ** (lowest + decade):g}", fill=INK, font=font, anchor="rm"
+        )
+    pen.line([(frame.left, frame.bottom), (frame.right, frame.bottom)], fill=INK, width=SMOOTH)
+    thick = 0.8 * (frame.right - frame.left) / len(places) / len(bars)
+    start = frame.left
+    for row, (each, colour) in enumerate(zip(bars, COLOURS, strict=False)):
+        pen.rectangle((start, 4 * UNIT, start + UNIT, 5 * UNIT), fill=colour)
+        pen.text((start + 2 * UNIT, 4.5 * UNIT), each.name, fill=INK, font=font, anchor="lm")
+        start += 5 * UNIT + pen.textlength(each.name, font=font)
+        for place, value in enumerate(each.values):
+            left = frame.x(place) + (row - len(bars) / 2) * thick
+            top = frame.y(math.log10(value) - lowest) if value > 0 else frame.bottom
+            if value > 0:
+                pen.rectangle((left, top, left + 0.9 * thick, frame.bottom), fill=colour)
+            pen.text((left + 0.45 * thick, top - UNIT / 2), f"{value:.2g}", fill=INK, font=font, anchor="md")
+    for place, name in enumerate(places):
+        pen.text((frame.x(place), frame.bottom + UNIT), name, fill=INK, font=font, anchor="ma")
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 

@@ -1,8 +1,9 @@
 """Charts and grids: values where the axis says, texts inside, nothing lost."""
 
 import numpy as np
+import pytest
 
-from detseg.charts import COLOURS, Line, labelled_grid, line_chart
+from detseg.charts import COLOURS, Bars, Line, bar_chart, labelled_grid, line_chart
 
 
 def middle(chart: np.ndarray, colour: int, column: int) -> float:
@@ -31,3 +32,13 @@ def test_a_grid_keeps_every_picture_and_its_pixels() -> None:
         row, column = divmod(number, 3)
         y, x = 48 + row * (sheet.shape[0] - 64 + 12) // 2 + 20, 16 + column * 52 + 20
         assert sheet[y - 3 : y + 3, x - 3 : x + 3].tolist() == np.full((6, 6, 3), 20 * number).tolist()
+
+
+def test_bars_are_as_high_as_the_logarithms_of_their_values() -> None:
+    bars = [Bars("first", [0.1, 10.0]), Bars("second", [1.0, 0.0])]
+    chart = bar_chart("title", ["here", "there"], bars, beside="seconds", size=(600, 400))
+    first, second = ((chart[60:] == colour).all(axis=2) for colour in COLOURS[:2])  # below the legend
+    heights = [int(part.any(axis=1).sum()) for part in (first[:, :300], first[:, 300:], second[:, :300])]
+    assert heights[1] == pytest.approx(2 * heights[2], abs=2)  # two decades above the lowest, and one
+    assert heights[0] <= 1
+    assert not second[:, 330:].any()  # nothing has no bar

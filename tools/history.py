@@ -1,0 +1,142 @@
+"""Repeat the history of region-based detectors: R-CNN, Fast R-CNN and Faster R-CNN, from one backbone on one data set.
+
+    python tools/history.py --data.root my/folder [--weights mobilenet_v2.pth] [--SETTING VALUE ...]
+
+Makes the proposals of selective search, trains the three by configs/history_*.yaml, and prints what each finds, how
+long it trains, and how long it takes over an image of the validation set, split into proposals, convolutional network
+and head. Draws these times, and writes the figures as JSON. Other settings go to each training. What has ended is not
+repeated, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import nn
+
+from detseg import checkpoint, cli
+from detseg.charts import Bars, bar_chart
+from detseg.data import DetectionData
+from detseg.models import RCNN, FasterRCNN
+from detseg.proposals.cache import Proposals, cache_file
+from detseg.recipe import build
+
+SYSTEMS = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
+PROPOSALS = Path("proposals/history")
+
+
+class Record(NamedTuple):
+    """What is known of a system: AP at IoU 0.5, seconds of its training, seconds an image of the parts of its test."""
+
+    system: str
+    ap50: float
+    training: float
+    proposals: float
+    cnn: float
+    head: float
+
+
+def train(system: str, settings: list[str]) -> float:
+    """Train a system, or go on with it, and return the seconds that all of it has taken."""
+    folder = Path("runs") / f"history_{system}"
+    if folder.exists() and not (folder / "last.ckpt").exists():
+        sys.exit(f"error: {folder} was left by a training that ended before its first checkpoint: remove it")
+    done = folder / "seconds.json"
+    if not done.exists():
+        resume = ["--resume", "last"] if (folder / "last.ckpt").exists() else []
+        start = time.perf_counter()
+        cli.train(["--config", f"history_{system}.yaml", *settings, *resume])
+        done.write_text(json.dumps({"seconds": time.perf_counter() - start, "resumed": bool(resume)}))
+    about = json.loads(done.read_text())
+    if about["resumed"]:
+        print(f"{folder}: was interrupted; its training time is that of the last part", file=sys.stderr)
+    return float(about["seconds"])
+
+
+def timed(owner: nn.Module, method: str) -> list[float]:
+    """The seconds of each call of a method from now on."""
+    seconds: list[float] = []
+    original: Callable[..., Any] = getattr(owner, method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = original(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    setattr(owner, method, call)
+    return seconds
+
+
+@torch.inference_mode()
+def test(system: str, images: int, training: float) -> Record:
+    """Measure a trained system on the first ``images`` of the validation set, one by one."""
+    task = checkpoint.load(Path("runs") / f"history_{system}" / "last.ckpt")
+    data = build(task.data_recipe)
+    assert isinstance(data, DetectionData)
+    network = task.network
+    total = timed(network, "forward")
+    cnn = timed(network, "features") if isinstance(network, RCNN) else timed(network.backbone, "forward")
+    own = [timed(network.rpn, name) for name in ("forward", "propose")] if isinstance(network, FasterRCNN) else []
+    dataset = data.dataset("val")
+    count = min(images, len(dataset))  # type: ignore[arg-type]
+    for row in [0, *range(count)]:  # the first once more: it warms up
+        if row == 0:
+            for seconds in (total, cnn, *own):
+                seconds.clear()
+        batch = DetectionData.collate([dataset[row]], data.buckets)
+        network(batch.images, batch.sizes, batch.proposals)
+    proposals = sum(map(sum, own)) / count
+    head = (sum(total) - sum(cnn)) / count - proposals
+    if network.needs_proposals:
+        annotations = data.annotations("val")
+        proposals = Proposals(cache_file(PROPOSALS, "val"), annotations, "detseg propose").seconds()
+    return Record(SYSTEMS[system], task.figures["AP50"], training, proposals, sum(cnn) / count, head)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data.root", dest="root", required=True, help="a folder as PASCAL VOC's")
+    parser.add_argument("--weights", help="of MobileNetV2: a file; by default torchvision's are fetched")
+    parser.add_argument("--images", type=int, default=40, help="of the validation set, for the times of the test")
+    parser.add_argument("--out", type=Path, default=Path("history.png"), help="the picture; figures lie beside it")
+    options, settings = parser.parse_known_args()
+    settings += ["--data.root", options.root]
+    if options.weights:
+        settings += ["--model.network.backbone.weights", options.weights]
+    cli.propose(["--data", "VOC", "--data.root", options.root, "--out", str(PROPOSALS)])
+    records = [test(system, options.images, train(system, settings)) for system in SYSTEMS]
+    report(records, options.out)
+
+
+def report(records: list[Record], out: Path) -> None:
+    """Print the table, draw the times, and write the figures."""
+    print(f"\n{'':14}{'AP50':>7}{'training':>12}{'test: proposals':>18}{'CNN':>10}{'head':>10}{'sum':>10}")
+    for record in records:
+        parts = record.proposals, record.cnn, record.head
+        seconds = "".join(f"{part:8.3f} s" for part in (*parts[1:], sum(parts)))
+        print(f"{record.system:14}{record.ap50:7.3f}{record.training:10.0f} s{parts[0]:16.3f} s{seconds}")
+    rcnn, *later = (record.cnn + record.head for record in records)
+    for record, seconds in zip(records[1:], later, strict=True):
+        print(f"{record.system} is {rcnn / seconds:.0f} times as fast as R-CNN, without the proposals")
+    names = "proposals", "cnn", "head"
+    bars = [Bars(name if name != "cnn" else "CNN", [getattr(record, name) for record in records]) for name in names]
+    chart = bar_chart(
+        "Where the time of a test goes", [r.system for r in records], bars, "seconds an image", size=(900, 520)
+    )
+    Image.fromarray(chart).save(out)
+    figures = [record._asdict() for record in records]
+    out.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"picture: {out}; figures: {out.with_suffix('.json')}")
+
+
+if __name__ == "__main__":
+    main()
