@@ -103,7 +103,7 @@ class RCNNTraining(Detection):
                     fit_machines(files, count, self.classes)
             if "regressors" in missing:
                 with self._timed("regressors"):
-                    _fit_regressors(files, count, self.classes)
+                    fit_regressors(files, count, self.classes)
         files.remove(count)
         for name, layer in (("svms", network.svms), ("regressors", network.deltas)):
             if name in files:
@@ -175,7 +175,7 @@ class RCNNTraining(Detection):
         return time.perf_counter()
 
 
-def _fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -> None:
+def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -> None:
     """Write ``regressors``, the ``weight`` (4K, E) and ``bias`` (4K,) of each class (appendix C).
 
     A proposal speaks for the object that it overlaps most, and for its class. Boxes of a class that no proposal is near

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from detseg.data import DetectionData, collate
 from detseg.data.detection import MOST_PROPOSALS, DetectionDataset
-from detseg.errors import ConfigError, DataError
+from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import given
 from detseg.models.rcnn import RCNN
 from detseg.modules.box_head import DELTA_WEIGHTS
@@ -175,21 +176,23 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: 
     proposals = sample.proposals.to(device)
     boxes = torch.cat([truth, proposals])[None]
     regions = Instances(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=device))
-    hidden, grid = (
-        found[0].half() for found in network.features(batch.images.to(device), batch.sizes.to(device), regions)
-    )
+    found = network.features(batch.images.to(device), batch.sizes.to(device), regions)
+    hidden, grid = (each[0].half() for each in found)
+    if not (hidden.isfinite().all() and grid.isfinite().all()):
+        path = data.train_annotations.path(sample.row)
+        raise DetsegError(f"{path}: its features are not finite in half precision; lower --model.lr and begin anew")
 
-    iou = box_ops.iou(truth, proposals)
-    overlaps = iou.new_zeros(network.num_classes, len(proposals))
-    overlaps = overlaps.index_reduce_(0, labels, iou, "amax").T if len(truth) else overlaps.T
-    best, nearest = iou.max(dim=0) if len(truth) else (overlaps.amax(dim=1), labels.new_zeros(len(proposals)))
+    nothing = proposals.new_zeros(1, len(proposals))
+    iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # before the objects one that nothing is near to
+    of_class = torch.cat([nothing.new_zeros(1, network.num_classes), F.one_hot(labels, network.num_classes)])
+    best, nearest = iou.max(dim=0)
     near = best >= REGRESSION_IOU
-    nearest = nearest[near]
+    nearest = nearest[near] - 1
     return {
         "truth": hidden[: len(truth)],
         "labels": labels,
         "hidden": hidden[len(truth) :],
-        "overlaps": overlaps,
+        "overlaps": (iou[:, :, None] * of_class[:, None]).amax(dim=0),
         "grid": grid[len(truth) :][near],
         "deltas": box_ops.encode(truth[nearest], proposals[near], DELTA_WEIGHTS),
         "classes": labels[nearest],
