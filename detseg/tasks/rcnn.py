@@ -75,11 +75,13 @@ class RCNNTraining(Detection):
         self.features_gib = features_gib
         self._right: list[Tensor] = []
         self._seconds: dict[str, float] = defaultdict(float)
+        self._images = 0  # that took them
 
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1:
             raise ConfigError(f"trainer.devices {self.trainer.world_size}: R-CNN trains on one")
-        check_room(self.network, self.data, Path(self.trainer.default_root_dir), self.features_gib)
+        if self._stages:
+            check_room(self.network, self.data, self.features_gib)
 
     def on_train_epoch_start(self) -> None:
         # The regions that are drawn shall be the same in a training that was interrupted before this epoch.
@@ -88,30 +90,36 @@ class RCNNTraining(Detection):
     # After the last step
 
     def finish(self, folder: Path) -> bool:
-        network, device = self.network, self.trainer.strategy.root_device
-        files = RegionFeatures(folder / "features", describe(network, self.data))
-        network.to(device)
-        stages = {"svms": network.scores == "svm", "regressors": network.box_regression}
-        missing = [name for name, used in stages.items() if used and name not in files]
-        with evaluating(network):
-            if missing:
-                with self._timed("features"), self.trainer.precision_plugin.forward_context():
-                    extract(network, self.data, files, device)
-            count = len(self.data.train_annotations)
-            if "svms" in missing:
-                with self._timed("support vector machines"):
-                    fit_machines(files, count, self.classes)
-            if "regressors" in missing:
-                with self._timed("regressors"):
-                    fit_regressors(files, count, self.classes)
-        files.remove(count)
-        for name, layer in (("svms", network.svms), ("regressors", network.deltas)):
-            if name in files:
+        if self._stages:
+            files = RegionFeatures(folder / "features", describe(self.network, self.data))
+            self._fit(files)
+            for name in self._stages:
+                layer = {"svms": self.network.svms, "regressors": self.network.deltas}[name]
                 weight, bias = files.read(name, "weight", "bias")
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)
         self.trainer.validate(self, self.data, verbose=False)
         return True
+
+    @property
+    def _stages(self) -> list[str]:
+        """What is to be fitted to features of regions."""
+        return ["svms"] * (self.network.scores == "svm") + ["regressors"] * self.network.box_regression
+
+    def _fit(self, files: RegionFeatures) -> None:
+        """Write what is missing of ``svms`` and ``regressors``."""
+        missing = [name for name in self._stages if name not in files]
+        device, count = self.trainer.strategy.root_device, len(self.data.train_annotations)
+        if missing:
+            with self._timed("features"), evaluating(self.network), self.trainer.precision_plugin.forward_context():
+                extract(self.network.to(device), self.data, files, device)
+        if "svms" in missing:
+            with self._timed("support vector machines"):
+                fit_machines(files, count, self.classes)
+        if "regressors" in missing:
+            with self._timed("regressors"):
+                fit_regressors(files, count, self.classes)
+        files.remove(count)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -126,6 +134,7 @@ class RCNNTraining(Detection):
         super().on_validation_epoch_start()
         self._right.clear()
         self._seconds.clear()
+        self._images = 0
         if not self._fine_tuning:
             self._check_complete()
 
@@ -140,6 +149,7 @@ class RCNNTraining(Detection):
         features = self.network.features(batch.images, batch.sizes, regions)
         middle = self._now()
         found = self.network.detect(features, regions, batch.sizes)
+        self._images += len(batch.images)
         self._seconds["cnn"] += middle - start
         self._seconds["head"] += self._now() - middle
         self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes))
@@ -149,7 +159,7 @@ class RCNNTraining(Detection):
         if self._fine_tuning:
             return {"accuracy": float(torch.cat(self._right).mean())}
         proposals = self.data.dataset("val").proposals.seconds()
-        own = {name: seconds / len(rows) for name, seconds in self._seconds.items()}
+        own = {name: seconds / self._images for name, seconds in self._seconds.items()}
         seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **own}.items()}
         log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
         return {**super().measure(rows), **seconds}

@@ -124,8 +124,8 @@ def describe(network: RCNN, data: DetectionData) -> str:
     return json.dumps(content, indent=2)
 
 
-def check_room(network: RCNN, data: DetectionData, folder: Path, limit: float) -> None:
-    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB, or does not fit the disk.
+def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
+    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB.
 
     Boxes are compared as they are in the files, before the images are resized.
     """
@@ -138,18 +138,11 @@ def check_room(network: RCNN, data: DetectionData, folder: Path, limit: float) -
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
         total += 2 * network.svms.in_features * (len(boxes) + len(truth)) + 2 * network.deltas.in_features * near
         total += 4 * network.num_classes * len(boxes)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    log.info("features of the regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
+    log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
     if total > limit * GIB:
         raise ConfigError(
             f"model.features_gib: {limit:g} is not enough, the features of the training images take "
-            f"{total / GIB:.1f} GiB; raise it, or train with fewer proposals"
-        )
-    if total > free:
-        raise ConfigError(
-            f"{folder}: {free / GIB:.1f} GiB are free, and the features of the training images take {total / GIB:.1f}"
+            f"{total / GIB:.2f} GiB; raise it, or train with fewer proposals"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from sklearn.linear_model import Ridge
 from sklearn.svm import LinearSVC
 from torch.testing import assert_close
@@ -153,6 +154,32 @@ def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: py
     log = (folder / "log").read_text()
     for stage in ("features", "support vector machines", "regressors"):
         assert f"{stage}: " in log
+
+
+def test_the_ablation_on_one_checkpoint(folder: Path, runs: list[str]) -> None:
+    scores = []
+    for settings in ({}, {"scores": "softmax"}, {"box_regression": False}):
+        task = checkpoint.load(folder / "runs" / "unbroken" / "best.ckpt")
+        vars(task.network).update(settings)
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        trainer.validate(task, data(folder), verbose=False)
+        assert task.detections is not None
+        scores.append((task.detections.scores.sum(), task.detections.boxes.sum()))
+    assert len(set(scores)) == 3
+
+
+def test_without_machines_and_regressors_no_features_are_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    plain = ["--model.network.scores=softmax", "--model.network.box_regression=false", "--model.features_gib=0"]
+    cli.train(["--config", "small.yaml", "--name", "plain", "--trainer.max_epochs=1", *plain])
+    assert not (folder / "runs" / "plain" / "features").exists()
+    assert "AP50" in json.loads((folder / "runs" / "plain" / "metrics.json").read_text())
+    with pytest.raises(SystemExit):
+        cli.train(["--config", "small.yaml", "--name", "large", "--model.features_gib=0"])
+    assert "model.features_gib: 0 is not enough" in capsys.readouterr().err
+    assert not (folder / "runs" / "large").exists()
 
 
 def test_a_fine_tuned_network_alone_is_refused(folder: Path) -> None:
@@ -328,11 +355,11 @@ def test_features_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) 
         extract(rcnn, data(folder), RegionFeatures(tmp_path / "features", "about"), torch.device("cpu"))
 
 
-def test_room_is_asked_for_before_training(folder: Path, files: RegionFeatures, tmp_path: Path) -> None:
+def test_room_is_asked_for_before_training(folder: Path, files: RegionFeatures) -> None:
     size = sum(file.stat().st_size for file in files.folder.glob("*.safetensors")) / 2**30
-    check_room(network(), data(folder), tmp_path, 1.2 * size)
+    check_room(network(), data(folder), 1.2 * size)
     with pytest.raises(ConfigError, match=r"model\.features_gib: .* raise it"):
-        check_room(network(), data(folder), tmp_path, 0.5 * size)
+        check_room(network(), data(folder), 0.5 * size)
 
 
 def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) -> None:
@@ -359,4 +386,4 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_without_proposals_nothing_begins(folder: Path) -> None:
     with pytest.raises(DataError, match="R-CNN needs proposals"):
-        check_room(network(), colours(folder / "colours"), folder, 1.0)
+        check_room(network(), colours(folder / "colours"), 1.0)
