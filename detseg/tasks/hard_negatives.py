@@ -57,9 +57,10 @@ class Machine:
 def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], enough: int = ENOUGH) -> None:
     """Write ``svms``, the ``weight`` (K, D) and ``bias`` (K,) of each class, from the features of so many images.
 
-    The images are looked at once, in their order. Those of the first that are negatives of a class are all taken;
-    from then on only the hard ones. After ``enough`` new ones the machine is fitted again, and so at the end. A class
-    without an object is never found. It goes on where it was interrupted.
+    The images are looked at once, in their order. Until a machine has been fitted it takes every negative of its class,
+    then the hard ones alone. After each ``enough`` new ones it is fitted, and at the end. (The original implementation
+    begins with the first image, whose 2,000 proposals are about as many.) A class without an object is never found. It
+    goes on where it was interrupted.
     """
     scale = scale_of(files, images, "truth", "hidden")
     objects = [files.read(image_name(image), "labels", "truth") for image in range(images)]

@@ -38,10 +38,10 @@ class RCNNTraining(Detection):
     """Train and evaluate R-CNN: ``Trainer(...).fit(task, data)``, then ``task.finish(folder)``.
 
     The epochs fine-tune the network on single regions; their validations measure the ``accuracy`` of the softmax on
-    regions drawn as for training, since looking at all the regions of an image takes as long as training on thirty.
-    ``finish`` then computes the features of all regions of the training images, and keeps them in ``folder`` as long as
-    they are needed, in at most ``features_gib``; fits a support vector machine and a regressor for each class, as far
-    as the network uses them; and evaluates it all. Interrupted anywhere and called again, it goes on.
+    regions drawn as for training, since all those of an image are thirty times as many. ``finish`` then computes the
+    features of all regions of the training images, and keeps them in ``folder`` as long as they are needed, in at most
+    ``features_gib``; fits a support vector machine and a regressor for each class, as far as the network uses them; and
+    evaluates it all. Interrupted anywhere and called again, it goes on.
 
     The other settings are those of ``Task``, by default the paper's: 50,000 steps of 128 regions, with a tenth of the
     learning rate after 20,000, are 20 epochs of VOC 2007. After an evaluation the figures have the seconds an image
