@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.data import COCO, VOC, Shapes
-    from detseg.models import FasterRCNN, FastRCNN
+    from detseg.models import RCNN, FasterRCNN, FastRCNN
     from detseg.tasks import Detection
 
 __version__ = "0.1.0"
-__all__ = ["COCO", "VOC", "Detection", "FastRCNN", "FasterRCNN", "Shapes", "__version__"]
+__all__ = ["COCO", "RCNN", "VOC", "Detection", "FastRCNN", "FasterRCNN", "Shapes", "__version__"]
 
 HOMES = {
     "COCO": "detseg.data",
     "VOC": "detseg.data",
+    "RCNN": "detseg.models",
     "Shapes": "detseg.data",
     "FastRCNN": "detseg.models",
     "FasterRCNN": "detseg.models",

@@ -65,6 +65,7 @@ trainer:
 MORE = {
     "FasterRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
     "FastRCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
+    "RCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
     "Classifier": [],
 }
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,7 +13,6 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
@@ -33,6 +29,7 @@ from detseg.proposals.making import Made, Method, make
 from detseg.proposals.selective_search import selective_search
 from detseg.recipe import build
 from detseg.structures import Sample, rescale
+from detseg.tasks.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +39,6 @@ METHODS: dict[str, Method] = {
     "grid": grid,
 }
 FILES = ("rpn", "detectron2")  # methods that are given with a file, as rpn:FILE
-LINES = 10.0  # seconds between two lines of the log, where no terminal can show a bar
 
 
 def propose(arguments: Sequence[str]) -> None:
@@ -142,31 +138,10 @@ def _fill(writer: Writer, annotations: Annotations, work: Iterator[Made]) -> Non
     rows = writer.missing()
     if 0 < len(rows) < len(annotations):
         log.info("%s: going on, %d of %d images are done", writer.file, len(annotations) - len(rows), len(annotations))
-    with _progress(len(annotations) - len(rows), len(annotations), str(writer.file)) as advance:
+    with progress(len(annotations) - len(rows), len(annotations), str(writer.file)) as advance:
         for row, (boxes, seconds) in zip(rows, work, strict=True):
             writer.add(row, boxes, seconds)
             advance()
-
-
-@contextmanager
-def _progress(done: int, total: int, name: str) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, else lines in the log."""
-    if sys.stdout.isatty():
-        columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-        with Progress(*columns) as bar:
-            images = bar.add_task(name, total=total, completed=done)
-            yield lambda: bar.advance(images)
-        return
-    said = time.monotonic()
-
-    def advance() -> None:
-        nonlocal done, said
-        done += 1
-        if time.monotonic() - said >= LINES:
-            log.info("%s: %d of %d images", name, done, total)
-            said = time.monotonic()
-
-    yield advance
 
 
 def _report(split: str, annotations: Annotations, proposals: Proposals) -> str:

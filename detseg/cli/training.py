@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -32,6 +33,7 @@ from detseg.tasks import (
     ProgressLog,
     Task,
 )
+from detseg.tasks.figures import write_figures
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,9 @@ def train(arguments: Sequence[str]) -> None:
         _begin(task, folder)
     try:
         trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
+        if not trainer.fast_dev_run and task.finish(folder):  # type: ignore[attr-defined]
+            _keep(task, folder)
+    except (SystemExit, KeyboardInterrupt):  # the first is what Lightning makes of Ctrl-C
         if (folder / "last.ckpt").exists():
             log.info("interrupted; to go on, add --resume %s", folder / "last.ckpt")
         raise
@@ -178,6 +182,20 @@ def _begin(task: Task, folder: Path) -> None:
     if (folder / "metrics.csv").exists():  # of the training that is resumed; the logger begins the file anew
         earlier = len(list(folder.glob("metrics-*.csv"))) + 1
         (folder / "metrics.csv").rename(folder / f"metrics-{earlier}.csv")
+
+
+def _keep(task: Task, folder: Path) -> None:
+    """Write what was done after the last step into the checkpoints and the figures."""
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    if last.exists():
+        content = checkpoint.read(last) | {"state_dict": task.state_dict(), "detseg": task.describe()}
+        part = last.with_suffix(".part")
+        torch.save(content, part)
+        part.replace(last)
+    if best.exists():
+        checkpoint.save(task, best.with_suffix(".part"))
+        best.with_suffix(".part").replace(best)
+        write_figures(task.figures, folder / "metrics.json")
 
 
 def _conclude(task: Task, folder: Path) -> None:

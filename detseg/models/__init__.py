@@ -4,5 +4,6 @@ from detseg.models.classifier import Classifier
 from detseg.models.detector import Detector
 from detseg.models.fast_rcnn import FastRCNN
 from detseg.models.faster_rcnn import FasterRCNN
+from detseg.models.rcnn import RCNN
 
-__all__ = ["Classifier", "Detector", "FastRCNN", "FasterRCNN"]
+__all__ = ["RCNN", "Classifier", "Detector", "FastRCNN", "FasterRCNN"]

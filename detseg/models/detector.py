@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from detseg.errors import DataError
 from detseg.recipe import Recipe
 from detseg.structures import Batch, Instances
 
@@ -29,3 +30,16 @@ class Detector(nn.Module, Recipe):
         that do not make their own.
         """
         raise NotImplementedError
+
+
+def given(proposals: Instances | None, name: str) -> Instances:
+    """The proposals that came with the images, with room for one at least. Raises DataError if there are none."""
+    if proposals is None:
+        raise DataError(
+            f"{name} needs proposals, and none came with the images: make them by "
+            "`python tools/propose.py --data ... --method selective_search`, and name their folder as data.proposals"
+        )
+    if not proposals.valid.shape[1]:  # of no image
+        images = len(proposals.valid)
+        return Instances(proposals.boxes.new_zeros(images, 1, 4), proposals.valid.new_zeros(images, 1))
+    return proposals

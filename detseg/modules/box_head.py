@@ -159,6 +159,42 @@ def sample_regions(
     return Instances(boxes, valid, labels), targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
 
 
+def best_detections(
+    scores: Tensor,
+    deltas: Tensor,
+    regions: Instances,
+    sizes: Tensor,
+    score_threshold: float,
+    nms: float,
+    candidates: int,
+    limit: int,
+) -> Instances:
+    """Detections of each image, best first, after suppression within each class.
+
+    ``scores`` (B, R, K) and ``deltas`` (B, R, K, 4) of each region and class. Of these pairs of an image the
+    ``candidates`` with the highest scores are looked at, and of these the ones above ``score_threshold``; at most
+    ``limit`` are kept. ``sizes`` (B, 2): boxes are clipped to it.
+    """
+    num_classes = scores.shape[2]
+    scores = torch.where(regions.valid[..., None], scores, 0).flatten(1)
+    scores, chosen = scores.topk(min(candidates, scores.shape[1]), dim=1)
+    region, labels = chosen // num_classes, chosen % num_classes
+    boxes = box_ops.decode(
+        deltas.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 4)),
+        regions.boxes.gather(1, region[..., None].expand(-1, -1, 4)),
+        DELTA_WEIGHTS,
+    )
+    boxes = box_ops.clip(boxes, sizes)
+    real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores > score_threshold)
+    kept, valid = suppress(boxes, scores, labels, real, nms, limit)
+    return Instances(
+        torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0),
+        valid,
+        labels.gather(1, kept),
+        torch.where(valid, scores.gather(1, kept), 0),
+    )
+
+
 class BoxHead(nn.Module):
     """Two sibling layers behind ``body``: a softmax over the classes and the background, and a box for each class."""
 
@@ -203,31 +239,11 @@ class BoxHead(nn.Module):
         candidates: int,
         limit: int,
     ) -> Instances:
-        """Detections of each image, best first, after suppression within each class.
-
-        Of the (region, class) pairs of an image, the ``candidates`` with the highest scores are looked at, and of these
-        the ones above ``score_threshold``; at most ``limit`` are kept. ``sizes`` (B, 2): boxes are clipped to it.
-        """
+        """Detections of each image, as ``best_detections`` has them, of logits (M, K + 1) and deltas (M, K, 4)."""
         images, count = regions.valid.shape
         scores = box_ops.as_float(logits).softmax(dim=-1)[:, :-1].view(images, count, self.num_classes)
-        scores = torch.where(regions.valid[..., None], scores, 0).flatten(1)
-        scores, chosen = scores.topk(min(candidates, scores.shape[1]), dim=1)
-        region, labels = chosen // self.num_classes, chosen % self.num_classes
-        of_pair = chosen[..., None].expand(-1, -1, 4)
-        boxes = box_ops.decode(
-            deltas.reshape(images, count * self.num_classes, 4).gather(1, of_pair),
-            regions.boxes.gather(1, region[..., None].expand(-1, -1, 4)),
-            DELTA_WEIGHTS,
-        )
-        boxes = box_ops.clip(boxes, sizes)
-        real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores > score_threshold)
-        kept, valid = suppress(boxes, scores, labels, real, nms, limit)
-        return Instances(
-            torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0),
-            valid,
-            labels.gather(1, kept),
-            torch.where(valid, scores.gather(1, kept), 0),
-        )
+        deltas = deltas.view(images, count, self.num_classes, 4)
+        return best_detections(scores, deltas, regions, sizes, score_threshold, nms, candidates, limit)
 
 
 def truncate(head: TwoFCHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:

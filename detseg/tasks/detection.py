@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
@@ -31,7 +31,7 @@ class Detection(Task):
     """
 
     learns_from = DetectionData
-    headline = ("AP", "AP50")
+    headline: ClassVar[Sequence[str]] = ("AP", "AP50")
 
     def __init__(self, network: Detector, **settings: Any) -> None:
         super().__init__(network, **settings)

@@ -8,6 +8,7 @@ import time
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -161,6 +162,10 @@ class Task(LightningModule):
         if self.optimizer == "adamw":
             return AdamW(parameters, lr, weight_decay=self.weight_decay)
         return SGD(parameters, lr, self.momentum, weight_decay=self.weight_decay)
+
+    def finish(self, folder: Path) -> bool:
+        """Do what is left when the last step is done; ``folder`` is the run's. Whether there was anything."""
+        return False
 
     # Validation
 

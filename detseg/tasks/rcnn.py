@@ -1,0 +1,212 @@
+"""Training R-CNN: three stages, one after the other (Girshick et al. 2014, section 2.3 and appendix C)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detseg.errors import CheckpointError, ConfigError
+from detseg.models import RCNN
+from detseg.models.detector import given
+from detseg.ops.linear import ridge
+from detseg.ops.losses import class_loss
+from detseg.structures import Batch, rescale, trim
+from detseg.tasks.detection import Detection
+from detseg.tasks.hard_negatives import fit_machines
+from detseg.tasks.prediction import Prediction, evaluating
+from detseg.tasks.progress import progress
+from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name, scale_of
+
+log = logging.getLogger(__name__)
+
+RIDGE = 1000.0  # lambda of the regressors (appendix C)
+
+
+class RCNNTraining(Detection):
+    """Train and evaluate R-CNN: ``Trainer(...).fit(task, data)``, then ``task.finish(folder)``.
+
+    The epochs fine-tune the network on single regions; their validations measure the ``accuracy`` of the softmax on
+    regions drawn as for training, since all those of an image are thirty times as many. ``finish`` then computes the
+    features of all regions of the training images, and keeps them in ``folder`` as long as they are needed, in at most
+    ``features_gib``; fits a support vector machine and a regressor for each class, as far as the network uses them; and
+    evaluates it all. Interrupted anywhere and called again, it goes on.
+
+    The other settings are those of ``Task``, by default the paper's: 50,000 steps of 128 regions, with a tenth of the
+    learning rate after 20,000, are 20 epochs of VOC 2007. After an evaluation the figures have the seconds an image
+    that proposals, network and head take.
+
+    Raises ConfigError for several devices, and if the features need more room than there is.
+    """
+
+    headline = ("accuracy",)
+
+    def __init__(
+        self,
+        network: RCNN,
+        lr: float = 0.001,
+        reference_batch: int = 2,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (8, 16),
+        warmup_steps: int = 0,
+        features_gib: float = 100.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            network,
+            lr=lr,
+            reference_batch=reference_batch,
+            weight_decay=weight_decay,
+            milestones=milestones,
+            warmup_steps=warmup_steps,
+            **settings,
+        )
+        self.features_gib = features_gib
+        self._right: list[Tensor] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._images = 0  # that took them
+
+    def on_fit_start(self) -> None:
+        if self.trainer.world_size > 1:
+            raise ConfigError(f"trainer.devices {self.trainer.world_size}: R-CNN trains on one")
+        if self._stages:
+            check_room(self.network, self.data, self.features_gib)
+
+    def on_train_epoch_start(self) -> None:
+        # The regions that are drawn shall be the same in a training that was interrupted before this epoch.
+        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)) + self.current_epoch)
+
+    # After the last step
+
+    def finish(self, folder: Path) -> bool:
+        if self._stages:
+            files = RegionFeatures(folder / "features", describe(self.network, self.data))
+            self._fit(files)
+            for name in self._stages:
+                layer = {"svms": self.network.svms, "regressors": self.network.deltas}[name]
+                weight, bias = files.read(name, "weight", "bias")
+                layer.weight.copy_(weight)
+                layer.bias.copy_(bias)
+        self.trainer.validate(self, self.data, verbose=False)
+        return True
+
+    @property
+    def _stages(self) -> list[str]:
+        """What is to be fitted to features of regions."""
+        return ["svms"] * (self.network.scores == "svm") + ["regressors"] * self.network.box_regression
+
+    def _fit(self, files: RegionFeatures) -> None:
+        """Write what is missing of ``svms`` and ``regressors``."""
+        missing = [name for name in self._stages if name not in files]
+        device, count = self.trainer.strategy.root_device, len(self.data.train_annotations)
+        if missing:
+            with self._timed("features"), evaluating(self.network), self.trainer.precision_plugin.forward_context():
+                extract(self.network.to(device), self.data, files, device)
+        if "svms" in missing:
+            with self._timed("support vector machines"):
+                fit_machines(files, count, self.classes)
+        if "regressors" in missing:
+            with self._timed("regressors"):
+                fit_regressors(files, count, self.classes)
+        files.remove(count)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        log.info("%s ...", stage)
+        start = time.perf_counter()
+        yield
+        log.info("%s: %.1f seconds", stage, time.perf_counter() - start)
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._right.clear()
+        self._seconds.clear()
+        self._images = 0
+        if not self._fine_tuning:
+            self._check_complete()
+
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
+        if self._fine_tuning:
+            logits, labels, valid = self.network.classify(batch)
+            self._right.append((logits.argmax(dim=1) == labels)[valid].float())
+            return {"class": class_loss(logits, labels, valid)}, None
+        losses = self.network.loss(batch)
+        start = self._now()
+        regions = trim(given(batch.proposals, "R-CNN"))
+        features = self.network.features(batch.images, batch.sizes, regions)
+        middle = self._now()
+        found = self.network.detect(features, regions, batch.sizes)
+        self._images += len(batch.images)
+        self._seconds["cnn"] += middle - start
+        self._seconds["head"] += self._now() - middle
+        self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes))
+        return losses, {"detections": found}
+
+    def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        if self._fine_tuning:
+            return {"accuracy": float(torch.cat(self._right).mean())}
+        proposals = self.data.dataset("val").proposals.seconds()
+        own = {name: seconds / self._images for name, seconds in self._seconds.items()}
+        seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **own}.items()}
+        log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
+        return {**super().measure(rows), **seconds}
+
+    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
+        self._check_complete()
+        return super().predict(images, threshold)
+
+    @property
+    def _fine_tuning(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    def _check_complete(self) -> None:
+        if not self.network.complete:
+            raise CheckpointError(
+                "this R-CNN has been fine-tuned and no more: what comes after the last epoch is missing; "
+                "its training must go on, with --resume last"
+            )
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -> None:
+    """Write ``regressors``, the ``weight`` (4K, E) and ``bias`` (4K,) of each class (appendix C).
+
+    A proposal speaks for the object that it overlaps most, and for its class. Boxes of a class that no proposal is near
+    to stay as they are. It goes on with the class at which it was interrupted.
+    """
+    owners = [files.read(image_name(image), "classes")[0] for image in range(images)]
+    scale = scale_of(files, images, "grid")
+    width = files.read(image_name(0), "grid")[0].shape[1]
+    weight, bias, done = torch.zeros(len(classes), 4, width), torch.zeros(len(classes), 4), 0
+    if "regression" in files:
+        weight, bias, before = files.read("regression", "weight", "bias", "done")
+        done = int(before)
+    with progress(done, len(classes), "regressors", "classes") as advance:
+        for c in range(done, len(classes)):
+            shown = [image for image in range(images) if (owners[image] == c).any()]
+            if shown:
+                found = (files.read(image_name(image), "grid", "deltas") for image in shown)
+                pairs = [[each[owners[image] == c] for each in pair] for image, pair in zip(shown, found, strict=True)]
+                grid, deltas = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+                weight[c], bias[c] = ridge(scale * grid.float(), deltas, RIDGE)
+                weight[c] *= scale
+            files.write("regression", {"weight": weight, "bias": bias, "done": torch.tensor(c + 1)})
+            advance()
+    files.write("regressors", {"weight": weight.flatten(0, 1), "bias": bias.flatten()})

@@ -1,0 +1,192 @@
+"""What a network sees in every region of the training images, kept in a file for each image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detseg.data import DetectionData, collate
+from detseg.data.detection import MOST_PROPOSALS, DetectionDataset
+from detseg.errors import ConfigError, DataError, DetsegError
+from detseg.models.detector import given
+from detseg.models.rcnn import RCNN
+from detseg.modules.box_head import DELTA_WEIGHTS
+from detseg.ops import boxes as box_ops
+from detseg.ops.boxes import TINY
+from detseg.proposals.cache import fingerprint
+from detseg.recipe import recipe
+from detseg.structures import Instances, Sample
+from detseg.tasks.progress import progress
+
+log = logging.getLogger(__name__)
+
+REGRESSION_IOU = 0.6  # with its object, from which a proposal says how boxes are to be refined (appendix C)
+TARGET_NORM = 20.0  # to which features are scaled on average, as in the original implementation
+NORM_IMAGES = 200  # whose features are looked at for that
+GIB = 2**30
+
+
+class RegionFeatures:
+    """Files in a folder: one for each image, and whatever is made of them.
+
+    Each is written in one go, so that it is there as a whole or not at all. ``about`` says what the features depend on;
+    a folder of anything else is emptied.
+    """
+
+    def __init__(self, folder: Path, about: str) -> None:
+        self.folder = folder
+        note = folder / "about.json"
+        if folder.exists() and not (note.exists() and note.read_text() == about):
+            log.info("%s: of other weights, images or settings; made anew", folder)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(about)
+
+    def __contains__(self, name: object) -> bool:
+        return self._path(str(name)).exists()
+
+    def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write the file called ``name``. Raises DataError if it cannot be written."""
+        part = self._path(name).with_suffix(".part")
+        try:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{part}: cannot be written: {error}; make room and go on with --resume last") from None
+        part.replace(self._path(name))
+
+    def read(self, name: str, *keys: str) -> list[Tensor]:
+        """Tensors of the file called ``name``; others of it are not read. Raises DataError if it is damaged."""
+        try:
+            with safe_open(self._path(name), "pt") as file:
+                return [file.get_tensor(key) for key in keys]
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{self._path(name)}: damaged: {error}; remove it and go on with --resume last") from None
+
+    def remove(self, count: int) -> None:
+        """Remove those of the images, when they are no longer needed."""
+        for row in range(count):
+            self._path(image_name(row)).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def image_name(row: int) -> str:
+    """The file of an image."""
+    return f"{row:06d}"
+
+
+def scale_of(files: RegionFeatures, images: int, *keys: str) -> float:
+    """What makes the average length of the features called ``keys`` 20, in the first of so many images."""
+    found = [files.read(image_name(image), *keys) for image in range(min(images, NORM_IMAGES))]
+    norms = torch.cat([part.float().norm(dim=1) for parts in found for part in parts])
+    return TARGET_NORM / max(float(norms.mean()), TINY) if len(norms) else 1.0
+
+
+def training_images(data: DetectionData) -> DetectionDataset:
+    """The training images as they are evaluated: without random changes. Raises DataError if they have no proposals."""
+    dataset = data.dataset("train")
+    if dataset.proposals is None:
+        given(None, "R-CNN")
+    dataset.training = False
+    return dataset
+
+
+def describe(network: RCNN, data: DetectionData) -> str:
+    """All that the features depend on, as a text."""
+    annotations, dataset = data.train_annotations, training_images(data)
+    weights = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        if not name.startswith(("svms.", "deltas.")):
+            weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    labels = hashlib.sha256(annotations.boxes.tobytes() + annotations.labels.tobytes())
+    assert dataset.proposals is not None
+    state = dataset.proposals.file.stat()
+    content = {
+        "weights": weights.hexdigest(),
+        "region": [network.size, network.context],
+        "images": fingerprint(annotations),
+        "labels": labels.hexdigest(),
+        "transforms": recipe(data.transforms),
+        "proposals": [str(dataset.proposals.file), state.st_size, state.st_mtime_ns],
+    }
+    return json.dumps(content, indent=2)
+
+
+def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
+    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB.
+
+    Boxes are compared as they are in the files, before the images are resized.
+    """
+    dataset, total = training_images(data), 0
+    annotations = dataset.annotations
+    assert dataset.proposals is not None
+    for row in range(len(dataset)):
+        boxes = torch.from_numpy(dataset.proposals[row][:MOST_PROPOSALS])
+        truth = torch.from_numpy(annotations.boxes[annotations.objects(row)]).float()
+        near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
+        total += 2 * network.svms.in_features * (len(boxes) + len(truth)) + 2 * network.deltas.in_features * near
+        total += 4 * network.num_classes * len(boxes)
+    log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
+    if total > limit * GIB:
+        raise ConfigError(
+            f"model.features_gib: {limit:g} is not enough, the features of the training images take "
+            f"{total / GIB:.2f} GiB; raise it, or train with fewer proposals"
+        )
+
+
+@torch.no_grad()
+def extract(network: RCNN, data: DetectionData, files: RegionFeatures, device: torch.device) -> None:
+    """Write the features of all training images that are not there yet, in half precision.
+
+    For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,),
+    ``hidden`` (m, D) and ``overlaps`` (m, K), the highest IoU with an object of each class; ``grid`` (p, E), ``deltas``
+    (p, 4) and ``classes`` (p,) of the object that the proposal overlaps most.
+    """
+    dataset = training_images(data)
+    missing = [row for row in range(len(dataset)) if image_name(row) not in files]
+    with progress(len(dataset) - len(missing), len(dataset), "features") as advance:
+        for row in missing:
+            files.write(image_name(row), _image_features(network, dataset[row], data, device))
+            advance()
+
+
+def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: torch.device) -> dict[str, Any]:
+    batch = collate([sample], data.buckets)
+    truth, labels = sample.boxes.to(device), sample.labels.to(device)
+    assert sample.proposals is not None
+    proposals = sample.proposals.to(device)
+    boxes = torch.cat([truth, proposals])[None]
+    regions = Instances(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=device))
+    found = network.features(batch.images.to(device), batch.sizes.to(device), regions)
+    hidden, grid = (each[0].half() for each in found)
+    if not (hidden.isfinite().all() and grid.isfinite().all()):
+        path = data.train_annotations.path(sample.row)
+        raise DetsegError(f"{path}: its features are not finite in half precision; lower --model.lr and begin anew")
+
+    nothing = proposals.new_zeros(1, len(proposals))
+    iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # before the objects one that nothing is near to
+    of_class = torch.cat([nothing.new_zeros(1, network.num_classes), F.one_hot(labels, network.num_classes)])
+    best, nearest = iou.max(dim=0)
+    near = best >= REGRESSION_IOU
+    nearest = nearest[near] - 1
+    return {
+        "truth": hidden[: len(truth)],
+        "labels": labels,
+        "hidden": hidden[len(truth) :],
+        "overlaps": (iou[:, :, None] * of_class[:, None]).amax(dim=0),
+        "grid": grid[len(truth) :][near],
+        "deltas": box_ops.encode(truth[nearest], proposals[near], DELTA_WEIGHTS),
+        "classes": labels[nearest],
+    }
