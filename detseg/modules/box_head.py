@@ -15,6 +15,7 @@ from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
+from detseg.modules.convolution import Convolution
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
@@ -53,6 +54,29 @@ class TwoFCHead(RegionHead):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc6(x.flatten(1)))
         return F.relu(self.fc7(x))
+
+
+class ConvFCHead(RegionHead):
+    """Convolutions of 3 x 3 and one fully connected layer (Group Normalization, Wu & He 2018, section 4.2).
+
+    With batch norm after each convolution it is the head of Li et al. 2021 (arXiv:2111.11429).
+    """
+
+    def __init__(
+        self, in_channels: int = 256, size: int = 7, depth: int = 4, channels: int = 1024, norm: Norm | None = "batch"
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.size, self.channels = in_channels, size, channels
+        convolutions = [Convolution(in_channels, in_channels, 3, norm) for _ in range(depth)]
+        for layer in convolutions:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        self.convs = nn.ModuleList(convolutions)
+        self.fc = nn.Linear(in_channels * size * size, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.convs:
+            x = F.relu(layer(x))
+        return F.relu(self.fc(x.flatten(1)))
 
 
 class ClassifierHead(RegionHead):
@@ -106,7 +130,7 @@ class Conv5Head(RegionHead):
 
 def check_fit(backbone: Backbone, head: RegionHead) -> None:
     """Raise ValueError, saying what, if regions cannot be pooled from the backbone's maps, or not for this head."""
-    channels, strides = backbone.channels, backbone.strides
+    channels, strides = backbone.channels, backbone.strides[: len(backbone.strides) - backbone.extra]
     if len(set(channels)) > 1:
         raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
