@@ -50,7 +50,7 @@ NAMES = (
     ("box_head.body.fc.", "roi_heads.box_head.5."),
     ("box_head.classes.", "roi_heads.box_predictor.cls_score."),
     ("box_head.deltas.", "roi_heads.box_predictor.bbox_pred."),
-    ("mask_head.upsample.", "roi_heads.mask_predictor.conv5_mask."),
+    ("mask_head.deconv.", "roi_heads.mask_predictor.conv5_mask."),
     ("mask_head.logits.", "roi_heads.mask_predictor.mask_fcn_logits."),
 )
 
