@@ -23,7 +23,9 @@ from detseg.data import (
 from tests.colours import write_classes, write_colours
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+EXPERIMENTS = sorted(
+    path.relative_to(CONFIGS).as_posix() for path in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("torchvision/*.yaml"))
+)
 DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
 SEGMENTATION = (CamVid, COCOSegmentation, ShapesSegmentation, VOCSegmentation)  # imported, to be known by name
 TRAINERS = sorted(path.name for path in CONFIGS.glob("trainer/*.yaml"))

@@ -79,9 +79,8 @@ def _for_torchvision(task: Detection, source: Path) -> dict[str, Tensor]:
     resnet = isinstance(body, ResNet) and body.stages == [2, 3, 4, 5] and name not in PLAIN
     mobile = isinstance(body, MobileNetV3) and body.stages == [5] and len(body.strides) == 2
     if not isinstance(backbone, FPN) or not (resnet or (mobile and name == "mobilenet_v3_large")):
-        parts = " on ".join(
-            [*(type(part).__name__ for part in (network, backbone) if part is not None), name or type(body).__name__]
-        )
+        parts = " on ".join(type(part).__name__ for part in (network, backbone, body) if part is not None)
+        parts += f" ({name})" if name else ""
         raise CheckpointError(
             f"{source}: holds {parts}; torchvision's detectors are on an FPN on {', '.join(RESNETS.values())} with "
             "stages 2 to 5, or on mobilenet_v3_large with stage 5 and its entry"

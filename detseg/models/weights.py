@@ -127,10 +127,11 @@ def structures(state: Iterable[str]) -> list[str]:
     """Which of torchvision's published detectors have tensors of the names in ``state``, which are torchvision's."""
     names = set(map(_current, state))
     kind = "maskrcnn" if any(name.startswith("roi_heads.mask_head.") for name in names) else "fasterrcnn"
-    if "backbone.body.0.0.weight" in names:
-        mobile = ["fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
-        return mobile if kind == "fasterrcnn" else []
-    return [f"{kind}_resnet50_fpn_v2" if "roi_heads.box_head.5.weight" in names else f"{kind}_resnet50_fpn"]
+    if "backbone.body.conv1.weight" in names:
+        return [f"{kind}_resnet50_fpn_v2" if "roi_heads.box_head.5.weight" in names else f"{kind}_resnet50_fpn"]
+    if "backbone.body.1.block.0.0.weight" in names and kind == "fasterrcnn":
+        return ["fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+    return []
 
 
 def published(path: str | Path) -> str | None:
@@ -174,10 +175,16 @@ def load_weights(network: nn.Module, weights: str | None) -> None:
         return
     state, classes, eps = _read(network, weights)
     own = network.state_dict()
-    tensors = {name for name in own if not name.endswith("num_batches_tracked")}
-    given = {name for name in state if not name.endswith("num_batches_tracked")}
-    other = [name for name in sorted(tensors & given) if not _same_but_rows(name, own[name], state[name])]
-    faults = {"missing": sorted(tensors - given), "unknown": sorted(given - tensors), "of another shape": other}
+    faults = {
+        "missing": [name for name in own if name not in state],
+        "unknown": [name for name in state if name not in own],
+        "of another shape": [
+            name for name in own if name in state and not _same_but_rows(name, own[name], state[name])
+        ],
+    }
+    faults = {
+        kind: [name for name in names if not name.endswith("num_batches_tracked")] for kind, names in faults.items()
+    }
     if any(faults.values()):
         said = ", ".join(f"{len(names)} {kind} (such as {names[0]})" for kind, names in faults.items() if names)
         raise CheckpointError(f"{weights}: these are not weights of this {type(network).__name__}: {said}")
@@ -231,46 +238,45 @@ def match_classes(network: nn.Module, classes: Sequence[str]) -> None:
 def _read(network: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     """The state that ``weights`` mean, under our names, its classes if they are known, and batch norm's epsilon."""
     name: str | None
-    if weights.startswith("torchvision:"):
-        name, state = _fetch(network, weights)
-    else:
-        content = read_weights(weights)
-        if "detseg" in content:
-            return _read_ours(content, weights)
-        name, state = published(weights), content
-    scores = state.get("roi_heads.box_predictor.cls_score.weight")
-    coco = scores is not None and len(scores) == len(_categories)
+    fetched = weights.startswith("torchvision:")
+    content = {} if fetched else read_weights(weights)
     try:
+        if "detseg" in content:
+            return _read_ours(content)
+        name, state = _fetch(network, *weights.split(":")[1:]) if fetched else (published(weights), content)
+        scores = state.get("roi_heads.box_predictor.cls_score.weight")
+        coco = scores is not None and len(scores) == len(_categories)
         ours = from_torchvision(state, list(COCO.values()) if coco else None)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from error
     return ours, tuple(COCO) if coco else (), epsilon(state, name)
 
 
-def _read_ours(content: dict[str, Any], source: str) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
+def _read_ours(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     try:
         about = content["detseg"]
         state = {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
         body = about["network"]["arguments"]["backbone"]["arguments"].get("body", {"arguments": {}})
         return state, tuple(map(str, about["classes"])), body["arguments"].get("eps")
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{source}: not a checkpoint of a detector") from error
+        raise CheckpointError("not the checkpoint of a detector") from error
 
 
-def _fetch(network: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
-    """The detector that ``torchvision:[NAME:]VERSION`` means, and its weights."""
-    _, *named, version = weights.split(":")
+def _fetch(network: nn.Module, *of: str) -> tuple[str, dict[str, Tensor]]:
+    """The detector that ``[NAME:]VERSION`` means, and its weights."""
+    *named, version = of
     names = named or structures(to_torchvision(network.state_dict()))
     if len(names) != 1 or names[0] not in PUBLISHED:
         possible = [f"torchvision:{name}:{version}" for name in (names if len(names) > 1 else PUBLISHED)]
-        raise CheckpointError(f"{weights}: torchvision has {', '.join(possible)}; name one of them")
+        way_on = "name one of them" if names else "none of these is like this network"
+        raise CheckpointError(f"torchvision has {', '.join(possible)}; {way_on}")
     choices = torchvision.models.get_model_weights(names[0])
     if version not in choices.__members__:
-        raise CheckpointError(f"{weights}: torchvision has {', '.join(choices.__members__)} of {names[0]}")
+        raise CheckpointError(f"torchvision has {', '.join(known.name for known in choices)} of {names[0]}")
     try:
         return names[0], choices[version].get_state_dict(check_hash=True, progress=True)
     except (OSError, RuntimeError) as error:  # RuntimeError for another hash
-        raise CheckpointError(f"{weights}: could not fetch {choices[version].url}: {error}; give its file") from error
+        raise CheckpointError(f"could not fetch {choices[version].url}: {error}; give its file") from error
 
 
 def _same_but_rows(name: str, own: Tensor, given: Tensor) -> bool:
