@@ -11,7 +11,9 @@ from torch import Tensor
 from detseg.errors import DataError
 from detseg.models.detector import Detector
 from detseg.models.faster_rcnn import check_anchors
+from detseg.models.weights import load_weights
 from detseg.modules.backbones.backbone import Backbone
+from detseg.modules.backbones.norm import Norm
 from detseg.modules.box_head import (
     BoxHead,
     Conv5Head,
@@ -32,15 +34,16 @@ BINS = 14  # of a region's features on each side, from which the mask is made (f
 class MaskRCNN(Detector):
     """Faster R-CNN, and beside its box head one that says which pixels of a region belong to the object.
 
-    The arguments are those of ``FasterRCNN``. Over a pyramid the mask head has four convolutions of its own; with a
-    ``Conv5Head`` it shares that conv5, as in figure 4. ``pooling`` is RoIAlign, as the paper proposes; with "roi_pool"
-    its comparison with RoIPool can be repeated (table 2c).
+    The arguments are those of ``FasterRCNN``. Over a pyramid the mask head has four convolutions of its own, with
+    ``mask_norm`` after each (the paper has none); with a ``Conv5Head`` it shares that conv5, as in figure 4.
+    ``pooling`` is RoIAlign, as the paper proposes; with "roi_pool" its comparison with RoIPool can be repeated
+    (table 2c).
 
     It learns from ``batch.targets.masks``, the grids over the objects' boxes that ``ops.masks`` describes, and its
     detections have ``masks`` (B, N, 28, 28): probabilities of the class that was found, over the detected box.
 
-    Raises ValueError, saying what, if the backbone's maps, the head and the anchors do not fit together; its losses
-    DataError if the targets have no masks.
+    Raises ValueError, saying what, if the backbone's maps, the head and the anchors do not fit together, and
+    CheckpointError for weights that are not of this network; its losses DataError if the targets have no masks.
     """
 
     needs_masks = True
@@ -57,6 +60,8 @@ class MaskRCNN(Detector):
         rpn_samples: int = 256,
         rpn_positive_fraction: float = 0.5,
         rpn_nms: float = 0.7,
+        rpn_depth: int = 1,
+        rpn_score_threshold: float = 0.0,
         rpn_candidates: tuple[int, int] = (2000, 1000),
         proposals: tuple[int, int] = (2000, 1000),
         iou: float = 0.5,
@@ -67,6 +72,8 @@ class MaskRCNN(Detector):
         candidates: int = 2000,
         detections: int = 100,
         mask_channels: int = 256,
+        mask_norm: Norm | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         levels = len(backbone.strides)
@@ -76,7 +83,7 @@ class MaskRCNN(Detector):
         check_fit(backbone, head)
         check_anchors(backbone, anchor_sizes)
         counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
-        counts["mask_channels"] = mask_channels
+        counts |= {"mask_channels": mask_channels, "rpn_depth": rpn_depth}
         for name, count in {**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}.items():
             if count < 1:
                 raise ValueError(f"{name} is {count}, and must be at least 1")
@@ -92,17 +99,20 @@ class MaskRCNN(Detector):
             samples=rpn_samples,
             positive_fraction=rpn_positive_fraction,
             nms=rpn_nms,
+            depth=rpn_depth,
+            score_threshold=rpn_score_threshold,
         )
         self.box_head = BoxHead(head, num_classes)
         shared = isinstance(head, Conv5Head)
         width, convs = (head.channels, 0) if shared else (backbone.channels[0], 4)
-        self.mask_head = MaskHead(width, num_classes, convs, mask_channels)
+        self.mask_head = MaskHead(width, num_classes, convs, mask_channels, mask_norm)
         self.pooling = pooling
         self.strides = backbone.strides[: levels - backbone.extra]  # P6 is for anchors alone (FPN, section 4.2)
         self.rpn_candidates, self.proposals = rpn_candidates, proposals
         self.iou, self.samples, self.positive_fraction = iou, samples, positive_fraction
         self.score_threshold, self.nms = score_threshold, nms
         self.candidates, self.detections = candidates, detections
+        load_weights(self, weights)
 
     def pool(self, features: list[Tensor], regions: Instances) -> Tensor:
         return pool_regions(features, regions, self.strides, self.box_head.body.size, self.pooling)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.modules.backbones.norm import Norm
+from detseg.modules.convolution import Convolution
 from detseg.ops.losses import mask_loss
 from detseg.ops.masks import mask_targets
 from detseg.structures import Instances
@@ -15,18 +17,21 @@ class MaskHead(nn.Module):
     """A small fully convolutional network that gives a mask for each class, which do not compete (section 3).
 
     ``convs`` convolutions, then one that doubles the side, then a logit for each class: over a pyramid four of them, on
-    14 x 14 bins; behind the conv5 of a ResNet none (figure 4).
+    14 x 14 bins; behind the conv5 of a ResNet none (figure 4). The paper has no ``norm`` after them.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256, norm: Norm | None = None
+    ) -> None:
         super().__init__()
         widths = [in_channels, *[channels] * convs]
-        self.convs = nn.ModuleList(nn.Conv2d(widths[i], channels, 3, padding=1) for i in range(convs))
+        self.convs = nn.ModuleList(Convolution(widths[i], channels, 3, norm) for i in range(convs))
         self.deconv = nn.ConvTranspose2d(widths[-1], channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         for layer in (*self.convs, self.deconv, self.logits):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Features (M, in_channels, size, size) of M regions and their classes (M,) to logits (M, 2 size, 2 size)."""

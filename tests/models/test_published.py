@@ -28,9 +28,9 @@ from detseg.recipe import build
 from detseg.structures import Batch, Instances
 
 LABELS = list(COCO.values())
-HEIGHT, WIDTH = 128, 160
-SIZES = [(128, 96), (100, 160)]
-PROPOSALS = 40
+HEIGHT, WIDTH = 96, 128
+SIZES = [(96, 80), (70, 128)]
+PROPOSALS, DETECTIONS = 16, 10
 
 
 class Pair(NamedTuple):
@@ -63,6 +63,8 @@ def random_state(name: str) -> dict[str, Tensor]:
                 layer[0].weight /= feature.std()
         regions = torch.randn(8, 256, 7, 7)
         model.roi_heads.box_head(regions)
+        if model.roi_heads.has_mask():
+            model.roi_heads.mask_head(torch.randn(8, 256, 14, 14))
         nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.2)
         if "mobilenet" in name:  # of regions in one cell of 32 pixels, which look the same, chance would find either
             model.rpn.head.bbox_pred.bias.view(-1, 4)[:, 2:] = 1.2
@@ -79,7 +81,7 @@ def as_published(state: dict[str, Tensor], theirs: nn.Module) -> dict[str, Tenso
     return {key: value for key, value in state.items() if not (frozen and key.endswith("num_batches_tracked"))}
 
 
-@pytest.fixture(scope="module", params=[name for name in PUBLISHED if name.startswith("faster")])
+@pytest.fixture(scope="module", params=PUBLISHED)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     name = request.param
     state = random_state(name)
@@ -96,6 +98,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         ours = build_ours(name)
     assert fetched == [torchvision.models.get_model_weights(name).COCO_V1] * 2
     theirs.transform.resize = lambda image, target: (image, target)
+    theirs.transform.postprocess = lambda found, *_: found  # masks as the head gives them, not pasted into the image
     theirs, ours = theirs.eval().double(), ours.eval().double()
     body = ours.backbone.body  # its constants were made in single precision
     body.mean = 255 * torch.tensor(theirs.transform.image_mean, dtype=torch.float64).view(3, 1, 1)
@@ -127,7 +130,8 @@ def batch() -> Batch:
         labels[row, :3] = torch.randint(0, len(COCO), (3,))
         valid[row, : 3 - row] = True
     sizes = torch.tensor(SIZES)
-    return Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(len(SIZES)), sizes)
+    masks = torch.zeros(len(SIZES), 4, 28, 28, dtype=torch.uint8)
+    return Batch(images, sizes, Instances(boxes, valid, labels, masks=masks), torch.arange(len(SIZES)), sizes)
 
 
 def as_list(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -135,14 +139,19 @@ def as_list(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     boxes, valid, labels = batch.targets.boxes, batch.targets.valid, batch.targets.labels
     assert labels is not None
     of_label = torch.tensor(LABELS)
-    targets = [{"boxes": b[v], "labels": of_label[c[v]]} for b, v, c in zip(boxes, valid, labels, strict=True)]
+    targets = [
+        {"boxes": b[v], "labels": of_label[c[v]], "masks": torch.zeros(len(b[v]), *size)}
+        for b, v, c, size in zip(boxes, valid, labels, SIZES, strict=True)
+    ]
     return images, targets
 
 
-def few_proposals(pair: Pair, patch: pytest.MonkeyPatch) -> None:
-    """Not to wait for a thousand regions."""
+def fewer(pair: Pair, patch: pytest.MonkeyPatch) -> None:
+    """Not to wait for a thousand regions, and the masks of a hundred."""
     patch.setattr(pair.ours, "proposals", (PROPOSALS, PROPOSALS))
     patch.setattr(pair.theirs.rpn, "_post_nms_top_n", {"training": PROPOSALS, "testing": PROPOSALS})
+    patch.setattr(pair.ours, "detections", DETECTIONS)
+    patch.setattr(pair.theirs.roi_heads, "detections_per_img", DETECTIONS)
 
 
 def test_settings_are_those_of_torchvision(request, pair) -> None:
@@ -184,23 +193,29 @@ def test_what_learns_is_what_learns_in_torchvision(pair) -> None:
 
 @torch.no_grad()
 def test_detections(pair, batch, monkeypatch) -> None:
-    few_proposals(pair, monkeypatch)
+    fewer(pair, monkeypatch)
     theirs, ours, _ = pair
     detections = ours(batch.images, batch.sizes)
     expected = theirs(as_list(batch)[0])
-    assert sum(len(image["boxes"]) for image in expected) > 50
-    assert len({int(label) for image in expected for label in image["labels"]}) > 10
+    assert sum(len(image["boxes"]) for image in expected) == DETECTIONS * len(SIZES)
+    assert len({int(label) for image in expected for label in image["labels"]}) > 3
     for row, image in enumerate(expected):
         valid = detections.valid[row]
         assert_close(detections.scores[row][valid], image["scores"], rtol=0, atol=1e-4)
         assert_close(detections.boxes[row][valid], image["boxes"], rtol=0, atol=1e-4)
         assert torch.equal(torch.tensor(LABELS)[detections.labels[row][valid]], image["labels"])
+        if "masks" in image:
+            assert image["masks"].std() > 0.1
+            assert_close(detections.masks[row][valid], image["masks"][:, 0], rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
 def test_losses_on_the_same_samples(pair, batch, monkeypatch) -> None:
-    """Where every candidate is drawn, nothing is random: both sides see the same anchors and regions."""
-    few_proposals(pair, monkeypatch)
+    """Where every candidate is drawn, nothing is random: both sides see the same anchors and regions.
+
+    The masks are empty, so that what torchvision interpolates of them is known.
+    """
+    fewer(pair, monkeypatch)
     theirs, ours, _ = pair
     for sampler in (ours.rpn, ours):
         monkeypatch.setattr(sampler, "samples", 10**6)
@@ -215,13 +230,16 @@ def test_losses_on_the_same_samples(pair, batch, monkeypatch) -> None:
             module.eval()
     expected = theirs(*as_list(batch))
     theirs.eval()
-    for name, other in {
+    names = {
         "rpn_objectness": "loss_objectness",
         "rpn_box": "loss_rpn_box_reg",
         "box_class": "loss_classifier",
         "box_delta": "loss_box_reg",
-    }.items():
-        assert_close(own[name], expected[other], rtol=1e-6, atol=0, check_dtype=False)
+        "mask": "loss_mask",
+    }
+    assert {names[name] for name in own} == set(expected)
+    for name in own:
+        assert_close(own[name], expected[names[name]], rtol=1e-6, atol=0, check_dtype=False)
 
 
 def test_round_trip(request, pair) -> None:
@@ -231,9 +249,9 @@ def test_round_trip(request, pair) -> None:
     back = to_torchvision(own, LABELS)
     assert back.keys() == pair.state.keys()
     for key, value in pair.state.items():
-        if "box_predictor" in key:
+        if "box_predictor" in key or "mask_fcn_logits" in key:
             count = 4 if "bbox_pred" in key else 1
-            rows = LABELS if count == 4 else [0, *LABELS]
+            rows = [0, *LABELS] if "cls_score" in key else LABELS
             assert torch.equal(back[key].view(91, count, -1)[rows], value.view(91, count, -1)[rows]), key
         else:
             assert torch.equal(back[key], value), key
