@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,10 +22,12 @@ from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from detseg.cli.configs import find_config
+from detseg.cli.conversion import _for_torchvision as for_torchvision
 from detseg.cli.conversion import _recipe
+from detseg.cli.conversion import _task as from_file
 from detseg.data import COCO as COCOData
 from detseg.models.weights import COCO, PUBLISHED, from_torchvision, to_torchvision
-from detseg.recipe import build
+from detseg.recipe import build, recipe
 from detseg.structures import Batch, Instances
 
 LABELS = list(COCO.values())
@@ -46,6 +49,7 @@ def settings(name: str) -> dict[str, Any]:
 def random_state(name: str) -> dict[str, Tensor]:
     """Weights of a network whose activations are about 1, whose batch norm has small variances, and that finds much."""
     torch.manual_seed(3)
+    mobile = "mobilenet" in name
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=91)
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:
@@ -66,9 +70,9 @@ def random_state(name: str) -> dict[str, Tensor]:
         if model.roi_heads.has_mask():
             model.roi_heads.mask_head(torch.randn(8, 256, 14, 14))
         nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.2)
-        if "mobilenet" in name:  # of regions in one cell of 32 pixels, which look the same, chance would find either
+        if mobile:  # of regions in one cell of 32 pixels, which look the same, chance would find either
             model.rpn.head.bbox_pred.bias.view(-1, 4)[:, 2:] = 1.2
-        nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.4)
+        nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.4 if mobile else 0.06)
         nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.05)
         unused = [label for label in range(1, 91) if label not in LABELS]
         model.roi_heads.box_predictor.cls_score.bias[unused] = -1000.0  # as good as never found, after a training
@@ -259,3 +263,20 @@ def test_round_trip(request, pair) -> None:
     assert again.keys() == own.keys()
     assert all(torch.equal(again[key], own[key]) for key in own)
     torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=91).load_state_dict(back)
+
+
+def test_conversion_there_and_back(request, pair) -> None:
+    """What `detseg convert` does, but for the files."""
+    name = request.node.callspec.params["pair"]
+    file = Path("of_ones_own.pth")
+    task = from_file(pair.state, file, None, name if name.endswith("_320_fpn") else None)
+    assert task.classes == tuple(COCO)
+    assert task.category_ids == tuple(LABELS)
+    described = recipe(task.network)["arguments"]
+    assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
+        key: value for key, value in recipe(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
+    }
+    back = for_torchvision(task, file)
+    assert back.keys() == pair.state.keys()
+    own = {key: value.to(back[key].dtype) for key, value in to_torchvision(pair.ours.state_dict(), LABELS).items()}
+    assert all(torch.equal(back[key], own[key]) for key in own)
