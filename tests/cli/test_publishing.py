@@ -1,22 +1,27 @@
-"""`detseg publish`: what is in the folder, that it is loaded wherever a checkpoint is, and what is refused."""
+"""`detseg publish`: what is in the folder, that it is loaded wherever a checkpoint is, and what is refused.
+
+And what `detseg convert` refuses, or says.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detseg import checkpoint, cli
 from detseg.errors import CheckpointError
 from detseg.models import Classifier, FasterRCNN
 from detseg.modules import FPN, TwoFCHead
-from detseg.modules.backbones import MobileNetV2
+from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
 from detseg.recipe import recipe
 from detseg.tasks import Classification, Detection
 from tests.colours import IDS, ColourDetector, colours, write_colours
@@ -180,3 +185,39 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.publish(["tiny.ckpt", "--out", "tiny"])
     assert "error: --out tiny: is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "reason"),
+    [
+        (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
+        (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
+        (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
+        (ResNet("resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
+    ],
+)
+def test_what_torchvision_cannot_load_is_not_converted(
+    body: Backbone, settings: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(FasterRCNN(FPN(body, 8), 3, TwoFCHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
+    with pytest.raises(SystemExit):
+        cli.convert([str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
+    assert re.search(rf"error: .*other.ckpt: .*{reason}", capsys.readouterr().err)
+    assert not (tmp_path / "theirs.pth").exists()
+
+
+def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", eps=0.0)), 3)
+    save(network, str(tmp_path / "ours.ckpt"))
+    cli.convert([str(tmp_path / "ours.ckpt"), str(tmp_path / "theirs.pth")])
+    said = capsys.readouterr().err
+    assert "fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)" in said
+    assert "warning: set eps of its batch norms to 0: it is 1e-05 there" in said
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+
+
+def test_a_conversion_for_a_model_that_torchvision_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.convert(["tiny.ckpt", "theirs.pth", "--model", "ssd"])
+    assert "error: --model ssd: there is fasterrcnn_resnet50_fpn," in capsys.readouterr().err
