@@ -6,6 +6,7 @@ among those that are imported already. So a stranger's file can be wrong, but it
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from detseg import publication
 from detseg.data import COCO, VOC, Folder, ImageFolders, ShapeCrops, Shapes
 from detseg.errors import CheckpointError
 from detseg.recipe import build
@@ -25,10 +27,12 @@ PREFIX = "network."  # of the network's entries in a task's state dict
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What is in a file that ``torch.save`` wrote, on the CPU.
+    """What is in a file that ``torch.save`` wrote, or in the folder of a published network, on the CPU.
 
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain values.
     """
+    if Path(path).is_dir():
+        return publication.read(Path(path))
     if not Path(path).is_file():
         found = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
         newest = f"; the newest checkpoint here is {found[-1]}" if found else ""
@@ -59,7 +63,7 @@ def load(path: str | Path) -> Task:
     about = content.get("detseg")
     if not isinstance(about, dict):
         raise CheckpointError(
-            f"{path}: not a checkpoint of detseg; torchvision's Faster R-CNN is turned into one by `detseg convert`"
+            f"{path}: not a checkpoint of detseg; torchvision's detectors are turned into one by `detseg convert`"
         )
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path}: written by another version of detseg (format {about.get('format')})")
@@ -73,7 +77,9 @@ def load(path: str | Path) -> Task:
         task = TASKS[kind](network)
         task.classes = tuple(map(str, about["classes"]))
         task.category_ids = tuple(map(int, about["category_ids"]))
-        task.data_recipe, task.config, task.figures = about["data"], about["config"], about["metrics"]
+        task.data_recipe, task.config = about["data"], about["config"]
+        # null, in the card of a published network, is where there was nothing to measure.
+        task.figures = {name: math.nan if value is None else value for name, value in about["metrics"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot rebuild the network: {str(error).strip(chr(39))}") from error
     return task.eval()

@@ -24,6 +24,7 @@ from tests.colours import write_classes, write_colours
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+PUBLISHED = sorted(f"torchvision/{path.name}" for path in CONFIGS.glob("torchvision/*.yaml"))
 DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
 SEGMENTATION = (CamVid, COCOSegmentation, ShapesSegmentation, VOCSegmentation)  # imported, to be known by name
 TRAINERS = sorted(path.name for path in CONFIGS.glob("trainer/*.yaml"))
@@ -118,7 +119,7 @@ def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monk
     cli.train(["--config", name, *small])
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *PUBLISHED])
 def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a file with a root and nothing else: the classes come from the data."""
     monkeypatch.chdir(folder)

@@ -10,11 +10,12 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"errors", "recipe", "structures"}
+GROUND = {"errors", "recipe", "structures", "publication"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "recipe": {"errors"},
     "structures": set(),
+    "publication": {"errors"},
     "draw": set(),
     "ops": GROUND,
     "modules": GROUND | {"ops"},

@@ -52,10 +52,7 @@ def torchvision_network(ours: FasterRCNN) -> TorchvisionFasterRCNN:
         rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
         box_batch_size_per_image=REGIONS,
     )
-    state = {
-        name.replace("body.features.", "body."): value for name, value in to_torchvision(ours.state_dict()).items()
-    }
-    model.load_state_dict(state)
+    model.load_state_dict(to_torchvision(ours.state_dict()))
     frozen = {name for name, parameter in ours.named_parameters() if not parameter.requires_grad}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.replace("backbone.body.", "backbone.body.features.") not in frozen)

@@ -14,8 +14,9 @@ COMMANDS = {
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
     "predict": ("prediction", "find objects in image files, or say what they show"),
     "propose": ("proposing", "find regions that may hold objects, for models that do not themselves"),
-    "convert": ("conversion", "turn torchvision's Faster R-CNN into a checkpoint, or back"),
     "truncate": ("truncation", "make the head of a trained detector quicker"),
+    "convert": ("conversion", "turn a detector of torchvision's into a checkpoint, or back"),
+    "publish": ("publishing", "write a checkpoint as safe weights and a card, for others"),
     "models": ("listing", "list the backbones, what they cost, and the weights there are"),
     "probe": ("probing", "measure how much of the classes each layer of a backbone knows"),
     "visualize": ("visualization", "show what the channels of a layer respond to"),
@@ -58,13 +59,18 @@ def propose(arguments: Sequence[str] | None = None) -> None:
 
 
 def convert(arguments: Sequence[str] | None = None) -> None:
-    """Turn a state dict of torchvision's Faster R-CNN into a checkpoint, or back."""
+    """Turn a state dict of a detector of torchvision's into a checkpoint, or back."""
     _run("convert", arguments)
 
 
 def truncate(arguments: Sequence[str] | None = None) -> None:
     """Make the head of a trained detector quicker by a truncated SVD."""
     _run("truncate", arguments)
+
+
+def publish(arguments: Sequence[str] | None = None) -> None:
+    """Write a checkpoint as safe weights and a card that says what they are."""
+    _run("publish", arguments)
 
 
 def models(arguments: Sequence[str] | None = None) -> None:

@@ -1,25 +1,26 @@
-"""`detseg convert`: torchvision's Faster R-CNN to a checkpoint, and back."""
+"""`detseg convert`: torchvision's detectors to checkpoints, and back."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg import checkpoint
+from detseg.cli.configs import find_config
 from detseg.cli.faults import PARSER, parse
-from detseg.data import COCO
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models import FasterRCNN
-from detseg.models.weights import from_torchvision, to_torchvision
+from detseg.models.weights import COCO, PUBLISHED, epsilon, from_torchvision, published, structures, to_torchvision
 from detseg.modules import FPN
-from detseg.modules.backbones import ResNet
-from detseg.recipe import recipe
+from detseg.modules.backbones import MobileNetV3, ResNet
+from detseg.modules.backbones.resnet import PLAIN
+from detseg.recipe import build
 from detseg.tasks import Detection
 
 log = logging.getLogger(__name__)
@@ -32,19 +33,24 @@ RESNETS = {
     (23, True): "resnet101",
     (36, True): "resnet152",
 }
+SCORES = "roi_heads.box_predictor.cls_score.weight"
+EPSILON = 1e-5  # of batch norm in every detector that torchvision builds without published weights
 
 
 def convert(arguments: Sequence[str]) -> None:
     """Turn the file that ``arguments`` name into the other kind."""
     parser = ArgumentParser(
         prog="detseg convert",
-        usage="detseg convert SOURCE TARGET [--classes NAME,NAME...]",
+        usage="detseg convert SOURCE TARGET [--classes NAME,NAME...] [--model NAME]",
         **PARSER,
     )
-    parser.add_argument("source", type=Path, help="State dict of torchvision's fasterrcnn_resnet50_fpn, or checkpoint.")
+    parser.add_argument("source", type=Path, help="State dict of one of torchvision's detectors, or a checkpoint.")
     parser.add_argument("target", type=Path, help="File to write: the other one of the two.")
     parser.add_argument("--classes", type=str | None, help="Names without the background; by default COCO's.")
+    parser.add_argument("--model", type=str | None, help="torchvision's name of it, where the tensors leave it open.")
     options = parse(parser, arguments)
+    if options.model not in (None, *PUBLISHED):
+        raise ConfigError(f"--model {options.model}: there is {', '.join(PUBLISHED)}")
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task = checkpoint.load(options.source)
@@ -53,13 +59,12 @@ def convert(arguments: Sequence[str]) -> None:
         state = _for_torchvision(task, options.source)
         _make_folder(options.target)
         torch.save(state, options.target)
-        log.info("%s: state dict for torchvision, %d classes and the background", options.target, len(task.classes))
+        _say(task, state, options.target)
         return
     try:
-        state = from_torchvision(content)
+        task = _task(content, options.source, options.classes, options.model)
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
-    task = _task(state, options.source, options.classes)
     _make_folder(options.target)
     checkpoint.save(task, options.target)
     log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
@@ -67,15 +72,40 @@ def convert(arguments: Sequence[str]) -> None:
 
 def _for_torchvision(task: Detection, source: Path) -> dict[str, Tensor]:
     """The state dict of a task's network under torchvision's names. Raises CheckpointError if torchvision has none."""
-    backbone = getattr(task.network, "backbone", None)
+    network = task.network
+    backbone = getattr(network, "backbone", None)
     body = getattr(backbone, "body", None)
-    if not isinstance(backbone, FPN) or not isinstance(body, ResNet):
-        parts = " on ".join(type(part).__name__ for part in (task.network, backbone, body) if part is not None)
-        raise CheckpointError(f"{source}: holds {parts}; torchvision's Faster R-CNN is one on an FPN on a ResNet")
+    name = getattr(body, "name", "")
+    resnet = isinstance(body, ResNet) and body.stages == [2, 3, 4, 5] and name not in PLAIN
+    mobile = isinstance(body, MobileNetV3) and body.stages == [5] and len(body.strides) == 2
+    if not isinstance(backbone, FPN) or not (resnet or (mobile and name == "mobilenet_v3_large")):
+        parts = " on ".join(type(part).__name__ for part in (network, backbone, body) if part is not None)
+        parts += f" ({name})" if name else ""
+        raise CheckpointError(
+            f"{source}: holds {parts}; torchvision's detectors are on an FPN on {', '.join(RESNETS.values())} with "
+            "stages 2 to 5, or on mobilenet_v3_large with stage 5 and its entry"
+        )
+    if network.pooling != "roi_align":
+        raise CheckpointError(f"{source}: has {network.pooling}, and torchvision's detectors roi_align")
     try:
-        return to_torchvision(task.network.state_dict())
+        return to_torchvision(network.state_dict(), list(COCO.values()) if task.classes == tuple(COCO) else None)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
+
+
+def _say(task: Detection, state: dict[str, Tensor], target: Path) -> None:
+    """Say which of torchvision's functions builds the network that ``state`` is for, and what it must be told."""
+    rows = len(state[SCORES])
+    log.info(
+        "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), rows
+    )
+    body = task.network.backbone.body
+    if isinstance(body, MobileNetV3) or body.name == "resnet50":
+        settings = f"weights=None, weights_backbone=None, num_classes={rows}"
+        log.info("it is loaded by %s", " or ".join(f"{name}({settings})" for name in structures(state)))
+    found = {layer.eps for layer in body.modules() if hasattr(layer, "running_var")}
+    if found != {EPSILON}:
+        log.warning("set eps of its batch norms to %s: it is %g there", ", ".join(f"{eps:g}" for eps in found), EPSILON)
 
 
 def _make_folder(target: Path) -> None:
@@ -88,34 +118,57 @@ def _make_folder(target: Path) -> None:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}; give another file") from error
 
 
-def _task(state: dict[str, Tensor], source: Path, names: str | None) -> Detection:
-    """The task that a converted state dict is of."""
-    blocks = {key.split(".")[3] for key in state if key.startswith("backbone.body.layer3.")}
-    name = RESNETS.get((len(blocks), "backbone.body.layer1.0.conv3.weight" in state))
-    if name is None or "box_head.classes.weight" not in state:
-        raise CheckpointError(f"{source}: not the state dict of a Faster R-CNN with a ResNet and a feature pyramid")
+def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str | None) -> Detection:
+    """The task that a state dict of torchvision's is of: as configs/torchvision says, with the file's own classes."""
+    known = published(source)
+    model = model or known or next(iter(structures(theirs)), None)
+    if model is None or SCORES not in theirs:
+        raise CheckpointError(f"not the state dict of one of torchvision's detectors, {', '.join(PUBLISHED)}")
+    classes, labels = _classes(len(theirs[SCORES]) - 1, names)
+    state = from_torchvision(theirs, labels)
+    settings = yaml.safe_load(find_config(f"torchvision/{model}.yaml").read_text())
+    network, data = _recipe(settings["model"]["network"]), _recipe(settings["data"])
+    del network["arguments"]["weights"]
+    body = network["arguments"]["backbone"]["arguments"]["body"]["arguments"]
+    if body["name"] == "resnet50":
+        body["name"] = _resnet(theirs)
     # Batch norm that counts batches trains; frozen batch norm has no such count.
-    norm = "batch" if any(key.endswith("num_batches_tracked") for key in state) else "frozen"
-    count = len(state["box_head.classes.weight"]) - 1
-    network = FasterRCNN(FPN(ResNet(name, norm=norm)), count)  # type: ignore[arg-type]
+    body["norm"] = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
+    body["eps"] = epsilon(theirs, known)
+    built = build(network, num_classes=len(classes))
     try:
-        network.load_state_dict(state)
+        built.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-    task = Detection(network)
-    task.classes = _classes(names, count)
-    task.category_ids = tuple(range(1, count + 1))  # torchvision's labels are the ids of the data set
-    task.data_recipe = recipe(COCO(root="datasets/coco"))
+        raise CheckpointError(f"not the weights of {model}: {error}") from error
+    task = Detection(built)
+    task.classes, task.category_ids = classes, labels  # torchvision's labels are the ids of the data set
+    task.data_recipe = data
     return task
 
 
-def _classes(names: str | None, count: int) -> tuple[str, ...]:
-    """The names of the classes; COCO's numbers that stand for nothing are told apart by the number."""
-    if names is None:
-        coco = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
-        classes = tuple(f"unused {label}" if name == "N/A" else name for label, name in enumerate(coco, 1))
-    else:
-        classes = tuple(name.strip() for name in names.split(","))
+def _classes(count: int, names: str | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names of the classes, and torchvision's labels of them: COCO's, or those that are given."""
+    if names is None and count == max(COCO.values()):
+        return tuple(COCO), tuple(COCO.values())
+    classes = tuple(name.strip() for name in names.split(",")) if names else ()
     if len(classes) != count:
-        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(classes)}")
-    return classes
+        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(classes)}; name them all")
+    return classes, tuple(range(1, count + 1))
+
+
+def _resnet(theirs: dict[str, Tensor]) -> str:
+    """Which ResNet a detector is on."""
+    blocks = {key.split(".")[3] for key in theirs if key.startswith("backbone.body.layer3.")}
+    name = RESNETS.get((len(blocks), "backbone.body.layer1.0.conv3.weight" in theirs))
+    if name is None:
+        raise CheckpointError(f"its backbone is none of {', '.join(RESNETS.values())}")
+    return name
+
+
+def _recipe(settings: Any) -> Any:
+    """The recipe of what the settings of a configuration describe."""
+    if isinstance(settings, dict) and "class_path" in settings:
+        return {"class": settings["class_path"], "arguments": _recipe(settings.get("init_args", {}))}
+    if isinstance(settings, dict):
+        return {key: _recipe(value) for key, value in settings.items()}
+    return settings

@@ -4,6 +4,7 @@ from detseg.models.classifier import Classifier
 from detseg.models.detector import Detector
 from detseg.models.fast_rcnn import FastRCNN
 from detseg.models.faster_rcnn import FasterRCNN
+from detseg.models.mask_rcnn import MaskRCNN
 from detseg.models.rcnn import RCNN
 
-__all__ = ["RCNN", "Classifier", "Detector", "FastRCNN", "FasterRCNN"]
+__all__ = ["RCNN", "Classifier", "Detector", "FastRCNN", "FasterRCNN", "MaskRCNN"]

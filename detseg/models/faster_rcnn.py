@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from detseg.models.detector import Detector
+from detseg.models.weights import load_weights
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import (
     BoxHead,
@@ -31,9 +32,10 @@ class FasterRCNN(Detector):
     those differ, detectron2's and torchvision's. Pairs of numbers are for training and for inference: boxes of each map
     that enter the suppression (``rpn_candidates``) and ``proposals`` that leave it. ``samples`` regions an image are
     drawn for training; of the ``candidates`` best (region, class) pairs ``detections`` an image leave the last
-    suppression.
+    suppression. ``weights`` are those of the whole detector, such as ``torchvision:COCO_V1``: see ``load_weights``.
 
-    Raises ValueError, saying what, if the backbone's maps, the head and the anchors do not fit together.
+    Raises ValueError, saying what, if the backbone's maps, the head and the anchors do not fit together, and
+    CheckpointError for weights that are not of this network.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class FasterRCNN(Detector):
         rpn_samples: int = 256,
         rpn_positive_fraction: float = 0.5,
         rpn_nms: float = 0.7,
+        rpn_depth: int = 1,
+        rpn_score_threshold: float = 0.0,
         rpn_candidates: tuple[int, int] = (2000, 1000),
         proposals: tuple[int, int] = (2000, 1000),
         iou: float = 0.5,
@@ -57,6 +61,7 @@ class FasterRCNN(Detector):
         nms: float = 0.5,
         candidates: int = 2000,
         detections: int = 100,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         levels = len(backbone.strides)
@@ -64,9 +69,14 @@ class FasterRCNN(Detector):
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
         head = head or TwoFCHead(backbone.channels[0])
         check_fit(backbone, head)
-        _check_anchors(backbone, anchor_sizes)
+        check_anchors(backbone, anchor_sizes)
         counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
-        for name, count in {**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}.items():
+        for name, count in {
+            **counts,
+            "rpn_depth": rpn_depth,
+            "rpn_candidates": min(rpn_candidates),
+            "proposals": min(proposals),
+        }.items():
             if count < 1:
                 raise ValueError(f"{name} is {count}, and must be at least 1")
 
@@ -81,6 +91,8 @@ class FasterRCNN(Detector):
             samples=rpn_samples,
             positive_fraction=rpn_positive_fraction,
             nms=rpn_nms,
+            depth=rpn_depth,
+            score_threshold=rpn_score_threshold,
         )
         self.box_head = BoxHead(head, num_classes)
         self.pooling = pooling
@@ -89,6 +101,7 @@ class FasterRCNN(Detector):
         self.iou, self.samples, self.positive_fraction = iou, samples, positive_fraction
         self.score_threshold, self.nms = score_threshold, nms
         self.candidates, self.detections = candidates, detections
+        load_weights(self, weights)
 
     def pool(self, features: list[Tensor], regions: Instances) -> Tensor:
         return pool_regions(features, regions, self.strides, self.box_head.body.size, self.pooling)
@@ -112,7 +125,7 @@ class FasterRCNN(Detector):
 
     def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
         proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[0], self.proposals[0])
-        regions, truth = sample_regions(
+        regions, truth, _ = sample_regions(
             proposals, batch.targets, self.num_classes, self.iou, 0.0, self.samples, self.positive_fraction
         )
         logits, deltas = self.box_head(self.pool(features, regions))
@@ -129,7 +142,8 @@ class FasterRCNN(Detector):
         )
 
 
-def _check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
+def check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
+    """Raise ValueError, saying what, unless there is a list of sizes for each map, all equally long."""
     if len(anchor_sizes) != len(backbone.strides):
         raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {len(backbone.strides)} maps")
     if len({len(sizes) for sizes in anchor_sizes}) > 1:

@@ -15,6 +15,7 @@ from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
+from detseg.modules.convolution import Convolution
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
@@ -60,6 +61,29 @@ class TwoFCHead(RegionHead):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc6(x.flatten(1)))
         return F.relu(self.fc7(x))
+
+
+class ConvFCHead(RegionHead):
+    """Convolutions of 3 x 3 and one fully connected layer (Group Normalization, Wu & He 2018, section 4.2).
+
+    With batch norm after each convolution it is the head of Li et al. 2021 (arXiv:2111.11429).
+    """
+
+    def __init__(
+        self, in_channels: int = 256, size: int = 7, depth: int = 4, channels: int = 1024, norm: Norm | None = "batch"
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.size, self.channels = in_channels, size, channels
+        convolutions = [Convolution(in_channels, in_channels, 3, norm) for _ in range(depth)]
+        for layer in convolutions:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        self.convs = nn.ModuleList(convolutions)
+        self.fc = nn.Linear(in_channels * size * size, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.convs:
+            x = F.relu(layer(x))
+        return F.relu(self.fc(x.flatten(1)))
 
 
 class ClassifierHead(RegionHead):
@@ -110,12 +134,16 @@ class Conv5Head(RegionHead):
         self.layer4 = ResNet(name, weights, stages=[5], frozen=0, norm=norm).layer4
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer4(x).mean(dim=(2, 3))  # type: ignore[no-any-return, operator]
+        return self.maps(x).mean(dim=(2, 3))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The features before they are averaged, (M, channels, size / 2, size / 2)."""
+        return self.layer4(x)  # type: ignore[no-any-return, operator]
 
 
 def check_fit(backbone: Backbone, head: RegionHead) -> None:
     """Raise ValueError, saying what, if regions cannot be pooled from the backbone's maps, or not for this head."""
-    channels, strides = backbone.channels, backbone.strides
+    channels, strides = backbone.channels, backbone.strides[: len(backbone.strides) - backbone.extra]
     if len(set(channels)) > 1:
         raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
@@ -135,14 +163,14 @@ def pool_regions(
 
 def sample_regions(
     proposals: Instances, targets: Instances, num_classes: int, high: float, low: float, count: int, fraction: float
-) -> tuple[Instances, Tensor]:
+) -> tuple[Instances, Tensor, Tensor]:
     """Draw ``count`` regions an image to learn from, at most ``fraction`` of them objects (Fast R-CNN, section 2.3).
 
     A proposal is an object at IoU >= ``high`` with a ground truth, and background at IoU in [``low``, ``high``). The
     ground truth itself is among the proposals, so that there are objects to learn from while proposals are still poor.
 
-    Returns regions with labels, ``num_classes`` being the background, objects first; and (B, R, 4), the box of the
-    ground truth that each region belongs to, meaningful for objects.
+    Returns regions with labels, ``num_classes`` being the background, objects first; and of the ground truth that each
+    region belongs to, meaningful for objects, the box (B, R, 4) and the place among the targets (B, R).
     """
     boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
     exists = torch.cat([proposals.valid, targets.valid], dim=1)
@@ -156,7 +184,8 @@ def sample_regions(
     matched = matched.gather(1, chosen)
     assert targets.labels is not None
     labels = torch.where(kind.gather(1, chosen) == POSITIVE, targets.labels.gather(1, matched), num_classes)
-    return Instances(boxes, valid, labels), targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    truth = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    return Instances(boxes, valid, labels), truth, matched
 
 
 def best_detections(

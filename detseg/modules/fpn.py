@@ -6,27 +6,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.modules.backbones.backbone import Backbone
+from detseg.modules.backbones.norm import Norm
+from detseg.modules.convolution import Convolution
 
 
 class FPN(Backbone):
     """Makes every map of ``body`` as rich as its coarsest, all with the same number of ``channels`` (section 3).
 
     The maps are P2 to P5, say, and one more of twice the stride, subsampled from the last, on which only the region
-    proposal network looks, for the largest anchors (section 4.1). Images are normalised by ``body``.
+    proposal network looks, for the largest anchors (section 4.1). Where two maps of ``body`` have the same stride,
+    the features of regions come from the finer one alone. Images are normalised by ``body``. The paper has no ``norm``;
+    what came later has batch norm after each layer (Li et al. 2021, arXiv:2111.11429).
     """
 
-    extra = 1
-
-    def __init__(self, body: Backbone, channels: int = 256) -> None:
+    def __init__(self, body: Backbone, channels: int = 256, norm: Norm | None = None) -> None:
         super().__init__()
         self.body = body
-        self.inner = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in body.channels)
-        self.outer = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in body.channels)
+        self.inner = nn.ModuleList(Convolution(width, channels, 1, norm) for width in body.channels)
+        self.outer = nn.ModuleList(Convolution(channels, channels, 3, norm) for _ in body.channels)
         for layer in (*self.inner, *self.outer):
             nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
         self.channels = [channels] * (len(body.channels) + 1)
         self.strides = [*body.strides, 2 * body.strides[-1]]
+        self.extra = 1 + len(body.strides) - len(set(body.strides))
 
     def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
         raise ValueError("a pyramid is no classifier: its finer maps would learn nothing; take its body")

@@ -35,7 +35,8 @@ class RPN(nn.Module):
     """A small network that slides over the feature maps and says of each anchor whether it is an object, and where.
 
     ``sizes`` are the anchors' sizes on each map. The other arguments are the paper's: IoU from which an anchor is
-    positive (``high``) or below which negative (``low``), ``samples`` an image and the share of positives, NMS.
+    positive (``high``) or below which negative (``low``), ``samples`` an image and the share of positives, NMS. The
+    paper has one convolution (``depth``) and proposes whatever the score.
     """
 
     def __init__(
@@ -48,17 +49,20 @@ class RPN(nn.Module):
         samples: int = 256,
         positive_fraction: float = 0.5,
         nms: float = 0.7,
+        depth: int = 1,
+        score_threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        self.high, self.low, self.nms = high, low, nms
+        self.high, self.low, self.nms, self.score_threshold = high, low, nms, score_threshold
         self.samples, self.positive_fraction = samples, positive_fraction
         anchors = len(sizes[0]) * len(ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.deeper = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth - 1))
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        for layer in (self.conv, *self.deeper, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)  # section 3.1.3
-            nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
+            nn.init.constant_(layer.bias, 0)
         # Buffers, so that they move with the network; constants, so not in its state.
         for level, of_level in enumerate(sizes):
             self.register_buffer(f"cells{level}", cell_anchors(of_level, ratios), persistent=False)
@@ -68,6 +72,8 @@ class RPN(nn.Module):
         logits, deltas, anchors = [], [], []
         for level, feature in enumerate(features):
             hidden = F.relu(self.conv(feature))
+            for layer in self.deeper:
+                hidden = F.relu(layer(hidden))
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
             grid = (feature.shape[2], feature.shape[3])
@@ -109,7 +115,7 @@ class RPN(nn.Module):
         scores = box_ops.as_float(logits.gather(1, chosen)).sigmoid()
         boxes = box_ops.decode(deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes)
-        real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1)
+        real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores >= self.score_threshold)
         kept, valid = suppress(boxes, scores, level, real, self.nms, limit)
         boxes = torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0)
         return Instances(boxes, valid, scores=scores.gather(1, kept))

@@ -15,6 +15,7 @@ from torch import Tensor
 from detseg.data import DetectionData
 from detseg.metrics import Collector, Detections
 from detseg.models import Detector
+from detseg.models.weights import match_classes
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks.figures import average_precision, explain_zero, figures_table
 from detseg.tasks.prediction import Prediction, predict
@@ -37,6 +38,10 @@ class Detection(Task):
         super().__init__(network, **settings)
         self.detections: Detections | None = None
         self._collector = Collector()
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        match_classes(self.network, self.classes)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detseg.models import Classifier
 from detseg.modules import FPN
-from detseg.modules.backbones import Backbone, MobileNetV2, ResNet
+from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
 from tests.modules.backbones.tester import BackboneTester, images
 
 
@@ -43,3 +43,29 @@ def test_maps_are_those_of_torchvision() -> None:
 def test_a_map_of_twice_the_stride_is_added() -> None:
     with torch.device("meta"):
         assert FPN(ResNet("resnet18")).strides == [4, 8, 16, 32, 64]
+
+
+def test_of_maps_with_the_same_stride_regions_use_the_finer_one() -> None:
+    with torch.device("meta"):
+        pyramid = FPN(MobileNetV3(stages=[4, 5], entry=True), channels=8)
+    assert (pyramid.strides, pyramid.extra) == ([16, 32, 32, 64], 2)
+
+
+@torch.no_grad()
+def test_batch_norm_after_each_layer_as_in_torchvision() -> None:
+    ours = FPN(ResNet("resnet18"), channels=16, norm="batch").eval()
+    theirs = FeaturePyramidNetwork(ours.body.channels, 16, LastLevelMaxPool(), norm_layer=torch.nn.BatchNorm2d).eval()
+    for level in range(4):
+        for own, other in (
+            (ours.inner[level], theirs.inner_blocks[level]),
+            (ours.outer[level], theirs.layer_blocks[level]),
+        ):
+            for value in (own.norm.weight, own.norm.bias, own.norm.running_mean):
+                torch.nn.init.normal_(value)
+            other[0].weight.copy_(own.weight)
+            other[1].load_state_dict(own.norm.state_dict())
+            assert own.bias is None
+    batch = images(2, 3, 64, 96)
+    expected = theirs(OrderedDict(enumerate(map(torch.clone, ours.body(batch)))))
+    for feature, other in zip(ours(batch), expected.values(), strict=True):
+        assert_close(feature, other, rtol=1e-5, atol=1e-5)

@@ -111,3 +111,22 @@ def test_samples_are_limited_and_mixed(rpn) -> None:
 
 def test_proposals_carry_no_gradient(rpn, features) -> None:
     assert not rpn.propose(rpn(features, IMAGE), SIZES, candidates=10, limit=5).boxes.requires_grad
+
+
+def test_proposals_below_the_threshold_are_left_out() -> None:
+    boxes = [[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]
+    predictions = predict([[0.9, 0.03, 0.3]], boxes)
+    for threshold, expected in ((0.0, 3), (0.05, 2), (0.5, 1)):
+        rpn = RPN(4, sizes=[[16]], score_threshold=threshold)
+        proposals = rpn.propose(predictions, SIZES[:1], candidates=10, limit=10)
+        assert proposals.valid.sum() == expected
+
+
+def test_deeper_convolutions_follow_the_first(features) -> None:
+    torch.manual_seed(0)
+    rpn = RPN(4, sizes=[[16], [32]], depth=3)
+    hidden = features[0]
+    for layer in (rpn.conv, *rpn.deeper):
+        hidden = layer(hidden).relu()
+    assert len(rpn.deeper) == 2
+    assert_close(rpn(features, IMAGE).logits[:, :3], rpn.objectness(hidden)[:, :, 0, 0])

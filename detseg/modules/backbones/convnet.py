@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.modules.backbones.norm import Norm, set_norm
@@ -27,7 +28,8 @@ class ConvNet(Backbone, ABC):
     single map. ``frozen`` is the last stage that does not train, 0 for none. By default networks with ``weights`` (see
     ``load_weights``) keep the stages up to ``usually_frozen`` and the statistics and scales of every batch norm as they
     are, as is usual since a batch of detection is too small to estimate them; networks without train everything.
-    ``norm`` says otherwise: "frozen", "batch", or "sync" over all devices.
+    ``norm`` says otherwise: "frozen", "batch", or "sync" over all devices. ``eps`` is what batch norm adds to the
+    variance, by default as it was published.
 
     Networks that do not pad their convolutions and poolings give maps that are smaller than H / stride and shifted. So
     that a cell lies over its pixels, the input of the blocks in ``padding`` is padded; a classifier, which has no such
@@ -51,6 +53,7 @@ class ConvNet(Backbone, ABC):
         norm: Norm | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        eps: float | None = None,
     ) -> None:
         super().__init__(mean, std)
         known = [variant["name"] for variant in self.variants() if "name" in variant]
@@ -69,6 +72,8 @@ class ConvNet(Backbone, ABC):
         for block in names:
             _place(self, block, network.get_submodule(block))
         self.blocks = names
+        if eps is not None:
+            self.set_eps(eps)
         self.strides = [2**stage for stage in self.stages]
         self._maps = [last[stage] for stage in self.stages]
         self.channels = self._channels()
@@ -124,6 +129,13 @@ class ConvNet(Backbone, ABC):
             log.info("%s: weights %s have no %s: at random", self.name, self.weights, ", ".join(left))
         head = nn.Sequential(OrderedDict(self.head(network)))
         return head, {name: network.get_submodule(name) for name in self.auxiliary}
+
+    def set_eps(self, eps: float) -> None:
+        """Let every batch norm add ``eps`` to the variance, also in the network that a checkpoint rebuilds."""
+        for layer in self.modules():
+            if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)):
+                layer.eps = eps
+        self.__dict__["arguments"]["eps"] = eps
 
     def _load(self, network: nn.Module, blocks: Mapping[str, nn.Module]) -> list[str]:
         set_norm(network, self.norm)

@@ -91,7 +91,11 @@ class MobileNetV2(ConvNet):
 
 
 class MobileNetV3(ConvNet):
-    """The maps of strides 2 to 32 of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244)."""
+    """The maps of strides 2 to 32 of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244).
+
+    With ``entry`` the map that the last of the ``stages`` begins with comes as well, before the one that it ends with:
+    torchvision's detectors have both of stage 5.
+    """
 
     chain = ("features",)
 
@@ -102,9 +106,17 @@ class MobileNetV3(ConvNet):
         stages: Sequence[int] = (2, 3, 4, 5),
         frozen: int | None = None,
         norm: Norm | None = None,
+        eps: float | None = None,
+        entry: bool = False,
     ) -> None:
         self.taps = {stage: f"features.{block}" for stage, block in enumerate(TAPS[name], 1)}
-        super().__init__(name, weights, stages, frozen, norm)
+        super().__init__(name, weights, stages, frozen, norm, eps=eps)
+        if entry:
+            last = self.stages[-1]
+            first = TAPS[name][last - 2] + 1 if last > 1 else 0
+            self._maps.insert(-1, f"features.{first}")
+            self.strides.insert(-1, 2**last)
+            self.channels = self._channels()
 
     def build(self, num_classes: int) -> nn.Module:
         return torchvision.models.get_model(self.name, weights=None, num_classes=num_classes)  # type: ignore[no-any-return]

@@ -50,8 +50,9 @@ class ResNet(ConvNet):
         stages: Sequence[int] = (2, 3, 4, 5),
         frozen: int | None = None,
         norm: Norm | None = None,
+        eps: float | None = None,
     ) -> None:
-        super().__init__(name, weights, stages, frozen, norm)
+        super().__init__(name, weights, stages, frozen, norm, eps=eps)
 
     def build(self, num_classes: int) -> nn.Module:
         if self.name in PLAIN:

@@ -12,6 +12,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from detseg import publication
 from detseg.errors import CheckpointError
 from detseg.recipe import IN_CHECKPOINT
 
@@ -63,22 +64,38 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
     if weights in choices:
         fetched = torchvision.models.get_model_weights(name)[weights]
         return fetched.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
-    if not Path(weights).is_file():
+    if not Path(weights).exists():
         there = f"torchvision has {', '.join(choices)}" if choices else "torchvision has none, so give a file"
         raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {there}")
-    state: Any
+    content = read_weights(weights)
+    if "detseg" in content:
+        return {_part(key): value for key, value in content["state_dict"].items()}
+    return content
+
+
+def read_weights(path: str) -> dict[str, Any]:
+    """What is in a file of weights: a state dict, or what a checkpoint holds, which a published folder does too.
+
+    Raises CheckpointError, naming it, if it is missing or damaged, or holds anything else.
+    """
+    if Path(path).is_dir():
+        return publication.read(Path(path))
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file of weights")
+    content: Any
     try:
-        if weights.endswith(".safetensors"):
-            state = load_file(weights)
+        if path.endswith(".safetensors"):
+            content = load_file(path)
         else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{weights}: not a state dict that can be read safely: {error}") from error
-    if isinstance(state, dict) and "detseg" in state and isinstance(state.get("state_dict"), dict):
-        state = {_part(key): value for key, value in state["state_dict"].items()}
-    if not (isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())):
-        raise CheckpointError(f"{weights}: not a state dict, which has the names of tensors and the tensors alone")
-    return state
+        raise CheckpointError(f"{path}: not a state dict that can be read safely: {error}") from error
+    if isinstance(content, dict):
+        ours = "detseg" in content and isinstance(content.get("state_dict"), dict)
+        state = content["state_dict"] if ours else content
+        if all(isinstance(key, str) and (ours or isinstance(value, Tensor)) for key, value in state.items()):
+            return content
+    raise CheckpointError(f"{path}: not a state dict, which has the names of tensors and the tensors alone")
 
 
 def _part(key: str) -> str:

@@ -1,0 +1,56 @@
+"""`detseg publish`: a checkpoint as weights that anyone can load safely, and a card that says what they are."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from jsonargparse import ArgumentParser
+
+import detseg
+from detseg import checkpoint, publication
+from detseg.cli.console import import_module
+from detseg.cli.faults import PARSER, parse
+from detseg.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def publish(arguments: Sequence[str]) -> None:
+    """Write the folder that ``arguments`` ask for."""
+    parser = ArgumentParser(prog="detseg publish", usage="detseg publish CHECKPOINT --out FOLDER", **PARSER)
+    parser.add_argument("checkpoint", type=str, help="What a training or `detseg convert` wrote.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the weights and their card.")
+    parser.add_argument(
+        "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
+    )
+    options = parse(parser, arguments)
+    if options.module:
+        import_module(options.module)
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise ConfigError(f"--out {options.out}: is there already; name a folder that is new or empty")
+    task = checkpoint.load(options.checkpoint)
+    about = task.describe()
+    about["metrics"] = {name: None if math.isnan(value) else value for name, value in task.figures.items()}
+    about["versions"] = {
+        "detseg": detseg.__version__,
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+    }
+    try:
+        publication.write(options.out, task.state_dict(), about)
+    except OSError as error:
+        raise ConfigError(f"--out {options.out}: cannot be written: {error.strerror}; name another folder") from error
+    _say(about, options.out)
+
+
+def _say(about: dict[str, Any], folder: Path) -> None:
+    files = f"{folder / publication.WEIGHTS}, {folder / publication.CARD}"
+    log.info("%s: a %s for %d classes", files, about["network"]["class"], len(about["classes"]))

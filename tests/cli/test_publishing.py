@@ -1,0 +1,223 @@
+"""`detseg publish`: what is in the folder, that it is loaded wherever a checkpoint is, and what is refused.
+
+And what `detseg convert` refuses, or says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from detseg import checkpoint, cli
+from detseg.errors import CheckpointError
+from detseg.models import Classifier, FasterRCNN
+from detseg.modules import FPN, TwoFCHead
+from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
+from detseg.recipe import recipe
+from detseg.tasks import Classification, Detection
+from tests.colours import IDS, ColourDetector, colours, write_colours
+
+TRAINING = """\
+model:
+  network:
+    class_path: FasterRCNN
+    init_args:
+      backbone:
+        class_path: FPN
+        init_args:
+          channels: 8
+          body: MobileNetV2
+      head:
+        class_path: TwoFCHead
+        init_args:
+          in_channels: 8
+          channels: 8
+      proposals: [10, 10]
+      samples: 8
+data:
+  class_path: COCO
+  init_args:
+    root: data
+    workers: 0
+    transforms:
+      class_path: Transforms
+      init_args:
+        size: 64
+        max_size: 64
+trainer:
+  accelerator: cpu
+  fast_dev_run: true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and two published networks: one that finds its colours, and one with weights to begin from."""
+    folder = tmp_path_factory.mktemp("publishing")
+    write_colours(folder / "data")
+    (folder / "train.yaml").write_text(TRAINING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        head = TwoFCHead(8, channels=8)
+        save(ColourDetector(blunder=2.0), "colours.ckpt")
+        save(FasterRCNN(FPN(MobileNetV2(), 8), 3, head, proposals=(10, 10), samples=8), "tiny.ckpt")
+        cli.publish(["colours.ckpt", "--out", "colours"])
+        cli.publish(["tiny.ckpt", "--out", "tiny"])
+    return folder
+
+
+def save(network: Any, name: str) -> None:
+    task = Detection(network)
+    task.classes, task.category_ids = tuple(IDS), tuple(IDS.values())
+    task.data_recipe = recipe(colours(Path("data")))
+    task.config, task.figures = {"model": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
+    checkpoint.save(task, name)
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def test_the_card_says_it_all() -> None:
+    card = json.loads(Path("tiny/card.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert card["classes"] == ["red", "green", "blue"]
+    assert card["category_ids"] == list(IDS.values())
+    assert card["network"] == recipe(checkpoint.load("tiny.ckpt").network)
+    assert card["data"]["class"] == "COCO"
+    assert card["config"] == {"model": {"lr": 0.1}}
+    assert card["metrics"] == {"AP": 0.25, "AP_small": None}
+    assert card["sha256"] == hashlib.sha256(Path("tiny/model.safetensors").read_bytes()).hexdigest()
+    assert card["versions"]["torch"] == str(torch.__version__)
+    with safe_open("tiny/model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(checkpoint.load("tiny.ckpt").network.state_dict())
+
+
+def test_it_is_the_same_task() -> None:
+    one, other = checkpoint.load("tiny.ckpt"), checkpoint.load("tiny")
+    assert str(one.describe()) == str(other.describe())
+    assert math.isnan(other.figures["AP_small"])
+    for name, value in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("colours.ckpt", "colours"):
+        cli.evaluate(["--checkpoint", place, "--metrics", f"{place}.json"])
+        cli.predict(["data/val", "--checkpoint", place, "--out", f"out_{place}"])
+    one, other = (json.loads(Path(f"{place}.json").read_text()) for place in ("colours.ckpt", "colours"))
+    assert 0 < one["AP"] < 1
+    assert other["AP"] == one["AP"]
+    assert Path("out_colours/predictions.json").read_text() == Path("out_colours.ckpt/predictions.json").read_text()
+
+
+def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.train(["--config", "train.yaml", "--model.network.weights", "tiny"])
+    assert (
+        "tiny: box_head.classes, box_head.deltas are taken over, for it knows all 3 classes" in capsys.readouterr().err
+    )
+    cli.train(
+        ["--config", "train.yaml", "--model.network.weights", "colours.ckpt", "--model.network.weights", "tiny.ckpt"]
+    )
+    assert "tiny.ckpt: box_head.classes" in capsys.readouterr().err
+
+
+def test_a_backbone_is_taken_from_a_published_classifier() -> None:
+    task = Classification(Classifier(MobileNetV2(), 3))
+    task.classes = tuple(IDS)
+    checkpoint.save(task, "classifier.ckpt")
+    cli.publish(["classifier.ckpt", "--out", "classifier"])
+    backbone = MobileNetV2(weights="classifier")
+    expected = task.network.backbone.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in backbone.state_dict().items())
+
+
+def copy(target: str) -> Path:
+    folder = Path(target)
+    folder.mkdir()
+    for file in Path("tiny").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_changed_files_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copy("changed")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    for load in (checkpoint.load, lambda place: MobileNetV2(weights=place)):
+        with pytest.raises(CheckpointError, match=r"changed/model.safetensors: its sha256 is not that in card.json"):
+            load("changed")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"changed/model.safetensors: no such file"):
+        checkpoint.load("changed")
+
+
+@pytest.mark.parametrize("card", ["", "[1, 2]", "{}", "[" * 100_000, "null"])
+def test_a_broken_card_is_refused(card: str, tmp_path: Path) -> None:
+    folder = copy(str(tmp_path / "broken"))
+    (folder / "card.json").write_text(card)
+    with pytest.raises(CheckpointError, match=r"broken/card.json: not the card of a published network"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"network": {"class": "os.system", "arguments": {}}}, {"metrics": [1]}, {"classes": 3}]
+)
+def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = copy(str(tmp_path / "lying"))
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, **changes}))
+    with pytest.raises(CheckpointError, match=r"lying: cannot rebuild the network"):
+        checkpoint.load(folder)
+
+
+def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.publish(["tiny.ckpt", "--out", "tiny"])
+    assert "error: --out tiny: is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "reason"),
+    [
+        (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
+        (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
+        (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
+        (ResNet("resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
+    ],
+)
+def test_what_torchvision_cannot_load_is_not_converted(
+    body: Backbone, settings: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(FasterRCNN(FPN(body, 8), 3, TwoFCHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
+    with pytest.raises(SystemExit):
+        cli.convert([str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
+    assert re.search(rf"error: .*other.ckpt: .*{reason}", capsys.readouterr().err)
+    assert not (tmp_path / "theirs.pth").exists()
+
+
+def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", eps=0.0)), 3)
+    save(network, str(tmp_path / "ours.ckpt"))
+    cli.convert([str(tmp_path / "ours.ckpt"), str(tmp_path / "theirs.pth")])
+    said = capsys.readouterr().err
+    assert "fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)" in said
+    assert "warning: set eps of its batch norms to 0: it is 1e-05 there" in said
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+
+
+def test_a_conversion_for_a_model_that_torchvision_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.convert(["tiny.ckpt", "theirs.pth", "--model", "ssd"])
+    assert "error: --model ssd: there is fasterrcnn_resnet50_fpn," in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""Weights of whole detectors, for whatever classes: which rows are taken, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+from detseg import checkpoint, publication
+from detseg.errors import CheckpointError
+from detseg.models import FasterRCNN
+from detseg.models.weights import COCO, from_torchvision, load_weights, match_classes, to_torchvision
+from detseg.modules import FPN, TwoFCHead
+from detseg.modules.backbones import MobileNetV2, MobileNetV3, ResNet
+from detseg.recipe import build, recipe
+from detseg.tasks import Detection
+
+# The ids in COCO's own annotation files: 91 labels, of which these are used.
+IDS = [label for label in range(1, 91) if label not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+def small(num_classes: int, weights: str | None = None) -> FasterRCNN:
+    return FasterRCNN(FPN(MobileNetV2(), 16), num_classes, TwoFCHead(16, channels=8), weights=weights)
+
+
+def rows(network: FasterRCNN) -> dict[str, Tensor]:
+    """What belongs to each class."""
+    return {
+        "scores": network.box_head.classes.weight.detach().clone(),
+        "biases": network.box_head.classes.bias.detach().clone(),
+        "deltas": network.box_head.deltas.weight.detach().view(-1, 4, 8).clone(),
+        "shifts": network.box_head.deltas.bias.detach().view(-1, 4).clone(),
+    }
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, FasterRCNN]:
+    """A file as torchvision writes it of a network for 91 labels, and the network."""
+    torch.manual_seed(0)
+    network = small(90)
+    for value in (network.box_head.classes.bias, network.box_head.deltas.bias):
+        torch.nn.init.normal_(value)
+    file = tmp_path_factory.mktemp("weights") / "coco.pth"
+    torch.save(to_torchvision(network.state_dict()), file)
+    return str(file), network
+
+
+def test_labels_of_coco() -> None:
+    assert list(COCO.values()) == IDS
+    assert (COCO["person"], COCO["stop sign"], COCO["toothbrush"]) == (1, 13, 90)
+
+
+def test_coco_in_its_order(source) -> None:
+    file, of_91 = source
+    loaded, expected = small(80, file), rows(of_91)
+    used = [label - 1 for label in IDS]
+    for name, value in rows(loaded).items():
+        assert torch.equal(value[:80], expected[name][used])
+    assert torch.equal(rows(loaded)["biases"][80], expected["biases"][90])  # of the background
+    assert torch.equal(loaded.rpn.conv.weight, of_91.rpn.conv.weight)
+    assert type(build(recipe(loaded))) is FasterRCNN
+    assert torch.equal(
+        loaded.backbone.body.features[7].conv[0][0].weight, of_91.backbone.body.features[7].conv[0][0].weight
+    )
+
+
+def test_classes_are_matched_by_name(source, caplog) -> None:
+    file, of_91 = source
+    network, expected = small(3, file), rows(of_91)
+    random = rows(network)
+    with caplog.at_level(logging.INFO):
+        match_classes(network, ["toothbrush", "nut", "person"])
+    for name, value in rows(network).items():
+        assert torch.equal(value[0], expected[name][89])
+        assert torch.equal(value[1], random[name][1])
+        assert torch.equal(value[2], expected[name][0])
+    assert torch.equal(rows(network)["scores"][3], expected["scores"][90])
+    assert caplog.messages == [
+        f"{file}: box_head.classes, box_head.deltas begin at random for nut, which it does not know"
+    ]
+
+    with torch.no_grad():
+        network.box_head.classes.weight.zero_()  # as if it had learnt
+    match_classes(network, ["toothbrush", "nut", "person"])
+    assert not network.box_head.classes.weight.any()
+
+
+def test_as_many_classes_in_another_order(source) -> None:
+    file, of_91 = source
+    network, expected = small(80, file), rows(of_91)
+    match_classes(network, list(reversed(COCO)))
+    for name, value in rows(network).items():
+        assert torch.equal(value[:80], expected[name][[label - 1 for label in reversed(IDS)]])
+
+
+def test_other_classes_begin_at_random(source, caplog) -> None:
+    file, of_91 = source
+    for count in (2, 80):
+        torch.manual_seed(1)
+        random = rows(small(count))
+        torch.manual_seed(1)
+        network = small(count, file)
+        with caplog.at_level(logging.INFO):
+            match_classes(network, [f"part {number}" for number in range(count)])
+        for name, value in rows(network).items():
+            assert torch.equal(value, random[name])
+        assert torch.equal(network.box_head.body.fc7.weight, of_91.box_head.body.fc7.weight)
+        assert "box_head.classes, box_head.deltas begin at random, for none of its classes" in caplog.messages[-1]
+
+
+def test_classes_without_names(tmp_path, caplog) -> None:
+    network = small(3)
+    torch.save(to_torchvision(network.state_dict()), tmp_path / "three.pth")
+    same, fewer = small(3, str(tmp_path / "three.pth")), small(2, str(tmp_path / "three.pth"))
+    assert all(torch.equal(value, rows(network)[name]) for name, value in rows(same).items())
+    with caplog.at_level(logging.INFO):
+        match_classes(same, ["a", "b", "c"])
+        match_classes(fewer, ["a", "b"])
+    assert "are taken row by row" in caplog.messages[0]
+    assert "begin at random" in caplog.messages[1]
+
+
+def published(network: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Path:
+    task = Detection(network)
+    task.classes = classes
+    publication.write(folder, task.state_dict(), task.describe())
+    checkpoint.save(task, folder / "whole.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "whole.ckpt"])
+def test_from_what_was_trained_here(tmp_path, name) -> None:
+    network = small(2)
+    place = published(network, ("nut", "bolt"), tmp_path / "nuts") / name
+    loaded, expected = small(2, str(place)), rows(network)
+    match_classes(loaded, ["bolt", "nut"])
+    for part, value in rows(loaded).items():
+        assert torch.equal(value[:2], expected[part][[1, 0]])
+
+
+def test_epsilon_of_what_was_trained_here_comes_along(tmp_path) -> None:
+    def make(weights: str | None = None, **settings: Any) -> FasterRCNN:
+        body = ResNet("resnet18", norm="frozen", **settings)
+        return FasterRCNN(FPN(body, 8), 2, TwoFCHead(8, channels=8), weights=weights)
+
+    place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
+    loaded = make(str(place))
+    assert loaded.backbone.body.layer4[1].bn2.eps == 0.0
+    assert build(recipe(loaded)).backbone.body.layer4[1].bn2.eps == 0.0
+
+
+def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
+    """torchvision adds nothing to the variances of its oldest weights."""
+    network = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoFCHead(8, channels=8))
+    torch.save(to_torchvision(network.state_dict()), tmp_path / "x.pth")
+    load_weights(network, str(tmp_path / "x.pth"))
+    assert network.backbone.body.bn1.eps == 1e-5
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: SimpleNamespace(hexdigest=lambda: "258fb6c6" + 56 * "0"))
+    load_weights(network, str(tmp_path / "x.pth"))
+    assert network.backbone.body.bn1.eps == 0.0
+    assert recipe(network)["arguments"]["backbone"]["arguments"]["body"]["arguments"]["eps"] == 0.0
+
+
+def test_names_of_published_mask_heads() -> None:
+    old = {"roi_heads.mask_head.mask_fcn2.bias": torch.ones(3)}
+    assert list(from_torchvision(old)) == ["mask_head.convs.1.bias"]
+    assert list(to_torchvision(from_torchvision(old))) == ["roi_heads.mask_head.1.0.bias"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("absent.pth", "absent.pth: no such file"),
+        ("torchvision:COCO_V9", "COCO_V9: torchvision has COCO_V1 of fasterrcnn_resnet50_fpn"),
+        ("torchvision:ssd300_vgg16:COCO_V1", "torchvision has .*fasterrcnn_resnet50_fpn_v2:COCO_V1.*name one"),
+        ("torchvision:fasterrcnn_resnet50_fpn_v2:COCO_V1", "could not fetch https.*: no route; give its file"),
+        ("other.pth", r"other.pth: transformer.weight: not an entry"),
+        ("part.pth", r"part.pth: these are not weights of this FasterRCNN: \d+ missing \(such as backbone"),
+        ("wide.pth", r"of another shape \(such as box_head.body.fc6.weight"),
+        ("classifier.ckpt", "classifier.ckpt: not the checkpoint of a detector"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, monkeypatch, weights, reason) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
+    monkeypatch.chdir(tmp_path)
+    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoFCHead(8, channels=8))
+    wide = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoFCHead(8, channels=16))
+    torch.save({"transformer.weight": torch.zeros(1)}, "other.pth")
+    torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, "part.pth")
+    torch.save(to_torchvision(wide.state_dict()), "wide.pth")
+    torch.save({"state_dict": {}, "detseg": {"network": {"arguments": {}}}}, "classifier.ckpt")
+    with pytest.raises(CheckpointError, match=reason):
+        load_weights(network, weights)
+
+
+def test_two_detectors_of_one_structure_are_told_apart_by_name() -> None:
+    backbone = FPN(MobileNetV3(stages=[5], entry=True))
+    network = FasterRCNN(backbone, 2, anchor_sizes=[[32, 64, 128, 256, 512]] * 3)
+    with pytest.raises(CheckpointError, match=r"large_fpn:COCO_V1, torchvision:.*large_320_fpn:COCO_V1; name one"):
+        load_weights(network, "torchvision:COCO_V1")
+
+
+def test_networks_that_torchvision_does_not_have() -> None:
+    with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: torchvision has .*; none of these is like"):
+        load_weights(small(2), "torchvision:COCO_V1")
+    network = FasterRCNN(ResNet("resnet18", stages=[4]), 2)
+    with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: backbone.conv1.weight: not an entry"):
+        load_weights(network, "torchvision:COCO_V1")

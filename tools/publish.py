@@ -1,0 +1,4 @@
+from detseg.cli import publish
+
+if __name__ == "__main__":
+    publish()
