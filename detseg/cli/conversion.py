@@ -49,7 +49,9 @@ def convert(arguments: Sequence[str]) -> None:
     if "detseg" in content:
         task = checkpoint.load(options.source)
         if not isinstance(task, Detection):
-            raise CheckpointError(f"{options.source}: a classifier, and only detectors are turned into torchvision's")
+            raise CheckpointError(
+                f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
+            )
         state = _for_torchvision(task, options.source)
         _make_folder(options.target)
         torch.save(state, options.target)

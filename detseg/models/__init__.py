@@ -2,7 +2,19 @@
 
 from detseg.models.classifier import Classifier
 from detseg.models.detector import Detector
+from detseg.models.dilated_fcn import DilatedFCN
 from detseg.models.fast_rcnn import FastRCNN
 from detseg.models.faster_rcnn import FasterRCNN
+from detseg.models.fcn import FCN, ConvolutionalClassifier
+from detseg.models.segmenter import Segmenter
 
-__all__ = ["Classifier", "Detector", "FastRCNN", "FasterRCNN"]
+__all__ = [
+    "FCN",
+    "Classifier",
+    "ConvolutionalClassifier",
+    "Detector",
+    "DilatedFCN",
+    "FastRCNN",
+    "FasterRCNN",
+    "Segmenter",
+]

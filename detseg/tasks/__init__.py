@@ -2,15 +2,21 @@
 
 from torch import nn
 
-from detseg.models import Classifier, Detector
+from detseg.models import Classifier, Detector, Segmenter
 from detseg.tasks.callbacks import BestCheckpoint, LastCheckpoint, Pictures, ProgressBar, ProgressLog
 from detseg.tasks.classification import Answer, Classification
 from detseg.tasks.detection import Detection
 from detseg.tasks.prediction import Prediction, find_images, predict
+from detseg.tasks.segmentation import Segmentation, Segmented
 from detseg.tasks.task import Task
+from detseg.tasks.views import Views
 
 # What trains a network of each kind.
-TASKS: dict[type[nn.Module], type[Task]] = {Detector: Detection, Classifier: Classification}
+TASKS: dict[type[nn.Module], type[Task]] = {
+    Detector: Detection,
+    Classifier: Classification,
+    Segmenter: Segmentation,
+}
 
 __all__ = [
     "TASKS",
@@ -23,7 +29,10 @@ __all__ = [
     "Prediction",
     "ProgressBar",
     "ProgressLog",
+    "Segmentation",
+    "Segmented",
     "Task",
+    "Views",
     "find_images",
     "predict",
 ]
