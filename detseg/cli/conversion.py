@@ -13,14 +13,21 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg import checkpoint
 from detseg.cli.faults import PARSER, parse
-from detseg.data import COCO
+from detseg.data import COCO, VOCSegmentation
+from detseg.data.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models import FasterRCNN
-from detseg.models.weights import from_torchvision, to_torchvision
+from detseg.models import DilatedFCN, FasterRCNN
+from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
+from detseg.models.weights import (
+    from_torchvision,
+    segmenter_from_torchvision,
+    segmenter_to_torchvision,
+    to_torchvision,
+)
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.recipe import recipe
-from detseg.tasks import Detection
+from detseg.tasks import Detection, Segmentation, Task
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +48,16 @@ def convert(arguments: Sequence[str]) -> None:
         usage="detseg convert SOURCE TARGET [--classes NAME,NAME...]",
         **PARSER,
     )
-    parser.add_argument("source", type=Path, help="State dict of torchvision's fasterrcnn_resnet50_fpn, or checkpoint.")
+    parser.add_argument("source", type=Path, help="State dict of torchvision's Faster R-CNN or FCN, or checkpoint.")
     parser.add_argument("target", type=Path, help="File to write: the other one of the two.")
-    parser.add_argument("--classes", type=str | None, help="Names without the background; by default COCO's.")
+    parser.add_argument(
+        "--classes", type=str | None, help="Names, of a detector without background; by default COCO's or VOC's."
+    )
     options = parse(parser, arguments)
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task = checkpoint.load(options.source)
-        if not isinstance(task, Detection):
+        if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
             raise CheckpointError(
                 f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
             )
@@ -57,18 +66,21 @@ def convert(arguments: Sequence[str]) -> None:
         torch.save(state, options.target)
         log.info("%s: state dict for torchvision, %d classes and the background", options.target, len(task.classes))
         return
+    segments = "classifier.4.weight" in content  # as no detector has it
     try:
-        state = from_torchvision(content)
+        state = segmenter_from_torchvision(content) if segments else from_torchvision(content)
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
-    task = _task(state, options.source, options.classes)
+    task = (_segmentation if segments else _task)(state, options.source, options.classes)
     _make_folder(options.target)
     checkpoint.save(task, options.target)
     log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
 
 
-def _for_torchvision(task: Detection, source: Path) -> dict[str, Tensor]:
+def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
     """The state dict of a task's network under torchvision's names. Raises CheckpointError if torchvision has none."""
+    if isinstance(task.network, DilatedFCN) and isinstance(task.network.backbone, ResNet):
+        return segmenter_to_torchvision(task.network.state_dict())
     backbone = getattr(task.network, "backbone", None)
     body = getattr(backbone, "body", None)
     if not isinstance(backbone, FPN) or not isinstance(body, ResNet):
@@ -108,6 +120,27 @@ def _task(state: dict[str, Tensor], source: Path, names: str | None) -> Detectio
     task.classes = _classes(names, count)
     task.category_ids = tuple(range(1, count + 1))  # torchvision's labels are the ids of the data set
     task.data_recipe = recipe(COCO(root="datasets/coco"))
+    return task
+
+
+def _segmentation(state: dict[str, Tensor], source: Path, names: str | None) -> Segmentation:
+    """The task that a converted state dict of a DilatedFCN is of."""
+    blocks = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
+    name = RESNETS.get((len(blocks), "backbone.layer1.0.conv3.weight" in state))
+    count = len(state["head.4.weight"])
+    auxiliary = AUXILIARY_WEIGHT if "auxiliary.4.weight" in state else 0.0
+    try:
+        backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
+        network = DilatedFCN(backbone, count, auxiliary)
+        network.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: not an FCN on a dilated ResNet: {error}") from error
+    task = Segmentation(network)
+    task.classes = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
+    if len(task.classes) != count:
+        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(task.classes)}")
+    task.category_ids = tuple(range(count))
+    task.data_recipe = recipe(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
     return task
 
 

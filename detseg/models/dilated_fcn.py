@@ -9,6 +9,8 @@ from detseg.models.segmenter import Criterion, Segmenter
 from detseg.modules.backbones import Backbone
 from detseg.structures import Batch
 
+AUXILIARY_WEIGHT = 0.5  # torchvision's; PSPNet's is 0.4
+
 
 class DilatedFCN(Segmenter):
     """Two convolutions on the last map of a backbone whose maps stay fine, and bilinear upsampling.
@@ -25,7 +27,7 @@ class DilatedFCN(Segmenter):
         self,
         backbone: Backbone,
         num_classes: int,
-        auxiliary_weight: float = 0.5,
+        auxiliary_weight: float = AUXILIARY_WEIGHT,
         criterion: Criterion = "cross_entropy",
     ) -> None:
         super().__init__(num_classes, criterion)
