@@ -9,12 +9,14 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
+from torch import nn
 
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.training import TrainCLI
 from detseg.data import DetectionData, ImageFolders, SegmentationData
 from tests.colours import write_classes, write_colours
+from tests.modules.backbones.tester import Narrow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -145,6 +147,8 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+    if network(name) == "FCN":
+        monkeypatch.setattr(nn, "Linear", Narrow)  # fc6 and fc7 would take the most time
     small = ["--config", small_data(name)[0], *without_weights(name), *MORE[network(name)]]
     cli.train(["--config", name, *small])
 

@@ -55,11 +55,11 @@ def heatmap(arguments: Sequence[str]) -> None:
         scores = network(torch.from_numpy(image).permute(2, 0, 1)[None].to(device)).softmax(dim=1)[0]
     maps = scores.float().cpu().numpy()
     chosen = _chosen(options.classes, classes, maps, options.count)
-    step = [(length - size) / max(1, cells - 1) for length, cells in zip(image.shape[:2], maps.shape[1:], strict=True)]
-    log.info("%d x %d windows of %d pixels, %.0f pixels apart", *maps.shape[1:], size, max(step))
+    stride = classifier.backbone.strides[-1]
+    log.info("%d x %d windows of %d pixels, %d pixels apart", *maps.shape[1:], size, stride)
     pictures, texts = [image], [Path(options.image).name]
     for label in chosen:
-        pictures.append(heat(image, spread(maps[label], image.shape[:2], size)))
+        pictures.append(heat(image, spread(maps[label], image.shape[:2], size, stride)))
         texts.append(f"{classes[label]}: {maps[label].max():.2f}")
         log.info("%s: %.3f at most, %.3f in the mean", classes[label], maps[label].max(), maps[label].mean())
     title = f"{type(classifier.backbone).__name__} as convolutions: probabilities in windows of {size} x {size} pixels"
@@ -116,14 +116,14 @@ def _chosen(given: str | None, classes: Sequence[str], maps: NDArray[np.float32]
     return [list(classes).index(name) for name in names]
 
 
-def spread(cells: NDArray[np.float32], size: tuple[int, int], window: int) -> NDArray[np.float32]:
+def spread(cells: NDArray[np.float32], size: tuple[int, int], window: int, stride: int) -> NDArray[np.float32]:
     """Values (h, w) of windows over an image of this ``size``, as values (H, W) of its pixels, by interpolation.
 
-    The first window begins with the first pixel and the last one ends with the last; each value stands at the middle of
-    its window, and beyond the outermost middles it stays the same.
+    The first window begins with the first pixel, the others ``stride`` pixels after one another. Each value stands at
+    the middle of its window, and beyond the outermost middles it stays the same.
     """
     weights = []
     for length, count in zip(size, cells.shape, strict=True):
-        middles = window / 2 + np.linspace(0, length - window, count)
+        middles = window / 2 + stride * np.arange(count)
         weights.append(np.stack([np.interp(np.arange(length) + 0.5, middles, one) for one in np.eye(count)]))
     return np.asarray(weights[0].T @ cells @ weights[1], dtype=np.float32)
