@@ -15,14 +15,29 @@ from typing import Any
 import torch
 
 from detseg import publication
-from detseg.data import COCO, VOC, Folder, ImageFolders, ShapeCrops, Shapes
+from detseg.data import (
+    COCO,
+    VOC,
+    CamVid,
+    COCOSegmentation,
+    Folder,
+    FolderSegmentation,
+    ImageFolders,
+    ShapeCrops,
+    Shapes,
+    ShapesSegmentation,
+    VOCSegmentation,
+)
 from detseg.errors import CheckpointError
 from detseg.recipe import build
 from detseg.tasks import TASKS, Task
 from detseg.tasks.task import FORMAT
 
 # Imported to be known by name, to checkpoints and on the command line.
-DATA = (COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC)
+DATA = (
+    *(COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC),
+    *(CamVid, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
+)
 PREFIX = "network."  # of the network's entries in a task's state dict
 
 

@@ -130,6 +130,14 @@ def overlay(image: Picture, labels: NDArray[np.uint8], classes: Sequence[str]) -
     return np.concatenate([tinted, np.asarray(legend)])
 
 
+def heat(image: Picture, values: NDArray[np.float32]) -> Picture:
+    """Light up an image where ``values`` (H, W), between 0 and 1, are high: grey and dark at 0, in red at 1."""
+    grey = image.mean(axis=2, keepdims=True) * (1 - TINT)
+    hot = TINT * np.array((255, 40, 0)) + (1 - TINT) * image
+    weight = values[..., None]
+    return np.asarray((1 - weight) * grey + weight * hot).round().astype(np.uint8)
+
+
 def _readable_on(background: tuple[int, int, int]) -> tuple[int, int, int]:
     red, green, blue = ((channel / 255) ** 2.2 for channel in background)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from PIL import Image
+from torch import nn
 
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.training import TrainCLI
-from detseg.data import (
-    CamVid,
-    COCOSegmentation,
-    DetectionData,
-    ImageFolders,
-    SegmentationData,
-    ShapesSegmentation,
-    VOCSegmentation,
-)
+from detseg.data import DetectionData, ImageFolders, SegmentationData
 from tests.colours import write_classes, write_colours
+from tests.modules.backbones.tester import Narrow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 PUBLISHED = sorted(f"torchvision/{path.name}" for path in CONFIGS.glob("torchvision/*.yaml"))
 DATA = sorted(path.name for path in CONFIGS.glob("data/*.yaml"))
-SEGMENTATION = (CamVid, COCOSegmentation, ShapesSegmentation, VOCSegmentation)  # imported, to be known by name
 TRAINERS = sorted(path.name for path in CONFIGS.glob("trainer/*.yaml"))
 
 # Small images and few regions, on the CPU.
@@ -62,12 +57,37 @@ trainer:
   fast_dev_run: true
 """
 
+# The same for segmentation.
+SMALL_SEGMENTATION = """\
+data:
+  class_path: FolderSegmentation
+  init_args:
+    root: masks
+    batch_size: 2
+    workers: 0
+    transforms:
+      class_path: SegmentationTransforms
+      init_args:
+        crop: 64
+trainer:
+  accelerator: cpu
+  fast_dev_run: true
+"""
+
 # What makes a network small, or provides it with what it needs.
 MORE = {
     "FasterRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
     "FastRCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
     "RCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
     "Classifier": [],
+    "FCN": [],
+    "DilatedFCN": [],
+}
+# Settings for small data of each kind of network, where it is none of detectors: its class, and where it lies.
+OTHERS = {
+    "Classifier": ("small_classification.yaml", "ImageFolders", "classes"),
+    "FCN": ("small_segmentation.yaml", "FolderSegmentation", "masks"),
+    "DilatedFCN": ("small_segmentation.yaml", "FolderSegmentation", "masks"),
 }
 
 
@@ -78,16 +98,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(SMALL)
     write_classes(folder / "classes", train=1, val=1)
     (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
+    write_masks(folder / "masks")
+    (folder / "small_segmentation.yaml").write_text(SMALL_SEGMENTATION)
     cli.propose(["--data=COCO", f"--data.root={folder / 'colours'}", "--method=grid", f"--out={folder / 'proposals'}"])
     return folder
 
 
-def more(name: str) -> list[str]:
-    return MORE[yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"]]
+def write_masks(root: Path) -> None:
+    """Two images of 64 x 64 pixels for each split, in three classes."""
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (root / name / split).mkdir(parents=True)
+        for number in range(2):
+            labels = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 3
+            Image.fromarray(80 * labels).convert("RGB").save(root / "images" / split / f"{number}.png")
+            Image.fromarray(labels).save(root / "masks" / split / f"{number}.png")
+    (root / "classes.txt").write_text("\n".join(("red", "green", "blue")))
 
 
-def is_classifier(name: str) -> bool:
-    return yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"] == "Classifier"
+def network(name: str) -> str:
+    """The class of the network in a file."""
+    return yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"]
+
+
+def small_data(name: str) -> tuple[str, str, str]:
+    return OTHERS.get(network(name), ("small.yaml", "COCO", "colours"))
 
 
 def without_weights(name: str) -> list[str]:
@@ -114,8 +149,9 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    settings = "small_classification.yaml" if is_classifier(name) else "small.yaml"
-    small = ["--config", settings, *without_weights(name), *more(name)]
+    if network(name) == "FCN":
+        monkeypatch.setattr(nn, "Linear", Narrow)  # fc6 and fc7 would take the most time
+    small = ["--config", small_data(name)[0], *without_weights(name), *MORE[network(name)]]
     cli.train(["--config", name, *small])
 
 
@@ -123,7 +159,7 @@ def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monk
 def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a file with a root and nothing else: the classes come from the data."""
     monkeypatch.chdir(folder)
-    kind, root = ("ImageFolders", "classes") if is_classifier(name) else ("COCO", "colours")
+    _, kind, root = small_data(name)
     (folder / "my_data.yaml").write_text(f"class_path: {kind}\ninit_args:\n  root: {root}\n")
     training = TrainCLI(["--config", name, "--data", "my_data.yaml", *without_weights(name)])
     assert training.model.network.num_classes == 3

@@ -10,9 +10,9 @@ import detseg
 
 # The module of each command and the line of help about it; importing them takes seconds, so only one is.
 COMMANDS = {
-    "train": ("training", "train a detector or a classifier as a configuration says"),
+    "train": ("training", "train a detector, a segmenter or a classifier as a configuration says"),
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
-    "predict": ("prediction", "find objects in image files, or say what they show"),
+    "predict": ("prediction", "find objects in image files, label their pixels, or say what they show"),
     "propose": ("proposing", "find regions that may hold objects, for models that do not themselves"),
     "truncate": ("truncation", "make the head of a trained detector quicker"),
     "convert": ("conversion", "turn a detector of torchvision's into a checkpoint, or back"),
@@ -20,6 +20,7 @@ COMMANDS = {
     "models": ("listing", "list the backbones, what they cost, and the weights there are"),
     "probe": ("probing", "measure how much of the classes each layer of a backbone knows"),
     "visualize": ("visualization", "show what the channels of a layer respond to"),
+    "heatmap": ("heatmapping", "show where in a photograph a classifier sees what"),
 }
 
 
@@ -86,6 +87,11 @@ def probe(arguments: Sequence[str] | None = None) -> None:
 def visualize(arguments: Sequence[str] | None = None) -> None:
     """Show what the channels of a layer respond to."""
     _run("visualize", arguments)
+
+
+def heatmap(arguments: Sequence[str] | None = None) -> None:
+    """Show where in a photograph a classifier sees what."""
+    _run("heatmap", arguments)
 
 
 def _run(name: str, arguments: Sequence[str] | None) -> None:

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import yaml
 
 import detseg
-from detseg.data import MODULES, DetectionData
+from detseg.data import MODULES, DetectionData, SegmentationData
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
+
+# What a folder as data is, where it is not of the one class of its kind.
+FOLDERS = {DetectionData: "Folder", SegmentationData: "FolderSegmentation"}
 
 SETTINGS = ("--config", "-c", "--data", "--model", "--trainer")  # beginnings of the options that a file may set
 
@@ -83,7 +86,7 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     jsonargparse does when a setting passes from one class to another: here through ``base``, which all have in common.
     """
     replaced = []
-    for argument in _with_folders(arguments, "Folder" if base is DetectionData else base.__name__):
+    for argument in _with_folders(arguments, FOLDERS.get(base, base.__name__)):
         if argument.split("=")[0] == "--data":
             replaced.append(f"--data={base.__module__}.{base.__name__}")
         replaced.append(argument)

@@ -15,13 +15,27 @@ from torch import Tensor
 from detseg import checkpoint
 from detseg.cli.configs import find_config
 from detseg.cli.faults import PARSER, parse
+from detseg.data import VOCSegmentation
+from detseg.data.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models.weights import COCO, PUBLISHED, epsilon, from_torchvision, published, structures, to_torchvision
+from detseg.models import DilatedFCN, FasterRCNN
+from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
+from detseg.models.weights import (
+    COCO,
+    PUBLISHED,
+    epsilon,
+    from_torchvision,
+    published,
+    segmenter_from_torchvision,
+    segmenter_to_torchvision,
+    structures,
+    to_torchvision,
+)
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
-from detseg.recipe import build
-from detseg.tasks import Detection
+from detseg.recipe import build, recipe
+from detseg.tasks import Detection, Segmentation, Task
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +58,11 @@ def convert(arguments: Sequence[str]) -> None:
         usage="detseg convert SOURCE TARGET [--classes NAME,NAME...] [--model NAME]",
         **PARSER,
     )
-    parser.add_argument("source", type=Path, help="State dict of one of torchvision's detectors, or a checkpoint.")
+    parser.add_argument("source", type=Path, help="State dict of a detector or an FCN of torchvision's, or checkpoint.")
     parser.add_argument("target", type=Path, help="File to write: the other one of the two.")
-    parser.add_argument("--classes", type=str | None, help="Names without the background; by default COCO's.")
+    parser.add_argument(
+        "--classes", type=str | None, help="Names, of a detector without background; by default COCO's or VOC's."
+    )
     parser.add_argument("--model", type=str | None, help="torchvision's name of it, where the tensors leave it open.")
     options = parse(parser, arguments)
     if options.model not in (None, *PUBLISHED):
@@ -54,15 +70,21 @@ def convert(arguments: Sequence[str]) -> None:
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task = checkpoint.load(options.source)
-        if not isinstance(task, Detection):
-            raise CheckpointError(f"{options.source}: a classifier, and only detectors are turned into torchvision's")
+        if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
+            raise CheckpointError(
+                f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
+            )
         state = _for_torchvision(task, options.source)
         _make_folder(options.target)
         torch.save(state, options.target)
         _say(task, state, options.target)
         return
+    segments = "classifier.4.weight" in content  # as no detector has it
     try:
-        task = _task(content, options.source, options.classes, options.model)
+        if segments:
+            task: Task = _segmentation(content, options.classes)
+        else:
+            task = _task(content, options.source, options.classes, options.model)
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
     _make_folder(options.target)
@@ -70,9 +92,11 @@ def convert(arguments: Sequence[str]) -> None:
     log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
 
 
-def _for_torchvision(task: Detection, source: Path) -> dict[str, Tensor]:
+def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
     """The state dict of a task's network under torchvision's names. Raises CheckpointError if torchvision has none."""
     network = task.network
+    if isinstance(network, DilatedFCN) and isinstance(network.backbone, ResNet):
+        return segmenter_to_torchvision(network.state_dict())
     backbone = getattr(network, "backbone", None)
     body = getattr(backbone, "body", None)
     name = getattr(body, "name", "")
@@ -93,8 +117,12 @@ def _for_torchvision(task: Detection, source: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: {error}") from error
 
 
-def _say(task: Detection, state: dict[str, Tensor], target: Path) -> None:
+def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     """Say which of torchvision's functions builds the network that ``state`` is for, and what it must be told."""
+    if isinstance(task.network, DilatedFCN):
+        name = task.network.backbone.name
+        log.info("%s: state dict for torchvision's fcn_%s, %d classes", target, name, len(task.classes))
+        return
     rows = len(state[SCORES])
     log.info(
         "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), rows
@@ -143,6 +171,28 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
     task = Detection(built)
     task.classes, task.category_ids = classes, labels  # torchvision's labels are the ids of the data set
     task.data_recipe = data
+    return task
+
+
+def _segmentation(theirs: dict[str, Tensor], names: str | None) -> Segmentation:
+    """The task that a state dict of torchvision's FCN is of."""
+    state = segmenter_from_torchvision(theirs)
+    blocks = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
+    name = RESNETS.get((len(blocks), "backbone.layer1.0.conv3.weight" in state))
+    count = len(state["head.4.weight"])
+    auxiliary = AUXILIARY_WEIGHT if "auxiliary.4.weight" in state else 0.0
+    try:
+        backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
+        network = DilatedFCN(backbone, count, auxiliary)
+        network.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"not an FCN on a dilated ResNet: {error}") from error
+    task = Segmentation(network)
+    task.classes = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
+    if len(task.classes) != count:
+        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(task.classes)}")
+    task.category_ids = tuple(range(count))
+    task.data_recipe = recipe(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
     return task
 
 

@@ -17,11 +17,12 @@ from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
 from detseg.cli.console import check_writable, import_module
 from detseg.cli.faults import PARSER, cause, parse
-from detseg.data import DetectionData
+from detseg.cli.viewing import add_views, views
+from detseg.data import DetectionData, SegmentationData
 from detseg.errors import CheckpointError, ConfigError
 from detseg.metrics import coco_results
 from detseg.recipe import build
-from detseg.tasks import Detection, ProgressBar, Task
+from detseg.tasks import Detection, ProgressBar, Segmentation, Task
 from detseg.tasks.figures import write_figures
 
 # Types of settings whose values jsonargparse takes as they are; for any other it may import what a text names.
@@ -45,7 +46,10 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = parse(parser, for_other_data(arguments, base))
     assert task is not None  # or the parser has missed it
     if options.out and not isinstance(task, Detection):
-        raise ConfigError(f"--out {options.out}: a classifier has no detections to write; --metrics writes its figures")
+        kind = type(task.network).__name__
+        raise ConfigError(f"--out {options.out}: {kind} has no detections to write; --metrics writes its figures")
+    if isinstance(task, Segmentation):
+        task.views = views(options)
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
         check_writable(f"--{option}", getattr(options, option))
     try:
@@ -87,6 +91,8 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_argument("--precision", type=str, default="32-true", help="Such as bf16-mixed.")
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="File for every figure by name, as JSON.")
+    if base is SegmentationData:
+        add_views(parser)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`detseg predict`: drawn pictures and a JSON file of what is in them."""
+"""`detseg predict`: drawn pictures, or labels of all pixels, and a JSON file of what is in them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from PIL import Image
 from detseg import checkpoint
 from detseg.cli.console import import_module
 from detseg.cli.faults import PARSER, parse
+from detseg.cli.viewing import add_views, views
 from detseg.data.images import SUFFIXES, read_image
-from detseg.draw import draw
+from detseg.draw import draw, overlay, save_labels
 from detseg.errors import ConfigError, DataError
-from detseg.tasks import Answer, Classification, Detection, Prediction, find_images
+from detseg.tasks import (
+    Answer,
+    Classification,
+    Detection,
+    Prediction,
+    Segmentation,
+    Segmented,
+    Views,
+    find_images,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +38,8 @@ def predict(arguments: Sequence[str]) -> None:
     """Find objects in the images that ``arguments`` name; a broken one is reported and the others are still done."""
     parser = ArgumentParser(
         prog="detseg predict",
-        usage="detseg predict IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]",
+        usage="detseg predict IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]\n"
+        "                      [--window PIXELS] [--scales [FACTOR,...]] [--flip true]",
         **PARSER,
     )
     parser.add_argument("images", type=str, nargs="+", help="Image files, folders or glob patterns.")
@@ -39,6 +50,7 @@ def predict(arguments: Sequence[str]) -> None:
         "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
     )
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
+    add_views(parser)
     options = parse(parser, arguments)
 
     if not 0 <= options.threshold <= 1:
@@ -48,6 +60,10 @@ def predict(arguments: Sequence[str]) -> None:
     device = find_device(options.device)
     paths = find_images(options.images)
     task = checkpoint.load(options.checkpoint).to(device)
+    if isinstance(task, Segmentation):
+        task.views = views(options)
+    elif views(options) != Views():
+        raise ConfigError(f"--window, --scales and --flip are for segmentation; {options.checkpoint} does none")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,18 +72,23 @@ def predict(arguments: Sequence[str]) -> None:
     done: list[dict[str, Any]] = []
     failed = 0
     for path in paths:
-        target = options.out / _free_name(path, names)
+        segmented = isinstance(task, Segmentation)  # label images are PNGs, whatever the image is
+        target = options.out / _free_name(path.with_suffix(".png") if segmented else path, names)
         try:
             if isinstance(task, Detection):
                 done += [_save(task, found, target) for found in task.predict(path, options.threshold)]
             elif isinstance(task, Classification):
                 done += map(_say, task.predict(path))
+            elif isinstance(task, Segmentation):
+                done += [_save_labels(task, found, target) for found in task.predict(path)]
         except DataError as error:
             log.error("%s", error)
             failed += 1
     target = options.out / "predictions.json"
     target.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
     objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, Detection) else ""
+    if isinstance(task, Segmentation):
+        print(_shares(task, done))
     log.info("%d images%s: %s", len(done), objects, target)
     if failed:
         raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
@@ -123,3 +144,31 @@ def _save(task: Detection, found: Prediction, target: Path) -> dict[str, Any]:
         "scores": [round(float(score), 4) for score in found.scores],
         "boxes": found.boxes.round(2).tolist(),
     }
+
+
+def _save_labels(task: Segmentation, found: Segmented, target: Path) -> dict[str, Any]:
+    """Write the labels of one image and a picture of them, each in a folder, and return its entry in the JSON file."""
+    labels = target.parent / "labels" / target.name
+    picture = target.parent / "overlays" / target.name
+    for file in (labels, picture):
+        if file.resolve() == found.path.resolve():
+            raise ConfigError(f"--out {target.parent}: {file} would take the place of an image; name another folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
+    save_labels(found.labels, labels)
+    Image.fromarray(overlay(read_image(found.path), found.labels, task.classes)).save(picture)
+    shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.shares.items())
+    log.info("%s: %s", picture, shown)
+    return {
+        "file": str(found.path),
+        "labels": labels.relative_to(target.parent).as_posix(),
+        "overlay": picture.relative_to(target.parent).as_posix(),
+        "shares": {name: round(share, 6) for name, share in found.shares.items()},
+    }
+
+
+def _shares(task: Segmentation, done: Sequence[dict[str, Any]]) -> str:
+    """The mean share of each class over the images, the largest first, for a terminal."""
+    means = {name: sum(one["shares"].get(name, 0.0) for one in done) / max(1, len(done)) for name in task.classes}
+    width = max(map(len, means))
+    rows = sorted(means.items(), key=lambda item: -item[1])
+    return "\n".join(f"{name:<{width}} {100 * share:5.1f} %" for name, share in rows)

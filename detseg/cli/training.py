@@ -31,6 +31,7 @@ from detseg.tasks import (
     Pictures,
     ProgressBar,
     ProgressLog,
+    Segmentation,
     Task,
 )
 from detseg.tasks.figures import write_figures
@@ -101,7 +102,8 @@ class TrainCLI(LightningCLI):
         if settings["logger"] in (None, True):
             # Without a name and a version below the folder: all of a run lies in one place.
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
-        callbacks: list[Callback] = [Pictures(self.folder / "pictures")] if isinstance(self.model, Detection) else []
+        drawn = isinstance(self.model, (Detection, Segmentation))
+        callbacks: list[Callback] = [Pictures(self.folder / "pictures")] if drawn else []
         if settings["enable_checkpointing"] is not False:
             callbacks += [BestCheckpoint(self.folder, self.model.headline[0]), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:

@@ -68,7 +68,8 @@ class VOCSegmentation(SegmentationData):
                     raise DataError(f"{self._folder}: there is no file with the {what} of {stem} (split {split})")
         source, classes, void = find_classes(self._folder, self.default_classes)
         maps = LabelFiles(np.array([str(labels[stem]) for stem in ids], dtype=np.str_), len(classes), void)
-        return label_maps(source, classes, range(len(classes)), self._folder, [str(images[stem]) for stem in ids], maps)
+        paths = [str(images[stem].absolute()) for stem in ids]  # SBD's lie elsewhere than in the folder
+        return label_maps(source, classes, range(len(classes)), self._folder, paths, maps)
 
     def _ids(self, split: Split) -> list[str]:
         """The stems of the images of a split."""

@@ -312,3 +312,33 @@ def _current(name: str) -> str:
         layer, _, kind = name.removeprefix("roi_heads.mask_head.mask_fcn").partition(".")
         return f"roi_heads.mask_head.{int(layer) - 1}.0.{kind}"
     return name
+
+
+# Beginnings of the names of a segmentation network, as above. ``class_weights``, of the loss, are ours alone.
+DILATED_FCN = (("backbone.", "backbone."), ("head.", "classifier."), ("auxiliary.", "aux_classifier."))
+
+
+def segmenter_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of ``DilatedFCN(ResNet(...))`` from one of torchvision's ``fcn_resnet50`` or ``fcn_resnet101``.
+
+    Raises CheckpointError, naming it, for an entry that such a model does not have, or lacks.
+    """
+    ours = _renamed(state, {theirs: own for own, theirs in DILATED_FCN})
+    if "head.4.weight" not in ours:
+        raise CheckpointError("classifier.4.weight is missing; every FCN on a dilated ResNet has it")
+    return {"class_weights": torch.ones(len(ours["head.4.weight"])), **ours}
+
+
+def segmenter_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``segmenter_from_torchvision``. Raises CheckpointError for a state of another network."""
+    return _renamed({name: state[name] for name in state if name != "class_weights"}, dict(DILATED_FCN))
+
+
+def _renamed(state: dict[str, Tensor], table: dict[str, str]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        old = next((old for old in table if name.startswith(old)), None)
+        if old is None:
+            raise CheckpointError(f"{name}: not an entry of an FCN on a dilated ResNet")
+        renamed[table[old] + name.removeprefix(old)] = value
+    return renamed

@@ -13,11 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from detseg.draw import draw, grid
+from detseg.draw import draw, grid, overlay
 from detseg.structures import Batch, Instances
 from detseg.tasks.detection import Detection
 from detseg.tasks.figures import write_figures
+from detseg.tasks.segmentation import Segmentation
 from detseg.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ class BestCheckpoint(ModelCheckpoint):
 class Pictures(Callback):
     """Draw the first ``count`` validation images after each validation: truth at the left, predictions at the right.
 
-    They go into ``folder``, by default ``pictures`` in the trainer's log folder, and to TensorBoard. Predictions are
-    drawn from a score of ``threshold``.
+    Of segmentation, the image alone comes first. They go into ``folder``, by default ``pictures`` in the trainer's log
+    folder, and to TensorBoard. Predictions of objects are drawn from a score of ``threshold``.
     """
 
     def __init__(self, folder: str | Path | None = None, count: int = 4, threshold: float = 0.5) -> None:
@@ -77,10 +79,13 @@ class Pictures(Callback):
     ) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or outputs is None:
             return
-        assert isinstance(module, Detection)
+        assert isinstance(module, (Detection, Segmentation))
         assert self.folder is not None
         for row in range(min(len(batch.rows), self.count - self._drawn)):
-            picture = truth_and_prediction(batch, outputs["detections"], row, module.classes, self.threshold)
+            if isinstance(module, Segmentation):
+                picture = image_truth_and_labels(batch, outputs["labels"], row, module.classes)
+            else:
+                picture = truth_and_prediction(batch, outputs["detections"], row, module.classes, self.threshold)
             name = module.data.val_annotations.path(int(batch.rows[row])).stem
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(self.folder / f"{name}.jpg")
@@ -140,3 +145,12 @@ def truth_and_prediction(
         assert labels is not None
         pictures.append(draw(image, boxes, labels, classes, scores))
     return grid([pictures])
+
+
+def image_truth_and_labels(batch: Batch, labels: Tensor, row: int, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """One image of a batch, (H, W, 3), beside it its true labels, and those of ``labels`` (B, H, W), laid over it."""
+    height, width = batch.sizes[row].tolist()
+    image = batch.images[row, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+    assert batch.semantic is not None
+    maps = (map[row, :height, :width].cpu().numpy().astype(np.uint8) for map in (batch.semantic, labels))
+    return grid([[image, *(overlay(image, one, classes) for one in maps)]])

@@ -159,9 +159,11 @@ class Task(LightningModule):
 
     def _optimizer(self, lr: float) -> Optimizer:
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
+        fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
         if self.optimizer == "adamw":
-            return AdamW(parameters, lr, weight_decay=self.weight_decay)
-        return SGD(parameters, lr, self.momentum, weight_decay=self.weight_decay)
+            return AdamW(parameters, lr, weight_decay=self.weight_decay, fused=fused)
+        return SGD(parameters, lr, self.momentum, weight_decay=self.weight_decay, fused=fused)
 
     def finish(self, folder: Path) -> bool:
         """Do what is left when the last step is done; ``folder`` is the run's. Whether there was anything."""

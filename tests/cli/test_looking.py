@@ -1,4 +1,4 @@
-"""`detseg probe` and `detseg visualize`, end to end on small pictures, and what they say where something is wrong."""
+"""`detseg probe`, `visualize` and `heatmap`, end to end on small pictures, and what they say is wrong."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from scipy.interpolate import RegularGridInterpolator
 
 from detseg import cli
-from tests.colours import write_colours
+from detseg.cli.heatmapping import spread
+from tests.colours import COLOURS, write_classes, write_colours
 
 BACKBONE = ("--backbone", "MobileNetV2", "--backbone.weights", "weights.pth")
 SMALL = ("--size", "32")
@@ -165,3 +167,66 @@ def test_what_is_wrong_is_named(
     message = error(capsys, *arguments)
     for part in expected:
         assert part in message
+
+
+# Heat maps
+
+
+def big_picture() -> str:
+    """A photograph of 288 x 400 pixels, grey but for a striped part at the right."""
+    image = np.full((288, 400, 3), 100, np.uint8)
+    image[:, 260::4] = 200
+    Image.fromarray(image).save("big.png")
+    return "big.png"
+
+
+def test_a_heat_map_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first picture is the photograph itself, and a class is drawn for each that is named."""
+    cli.heatmap([big_picture(), *BACKBONE, "--classes", "tench, goldfish", "--out", "new/heat.png"])
+    printed = capsys.readouterr().err
+    assert "3 x 7 windows of 224 pixels, 32 pixels apart" in printed
+    assert "tench: 0.0" in printed
+    assert Image.open("new/heat.png").width > 3 * 400
+
+
+def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.CaptureFixture[str]) -> None:
+    write_classes(Path("classes"), train=2, val=1)
+    settings = ["--model.network", "Classifier", "--model.network.backbone", "ResNet"]
+    settings += ["--model.network.backbone.name", "resnet18", "--data", "ImageFolders", "--data.root", "classes"]
+    settings += ["--data.size", "64", "--data.workers", "0", "--trainer.max_epochs", "1", "--name", "looked"]
+    cli.train([*settings, "--trainer.accelerator", "cpu"])
+    capsys.readouterr()
+    cli.heatmap([big_picture(), "--checkpoint", "runs/looked/last.ckpt", "--count", "2", "--out", "own.png"])
+    printed = capsys.readouterr().err
+    assert "8 x 12 windows of 64 pixels, 32 pixels apart" in printed
+    assert sum(f"{name}: " in printed for name in COLOURS) == 2
+    with pytest.raises(SystemExit):
+        cli.heatmap(["pictures/plain/0.png", "--checkpoint", "runs/looked/last.ckpt"])
+    assert "its shorter side has 40 pixels, fewer than the 64 that the classifier looks at" in capsys.readouterr().err
+
+
+def test_values_are_spread_over_the_pixels() -> None:
+    """Bilinear interpolation between the middles of the windows, as SciPy does it."""
+    cells = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    found = spread(cells, (50, 62), window=20, stride=12)
+    middles = 10 + 12 * np.arange(3), 10 + 12 * np.arange(4)
+    y, x = (np.clip(np.arange(length) + 0.5, 10, last) for length, last in ((50, 34), (62, 46)))
+    expected = RegularGridInterpolator(middles, cells)(tuple(np.meshgrid(y, x, indexing="ij")))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give one of --checkpoint, a classifier that was trained here, and --backbone"),
+        (["--backbone", "MobileNetV2"], "backbone.weights must be set"),
+        ([*BACKBONE, "--classes", "tensh"], "--classes tensh: there is no such class; did you mean tench"),
+        ([*BACKBONE, "--count", "0"], "--count 0: must be at least 1"),
+        ([*BACKBONE, "--out", "heat.txt"], "--out heat.txt: must end in .png"),
+        (["--checkpoint", "none.ckpt"], "none.ckpt: no such file"),
+    ],
+)
+def test_heat_maps_that_cannot_be_drawn(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.heatmap([big_picture(), *arguments])
+    assert said in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_predict_says_what_an_image_shows(folder: Path, capsys: pytest.CaptureFi
 def test_convert_refuses_a_classifier(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.convert(["runs/colours/best.ckpt", "x.pth"])
-    assert "best.ckpt: a classifier" in capsys.readouterr().err
+    assert "best.ckpt: holds Classifier" in capsys.readouterr().err
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_images_too_small_for_a_network_are_said_at_the_start(folder: Path, caps
 def test_a_classifier_has_no_detections_to_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.evaluate(["--checkpoint", "runs/colours/best.ckpt", "--out", "results.json"])
-    assert "--out results.json: a classifier has no detections" in capsys.readouterr().err
+    assert "--out results.json: Classifier has no detections" in capsys.readouterr().err
 
 
 def test_weights_without_a_head_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -38,6 +38,11 @@ class ResNet(ConvNet):
     Where the size of the map changes, a bottleneck has the stride in its convolution of 3 x 3 (torchvision), not in the
     1 x 1 before it (section 3.3 and table 1): 4.1 instead of 3.8 billion multiply-adds for ResNet-50. ``plain18`` and
     ``plain34`` are the networks without any shortcut (section 3.3, "plain network").
+
+    An ``output_stride`` of 16 or 8 is that of the coarsest map: the stages beyond it keep it, and dilate their
+    convolutions instead, as segmentation wants it (torchvision's replace_stride_with_dilation).
+
+    Raises ValueError where there is none of that: for networks without bottlenecks.
     """
 
     chain = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -51,13 +56,21 @@ class ResNet(ConvNet):
         frozen: int | None = None,
         norm: Norm | None = None,
         eps: float | None = None,
+        output_stride: Literal[8, 16, 32] = 32,
     ) -> None:
+        if output_stride not in (8, 16, 32) or (output_stride < 32 and name in (*PLAIN, "resnet18", "resnet34")):
+            raise ValueError(f"output_stride {output_stride}: must be 32, or with bottlenecks (resnet50 ...) 16 or 8")
+        self.output_stride = output_stride
         super().__init__(name, weights, stages, frozen, norm, eps=eps)
+        self.strides = [min(stride, output_stride) for stride in self.strides]
 
     def build(self, num_classes: int) -> nn.Module:
         if self.name in PLAIN:
             return torchvision.models.ResNet(PlainBlock, PLAIN[self.name], num_classes)  # type: ignore[no-any-return]
-        return torchvision.models.get_model(self.name, weights=None, num_classes=num_classes)  # type: ignore[no-any-return]
+        dilated = [self.output_stride < stride for stride in (8, 16, 32)]  # conv3, conv4, conv5
+        return torchvision.models.get_model(  # type: ignore[no-any-return]
+            self.name, weights=None, num_classes=num_classes, replace_stride_with_dilation=dilated
+        )
 
     def head(self, network: Any) -> dict[str, nn.Module]:
         return {"avgpool": network.avgpool, "flatten": nn.Flatten(), "fc": network.fc}

@@ -25,7 +25,8 @@ class VGG(ConvNet):
     """The maps conv2, conv3, conv4, conv5 and pool5 of VGG, of stride 2, 4, 8, 16 and 32.
 
     ``vgg11_lrn`` is column A-LRN of the paper and ``vgg16_1x1`` its column C, for which there are no weights of
-    torchvision's. Weights keep conv1 and conv2 as they are: Fast R-CNN (section 4.5) trains conv3_1 and up.
+    torchvision's. Weights keep conv1 and conv2 as they are: Fast R-CNN (section 4.5) trains conv3_1 and up. ``pooled``
+    takes the maps pool1 to pool5 instead, of the same strides, as FCN has them.
 
     Raises CheckpointError for torchvision's ``IMAGENET1K_FEATURES``, which are for images of another normalisation.
     """
@@ -51,12 +52,16 @@ class VGG(ConvNet):
         stages: Sequence[int] = (2, 3, 4, 5),
         frozen: int | None = None,
         norm: Norm | None = None,
+        pooled: bool = False,
     ) -> None:
         if weights == "IMAGENET1K_FEATURES":
             raise CheckpointError(f"{weights}: made for images of another normalisation; take IMAGENET1K_V1, or a file")
         poolings = [index for index, layer in enumerate(_features(name)) if isinstance(layer, nn.MaxPool2d)]
-        before = {stage: f"features.{poolings[stage] - 1}" for stage in (1, 2, 3, 4)}
-        self.taps: Mapping[int, str] = before | {5: f"features.{poolings[4]}"}
+        if pooled:
+            self.taps: Mapping[int, str] = {stage: f"features.{pooling}" for stage, pooling in enumerate(poolings, 1)}
+        else:
+            before = {stage: f"features.{poolings[stage] - 1}" for stage in (1, 2, 3, 4)}
+            self.taps = before | {5: f"features.{poolings[4]}"}
         super().__init__(name, weights, stages, frozen, norm)
 
     def build(self, num_classes: int) -> nn.Module:

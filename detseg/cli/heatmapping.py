@@ -1,0 +1,129 @@
+"""`detseg heatmap`: where in a large picture a classifier sees what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from jsonargparse import ArgumentParser, Namespace
+from numpy.typing import NDArray
+from PIL import Image
+
+from detseg import checkpoint
+from detseg.charts import labelled_grid
+from detseg.cli.backbones import check_picture
+from detseg.cli.configs import find_configs, nearest
+from detseg.cli.faults import PARSER, cause, parse
+from detseg.cli.prediction import find_device
+from detseg.data.images import read_image
+from detseg.data.pictures import shorter_side
+from detseg.draw import heat
+from detseg.errors import ConfigError, DataError
+from detseg.models import Classifier, ConvolutionalClassifier
+from detseg.modules.backbones import ConvNet
+from detseg.tasks import Classification
+
+log = logging.getLogger(__name__)
+
+COLUMNS = 3
+IMAGENET = 1000  # classes
+
+
+def heatmap(arguments: Sequence[str]) -> None:
+    """Draw how sure the classifier that ``arguments`` name is of its classes at each place of a picture."""
+    parser = _parser()
+    options = parse(parser, find_configs(arguments))
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count}: must be at least 1")
+    check_picture(options.out)
+    classifier, classes, size = _classifier(parser, options)
+    image = read_image(Path(options.image))
+    if options.side is not None:
+        image = shorter_side(image, options.side)
+    if min(image.shape[:2]) < size:
+        raise DataError(
+            f"{options.image}: its shorter side has {min(image.shape[:2])} pixels, fewer than the {size} that the "
+            "classifier looks at; --side makes it larger"
+        )
+    device = find_device(options.device)
+    network = ConvolutionalClassifier(classifier.eval(), size).to(device)
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(image).permute(2, 0, 1)[None].to(device)).softmax(dim=1)[0]
+    maps = scores.float().cpu().numpy()
+    chosen = _chosen(options.classes, classes, maps, options.count)
+    stride = classifier.backbone.strides[-1]
+    log.info("%d x %d windows of %d pixels, %d pixels apart", *maps.shape[1:], size, stride)
+    pictures, texts = [image], [Path(options.image).name]
+    for label in chosen:
+        pictures.append(heat(image, spread(maps[label], image.shape[:2], size, stride)))
+        texts.append(f"{classes[label]}: {maps[label].max():.2f}")
+        log.info("%s: %.3f at most, %.3f in the mean", classes[label], maps[label].max(), maps[label].mean())
+    title = f"{type(classifier.backbone).__name__} as convolutions: probabilities in windows of {size} x {size} pixels"
+    Image.fromarray(labelled_grid(title, pictures, texts, COLUMNS, 400)).save(options.out)
+    log.info("picture: %s", options.out)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="detseg heatmap",
+        usage="detseg heatmap IMAGE --checkpoint FILE | --backbone CLASS --backbone.weights FILE\n"
+        "                      [--classes NAME,...] [--side PIXELS] [--out FILE.png]",
+        **PARSER,
+    )
+    parser.add_argument("image", type=str, help="A photograph, larger than what the classifier was trained on.")
+    parser.add_argument("--checkpoint", type=str | None, help="A classifier that was trained here.")
+    parser.add_subclass_arguments(ConvNet, "backbone", required=False, help="Such as SqueezeNet; ImageNet's classes.")
+    parser.add_argument("--classes", type=str | None, help="Names, with commas between; by default the surest.")
+    parser.add_argument("--count", type=int, default=5, help="How many classes, where none are named.")
+    parser.add_argument("--side", type=int | None, help="Pixels to bring the shorter side to; by default as it is.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
+    parser.add_argument("--out", type=Path, default=Path("heatmap.png"), help="File for the picture.")
+    return parser
+
+
+def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier, Sequence[str], int]:
+    """The classifier, the names of its classes, and the size of the images that it was trained on."""
+    if bool(options.checkpoint) == bool(options.get("backbone")):
+        raise ConfigError("give one of --checkpoint, a classifier that was trained here, and --backbone")
+    if options.checkpoint:
+        task = checkpoint.load(options.checkpoint)
+        if not isinstance(task, Classification):
+            raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.network).__name__}, no classifier")
+        return task.network, task.classes, int(task.data_recipe["arguments"].get("size", 224))
+    if options.backbone.init_args.get("weights") is None:
+        raise ConfigError("backbone.weights must be set, to a file or a name such as IMAGENET1K_V1")
+    try:
+        backbone = parser.instantiate_classes(options).backbone
+        classifier = Classifier(backbone, IMAGENET)
+    except ValueError as error:  # what jsonargparse makes of any error in a constructor
+        raise cause(error) from error
+    names: Sequence[str] = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.meta["categories"]
+    return classifier, names, 224
+
+
+def _chosen(given: str | None, classes: Sequence[str], maps: NDArray[np.float32], count: int) -> list[int]:
+    """The labels to show: those named, or those of which some window is surest."""
+    if given is None:
+        return list(map(int, np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:count]))
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in classes:
+            raise ConfigError(f"--classes {name}: there is no such class{nearest(name, list(classes))}")
+    return [list(classes).index(name) for name in names]
+
+
+def spread(cells: NDArray[np.float32], size: tuple[int, int], window: int, stride: int) -> NDArray[np.float32]:
+    """Values (h, w) of windows over an image of this ``size``, as values (H, W) of its pixels, by interpolation.
+
+    The first window begins with the first pixel, the others ``stride`` pixels after one another. Each value stands at
+    the middle of its window, and beyond the outermost middles it stays the same.
+    """
+    weights = []
+    for length, count in zip(size, cells.shape, strict=True):
+        middles = window / 2 + stride * np.arange(count)
+        weights.append(np.stack([np.interp(np.arange(length) + 0.5, middles, one) for one in np.eye(count)]))
+    return np.asarray(weights[0].T @ cells @ weights[1], dtype=np.float32)

@@ -1,0 +1,66 @@
+"""The FCN on a dilated ResNet that torchvision calls fcn_resnet50 and fcn_resnet101."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.models.segmenter import Criterion, Segmenter
+from detseg.modules.backbones import Backbone
+from detseg.structures import Batch
+
+AUXILIARY_WEIGHT = 0.5  # torchvision's; PSPNet's is 0.4
+
+
+class DilatedFCN(Segmenter):
+    """Two convolutions on the last map of a backbone whose maps stay fine, and bilinear upsampling.
+
+    The backbone is ``ResNet("resnet50", stages=[4, 5], output_stride=8)``: conv4 and conv5 keep the stride of conv3,
+    and their convolutions are dilated instead (Yu and Koltun 2016, arXiv:1511.07122). A second head on the map before
+    the last one helps in training: its loss counts ``auxiliary_weight`` times (Zhao et al. 2017, arXiv:1612.01105,
+    section 3.3); 0 leaves it out.
+
+    Raises ValueError if the backbone has no second map for it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        auxiliary_weight: float = AUXILIARY_WEIGHT,
+        criterion: Criterion = "cross_entropy",
+    ) -> None:
+        super().__init__(num_classes, criterion)
+        if auxiliary_weight and len(backbone.channels) < 2:
+            raise ValueError("the auxiliary head needs a second map: stages [4, 5], or auxiliary_weight 0")
+        self.backbone = backbone
+        self.auxiliary_weight = auxiliary_weight
+        self.head = _head(backbone.channels[-1], num_classes)
+        self.auxiliary = _head(backbone.channels[-2], num_classes) if auxiliary_weight else None
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        return _upsample(self.head(self.backbone(images, sizes)[-1]), images)
+
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        maps = self.backbone(batch.images, batch.sizes)
+        logits = _upsample(self.head(maps[-1]), batch.images)
+        losses = {"pixels": self.pixel_loss(logits, batch)}
+        if self.auxiliary is not None:
+            others = _upsample(self.auxiliary(maps[-2]), batch.images)
+            losses["auxiliary"] = self.auxiliary_weight * self.pixel_loss(others, batch)
+        return losses, logits
+
+
+def _head(channels: int, num_classes: int) -> nn.Sequential:
+    inner = channels // 4
+    return nn.Sequential(
+        nn.Conv2d(channels, inner, 3, padding=1, bias=False),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.1),
+        nn.Conv2d(inner, num_classes, 1),
+    )
+
+
+def _upsample(scores: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,146 @@
+"""Fully convolutional networks (Long et al. 2015, arXiv:1411.4038; Shelhamer et al. 2016, arXiv:1605.06211)."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.errors import CheckpointError
+from detseg.models.classifier import Classifier
+from detseg.models.segmenter import Criterion, Segmenter
+from detseg.modules.backbones import Backbone
+from detseg.modules.convolutional import convolutional, hidden_layers
+from detseg.modules.upsampling import Upsampling
+from detseg.recipe import IN_CHECKPOINT
+
+log = logging.getLogger(__name__)
+
+
+class ConvolutionalClassifier(nn.Module):
+    """A ``classifier`` that says of every place of a larger image what is there (section 3.1, figure 2).
+
+    On an image of ``size`` x ``size`` pixels, which it was trained with, it gives the logits of the classifier.
+
+    Raises ValueError if that is not a size that the classifier can be trained with.
+    """
+
+    def __init__(self, classifier: Classifier, size: int = 224) -> None:
+        super().__init__()
+        self.backbone = classifier.backbone
+        with torch.no_grad():
+            image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.backbone.mean.device)
+            last = self.backbone(image)[-1]
+        self.head = convolutional(classifier.head, last.shape[1], last.shape[2])
+        self.train(classifier.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), uint8, to logits (B, K, h, w), one for each window that is as large as ``size``."""
+        return self.head(self.backbone(images)[-1])  # type: ignore[no-any-return]
+
+
+class FCN(Segmenter):
+    """Scores of the classes on maps of several strides, each added to those of the coarser ones, and upsampled.
+
+    ``stride`` is that of the finest map that is scored: 32 for FCN-32s, 16 for FCN-16s, 8 for FCN-8s (section 4.2). The
+    paper's backbone is ``VGG("vgg16", weights=..., stages=[3, 4, 5], pooled=True)``, whose maps are pool3, pool4 and
+    pool5; any other will do that has a map of the stride. The fully connected layers of a classifier come along as
+    convolutions, where it has hidden ones, with the backbone's weights (section 3.1).
+
+    ``weights`` is a checkpoint of a coarser net, such as FCN-32s for FCN-16s, to go on from. What is new, the scores of
+    the finer map, begins at zero, so that the net begins with what the coarser one says (section 4.2). To train all at
+    once, the paper's ``skip_scale`` is 0.01: scores of the next finer map are made of features times 0.01, of the one
+    after that times 0.0001 (Shelhamer et al. 2016, section 4.3).
+
+    Scores are upsampled step by step by transposed convolutions, which begin as bilinear interpolation and learn; the
+    last step, from ``stride`` to pixels, is bilinear interpolation and stays it (section 4.3). Maps are aligned, not
+    cropped: where the paper pads the image by 100 pixels so that fc6 fits, and crops what is added, here the image is
+    padded to a multiple of the coarsest stride, fc6 pads its own input, and a cell of every map stands for stride x
+    stride pixels.
+
+    Raises ValueError if the backbone has no map of this ``stride``, CheckpointError for ``weights`` of another net.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        stride: int = 8,
+        skip_scale: float = 1.0,
+        criterion: Criterion = "cross_entropy",
+        weights: str | None = None,
+    ) -> None:
+        super().__init__(num_classes, criterion)
+        strides = backbone.strides[: len(backbone.strides) - backbone.extra]
+        if stride not in strides:
+            raise ValueError(f"stride {stride}: the backbone has maps of strides {', '.join(map(str, strides))}")
+        if len(set(strides)) < len(strides):
+            raise ValueError(f"the backbone has maps of strides {strides}; each must be coarser than the one before")
+        self.backbone = backbone
+        self.stride, self.skip_scale = stride, skip_scale
+        self.first = strides.index(stride)
+        self.strides = strides[self.first :]
+
+        self.hidden = hidden_layers(backbone)
+        convolutions = [layer for layer in self.hidden if isinstance(layer, nn.Conv2d)]
+        channels = backbone.channels[self.first : len(strides)]
+        if convolutions:
+            channels[-1] = convolutions[-1].out_channels
+        self.scores = nn.ModuleDict()
+        for score_stride, width in zip(self.strides, channels, strict=True):
+            score = nn.Conv2d(width, num_classes, 1)
+            nn.init.zeros_(score.weight)
+            nn.init.zeros_(score.bias)  # type: ignore[arg-type]
+            self.scores[str(score_stride)] = score
+        self.upsamplings = nn.ModuleDict(
+            {str(fine): Upsampling(num_classes, coarse // fine) for fine, coarse in pairwise(self.strides)}
+        )
+        if weights not in (None, IN_CHECKPOINT):
+            self._go_on_from(Path(weights))
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        height, width = images.shape[-2:]
+        images, sizes = pad(images, sizes, self.strides[-1])
+        *skips, coarsest = self.backbone(images, sizes)[self.first : self.first + len(self.strides)]
+        scores = self.scores[str(self.strides[-1])](self.hidden(coarsest))
+        for step, (stride, skip) in enumerate(zip(reversed(self.strides[:-1]), reversed(skips), strict=True), 1):
+            finer = self.scores[str(stride)](skip * self.skip_scale**step if self.skip_scale != 1 else skip)
+            scores = self.upsamplings[str(stride)](scores) + finer
+        scores = F.interpolate(scores, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return scores[..., :height, :width]
+
+    def _go_on_from(self, path: Path) -> None:
+        """Take over the weights of a coarser net from a checkpoint."""
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; train the coarser net first, or set weights to null")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            state = {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
+        except Exception as error:  # the file may hold anything
+            raise CheckpointError(f"{path}: not a checkpoint of an FCN") from error
+        own = self.state_dict()
+        new = [name for name in own if name not in state]
+        unknown = [name for name in state if name not in own]
+        other = [name for name in state if name in own and state[name].shape != own[name].shape]
+        missing = [name for name in new if not name.startswith(("scores.", "upsamplings."))]
+        for names, kind in ((missing, "lacks"), (unknown, "has, and this net not,"), (other, "has for other classes")):
+            if names:
+                others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise CheckpointError(f"{path}: not of a coarser FCN on this backbone: it {kind} {names[0]}{others}")
+        self.load_state_dict(state, strict=False)
+        log.info("%s: taken over; new are %s", path, ", ".join(new) or "none")
+
+
+def pad(images: Tensor, sizes: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
+    """Pad images (B, 3, H, W) at the right and the bottom to multiples of ``stride``; and their ``sizes`` (B, 2)."""
+    height, width = images.shape[-2:]
+    right, bottom = -width % stride, -height % stride
+    if not right and not bottom:
+        return images, sizes
+    if sizes is None:
+        sizes = torch.tensor([height, width], device=images.device).expand(len(images), 2)
+    return F.pad(images, (0, right, 0, bottom)), sizes

@@ -1,0 +1,52 @@
+"""What every network for semantic segmentation is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detseg.ops.losses import dice_loss, focal_loss, semantic_loss
+from detseg.recipe import Recipe
+from detseg.structures import Batch
+
+Criterion = Literal["cross_entropy", "focal", "dice"]
+
+
+class Segmenter(nn.Module, Recipe):
+    """Says which of ``num_classes`` classes each pixel belongs to; the background, if there is one, is one of them.
+
+    ``criterion`` is the loss. Cross entropy counts a pixel of a class as ``class_weights`` (K,) of it, which are ones
+    unless a task sets them.
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, num_classes: int, criterion: Criterion = "cross_entropy") -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.criterion = criterion
+        self.register_buffer("class_weights", torch.ones(num_classes))
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding, to logits (B, K, H, W)."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss of a batch by name; the total is their sum."""
+        return self.validate(batch)[0]
+
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """What ``loss`` and ``forward`` say of a batch, with the features computed once."""
+        logits = self(batch.images, batch.sizes)
+        return {"pixels": self.pixel_loss(logits, batch)}, logits
+
+    def pixel_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The ``criterion`` of logits (B, K, H, W); zero where everything is void."""
+        assert batch.semantic is not None
+        if self.criterion == "focal":
+            return focal_loss(logits, batch.semantic)
+        if self.criterion == "dice":
+            return dice_loss(logits, batch.semantic)
+        return semantic_loss(logits, batch.semantic, self.class_weights)

@@ -1,0 +1,106 @@
+"""Training and evaluating a network for semantic segmentation with Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detseg.data import SegmentationData
+from detseg.data.images import read_image
+from detseg.errors import ConfigError
+from detseg.metrics import Confusion, segmentation_table
+from detseg.models import Segmenter
+from detseg.ops.losses import median_frequency_weights
+from detseg.structures import Batch
+from detseg.tasks.prediction import evaluating, find_images, stored_data
+from detseg.tasks.task import Task
+from detseg.tasks.views import Views, segment
+
+OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_IoU", "frequency_weighted_IoU", "mean_boundary_IoU")
+
+
+class Segmented(NamedTuple):
+    """What each pixel of one image shows."""
+
+    path: Path
+    labels: NDArray[np.uint8]  # (h, w) of the image file, 0..K-1
+    shares: dict[str, float]  # of the pixels, by class; only those that there are, the largest first
+
+
+class Segmentation(Task):
+    """Train and evaluate a network on a ``SegmentationData``: ``Trainer(...).fit(Segmentation(network), data)``.
+
+    ``class_weights`` "median_frequency" makes rare classes count more in the cross entropy (see
+    ``ops.losses.median_frequency_weights``; every label file is read once for it). The other settings are those of
+    ``Task``. After a validation ``figures`` holds the losses and the figures of ``metrics.Confusion``, over the images
+    at their original size; ``views`` says how each is looked at.
+    """
+
+    learns_from = SegmentationData
+    headline = ("mean_IoU", "pixel_accuracy")
+
+    def __init__(
+        self, network: Segmenter, class_weights: Literal["median_frequency"] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(network, **settings)
+        if class_weights and network.criterion != "cross_entropy":
+            raise ConfigError(
+                f"model.class_weights: {network.criterion} has none; take criterion cross_entropy, or null"
+            )
+        self.class_weights = class_weights
+        self.views = Views()
+        self._confusion = Confusion(network.num_classes)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.class_weights:
+            counts = torch.from_numpy(self.data.train_annotations.counts())
+            self.network.class_weights.copy_(median_frequency_weights(counts))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._confusion.reset()
+
+    def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        losses, logits = self.network.validate(batch)
+        if self.views == Views():
+            labels = logits.argmax(dim=1)
+        else:
+            labels = segment(self.network, batch.images, batch.sizes, self.views)
+        assert batch.semantic is not None
+        self._confusion.add(labels, batch.semantic, batch.sizes)
+        return losses, {"labels": labels}
+
+    def gather(self) -> None:
+        self._confusion = self._confusion.gather()
+
+    def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        return self._confusion.figures(self.classes)
+
+    @staticmethod
+    def table(figures: Mapping[str, float]) -> str:
+        """The figures of ``metrics.Confusion`` in per cent, for a terminal."""
+        measured = {name: value for name, value in figures.items() if "/" in name or name in OVERALL}
+        return segmentation_table(measured)
+
+    def predict(self, images: str | Path | Iterable[str | Path]) -> Iterator[Segmented]:
+        """Say what every pixel of image files shows, at their own size: a path, a folder, a glob, or several."""
+        data = stored_data(self)
+        for path in find_images(images):
+            image, _ = data.eval_transform(read_image(path))
+            yield self._segmented(path, torch.from_numpy(image).permute(2, 0, 1)[None])
+
+    @torch.inference_mode()
+    def _segmented(self, path: Path, image: Tensor) -> Segmented:
+        with evaluating(self.network):
+            found = segment(self.network, image.to(self.device), torch.tensor([image.shape[2:]]), self.views)
+        labels = found[0].cpu().numpy().astype(np.uint8)
+        counts = np.bincount(labels.ravel(), minlength=len(self.classes))
+        order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
+        return Segmented(path, labels, {self.classes[label]: counts[label] / labels.size for label in order})

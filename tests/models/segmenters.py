@@ -1,0 +1,142 @@
+"""What holds for every network for segmentation. A new one gets all of it from a subclass of a few lines."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils._pytree import tree_map
+
+from detseg.models import Segmenter
+from detseg.recipe import build, recipe
+from detseg.structures import VOID, Batch, Instances
+
+CLASSES = 3
+SIZES = ((96, 96), (70, 84))
+
+
+def scene() -> Batch:
+    """Two images of different sizes: a noisy ground, and a rectangle of each other class in its colour."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.zeros(2, 3, 96, 96, dtype=torch.uint8)
+    semantic = torch.full((2, 96, 96), VOID)
+    for row, (height, width) in enumerate(SIZES):
+        images[row, :, :height, :width] = torch.randint(100, 140, (3, height, width), generator=random)
+        semantic[row, :height, :width] = 0
+        for label, (x1, y1, x2, y2) in ((1, (8, 10, 50, 36)), (2, (20, 40, 76, 66))):
+            images[row, :, y1:y2, x1:x2] = 0
+            images[row, label, y1:y2, x1:x2] = 255
+            semantic[row, y1:y2, x1:x2] = label
+    sizes = torch.tensor(SIZES)
+    nothing = Instances(torch.zeros(2, 1, 4), torch.zeros(2, 1, dtype=torch.bool), torch.zeros(2, 1, dtype=torch.int64))
+    return Batch(images, sizes, nothing, torch.arange(2), sizes, semantic=semantic)
+
+
+def rows(batch: Batch, chosen: list[int]) -> Batch:
+    return tree_map(lambda value: value if value is None else value[chosen], batch)
+
+
+def right(network: Segmenter, batch: Batch) -> float:
+    """The share of the pixels that are not void which get their class."""
+    assert batch.semantic is not None
+    with torch.no_grad():
+        found = network.eval()(batch.images, batch.sizes).argmax(dim=1)
+    valid = batch.semantic != VOID
+    return float((found == batch.semantic)[valid].float().mean())
+
+
+class SegmenterTester:
+    @classmethod
+    def make(cls, **arguments: Any) -> Segmenter:
+        """A small network of ``CLASSES`` classes that learns ``scene()`` in 60 steps."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def network(self) -> Segmenter:
+        torch.manual_seed(0)
+        network = self.make()
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                if name.startswith("scores."):
+                    value.normal_(std=0.1)  # or everything would be zero
+        return network
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("size", [(96, 96), (64, 100), (33, 75)])
+    def test_logits_have_the_size_of_the_images(self, network: Segmenter, size: tuple[int, int]) -> None:
+        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        logits = network.eval()(images)
+        assert logits.shape == (2, CLASSES, *size)
+        assert_close(network(images, torch.tensor([size, size])), logits)
+
+    @torch.no_grad()
+    def test_padding_does_not_matter(self, network: Segmenter) -> None:
+        batch = scene()
+        other = batch.images.clone()
+        other[1, :, SIZES[1][0] :] = 200
+        network.eval()
+        assert torch.equal(network(batch.images, batch.sizes), network(other, batch.sizes))
+        alone = network(batch.images[1:], batch.sizes[1:])
+        assert_close(network(batch.images, batch.sizes)[1:], alone, rtol=1e-4, atol=1e-5)
+
+    def test_it_learns_two_images(self) -> None:
+        torch.manual_seed(0)
+        network, batch = self.make(), scene()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+        network.train()
+        for _ in range(60):
+            optimizer.zero_grad()
+            torch.stack(list(network.loss(batch).values())).sum().backward()
+            optimizer.step()
+        for module in network.modules():  # statistics of 60 batches have not settled
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+                module.reset_running_stats()
+        with torch.no_grad():
+            network.loss(batch)
+        assert right(network, batch) > 0.97
+
+    @pytest.mark.parametrize("criterion", ["cross_entropy", "focal", "dice"])
+    def test_a_batch_that_is_all_void_changes_nothing(self, criterion: str) -> None:
+        network, batch = self.make(criterion=criterion), scene()
+        losses = network.loss(batch._replace(semantic=torch.full_like(batch.semantic, VOID)))
+        assert all(loss.item() == 0 for loss in losses.values())
+        torch.stack(list(losses.values())).sum().backward()
+        for name, value in network.named_parameters():
+            if value.requires_grad:
+                assert value.grad is not None, name
+                assert not value.grad.any(), name
+
+    def test_loss_is_that_of_pytorch(self, network: Segmenter) -> None:
+        batch = scene()
+        network.eval()
+        losses, logits = network.validate(batch)
+        assert_close(logits, network(batch.images, batch.sizes))
+        expected = torch.nn.functional.cross_entropy(logits, batch.semantic, ignore_index=VOID)
+        assert_close(losses["pixels"], expected)
+        assert {name: loss.item() for name, loss in network.loss(batch).items()} == pytest.approx(
+            {name: loss.item() for name, loss in losses.items()}
+        )
+        network.class_weights.copy_(torch.tensor([1.0, 5.0, 0.5]))
+        weighted = torch.nn.functional.cross_entropy(
+            logits, batch.semantic, torch.tensor([1.0, 5.0, 0.5]), ignore_index=VOID
+        )
+        assert_close(network.loss(batch)["pixels"], weighted)
+
+    def test_recipe_and_state_round_trip(self, network: Segmenter) -> None:
+        copied = build(json.loads(json.dumps(recipe(network))))
+        copied.load_state_dict(network.state_dict())
+        batch = scene()
+        with torch.no_grad():
+            assert torch.equal(copied.eval()(batch.images), network.eval()(batch.images))
+
+    @torch.no_grad()
+    def test_compiles_into_one_graph(self, network: Segmenter) -> None:
+        torch.compiler.reset()
+        batch = scene()
+        network.eval()
+        compiled = torch.compile(network, fullgraph=True, backend="eager")
+        assert_close(compiled(batch.images, batch.sizes), network(batch.images, batch.sizes), rtol=1e-4, atol=1e-4)

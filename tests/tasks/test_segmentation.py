@@ -1,0 +1,262 @@
+"""Networks for segmentation from folders of images to checkpoints, figures and labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from PIL import Image
+from torch import Tensor, nn
+
+from detseg import checkpoint
+from detseg.data import FolderSegmentation, SegmentationTransforms
+from detseg.draw import save_labels
+from detseg.errors import ConfigError
+from detseg.models import Segmenter
+from detseg.structures import VOID
+from detseg.tasks import LastCheckpoint, Segmentation, Views
+from detseg.tasks.views import segment
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+CLASSES = ("red", "green", "blue")
+
+
+class Brightest(Segmenter):
+    """Says of every pixel which of its colours is the brightest; ``bias`` favours red."""
+
+    def __init__(self, num_classes: int = 3, bias: float = 0.0, criterion: Any = "cross_entropy") -> None:
+        super().__init__(num_classes, criterion)
+        self.bias = nn.Parameter(torch.tensor([bias, 0.0, 0.0]))
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        return images / 64 + self.bias[:, None, None]
+
+
+def write_colours(root: Path, train: int = 2, val: int = 5) -> Path:
+    """Images of random colours and their classes, of several sizes; some pixels have a wrong or a void label."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for name in ("images", "masks"):
+            (root / name / split).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            height, width = ((40, 56), (64, 64), (33, 20))[number % 3]
+            pixels = generator.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+            pixels = pixels.repeat(4, 0).repeat(4, 1)[:height, :width]
+            labels = pixels.argmax(2).astype(np.uint8)
+            wrong = generator.random(labels.shape)
+            labels[wrong < 0.2] = generator.integers(0, 3, (wrong < 0.2).sum())
+            labels[wrong > 0.9] = VOID
+            Image.fromarray(pixels).save(root / "images" / split / f"{number}.png")
+            save_labels(labels, root / "masks" / split / f"{number}.png")
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colours(tmp_path_factory.mktemp("colours"))
+
+
+def data(root: Path, **settings: Any) -> FolderSegmentation:
+    transforms = SegmentationTransforms(crop=32)
+    return FolderSegmentation(str(root), **{"transforms": transforms, "workers": 0, "batch_size": 2, **settings})
+
+
+def brute_force(root: Path, bias: float = 0.0) -> dict[str, float]:
+    """The paper's four figures, pixel by pixel from the files."""
+    counts = [[0] * 3 for _ in range(3)]
+    for path in sorted((root / "images" / "val").iterdir()):
+        pixels = np.array(Image.open(path)) / 64 + np.array([bias, 0, 0])
+        labels = np.array(Image.open(root / "masks" / "val" / path.name))
+        for found, label in zip(pixels.argmax(2).ravel().tolist(), labels.ravel().tolist(), strict=True):
+            if label != VOID:
+                counts[label][found] += 1
+    total = sum(map(sum, counts))
+    of_class = [sum(row) for row in counts]
+    ious = [counts[k][k] / (of_class[k] + sum(row[k] for row in counts) - counts[k][k]) for k in range(3)]
+    return {
+        "pixel_accuracy": sum(counts[k][k] for k in range(3)) / total,
+        "mean_accuracy": sum(counts[k][k] / of_class[k] for k in range(3)) / 3,
+        "mean_IoU": sum(ious) / 3,
+        "frequency_weighted_IoU": sum(of_class[k] * ious[k] for k in range(3)) / total,
+        **{f"IoU/{name}": iou for name, iou in zip(CLASSES, ious, strict=True)},
+    }
+
+
+@pytest.mark.parametrize(("batch_size", "bias"), [(1, 0.0), (3, 0.5)])
+def test_figures_are_those_of_a_count_of_the_files(root: Path, batch_size: int, bias: float) -> None:
+    task = Segmentation(Brightest(bias=bias))
+    Trainer(**QUIET).validate(task, data(root, batch_size=batch_size), verbose=False)
+    expected = brute_force(root, bias)
+    assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
+    assert 0 < task.figures["mean_boundary_IoU"] < 1
+    assert "mean IoU" in task.table(task.figures)
+    assert "images per second" not in task.table(task.figures)
+
+
+def test_validation_loss_is_the_mean_over_images(root: Path) -> None:
+    task = Segmentation(Brightest())
+    Trainer(**QUIET).validate(task, data(root, batch_size=1), verbose=False)
+    losses = []
+    for batch in data(root, batch_size=1).val_dataloader():
+        losses.append(F.cross_entropy(batch.images / 64, batch.semantic, ignore_index=VOID))
+    assert task.figures["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+
+
+def test_class_weights_are_the_median_frequency(root: Path, tmp_path: Path) -> None:
+    task = Segmentation(Brightest(), class_weights="median_frequency", lr=0.1, warmup_steps=0)
+    settings = {**QUIET, "enable_checkpointing": True}
+    Trainer(**settings, max_epochs=1, callbacks=[LastCheckpoint(tmp_path)]).fit(task, data(root))
+    pixels, shown = np.zeros(3), np.zeros(3)
+    for path in sorted((root / "masks" / "train").iterdir()):
+        counts = np.bincount(np.array(Image.open(path)).ravel(), minlength=256)[:3]
+        pixels, shown = pixels + counts, shown + counts.sum() * (counts > 0)
+    frequencies = pixels / shown
+    assert task.network.class_weights.tolist() == pytest.approx((np.median(frequencies) / frequencies).tolist())
+    loaded = checkpoint.load(tmp_path / "last.ckpt")
+    assert torch.equal(loaded.network.class_weights, task.network.class_weights)
+    with pytest.raises(ConfigError, match=r"model.class_weights: dice has none"):
+        Segmentation(Brightest(criterion="dice"), class_weights="median_frequency")
+
+
+def test_classes_must_agree(root: Path) -> None:
+    with pytest.raises(ConfigError, match="4 classes, but the data 3"):
+        Trainer(**QUIET, max_epochs=1).fit(Segmentation(Brightest(4)), data(root))
+
+
+# Views
+
+
+class Place(Segmenter):
+    """Logits that depend on the place in what the network is given, so that parts and mirror images differ."""
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        across = torch.linspace(-1, 1, images.shape[3]).expand(len(images), 1, *images.shape[2:])
+        down = torch.linspace(-1, 1, images.shape[2])[:, None].expand(len(images), 1, *images.shape[2:])
+        return torch.cat([across, down, images[:, :1] / 128 - 1], dim=1)
+
+
+@pytest.mark.parametrize(
+    "views", [Views(), Views(window=24), Views(flip=True), Views(scales=(0.5, 1.0)), Views(24, (1.0, 1.5), True)]
+)
+def test_views_are_averaged(views: Views) -> None:
+    """Against loops that are written out: windows a sixth of their side further each time would be others."""
+    height, width = 50, 61
+    network = Place(3)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = torch.tensor([[height, width], [64, 64]])
+    found = segment(network, images, sizes, views)
+    assert found.shape == (2, 64, 64)
+    if views == Views():
+        assert torch.equal(found, network(images).argmax(dim=1))
+        return
+    image = images[:1, :, :height, :width]
+    total = torch.zeros(1, 3, height, width)
+    for scale in views.scales:
+        h, w = round(height * scale), round(width * scale)
+        scaled = F.interpolate(image.float(), (h, w), mode="bilinear", antialias=True).round().byte()
+        for flip in [False, True] if views.flip else [False]:
+            part = torch.flip(scaled, [3]) if flip else scaled
+            total_part, count = torch.zeros(1, 3, h, w), torch.zeros(h, w)
+            side = views.window or 10**6
+            tops = [0] if side >= h else sorted({*range(0, h - side, 16), h - side})
+            lefts = [0] if side >= w else sorted({*range(0, w - side, 16), w - side})
+            for top in tops:
+                for left in lefts:
+                    window = part[..., top : top + side, left : left + side]
+                    total_part[..., top : top + side, left : left + side] += network(window).softmax(dim=1)
+                    count[top : top + side, left : left + side] += 1
+            probabilities = total_part / count
+            probabilities = torch.flip(probabilities, [3]) if flip else probabilities
+            total += F.interpolate(probabilities, (height, width), mode="bilinear")
+    agree = (found[0, :height, :width] == total[0].argmax(dim=0)).float().mean()
+    assert agree > 0.999
+
+
+@pytest.mark.parametrize(
+    ("views", "said"),
+    [
+        (Views(window=0), "window 0"),
+        (Views(scales=()), r"scales \[\]"),
+        (Views(scales=(1.0, -2.0)), r"scales \[1.0, -2"),
+    ],
+)
+def test_views_that_make_no_sense(views: Views, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        views.check()
+
+
+def test_views_are_for_figures_and_predictions(root: Path) -> None:
+    """Each pixel by itself: a network without any surroundings says the same however it is looked at."""
+    task = Segmentation(Brightest())
+    task.views = Views(window=16, flip=True)
+    Trainer(**QUIET).validate(task, data(root), verbose=False)
+    expected = brute_force(root)
+    assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
+
+
+def test_prediction_is_of_the_image_file(root: Path, tmp_path: Path) -> None:
+    task = Segmentation(Brightest(), lr=0.0)
+    Trainer(**QUIET, max_epochs=1).fit(task, data(root))
+    found = list(task.predict(root / "images" / "val"))
+    assert [one.path.name for one in found] == [f"{number}.png" for number in range(5)]
+    for one in found:
+        pixels = np.array(Image.open(one.path))
+        expected = (pixels.astype(np.float32) / 64).argmax(2)
+        assert np.array_equal(one.labels, expected)
+        shares = {name: float((expected == label).mean()) for label, name in enumerate(CLASSES)}
+        assert one.shares == pytest.approx({name: share for name, share in shares.items() if share})
+        assert list(one.shares.values()) == sorted(one.shares.values(), reverse=True)
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+from lightning.pytorch import Trainer
+from tests.tasks.test_segmentation import Brightest, data
+from detseg.tasks import Pictures, Segmentation
+
+trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                  enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])
+for root in sys.argv[2:]:
+    task = Segmentation(Brightest(bias=0.3))
+    trainer.validate(task, data(Path(root)), verbose=False)
+    if trainer.is_global_zero:
+        Path(sys.argv[1], Path(root).name + ".json").write_text(json.dumps(task.figures))
+"""
+
+
+def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
+    """To the last bit: with an odd number of images, and with a rank that has none."""
+    roots = [write_colours(tmp_path / name, val=count) for name, count in (("odd", 7), ("one_image", 1))]
+    (tmp_path / "ranks.py").write_text(RANKS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
+    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+    for root in roots:
+        task = Segmentation(Brightest(bias=0.3))
+        Trainer(**QUIET).validate(task, data(root), verbose=False)
+        together = json.loads((tmp_path / f"{root.name}.json").read_text())
+        measured = [name for name in together if "IoU" in name or "accuracy" in name]
+        assert len(measured) == 5 + 3 * 3
+        assert {name: str(together[name]) for name in measured} == {name: str(task.figures[name]) for name in measured}
+        assert 0 < task.figures["mean_IoU"] < 1
+        assert together["loss"] == pytest.approx(task.figures["loss"])
+    width, height = Image.open(tmp_path / "pictures" / "0.jpg").size
+    assert width == 3 * 56 + 2 * 4  # the image, its labels, and those that were found
+    assert height > 40  # and what the colours mean
