@@ -13,6 +13,7 @@ class Detector(nn.Module, Recipe):
 
     num_classes: int
     needs_proposals = False  # whether proposals must come with the images
+    needs_masks = False  # whether it learns from masks, and finds them
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss of a batch by name; the total is their sum."""

@@ -86,7 +86,7 @@ class FastRCNN(Detector):
         return self._loss(batch, features), self._detect(features, batch.proposals, batch.sizes)
 
     def _loss(self, batch: Batch, features: list[Tensor]) -> dict[str, Tensor]:
-        regions, truth = sample_regions(
+        regions, truth, _ = sample_regions(
             _given(batch.proposals),
             batch.targets,
             self.num_classes,

@@ -64,7 +64,7 @@ class FasterRCNN(Detector):
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
         head = head or TwoFCHead(backbone.channels[0])
         check_fit(backbone, head)
-        _check_anchors(backbone, anchor_sizes)
+        check_anchors(backbone, anchor_sizes)
         counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
         for name, count in {**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}.items():
             if count < 1:
@@ -112,7 +112,7 @@ class FasterRCNN(Detector):
 
     def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
         proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[0], self.proposals[0])
-        regions, truth = sample_regions(
+        regions, truth, _ = sample_regions(
             proposals, batch.targets, self.num_classes, self.iou, 0.0, self.samples, self.positive_fraction
         )
         logits, deltas = self.box_head(self.pool(features, regions))
@@ -129,7 +129,8 @@ class FasterRCNN(Detector):
         )
 
 
-def _check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
+def check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
+    """Raise ValueError, saying what, unless there is a list of sizes for each map, all equally long."""
     if len(anchor_sizes) != len(backbone.strides):
         raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {len(backbone.strides)} maps")
     if len({len(sizes) for sizes in anchor_sizes}) > 1:

@@ -101,7 +101,11 @@ class Conv5Head(RegionHead):
         self.layer4 = ResNet(name, weights, stages=[5], frozen=0, norm=norm).layer4
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer4(x).mean(dim=(2, 3))  # type: ignore[no-any-return, operator]
+        return self.maps(x).mean(dim=(2, 3))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The features before they are averaged, (M, channels, size / 2, size / 2)."""
+        return self.layer4(x)  # type: ignore[no-any-return, operator]
 
 
 def check_fit(backbone: Backbone, head: RegionHead) -> None:
@@ -126,14 +130,14 @@ def pool_regions(
 
 def sample_regions(
     proposals: Instances, targets: Instances, num_classes: int, high: float, low: float, count: int, fraction: float
-) -> tuple[Instances, Tensor]:
+) -> tuple[Instances, Tensor, Tensor]:
     """Draw ``count`` regions an image to learn from, at most ``fraction`` of them objects (Fast R-CNN, section 2.3).
 
     A proposal is an object at IoU >= ``high`` with a ground truth, and background at IoU in [``low``, ``high``). The
     ground truth itself is among the proposals, so that there are objects to learn from while proposals are still poor.
 
-    Returns regions with labels, ``num_classes`` being the background, objects first; and (B, R, 4), the box of the
-    ground truth that each region belongs to, meaningful for objects.
+    Returns regions with labels, ``num_classes`` being the background, objects first; and of the ground truth that each
+    region belongs to, meaningful for objects, the box (B, R, 4) and the place among the targets (B, R).
     """
     boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
     exists = torch.cat([proposals.valid, targets.valid], dim=1)
@@ -147,7 +151,8 @@ def sample_regions(
     matched = matched.gather(1, chosen)
     assert targets.labels is not None
     labels = torch.where(kind.gather(1, chosen) == POSITIVE, targets.labels.gather(1, matched), num_classes)
-    return Instances(boxes, valid, labels), targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    truth = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+    return Instances(boxes, valid, labels), truth, matched
 
 
 class BoxHead(nn.Module):

@@ -36,6 +36,17 @@ def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor,
     return torch.where(positive, loss, 0).sum() / count.clamp(min=1)
 
 
+def mask_loss(logits: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
+    """Mean binary cross entropy of the pixels of the positive regions (Mask R-CNN, section 3).
+
+    ``logits`` and ``targets`` (M, size, size), of the class of each region; ``positive`` (M,). Zero where nothing is.
+    """
+    positive = positive[:, None, None]
+    targets = torch.where(positive, targets, 0)
+    loss = F.binary_cross_entropy_with_logits(as_float(logits), targets, reduction="none")
+    return torch.where(positive, loss, 0).sum() / (positive.sum().clamp(min=1) * logits.shape[1] * logits.shape[2])
+
+
 def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross entropy of the pixels: ``logits`` (B, K, H, W), ``labels`` (B, H, W), 0..K-1 or VOID.
 

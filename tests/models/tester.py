@@ -27,10 +27,11 @@ OBJECTS = (
 )
 
 
-def scene(proposals: bool = False) -> Batch:
+def scene(proposals: bool = False, masks: bool = False) -> Batch:
     """Two images of different sizes with one-coloured rectangles on noise; one slot of the targets is padding.
 
-    ``proposals``: the objects, moved and stretched a little, among boxes at random, come with them."""
+    ``proposals``: the objects, moved and stretched a little, among boxes at random, come with them. ``masks``: the mask
+    of an object, which comes with its box, is its left half."""
     random = torch.Generator().manual_seed(0)
     images = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
     boxes, labels = torch.zeros(2, 2, 4), torch.zeros(2, 2, dtype=torch.int64)
@@ -43,7 +44,12 @@ def scene(proposals: bool = False) -> Batch:
             images[row, label, y1:y2, x1:x2] = 255
             boxes[row, slot], labels[row, slot], valid[row, slot] = torch.tensor(box), label, True
     sizes = torch.tensor(SIZES)
-    batch = Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(2), sizes)
+    targets = Instances(boxes, valid, labels)
+    if masks:
+        halves = torch.zeros(2, 2, 32, 32, dtype=torch.uint8)
+        halves[..., :16] = 255
+        targets = targets._replace(masks=torch.where(valid[..., None, None], halves, 0))
+    batch = Batch(images, sizes, targets, torch.arange(2), sizes)
     return batch._replace(proposals=jittered(batch.targets, sizes, random)) if proposals else batch
 
 
@@ -69,7 +75,7 @@ def rows(batch: Batch, chosen: list[int]) -> Batch:
 
 def with_padding(instances: Instances) -> Instances:
     """The same objects behind a slot of padding that holds what nobody may read."""
-    garbage = Instances(boxes=torch.nan, valid=False, labels=-7, scores=torch.nan)
+    garbage = Instances(boxes=torch.nan, valid=False, labels=-7, scores=torch.nan, masks=77)
     return Instances(
         *(
             None if value is None else torch.cat([torch.full_like(value[:, :1], padding), value], dim=1)
@@ -106,6 +112,7 @@ def overfit(network: Detector, batch: Batch, steps: int = 80, lr: float = 2e-3) 
 
 class DetectorTester:
     needs_proposals = False  # whether they come with the images
+    masks = False  # whether it finds masks
     exhaustive: dict[str, Any]  # arguments with which every candidate is drawn: the loss is not random
 
     @classmethod
@@ -115,7 +122,7 @@ class DetectorTester:
 
     @pytest.fixture
     def batch(self) -> Batch:
-        return scene(self.needs_proposals)
+        return scene(self.needs_proposals, self.masks)
 
     @pytest.fixture
     def network(self) -> Detector:
@@ -128,7 +135,7 @@ class DetectorTester:
     def trained(cls) -> Detector:
         torch.manual_seed(0)
         network = cls.make().train()
-        overfit(network, scene(network.needs_proposals))
+        overfit(network, scene(network.needs_proposals, cls.masks))
         return network.eval()
 
     @torch.no_grad()
@@ -220,8 +227,9 @@ class DetectorTester:
             assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5 * float(expected[name].abs().max()), msg=name)
 
     def test_order_of_the_targets_changes_nothing(self, network, batch) -> None:
-        boxes, valid, labels, _, _ = batch.targets
-        turned = batch._replace(targets=Instances(boxes.flip(1), valid.flip(1), labels.flip(1)))
+        turned = batch._replace(
+            targets=tree_map(lambda value: value if value is None else value.flip(1), batch.targets)
+        )
         losses, others = network.loss(batch), network.loss(turned)
         for name in losses:
             assert_close(losses[name], others[name])

@@ -51,7 +51,7 @@ class TestSampleRegions:
     proposals = instances([0, 0, 40, 30], [60, 60, 90, 70], [50, 0, 60, 10])
 
     def draw(self, low: float = 0.0, count: int = 100, fraction: float = 1.0) -> tuple[Instances, Tensor]:
-        return sample_regions(self.proposals, self.truth, CLASSES, 0.5, low, count, fraction)
+        return sample_regions(self.proposals, self.truth, CLASSES, 0.5, low, count, fraction)[:2]
 
     def test_labels_and_boxes_are_those_of_the_ground_truth_they_overlap(self) -> None:
         regions, truth = self.draw()
@@ -93,13 +93,13 @@ class TestSampleRegions:
             )
             for real in (self.proposals, self.truth)
         ]
-        regions, _ = sample_regions(*padded, CLASSES, 0.5, 0.0, 100, 1.0)
+        regions, _, _ = sample_regions(*padded, CLASSES, 0.5, 0.0, 100, 1.0)
         assert regions.valid.sum() == 5
         assert regions.boxes[regions.valid].isfinite().all()
 
     def test_an_image_without_objects_gives_background(self) -> None:
         nothing = self.truth._replace(valid=torch.zeros(1, 2, dtype=torch.bool))
-        regions, _ = sample_regions(self.proposals, nothing, CLASSES, 0.5, 0.0, 100, 0.25)
+        regions, _, _ = sample_regions(self.proposals, nothing, CLASSES, 0.5, 0.0, 100, 0.25)
         assert regions.labels[regions.valid].tolist() == [CLASSES] * 3
 
 

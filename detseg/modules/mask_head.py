@@ -1,0 +1,51 @@
+"""From the features of a region to the mask of the object in it (Mask R-CNN, section 3 and figure 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.ops.losses import mask_loss
+from detseg.ops.masks import mask_targets
+from detseg.structures import Instances
+
+
+class MaskHead(nn.Module):
+    """A small fully convolutional network that gives a mask for each class, which do not compete (section 3).
+
+    ``convs`` convolutions, then one that doubles the side, then a logit for each class: over a pyramid four of them, on
+    14 x 14 bins; behind the conv5 of a ResNet none (figure 4).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * convs]
+        self.convs = nn.ModuleList(nn.Conv2d(widths[i], channels, 3, padding=1) for i in range(convs))
+        self.deconv = nn.ConvTranspose2d(widths[-1], channels, 2, stride=2)
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+        for layer in (*self.convs, self.deconv, self.logits):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Features (M, in_channels, size, size) of M regions and their classes (M,) to logits (M, 2 size, 2 size)."""
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        x = F.relu(self.deconv(x))
+        logits: Tensor = self.logits(x)
+        return logits[torch.arange(len(labels), device=labels.device), labels]
+
+    def loss(self, logits: Tensor, regions: Instances, targets: Instances, matched: Tensor) -> dict[str, Tensor]:
+        """How far the masks of objects are from the truth; only the mask of an object's class learns (section 3).
+
+        ``logits`` (B * R, size, size) of ``regions`` (B, R), those that are valid being objects; ``targets`` with
+        masks (B, N, S, S) as ``ops.masks.mask_targets`` takes them, and the target that each region belongs to,
+        ``matched`` (B, R).
+        """
+        assert targets.masks is not None
+        side = targets.masks.shape[-1]
+        masks = targets.masks.gather(1, matched[..., None, None].expand(-1, -1, side, side))
+        boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+        truth = mask_targets(masks, boxes, regions.boxes, logits.shape[-1])
+        return {"mask": mask_loss(logits, truth.flatten(0, 1), regions.valid.flatten())}
