@@ -1,11 +1,20 @@
-"""Masks of objects as the mask head learns them: small grids over a box (Mask R-CNN, section 3)."""
+"""Masks of objects as the mask head learns them: small grids over a box (Mask R-CNN, section 3).
+
+A grid (S, S) uint8 over the box of an object says how much of each of its cells the object covers, 255 being all.
+"""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.ops.boxes import TINY, as_float
+
+GRID = 112  # cells on each side
 
 
 def shares(start: Tensor, stop: Tensor, cells: int, pixels: int) -> Tensor:
@@ -31,6 +40,22 @@ def average(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
     rows, columns = shares(y1, y2, size, maps.shape[-2]), shares(x1, x2, size, maps.shape[-1])
     with torch.autocast(maps.device.type, enabled=False):  # half precision would blur edges
         return rows @ maps.to(rows.dtype) @ columns.transpose(-1, -2)
+
+
+def grids(masks: NDArray[np.bool_], boxes: Tensor, size: int = GRID) -> Tensor:
+    """The grids (n, size, size) uint8 of masks (n, h, w) over ``boxes`` (n, 4)."""
+    found = torch.zeros(len(boxes), size, size, dtype=torch.uint8)
+    height, width = masks.shape[1:]
+    for grid, mask, box in zip(found, masks, boxes, strict=True):
+        # The pixels that the box touches are enough.
+        left, top = (int(min(max(value, 0), limit)) for value, limit in zip(box[:2].tolist(), (width, height)))
+        right, bottom = (
+            math.ceil(min(max(value, 0), limit)) for value, limit in zip(box[2:].tolist(), (width, height))
+        )
+        window = torch.from_numpy(np.ascontiguousarray(mask[top:bottom, left:right]))
+        moved = box - torch.tensor([left, top, left, top])
+        grid.copy_((255 * average(window, moved, size)).round())
+    return found
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tensor:
