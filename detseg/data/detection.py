@@ -60,14 +60,13 @@ class DetectionDataset(Dataset[Sample]):
             proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
         )
         picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
-        boxes = torch.from_numpy(picture.boxes)
         return Sample(
             image=torch.from_numpy(picture.image).permute(2, 0, 1),
-            boxes=boxes,
+            boxes=torch.from_numpy(picture.boxes),
             labels=torch.from_numpy(picture.labels),
             row=row,
             original_size=(height, width),
-            masks=None if picture.masks is None else grids(picture.masks, boxes),
+            masks=None if picture.masks is None else grids(picture.masks, torch.from_numpy(picture.boxes)),
             proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
         )
 

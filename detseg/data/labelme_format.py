@@ -27,8 +27,8 @@ def find_labelme(tree: Tree) -> list[Source]:
 def read_labelme(tree: Tree, files: list[str]) -> Annotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
-    Polygons, rectangles and circles become the boxes around them, and keep their areas and masks; points and lines have none and
-    are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
+    Polygons, rectangles and circles become the boxes around them, and keep their areas and masks; points and lines have
+    none and are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
     """
     builder = Builder(tree.root, tree.root)
     for name in files:

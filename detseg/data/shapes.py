@@ -14,8 +14,8 @@ from detseg.data.annotations import Annotations
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split
 from detseg.data.image_folders import ImageFolders, Listing
-from detseg.data.shapes_generator import write, write_crops
 from detseg.data.masks import MaskUse
+from detseg.data.shapes_generator import write, write_crops
 from detseg.data.transforms import Transforms
 from detseg.errors import DataError
 

@@ -50,7 +50,8 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskUse = "none") -> Annotat
         if stem not in files:
             raise DataError(f"{file}: no image of this name in {images}")
         sizes[row] = _read_file(file, row, objects) or image_size(images / files[stem])
-    packed, reasons = [], {}
+    packed: list[tuple[int, bytes]] = []
+    reasons: dict[int, str] = {}
     if masks != "none":
         for row, stem in enumerate(ids):
             packed += _read_masks(root, stem, objects.rows.count(row), sizes[row], len(packed), reasons)

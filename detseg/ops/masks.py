@@ -45,16 +45,12 @@ def average(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
 def grids(masks: NDArray[np.bool_], boxes: Tensor, size: int = GRID) -> Tensor:
     """The grids (n, size, size) uint8 of masks (n, h, w) over ``boxes`` (n, 4)."""
     found = torch.zeros(len(boxes), size, size, dtype=torch.uint8)
-    height, width = masks.shape[1:]
     for grid, mask, box in zip(found, masks, boxes, strict=True):
         # The pixels that the box touches are enough.
-        left, top = (int(min(max(value, 0), limit)) for value, limit in zip(box[:2].tolist(), (width, height)))
-        right, bottom = (
-            math.ceil(min(max(value, 0), limit)) for value, limit in zip(box[2:].tolist(), (width, height))
-        )
+        x1, y1, x2, y2 = box.tolist()
+        left, top, right, bottom = max(int(x1), 0), max(int(y1), 0), math.ceil(x2), math.ceil(y2)
         window = torch.from_numpy(np.ascontiguousarray(mask[top:bottom, left:right]))
-        moved = box - torch.tensor([left, top, left, top])
-        grid.copy_((255 * average(window, moved, size)).round())
+        grid.copy_((255 * average(window, box - torch.tensor([left, top, left, top]), size)).round())
     return found
 
 

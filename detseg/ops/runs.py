@@ -23,6 +23,13 @@ class Window:
         self.left, self.top = left, top
         self.inside = inside  # (width, height): column by column, as run lengths go
 
+    def whole(self, height: int, width: int) -> NDArray[np.bool_]:
+        """The mask (h, w) of the image."""
+        mask = np.zeros((height, width), dtype=bool)
+        columns, rows = self.inside.shape
+        mask[self.top : self.top + rows, self.left : self.left + columns] = self.inside.T
+        return mask
+
 
 def paste(mask: NDArray[np.floating], box: NDArray[np.floating], height: int, width: int) -> Window:
     """The pixels at whose middle a mask (S, S) of probabilities, stretched over ``box`` (4,), is at least one half.
@@ -45,7 +52,8 @@ def _interpolation(first: int, stop: int, start: float, end: float, cells: int) 
     middles = np.arange(first, max(stop, first), dtype=np.float32) + np.float32(0.5)
     places = (middles - start) * (cells / max(end - start, 1e-6)) - 0.5
     distances = np.abs(places[:, None] - np.arange(cells))
-    return np.maximum(1 - distances, 0).astype(np.float32)
+    weights: NDArray[np.float32] = np.maximum(1 - distances, 0).astype(np.float32)
+    return weights
 
 
 def encode(window: Window, height: int, width: int) -> Counts:
@@ -82,7 +90,8 @@ def to_text(counts: Counts) -> bytes:
     lengths = 1 + np.searchsorted(LIMITS, size, side="right")
     digit = np.arange(lengths.max())
     characters = (differences[:, None] >> 5 * digit) & 0x1F | np.where(digit < lengths[:, None] - 1, 0x20, 0)
-    return (characters[digit < lengths[:, None]] + 48).astype(np.uint8).tobytes()
+    text: bytes = (characters[digit < lengths[:, None]] + 48).astype(np.uint8).tobytes()
+    return text
 
 
 def from_text(text: bytes) -> Counts:
