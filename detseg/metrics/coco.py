@@ -119,7 +119,10 @@ def _index(annotations: Annotations, columns: dict[str, NDArray[Any]]) -> COCO:
     """A COCO data set in memory, with our rows for ids; ids of objects count from 1, since COCO reads 0 as none."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     dataset = {
-        "images": [{"id": image} for image in range(len(annotations))],
+        "images": [
+            {"id": image, "height": height, "width": width}
+            for image, (height, width) in enumerate(annotations.sizes.tolist())
+        ],
         "categories": [{"id": label, "name": name} for label, name in enumerate(annotations.classes)],
         "annotations": [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)],
     }

@@ -15,6 +15,7 @@ from detseg.data.annotations import Annotations
 from detseg.metrics import Detections, coco_ap, table, voc_ap
 from detseg.ops.boxes import iou
 
+MASK_SUMMARY = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 EXPLAINED_IMAGES = 200  # enough to see why nothing was found
 
 
@@ -42,7 +43,11 @@ def figures_table(figures: Mapping[str, float]) -> str:
         return {name[cut:]: value for name, value in figures.items() if name.startswith(prefixes)}
 
     masks = part("mask_", cut=5)
-    return table(
+    overall = ", ".join(
+        f"{name} {100 * masks[name]:.1f}" for name in MASK_SUMMARY if not math.isnan(masks.get(name, math.nan))
+    )
+    above = f"masks: {overall}\n\n" if masks else ""
+    return above + table(
         part("AP", "AR_"),
         **({"mask": masks} if masks else {}),
         VOC07=part("VOC07_", cut=6),

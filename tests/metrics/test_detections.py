@@ -9,6 +9,7 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from detseg.metrics import Collector, Detections
+from detseg.ops.runs import decode, from_text
 from detseg.structures import Instances
 
 IMAGES = 7  # odd, and one of the batches is not full
@@ -56,6 +57,25 @@ def test_keeps_what_is_valid_in_the_order_of_the_images() -> None:
     assert (images.dtype, classes.dtype) == (np.int64, np.int64)
     collector.reset()
     assert [column.shape for column in collector.gather()] == [(0,), (0, 4), (0,), (0,)]
+
+
+def test_masks_become_run_lengths_in_the_order_of_the_images() -> None:
+    collector = Collector(masks=True)
+    boxes = torch.tensor([[[0.0, 0, 4, 2], [1, 1, 3, 3]], [[2, 2, 6, 4], [0, 0, 1, 1]]])
+    valid = torch.tensor([[True, True], [True, False]])
+    found = Instances(boxes, valid, torch.zeros(2, 2, dtype=torch.int64), torch.rand(2, 2), torch.ones(2, 2, 28, 28))
+    collector.add(torch.tensor([5, 1]), found, torch.tensor([[4, 6], [5, 8]]))
+    masks = collector.gather().masks
+    assert masks is not None
+    pixels = [decode(from_text(text), *size) for text, size in zip(masks, [(5, 8), (4, 6), (4, 6)], strict=True)]
+    for mask, (x1, y1, x2, y2) in zip(pixels, [(2, 2, 6, 4), (0, 0, 4, 2), (1, 1, 3, 3)], strict=True):
+        expected = np.zeros_like(mask)
+        expected[y1:y2, x1:x2] = True
+        assert np.array_equal(mask, expected)
+    collector.reset()
+    assert len(collector.gather().masks) == 0
+    with pytest.raises(ValueError, match="sizes"):
+        collector.add(torch.tensor([5, 1]), found)
 
 
 def test_reads_half_precision_and_refuses_half_an_object() -> None:
