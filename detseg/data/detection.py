@@ -56,7 +56,7 @@ class DetectionDataset(Dataset[Sample]):
             image=read_image(self.annotations.path(row), (height, width)),
             boxes=boxes.astype(np.float32),
             labels=self.annotations.labels[objects][learnt],
-            masks=self._draw(np.flatnonzero(learnt) + objects.start, height, width),
+            masks=self._grids(np.flatnonzero(learnt) + objects.start, boxes, height, width),
             proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
         )
         picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
@@ -66,16 +66,21 @@ class DetectionDataset(Dataset[Sample]):
             labels=torch.from_numpy(picture.labels),
             row=row,
             original_size=(height, width),
-            masks=None if picture.masks is None else grids(picture.masks, torch.from_numpy(picture.boxes)),
+            masks=None if picture.masks is None else torch.from_numpy(np.ascontiguousarray(picture.masks)),
             proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
         )
 
-    def _draw(self, objects: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_] | None:
-        """The masks of some objects of an image, if they are asked for."""
+    def _grids(
+        self, objects: NDArray[np.int64], boxes: NDArray[np.float64], height: int, width: int
+    ) -> NDArray[np.uint8] | None:
+        """The masks of some objects of an image over their boxes, if they are asked for."""
         if not self.masks:
             return None
         assert self.annotations.masks is not None
-        return self.annotations.masks.draw(objects, height, width)
+        found: NDArray[np.uint8] = grids(
+            self.annotations.masks.draw(objects, height, width), torch.from_numpy(boxes).float()
+        ).numpy()
+        return found
 
 
 class DetectionData(Data[Annotations]):
