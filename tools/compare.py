@@ -3,9 +3,10 @@
     python tools/compare.py my/folder --weights mobilenet_v2.pth --epochs 5 --seeds 0 1 2
     python tools/compare.py my/folder --masks --weights mobilenet_v2.pth --epochs 30
 
-With ``--masks`` it is Mask R-CNN, and the AP of masks beside that of boxes. Ours is trained by its own task, torchvision's by a plain loop over the same batches; both are measured by the same COCO
-evaluation. Both networks are MobileNetV2 with a feature pyramid, from trained weights: from
-random ones our BatchNorms would be trained and torchvision's, which are frozen, not.
+With ``--masks`` it is Mask R-CNN, and the AP of masks beside that of boxes. Ours is trained by its own task,
+torchvision's by a plain loop over the same batches; both are measured by the same COCO evaluation. Both networks are
+MobileNetV2 with a feature pyramid, from trained weights: from random ones our BatchNorms would be trained and
+torchvision's, which are frozen, not.
 """
 
 from __future__ import annotations
@@ -182,7 +183,13 @@ def main() -> None:
         ours = network(data, arguments.weights)
         theirs = torchvision_network(ours)
         task = Detection(
-            ours, LR, arguments.batch_size, "adamw", weight_decay=WEIGHT_DECAY, schedule="cosine", warmup_steps=WARMUP
+            ours,
+            lr=LR,
+            reference_batch=arguments.batch_size,
+            optimizer="adamw",
+            weight_decay=WEIGHT_DECAY,
+            schedule="cosine",
+            warmup_steps=WARMUP,
         )
         trainer = Trainer(
             accelerator="cpu",
