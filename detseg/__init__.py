@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.data import COCO, VOC, Shapes
-    from detseg.models import RCNN, FasterRCNN, FastRCNN
+    from detseg.models import RCNN, FasterRCNN, FastRCNN, MaskRCNN
     from detseg.tasks import Detection
 
 __version__ = "0.1.0"
-__all__ = ["COCO", "RCNN", "VOC", "Detection", "FastRCNN", "FasterRCNN", "Shapes", "__version__"]
+__all__ = ["COCO", "RCNN", "VOC", "Detection", "FastRCNN", "FasterRCNN", "MaskRCNN", "Shapes", "__version__"]
 
 HOMES = {
     "COCO": "detseg.data",
@@ -23,6 +23,7 @@ HOMES = {
     "Shapes": "detseg.data",
     "FastRCNN": "detseg.models",
     "FasterRCNN": "detseg.models",
+    "MaskRCNN": "detseg.models",
     "Detection": "detseg.tasks",
 }
 

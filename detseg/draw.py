@@ -24,16 +24,21 @@ def draw(
     labels: ArrayLike,
     classes: Sequence[str],
     scores: ArrayLike | None = None,
+    masks: Iterable[NDArray[np.bool_]] = (),
 ) -> Picture:
     """Draw boxes (N, 4), xyxy in pixels of the image, with their class names and scores in per cent on a copy.
 
     A class keeps its colour in every picture. Lines and text grow with the image; every text lies inside of it, if
-    possible beside those of better detections, which are also drawn on top.
+    possible beside those of better detections, which are also drawn on top. The pixels of ``masks``, (H, W) each, are
+    tinted with the colour of their class; they are taken one after the other.
     """
     boxes, labels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(labels, dtype=np.int64)
     confidence = None if scores is None else np.asarray(scores, dtype=np.float64)
     order = np.arange(len(boxes)) if confidence is None else np.argsort(-confidence, kind="stable")
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    tinted = image.copy()
+    for mask, label in zip(masks, labels, strict=False):
+        tinted[mask] = ((1 - TINT) * image[mask] + TINT * np.array(colour(int(label)))).round()
+    picture = Image.fromarray(np.ascontiguousarray(tinted))
     pen = ImageDraw.Draw(picture)
     height, width = image.shape[:2]
     line = max(2, round((height * width) ** 0.5 / 300))

@@ -39,7 +39,7 @@ class Sample(NamedTuple):
     labels: Tensor  # (n,) int64
     row: int  # of the image in its Annotations
     original_size: tuple[int, int]  # height and width of the image file
-    masks: Tensor | None = None  # (n, h, w) bool
+    masks: Tensor | None = None  # (n, S, S) uint8, over the boxes, see ops.masks
     proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, likeliest first
     semantic: Tensor | None = None  # (h, w) uint8 class of each pixel, or VOID
 

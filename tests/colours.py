@@ -41,6 +41,7 @@ def write_colours(root: Path, train: int = 4, val: int = 3, empty: int = 0, side
                         "bbox": [x, y, width, height],
                         "area": width * height,
                         "iscrowd": 0,
+                        "segmentation": [[x, y, x + width, y, x + width, y + height, x, y + height]],
                     }
                 )
             images.append({"id": 100 + number, "file_name": f"{split}{number}.png", "height": side, "width": side})

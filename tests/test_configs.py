@@ -77,6 +77,7 @@ trainer:
 # What makes a network small, or provides it with what it needs.
 MORE = {
     "FasterRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
+    "MaskRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
     "FastRCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
     "RCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
     "Classifier": [],

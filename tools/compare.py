@@ -1,10 +1,12 @@
-"""Train detseg's Faster R-CNN and torchvision's on a VOC folder, from equal weights by one schedule, and compare AP.
+"""Train detseg's Faster R-CNN and torchvision's on a folder, from equal weights by one schedule, and compare AP.
 
     python tools/compare.py my/folder --weights mobilenet_v2.pth --epochs 5 --seeds 0 1 2
+    python tools/compare.py my/folder --masks --weights mobilenet_v2.pth --epochs 30
 
-Ours is trained by its own task, torchvision's by a plain loop over the same batches; both are measured by the same COCO
-evaluation. Both networks are MobileNetV2 with a feature pyramid, from trained weights: from
-random ones our BatchNorms would be trained and torchvision's, which are frozen, not.
+With ``--masks`` it is Mask R-CNN, and the AP of masks beside that of boxes. Ours is trained by its own task,
+torchvision's by a plain loop over the same batches; both are measured by the same COCO evaluation. Both networks are
+MobileNetV2 with a feature pyramid, from trained weights: from random ones our BatchNorms would be trained and
+torchvision's, which are frozen, not.
 """
 
 from __future__ import annotations
@@ -15,20 +17,24 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from lightning.pytorch import Trainer, seed_everything
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detseg.data import VOC, Transforms
+from detseg.data import DetectionData, Folder, Transforms
 from detseg.metrics import Collector, coco_ap
-from detseg.models import FasterRCNN
+from detseg.models import FasterRCNN, MaskRCNN
 from detseg.models.weights import to_torchvision
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
+from detseg.ops.runs import Window, encode, paste, to_text
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks import Detection
 from detseg.tasks.schedules import learning_rate_factor
@@ -37,16 +43,19 @@ LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
 CHANNELS, REGIONS = 128, 64  # of the pyramid and in an image: half and an eighth of the usual, for a CPU
 
 
-def network(data: VOC, weights: str) -> FasterRCNN:
+def network(data: DetectionData, weights: str) -> FasterRCNN | MaskRCNN:
     pyramid = FPN(MobileNetV2(weights=weights), channels=CHANNELS)
+    if data.masks != "none":
+        return MaskRCNN(pyramid, data.num_classes, samples=REGIONS)
     return FasterRCNN(pyramid, data.num_classes, samples=REGIONS)
 
 
-def torchvision_network(ours: FasterRCNN) -> TorchvisionFasterRCNN:
+def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
     """torchvision's network with the weights that ours has now, and the same parameters frozen."""
     features = torchvision.models.mobilenet_v2(norm_layer=FrozenBatchNorm2d).features
     stages = {"3": "0", "6": "1", "13": "2", "18": "3"}
-    model = TorchvisionFasterRCNN(
+    kind = TorchvisionMaskRCNN if isinstance(ours, MaskRCNN) else TorchvisionFasterRCNN
+    model = kind(
         BackboneWithFPN(features, stages, [24, 32, 96, 1280], CHANNELS),
         ours.num_classes + 1,
         rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
@@ -60,11 +69,28 @@ def torchvision_network(ours: FasterRCNN) -> TorchvisionFasterRCNN:
     return model
 
 
+def theirs(name: str) -> str:
+    """torchvision's name of an entry of our mask head."""
+    _, part, rest = name.split(".", 2)
+    if part == "convs":
+        layer, kind = rest.split(".")
+        return f"roi_heads.mask_head.{layer}.0.{kind}"
+    return f"roi_heads.mask_predictor.{'conv5_mask' if part == 'deconv' else 'mask_fcn_logits'}.{rest}"
+
+
 def images_of(batch: Batch) -> list[torch.Tensor]:
     return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.sizes.tolist(), strict=True)]
 
 
-def train_torchvision(model: TorchvisionFasterRCNN, data: VOC, epochs: int) -> None:
+def whole_masks(batch: Batch, image: int, there: torch.Tensor) -> torch.Tensor:
+    """The masks (n, h, w) uint8 of the objects of an image."""
+    height, width = batch.sizes[image].tolist()
+    objects = zip(batch.targets.masks[image][there].numpy(), batch.targets.boxes[image][there].numpy(), strict=True)
+    pasted = [paste(mask / np.float32(255), box, height, width).whole(height, width) for mask, box in objects]
+    return torch.from_numpy(np.array(pasted, dtype=np.uint8).reshape(-1, height, width))
+
+
+def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionData, epochs: int) -> None:
     loader = data.train_dataloader()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
@@ -79,6 +105,9 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: VOC, epochs: int) -> N
                 {"boxes": boxes[there], "labels": kinds[there] + 1}
                 for boxes, kinds, there in zip(batch.targets.boxes, labels, valid, strict=True)
             ]
+            if batch.targets.masks is not None:
+                for image, target in enumerate(targets):
+                    target["masks"] = whole_masks(batch, image, valid[image])
             optimizer.zero_grad()
             sum(model(images_of(batch), targets).values()).backward()
             optimizer.step()
@@ -86,22 +115,45 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: VOC, epochs: int) -> N
 
 
 @torch.inference_mode()
-def evaluate_torchvision(model: TorchvisionFasterRCNN, data: VOC) -> dict[str, float]:
+def evaluate_torchvision(model: TorchvisionFasterRCNN, data: DetectionData) -> dict[str, float]:
+    """Their boxes and masks by our evaluation; the masks are pasted into the image files as torchvision does."""
     collector = Collector()
+    masks: dict[int, list[bytes]] = {}
     model.eval()
     for batch in data.val_dataloader():
-        for row, found in enumerate(model(images_of(batch))):
+        # Without its own post-processing: it would paste into the resized images.
+        images, _ = model.transform(images_of(batch))
+        features = model.backbone(images.tensors)
+        proposals, _ = model.rpn(images, features)
+        found_in, _ = model.roi_heads(features, proposals, images.image_sizes)
+        for row, found in enumerate(found_in):
             boxes, scores, labels = (found[name][None] for name in ("boxes", "scores", "labels"))
             detections = Instances(boxes, torch.ones_like(labels, dtype=torch.bool), labels - 1, scores)
             one = slice(row, row + 1)
-            collector.add(batch.rows[one], rescale(detections, batch.sizes[one], batch.original_sizes[one]))
-    return coco_ap(data.val_annotations, collector.gather())
+            moved = rescale(detections, batch.sizes[one], batch.original_sizes[one])
+            collector.add(batch.rows[one], moved)
+            height, width = batch.original_sizes[row].tolist()
+            masks[int(batch.rows[row])] = [
+                to_text(encode(Window(0, 0, (pixels[0] >= 0.5).numpy().T), height, width))
+                for mask, box in zip(found.get("masks", ()), moved.boxes[0], strict=False)
+                for pixels in paste_masks_in_image(mask[None], box[None], (height, width))
+            ]
+    found = collector.gather()
+    figures = coco_ap(data.val_annotations, found)
+    if data.masks != "none":
+        found = found._replace(
+            masks=np.array([*(text for row in sorted(masks) for text in masks[row]), None], object)[:-1]
+        )
+        figures |= {f"mask_{name}": value for name, value in coco_ap(data.val_annotations, found, "masks").items()}
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path)
+    parser.add_argument("--masks", action="store_true", help="compare Mask R-CNN")
     parser.add_argument("--weights", required=True, help="MobileNetV2's, a file")
+    parser.add_argument("--format", help="of the folder, where it holds labels in more than one")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--size", type=int, default=192, help="short edge of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=4)
@@ -110,15 +162,29 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    results: dict[str, list[tuple[float, float]]] = {"detseg": [], "torchvision": []}
+    shown = ("AP", "AP50", "mask_AP", "mask_AP50") if arguments.masks else ("AP", "AP50")
+    results: dict[str, list[list[float]]] = {"detseg": [], "torchvision": []}
     for seed in arguments.seeds:
         seed_everything(seed)
         transforms = Transforms(size=arguments.size, max_size=2 * arguments.size)
-        data = VOC(str(arguments.root), transforms=transforms, batch_size=arguments.batch_size, workers=0)
+        data = Folder(
+            str(arguments.root),
+            arguments.format,
+            transforms=transforms,
+            batch_size=arguments.batch_size,
+            workers=0,
+            masks="all" if arguments.masks else "none",
+        )
         ours = network(data, arguments.weights)
         theirs = torchvision_network(ours)
         task = Detection(
-            ours, LR, arguments.batch_size, "adamw", weight_decay=WEIGHT_DECAY, schedule="cosine", warmup_steps=WARMUP
+            ours,
+            lr=LR,
+            reference_batch=arguments.batch_size,
+            optimizer="adamw",
+            weight_decay=WEIGHT_DECAY,
+            schedule="cosine",
+            warmup_steps=WARMUP,
         )
         trainer = Trainer(
             accelerator="cpu",
@@ -137,14 +203,15 @@ def main() -> None:
         figures = {"detseg": task.figures, "torchvision": evaluate_torchvision(theirs, data)}
         seconds = {"detseg": middle - start, "torchvision": time.perf_counter() - middle}
         for name, values in figures.items():
-            results[name].append((values["AP"], values["AP50"]))
-            print(
-                f"seed {seed}  {name:12} AP {values['AP']:.3f}  AP50 {values['AP50']:.3f}  {seconds[name]:.0f} s",
-                flush=True,
-            )
+            results[name].append([values[figure] for figure in shown])
+            said = "  ".join(f"{figure} {values[figure]:.3f}" for figure in shown)
+            print(f"seed {seed}  {name:12} {said}  {seconds[name]:.0f} s", flush=True)
     for name, runs in results.items():
-        ap, ap50 = (statistics.mean(column) for column in zip(*runs, strict=True))
-        print(f"mean    {name:12} AP {ap:.3f}  AP50 {ap50:.3f}  of {len(runs)} seeds")
+        means = "  ".join(
+            f"{figure} {statistics.mean(column):.3f}"
+            for figure, column in zip(shown, zip(*runs, strict=True), strict=True)
+        )
+        print(f"mean    {name:12} {means}  of {len(runs)} seeds")
 
 
 if __name__ == "__main__":

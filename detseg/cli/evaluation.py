@@ -57,6 +57,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
     data.use_classes(task.classes)
+    if isinstance(task, Detection) and task.network.needs_masks and data.masks == "none":
+        data.masks = "all"
 
     callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
     try:

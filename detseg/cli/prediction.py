@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
 from PIL import Image
 
 from detseg import checkpoint
@@ -20,6 +22,7 @@ from detseg.cli.viewing import add_views, views
 from detseg.data.images import SUFFIXES, read_image
 from detseg.draw import draw, overlay, save_labels
 from detseg.errors import ConfigError, DataError
+from detseg.ops.runs import decode, from_text
 from detseg.tasks import (
     Answer,
     Classification,
@@ -50,6 +53,9 @@ def predict(arguments: Sequence[str]) -> None:
         "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
     )
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
+    parser.add_argument(
+        "--instances", type=bool, default=False, help="Write PNGs with the number of the object of each pixel as well."
+    )
     add_views(parser)
     options = parse(parser, arguments)
 
@@ -76,7 +82,9 @@ def predict(arguments: Sequence[str]) -> None:
         target = options.out / _free_name(path.with_suffix(".png") if segmented else path, names)
         try:
             if isinstance(task, Detection):
-                done += [_save(task, found, target) for found in task.predict(path, options.threshold)]
+                done += [
+                    _save(task, found, target, options.instances) for found in task.predict(path, options.threshold)
+                ]
             elif isinstance(task, Classification):
                 done += map(_say, task.predict(path))
             elif isinstance(task, Segmentation):
@@ -127,22 +135,38 @@ def _say(answer: Answer) -> dict[str, Any]:
     return {"file": str(answer.path), "classes": answer.classes, "scores": scores}
 
 
-def _save(task: Detection, found: Prediction, target: Path) -> dict[str, Any]:
-    """Write one picture and return its entry in the JSON file."""
+def instance_map(found: Prediction) -> NDArray[np.uint16]:
+    """The number of the object of each pixel (h, w), from 1 in the order of the scores; the surer one is on top."""
+    numbers = np.zeros(found.size, dtype=np.uint16)
+    for number, text in reversed([*enumerate(found.masks or (), start=1)]):
+        numbers[decode(from_text(text), *found.size)] = number
+    return numbers
+
+
+def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> dict[str, Any]:
+    """Write one picture, with ``instances`` the numbers of its objects too, and return its entry in the JSON file."""
     if target.resolve() == found.path.resolve():
         raise ConfigError(
             f"--out {target.parent}: the pictures would take the place of the images; name another folder"
         )
     labels = [task.classes.index(name) for name in found.classes]
-    picture = draw(read_image(found.path), found.boxes, labels, task.classes, found.scores)
+    masks = (decode(from_text(text), *found.size) for text in found.masks or ())
+    picture = draw(read_image(found.path), found.boxes, labels, task.classes, found.scores, masks)
     Image.fromarray(picture).save(target)
     log.info("%s: %d objects", target, len(labels))
+    more: dict[str, Any] = {}
+    if found.masks is not None:
+        more["masks"] = [{"size": list(found.size), "counts": text.decode()} for text in found.masks]
+        if instances:
+            more["instances"] = target.with_suffix(".instances.png").name
+            Image.fromarray(instance_map(found)).save(target.with_name(more["instances"]))
     return {
         "file": str(found.path),
         "picture": target.name,
         "classes": found.classes,
         "scores": [round(float(score), 4) for score in found.scores],
         "boxes": found.boxes.round(2).tolist(),
+        **more,
     }
 
 

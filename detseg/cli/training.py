@@ -79,8 +79,16 @@ class TrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parse(parser, args)
+        self._ask_for_masks()
         if place := where("model.network.num_classes", self.arguments):
             raise ConfigError(f"model.network.num_classes{place}: comes from the data; leave it out")
+
+    def _ask_for_masks(self) -> None:
+        """Let the data give masks to a network that learns from them."""
+        module, _, name = self.config.model.network.class_path.rpartition(".")
+        settings = self.config.data.init_args
+        if getattr(getattr(sys.modules[module], name), "needs_masks", False) and settings.get("masks") == "none":
+            settings["masks"] = "all"
 
     def before_instantiate_classes(self) -> None:
         files = [value.rpartition("=")[2] for value in self.arguments if value.endswith(SUFFIXES)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from detseg.data.masks import NONE, Masks, MaskUse
+from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ class Annotations:
     crowd: NDArray[np.bool_]  # (N,)
     difficult: NDArray[np.bool_]  # (N,)
     ids: NDArray[np.int64]  # (N,) the data set's own number of each object
+    masks: Masks | None = None  # where they were asked for
 
     def __len__(self) -> int:
         """Count the images."""
@@ -83,13 +87,40 @@ class Annotations:
             classes=tuple(classes),
             category_ids=tuple(own.get(name, -1) for name in classes),
             labels=labels,
-            offsets=_offsets(labels >= 0)[self.offsets],
-        )._take(np.flatnonzero(labels >= 0))
+        ).where(labels >= 0)
         if len(kept.labels) < len(self.labels):
             unknown = [name for name in self.classes if name not in position]
             dropped = len(self.labels) - len(kept.labels)
             log.warning("%s: left out %d objects of other classes: %s", self.root, dropped, ", ".join(unknown))
         return kept
+
+    def where(self, kept: NDArray[np.bool_]) -> Annotations:
+        """Keep the objects for which ``kept`` (N,) is true, and every image."""
+        return replace(self, offsets=_offsets(kept)[self.offsets])._take(np.flatnonzero(kept))
+
+    def with_masks(self, use: MaskUse, reasons: Mapping[int, str]) -> Annotations:
+        """Take care that every object has a mask, if ``use`` asks for it: drop those without, or raise DataError.
+
+        ``reasons`` say by the number of an object why it has none.
+        """
+        if use == "none":
+            return self
+        without = np.ones(len(self.labels), bool) if self.masks is None else self.masks.kinds == NONE
+        rows = np.flatnonzero(without)
+        if not len(rows):
+            return self
+        files = self.files[np.searchsorted(self.offsets, rows[:5], side="right") - 1]
+        named = ", ".join(
+            f"{file} annotation {number} {reasons.get(number, 'has no mask')}"
+            for file, number in zip(files, self.ids[rows[:5]].tolist(), strict=True)
+        )
+        if use == "all":
+            raise DataError(
+                f"{self.root}: {len(rows)} of {len(self.labels)} objects have no mask that can be used: {named}; "
+                "correct them, or leave such objects out with `--data.masks sound`"
+            )
+        log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(rows), named)
+        return self.where(~without)
 
     def _take(self, objects: NDArray[np.int64]) -> Annotations:
         """Keep these rows of the arrays with one row for each object."""
@@ -101,6 +132,7 @@ class Annotations:
             crowd=self.crowd[objects],
             difficult=self.difficult[objects],
             ids=self.ids[objects],
+            masks=None if self.masks is None else self.masks.take(objects),
         )
 
 
@@ -120,6 +152,7 @@ def pack(
     areas: NDArray[np.float64] | None = None,
     crowd: NDArray[np.bool_] | None = None,
     difficult: NDArray[np.bool_] | None = None,
+    masks: Masks | None = None,
 ) -> Annotations:
     """Make ``Annotations`` of objects in any order, each with the row of its image in ``rows``.
 
@@ -154,6 +187,7 @@ def pack(
         crowd=(flags if crowd is None else crowd)[kept],
         difficult=(flags if difficult is None else difficult)[kept],
         ids=ids[kept],
+        masks=None if masks is None else masks.take(kept),
     )
 
 

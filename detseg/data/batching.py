@@ -58,6 +58,12 @@ def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
         h, w = sample.image.shape[1:]
         images[i, :, :h, :w] = sample.image
         labels[i, : len(sample.labels)] = sample.labels
+    masks = [sample.masks for sample in samples if sample.masks is not None]
+    if masks and len(masks) == len(samples):
+        targets = targets._replace(masks=masks[0].new_zeros(*targets.valid.shape, *masks[0].shape[1:]))
+        assert targets.masks is not None
+        for i, grids in enumerate(masks):
+            targets.masks[i, : len(grids)] = grids
     # A batch of no images has room for them: a model that needs proposals must take it too.
     proposals = [sample.proposals for sample in samples if sample.proposals is not None]
     return Batch(

@@ -12,6 +12,7 @@ import numpy as np
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
+from detseg.data.masks import NONE, POLYGONS, pack_masks, pack_polygons
 
 Box = tuple[float, float, float, float]
 
@@ -28,6 +29,7 @@ class Builder:
         self.names: list[str] = []
         self.boxes: list[Box] = []
         self.areas: list[float] = []
+        self.masks: list[tuple[int, bytes]] = []
 
     def image(self, file: str, size: tuple[int, int] | None = None, image_id: str | None = None) -> int:
         """Add an image by its path below the root, and return its row. A size that is not given is the file's."""
@@ -36,12 +38,22 @@ class Builder:
         self.sizes.append(size or image_size(self.root / file))
         return len(self.files) - 1
 
-    def add(self, row: int, name: str, box: Box, area: float = math.nan) -> None:
-        """Add an object of an image; by default its area is that of the box."""
+    def add(
+        self,
+        row: int,
+        name: str,
+        box: Box,
+        area: float = math.nan,
+        polygon: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        """Add an object of an image, with the polygon that is its mask; by default its area is that of the box."""
         self.rows.append(row)
         self.names.append(name)
         self.boxes.append(box)
         self.areas.append(area)
+        self.masks.append(
+            (POLYGONS, pack_polygons([[x for point in polygon for x in point]])) if polygon else (NONE, b"")
+        )
 
     def annotations(self, category_ids: Mapping[str, int] | None = None) -> Annotations:
         """What was gathered. Without ``category_ids`` the classes are the names found, sorted, numbered from 1."""
@@ -61,6 +73,7 @@ class Builder:
             labels=np.array([label[name] for name in self.names], dtype=np.int64),
             ids=np.arange(1, len(self.rows) + 1),
             areas=np.array(self.areas, dtype=np.float64),
+            masks=pack_masks(self.masks) if any(kind for kind, _ in self.masks) else None,
         )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
 from detseg.data.layout import WORDS
+from detseg.data.masks import NONE, POLYGONS, RUNS, Masks, MaskUse, pack_masks, pack_polygons, pack_runs
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,13 @@ Split = Literal["train", "val"]
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
-def read_coco(file: Path, images: Path) -> Annotations:
+def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
-    Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Masks
-    are left out. Raises DataError, naming file and entry, for whatever is missing or broken.
+    Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Raises
+    DataError, naming file and entry, for whatever is missing or broken; ``masks`` says whether masks are.
     """
-    content = load(file, without_mask)
+    content = load(file, without_mask if masks == "none" else with_packed_mask)
     pictures = content["images"]
     image_ids = _ids(file, "images", pictures, "id")
     order = np.argsort(image_ids, kind="stable")
@@ -64,6 +65,8 @@ def read_coco(file: Path, images: Path) -> Annotations:
         raise DataError(f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories")
 
     boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
+    complete = _complete(np.stack(sizes, axis=1), files, images)
+    packed, reasons = (None, {}) if masks == "none" else _masks(annotations, ids, complete[rows])
     return pack(
         file,
         classes=names,
@@ -71,20 +74,51 @@ def read_coco(file: Path, images: Path) -> Annotations:
         root=images,
         files=files,
         image_ids=image_ids,
-        sizes=_complete(np.stack(sizes, axis=1), files, images),
+        sizes=complete,
         rows=rows,
         boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
         labels=labels,
         areas=_column(file, "annotations", annotations, "area", np.float64, default=np.nan),
         crowd=_column(file, "annotations", annotations, "iscrowd", np.int64, default=0) > 0,
         ids=ids,
-    )
+        masks=packed,
+    ).with_masks(masks, reasons)
 
 
 def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
     """Forget the mask of an annotation: they are most of a file."""
     entry.pop("segmentation", None)
     return entry
+
+
+def with_packed_mask(entry: dict[str, Any]) -> dict[str, Any]:
+    """Pack the polygons of an annotation: as lists of numbers they would take many times the memory."""
+    if isinstance(entry.get("segmentation"), list):
+        try:
+            entry["segmentation"] = pack_polygons(entry["segmentation"])
+        except ValueError as error:
+            entry["segmentation"] = error
+    return entry
+
+
+def _masks(
+    entries: list[dict[str, Any]], ids: NDArray[np.int64], sizes: NDArray[np.int32]
+) -> tuple[Masks, dict[int, str]]:
+    """The masks of annotations whose images have ``sizes`` (N, 2), and by id what is wrong with some."""
+    packed, reasons = [], {}
+    for entry, number, (height, width) in zip(entries, ids.tolist(), sizes.tolist(), strict=True):
+        found = entry.get("segmentation")
+        try:
+            if isinstance(found, bytes):
+                packed.append((POLYGONS, found))
+            elif isinstance(found, dict):
+                packed.append((RUNS, pack_runs(found.get("counts"), found.get("size"), height, width)))
+            else:
+                raise found if isinstance(found, ValueError) else ValueError(f"has segmentation = {found!r}")
+        except ValueError as error:
+            packed.append((NONE, b""))
+            reasons[number] = str(error)
+    return pack_masks(packed), reasons
 
 
 def load(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -16,8 +16,10 @@ from detseg.data.base import Data
 from detseg.data.batching import buckets, smallest
 from detseg.data.coco_format import Split
 from detseg.data.images import read_image
+from detseg.data.masks import MaskUse
 from detseg.data.samplers import Key
 from detseg.data.transforms import Picture, Transforms, fit
+from detseg.ops.masks import grids
 from detseg.proposals.cache import Proposals, cache_file
 from detseg.recipe import recipe
 from detseg.structures import Sample
@@ -29,10 +31,15 @@ class DetectionDataset(Dataset[Sample]):
     """Images with the objects to learn from: neither crowds nor difficult ones."""
 
     def __init__(
-        self, annotations: Annotations, transforms: Transforms, training: bool, proposals: Proposals | None = None
+        self,
+        annotations: Annotations,
+        transforms: Transforms,
+        training: bool,
+        proposals: Proposals | None = None,
+        masks: bool = False,
     ) -> None:
         self.annotations, self.transforms, self.training = annotations, transforms, training
-        self.proposals = proposals
+        self.proposals, self.masks = proposals, masks
 
     def __len__(self) -> int:
         """Count the images."""
@@ -49,6 +56,7 @@ class DetectionDataset(Dataset[Sample]):
             image=read_image(self.annotations.path(row), (height, width)),
             boxes=boxes.astype(np.float32),
             labels=self.annotations.labels[objects][learnt],
+            masks=self._grids(np.flatnonzero(learnt) + objects.start, boxes, height, width),
             proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
         )
         picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
@@ -58,15 +66,29 @@ class DetectionDataset(Dataset[Sample]):
             labels=torch.from_numpy(picture.labels),
             row=row,
             original_size=(height, width),
+            masks=None if picture.masks is None else torch.from_numpy(np.ascontiguousarray(picture.masks)),
             proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
         )
+
+    def _grids(
+        self, objects: NDArray[np.int64], boxes: NDArray[np.float64], height: int, width: int
+    ) -> NDArray[np.uint8] | None:
+        """The masks of some objects of an image over their boxes, if they are asked for."""
+        if not self.masks:
+            return None
+        assert self.annotations.masks is not None
+        found: NDArray[np.uint8] = grids(
+            self.annotations.masks.draw(objects, height, width), torch.from_numpy(boxes).float()
+        ).numpy()
+        return found
 
 
 class DetectionData(Data[Annotations]):
     """A data set of objects in boxes; subclasses say how to ``read`` its annotations.
 
-    ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. The rest is as in
-    ``Data``.
+    ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. ``masks`` says
+    whether masks come with the boxes: of "all" objects, one that has none or a broken one being an error, or of those
+    where they are "sound", the others being left out and counted in the log. The rest is as in ``Data``.
     """
 
     purpose = "to find"
@@ -77,10 +99,12 @@ class DetectionData(Data[Annotations]):
         batch_size: int = 2,
         workers: int = 2,
         proposals: str | None = None,
+        masks: MaskUse = "none",
     ) -> None:
         super().__init__(batch_size, workers)
         self.transforms = transforms or Transforms()
         self.proposals = proposals
+        self.masks = masks
 
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
@@ -103,7 +127,7 @@ class DetectionData(Data[Annotations]):
         proposals = None
         if self.proposals is not None:
             proposals = Proposals(cache_file(self.proposals, split), annotations, self._propose_command(split))
-        return DetectionDataset(annotations, self.transforms, split == "train", proposals)
+        return DetectionDataset(annotations, self.transforms, split == "train", proposals, self.masks != "none")
 
     def _propose_command(self, split: Split) -> str:
         """The command that makes the proposals of a split, but for its method."""

@@ -21,6 +21,7 @@ from detseg.data.csv_format import find_csv
 from detseg.data.detection import DetectionData
 from detseg.data.labelme_format import find_labelme
 from detseg.data.layout import Tree
+from detseg.data.masks import MaskUse
 from detseg.data.transforms import Transforms
 from detseg.data.voc import VOC
 from detseg.data.voc_format import holds_voc
@@ -64,8 +65,9 @@ class Folder(DetectionData):
         batch_size: int = 2,
         workers: int = 2,
         proposals: str | None = None,
+        masks: MaskUse = "none",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals)
+        super().__init__(transforms, batch_size, workers, proposals, masks)
         if format not in (None, *WHOLE, *FINDERS):
             raise ConfigError(f"data.format: {format}; there is {', '.join([*WHOLE, *FINDERS])}")
         self.root, self.format, self.labels, self.names = Path(root), format, labels, names
@@ -78,7 +80,7 @@ class Folder(DetectionData):
         if "all" in self._found.parts:
             return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
         part = "test" if split == "val" and "val" not in self._found.parts else split
-        return self._found.parts[part]()
+        return self._found.parts[part]().with_masks(self.masks, {})
 
     def _match(self, annotations: Annotations) -> Annotations:
         """Number the classes in their order where the format has no numbers of its own for them."""
@@ -89,7 +91,7 @@ class Folder(DetectionData):
     @cached_property
     def _whole(self) -> Annotations:
         assert isinstance(self._found, Source)
-        return self._found.parts["all"]()
+        return self._found.parts["all"]().with_masks(self.masks, {})
 
     @cached_property
     def _found(self) -> Source | COCO | VOC:
@@ -100,7 +102,7 @@ class Folder(DetectionData):
         found: list[tuple[str, Source | COCO | VOC]] = []
         for name, (data, holds) in WHOLE.items():
             if self.format in (None, name) and holds(self.root):
-                found.append((name, data(str(self.root), val_fraction=self.val_fraction)))
+                found.append((name, data(str(self.root), val_fraction=self.val_fraction, masks=self.masks)))
         for name, find in (FINDERS | {"YOLO": partial(find_yolo, names=self.names)}).items():
             if self.format in (None, name):
                 found += [(f"{name} in {one.place}", one) for one in find(tree)]

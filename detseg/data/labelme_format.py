@@ -11,6 +11,7 @@ from detseg.data.builder import Builder, Source, polygon_area, polygon_box
 from detseg.data.layout import Tree, by_split, holds, read_json
 from detseg.errors import DataError
 
+ANGLES = [2 * math.pi * corner / 72 for corner in range(72)]  # of the polygon that stands for a circle
 OUTLINES = ("polygon", "rectangle", "circle")
 
 
@@ -26,8 +27,8 @@ def find_labelme(tree: Tree) -> list[Source]:
 def read_labelme(tree: Tree, files: list[str]) -> Annotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
-    Polygons, rectangles and circles become the boxes around them, and keep their areas; points and lines have none and
-    are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
+    Polygons, rectangles and circles become the boxes around them, and keep their areas and masks; points and lines have
+    none and are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
     """
     builder = Builder(tree.root, tree.root)
     for name in files:
@@ -47,15 +48,18 @@ def read_labelme(tree: Tree, files: list[str]) -> Annotations:
                 raise DataError(f"{file}: shape {number} {error}") from None
             if kind not in OUTLINES:
                 continue
-            if kind == "polygon":
-                box, area = polygon_box(points), polygon_area(points)
-            elif kind == "circle":
+            if kind == "circle":
                 (x, y), *edge = points
                 radius = math.dist((x, y), edge[0])
                 box, area = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2
-            else:
+                points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in ANGLES]
+            elif kind == "rectangle":
                 box, area = polygon_box(points), math.nan
-            builder.add(row, label, box, area)
+                x1, y1, x2, y2 = box
+                points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+            else:
+                box, area = polygon_box(points), polygon_area(points)
+            builder.add(row, label, box, area, points)
     return builder.annotations()
 
 

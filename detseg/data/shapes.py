@@ -14,6 +14,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split
 from detseg.data.image_folders import ImageFolders, Listing
+from detseg.data.masks import MaskUse
 from detseg.data.shapes_generator import write, write_crops
 from detseg.data.transforms import Transforms
 from detseg.errors import DataError
@@ -42,6 +43,7 @@ class Shapes(COCO):
         batch_size: int = 4,
         workers: int = 2,
         proposals: str | None = None,
+        masks: MaskUse = "none",
     ) -> None:
         super().__init__(
             str(Path(root) / "coco"),
@@ -49,6 +51,7 @@ class Shapes(COCO):
             batch_size=batch_size,
             workers=workers,
             proposals=proposals,
+            masks=masks,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 

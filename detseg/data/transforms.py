@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from detseg.errors import ConfigError
+from detseg.ops.masks import grids
+from detseg.ops.runs import paste
 from detseg.recipe import Recipe
 
 
@@ -22,7 +25,7 @@ class Picture(NamedTuple):
     image: NDArray[np.uint8]  # (h, w, 3) RGB
     boxes: NDArray[np.float32]  # (n, 4) xyxy, pixels of ``image``
     labels: NDArray[np.int64]  # (n,)
-    masks: NDArray[np.bool_] | None = None  # (n, h, w)
+    masks: NDArray[np.uint8] | None = None  # (n, S, S) grids over the boxes, see ops.masks
     proposals: NDArray[np.float32] | None = None  # (m, 4) xyxy, moved as the boxes are
 
 
@@ -89,26 +92,20 @@ def _resize(picture: Picture, size: int, max_size: int) -> Picture:
     height, width = fit(np.array(old), size, max_size).tolist()
     if (height, width) == old:
         return picture
-    masks = picture.masks
-    if masks is not None:
-        flat = [cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for mask in masks]
-        masks = np.array(flat, dtype=bool).reshape(-1, height, width)
     scale = np.array([width / old[1], height / old[0]] * 2, dtype=np.float32)
     image = cv2.resize(picture.image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    return _move(picture, lambda boxes: boxes * scale)._replace(image=image, masks=masks)
+    return _move(picture, lambda boxes: boxes * scale)._replace(image=image)
 
 
 def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
     """Cut out a random part that holds all the boxes, or the middle of a picture without any."""
-    image, boxes, _, masks, _ = picture
+    image, boxes = picture.image, picture.boxes
     height, width = image.shape[:2]
     inner = boxes if len(boxes) else np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
     left, top = generator.integers(0, np.floor(inner[:, :2].min(axis=0)), endpoint=True).tolist()
     right, bottom = generator.integers(np.ceil(inner[:, 2:].max(axis=0)), (width, height), endpoint=True).tolist()
-    masks = masks if masks is None else masks[:, top:bottom, left:right]
     corner = np.array([left, top, left, top], dtype=np.float32)
-    moved = _move(picture, lambda boxes: boxes - corner)
-    return moved._replace(image=image[top:bottom, left:right], masks=masks)
+    return _move(picture, lambda boxes: boxes - corner)._replace(image=image[top:bottom, left:right])
 
 
 def _mirror(picture: Picture) -> Picture:
@@ -124,7 +121,7 @@ def _mirror(picture: Picture) -> Picture:
 
 
 def _move(picture: Picture, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Picture:
-    """Change the boxes and the proposals in the same way."""
+    """Change the boxes and the proposals in the same way; masks lie over their boxes, wherever these are."""
     proposals = None if picture.proposals is None else change(picture.proposals)
     return picture._replace(boxes=change(picture.boxes), proposals=proposals)
 
@@ -141,7 +138,7 @@ def _cut_off(picture: Picture) -> Picture:
 def augment(picture: Picture, steps: Any, seed: int) -> Picture:
     """Change a picture and its objects by the ``steps`` that ``compose`` made, as ``seed`` draws them."""
     masks = picture.masks
-    more = {"masks": masks.view(np.uint8)} if masks is not None and len(masks) else {}
+    more = {"masks": _whole(picture)} if masks is not None and len(masks) else {}
     boxes = np.column_stack([picture.boxes, np.arange(len(picture.boxes))])  # each with its row: some may go
     proposals = {} if picture.proposals is None else {"proposals": picture.proposals}
     result = apply(steps, seed, picture.image, bboxes=boxes, **proposals, **more)
@@ -150,9 +147,21 @@ def augment(picture: Picture, steps: Any, seed: int) -> Picture:
     area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     rows = rows[area, 0].astype(np.int64)
     if masks is not None:
-        masks = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
+        changed = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
+        masks = grids(changed, torch.from_numpy(boxes[area])).numpy()
     moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
     return Picture(image, boxes[area], picture.labels[rows], masks, moved)
+
+
+def _whole(picture: Picture) -> NDArray[np.uint8]:
+    """The masks (n, h, w) of a picture as maps of all of it."""
+    height, width = picture.image.shape[:2]
+    assert picture.masks is not None
+    shares = picture.masks.astype(np.float32) / 255
+    pasted = [
+        paste(mask, box, height, width).whole(height, width) for mask, box in zip(shares, picture.boxes, strict=True)
+    ]
+    return np.stack(pasted).view(np.uint8)
 
 
 def apply(steps: Any, seed: int, image: NDArray[np.uint8], **targets: Any) -> dict[str, Any]:

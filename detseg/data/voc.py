@@ -10,6 +10,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.base import split_rows
 from detseg.data.coco_format import Split, holds_coco
 from detseg.data.detection import DetectionData
+from detseg.data.masks import MaskUse
 from detseg.data.transforms import Transforms
 from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc
 from detseg.errors import DataError
@@ -21,7 +22,8 @@ class VOC(DetectionData):
     Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found, see
     datasets/README.md. The splits are names of lists in ImageSets/Main: train and val, or trainval and test where
     these are missing. Of a data set without lists, ``val_fraction`` of the images, always the same ones, are for
-    validation. The classes are the names found in the training files, sorted.
+    validation. The classes are the names found in the training files, sorted. Masks are the objects of the images in
+    SegmentationObject; if they are asked for, the lists are those of ImageSets/Segmentation.
 
     Raises DataError when something that is needed is missing or broken.
     """
@@ -36,8 +38,9 @@ class VOC(DetectionData):
         batch_size: int = 2,
         workers: int = 2,
         proposals: str | None = None,
+        masks: MaskUse = "none",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals)
+        super().__init__(transforms, batch_size, workers, proposals, masks)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.val_fraction = val_fraction
@@ -49,7 +52,7 @@ class VOC(DetectionData):
         name = self._split(split)
         if name is None:
             raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")
-        return read_voc(self._folder, find_ids(self._folder, name))
+        return read_voc(self._folder, find_ids(self._folder, name, self._kind), self.masks)
 
     def _match(self, annotations: Annotations) -> Annotations:
         """Number the classes in their order, since VOC has no numbers of its own for them."""
@@ -69,9 +72,14 @@ class VOC(DetectionData):
     @cached_property
     def _whole(self) -> Annotations:
         """All of a data set that is not split."""
-        return read_voc(self._folder, find_ids(self._folder, self._split("train")))
+        return read_voc(self._folder, find_ids(self._folder, self._split("train"), self._kind), self.masks)
+
+    @property
+    def _kind(self) -> str:
+        """Which lists of images count: not every image with boxes has masks."""
+        return "Main" if self.masks == "none" or not find_splits(self._folder, "Segmentation") else "Segmentation"
 
     def _split(self, split: Split) -> str | None:
-        """Name of a list in ImageSets/Main."""
-        found = find_splits(self._folder)
+        """Name of a list of images."""
+        found = find_splits(self._folder, self._kind)
         return self.splits[split] or (found[split == "val"] if found else None)

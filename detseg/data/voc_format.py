@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import SUFFIXES, image_size
+from detseg.data.masks import NONE, RUNS, MaskUse, pack_masks
 from detseg.errors import DataError
+from detseg.ops.runs import Window, encode, to_text
+from detseg.structures import VOID
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -30,7 +34,7 @@ class Objects:
     difficult: list[bool] = field(default_factory=list)
 
 
-def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
+def read_voc(root: Path, ids: Sequence[str], masks: MaskUse = "none") -> Annotations:
     """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
 
     The classes are the names found, sorted, which for VOC itself is the devkit's order. They are numbered from 1, and
@@ -46,6 +50,11 @@ def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
         if stem not in files:
             raise DataError(f"{file}: no image of this name in {images}")
         sizes[row] = _read_file(file, row, objects) or image_size(images / files[stem])
+    packed: list[tuple[int, bytes]] = []
+    reasons: dict[int, str] = {}
+    if masks != "none":
+        for row, stem in enumerate(ids):
+            packed += _read_masks(root, stem, objects.rows.count(row), sizes[row], len(packed), reasons)
     names = tuple(sorted(set(objects.names)))
     label = {name: number for number, name in enumerate(names)}
     return pack(
@@ -61,7 +70,8 @@ def read_voc(root: Path, ids: Sequence[str]) -> Annotations:
         labels=np.array([label[name] for name in objects.names], dtype=np.int64),
         difficult=np.array(objects.difficult, dtype=bool),
         ids=np.arange(1, len(objects.rows) + 1),
-    )
+        masks=pack_masks(packed) if masks != "none" else None,
+    ).with_masks(masks, reasons)
 
 
 def find_voc(root: Path, labels: str = "Annotations") -> Path:
@@ -143,6 +153,42 @@ def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None
     except ValueError:
         return None
     return (height, width) if height > 0 and width > 0 else None
+
+
+def _read_masks(
+    root: Path, stem: str, count: int, size: NDArray[np.int32], before: int, reasons: dict[int, str]
+) -> list[tuple[int, bytes]]:
+    """The masks of the objects of one image, whose pixels have their numbers in its SegmentationObject image.
+
+    ``before`` objects are those of other images; what is wrong with one goes to ``reasons``.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    file = _folder(root, "segmentationobject") / f"{stem}.png"
+    height, width = size.tolist()
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("P", "L"):
+                raise DataError(f"{file}: must show the number of the object of each pixel, but is an image in colour")
+            numbers = np.array(image)
+    except FileNotFoundError:
+        reasons |= dict.fromkeys(range(before + 1, before + count + 1), f"has no {file}")
+        return [(NONE, b"")] * count
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{file}: cannot read these objects: {error}") from None
+    if numbers.shape != (height, width):
+        raise DataError(f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}")
+    shown = set(np.unique(numbers).tolist()) - {0, VOID}
+    if shown and max(shown) > count:
+        raise DataError(f"{file}: shows an object {max(shown)}, but the annotation of {stem} lists {count}")
+    masks = []
+    for number in range(1, count + 1):
+        if number not in shown:
+            reasons[before + number] = f"(object {number} of its file) has no pixel in {file}"
+            masks.append((NONE, b""))
+            continue
+        masks.append((RUNS, to_text(encode(Window(0, 0, (numbers == number).T), height, width))))
+    return masks
 
 
 def _number(entry: Element, path: str) -> float:

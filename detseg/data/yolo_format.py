@@ -72,10 +72,10 @@ def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: 
             if not line.strip():
                 continue
             try:
-                name, box, area = _object(line, known, builder.sizes[row])
+                name, box, area, polygon = _object(line, known, builder.sizes[row])
             except ValueError as error:
                 raise DataError(f"{root / str(label)}: line {number} {error}") from None
-            builder.add(row, name, box, area)
+            builder.add(row, name, box, area, polygon)
     return builder.annotations({name: number for number, name in known.items()})
 
 
@@ -127,8 +127,10 @@ def _yaml_names(file: Path) -> dict[int, str]:
     return {number: str(name) for number, name in names.items()}
 
 
-def _object(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple[str, Box, float]:
-    """Name, box in pixels and area of one line. Raises ValueError, saying what is wrong."""
+def _object(
+    line: str, names: dict[int, str], size: tuple[int, int]
+) -> tuple[str, Box, float, list[tuple[float, float]] | None]:
+    """Name, box in pixels, area and polygon of one line. Raises ValueError, saying what is wrong."""
     first, *rest = line.split()
     if not first.isascii() or not first.isdigit() or len(first) > 9:
         raise ValueError(f"begins with {first!r}, not with the number of a class")
@@ -144,11 +146,11 @@ def _object(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple[st
     if len(values) == 4:
         x, y, w, h = values
         box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        return names[int(first)], box, math.nan
+        return names[int(first)], box, math.nan, None
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs")
     points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
-    return names[int(first)], polygon_box(points), polygon_area(points)
+    return names[int(first)], polygon_box(points), polygon_area(points), points
 
 
 def _log(message: str, root: Path, files: list[str]) -> None:

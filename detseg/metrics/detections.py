@@ -10,6 +10,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detseg.ops.runs import runs
 from detseg.structures import Instances
 
 
@@ -20,24 +21,37 @@ class Detections(NamedTuple):
     boxes: NDArray[np.float64]  # (M, 4) xyxy, pixels of the image file
     labels: NDArray[np.int64]  # (M,) 0..K-1
     scores: NDArray[np.float64]  # (M,)
+    masks: NDArray[np.object_] | None = None  # (M,) bytes, the text of run lengths, see ops.runs
 
 
 class Collector:
     """Keeps the detections of one pass over a data set.
 
-    They stay on their device, padded, until they are asked for: adding a batch never waits for the device.
+    They stay on their device, padded, until they are asked for: adding a batch never waits for the device. Masks alone
+    are fetched and made run lengths at once, since those of a whole data set would fill the memory. ``masks`` says
+    whether there are any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masks: bool = False) -> None:
         self.batches: list[tuple[Tensor, Instances]] = []
+        self.masks: list[bytes] | None = [] if masks else None
 
     def reset(self) -> None:
         """Forget everything, before another pass."""
         self.batches.clear()
+        self.masks = None if self.masks is None else []
 
-    def add(self, rows: Tensor, detections: Instances) -> None:
-        """Add a batch: the images' rows in their Annotations (B,), and detections in pixels of the image files."""
-        self.batches.append((rows, detections))
+    def add(self, rows: Tensor, detections: Instances, sizes: Tensor | None = None) -> None:
+        """Add a batch: the images' rows in their Annotations (B,), and detections in pixels of the image files.
+
+        Where detections have masks (B, N, S, S), ``sizes`` (B, 2) are the heights and widths of these files.
+        """
+        if self.masks is not None:
+            if sizes is None:
+                raise ValueError("masks need the sizes of their images")
+            for image, (height, width) in enumerate(sizes.tolist()):
+                self.masks += image_runs(detections, image, height, width)
+        self.batches.append((rows, detections._replace(masks=None)))
 
     def gather(self) -> Detections:
         """All detections of all ranks, the same on every rank, bit for bit those of a single process.
@@ -48,10 +62,11 @@ class Collector:
         if dist.is_available() and dist.is_initialized():
             shards = [shards[0]] * dist.get_world_size()
             dist.all_gather_object(shards, shards[0])
-        whole = Detections._make(np.concatenate(columns) for columns in zip(*shards, strict=True))
         # Stable: the detections of one image come from one rank, and keep the order the model gave them in.
-        order = np.argsort(whole.images, kind="stable")
-        return Detections._make(column[order] for column in whole)
+        order = np.argsort(np.concatenate([shard.images for shard in shards]), kind="stable")
+        return Detections._make(
+            None if columns[0] is None else np.concatenate(columns)[order] for columns in zip(*shards, strict=True)
+        )
 
     def _own(self) -> Detections:
         """The detections of this process, without the padding."""
@@ -67,7 +82,17 @@ class Collector:
             _array(boxes, torch.float64).reshape(-1, 4),
             _array(labels, torch.int64),
             _array(scores, torch.float64),
+            None if self.masks is None else np.array([*self.masks, None], dtype=object)[:-1],
         )
+
+
+def image_runs(detections: Instances, image: int, height: int, width: int) -> list[bytes]:
+    """The masks of the detections of one image of a batch, which are in pixels of its file, as text of run lengths."""
+    valid = detections.valid[image]
+    masks, boxes = (
+        _present(value, "masks")[image][valid].float().cpu().numpy() for value in (detections.masks, detections.boxes)
+    )
+    return list(runs(masks, boxes, height, width))
 
 
 def _present(column: Tensor | None, name: str) -> Tensor:

@@ -32,6 +32,7 @@ class MaskHead(nn.Module):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.logits.weight, std=0.001)  # undecided at first, as in the original implementation
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Features (M, in_channels, size, size) of M regions and their classes (M,) to logits (M, 2 size, 2 size)."""

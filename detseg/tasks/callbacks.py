@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from detseg.draw import draw, grid, overlay
+from detseg.ops.runs import paste
 from detseg.structures import Batch, Instances
 from detseg.tasks.detection import Detection
 from detseg.tasks.figures import write_figures
@@ -143,7 +144,15 @@ def truth_and_prediction(
         )
         assert boxes is not None
         assert labels is not None
-        pictures.append(draw(image, boxes, labels, classes, scores))
+        masks: Iterable[NDArray[np.bool_]] = ()
+        if objects.masks is not None:
+            grids = objects.masks[row][valid].float().cpu().numpy()
+            if objects is batch.targets:
+                grids /= 255
+            masks = (
+                paste(mask, box, height, width).whole(height, width) for mask, box in zip(grids, boxes, strict=True)
+            )
+        pictures.append(draw(image, boxes, labels, classes, scores, masks))
     return grid([pictures])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data import DetectionData
+from detseg.errors import ConfigError
 from detseg.metrics import Collector, Detections
 from detseg.models import Detector
 from detseg.models.weights import match_classes
@@ -28,19 +29,24 @@ class Detection(Task):
     """Train and evaluate a detector on a ``DetectionData``: ``Trainer(...).fit(Detection(network), data)``.
 
     The settings are those of ``Task``. After a validation ``figures`` holds the losses, the COCO and the VOC average
-    precision by name, and ``detections`` what was found, in pixels of the image files.
+    precision by name, of masks as well if the network finds them, and ``detections`` what was found, in pixels of the
+    image files.
     """
 
     learns_from = DetectionData
-    headline: ClassVar[Sequence[str]] = ("AP", "AP50")
+    headline: Sequence[str] = ("AP", "AP50")
 
     def __init__(self, network: Detector, **settings: Any) -> None:
         super().__init__(network, **settings)
+        if network.needs_masks:
+            self.headline = ("mask_AP", "mask_AP50", "AP", "AP50")
         self.detections: Detections | None = None
-        self._collector = Collector()
+        self._collector = Collector(network.needs_masks)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if self.network.needs_masks and self.data.masks == "none":
+            raise ConfigError(f'{type(self.network).__name__} learns from masks: build the data with masks="all"')
         match_classes(self.network, self.classes)
 
     def on_validation_epoch_start(self) -> None:
@@ -49,7 +55,7 @@ class Detection(Task):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Instances]]:
         losses, found = self.network.validate(batch)
-        self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes))
+        self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes), batch.original_sizes)
         return losses, {"detections": found}
 
     def gather(self) -> None:

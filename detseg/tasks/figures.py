@@ -15,16 +15,22 @@ from detseg.data.annotations import Annotations
 from detseg.metrics import Detections, coco_ap, table, voc_ap
 from detseg.ops.boxes import iou
 
+MASK_SUMMARY = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 EXPLAINED_IMAGES = 200  # enough to see why nothing was found
 
 
 def average_precision(annotations: Annotations, detections: Detections, rows: NDArray[np.int64]) -> dict[str, float]:
-    """COCO's figures under their names, VOC's as ``VOC07_AP``, ``VOC10_AP/<class>``, over the images ``rows`` alone."""
+    """COCO's figures under their names, over the images ``rows`` alone.
+
+    VOC's are called ``VOC07_AP``, ``VOC10_AP/<class>`` and so on, COCO's of masks ``mask_AP``, ``mask_AP/<class>``.
+    """
     if len(rows) < len(annotations):
         annotations = annotations.subset(rows)
         detections = detections._replace(images=np.searchsorted(rows, detections.images))
+    masks = {} if detections.masks is None or annotations.masks is None else coco_ap(annotations, detections, "masks")
     return {
         **coco_ap(annotations, detections),
+        **{f"mask_{name}": value for name, value in masks.items()},
         **{f"VOC07_{name}": value for name, value in voc_ap(annotations, detections, 2007).items()},
         **{f"VOC10_{name}": value for name, value in voc_ap(annotations, detections, 2010).items()},
     }
@@ -36,7 +42,17 @@ def figures_table(figures: Mapping[str, float]) -> str:
     def part(*prefixes: str, cut: int = 0) -> dict[str, float]:
         return {name[cut:]: value for name, value in figures.items() if name.startswith(prefixes)}
 
-    return table(part("AP", "AR_"), VOC07=part("VOC07_", cut=6), VOC10=part("VOC10_", cut=6))
+    masks = part("mask_", cut=5)
+    overall = ", ".join(
+        f"{name} {100 * masks[name]:.1f}" for name in MASK_SUMMARY if not math.isnan(masks.get(name, math.nan))
+    )
+    above = f"masks: {overall}\n\n" if masks else ""
+    return above + table(
+        part("AP", "AR_"),
+        **({"mask": masks} if masks else {}),
+        VOC07=part("VOC07_", cut=6),
+        VOC10=part("VOC10_", cut=6),
+    )
 
 
 def write_figures(figures: Mapping[str, float], path: Path) -> None:

@@ -17,6 +17,7 @@ from detseg.data import DetectionData, collate
 from detseg.data.detection import MOST_PROPOSALS
 from detseg.data.images import SUFFIXES, read_image
 from detseg.errors import CheckpointError, DataError
+from detseg.metrics.detections import image_runs
 from detseg.proposals.selective_search import selective_search
 from detseg.recipe import build
 from detseg.structures import Instances, Sample, rescale
@@ -33,6 +34,8 @@ class Prediction(NamedTuple):
     classes: list[str]  # (n,)
     scores: NDArray[np.float32]  # (n,)
     boxes: NDArray[np.float32]  # (n, 4) xyxy, pixels of the image file
+    size: tuple[int, int]  # height and width of the image file
+    masks: list[bytes] | None = None  # (n,) text of run lengths, see ops.runs
 
 
 def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -114,4 +117,6 @@ def _predict(task: Detection, data: DetectionData, path: Path, threshold: float)
         [task.classes[label] for label in found.labels[0][kept].tolist()],
         found.scores[0][kept].float().cpu().numpy(),
         found.boxes[0][kept].float().cpu().numpy(),
+        (image.shape[0], image.shape[1]),
+        None if found.masks is None else image_runs(found._replace(valid=kept[None]), 0, *image.shape[:2]),
     )

@@ -47,7 +47,7 @@ class Task(LightningModule):
     """
 
     learns_from: ClassVar[type[LightningDataModule]]
-    headline: ClassVar[Sequence[str]]  # figures to say after each epoch; by the first, the best checkpoint is chosen
+    headline: Sequence[str]  # figures to say after each epoch; by the first, the best checkpoint is chosen
 
     def __init__(
         self,

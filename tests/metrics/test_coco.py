@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detseg.data.annotations import Annotations
 from detseg.data.coco_format import read_coco
+from detseg.data.masks import RUNS, pack_masks
 from detseg.metrics import Detections, coco_ap, coco_results
 from tests.metrics import generated
 
@@ -37,7 +39,7 @@ def as_coco(truth: Annotations) -> dict:
             }
         )
     return {
-        "images": [{"id": image.item()} for image in truth.image_ids],
+        "images": [{"id": image.item(), "height": 240, "width": 320} for image in truth.image_ids],
         "categories": [
             {"id": number, "name": name} for number, name in zip(truth.category_ids, truth.classes, strict=True)
         ],
@@ -45,7 +47,7 @@ def as_coco(truth: Annotations) -> dict:
     }
 
 
-def reference(dataset: dict, results: list[dict]) -> dict[str, float]:
+def reference(dataset: dict, results: list[dict], kind: str = "bbox") -> dict[str, float]:
     """The same figures by pycocotools, with nan for its -1."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -57,7 +59,7 @@ def reference(dataset: dict, results: list[dict]) -> dict[str, float]:
             found = COCO()
             found.dataset = {**truth.dataset, "annotations": []}
             found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+        evaluation = COCOeval(truth, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -190,3 +192,64 @@ def read(dataset: dict) -> Annotations:
         difficult=np.zeros(len(objects), dtype=bool),
         ids=np.array([item["id"] for item in objects]),
     )
+
+
+def with_masks(truth: Annotations, found: Detections) -> tuple[Annotations, Detections]:
+    """Ellipses in the boxes on both sides, crowds too; where they are in pixels of an image of 240 x 320."""
+
+    def ellipses(boxes: np.ndarray) -> list[bytes]:
+        y, x = np.mgrid[:240, :320] + 0.5
+        texts = []
+        for x1, y1, x2, y2 in boxes:
+            inside = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
+            texts.append(reference_masks.encode(np.asfortranarray(inside.astype(np.uint8)))["counts"])
+        return texts
+
+    masks = pack_masks([(RUNS, text) for text in ellipses(truth.boxes)])
+    own = np.empty(len(found.boxes), dtype=object)
+    own[:] = ellipses(found.boxes)
+    return replace(truth, masks=masks), found._replace(masks=own)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_equal_pycocotools(seed: int) -> None:
+    truth = generated.annotations(seed, images=5 + seed)
+    truth, found = with_masks(truth, generated.detections(truth, seed + 50))
+    assert truth.masks is not None
+    dataset = as_coco(truth)
+    for row, entry in enumerate(dataset["annotations"]):
+        entry["segmentation"] = {"size": [240, 320], "counts": truth.masks.runs(row, 240, 320).decode()}
+    results = [{key: value for key, value in one.items() if key != "bbox"} for one in coco_results(truth, found)]
+    ours = coco_ap(truth, found, "masks")
+    assert_equal(ours, reference(dataset, results, "segm"))
+    assert ours["AP"] != coco_ap(truth, found)["AP"]
+    assert math.isnan(coco_ap(truth, found, "masks")["AP/class4"])
+
+
+def test_masks_of_nothing_found() -> None:
+    truth = generated.annotations(0)
+    truth, found = with_masks(truth, generated.no_detections())
+    assert coco_ap(truth, found, "masks")["AP"] == 0
+
+
+def test_real_polygons_and_crowds_equal_pycocotools(shared_data: Path) -> None:
+    """The truth moved by some pixels as what was found, its crowds among it."""
+    file = shared_data / "tiny_coco/annotations/instances_val2017.json"
+    truth = read_coco(file, file.parent, "all").subset(range(12))
+    assert truth.masks is not None
+    images = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
+    own = np.empty(len(images), dtype=object)
+    for row, image in enumerate(images):
+        height, width = truth.sizes[image].tolist()
+        moved = np.roll(truth.masks.draw(np.array([row]), height, width)[0], 2 + row % 5, axis=1)
+        own[row] = reference_masks.encode(np.asfortranarray(moved.astype(np.uint8)))["counts"]
+    scores = np.linspace(0, 1, len(images))
+    found = Detections(images, truth.boxes, truth.labels, scores, own)
+    dataset = json.loads(file.read_text())
+    kept = set(truth.image_ids.tolist())
+    dataset["images"] = [entry for entry in dataset["images"] if entry["id"] in kept]
+    dataset["annotations"] = [entry for entry in dataset["annotations"] if entry["image_id"] in kept]
+    results = [{key: value for key, value in one.items() if key != "bbox"} for one in coco_results(truth, found)]
+    ours = coco_ap(truth, found, "masks")
+    assert 0 < ours["AP"] < 0.95
+    assert_equal(ours, reference(dataset, results, "segm"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -30,3 +32,18 @@ def lattice_boxes(draw: st.DrawFn, most: int = 5, side: int = 6) -> Tensor:
 def random_maps(strides: Sequence[int], channels: int = 3, images: int = 2, side: int = 256) -> list[Tensor]:
     """Feature maps of an image that is half as wide as high."""
     return [torch.randn(images, channels, side // stride, side // stride // 2) for stride in strides]
+
+
+def blobs(count: int, height: int, width: int, smallest: int = 8, seed: int = 0) -> tuple[NDArray[np.bool_], Tensor]:
+    """Ellipses with a bite taken out, (n, h, w), and the boxes around them (n, 4)."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] + 0.5
+    masks = np.zeros((count, height, width), dtype=bool)
+    for mask in masks:
+        radius = random.uniform(smallest / 2, min(height, width) / 3, 2)
+        middle = random.uniform(radius, np.array([width, height]) - radius)
+        inside = ((x - middle[0]) / radius[0]) ** 2 + ((y - middle[1]) / radius[1]) ** 2 <= 1
+        bite = (x - middle[0] - radius[0] / 2) ** 2 + (y - middle[1]) ** 2 <= (radius.min() / 2) ** 2
+        mask[:] = inside & ~bite
+    boxes = [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in (mask.nonzero() for mask in masks)]
+    return masks, torch.tensor(np.array(boxes), dtype=torch.float32)
