@@ -1,40 +1,33 @@
-"""Average precision and recall as the COCO benchmark defines them, from flat arrays and without a loop over images.
-
-A bit stands for each pair of an IoU threshold and an area range, so that one operation on whole numbers decides all 40.
-"""
+"""Average precision and recall as the COCO benchmark defines them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.metrics.detections import Detections
+from detseg.metrics.matching import (
+    AREAS,
+    COLUMNS,
+    THRESHOLDS,
+    Bits,
+    Floats,
+    Overlaps,
+    Rows,
+    bits,
+    columns,
+    inside,
+    match,
+    rank,
+)
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
-Bits = NDArray[np.uint64]  # bit 10 a + t is of the area range a and the IoU threshold t
-Overlaps = Callable[[Rows, Rows], Floats]
-"""The IoU of each of these detections with the object in the same place; with a crowd, the share of the detection."""
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, small, medium, large
 COUNTS = (1, 10, 100)  # detections of one class in one image
-BLOCK = 1 << 16  # pairs of a detection and an object that are compared at once: what bounds the memory
-
-AREA_BITS = np.array([(2 ** len(THRESHOLDS) - 1) << len(THRESHOLDS) * area for area in range(len(AREAS))], np.uint64)
-THRESHOLD_BITS = np.array([(1 << met) - 1 for met in range(len(THRESHOLDS) + 1)], np.uint64) * (
-    AREA_BITS.sum() // AREA_BITS[0]
-)
-"""The bits that an IoU sets which meets so many of the thresholds."""
-COLUMNS = len(AREAS) * len(THRESHOLDS)
 
 
 def coco_ap(annotations: Annotations, detections: Detections) -> dict[str, float]:
@@ -85,103 +78,60 @@ def _evaluate(
 
     ``areas`` (M,) are those of the detections.
     """
-    classes, images = len(annotations.classes), len(annotations)
-    if ((detections.images < 0) | (detections.images >= images)).any():
-        raise ValueError(f"there are detections of other images than the {images} of the annotations")
-    # pycocotools takes images in the order of their ids, and detections of equal score in the order of their images.
-    places = np.unique(annotations.image_ids, return_inverse=True)[1]
-    truth_groups = annotations.labels * images + np.repeat(places, np.diff(annotations.offsets))
-    groups = detections.labels * images + places[detections.images]
-    found = np.lexsort((places[detections.images], -detections.scores, detections.labels))
-    ranks = _ranks(groups[found])
-    known = (ranks < COUNTS[-1]) & (detections.labels[found] >= 0) & (detections.labels[found] < classes)
-    found, ranks = found[known], ranks[known]
+    groups, truth_groups = _groups(annotations, detections)
+    found = np.lexsort((groups, -detections.scores, detections.labels))
+    ranks = rank(groups[found])
+    found, ranks = found[ranks < COUNTS[-1]], ranks[ranks < COUNTS[-1]]
 
-    counts = _inside(annotations.areas) & ~(annotations.crowd | annotations.difficult)[:, None]
-    right, free = _match(found, groups[found], truth_groups, _bits(counts), annotations.crowd, overlaps)
-    wrong = free & _bits(_inside(areas[found]))  # outside the range, finding nothing counts neither way
-    objects = np.stack([np.bincount(annotations.labels, column, classes) for column in counts.T], axis=1)
-    objects = np.repeat(objects, len(THRESHOLDS), axis=1)
+    counted = inside(annotations.areas) & ~(annotations.crowd | annotations.difficult)[:, None]
+    right, free = match(found, groups[found], truth_groups, bits(counted), annotations.crowd, overlaps)
+    wrong = free & bits(inside(areas[found]))  # one outside the range that finds nothing counts neither way
 
+    classes = len(annotations.classes)
+    objects = np.stack([np.bincount(annotations.labels[column], minlength=classes) for column in counted.T], axis=1)
     precision, recall = np.zeros((classes, COLUMNS)), np.zeros((classes, len(COUNTS), COLUMNS))
     limits = np.searchsorted(detections.labels[found], np.arange(classes + 1))
     for label in range(classes):
         rows = slice(limits[label], limits[label + 1])
-        hits = np.flatnonzero(right[rows])
-        positive = _columns(right[rows][hits])
-        total = np.cumsum(_columns(right[rows] | wrong[rows]), axis=0, dtype=np.int32)[hits]
-        precision[label] = _average_precision(positive, total, objects[label])
-        recall[label] = [positive[ranks[rows][hits] < count].sum(axis=0) for count in COUNTS]
-    with np.errstate(invalid="ignore"):
-        recall /= objects[:, None]
+        figures = _figures(right[rows], wrong[rows], ranks[rows], np.repeat(objects[label], len(THRESHOLDS)))
+        precision[label], recall[label] = figures
     shape = (len(AREAS), len(THRESHOLDS))
     return precision.reshape(classes, *shape), recall.reshape(classes, len(COUNTS), *shape)
 
 
-def _match(
-    found: Rows, groups: Rows, truth_groups: Rows, counted: Bits, crowd: NDArray[np.bool_], overlaps: Overlaps
-) -> tuple[Bits, Bits]:
-    """Give each detection, in their order, the object of its group it overlaps most among those that are left.
+def _groups(annotations: Annotations, detections: Detections) -> tuple[Rows, Rows]:
+    """A number of the image and the class of each detection, and of each object."""
+    images = len(annotations)
+    if ((detections.images < 0) | (detections.images >= images)).any():
+        raise ValueError(f"there are detections of other images than the {images} of the annotations")
+    # pycocotools takes images in the order of their ids, and detections of equal score in the order of their images.
+    places = np.unique(annotations.image_ids, return_inverse=True)[1]
+    truth_places = np.repeat(places, np.diff(annotations.offsets))
+    return detections.labels * images + places[detections.images], annotations.labels * images + truth_places
 
-    An object that counts goes before one that does not, whatever the overlaps; a crowd is always left. Returns where a
-    detection finds an object that counts, and where it finds none at all.
+
+def _figures(right: Bits, wrong: Bits, ranks: Rows, objects: Rows) -> tuple[Floats, Floats]:
+    """Average precision (40,) and recall (3, 40) of the detections of one class, by descending score.
+
+    The precision is the highest at each of the 101 recalls or above, 0 at those that are not reached; ``objects`` (40,)
+    are how many there are to find.
     """
-    pairs = _pairs(found, groups, truth_groups, overlaps)
-    rows, objects, iou = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    best_first = np.lexsort((-objects, -iou, rows))  # among equals the last object
-    rows, objects, iou = rows[best_first], objects[best_first], iou[best_first]
-    able = THRESHOLD_BITS[np.searchsorted(THRESHOLDS, iou, side="right")]
-    # Every pair is tried where the object counts, and once all pairs of the detection were, where it does not.
-    able = np.concatenate([able & counted[objects], able & ~counted[objects]])
-    order = np.argsort(np.concatenate([2 * rows, 2 * rows + 1]), kind="stable")
-    able, rows, objects = able[order], np.tile(rows, 2)[order], np.tile(objects, 2)[order]
-
-    taken, done, right = np.zeros_like(counted), np.zeros(len(found), np.uint64), np.zeros(len(found), np.uint64)
-    for turn in _turns(groups[rows]):  # of each group one pair at most
-        row, item = rows[turn], objects[turn]
-        won = able[turn] & ~taken[item] & ~done[row]
-        done[row] |= won
-        right[row] |= won & counted[item]
-        taken[item] |= np.where(crowd[item], 0, won)
-    return right, ~done
-
-
-def _pairs(found: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps) -> Iterator[tuple[Rows, Rows, Floats]]:
-    """Place in ``found``, object and IoU of the pairs within a group that meet the lowest threshold, block by block."""
-    truth = np.argsort(truth_groups, kind="stable")
-    ordered = truth_groups[truth]
-    begins, ends = np.searchsorted(ordered, groups, "left"), np.searchsorted(ordered, groups, "right")
-    rows = np.flatnonzero(begins < ends)
-    begins, counts = begins[rows], (ends - begins)[rows]
-    sums = np.cumsum(counts)
-    limits = np.searchsorted(sums, np.arange(BLOCK, counts.sum(), BLOCK))
-    for block in np.split(np.arange(len(rows)), limits):
-        shifts = begins[block] - np.cumsum(counts[block]) + counts[block]
-        row = np.repeat(rows[block], counts[block])
-        item = truth[np.arange(len(row)) + np.repeat(shifts, counts[block])]
-        iou = overlaps(found[row], item)
-        near = iou >= THRESHOLDS[0]
-        yield row[near], item[near], iou[near]
-
-
-def _average_precision(positive: NDArray[np.uint8], total: NDArray[np.int32], objects: Floats) -> Floats:
-    """Mean of the highest precision at each of the 101 recalls or above, in each column, of one class.
-
-    ``positive`` (n, columns) says which detections are right, by descending score; ``total`` how many count so far.
-    """
-    precision = np.cumsum(positive, axis=0) / np.maximum(total, 1)
+    rows = np.flatnonzero(right)
+    hits, totals = columns(right[rows]), np.cumsum(columns(right | wrong), axis=0, dtype=np.int32)[rows]
+    precision = np.cumsum(hits, axis=0) / np.maximum(totals, 1)
     highest = np.maximum.accumulate(precision[::-1])[::-1]
-    columns, rows = np.nonzero(positive.T)
-    hits = positive.sum(axis=0, dtype=np.int64)[:, None]
-    # How many hits a recall takes, by the rounding of pycocotools, which divides.
-    many = np.maximum(objects, 1)[:, None]
+    # The hits of the first column, then those of the second ...; how many of them a recall takes is a question of
+    # rounding, and pycocotools divides.
+    column, row = np.nonzero(hits.T)
+    count, many = hits.sum(axis=0, dtype=np.int64)[:, None], np.maximum(objects, 1)[:, None]
     needed = np.ceil(RECALLS * many)
     needed -= (needed - 1) / many >= RECALLS
     needed += needed / many < RECALLS
     needed = np.maximum(needed, 1).astype(np.int64)
-    place = np.where(needed <= hits, np.cumsum(hits)[:, None] - hits + needed - 1, -1)
-    values = np.append(highest[rows, columns], 0.0)[place].mean(axis=1)
-    return np.where(objects > 0, values, np.nan)
+    place = np.where(needed <= count, np.cumsum(count)[:, None] - count + needed - 1, -1)
+    average = np.append(highest[row, column], 0.0)[place].mean(axis=1)
+    recall = np.stack([hits[ranks[rows] < limit].sum(axis=0) for limit in COUNTS]) / many.T
+    return np.where(objects > 0, average, np.nan), np.where(objects > 0, recall, np.nan)
 
 
 def _box_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
@@ -197,36 +147,6 @@ def _box_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
         return np.asarray(both / np.maximum(union, np.finfo(np.float64).tiny))
 
     return overlaps
-
-
-def _ranks(groups: Rows) -> Rows:
-    """How many of the same group come before each."""
-    order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    ranks = np.empty_like(order)
-    ranks[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
-    return ranks
-
-
-def _turns(groups: Rows) -> list[Rows]:
-    """The first of every group, the second of every group, and so on."""
-    ranks = _ranks(groups)
-    return np.split(np.argsort(ranks, kind="stable"), np.cumsum(np.bincount(ranks))[:-1])
-
-
-def _inside(areas: Floats) -> NDArray[np.bool_]:
-    """In which of the area ranges an area lies, (N, 4)."""
-    return (areas[:, None] >= AREAS[:, 0]) & (areas[:, None] <= AREAS[:, 1])
-
-
-def _bits(inside: NDArray[np.bool_]) -> Bits:
-    """The bits of the area ranges, for all thresholds."""
-    return inside @ AREA_BITS
-
-
-def _columns(bits: Bits) -> NDArray[np.uint8]:
-    """Every bit as a column of zeros and ones."""
-    return np.unpackbits(bits.astype("<u8")[:, None].view(np.uint8), axis=1, count=COLUMNS, bitorder="little")
 
 
 def _xywh(boxes: Floats) -> Floats:
