@@ -42,9 +42,10 @@ def match(
     rows, objects = rows[best_first], objects[best_first]
     able = _MET[np.searchsorted(THRESHOLDS, iou[best_first], side="right")]
     # A detection tries all its pairs where the object counts, then all of them where it does not.
-    order = np.argsort(np.concatenate([2 * rows, 2 * rows + 1]), kind="stable")
-    able = np.concatenate([able & counted[objects], able & ~counted[objects]])[order]
-    rows, objects = np.tile(rows, 2)[order], np.tile(objects, 2)[order]
+    able = np.concatenate([able & counted[objects], able & ~counted[objects]])
+    rows, objects = np.tile(rows, 2), np.tile(objects, 2)
+    order = np.argsort(rows, kind="stable")
+    able, rows, objects = able[order], rows[order], objects[order]
 
     taken, done, right = np.zeros_like(counted), np.zeros(len(found), np.uint64), np.zeros(len(found), np.uint64)
     ranks = rank(groups[rows])

@@ -140,6 +140,27 @@ def test_equals_pycocotools_where_many_pairs_overlap(monkeypatch: pytest.MonkeyP
         assert_equal(coco_ap(truth, found), expected)
 
 
+@pytest.mark.parametrize("second", [0, 8])
+def test_equals_pycocotools_where_a_box_overlaps_two_objects_equally(second: int) -> None:
+    """Which of them it is given decides whether the next box, which overlaps one alone, finds anything."""
+    truth = generated.annotations(0, images=1, classes=1, objects=0)
+    truth = replace(
+        truth,
+        offsets=np.array([0, 2]),
+        boxes=np.array([[0.0, 0, 20, 20], [8, 0, 28, 20]]),
+        labels=np.zeros(2, np.int64),
+        areas=np.full(2, 400.0),
+        crowd=np.zeros(2, bool),
+        difficult=np.zeros(2, bool),
+        ids=np.array([1, 2]),
+    )
+    boxes = np.array([[4.0, 0, 24, 20], [second, 0, second + 20, 20]])
+    found = Detections(np.zeros(2, np.int64), boxes, np.zeros(2, np.int64), np.array([0.9, 0.8]))
+    ours = coco_ap(truth, found)
+    assert_equal(ours, reference(as_coco(truth), coco_results(truth, found)))
+    assert ours["AR_100"] == pytest.approx(0.7 if second == 0 else 0.5)
+
+
 def test_leaves_out_other_classes_and_refuses_other_images() -> None:
     truth = generated.annotations(2)
     found = generated.detections(truth, 3)
