@@ -11,17 +11,17 @@ from detseg.data.annotations import Annotations
 from detseg.metrics.detections import Detections
 from detseg.metrics.matching import (
     AREAS,
-    COLUMNS,
+    COMBINATIONS,
     THRESHOLDS,
     Bits,
     Floats,
     Overlaps,
     Rows,
     bits,
-    columns,
     inside,
     match,
     rank,
+    unpack,
 )
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,10 @@ def _evaluate(
 
     ``areas`` (M,) are those of the detections.
     """
-    groups, truth_groups = _groups(annotations, detections)
-    found = np.lexsort((groups, -detections.scores, detections.labels))
+    classes, images = len(annotations.classes), len(annotations)
+    places, truth_places = _places(annotations, detections)
+    groups, truth_groups = detections.labels * images + places, annotations.labels * images + truth_places
+    found = np.lexsort((places, -detections.scores, detections.labels))
     ranks = rank(groups[found])
     found, ranks = found[ranks < COUNTS[-1]], ranks[ranks < COUNTS[-1]]
 
@@ -87,51 +89,44 @@ def _evaluate(
     right, free = match(found, groups[found], truth_groups, bits(counted), annotations.crowd, overlaps)
     wrong = free & bits(inside(areas[found]))  # one outside the range that finds nothing counts neither way
 
-    classes = len(annotations.classes)
     objects = np.stack([np.bincount(annotations.labels[column], minlength=classes) for column in counted.T], axis=1)
-    precision, recall = np.zeros((classes, COLUMNS)), np.zeros((classes, len(COUNTS), COLUMNS))
+    precision, recall = np.zeros((classes, COMBINATIONS)), np.zeros((classes, len(COUNTS), COMBINATIONS))
     limits = np.searchsorted(detections.labels[found], np.arange(classes + 1))
     for label in range(classes):
         rows = slice(limits[label], limits[label + 1])
-        figures = _figures(right[rows], wrong[rows], ranks[rows], np.repeat(objects[label], len(THRESHOLDS)))
-        precision[label], recall[label] = figures
+        precision[label], recall[label] = _figures(right[rows], wrong[rows], ranks[rows], objects[label])
     shape = (len(AREAS), len(THRESHOLDS))
     return precision.reshape(classes, *shape), recall.reshape(classes, len(COUNTS), *shape)
 
 
-def _groups(annotations: Annotations, detections: Detections) -> tuple[Rows, Rows]:
-    """A number of the image and the class of each detection, and of each object."""
+def _places(annotations: Annotations, detections: Detections) -> tuple[Rows, Rows]:
+    """The image of each detection and of each object, counted as pycocotools does: in the order of the images' ids."""
     images = len(annotations)
     if ((detections.images < 0) | (detections.images >= images)).any():
         raise ValueError(f"there are detections of other images than the {images} of the annotations")
-    # pycocotools takes images in the order of their ids, and detections of equal score in the order of their images.
     places = np.unique(annotations.image_ids, return_inverse=True)[1]
-    truth_places = np.repeat(places, np.diff(annotations.offsets))
-    return detections.labels * images + places[detections.images], annotations.labels * images + truth_places
+    return places[detections.images], np.repeat(places, np.diff(annotations.offsets))
 
 
 def _figures(right: Bits, wrong: Bits, ranks: Rows, objects: Rows) -> tuple[Floats, Floats]:
     """Average precision (40,) and recall (3, 40) of the detections of one class, by descending score.
 
-    The precision is the highest at each of the 101 recalls or above, 0 at those that are not reached; ``objects`` (40,)
-    are how many there are to find.
+    The precision is the highest at each of the 101 recalls or above, 0 at those that are not reached; ``objects`` (4,)
+    are how many there are to find in each area range.
     """
     rows = np.flatnonzero(right)
-    hits, totals = columns(right[rows]), np.cumsum(columns(right | wrong), axis=0, dtype=np.int32)[rows]
-    precision = np.cumsum(hits, axis=0) / np.maximum(totals, 1)
-    highest = np.maximum.accumulate(precision[::-1])[::-1]
-    # The hits of the first column, then those of the second ...; how many of them a recall takes is a question of
-    # rounding, and pycocotools divides.
-    column, row = np.nonzero(hits.T)
-    count, many = hits.sum(axis=0, dtype=np.int64)[:, None], np.maximum(objects, 1)[:, None]
-    needed = np.ceil(RECALLS * many)
-    needed -= (needed - 1) / many >= RECALLS
-    needed += needed / many < RECALLS
-    needed = np.maximum(needed, 1).astype(np.int64)
-    place = np.where(needed <= count, np.cumsum(count)[:, None] - count + needed - 1, -1)
-    average = np.append(highest[row, column], 0.0)[place].mean(axis=1)
-    recall = np.stack([hits[ranks[rows] < limit].sum(axis=0) for limit in COUNTS]) / many.T
-    return np.where(objects > 0, average, np.nan), np.where(objects > 0, recall, np.nan)
+    hits, totals = unpack(right[rows]), np.cumsum(unpack(right | wrong), axis=1, dtype=np.int32)[:, rows]
+    precision = np.cumsum(hits, axis=1) / np.maximum(totals, 1)
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # By which hit each recall is reached; that is a question of rounding, and pycocotools divides.
+    needed = np.stack([np.searchsorted(np.arange(1, many + 1) / many, RECALLS) for many in objects])
+    needed = np.repeat(needed, len(THRESHOLDS), axis=0)
+    counts = hits.sum(axis=1, dtype=np.int64)[:, None]
+    place = np.where(needed < counts, np.cumsum(counts)[:, None] - counts + needed, -1)
+    average = np.append(highest[hits > 0], 0.0)[place].mean(axis=1)
+    found = np.stack([hits[:, ranks[rows] < limit].sum(axis=1) for limit in COUNTS])
+    many = np.repeat(objects, len(THRESHOLDS))
+    return np.where(many > 0, average, np.nan), np.where(many > 0, found / np.maximum(many, 1), np.nan)
 
 
 def _box_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:

@@ -19,7 +19,7 @@ Overlaps = Callable[[Rows, Rows], Floats]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, small, medium, large
-COLUMNS = len(AREAS) * len(THRESHOLDS)
+COMBINATIONS = len(AREAS) * len(THRESHOLDS)
 BLOCK = 1 << 16  # pairs of a detection and an object whose IoU is computed at once: it bounds the memory
 
 _FIRST = np.array([1 << len(THRESHOLDS) * area for area in range(len(AREAS))], np.uint64)
@@ -79,8 +79,9 @@ def rank(groups: Rows) -> Rows:
     """How many of the same group come before each."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
+    firsts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
     ranks = np.empty_like(order)
-    ranks[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
+    ranks[order] = np.arange(len(groups)) - np.repeat(firsts, np.diff(firsts, append=len(groups)))
     return ranks
 
 
@@ -94,6 +95,7 @@ def bits(ranges: NDArray[np.bool_]) -> Bits:
     return ranges @ _RANGES
 
 
-def columns(flags: Bits) -> NDArray[np.uint8]:
-    """Each bit as a column of zeros and ones, (N, 40)."""
-    return np.unpackbits(flags.astype("<u8")[:, None].view(np.uint8), axis=1, count=COLUMNS, bitorder="little")
+def unpack(flags: Bits) -> NDArray[np.uint8]:
+    """Each bit as a row of zeros and ones, (40, N)."""
+    octets = flags.astype("<u8")[:, None].view(np.uint8)
+    return np.ascontiguousarray(np.unpackbits(octets, axis=1, count=COMBINATIONS, bitorder="little").T)

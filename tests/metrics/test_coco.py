@@ -161,6 +161,26 @@ def test_equals_pycocotools_where_a_box_overlaps_two_objects_equally(second: int
     assert ours["AR_100"] == pytest.approx(0.7 if second == 0 else 0.5)
 
 
+@pytest.mark.parametrize("objects", [25, 29, 50, 58, 100, 113])
+def test_equals_pycocotools_where_rounding_decides_which_recall_is_reached(objects: int) -> None:
+    """7 of 25 is .28, but 25 times .28 is more than 7; the precision falls with every hit, so that each one tells."""
+    truth = generated.annotations(0, images=objects, classes=1, objects=0)
+    truth = replace(
+        truth,
+        offsets=np.arange(objects + 1),
+        boxes=np.tile([0.0, 0, 50, 50], (objects, 1)),
+        labels=np.zeros(objects, np.int64),
+        areas=np.full(objects, 2500.0),
+        crowd=np.zeros(objects, bool),
+        difficult=np.zeros(objects, bool),
+        ids=np.arange(objects) + 1,
+    )
+    images = np.repeat(np.arange(objects), 2)
+    boxes = np.tile([[0.0, 0, 50, 50], [100, 0, 150, 50]], (objects, 1))
+    found = Detections(images, boxes, np.zeros_like(images), np.linspace(1, 0.1, 2 * objects))
+    assert_equal(coco_ap(truth, found), reference(as_coco(truth), coco_results(truth, found)))
+
+
 def test_leaves_out_other_classes_and_refuses_other_images() -> None:
     truth = generated.annotations(2)
     found = generated.detections(truth, 3)
