@@ -7,14 +7,31 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as masks
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.metrics.detections import Detections
+from detseg.metrics.matching import (
+    AREAS,
+    COMBINATIONS,
+    THRESHOLDS,
+    Bits,
+    Floats,
+    Overlaps,
+    Rows,
+    bits,
+    inside,
+    match,
+    rank,
+    unpack,
+)
 from detseg.ops.runs import area, from_text
 
 log = logging.getLogger(__name__)
+
+RECALLS = np.linspace(0, 1, 101)
+COUNTS = (1, 10, 100)  # detections of one class in one image
 
 
 def coco_ap(
@@ -23,21 +40,26 @@ def coco_ap(
     """The 12 numbers of the COCO benchmark, and ``AP/<class>`` for every class, all between 0 and 1.
 
     ``AP`` is the mean over the IoU thresholds .50:.05:.95, ``AP_small`` and so on that of the objects whose ``areas``
-    lie in the range, ``AR_10`` the recall with 10 detections in an image; everything else counts 100. ``of`` masks,
-    which both sides must have, it is their pixels that overlap.
+    lie in the range, ``AR_10`` the recall with 10 detections of a class in an image; everything else counts 100. ``of``
+    masks, which both sides must have, it is their pixels that overlap.
 
     Crowds are ignored as COCO does. So are difficult objects, which COCO does not have: finding one is neither right
     nor wrong, as in VOC. A number that no object defines is nan (pycocotools says -1), and means leave it out.
     """
-    evaluation = _evaluate(annotations, detections, of)
-    precision = evaluation["precision"]  # (10 thresholds, 101 recalls, K, 4 areas, 3 detection counts), -1 undefined
-    recall = evaluation["recall"]  # (10, K, 4, 3)
-    result = {"AP": precision[..., 0, 2], "AP50": precision[0, ..., 0, 2], "AP75": precision[5, ..., 0, 2]}
+    if of == "masks":
+        assert detections.masks is not None
+        areas = np.array([area(from_text(runs)) for runs in detections.masks], dtype=np.float64)
+        overlaps = _mask_overlaps(annotations, detections)
+    else:
+        areas = (detections.boxes[:, 2:] - detections.boxes[:, :2]).prod(axis=1)
+        overlaps = _box_overlaps(annotations, detections)
+    precision, recall = _evaluate(annotations, detections, areas, overlaps)
+    result = {"AP": precision[:, 0], "AP50": precision[:, 0, 0], "AP75": precision[:, 0, 5]}
     sizes = {"small": 1, "medium": 2, "large": 3}
-    result |= {f"AP_{size}": precision[..., area, 2] for size, area in sizes.items()}
-    result |= {f"AR_{count}": recall[..., 0, row] for row, count in enumerate((1, 10, 100))}
-    result |= {f"AR_{size}": recall[..., area, 2] for size, area in sizes.items()}
-    result |= {f"AP/{name}": precision[:, :, label, 0, 2] for label, name in enumerate(annotations.classes)}
+    result |= {f"AP_{size}": precision[:, area] for size, area in sizes.items()}
+    result |= {f"AR_{count}": recall[:, row, 0] for row, count in enumerate(COUNTS)}
+    result |= {f"AR_{size}": recall[:, -1, area] for size, area in sizes.items()}
+    result |= {f"AP/{name}": precision[label, 0] for label, name in enumerate(annotations.classes)}
     return {name: _mean(values) for name, values in result.items()}
 
 
@@ -69,45 +91,102 @@ def coco_results(annotations: Annotations, detections: Detections) -> list[dict[
 
 
 def _evaluate(
-    annotations: Annotations, detections: Detections, of: Literal["boxes", "masks"]
-) -> dict[str, NDArray[np.float64]]:
-    """Run the evaluation over the arrays, and return its tables."""
-    # pycocotools takes images in the order of their ids, and detections of equal score in the order of their images.
-    images = np.unique(annotations.image_ids, return_inverse=True)[1]
-    counts = np.diff(annotations.offsets)
-    # COCO ignores an object outside the area range in question; a difficult one is put outside all of them.
-    areas = np.where(annotations.difficult, np.inf, annotations.areas)
-    truth: dict[str, NDArray[Any]] = {
-        "image_id": np.repeat(images, counts),
-        "category_id": annotations.labels,
-        "bbox": _xywh(annotations.boxes),
-        "area": areas,
-        "iscrowd": annotations.crowd.astype(np.int64),
-    }
-    boxes = _xywh(detections.boxes)
-    found: dict[str, NDArray[Any]] = {
-        "image_id": images[detections.images],
-        "category_id": detections.labels,
-        "bbox": boxes,
-        "area": boxes[:, 2] * boxes[:, 3],
-        "score": detections.scores,
-    }
-    if of == "masks":
-        assert detections.masks is not None
-        assert annotations.masks is not None
-        owners = np.repeat(np.arange(len(annotations)), counts)
-        masks = [annotations.masks.runs(row, *size) for row, size in enumerate(annotations.sizes[owners].tolist())]
-        truth["segmentation"] = _segmentations(annotations, owners, masks)
-        found["segmentation"] = _segmentations(annotations, detections.images, detections.masks)
-        found["area"] = np.array([area(from_text(runs)) for runs in detections.masks], dtype=np.float64)
-    index = [_index(annotations, columns) for columns in (truth, found)]
-    evaluation = COCOeval_faster(*index, iouType="bbox" if of == "boxes" else "segm", print_function=_silent)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return {name: np.asarray(evaluation.eval[name]) for name in ("precision", "recall")}
+    annotations: Annotations, detections: Detections, areas: Floats, overlaps: Overlaps
+) -> tuple[Floats, Floats]:
+    """Average precision (K, 4 area ranges, 10 thresholds) and recall (K, 3 counts, 4, 10), nan without an object.
+
+    ``areas`` (M,) are those of the detections.
+    """
+    classes, images = len(annotations.classes), len(annotations)
+    places, truth_places = _places(annotations, detections)
+    groups, truth_groups = detections.labels * images + places, annotations.labels * images + truth_places
+    found = np.lexsort((places, -detections.scores, detections.labels))
+    ranks = rank(groups[found])
+    found, ranks = found[ranks < COUNTS[-1]], ranks[ranks < COUNTS[-1]]
+
+    counted = inside(annotations.areas) & ~(annotations.crowd | annotations.difficult)[:, None]
+    right, free = match(found, groups[found], truth_groups, bits(counted), annotations.crowd, overlaps)
+    wrong = free & bits(inside(areas[found]))  # one outside the range that finds nothing counts neither way
+
+    objects = np.stack([np.bincount(annotations.labels[column], minlength=classes) for column in counted.T], axis=1)
+    precision, recall = np.zeros((classes, COMBINATIONS)), np.zeros((classes, len(COUNTS), COMBINATIONS))
+    limits = np.searchsorted(detections.labels[found], np.arange(classes + 1))
+    for label in range(classes):
+        rows = slice(limits[label], limits[label + 1])
+        precision[label], recall[label] = _figures(right[rows], wrong[rows], ranks[rows], objects[label])
+    shape = (len(AREAS), len(THRESHOLDS))
+    return precision.reshape(classes, *shape), recall.reshape(classes, len(COUNTS), *shape)
 
 
-def _segmentations(annotations: Annotations, images: NDArray[np.int64], runs: Iterable[bytes]) -> NDArray[np.object_]:
+def _places(annotations: Annotations, detections: Detections) -> tuple[Rows, Rows]:
+    """The image of each detection and of each object, counted as pycocotools does: in the order of the images' ids."""
+    images = len(annotations)
+    if ((detections.images < 0) | (detections.images >= images)).any():
+        raise ValueError(f"there are detections of other images than the {images} of the annotations")
+    places = np.unique(annotations.image_ids, return_inverse=True)[1]
+    return places[detections.images], np.repeat(places, np.diff(annotations.offsets))
+
+
+def _figures(right: Bits, wrong: Bits, ranks: Rows, objects: Rows) -> tuple[Floats, Floats]:
+    """Average precision (40,) and recall (3, 40) of the detections of one class, by descending score.
+
+    The precision is the highest at each of the 101 recalls or above, 0 at those that are not reached; ``objects`` (4,)
+    are how many there are to find in each area range.
+    """
+    rows = np.flatnonzero(right)
+    hits, totals = unpack(right[rows]), np.cumsum(unpack(right | wrong), axis=1, dtype=np.int32)[:, rows]
+    precision = np.cumsum(hits, axis=1) / np.maximum(totals, 1)
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # By which hit each recall is reached; that is a question of rounding, and pycocotools divides.
+    needed = np.stack([np.searchsorted(np.arange(1, many + 1) / many, RECALLS) for many in objects])
+    needed = np.repeat(needed, len(THRESHOLDS), axis=0)
+    counts = hits.sum(axis=1, dtype=np.int64)[:, None]
+    place = np.where(needed < counts, np.cumsum(counts)[:, None] - counts + needed, -1)
+    average = np.append(highest[hits > 0], 0.0)[place].mean(axis=1)
+    found = np.stack([hits[:, ranks[rows] < limit].sum(axis=1) for limit in COUNTS])
+    many = np.repeat(objects, len(THRESHOLDS))
+    return np.where(many > 0, average, np.nan), np.where(many > 0, found / np.maximum(many, 1), np.nan)
+
+
+def _box_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
+    """As pycocotools computes them, from corners and sides: not even the rounding differs."""
+    a, b = _xywh(detections.boxes).T.copy(), _xywh(annotations.boxes).T.copy()
+
+    def overlaps(rows: Rows, objects: Rows) -> Floats:
+        (x1, y1, w1, h1), (x2, y2, w2, h2) = a[:, rows], b[:, objects]
+        width = np.minimum(x1 + w1, x2 + w2) - np.maximum(x1, x2)
+        height = np.minimum(y1 + h1, y2 + h2) - np.maximum(y1, y2)
+        both, area = width.clip(0) * height.clip(0), w1 * h1
+        union = np.where(annotations.crowd[objects], area, area + w2 * h2 - both)
+        return np.asarray(both / np.maximum(union, np.finfo(np.float64).tiny))
+
+    return overlaps
+
+
+def _mask_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
+    """Of pixels; only where the boxes around the masks overlap, the masks themselves are looked at."""
+    assert detections.masks is not None
+    assert annotations.masks is not None
+    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    runs = [annotations.masks.runs(row, *size) for row, size in enumerate(annotations.sizes[owners].tolist())]
+    truth = _segmentations(annotations, owners, runs)
+    found = _segmentations(annotations, detections.images, detections.masks)
+    a, b = (np.reshape(masks.toBbox(list(each)), (-1, 4)).T for each in (found, truth))
+
+    def overlaps(rows: Rows, objects: Rows) -> Floats:
+        (x1, y1, w1, h1), (x2, y2, w2, h2) = a[:, rows], b[:, objects]
+        apart = (x1 + w1 <= x2) | (x2 + w2 <= x1) | (y1 + h1 <= y2) | (y2 + h2 <= y1)
+        result, near = np.zeros(len(rows)), np.flatnonzero(~apart)
+        for pairs in np.split(near, np.flatnonzero(np.diff(rows[near])) + 1):  # those of one detection
+            if len(pairs):
+                crowd = annotations.crowd[objects[pairs]].astype(np.uint8)
+                result[pairs] = masks.iou([found[rows[pairs[0]]]], list(truth[objects[pairs]]), crowd)[0]
+        return result
+
+    return overlaps
+
+
+def _segmentations(annotations: Annotations, images: Rows, runs: Iterable[bytes]) -> NDArray[np.object_]:
     """Run lengths of objects of some images as COCO has them."""
     sizes = annotations.sizes[images].tolist()
     column = np.empty(len(sizes), dtype=object)
@@ -115,28 +194,10 @@ def _segmentations(annotations: Annotations, images: NDArray[np.int64], runs: It
     return column
 
 
-def _index(annotations: Annotations, columns: dict[str, NDArray[Any]]) -> COCO:
-    """A COCO data set in memory, with our rows for ids; ids of objects count from 1, since COCO reads 0 as none."""
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    dataset = {
-        "images": [
-            {"id": image, "height": height, "width": width}
-            for image, (height, width) in enumerate(annotations.sizes.tolist())
-        ],
-        "categories": [{"id": label, "name": name} for label, name in enumerate(annotations.classes)],
-        "annotations": [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)],
-    }
-    return COCO(dataset, print_function=_silent)
-
-
-def _xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _xywh(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    defined = values[values > -1]
+def _mean(values: Floats) -> float:
+    defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _silent(*_: object) -> None:
-    """Instead of the library's progress messages."""

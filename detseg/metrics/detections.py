@@ -70,18 +70,17 @@ class Collector:
 
     def _own(self) -> Detections:
         """The detections of this process, without the padding."""
-        images, boxes, labels, scores = [], [], [], []
-        for rows, found in self.batches:
-            valid = found.valid
-            images.append(rows[:, None].expand_as(valid)[valid])
-            boxes.append(found.boxes[valid])
-            labels.append(_present(found.labels, "labels")[valid])
-            scores.append(_present(found.scores, "scores")[valid])
+        # One selection for the whole data set: each one waits for the device.
+        valid = torch.cat([found.valid.flatten() for _, found in self.batches] or [torch.zeros(0, dtype=torch.bool)])
+        images = [rows[:, None].expand_as(found.valid) for rows, found in self.batches]
+        boxes = [found.boxes for _, found in self.batches]
+        labels = [_present(found.labels, "labels") for _, found in self.batches]
+        scores = [_present(found.scores, "scores") for _, found in self.batches]
         return Detections(
-            _array(images, torch.int64),
-            _array(boxes, torch.float64).reshape(-1, 4),
-            _array(labels, torch.int64),
-            _array(scores, torch.float64),
+            _array(images, valid, torch.int64),
+            _array(boxes, valid, torch.float64).reshape(-1, 4),
+            _array(labels, valid, torch.int64),
+            _array(scores, valid, torch.float64),
             None if self.masks is None else np.array([*self.masks, None], dtype=object)[:-1],
         )
 
@@ -101,5 +100,7 @@ def _present(column: Tensor | None, name: str) -> Tensor:
     return column
 
 
-def _array(parts: list[Tensor], dtype: torch.dtype) -> NDArray[Any]:
-    return torch.cat([part.cpu() for part in parts] or [torch.zeros(0)]).to(dtype).numpy()
+def _array(parts: list[Tensor], valid: Tensor, dtype: torch.dtype) -> NDArray[Any]:
+    """The objects of all batches (B, N, ...) that are not padding."""
+    column = torch.cat([part.flatten(0, 1) for part in parts] or [torch.zeros(0)])
+    return column[valid].cpu().to(dtype).numpy()

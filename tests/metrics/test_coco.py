@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -14,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from detseg.data.annotations import Annotations
 from detseg.data.coco_format import read_coco
 from detseg.data.masks import RUNS, pack_masks
-from detseg.metrics import Detections, coco_ap, coco_results
+from detseg.metrics import Detections, coco_ap, coco_results, matching
 from tests.metrics import generated
 
 REAL = Path(__file__).parents[3] / "shared/data/tiny_coco"
@@ -92,6 +94,105 @@ def test_equals_pycocotools_beyond_100_detections_an_image() -> None:
     found = generated.detections(truth, 2, false=400)
     assert np.bincount(found.images).min() > 300
     assert_equal(coco_ap(truth, found), reference(as_coco(truth), coco_results(truth, found)))
+
+
+SIDES = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 4), st.integers(1, 4))  # x, y, width, height
+AREA = st.sampled_from([0, 1, 700, 1024, 1025, 5000, 9216, 9217, 20000, 1e10, 2e10])
+OBJECT = st.tuples(st.integers(0, 2), st.integers(0, 1), SIDES, AREA, st.sampled_from([False, False, True]))
+DETECTION = st.tuples(st.integers(0, 2), st.integers(0, 2), SIDES, st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+
+
+def boxes(sides: list[tuple[int, ...]], scale: float) -> np.ndarray:
+    x, y, width, height = scale * np.array(sides, dtype=np.float64).reshape(-1, 4).T
+    return np.stack([x, y, x + width, y + height], axis=1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(OBJECT, max_size=14), st.lists(DETECTION, max_size=30), st.sampled_from([1.0, 8.0, 32.0, 0.1]))
+def test_equals_pycocotools_on_anything(objects: list[tuple], items: list[tuple], scale: float) -> None:
+    """Few places, sizes and scores, so that every kind of tie happens; areas at the ends of the ranges, and crowds."""
+    objects, items = sorted(objects, key=lambda item: item[0]), sorted(items, key=lambda item: item[0])
+    base = generated.annotations(0, images=3, classes=3, objects=0)
+    images, labels, sides, areas, crowd = zip(*objects, strict=True) if objects else [()] * 5
+    truth = replace(
+        base,
+        image_ids=np.array([30, 10, 20]),
+        offsets=np.searchsorted(images, np.arange(4)),
+        boxes=boxes(sides, scale),
+        labels=np.array(labels, dtype=np.int64),
+        areas=np.array(areas, dtype=np.float64),
+        crowd=np.array(crowd, dtype=bool),
+        difficult=np.zeros(len(objects), dtype=bool),
+        ids=np.arange(len(objects)) + 1,
+    )
+    images, labels, sides, scores = zip(*items, strict=True) if items else [()] * 4
+    images, labels = np.array(images, dtype=np.int64), np.array(labels, dtype=np.int64)
+    found = Detections(images, boxes(sides, scale), labels, np.array(scores, dtype=np.float64))
+    assert_equal(coco_ap(truth, found), reference(as_coco(truth), coco_results(truth, found)))
+
+
+def test_equals_pycocotools_where_many_pairs_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of boxes of one class about the same place; compared in blocks, some of them of a single detection."""
+    truth = generated.annotations(11, images=4, classes=2, objects=90)
+    truth = replace(truth, boxes=truth.boxes / 4 + [0, 0, 40, 40])
+    found = generated.detections(truth, 12)
+    expected = reference(as_coco(truth), coco_results(truth, found))
+    for block in (1, 50, 1 << 16):
+        monkeypatch.setattr(matching, "BLOCK", block)
+        assert_equal(coco_ap(truth, found), expected)
+
+
+@pytest.mark.parametrize("second", [0, 8])
+def test_equals_pycocotools_where_a_box_overlaps_two_objects_equally(second: int) -> None:
+    """Which of them it is given decides whether the next box, which overlaps one alone, finds anything."""
+    truth = generated.annotations(0, images=1, classes=1, objects=0)
+    truth = replace(
+        truth,
+        offsets=np.array([0, 2]),
+        boxes=np.array([[0.0, 0, 20, 20], [8, 0, 28, 20]]),
+        labels=np.zeros(2, np.int64),
+        areas=np.full(2, 400.0),
+        crowd=np.zeros(2, bool),
+        difficult=np.zeros(2, bool),
+        ids=np.array([1, 2]),
+    )
+    boxes = np.array([[4.0, 0, 24, 20], [second, 0, second + 20, 20]])
+    found = Detections(np.zeros(2, np.int64), boxes, np.zeros(2, np.int64), np.array([0.9, 0.8]))
+    ours = coco_ap(truth, found)
+    assert_equal(ours, reference(as_coco(truth), coco_results(truth, found)))
+    assert ours["AR_100"] == pytest.approx(0.7 if second == 0 else 0.5)
+
+
+@pytest.mark.parametrize("objects", [25, 29, 50, 58, 100, 113])
+def test_equals_pycocotools_where_rounding_decides_which_recall_is_reached(objects: int) -> None:
+    """7 of 25 is .28, but 25 times .28 is more than 7; the precision falls with every hit, so that each one tells."""
+    truth = generated.annotations(0, images=objects, classes=1, objects=0)
+    truth = replace(
+        truth,
+        offsets=np.arange(objects + 1),
+        boxes=np.tile([0.0, 0, 50, 50], (objects, 1)),
+        labels=np.zeros(objects, np.int64),
+        areas=np.full(objects, 2500.0),
+        crowd=np.zeros(objects, bool),
+        difficult=np.zeros(objects, bool),
+        ids=np.arange(objects) + 1,
+    )
+    images = np.repeat(np.arange(objects), 2)
+    boxes = np.tile([[0.0, 0, 50, 50], [100, 0, 150, 50]], (objects, 1))
+    found = Detections(images, boxes, np.zeros_like(images), np.linspace(1, 0.1, 2 * objects))
+    assert_equal(coco_ap(truth, found), reference(as_coco(truth), coco_results(truth, found)))
+
+
+def test_leaves_out_other_classes_and_refuses_other_images() -> None:
+    truth = generated.annotations(2)
+    found = generated.detections(truth, 3)
+    strange = found._replace(labels=np.where(np.arange(len(found.labels)) % 3 == 0, found.labels, -1))
+    strange = strange._replace(labels=np.where(np.arange(len(found.labels)) % 3 == 1, 5, strange.labels))
+    known = Detections(*(column[(strange.labels >= 0) & (strange.labels < 5)] for column in strange))
+    assert coco_ap(truth, strange) == pytest.approx(coco_ap(truth, known), abs=0, nan_ok=True)
+    for image in (-1, 12):
+        with pytest.raises(ValueError, match="other images than the 12"):
+            coco_ap(truth, found._replace(images=np.full_like(found.images, image)))
 
 
 def test_equals_pycocotools_without_detections() -> None:
