@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from detseg.modules.backbones.norm import Norm, set_norm
+from detseg.modules.backbones.norm import Norm, fold, set_norm
 from detseg.modules.backbones.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class ConvNet(Backbone, ABC):
         self.blocks = names
         self.strides = [2**stage for stage in self.stages]
         self._maps = [last[stage] for stage in self.stages]
+        if self.norm == "frozen":
+            fold(self, self._channels)
         self.channels = self._channels()
 
         usual = min(self.usually_frozen, self.stages[-1]) if weights else 0
