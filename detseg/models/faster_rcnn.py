@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from detseg.models.detector import Detector
@@ -95,20 +96,26 @@ class FasterRCNN(Detector):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.images, batch.sizes)
-        return self._loss(batch, features, self.rpn(features, batch.images.shape[-2:]))
+        return self._loss(batch, features, self._predict(batch.images, features))
 
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
         features = self.backbone(images, sizes)
         if proposals is None:
-            predictions = self.rpn(features, images.shape[-2:])
+            predictions = self._predict(images, features)
             proposals = self.rpn.propose(predictions, sizes, self.rpn_candidates[1], self.proposals[1])
         return self._detect(features, proposals, sizes)
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
         features = self.backbone(batch.images, batch.sizes)
-        predictions = self.rpn(features, batch.images.shape[-2:])
+        predictions = self._predict(batch.images, features)
         proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[1], self.proposals[1])
         return self._loss(batch, features, predictions), self._detect(features, proposals, batch.sizes)
+
+    @torch.no_grad()
+    def _predict(self, images: Tensor, features: list[Tensor]) -> Predictions:
+        """Of all anchors, to propose and to sample from; the loss predicts its samples once more, with a gradient."""
+        predictions: Predictions = self.rpn(features, images.shape[-2:])
+        return predictions
 
     def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
         proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[0], self.proposals[0])
@@ -117,7 +124,7 @@ class FasterRCNN(Detector):
         )
         logits, deltas = self.box_head(self.pool(features, regions))
         return {
-            **self.rpn.loss(predictions, batch.targets),
+            **self.rpn.loss(predictions, batch.targets, features),
             **self.box_head.loss(logits, deltas, regions, truth),
         }
 
