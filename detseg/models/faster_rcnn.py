@@ -108,18 +108,18 @@ class FasterRCNN(Detector):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.images, batch.sizes)
-        return self._loss(batch, features, self.rpn(features, batch.images.shape[-2:]))
+        return self._loss(batch, features, self.rpn.survey(features, batch.images.shape[-2:]))
 
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
         features = self.backbone(images, sizes)
         if proposals is None:
-            predictions = self.rpn(features, images.shape[-2:])
+            predictions = self.rpn.survey(features, images.shape[-2:])
             proposals = self.rpn.propose(predictions, sizes, self.rpn_candidates[1], self.proposals[1])
         return self._detect(features, proposals, sizes)
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
         features = self.backbone(batch.images, batch.sizes)
-        predictions = self.rpn(features, batch.images.shape[-2:])
+        predictions = self.rpn.survey(features, batch.images.shape[-2:])
         proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[1], self.proposals[1])
         return self._loss(batch, features, predictions), self._detect(features, proposals, batch.sizes)
 
@@ -130,7 +130,7 @@ class FasterRCNN(Detector):
         )
         logits, deltas = self.box_head(self.pool(features, regions))
         return {
-            **self.rpn.loss(predictions, batch.targets),
+            **self.rpn.loss(predictions, batch.targets, features),
             **self.box_head.loss(logits, deltas, regions, truth),
         }
 

@@ -14,6 +14,7 @@ from detseg.ops import boxes as box_ops
 from detseg.ops.anchors import cell_anchors, grid_anchors
 from detseg.ops.losses import delta_loss, objectness_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
+from detseg.ops.regions import patches
 from detseg.ops.sampling import sample
 from detseg.ops.suppression import suppress
 from detseg.structures import Instances
@@ -81,8 +82,34 @@ class RPN(nn.Module):
         counts = [len(level) for level in anchors]
         return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), counts)
 
-    def loss(self, predictions: Predictions, targets: Instances) -> dict[str, Tensor]:
-        """Equation 1: is each sampled anchor an object, and where the positive ones point to."""
+    def survey(self, features: Sequence[Tensor], image: tuple[int, int]) -> Predictions:
+        """``forward``, without a gradient if ``loss`` computes that of its samples from the features."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.deeper) > 0):
+            predictions: Predictions = self(features, image)
+        return predictions
+
+    def predict(self, features: Sequence[Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, S) and deltas (B, S, 4) of the anchors ``chosen`` (B, S): those that ``forward`` gives for them.
+
+        Each is computed alone, from the 3 x 3 pixels around its cell; not for deeper convolutions, which see more.
+        """
+        kinds = self.objectness.out_channels  # of anchors in a cell
+        around = patches(features, chosen // kinds)
+        hidden = F.relu(F.conv2d(around, self.conv.weight, self.conv.bias))
+        logits = self.objectness(hidden).view(*chosen.shape, kinds)
+        deltas = self.deltas(hidden).view(*chosen.shape, kinds, 4)
+        kind = (chosen % kinds)[..., None]
+        return logits.gather(2, kind)[..., 0], deltas.gather(2, kind[..., None].expand(-1, -1, -1, 4))[:, :, 0]
+
+    def loss(
+        self, predictions: Predictions, targets: Instances, features: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Equation 1: is each sampled anchor an object, and where the positive ones point to.
+
+        Few anchors are sampled, and only they have a gradient. With the ``features`` that they were made of, the
+        predictions of ``survey`` need none: that of the samples is computed from them, which leaves out the backward
+        pass over all the others.
+        """
         logits, deltas, anchors, _ = predictions
         with torch.no_grad():
             overlaps = box_ops.iou(targets.boxes, anchors)
@@ -91,10 +118,13 @@ class RPN(nn.Module):
             positive = valid & (kind.gather(1, chosen) == POSITIVE)
             boxes = targets.boxes.gather(1, matched.gather(1, chosen)[..., None].expand(-1, -1, 4))
             delta_targets = box_ops.encode(boxes, anchors[chosen], DELTA_WEIGHTS)
-        of_anchors = deltas.gather(1, chosen[..., None].expand(-1, -1, 4))
+        if features is None or self.deeper:
+            logits, deltas = logits.gather(1, chosen), deltas.gather(1, chosen[..., None].expand(-1, -1, 4))
+        else:
+            logits, deltas = self.predict(features, chosen)
         return {
-            "rpn_objectness": objectness_loss(logits.gather(1, chosen), positive, valid),
-            "rpn_box": delta_loss(of_anchors, delta_targets, positive, valid.sum()),
+            "rpn_objectness": objectness_loss(logits, positive, valid),
+            "rpn_box": delta_loss(deltas, delta_targets, positive, valid.sum()),
         }
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ tensors. A box without area gives finite numbers everywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ TINY = 1e-6  # pixels; below any real box, so that its logarithm exists
 def as_float(tensor: Tensor) -> Tensor:
     """The same values in at least single precision: half precision would move a box by whole pixels."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """``values`` (n,), of the type and on the device of ``like``, filled there: a copy would make the host wait."""
+    return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in values])
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -97,13 +103,13 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     size, reference_size = boxes[..., 2:].clamp(min=TINY), references[..., 2:].clamp(min=TINY)
     offset = (boxes[..., :2] - references[..., :2]) / reference_size
     deltas = torch.cat([offset, torch.log(size / reference_size)], dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * constant(weights, deltas)
 
 
 def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
     """Boxes that ``deltas`` make of ``references``; the inverse of ``encode``; all (..., 4)."""
     deltas = as_float(deltas)
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / constant(weights, deltas)
     references = xyxy_to_cxcywh(references)
     centre = references[..., :2] + deltas[..., :2] * references[..., 2:]
     size = references[..., 2:] * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()

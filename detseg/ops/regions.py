@@ -1,17 +1,63 @@
-"""Features of boxes: RoIPool (Fast R-CNN, section 2.1) and RoIAlign (Mask R-CNN, section 3), over a feature pyramid."""
+"""Features of boxes: RoIPool (Fast R-CNN, section 2.1) and RoIAlign (Mask R-CNN, section 3), over a feature pyramid.
+
+And of single cells with their neighbours, as a convolution sees them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_pool as torchvision_roi_pool
 
-from detseg.ops.boxes import area, as_float
+from detseg.ops.boxes import area, as_float, constant
 
 SAMPLES = 2  # RoIAlign's sampling points along each side of a bin: four a bin (Mask R-CNN, section 3)
+
+
+class Pixels(NamedTuple):
+    """All pixels of all maps (B, C, h, w) as one table, so that one lookup serves every level.
+
+    Pixel (y, x) of an image's map is row ``start + (image * height + y) * width + x`` of those of its level.
+    """
+
+    rows: Tensor  # (sum of B * h * w, C)
+    starts: Tensor  # (L,) int64, the first row of each level
+    heights: Tensor  # (L,) int64
+    widths: Tensor  # (L,) int64
+
+
+def table(features: Sequence[Tensor]) -> Pixels:
+    """The pixels of maps (B, C, h, w), fine to coarse; a copy, from which the gradient goes back to them."""
+    channels = features[0].shape[1]
+    rows = torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, channels) for feature in features])
+    whole = torch.empty(0, dtype=torch.int64, device=rows.device)
+    heights, widths = (constant([feature.shape[side] for feature in features], whole) for side in (2, 3))
+    counts = len(features[0]) * heights * widths
+    return Pixels(rows, counts.cumsum(0) - counts, heights, widths)
+
+
+def patches(features: Sequence[Tensor], cells: Tensor, reach: int = 1) -> Tensor:
+    """The pixels around each of ``cells``, zero beyond the edge of its map: (B * S, C, 2 * reach + 1, 2 * reach + 1).
+
+    ``features`` are maps (B, C, h, w), fine to coarse; ``cells`` (B, S) count those of an image's maps, row by row.
+    """
+    rows, starts, heights, widths = table(features)
+    images = len(features[0])
+    first = starts // max(images, 1)  # the first cell of each level
+    level = (cells[..., None] >= first[1:]).sum(dim=-1)
+    height, width = heights[level], widths[level]
+    cell = cells - first[level]
+    steps = torch.arange(-reach, reach + 1, device=cells.device)
+    y, x = (cell // width)[..., None] + steps, (cell % width)[..., None] + steps
+    inside = ((y >= 0) & (y < height[..., None]))[..., :, None] & ((x >= 0) & (x < width[..., None]))[..., None, :]
+    image = torch.arange(images, device=cells.device)[:, None]
+    row = (starts[level] + image * height * width)[..., None, None] + y[..., :, None] * width[..., None, None]
+    values = F.embedding(torch.where(inside, row + x[..., None, :], 0), rows)
+    return torch.where(inside[..., None], values, 0).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def assign_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
@@ -53,13 +99,13 @@ def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int],
     the whole operation is one ``embedding_bag``, several times faster on a CPU than a kernel for each level.
     """
     device, images, channels = boxes.device, boxes.shape[0], features[0].shape[1]
-    rows = as_float(torch.cat([feature.permute(0, 2, 3, 1).reshape(-1, channels) for feature in features]))
-    shapes = torch.tensor([feature.shape[-2:] for feature in features], device=device)
-    starts = torch.tensor([0, *(images * f.shape[2] * f.shape[3] for f in features[:-1])], device=device).cumsum(0)
+    rows, starts, heights, widths = table(features)
+    rows = as_float(rows)
 
     level = assign_levels(boxes, strides).flatten()
-    height, width = shapes[level].unbind(1)
-    x1, y1, x2, y2 = (as_float(boxes).reshape(-1, 4) / torch.tensor(strides, device=device)[level, None]).unbind(1)
+    height, width = heights[level], widths[level]
+    stride = constant(strides, starts)[level]
+    x1, y1, x2, y2 = (as_float(boxes).reshape(-1, 4) / stride[:, None]).unbind(1)
     # Boxes are at least one pixel of the map wide, as in the original implementation.
     y, y_weight = _axis(y1, (y2 - y1).clamp(min=1), height, size)
     x, x_weight = _axis(x1, (x2 - x1).clamp(min=1), width, size)

@@ -33,6 +33,21 @@ FORMAT = 1  # of what a checkpoint says about itself; another number is another 
 PATIENCE = 3  # validations without a better figure, after which "plateau" lowers the learning rate
 
 
+class Step:
+    """A step of training whose loss is known to the device, but not yet here."""
+
+    def __init__(self, number: int, losses: dict[str, Tensor], rows: Tensor, total: Tensor) -> None:
+        self.number, self.losses, self.rows = number, losses, rows
+        self._finite = torch.isfinite(total.detach()).to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.current_stream().record_event() if total.is_cuda else None
+
+    def is_finite(self) -> bool:
+        """Waits for this step's loss, and for nothing that the device was given after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._finite)
+
+
 class Task(LightningModule):
     """Train and evaluate a ``network``: ``Trainer(...).fit(task, data)``.
 
@@ -78,6 +93,7 @@ class Task(LightningModule):
         self.config: dict[str, Any] = {}
         self.figures: dict[str, float] = {}
         self.losses: dict[str, float] = {}
+        self._last: Step | None = None
         self._reset()
 
     @property
@@ -112,19 +128,26 @@ class Task(LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         losses: dict[str, Tensor] = self.network.loss(batch)
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            raise DetsegError(self._not_finite(losses, batch))
+        self._check()
+        self._last = Step(self.global_step, {name: value.detach() for name, value in losses.items()}, batch.rows, total)
         named = {f"train/{name}": value.detach() for name, value in {"loss": total, **losses}.items()}
         self.log_dict(named, prog_bar=True, batch_size=len(batch.images))
         return total
 
-    def _not_finite(self, losses: Mapping[str, Tensor], batch: Batch) -> str:
-        values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-        images = ", ".join(str(self.data.path("train", row)) for row in batch.rows.tolist())
-        return (
-            f"the loss is not finite in step {self.global_step}: {values}; the images were {images}. "
+    def _check(self) -> None:
+        """Stop if the last step's loss was not finite. Asked a step later, so that nobody waits for the device."""
+        last, self._last = self._last, None
+        if last is None or last.is_finite():
+            return
+        values = ", ".join(f"{name} {value.item():g}" for name, value in last.losses.items())
+        images = ", ".join(str(self.data.path("train", row)) for row in last.rows.tolist())
+        raise DetsegError(
+            f"the loss is not finite in step {last.number}: {values}; the images were {images}. "
             "Look at their labels; if they are sound, lower --model.lr or raise --model.warmup_steps"
         )
+
+    def on_train_epoch_end(self) -> None:
+        self._check()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         self.trainer.fit_loop.setup_data()  # makes num_training_batches known
@@ -183,6 +206,7 @@ class Task(LightningModule):
         """Bring together what the ranks have kept. Called on every rank at the end of a validation."""
 
     def on_validation_epoch_start(self) -> None:
+        self._check()
         self._reset()
 
     def _reset(self) -> None:

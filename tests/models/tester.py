@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torchvision.ops import box_iou
 
@@ -108,6 +109,35 @@ def overfit(network: Detector, batch: Batch, steps: int = 80, lr: float = 2e-3) 
         optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 5) * (1 if step < 0.7 * steps else 0.2)
         backward(network, batch)
         optimizer.step()
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, and notes those for which, on a GPU, the host would wait for the device.
+
+    They give as much as the data says, a number, or a tensor that the host has made.
+    """
+
+    WAITING = ("nonzero", "masked_select", "_local_scalar_dense", "is_nonzero", "equal", "unique", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.waiting: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        self.count += 1
+        by_truth = name.startswith("index") and any(
+            value is not None and value.dtype in (torch.bool, torch.uint8)
+            for values in args
+            if isinstance(values, list | tuple)
+            for value in values
+            if value is None or isinstance(value, Tensor)
+        )
+        repeats = name == "repeat_interleave" and isinstance(args[0], Tensor)
+        if name.startswith(self.WAITING) or by_truth or repeats:
+            self.waiting.append(str(function))
+        return function(*args, **(kwargs or {}))
 
 
 class DetectorTester:
@@ -281,6 +311,24 @@ class DetectorTester:
         expected = network.loss(batch)
         for name, loss in torch.compile(network.loss, fullgraph=True, backend="eager")(batch).items():
             assert_close(loss, expected[name], rtol=1e-4, atol=1e-5)
+
+    def test_training_does_not_wait_for_the_device(self, network, batch) -> None:
+        """Forward, loss and backward; what suppression asks for is its own affair, and one operation here."""
+        with Operations() as operations:
+            sum(network.loss(batch).values()).backward()
+        assert operations.count > 100
+        assert operations.waiting == []
+
+    @pytest.mark.parametrize("mode", [True, False])
+    def test_operations_do_not_grow_with_the_batch(self, network, batch, mode) -> None:
+        counts = []
+        for images in ([0], [0, 1], [0, 1, 0, 1]):
+            some = rows(batch, images)
+            network.train(mode).zero_grad()
+            with Operations() as operations:
+                sum(network.loss(some).values()).backward()
+            counts.append(operations.count)
+        assert counts[0] <= counts[1] == counts[2], counts  # of one image, fewer copies
 
     @torch.no_grad()
     def test_inference_compiles_into_one_graph(self, trained, batch) -> None:

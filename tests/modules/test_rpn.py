@@ -130,3 +130,41 @@ def test_deeper_convolutions_follow_the_first(features) -> None:
         hidden = layer(hidden).relu()
     assert len(rpn.deeper) == 2
     assert_close(rpn(features, IMAGE).logits[:, :3], rpn.objectness(hidden)[:, :, 0, 0])
+
+
+@pytest.fixture
+def objects() -> Instances:
+    boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 20, 90, 60]], [[2, 2, 20, 20], [0, 0, 0, 0]]])
+    return Instances(boxes, torch.tensor([[True, True], [True, False]]))
+
+
+@pytest.mark.parametrize("chosen", [torch.arange(360).expand(2, -1), torch.randint(0, 360, (2, 50))])
+def test_anchors_alone_are_predicted_as_among_all_others(rpn, features, chosen) -> None:
+    logits, deltas, _, _ = rpn(features, IMAGE)
+    alone = rpn.predict(features, chosen)
+    assert_close(alone[0], logits.gather(1, chosen))
+    assert_close(alone[1], deltas.gather(1, chosen[..., None].expand(-1, -1, 4)))
+
+
+@pytest.mark.parametrize("samples", [8, 10**6])
+def test_gradient_of_the_samples_alone_is_that_of_all_anchors(rpn, features, objects, samples) -> None:
+    rpn.samples, rpn.positive_fraction = samples, 0.5
+    for layer in (rpn.conv, rpn.objectness, rpn.deltas):
+        torch.nn.init.normal_(layer.weight, std=0.2)
+    results = []
+    for sparse in (False, True):
+        maps = [feature.clone().requires_grad_() for feature in features]
+        rpn.zero_grad()
+        torch.manual_seed(2)  # draws the same samples
+        with torch.set_grad_enabled(not sparse):
+            predictions = rpn(maps, IMAGE)
+        losses = rpn.loss(predictions, objects, maps if sparse else None)
+        sum(losses.values()).backward()
+        gradients = [value.grad.clone() for value in (*maps, *rpn.parameters())]
+        results.append((torch.stack(list(losses.values())), gradients))
+    (expected, dense), (losses, sparse) = results
+    assert expected.min() > 0
+    assert_close(losses, expected, rtol=1e-6, atol=0)
+    for gradient, other in zip(sparse, dense, strict=True):
+        assert other.any()
+        assert (gradient - other).norm() < 1e-5 * other.norm()

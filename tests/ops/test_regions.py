@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
@@ -193,3 +194,12 @@ def test_boxes_and_maps_of_other_types(pool, boxes, maps) -> None:
     whole = torch.tensor([[[0, 0, 240, 240], [16, 32, 200, 128]], [[128, 32, 200, 240], [0, 0, 8, 8]]])
     expected = pool([feature.double() for feature in features], whole.double(), STRIDES, 2)
     assert_close(pool(features, whole.to(boxes), STRIDES, 2).double(), expected, rtol=0, atol=1e-5)
+
+
+def test_patches_are_what_a_convolution_sees() -> None:
+    """Of every cell of every map, in the order of ``F.unfold``."""
+    features = [torch.randn(2, 3, 4, 6), torch.randn(2, 3, 2, 3), torch.randn(2, 3, 1, 1)]
+    expected = torch.cat([F.unfold(feature, 3, padding=1) for feature in features], dim=2)
+    cells = torch.arange(24 + 6 + 1).expand(2, -1)
+    around = regions.patches(features, cells)
+    assert torch.equal(around.reshape(2, 31, 27), expected.transpose(1, 2))

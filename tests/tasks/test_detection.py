@@ -167,6 +167,30 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_the_images(root: Path
     assert "constant 2" in str(caught.value)
 
 
+class BrokenOnce(ColourDetector):
+    """Its loss is not finite in the step of training with the number ``bad``."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__()
+        self.bad, self.step = bad, -1
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.step += self.training
+        broken = self.training and self.step == self.bad
+        if broken:
+            self.seen = batch.rows
+        return {**super().loss(batch), "bad": self.weight.sum() * 0 + (float("inf") if broken else 1)}
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])  # followed by another, and the last of the epoch
+def test_the_step_and_the_images_of_a_loss_that_was_not_finite_are_named(root: Path, step: int) -> None:
+    data, network = colours(root, batch_size=1), BrokenOnce(step)
+    with pytest.raises(DetsegError, match=f"in step {step}: .*bad inf") as caught:
+        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(Detection(network), data)
+    assert str(data.path("train", int(network.seen))) in str(caught.value)
+    assert str(caught.value).count(".png") == 1
+
+
 def test_data_must_be_whole(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer.fit\(task, data\)"):
         Trainer(**QUIET, max_epochs=1).fit(Detection(ColourDetector()), colours(root).train_dataloader())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from detseg.modules.backbones.norm import Norm, set_norm
+from detseg.modules.backbones.norm import Norm, fold, set_norm
 from detseg.modules.backbones.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class ConvNet(Backbone, ABC):
             self.set_eps(eps)
         self.strides = [2**stage for stage in self.stages]
         self._maps = [last[stage] for stage in self.stages]
+        if self.norm == "frozen":
+            fold(self, self._channels)
         self.channels = self._channels()
 
         usual = min(self.usually_frozen, self.stages[-1]) if weights else 0
