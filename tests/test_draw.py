@@ -35,6 +35,15 @@ def test_draws_the_edge_of_the_box_and_leaves_the_image_alone() -> None:
     assert (picture[80:160, 70:230] == 128).all()
 
 
+def test_masks_tint_their_pixels_alone() -> None:
+    image, mask = grey(200, 300), np.zeros((200, 300), bool)
+    mask[80:120, 100:200] = True
+    plain, tinted = (draw(image, [[50, 60, 250, 180]], [0], CLASSES, masks=masks) for masks in ((), iter([mask])))
+    assert (image == 128).all()
+    assert np.array_equal(tinted[~mask], plain[~mask])
+    assert np.abs(tinted[mask] - (0.4 * 128 + 0.6 * np.array(colour(0)))).max() <= 0.5
+
+
 @pytest.mark.parametrize("size", [(40, 60), (480, 640), (2000, 1500)])
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_tag_lies_inside_the_image_wherever_the_box_is(size: tuple[int, int], corner: tuple[int, int]) -> None:

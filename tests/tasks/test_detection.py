@@ -21,10 +21,11 @@ from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.modules.box_head import TwoFCHead
+from detseg.ops.runs import decode, from_text
 from detseg.recipe import recipe
 from detseg.structures import Batch
 from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint
-from tests.colours import ColourDetector, colours, write_colours
+from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -68,6 +69,29 @@ def test_perfect_detections_have_perfect_figures(root: Path) -> None:
     assert task.figures["images_per_second"] > 0
     assert task.detections is not None
     assert len(task.detections.scores) == 1 + 2 + 3
+
+
+def test_perfect_masks_have_perfect_figures(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task, data = Detection(ColourMaskDetector()), colours(root, masks="all")
+    Trainer(**QUIET, max_epochs=1).fit(task, data)
+    assert {task.figures[name] for name in ("AP", "mask_AP", "mask_AP50", "mask_AP/red")} == {1.0}
+    assert task.detections is not None
+    assert task.detections.masks is not None
+    assert len(task.detections.masks) == 6
+    assert "masks: AP 100.0, AP50 100.0" in task.table(task.figures)
+    assert task.headline[0] == "mask_AP"
+    found = next(task.predict(root / "val"))
+    assert found.size == (64, 64)
+    assert found.masks is not None
+    x1, y1, x2, y2 = found.boxes[0].astype(int)
+    mask = decode(from_text(found.masks[0]), *found.size)
+    assert mask[y1:y2, x1:x2].all()
+    assert mask.sum() == (x2 - x1) * (y2 - y1)
+
+
+def test_a_network_that_learns_from_masks_needs_them(root: Path) -> None:
+    with pytest.raises(ConfigError, match='ColourMaskDetector learns from masks: build the data with masks="all"'):
+        Trainer(**QUIET, max_epochs=1).fit(Detection(ColourMaskDetector()), colours(root))
 
 
 def test_validation_losses_are_means_over_images(root: Path) -> None:
@@ -332,14 +356,14 @@ RANKS = """
 import json, sys
 from pathlib import Path
 from lightning.pytorch import Trainer
-from tests.colours import ColourDetector, colours
+from tests.colours import ColourDetector, ColourMaskDetector, colours
 from detseg.tasks import Detection, Pictures
 
 trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                   enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])
 for root in sys.argv[2:]:
-    task = Detection(ColourDetector(blunder=1.0))
-    trainer.validate(task, colours(Path(root)), verbose=False)
+    task = Detection(ColourMaskDetector(blunder=1.0))
+    trainer.validate(task, colours(Path(root), masks="all"), verbose=False)
     if trainer.is_global_zero:
         Path(sys.argv[1], Path(root).name + ".json").write_text(json.dumps(task.figures))
 """
@@ -354,11 +378,11 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
     subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
     for root in roots:
-        task = Detection(ColourDetector(blunder=1.0))
-        Trainer(**QUIET).validate(task, colours(root), verbose=False)
+        task = Detection(ColourMaskDetector(blunder=1.0))
+        Trainer(**QUIET).validate(task, colours(root, masks="all"), verbose=False)
         together = json.loads((tmp_path / f"{root.name}.json").read_text())
-        average_precision = {name for name in together if name.startswith(("AP", "AR_", "VOC"))}
-        assert len(average_precision) > 20
+        average_precision = {name for name in together if name.startswith(("AP", "AR_", "VOC", "mask_"))}
+        assert len(average_precision) > 35
         # nan, where there is nothing to find, differs from itself; its text does not
         alone = {name: str(task.figures[name]) for name in average_precision}
         assert {name: str(together[name]) for name in average_precision} == alone

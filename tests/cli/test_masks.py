@@ -1,0 +1,94 @@
+"""Mask R-CNN by the commands, on tiny images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as reference
+
+from detseg import checkpoint, cli
+from tests.colours import write_colours
+
+CONFIG = """\
+model:
+  network:
+    class_path: MaskRCNN
+    init_args:
+      backbone:
+        class_path: FPN
+        init_args:
+          channels: 16
+          body: MobileNetV2
+      head:
+        class_path: TwoFCHead
+        init_args:
+          in_channels: 16
+          channels: 32
+      proposals: [20, 20]
+      samples: 16
+      mask_channels: 8
+      detections: 5
+data:
+  class_path: COCO
+  init_args:
+    root: colours
+    workers: 0
+    transforms:
+      class_path: Transforms
+      init_args:
+        size: 64
+        max_size: 64
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a finished run."""
+    folder = tmp_path_factory.mktemp("masks")
+    write_colours(folder / "colours")
+    (folder / "mask.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.train(["--config", "mask.yaml"])
+    return folder
+
+
+def test_data_are_asked_for_masks_without_being_told(folder: Path) -> None:
+    assert checkpoint.load(folder / "runs/mask/best.ckpt").data_recipe["arguments"]["masks"] == "all"
+    figures = json.loads((folder / "runs/mask/metrics.json").read_text())
+    assert {"AP", "mask_AP", "mask_AP50", "mask_AP/red", "mask"} <= set(figures)
+    assert list((folder / "runs/mask/pictures").iterdir())
+
+
+@pytest.mark.parametrize("data", [[], ["--data=COCO", "--data.root=colours", "--data.workers=0"]])
+def test_evaluation_writes_run_lengths(folder: Path, monkeypatch: pytest.MonkeyPatch, data: list[str]) -> None:
+    monkeypatch.chdir(folder)
+    cli.evaluate(["--checkpoint", "runs/mask/best.ckpt", "--out", "results.json", "--metrics", "m.json", *data])
+    assert "mask_AP" in json.loads(Path("m.json").read_text())
+    results = json.loads(Path("results.json").read_text())
+    assert results
+    for result in results:
+        assert reference.decode(result["segmentation"]).shape == (64, 64)
+
+
+def test_prediction_writes_run_lengths_and_maps_of_instances(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    command = ["colours/val", "--checkpoint", "runs/mask/best.ckpt", "--threshold", "0"]
+    cli.predict([*command, "--out", "out", "--instances", "true"])
+    for entry in json.loads(Path("out/predictions.json").read_text()):
+        masks = [reference.decode(mask).astype(bool) for mask in entry["masks"]]
+        assert len(masks) == len(entry["boxes"]) > 0
+        numbers = np.array(Image.open(Path("out") / entry["instances"]))
+        expected = np.zeros((64, 64), int)
+        for number in reversed(range(len(masks))):
+            expected[masks[number]] = number + 1
+        assert np.array_equal(numbers, expected)
+    cli.predict([*command, "--out", "plain"])
+    assert not list(Path("plain").glob("*.instances.png"))
