@@ -82,7 +82,7 @@ class RPN(nn.Module):
         counts = [len(level) for level in anchors]
         return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), counts)
 
-    def survey(self, features: Sequence[Tensor], image: tuple[int, int]) -> Predictions:
+    def survey(self, features: Sequence[Tensor], image: Sequence[int]) -> Predictions:
         """``forward``, without a gradient if ``loss`` computes that of its samples from the features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.deeper) > 0):
             predictions: Predictions = self(features, image)
