@@ -1,35 +1,50 @@
 """Measure detseg against torchvision: the same weights, images, threads and precision, in turns, in one run.
 
-    python tools/benchmark.py [train] [infer] [--threads 2] [--repeats 5]
+    python tools/benchmark.py [train] [infer] [roi_align] [nms] [startup] [--precision fp32 bf16] [--device cuda]
 
 Other work on a machine disturbs both sides alike only if they alternate, so they do; read the ratio, not the seconds.
+torchvision has channels_last and autocast too. On a GPU it also counts how often a call makes the host wait.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detseg.models import FasterRCNN
 from detseg.models.weights import from_torchvision
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
+from detseg.ops.regions import roi_align
+from detseg.ops.suppression import suppress
 from detseg.structures import Batch, Instances
 
 HEIGHT, WIDTH, CLASSES, OBJECTS = 480, 640, 80, 10
+STRIDES = (4, 8, 16, 32)
+
+Call = Callable[[], object]
 
 
-def models() -> tuple[FasterRCNN, torch.nn.Module]:
+def models(device: str) -> tuple[FasterRCNN, torch.nn.Module]:
     """Faster R-CNN R50-FPN of both sides, stem and first stage frozen, batch norm frozen, the same random weights.
 
     The untrained network is made to behave like a trained one where time depends on it: activations stay O(1), and some
@@ -46,7 +61,8 @@ def models() -> tuple[FasterRCNN, torch.nn.Module]:
     theirs.roi_heads.box_predictor.cls_score.weight.data.normal_(std=0.15)
     ours = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", frozen=2)), CLASSES)
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
-    return ours, theirs
+    layout = {"device": device, "memory_format": torch.channels_last}
+    return ours.to(**layout), theirs.to(**layout)  # type: ignore[call-overload]
 
 
 def calibrate(network: torch.nn.Module, images: Tensor) -> None:
@@ -66,7 +82,7 @@ def calibrate(network: torch.nn.Module, images: Tensor) -> None:
         hook.remove()
 
 
-def batch(size: int) -> Batch:
+def batch(size: int, device: str) -> Batch:
     torch.manual_seed(1)
     images = torch.randint(0, 256, (size, 3, HEIGHT, WIDTH), dtype=torch.uint8)
     corner = torch.rand(size, OBJECTS, 2) * torch.tensor([WIDTH - 200, HEIGHT - 200])
@@ -74,20 +90,21 @@ def batch(size: int) -> Batch:
     valid = torch.ones(size, OBJECTS, dtype=torch.bool)
     targets = Instances(boxes, valid, torch.randint(0, CLASSES, (size, OBJECTS)))
     sizes = torch.tensor([[HEIGHT, WIDTH]]).repeat(size, 1)
-    return Batch(images, sizes, targets, torch.arange(size), sizes)
+    whole = Batch(images.contiguous(memory_format=torch.channels_last), sizes, targets, torch.arange(size), sizes)
+    return tree_map(lambda value: value if value is None else value.to(device), whole)  # type: ignore[no-any-return]
 
 
-def train() -> dict[str, Callable[[], object]]:
+def train(device: str, half: bool) -> dict[str, Call]:
     """One training step of two images: forward, backward, SGD."""
-    ours, theirs = models()
-    data = batch(2)
+    ours, theirs = models(device)
+    data = batch(2, device)
     images = [image / 255 for image in data.images]
     assert data.targets.labels is not None
     targets = [
         {"boxes": boxes, "labels": labels + 1}
         for boxes, labels in zip(data.targets.boxes, data.targets.labels, strict=True)
     ]
-    steps = {}
+    steps: dict[str, Call] = {}
     losses: dict[str, tuple[torch.nn.Module, Callable[[], dict[str, Tensor]]]] = {
         "detseg": (ours, lambda: ours.loss(data)),
         "torchvision": (theirs, lambda: theirs(images, targets)),
@@ -100,62 +117,160 @@ def train() -> dict[str, Callable[[], object]]:
 
         def step(loss: Callable[[], dict[str, Tensor]] = loss, optimizer: torch.optim.Optimizer = optimizer) -> None:
             optimizer.zero_grad()
-            torch.stack(list(loss().values())).sum().backward()
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                total = torch.stack(list(loss().values())).sum()
+            total.backward()
             optimizer.step()
 
         steps[name] = step
     return steps
 
 
-def infer() -> dict[str, Callable[[], object]]:
+def infer(device: str, half: bool) -> dict[str, Call]:
     """Detections of one image."""
-    ours, theirs = models()
-    data = batch(1)
+    ours, theirs = models(device)
+    data = batch(1, device)
     image = data.images[0] / 255
     ours.eval()
     theirs.eval()
+
+    def within(call: Call) -> Call:
+        return torch.inference_mode()(torch.autocast(device, torch.bfloat16, enabled=half)(call))
+
     return {
-        "detseg": torch.inference_mode()(lambda: ours(data.images, data.sizes)),
-        "torchvision": torch.inference_mode()(lambda: theirs([image])),
+        "detseg": within(lambda: ours(data.images, data.sizes)),
+        "torchvision": within(lambda: theirs([image])),
     }
 
 
-PARTS = {"train": train, "infer": infer}
+def regions(images: int, count: int, device: str) -> Tensor:
+    """Boxes (B, count, 4) of 16 to 400 pixels a side, small ones more often."""
+    torch.manual_seed(2)
+    sides = 16 * 25 ** torch.rand(images, count, 2)
+    corner = torch.rand(images, count, 2) * (torch.tensor([WIDTH, HEIGHT]) - sides).clamp(min=0)
+    return torch.cat([corner, corner + sides], dim=-1).to(device)
 
 
-def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side, called in turns after one call that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+def pooling(device: str, half: bool) -> dict[str, Call]:
+    """RoIAlign of 512 regions in each of two images over four levels of 256 channels, forward and backward."""
+    boxes = regions(2, 512, device)
+    precision = torch.bfloat16 if half else torch.float32
+    maps = [
+        torch.randn(2, 256, HEIGHT // stride, WIDTH // stride, device=device, dtype=precision)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+        for stride in STRIDES
+    ]
+    pooler = MultiScaleRoIAlign([str(stride) for stride in STRIDES], 7, sampling_ratio=2)
+    named = {str(stride): feature for stride, feature in zip(STRIDES, maps, strict=True)}
+    sizes = [(HEIGHT, WIDTH)] * 2
+
+    def both(pool: Callable[[], Tensor]) -> Call:
+        def call() -> None:
+            for feature in maps:
+                feature.grad = None
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                pooled = pool()
+            pooled.sum().backward()
+
+        return call
+
+    return {
+        "detseg": both(lambda: roi_align(maps, boxes, STRIDES, 7)),
+        "torchvision": both(lambda: pooler(named, list(boxes), sizes)),
+    }
+
+
+def nms(device: str, half: bool) -> dict[str, Call]:
+    """Suppression of 2000 boxes on each of four levels, of two images."""
+    boxes = regions(2, 8000, device)
+    scores = torch.rand(boxes.shape[:2], device=device)
+    levels = torch.arange(4, device=device).repeat_interleave(2000).expand(2, -1)
+    valid = torch.ones_like(levels, dtype=torch.bool)
+    return {
+        "detseg": lambda: suppress(boxes, scores, levels, valid, 0.7, 2000),
+        "torchvision": lambda: [batched_nms(*image, 0.7)[:2000] for image in zip(boxes, scores, levels, strict=True)],
+    }
+
+
+def startup(device: str, half: bool) -> dict[str, Call]:
+    """A new process until the package is imported."""
+    return {
+        package: partial(subprocess.run, [sys.executable, "-c", f"import {package}"], check=True)
+        for package in ("detseg", "torchvision", "torch")
+    }
+
+
+PARTS = {"train": train, "infer": infer, "roi_align": pooling, "nms": nms, "startup": startup}
+IN_BOTH = ("train", "infer", "roi_align")  # parts that half precision changes
+
+
+def measure(sides: dict[str, Call], repeats: int, device: str) -> dict[str, dict[str, Any]]:
+    """Milliseconds of each side, called in turns after one call that does not count; on a GPU, how often it waits."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, call in sides.items():
             start = time.perf_counter()
             call()
+            if device == "cuda":
+                torch.cuda.synchronize()
             if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+                times[name].append(1000 * (time.perf_counter() - start))
+    found: dict[str, dict[str, Any]] = {
+        name: {"ms": statistics.median(each), "least": min(each), "variation": statistics.pstdev(each) / max(each)}
+        for name, each in times.items()
+    }
+    if device == "cuda":
+        for name, call in sides.items():
+            found[name]["waits"] = waits(call)
+    return found
+
+
+def waits(call: Call) -> int:
+    """How often the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", default=[], metavar="part", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"{', '.join(unknown)}: not a part; there are {', '.join(PARTS)}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU here")
     torch.set_num_threads(arguments.threads)
-    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, fp32, {HEIGHT}x{WIDTH}")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    machine = {
+        "machine": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),
+        "threads": arguments.threads,
+        "size": [HEIGHT, WIDTH],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(f"{'':16}{'detseg':>12}{'torchvision':>14}{'ratio':>8}")
+    figures: dict[str, Any] = {}
     for part in arguments.parts or PARTS:
-        median = measure(PARTS[part](), arguments.repeats)
-        ratio = median["torchvision"] / median["detseg"]
-        print(
-            f"{part:8}",
-            *(f"{name} {1000 * value:.0f} ms" for name, value in median.items()),
-            f"{ratio:.2f} x",
-            sep="  ",
-        )
+        for precision in arguments.precision if part in IN_BOTH else ["fp32"]:
+            name = f"{part} {precision}" if part in IN_BOTH else part
+            found = measure(PARTS[part](arguments.device, precision == "bf16"), arguments.repeats, arguments.device)
+            ours, theirs = found["detseg"]["ms"], found["torchvision"]["ms"]
+            print(f"{name:16}{ours:9.1f} ms{theirs:11.1f} ms{theirs / ours:8.2f}", flush=True)
+            figures[name] = {**found, "ratio": theirs / ours}
+    if arguments.json:
+        arguments.json.write_text(json.dumps({**machine, "parts": figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
