@@ -69,7 +69,7 @@ def convert(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--model {options.model}: there is {', '.join(PUBLISHED)}")
     content = checkpoint.read(options.source)
     if "detseg" in content:
-        task = checkpoint.load(options.source)
+        task: Task = checkpoint.load(options.source)
         if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
             raise CheckpointError(
                 f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
@@ -82,7 +82,7 @@ def convert(arguments: Sequence[str]) -> None:
     segments = "classifier.4.weight" in content  # as no detector has it
     try:
         if segments:
-            task: Task = _segmentation(content, options.classes)
+            task = _segmentation(content, options.classes)
         else:
             task = _task(content, options.source, options.classes, options.model)
     except CheckpointError as error:

@@ -155,10 +155,13 @@ def check_fit(backbone: Backbone, head: RegionHead) -> None:
 def pool_regions(
     features: Sequence[Tensor], regions: Instances, strides: Sequence[int], size: int, pooling: Pooling
 ) -> Tensor:
-    """Features of the regions (B, R), (B * R, C, size, size). Maps beyond ``strides`` are for anchors alone."""
+    """Features of the regions (B, R), (B * R, C, size, size), in the precision of the maps.
+
+    Maps beyond ``strides`` are for anchors alone.
+    """
     boxes = torch.where(regions.valid[..., None], regions.boxes, 0)  # padding may hold anything
     pool = {"roi_align": roi_align, "roi_pool": roi_pool}[pooling]
-    return pool(features[: len(strides)], boxes, strides, size)
+    return pool(features[: len(strides)], boxes, strides, size).to(features[0].dtype)
 
 
 def sample_regions(

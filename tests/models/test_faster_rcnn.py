@@ -10,7 +10,7 @@ from detseg.models import Detector, FasterRCNN
 from detseg.modules import FPN, Conv5Head, TwoFCHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
-from tests.models.tester import CLASSES, DetectorTester, backward, gradients, scene, with_padding
+from tests.models.tester import CLASSES, DetectorTester, Operations, backward, gradients, scene, with_padding
 
 SMALL = {"rpn_samples": 64, "samples": 64, "rpn_candidates": (200, 100), "proposals": (100, 50)}
 EXHAUSTIVE = {"rpn_samples": 10**6, "rpn_positive_fraction": 1.0, "samples": 10**6, "positive_fraction": 1.0}
@@ -97,6 +97,16 @@ def test_settings_reach_the_detections(network, setting, value) -> None:
         assert (detections.scores[detections.valid] > 0.9).all()
     else:
         assert detections.valid.sum(dim=1).max() <= 3
+
+
+@torch.no_grad()
+def test_inference_does_not_wait_for_the_device(network, monkeypatch) -> None:
+    monkeypatch.setattr("detseg.models.faster_rcnn.trim", lambda proposals: proposals)  # which asks on a CPU alone
+    batch = scene()
+    with Operations() as operations:
+        detections = network(batch.images, batch.sizes)
+    assert detections.valid.any()
+    assert operations.waiting == []
 
 
 def test_roi_pool_trains_and_detects() -> None:
