@@ -48,7 +48,7 @@ def fit(network: RCNN, batch: Batch) -> None:
     hidden, grid, boxes, overlaps, labels, matched = map(torch.cat, (hidden, grid, boxes, overlaps, labels, matched))
     for label in range(CLASSES):
         positive, negative = overlaps[:, label] == 1, overlaps[:, label] < 0.3
-        weight, bias = svm(hidden[positive | negative], positive[positive | negative], 10.0, 2.0, 10.0)
+        weight, bias = svm(hidden[positive | negative], positive[positive | negative], 1.0, 2.0, 10.0)
         network.svms.weight[label], network.svms.bias[label] = weight, bias
         near = labels == label
         weight, bias = ridge(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS), 1.0)
@@ -62,6 +62,15 @@ class TestWithMachines(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         return RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, **arguments})
+
+    @pytest.fixture
+    def network(self, batch: Batch) -> Detector:
+        """With statistics of these images: without, deep maps would be all but zero."""
+        torch.manual_seed(0)
+        network = self.make(**self.exhaustive).train()
+        for _ in range(20):
+            network.loss(batch)
+        return network.eval()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -77,9 +86,9 @@ class TestWithMachines(DetectorTester):
 def network() -> RCNN:
     """At random, but sure enough of itself to tell regions apart."""
     torch.manual_seed(0)
-    network = RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, **EXHAUSTIVE}).eval()
+    network = RCNN(SqueezeNet(), CLASSES, **{**SMALL, **EXHAUSTIVE}).eval()
     with torch.no_grad():
-        for layer, std in ((network.classes, 0.3), (network.svms, 3.0), (network.deltas, 0.01)):
+        for layer, std in ((network.classes, 1.0), (network.svms, 1.0), (network.deltas, 0.01)):
             torch.nn.init.normal_(layer.weight, std=std)
     return network
 
@@ -165,7 +174,7 @@ def test_objects_are_drawn_from_the_whole_batch() -> None:
 @torch.no_grad()
 def test_scores_and_boxes_follow_the_settings(network) -> None:
     batch = scene(proposals=True)
-    keep = {"nms": 1.0, "score_threshold": -1.0, "candidates": 10**6, "detections": 10**6}
+    keep = {"nms": 1.0, "score_threshold": 0.0, "candidates": 10**6, "detections": 10**6}
     regions = batch.proposals
     features = network.features(batch.images, batch.sizes, regions)
     margins = network.svms(features.hidden)
@@ -185,10 +194,11 @@ def test_scores_and_boxes_follow_the_settings(network) -> None:
 @torch.no_grad()
 def test_the_size_of_a_portion_does_not_matter(network) -> None:
     batch = scene(proposals=True)
-    expected, found = (detect(variant(network, batch=size), batch) for size in (10**6, 14))
-    assert expected.valid.sum() > 10
-    assert torch.equal(found.valid, expected.valid)
-    assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+    expected, found = (
+        variant(network, batch=size).features(batch.images, batch.sizes, batch.proposals) for size in (10**6, 14)
+    )
+    assert expected.hidden.std(dim=1).mean() > 0.05
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
