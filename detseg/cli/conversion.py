@@ -151,7 +151,8 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
     known = published(source)
     model = model or known or next(iter(structures(theirs)), None)
     if model is None or SCORES not in theirs:
-        raise CheckpointError(f"not the state dict of one of torchvision's detectors, {', '.join(PUBLISHED)}")
+        held = next(iter(theirs), "nothing")
+        raise CheckpointError(f"holds {held}, but not the weights of one of {', '.join(PUBLISHED)}")
     classes, labels = _classes(len(theirs[SCORES]) - 1, names)
     state = from_torchvision(theirs, labels)
     settings = yaml.safe_load(find_config(f"torchvision/{model}.yaml").read_text())

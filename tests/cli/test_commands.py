@@ -406,7 +406,9 @@ def test_conversion_of_a_network_that_torchvision_does_not_have(
     said = refused("convert", capsys, BEST, "mobile.pth")
     assert f"error: {BEST}: holds FasterRCNN on FPN on MobileNetV2" in said
     assert not Path("mobile.pth").exists()
-    assert "error: foreign.pth: weight: not an entry" in refused("convert", capsys, "foreign.pth", "x.ckpt")
+    assert "error: foreign.pth: holds weight, but not the weights of one of fasterrcnn" in refused(
+        "convert", capsys, "foreign.pth", "x.ckpt"
+    )
 
 
 def test_conversion_makes_the_folder(folder: Path) -> None:

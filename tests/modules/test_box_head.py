@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detseg.errors import CheckpointError
-from detseg.modules import ClassifierHead, Conv5Head, TwoFCHead, truncate
+from detseg.modules import ClassifierHead, Conv5Head, ConvFCHead, TwoFCHead, truncate
 from detseg.modules.backbones import ConvNet, ResNet
 from detseg.modules.box_head import BoxHead, sample_regions
 from detseg.recipe import build, recipe
@@ -339,3 +339,18 @@ class TestTruncate:
         again.load_state_dict(head.state_dict())
         assert_close(again(self.features), head(self.features))
         assert again.fc6[0].weight.shape == (7, 48)
+
+def test_conv_fc_head_is_that_of_torchvision() -> None:
+    torch.manual_seed(0)
+    ours = ConvFCHead(4, size=5, depth=2, channels=6).eval()
+    theirs = torchvision.models.detection.faster_rcnn.FastRCNNConvFCHead(
+        (4, 5, 5), [4, 4], [6], norm_layer=torch.nn.BatchNorm2d
+    ).eval()
+    for own, other in zip(ours.convs, theirs, strict=False):
+        for value in (own.norm.weight, own.norm.bias, own.norm.running_mean):
+            torch.nn.init.normal_(value)
+        other[0].load_state_dict({"weight": own.weight})
+        other[1].load_state_dict(own.norm.state_dict())
+    theirs[3].load_state_dict(ours.fc.state_dict())
+    features = torch.randn(3, 4, 5, 5)
+    assert_close(ours(features), theirs(features))
