@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.data import COCO, VOC, Shapes
-    from detseg.models import FasterRCNN, FastRCNN
-    from detseg.tasks import Detection
+    from detseg.models import FCN, FasterRCNN, FastRCNN
+    from detseg.tasks import Detection, Segmentation
 
 __version__ = "0.1.0"
-__all__ = ["COCO", "VOC", "Detection", "FastRCNN", "FasterRCNN", "Shapes", "__version__"]
+__all__ = ["COCO", "FCN", "VOC", "Detection", "FastRCNN", "FasterRCNN", "Segmentation", "Shapes", "__version__"]
 
 HOMES = {
     "COCO": "detseg.data",
@@ -22,7 +22,9 @@ HOMES = {
     "Shapes": "detseg.data",
     "FastRCNN": "detseg.models",
     "FasterRCNN": "detseg.models",
+    "FCN": "detseg.models",
     "Detection": "detseg.tasks",
+    "Segmentation": "detseg.tasks",
 }
 
 
