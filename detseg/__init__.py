@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg.data import COCO, VOC, Shapes
-    from detseg.models import RCNN, FasterRCNN, FastRCNN, MaskRCNN
-    from detseg.tasks import Detection
+    from detseg.models import FCN, RCNN, FasterRCNN, FastRCNN, MaskRCNN
+    from detseg.tasks import Detection, Segmentation
 
 __version__ = "0.1.0"
-__all__ = ["COCO", "RCNN", "VOC", "Detection", "FastRCNN", "FasterRCNN", "MaskRCNN", "Shapes", "__version__"]
+__all__ = [
+    "COCO",
+    "FCN",
+    "RCNN",
+    "VOC",
+    "Detection",
+    "FastRCNN",
+    "FasterRCNN",
+    "MaskRCNN",
+    "Segmentation",
+    "Shapes",
+    "__version__",
+]
 
 HOMES = {
     "COCO": "detseg.data",
@@ -23,8 +35,10 @@ HOMES = {
     "Shapes": "detseg.data",
     "FastRCNN": "detseg.models",
     "FasterRCNN": "detseg.models",
+    "FCN": "detseg.models",
     "MaskRCNN": "detseg.models",
     "Detection": "detseg.tasks",
+    "Segmentation": "detseg.tasks",
 }
 
 
