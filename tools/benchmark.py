@@ -1,9 +1,10 @@
 """Measure detseg against torchvision: the same weights, images, threads and precision, in turns, in one run.
 
-    python tools/benchmark.py [train] [infer] [masks] [--threads 2] [--repeats 5]
+    python tools/benchmark.py [train] [infer] [masks] [targets] [--threads 2] [--repeats 5]
 
 ``masks`` are 100 small masks that become run lengths of an image of 800 x 1333 pixels; the other side is detectron2's
-way.
+way. ``targets`` are those of 128 regions in each of 16 images of 480 x 640 pixels with 7 objects, resized to 800 x 1067;
+the other side takes whole maps, as torchvision does. Memory and the difference of the losses are printed as well.
 
 Other work on a machine disturbs both sides alike only if they alternate, so they do; read the ratio, not the seconds.
 """
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,12 +26,15 @@ from pycocotools.mask import encode
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import roi_align
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from detseg.data.masks import POLYGONS, pack_masks, pack_polygons
 from detseg.models import FasterRCNN
 from detseg.models.weights import from_torchvision
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
+from detseg.ops.masks import GRID, grids, mask_targets
 from detseg.ops.runs import runs
 from detseg.structures import Batch, Instances
 
@@ -160,7 +165,52 @@ def pasted(mask: Tensor, box: Tensor, height: int, width: int) -> Tensor:
     return whole
 
 
-PARTS = {"train": train, "infer": infer, "masks": masks}
+def targets() -> dict[str, Callable[[], object]]:
+    """From the masks of a batch to what the mask head should say of its regions."""
+    random = np.random.default_rng(0)
+    images, objects, regions = 16, 7, 128
+    angles = np.linspace(0, 2 * np.pi, 28)[:-1]
+    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * random.uniform(0.7, 1, (images, objects, 27, 1))
+    radius = np.exp(random.uniform(np.log(8), np.log(150), (images, objects, 1, 2)))
+    polygons = (corners * radius + random.uniform(0, (WIDTH, HEIGHT), radius.shape)).clip(0, (WIDTH, HEIGHT))
+    packed = pack_masks([(POLYGONS, pack_polygons([one.ravel().tolist()])) for one in polygons.reshape(-1, 27, 2)])
+    rows = np.arange(images * objects).reshape(images, objects)
+    drawn = [packed.draw(row, HEIGHT, WIDTH) for row in rows]
+    boxes = torch.from_numpy(np.concatenate([polygons.min(axis=2), polygons.max(axis=2) + 1e-3], axis=2)).float()
+    scale = torch.tensor([1067 / WIDTH, 800 / HEIGHT] * 2)
+    of = torch.arange(regions) % objects
+    own = (boxes * scale)[:, of]
+    sides = (own[..., 2:] - own[..., :2]).repeat(1, 1, 2)
+    torch.manual_seed(0)
+    drawn_regions = own + sides * (0.4 * torch.rand(own.shape) - 0.2)
+
+    def over_boxes() -> Tensor:
+        small = torch.stack([grids(masks, row) for masks, row in zip(drawn, boxes, strict=True)])
+        return mask_targets(small[:, of], own, drawn_regions, 28)
+
+    def whole() -> Tensor:
+        found = []
+        for masks, row in zip(drawn, drawn_regions, strict=True):
+            flat = [
+                cv2.resize(mask.view(np.uint8), (1067, 800), interpolation=cv2.INTER_NEAREST_EXACT) for mask in masks
+            ]
+            maps, numbered = torch.from_numpy(np.stack(flat)).float(), torch.cat([of[:, None].float(), row], dim=1)
+            found.append(roi_align(maps[:, None], numbered, 28, aligned=True)[:, 0])
+        return torch.stack(found)
+
+    for knowledge in (0, 1, 3):
+        truth = whole()
+        logits = torch.randn(truth.shape) + knowledge * (2 * truth - 1)
+        ours, theirs = (F.binary_cross_entropy_with_logits(logits, values) for values in (over_boxes(), truth))
+        print(f"loss of logits N(0, 1) + {knowledge} x truth: {ours:.4f}, of whole maps {theirs:.4f}")
+    room = images * 8 / 2**20  # objects are padded to a power of two
+    print(
+        f"memory: grids {room * GRID**2:.0f} MiB, whole maps {room * 800 * 1088:.0f} MiB, polygons {packed.data.nbytes} B"
+    )
+    return {"detseg": over_boxes, "whole maps": whole}
+
+
+PARTS = {"train": train, "infer": infer, "masks": masks, "targets": targets}
 
 
 def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
