@@ -3,8 +3,8 @@
     python tools/benchmark.py [train] [infer] [masks] [targets] [--threads 2] [--repeats 5]
 
 ``masks`` are 100 small masks that become run lengths of an image of 800 x 1333 pixels; the other side is detectron2's
-way. ``targets`` are those of 128 regions in each of 16 images of 480 x 640 pixels with 7 objects, resized to 800 x 1067;
-the other side takes whole maps, as torchvision does. Memory and the difference of the losses are printed as well.
+way. ``targets`` are those of 128 regions in each of 16 images of 480 x 640 pixels with 7 objects, resized to 800 x
+1067; the other side takes whole maps, as torchvision does. Memory and the difference of the losses are printed as well.
 
 Other work on a machine disturbs both sides alike only if they alternate, so they do; read the ratio, not the seconds.
 """
@@ -205,7 +205,8 @@ def targets() -> dict[str, Callable[[], object]]:
         print(f"loss of logits N(0, 1) + {knowledge} x truth: {ours:.4f}, of whole maps {theirs:.4f}")
     room = images * 8 / 2**20  # objects are padded to a power of two
     print(
-        f"memory: grids {room * GRID**2:.0f} MiB, whole maps {room * 800 * 1088:.0f} MiB, polygons {packed.data.nbytes} B"
+        f"memory: grids {room * GRID**2:.0f} MiB, whole maps {room * 800 * 1088:.0f} MiB, "
+        f"polygons {packed.data.nbytes / 1024:.0f} KiB"
     )
     return {"detseg": over_boxes, "whole maps": whole}
 
