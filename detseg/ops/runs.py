@@ -43,16 +43,16 @@ def paste(mask: NDArray[np.floating], box: NDArray[np.floating], height: int, wi
     top, bottom = max(int(np.floor(y1)) - 1, 0), min(int(np.ceil(y2)) + 1, height)
     columns = _interpolation(left, right, x1, x2, mask.shape[1])
     rows = _interpolation(top, bottom, y1, y2, mask.shape[0])
-    inside = (columns @ mask.T.astype(np.float32)) @ rows.T >= 0.5
+    inside = columns @ mask.T.astype(np.float32) @ rows.T >= 0.5
     return Window(left, top, inside)
 
 
 def _interpolation(first: int, stop: int, start: float, end: float, cells: int) -> NDArray[np.float32]:
     """The weights of each of ``cells`` equal parts of [start, end] at the middles of the pixels [first, stop)."""
-    middles = np.arange(first, max(stop, first), dtype=np.float32) + np.float32(0.5)
+    middles = np.arange(first, max(stop, first), dtype=np.float32) + 0.5
     places = (middles - start) * (cells / max(end - start, 1e-6)) - 0.5
-    distances = np.abs(places[:, None] - np.arange(cells))
-    weights: NDArray[np.float32] = np.maximum(1 - distances, 0).astype(np.float32)
+    distances = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
+    weights: NDArray[np.float32] = np.maximum(1 - distances, 0)
     return weights
 
 
@@ -89,8 +89,9 @@ def to_text(counts: Counts) -> bytes:
     size = np.where(differences < 0, ~differences, differences)
     lengths = 1 + np.searchsorted(LIMITS, size, side="right")
     digit = np.arange(lengths.max())
-    characters = (differences[:, None] >> 5 * digit) & 0x1F | np.where(digit < lengths[:, None] - 1, 0x20, 0)
-    text: bytes = (characters[digit < lengths[:, None]] + 48).astype(np.uint8).tobytes()
+    characters = (differences[:, None] >> 5 * digit & 0x1F).astype(np.uint8) + np.uint8(48)
+    characters[digit < lengths[:, None] - 1] += 0x20  # of which more follow
+    text: bytes = characters[digit < lengths[:, None]].tobytes()
     return text
 
 

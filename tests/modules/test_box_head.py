@@ -340,6 +340,7 @@ class TestTruncate:
         assert_close(again(self.features), head(self.features))
         assert again.fc6[0].weight.shape == (7, 48)
 
+
 def test_conv_fc_head_is_that_of_torchvision() -> None:
     torch.manual_seed(0)
     ours = ConvFCHead(4, size=5, depth=2, channels=6).eval()

@@ -1,4 +1,4 @@
-"""Speed of what follows a detector: masks as run lengths, and average precision."""
+"""Speed of average precision."""
 
 from __future__ import annotations
 
@@ -9,52 +9,14 @@ from pathlib import Path
 
 import faster_coco_eval
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from pycocotools.mask import encode
-from torch import Tensor
 
 from detseg.data.annotations import Annotations
 from detseg.metrics import Detections, coco_ap, coco_results
-from detseg.ops.runs import runs
 
 HEIGHT, WIDTH = 480, 640
 
 Call = Callable[[], object]
-
-
-def masks(device: str, half: bool) -> dict[str, Call]:
-    """Run lengths of 100 masks over boxes of 20 to 400 pixels."""
-    random = torch.Generator().manual_seed(0)
-    height, width = 800, 1333
-    coarse = torch.randn(100, 1, 7, 7, generator=random)
-    small = torch.sigmoid(3 * F.interpolate(coarse, size=28, mode="bicubic"))[:, 0]
-    half = 10 + 190 * torch.rand(100, 2, generator=random)
-    middle = torch.rand(100, 2, generator=random) * torch.tensor([width, height])
-    limit = torch.tensor([width, height] * 2)
-    boxes = torch.minimum(torch.cat([middle - half, middle + half], dim=1).clamp(min=0), limit)
-    return {
-        "detseg": lambda: list(runs(small.numpy(), boxes.numpy(), height, width)),
-        "detectron2's way": lambda: [
-            encode(np.asfortranarray(pasted(mask, box, height, width).numpy()))
-            for mask, box in zip(small, boxes, strict=True)
-        ],
-    }
-
-
-def pasted(mask: Tensor, box: Tensor, height: int, width: int) -> Tensor:
-    """The whole map (h, w) uint8 of a mask, sampled in the window of its box, as detectron2 pastes it on a CPU."""
-    left, top = (box[:2].floor().int() - 1).clamp(min=0).tolist()
-    right = min(int(box[2].ceil()) + 1, width)
-    bottom = min(int(box[3].ceil()) + 1, height)
-    x = (torch.arange(left, right) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
-    y = (torch.arange(top, bottom) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
-    values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-    whole = torch.zeros(height, width, dtype=torch.uint8)
-    whole[top:bottom, left:right] = values >= 0.5
-    return whole
 
 
 def evaluate(device: str, half: bool) -> dict[str, Call]:
