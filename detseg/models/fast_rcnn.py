@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detseg.errors import DataError
-from detseg.models.detector import Detector
+from detseg.models.detector import Detector, given
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import (
     BoxHead,
@@ -87,7 +86,7 @@ class FastRCNN(Detector):
 
     def _loss(self, batch: Batch, features: list[Tensor]) -> dict[str, Tensor]:
         regions, truth, _ = sample_regions(
-            _given(batch.proposals),
+            given(batch.proposals, "Fast R-CNN"),
             batch.targets,
             self.num_classes,
             self.iou,
@@ -99,20 +98,8 @@ class FastRCNN(Detector):
         return self.box_head.loss(logits, deltas, regions, truth, BETA)
 
     def _detect(self, features: list[Tensor], proposals: Instances | None, sizes: Tensor) -> Instances:
-        regions = trim(_given(proposals))
+        regions = trim(given(proposals, "Fast R-CNN"))
         logits, deltas = self.box_head(self.pool(features, regions))
         return self.box_head.detect(
             logits, deltas, regions, sizes, self.score_threshold, self.nms, self.candidates, self.detections
         )
-
-
-def _given(proposals: Instances | None) -> Instances:
-    if proposals is None:
-        raise DataError(
-            "Fast R-CNN needs proposals, and none came with the images: make them by "
-            "`python tools/propose.py --data ... --method selective_search`, and name their folder as data.proposals"
-        )
-    if not proposals.valid.shape[1]:  # of no image: the operations that follow need room for one
-        images = len(proposals.valid)
-        return Instances(proposals.boxes.new_zeros(images, 1, 4), proposals.valid.new_zeros(images, 1))
-    return proposals
