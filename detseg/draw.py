@@ -35,9 +35,11 @@ def draw(
     boxes, labels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(labels, dtype=np.int64)
     confidence = None if scores is None else np.asarray(scores, dtype=np.float64)
     order = np.arange(len(boxes)) if confidence is None else np.argsort(-confidence, kind="stable")
-    tinted = image.copy()
-    for mask, label in zip(masks, labels, strict=False):
-        tinted[mask] = ((1 - TINT) * image[mask] + TINT * np.array(colour(int(label)))).round()
+    tinted, free = image.copy(), np.ones(image.shape[:2], dtype=bool)
+    for mask, label in zip(masks, labels, strict=False):  # the first on top
+        shown = mask & free
+        tinted[shown] = ((1 - TINT) * image[shown] + TINT * np.array(colour(int(label)))).round()
+        free &= ~mask
     picture = Image.fromarray(np.ascontiguousarray(tinted))
     pen = ImageDraw.Draw(picture)
     height, width = image.shape[:2]

@@ -86,8 +86,10 @@ class TrainCLI(LightningCLI):
     def _ask_for_masks(self) -> None:
         """Let the data give masks to a network that learns from them."""
         module, _, name = self.config.model.network.class_path.rpartition(".")
+        if not getattr(getattr(sys.modules[module], name), "needs_masks", False):
+            return
         settings = self.config.data.init_args
-        if getattr(getattr(sys.modules[module], name), "needs_masks", False) and settings.get("masks") == "none":
+        if settings.get("masks") == "none":
             settings["masks"] = "all"
 
     def before_instantiate_classes(self) -> None:

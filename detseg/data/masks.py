@@ -9,10 +9,9 @@ from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
-from faster_coco_eval.core import mask as drawing
 from numpy.typing import NDArray
 
-from detseg.ops.runs import from_text, to_text
+from detseg.ops.runs import decode, from_text, to_text
 
 NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
 
@@ -51,15 +50,16 @@ class Masks:
         parts = unpack_polygons(content) if self.kinds[row] == POLYGONS else []
         if not parts:
             return to_text(np.array([height * width]))
-        text: bytes = drawing.merge(drawing.frPyObjects(parts, height, width))["counts"]
+        from faster_coco_eval.core import mask
+
+        text: bytes = mask.merge(mask.frPyObjects(parts, height, width))["counts"]
         return text
 
     def draw(self, rows: NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:
         """The masks (n, h, w) of the objects ``rows`` of an image of this size."""
         drawn = np.zeros((len(rows), height, width), dtype=bool)
         for mask, row in zip(drawn, rows.tolist(), strict=True):
-            runs = {"size": [height, width], "counts": self.runs(row, height, width)}
-            mask[:] = drawing.decode(runs)
+            mask[:] = decode(from_text(self.runs(row, height, width)), height, width)
         return drawn
 
 

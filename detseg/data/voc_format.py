@@ -18,10 +18,11 @@ from detseg.data.images import SUFFIXES, image_size
 from detseg.data.masks import NONE, RUNS, MaskUse, pack_masks
 from detseg.errors import DataError
 from detseg.ops.runs import Window, encode, to_text
-from detseg.structures import VOID
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
+
+VOID = 255  # in an image of objects: a pixel on an outline
 
 
 @dataclass

@@ -7,6 +7,7 @@ COCO's: differences from the count two places before, five bits in a character.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,12 @@ Counts = NDArray[np.int64]
 LIMITS = 16 << 5 * np.arange(7)  # below which a number has one character, two, and so on
 
 
-class Window:
+class Window(NamedTuple):
     """The pixels of an image that a box touches, and which of them belong to the object."""
 
-    def __init__(self, left: int, top: int, inside: NDArray[np.bool_]) -> None:
-        self.left, self.top = left, top
-        self.inside = inside  # (width, height): column by column, as run lengths go
+    left: int
+    top: int
+    inside: NDArray[np.bool_]  # (width, height): column by column, as run lengths go
 
     def whole(self, height: int, width: int) -> NDArray[np.bool_]:
         """The mask (h, w) of the image."""

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from torchvision.models.detection.roi_heads import maskrcnn_loss
+from torchvision.ops import roi_align
+
+from detseg.modules.mask_head import MaskHead
+from detseg.ops.masks import grids
+from detseg.structures import Instances
+from tests.ops.drawn import blobs, regions_of
+
+
+@pytest.mark.parametrize("knowledge", [0, 1, 3])
+def test_loss_is_torchvisions_on_the_same_regions(knowledge: int) -> None:
+    """To 1e-3, whether the logits know nothing or the truth; torchvision takes the middle of a pixel for its corner."""
+    masks, boxes = blobs(40, 400, 500, smallest=16)
+    random = torch.Generator().manual_seed(2)
+    regions, labels = regions_of(boxes, random), torch.randint(0, 5, (40,), generator=random)
+    whole = torch.from_numpy(masks)
+    truth = roi_align(whole.float()[:, None], list(regions[:, None].unbind(0)), 28, aligned=True)
+    logits = torch.randn(40, 5, 28, 28, generator=random) + knowledge * (2 * truth - 1)
+    expected = maskrcnn_loss(logits, [regions - 0.5], [whole.to(torch.uint8)], [labels], [torch.arange(40)])
+    valid = torch.ones(1, 40, dtype=torch.bool)
+    ours = MaskHead(4, 5).loss(
+        logits[torch.arange(40), labels],
+        Instances(regions[None], valid, labels[None]),
+        Instances(boxes[None], valid, masks=grids(masks, boxes)[None]),
+        torch.arange(40)[None],
+    )
+    assert abs(ours["mask"] - expected) < 1e-3
+
+
+def test_the_mask_of_a_class_alone_is_given() -> None:
+    torch.manual_seed(0)
+    head, x = MaskHead(6, 3, convs=1, channels=5), torch.randn(4, 6, 7, 7)
+    labels = torch.tensor([2, 0, 1, 2])
+    all_masks = head.logits(F.relu(head.deconv(F.relu(head.convs[0](x)))))
+    assert_close(head(x, labels), torch.stack([all_masks[row, label] for row, label in enumerate(labels)]))
