@@ -188,7 +188,7 @@ def test_leaves_out_other_classes_and_refuses_other_images() -> None:
     found = generated.detections(truth, 3)
     strange = found._replace(labels=np.where(np.arange(len(found.labels)) % 3 == 0, found.labels, -1))
     strange = strange._replace(labels=np.where(np.arange(len(found.labels)) % 3 == 1, 5, strange.labels))
-    known = Detections(*(column[(strange.labels >= 0) & (strange.labels < 5)] for column in strange))
+    known = Detections(*(column[(strange.labels >= 0) & (strange.labels < 5)] for column in strange[:4]))
     assert coco_ap(truth, strange) == pytest.approx(coco_ap(truth, known), abs=0, nan_ok=True)
     for image in (-1, 12):
         with pytest.raises(ValueError, match="other images than the 12"):
