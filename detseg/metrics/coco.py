@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
-from faster_coco_eval.core import mask as masks
-from numpy.typing import NDArray
+from faster_coco_eval.core import mask as runs
 
 from detseg.data.annotations import Annotations
 from detseg.metrics.detections import Detections
@@ -26,7 +24,6 @@ from detseg.metrics.matching import (
     rank,
     unpack,
 )
-from detseg.ops.runs import area, from_text
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +37,13 @@ def coco_ap(
     """The 12 numbers of the COCO benchmark, and ``AP/<class>`` for every class, all between 0 and 1.
 
     ``AP`` is the mean over the IoU thresholds .50:.05:.95, ``AP_small`` and so on that of the objects whose ``areas``
-    lie in the range, ``AR_10`` the recall with 10 detections of a class in an image; everything else counts 100. ``of``
-    masks, which both sides must have, it is their pixels that overlap.
+    lie in the range, ``AR_10`` the recall with 10 detections of a class in an image; everything else counts 100.
+    ``of`` masks, which both sides must have, it is their pixels that overlap.
 
     Crowds are ignored as COCO does. So are difficult objects, which COCO does not have: finding one is neither right
     nor wrong, as in VOC. A number that no object defines is nan (pycocotools says -1), and means leave it out.
     """
-    if of == "masks":
-        assert detections.masks is not None
-        areas = np.array([area(from_text(runs)) for runs in detections.masks], dtype=np.float64)
-        overlaps = _mask_overlaps(annotations, detections)
-    else:
-        areas = (detections.boxes[:, 2:] - detections.boxes[:, :2]).prod(axis=1)
-        overlaps = _box_overlaps(annotations, detections)
+    areas, overlaps = (_boxes if of == "boxes" else _masks)(annotations, detections)
     precision, recall = _evaluate(annotations, detections, areas, overlaps)
     result = {"AP": precision[:, 0], "AP50": precision[:, 0, 0], "AP75": precision[:, 0, 5]}
     sizes = {"small": 1, "medium": 2, "large": 3}
@@ -148,8 +139,8 @@ def _figures(right: Bits, wrong: Bits, ranks: Rows, objects: Rows) -> tuple[Floa
     return np.where(many > 0, average, np.nan), np.where(many > 0, found / np.maximum(many, 1), np.nan)
 
 
-def _box_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
-    """As pycocotools computes them, from corners and sides: not even the rounding differs."""
+def _boxes(annotations: Annotations, detections: Detections) -> tuple[Floats, Overlaps]:
+    """Areas of the detections, and overlaps as pycocotools computes them: not even the rounding differs."""
     a, b = _xywh(detections.boxes).T.copy(), _xywh(annotations.boxes).T.copy()
 
     def overlaps(rows: Rows, objects: Rows) -> Floats:
@@ -160,38 +151,31 @@ def _box_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
         union = np.where(annotations.crowd[objects], area, area + w2 * h2 - both)
         return np.asarray(both / np.maximum(union, np.finfo(np.float64).tiny))
 
-    return overlaps
+    return a[2] * a[3], overlaps
 
 
-def _mask_overlaps(annotations: Annotations, detections: Detections) -> Overlaps:
-    """Of pixels; only where the boxes around the masks overlap, the masks themselves are looked at."""
+def _masks(annotations: Annotations, detections: Detections) -> tuple[Floats, Overlaps]:
+    """Areas of the detections, and overlaps, of an image and a class at a time, as COCO's code computes them."""
     assert detections.masks is not None
     assert annotations.masks is not None
-    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
-    runs = [annotations.masks.runs(row, *size) for row, size in enumerate(annotations.sizes[owners].tolist())]
-    truth = _segmentations(annotations, owners, runs)
-    found = _segmentations(annotations, detections.images, detections.masks)
-    a, b = (np.reshape(masks.toBbox(list(each)), (-1, 4)).T for each in (found, truth))
+    sizes = annotations.sizes.tolist()
+    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets)).tolist()
+    found = [{"size": sizes[i], "counts": m} for i, m in zip(detections.images.tolist(), detections.masks, strict=True)]
+    truth = [{"size": sizes[i], "counts": annotations.masks.runs(row, *sizes[i])} for row, i in enumerate(owners)]
 
     def overlaps(rows: Rows, objects: Rows) -> Floats:
-        (x1, y1, w1, h1), (x2, y2, w2, h2) = a[:, rows], b[:, objects]
-        apart = (x1 + w1 <= x2) | (x2 + w2 <= x1) | (y1 + h1 <= y2) | (y2 + h2 <= y1)
-        result, near = np.zeros(len(rows)), np.flatnonzero(~apart)
-        for pairs in np.split(near, np.flatnonzero(np.diff(rows[near])) + 1):  # those of one detection
+        iou = np.zeros(len(rows))
+        groups = detections.images[rows] * len(annotations.classes) + annotations.labels[objects]
+        order = np.argsort(groups, kind="stable")
+        for pairs in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+            a, row = np.unique(rows[pairs], return_inverse=True)
+            b, column = np.unique(objects[pairs], return_inverse=True)
             if len(pairs):
-                crowd = annotations.crowd[objects[pairs]].astype(np.uint8)
-                result[pairs] = masks.iou([found[rows[pairs[0]]]], list(truth[objects[pairs]]), crowd)[0]
-        return result
+                table = runs.iou([found[i] for i in a], [truth[i] for i in b], annotations.crowd[b].tolist())
+                iou[pairs] = table[row, column]
+        return iou
 
-    return overlaps
-
-
-def _segmentations(annotations: Annotations, images: Rows, runs: Iterable[bytes]) -> NDArray[np.object_]:
-    """Run lengths of objects of some images as COCO has them."""
-    sizes = annotations.sizes[images].tolist()
-    column = np.empty(len(sizes), dtype=object)
-    column[:] = [{"size": size, "counts": text} for size, text in zip(sizes, runs, strict=True)]
-    return column
+    return np.asarray(runs.area(found), dtype=np.float64), overlaps
 
 
 def _xywh(boxes: Floats) -> Floats:

@@ -7,6 +7,7 @@ COCO's: differences from the count two places before, five bits in a character.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,32 +34,53 @@ class Window(NamedTuple):
 
 
 def paste(mask: NDArray[np.floating], box: NDArray[np.floating], height: int, width: int) -> Window:
-    """The pixels at whose middle a mask (S, S) of probabilities, stretched over ``box`` (4,), is at least one half.
+    """The pixels of one mask (S, S) over one box (4,), see ``windows``."""
+    return next(windows(mask[None], box[None], height, width))
 
-    Interpolated bilinearly between the middles of its cells, and towards zero beyond the outer ones, as detectron2 and
-    torchvision do. ``box`` is xyxy in pixels of an image of ``height`` and ``width``. As both directions are
-    independent, the whole is a product of three small matrices, in the window of the box alone.
+
+def windows(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, width: int) -> Iterator[Window]:
+    """The pixels at whose middle masks (n, S, S) of probabilities, stretched over boxes (n, 4), are at least one half.
+
+    Interpolated bilinearly between the middles of their cells, and towards zero beyond the outer ones, as detectron2
+    and torchvision do. ``boxes`` are xyxy in pixels of an image of ``height`` and ``width``. As both directions are
+    independent, each is a product of three small matrices, in the window of its box alone.
     """
-    x1, y1, x2, y2 = (float(value) for value in box)
-    left, right = max(int(np.floor(x1)) - 1, 0), min(int(np.ceil(x2)) + 1, width)
-    top, bottom = max(int(np.floor(y1)) - 1, 0), min(int(np.ceil(y2)) + 1, height)
-    columns = _interpolation(left, right, x1, x2, mask.shape[1])
-    rows = _interpolation(top, bottom, y1, y2, mask.shape[0])
-    inside = columns @ mask.T.astype(np.float32) @ rows.T >= 0.5
-    return Window(left, top, inside)
+    x1, y1, x2, y2 = boxes.astype(np.float64).T
+    left, columns = _interpolation(x1, x2, width, masks.shape[2])
+    top, rows = _interpolation(y1, y2, height, masks.shape[1])
+    for mask, x, y, across, down in zip(masks.astype(np.float32), left, top, columns, rows, strict=True):
+        yield Window(x, y, (across @ mask.T) @ down.T >= 0.5)
 
 
-def _interpolation(first: int, stop: int, start: float, end: float, cells: int) -> NDArray[np.float32]:
-    """The weights of each of ``cells`` equal parts of [start, end] at the middles of the pixels [first, stop)."""
-    middles = np.arange(first, max(stop, first), dtype=np.float32) + 0.5
-    places = (middles - start) * (cells / max(end - start, 1e-6)) - 0.5
-    distances = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
-    weights: NDArray[np.float32] = np.maximum(1 - distances, 0)
-    return weights
+def _interpolation(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], limit: int, cells: int
+) -> tuple[list[int], list[NDArray[np.float32]]]:
+    """For each [start, end] the first of ``limit`` pixels about it, and at the middles of all of them the weights.
+
+    Those are (pixels, cells), of ``cells`` equal parts.
+    """
+    first = np.maximum(np.floor(starts).astype(np.int64) - 1, 0)
+    counts = np.maximum(np.minimum(np.ceil(ends).astype(np.int64) + 1, limit) - first, 0)
+    stops = np.cumsum(counts)
+    pixels = np.arange(counts.sum()) + np.repeat(first - stops + counts, counts)
+    scales = (cells / np.maximum(ends - starts, 1e-6)).astype(np.float32)
+    starts = starts.astype(np.float32)
+    places = (pixels.astype(np.float32) + np.float32(0.5) - np.repeat(starts, counts)) * np.repeat(scales, counts)
+    weights = (places - np.float32(0.5))[:, None] - np.arange(cells, dtype=np.float32)
+    np.abs(weights, out=weights)  # in place: it is the largest array of all
+    np.subtract(1, weights, out=weights)
+    np.maximum(weights, 0, out=weights)
+    return first.tolist(), np.split(weights, stops[:-1]) if len(stops) else []
 
 
 def encode(window: Window, height: int, width: int) -> Counts:
     """Run lengths of a mask of an image whose pixels beside the window are outside."""
+    counts = np.diff(_changes(window, height), prepend=0, append=height * width)
+    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+def _changes(window: Window, height: int) -> Counts:
+    """The pixels, counted down the columns, at which the inside of an object begins or ends."""
     columns, length = window.inside.shape
     padded = np.zeros((columns, length + 2), dtype=bool)
     padded[:, 1:-1] = window.inside
@@ -66,9 +88,7 @@ def encode(window: Window, height: int, width: int) -> Counts:
     changes = (window.left + column) * height + window.top + row
     # A run that ends at the bottom goes on where the next column begins at the top: no change, though it is in twice.
     again = np.flatnonzero(changes[1:] == changes[:-1])
-    changes = np.delete(changes, np.concatenate([again, again + 1]))
-    counts = np.diff(changes, prepend=0, append=height * width)
-    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+    return np.delete(changes, np.concatenate([again, again + 1])) if len(again) else changes
 
 
 def decode(counts: Counts, height: int, width: int) -> NDArray[np.bool_]:
@@ -84,16 +104,7 @@ def area(counts: Counts) -> int:
 
 def to_text(counts: Counts) -> bytes:
     """COCO's text of run lengths."""
-    differences = counts.copy()
-    differences[3:] -= counts[1:-2]
-    # So many characters that the highest of their bits says the sign.
-    size = np.where(differences < 0, ~differences, differences)
-    lengths = 1 + np.searchsorted(LIMITS, size, side="right")
-    digit = np.arange(lengths.max())
-    characters = (differences[:, None] >> 5 * digit & 0x1F).astype(np.uint8) + np.uint8(48)
-    characters[digit < lengths[:, None] - 1] += 0x20  # of which more follow
-    text: bytes = characters[digit < lengths[:, None]].tobytes()
-    return text
+    return texts(counts, np.array([len(counts)]))[0]
 
 
 def from_text(text: bytes) -> Counts:
@@ -120,9 +131,32 @@ def from_text(text: bytes) -> Counts:
 
 
 def runs(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, width: int) -> Iterator[bytes]:
-    """The text of the run lengths of each of some masks (n, S, S) over boxes (n, 4) in an image, one after the other.
+    """The text of the run lengths of masks (n, S, S) over boxes (n, 4) in an image.
 
-    At no time is there more than the window of one box.
+    Of the pixels there is no more at any time than the window of one box; what follows is done for all masks at once.
     """
-    for mask, box in zip(masks, boxes, strict=True):
-        yield to_text(encode(paste(mask, box, height, width), height, width))
+    parts = [_changes(window, height) for window in windows(masks, boxes, height, width)]
+    lengths = np.array([len(part) for part in parts], dtype=np.int64)
+    changes = np.concatenate([*parts, np.zeros(0, np.int64)])
+    # The masks follow each other as if they were columns of one, each ending with a change of its own.
+    numbers = np.arange(len(parts)) * height * width
+    changes = np.insert(changes + np.repeat(numbers, lengths), np.cumsum(lengths), numbers + height * width)
+    counts = np.diff(changes, prepend=0)
+    ends = np.cumsum(lengths + 1)
+    needless = ends[(lengths > 0) & (counts[ends - 1] == 0)] - 1
+    yield from texts(np.delete(counts, needless), np.diff(ends - np.searchsorted(needless, ends), prepend=0))
+
+
+def texts(counts: Counts, lengths: Counts) -> list[bytes]:
+    """COCO's text of each of some run lengths, which follow each other in ``counts``, ``lengths`` of them."""
+    place = np.arange(len(counts)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    differences = counts - np.where(place > 2, np.roll(counts, 2), 0)
+    # So many characters that the highest of their bits says the sign.
+    size = np.where(differences < 0, ~differences, differences)
+    widths = 1 + np.searchsorted(LIMITS, size, side="right")
+    characters = np.empty((len(counts), widths.max(initial=1)), dtype=np.uint8)
+    for digit, column in enumerate(characters.T):
+        column[:] = (differences >> 5 * digit & 0x1F) + np.where(digit < widths - 1, 0x20, 0) + 48
+    text = characters[np.arange(characters.shape[1]) < widths[:, None]].tobytes()
+    ends = np.append(0, np.cumsum(widths))[np.cumsum(lengths)].tolist()
+    return [text[start:end] for start, end in pairwise([0, *ends])]
