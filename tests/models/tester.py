@@ -117,7 +117,16 @@ class Operations(TorchDispatchMode):
     They give as much as the data says, a number, or a tensor that the host has made.
     """
 
-    WAITING = ("nonzero", "masked_select", "_local_scalar_dense", "is_nonzero", "equal", "unique", "lift_fresh")
+    WAITING = (
+        "nonzero",
+        "masked_select",
+        "_local_scalar_dense",
+        "is_nonzero",
+        "equal",
+        "_unique",
+        "unique",
+        "lift_fresh",
+    )
 
     def __init__(self) -> None:
         super().__init__()
