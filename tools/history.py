@@ -5,12 +5,14 @@
 Makes the proposals of selective search, trains the three by configs/history_*.yaml, and prints what each finds, how
 long it trains, and how long it takes over an image of the validation set, split into proposals, convolutional network
 and head. Draws these times, and writes the figures as JSON. Other settings go to each training. What has ended is not
-repeated, what was interrupted goes on.
+repeated, what was interrupted goes on. ``--ablation`` looks at the validation set once more, with R-CNN's softmax in
+place of its support vector machines, and without its regressors (R-CNN, appendix B and table 2).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -25,9 +27,11 @@ from torch import nn
 from detseg import checkpoint, cli
 from detseg.charts import Bars, bar_chart
 from detseg.data import DetectionData
+from detseg.metrics import Collector, coco_ap
 from detseg.models import RCNN, FasterRCNN
 from detseg.proposals.cache import Proposals, cache_file
 from detseg.recipe import build
+from detseg.structures import rescale
 
 SYSTEMS = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
 PROPOSALS = Path("proposals/history")
@@ -102,11 +106,34 @@ def test(system: str, images: int, training: float) -> Record:
     return Record(SYSTEMS[system], task.figures["AP50"], training, proposals, sum(cnn) / count, head)
 
 
+@torch.inference_mode()
+def ablation() -> None:
+    """Print AP50 of R-CNN with each of its two scores, with and without refined boxes."""
+    task = checkpoint.load(Path("runs") / "history_rcnn" / "last.ckpt")
+    data, network = build(task.data_recipe), task.network
+    dataset = data.dataset("val")
+    variants = list(itertools.product(("svm", "softmax"), (True, False)))
+    found = {variant: Collector() for variant in variants}
+    for row in range(len(dataset)):
+        batch = DetectionData.collate([dataset[row]], data.buckets)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = network.features(batch.images, batch.sizes, batch.proposals)
+        for network.scores, network.box_regression in variants:
+            detections = network.detect(features, batch.proposals, batch.sizes)
+            collector = found[network.scores, network.box_regression]
+            collector.add(batch.rows, rescale(detections, batch.sizes, batch.original_sizes))
+    for (scores, boxes), collector in found.items():
+        figures = coco_ap(data.annotations("val"), collector.gather())
+        refined = "refined boxes" if boxes else "proposals as they are"
+        print(f"R-CNN, {scores}, {refined}: AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.root", dest="root", required=True, help="a folder as PASCAL VOC's")
     parser.add_argument("--weights", help="of MobileNetV2: a file; by default torchvision's are fetched")
     parser.add_argument("--images", type=int, default=40, help="of the validation set, for the times of the test")
+    parser.add_argument("--ablation", action="store_true", help="of R-CNN's scores and boxes")
     parser.add_argument("--out", type=Path, default=Path("history.png"), help="the picture; figures lie beside it")
     options, settings = parser.parse_known_args()
     settings += ["--data.root", options.root]
@@ -115,6 +142,8 @@ def main() -> None:
     cli.propose(["--data", "VOC", "--data.root", options.root, "--out", str(PROPOSALS)])
     records = [test(system, options.images, train(system, settings)) for system in SYSTEMS]
     report(records, options.out)
+    if options.ablation:
+        ablation()
 
 
 def report(records: list[Record], out: Path) -> None:
