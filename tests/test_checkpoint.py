@@ -135,11 +135,11 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        ({"class": "COCO", "arguments": {"root": "x"}}, "COCO is none of Detector, Classifier"),
+        ({"class": "COCO", "arguments": {"root": "x"}}, "COCO is none of RCNN, Detector, Classifier, Segmenter"),
         ({"class": "tests.colours.ColourDetector", "arguments": {"colour": 1}}, "unexpected keyword argument"),
         ({"class": "FasterRCNN", "arguments": {"backbone": {"class": "MobileNetV2", "arguments": {}}}}, "num_classes"),
-        ("ColourDetector", "str is none of Detector, Classifier"),
-        (None, "NoneType is none of Detector, Classifier"),
+        ("ColourDetector", "str is none of RCNN, Detector, Classifier, Segmenter"),
+        (None, "NoneType is none of RCNN, Detector, Classifier, Segmenter"),
     ],
 )
 def test_a_wrong_network_is_said(trained: Path, tmp_path: Path, network: Any, reason: str) -> None:
