@@ -19,6 +19,8 @@ IN_CHECKPOINT = "(in the checkpoint)"
 class Recipe:
     """Remembers the arguments its subclass was built with: ``recipe(object)`` reads them, ``build`` repeats them."""
 
+    arguments: dict[str, Any]
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:

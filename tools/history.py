@@ -16,7 +16,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ from torch import nn
 
 from detseg import checkpoint, cli
 from detseg.charts import Bars, bar_chart
+from detseg.cli import console
 from detseg.data import DetectionData
+from detseg.errors import ConfigError
 from detseg.metrics import Collector, coco_ap
 from detseg.models import RCNN, FasterRCNN
 from detseg.proposals.cache import Proposals, cache_file
@@ -42,27 +44,31 @@ class Record(NamedTuple):
 
     system: str
     ap50: float
-    training: float
+    training: float | None  # unknown where it was interrupted
     proposals: float
     cnn: float
     head: float
 
 
-def train(system: str, settings: list[str]) -> float:
-    """Train a system, or go on with it, and return the seconds that all of it has taken."""
+def train(system: str, settings: list[str]) -> float | None:
+    """Train a system, or go on with it. Its seconds, unless it was interrupted.
+
+    Raises ConfigError if it has been trained with other settings, or cannot go on.
+    """
     folder = Path("runs") / f"history_{system}"
     if folder.exists() and not (folder / "last.ckpt").exists():
-        sys.exit(f"error: {folder} was left by a training that ended before its first checkpoint: remove it")
+        raise ConfigError(f"{folder} was left by a training that ended before its first checkpoint: remove it")
     done = folder / "seconds.json"
     if not done.exists():
         resume = ["--resume", "last"] if (folder / "last.ckpt").exists() else []
         start = time.perf_counter()
         cli.train(["--config", f"history_{system}.yaml", *settings, *resume])
-        done.write_text(json.dumps({"seconds": time.perf_counter() - start, "resumed": bool(resume)}))
+        seconds = None if resume else time.perf_counter() - start
+        done.write_text(json.dumps({"seconds": seconds, "settings": settings}))
     about = json.loads(done.read_text())
-    if about["resumed"]:
-        print(f"{folder}: was interrupted; its training time is that of the last part", file=sys.stderr)
-    return float(about["seconds"])
+    if about["settings"] != settings:
+        raise ConfigError(f"{folder} was trained with {' '.join(about['settings'])}: remove it, to train it otherwise")
+    return about["seconds"]  # type: ignore[no-any-return]
 
 
 def timed(owner: nn.Module, method: str) -> list[float]:
@@ -81,7 +87,7 @@ def timed(owner: nn.Module, method: str) -> list[float]:
 
 
 @torch.inference_mode()
-def test(system: str, images: int, training: float) -> Record:
+def test(system: str, images: int, training: float | None) -> Record:
     """Measure a trained system on the first ``images`` of the validation set, one by one."""
     task = checkpoint.load(Path("runs") / f"history_{system}" / "last.ckpt")
     data = build(task.data_recipe)
@@ -128,18 +134,20 @@ def ablation() -> None:
         print(f"R-CNN, {scores}, {refined}: AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
 
 
-def main() -> None:
+def history(arguments: Sequence[str]) -> None:
+    """Do what ``arguments`` ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.root", dest="root", required=True, help="a folder as PASCAL VOC's")
     parser.add_argument("--weights", help="of MobileNetV2: a file; by default torchvision's are fetched")
     parser.add_argument("--images", type=int, default=40, help="of the validation set, for the times of the test")
     parser.add_argument("--ablation", action="store_true", help="of R-CNN's scores and boxes")
     parser.add_argument("--out", type=Path, default=Path("history.png"), help="the picture; figures lie beside it")
-    options, settings = parser.parse_known_args()
+    options, settings = parser.parse_known_args(arguments)
     settings += ["--data.root", options.root]
+    splits = [value for value in settings if value.startswith(("--data.train_split=", "--data.val_split="))]
+    cli.propose(["--data", "VOC", "--data.root", options.root, *splits, "--out", str(PROPOSALS)])
     if options.weights:
         settings += ["--model.network.backbone.weights", options.weights]
-    cli.propose(["--data", "VOC", "--data.root", options.root, "--out", str(PROPOSALS)])
     records = [test(system, options.images, train(system, settings)) for system in SYSTEMS]
     report(records, options.out)
     if options.ablation:
@@ -151,8 +159,9 @@ def report(records: list[Record], out: Path) -> None:
     print(f"\n{'':14}{'AP50':>7}{'training':>12}{'test: proposals':>18}{'CNN':>10}{'head':>10}{'sum':>10}")
     for record in records:
         parts = record.proposals, record.cnn, record.head
+        training = "-" if record.training is None else f"{record.training:.0f} s"
         seconds = "".join(f"{part:8.3f} s" for part in (*parts[1:], sum(parts)))
-        print(f"{record.system:14}{record.ap50:7.3f}{record.training:10.0f} s{parts[0]:16.3f} s{seconds}")
+        print(f"{record.system:14}{record.ap50:7.3f}{training:>12}{parts[0]:16.3f} s{seconds}")
     rcnn, *later = (record.cnn + record.head for record in records)
     for record, seconds in zip(records[1:], later, strict=True):
         print(f"{record.system} is {rcnn / seconds:.0f} times as fast as R-CNN, without the proposals")
@@ -168,4 +177,4 @@ def report(records: list[Record], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(history, sys.argv[1:])

@@ -19,6 +19,7 @@ from detseg.cli.configs import find_configs, for_other_data
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData, collate
 from detseg.data.annotations import Annotations
+from detseg.data.detection import MOST_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
@@ -27,6 +28,7 @@ from detseg.proposals.detectron2 import read_detectron2
 from detseg.proposals.grid import grid
 from detseg.proposals.making import Made, Method, make
 from detseg.proposals.selective_search import selective_search
+from detseg.publication import WEIGHTS
 from detseg.recipe import build
 from detseg.structures import Sample, rescale
 from detseg.tasks.progress import progress
@@ -71,11 +73,19 @@ def propose(arguments: Sequence[str]) -> None:
     for split in ("train", "val") if options.split == "both" else (options.split,):
         annotations = data.train_annotations if split == "train" else data.val_annotations
         target = cache_file(out, split)
-        source = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
+        source = _fingerprint(file) if file else None
         with Writer(target, about(annotations, options.method, name=method, file=source)) as writer:
             _fill(writer, annotations, _work(method, file, annotations, writer.missing(), options.jobs))
         print(_report(split, annotations, Proposals(target, annotations, "detseg propose")))
     print(f"written: {out}; to train with them: --data.proposals {out}")
+
+
+def _fingerprint(file: Path) -> str:
+    """A number that changes with the content of a file, or with the weights of a published folder."""
+    content = file / WEIGHTS if file.is_dir() else file
+    if not content.is_file():
+        raise DataError(f"{file}: is a folder without {WEIGHTS}, which `detseg publish` writes")
+    return hashlib.sha256(content.read_bytes()).hexdigest()
 
 
 def _method(text: str) -> tuple[str, Path | None]:
@@ -84,7 +94,7 @@ def _method(text: str) -> tuple[str, Path | None]:
     if text not in METHODS and not (name in FILES and file):
         known = ", ".join([*METHODS, "rpn:CHECKPOINT", "detectron2:FILE"])
         raise ConfigError(f"--method {text}: there is no such method; there is {known}")
-    if file and not Path(file).is_file():
+    if file and not (Path(file).is_file() or (name == "rpn" and Path(file).is_dir())):
         raise DataError(f"--method {text}: there is no file {file}")
     return name, Path(file) if file else None
 
@@ -154,8 +164,9 @@ def _report(split: str, annotations: Annotations, proposals: Proposals) -> str:
             yield proposals[row]
 
     figures = proposal_recall(annotations, read())
+    cut = f"\nmodels look at the first {MOST_PROPOSALS} of an image" if max(counts) > MOST_PROPOSALS else ""
     return (
         f"{split}: {len(annotations)} images, {np.mean(counts):.0f} boxes and "
         f"{proposals.seconds():.2f} seconds an image; recall {figures['recall50']:.3f} at IoU 0.5, "
-        f"{figures['recall70']:.3f} at 0.7; average recall {figures['AR']:.3f}"
+        f"{figures['recall70']:.3f} at 0.7; average recall {figures['AR']:.3f}{cut}"
     )

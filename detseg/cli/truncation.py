@@ -42,6 +42,11 @@ def truncate(arguments: Sequence[str]) -> None:
     except ValueError as error:
         raise ConfigError(f"{options.source}: {error}") from error
     after = sum(parameter.numel() for parameter in head.parameters())
+    if after >= before:
+        raise ConfigError(
+            f"{options.source}: with --fc6 {options.fc6} --fc7 {options.fc7} the head has {after / 1e6:.2f} million "
+            f"parameters instead of {before / 1e6:.2f}: choose fewer singular values"
+        )
     task.figures = {}  # those were of the whole head
     options.target.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(task, options.target)

@@ -33,6 +33,16 @@ class Detector(nn.Module, Recipe):
         raise NotImplementedError
 
 
+def check(counts: dict[str, int], shares: dict[str, float]) -> None:
+    """Raise ValueError, naming it, for a count that is not positive and for a share or an IoU that is not in [0, 1]."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}, and must be at least 1")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}, and must be between 0 and 1")
+
+
 def given(proposals: Instances | None, name: str) -> Instances:
     """The proposals that came with the images, with room for one at least. Raises DataError if there are none."""
     if proposals is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detseg.models.detector import Detector, given
+from detseg.models.detector import Detector, check, given
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import (
     BoxHead,
@@ -54,10 +54,10 @@ class FastRCNN(Detector):
     ) -> None:
         super().__init__()
         head = head or TwoFCHead(backbone.channels[0])
+        self.arguments["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
-        for name, count in {"samples": samples, "candidates": candidates, "detections": detections}.items():
-            if count < 1:
-                raise ValueError(f"{name} is {count}, and must be at least 1")
+        shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
+        check({"samples": samples, "candidates": candidates, "detections": detections}, shares)
         if not 0 <= background_iou <= iou:
             raise ValueError(f"background_iou is {background_iou}, and must be between 0 and iou, {iou}")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.errors import DataError
-from detseg.models.detector import Detector
+from detseg.models.detector import Detector, check
 from detseg.models.faster_rcnn import check_anchors
 from detseg.models.weights import load_weights
 from detseg.modules.backbones.backbone import Backbone
@@ -80,13 +80,14 @@ class MaskRCNN(Detector):
         if anchor_sizes is None:
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
         head = head or TwoFCHead(backbone.channels[0])
+        self.arguments["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
         check_anchors(backbone, anchor_sizes)
         counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
         counts |= {"mask_channels": mask_channels, "rpn_depth": rpn_depth}
-        for name, count in {**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}.items():
-            if count < 1:
-                raise ValueError(f"{name} is {count}, and must be at least 1")
+        shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
+        shares |= {"rpn_positive_fraction": rpn_positive_fraction, "rpn_nms": rpn_nms}
+        check({**counts, "rpn_candidates": min(rpn_candidates), "proposals": min(proposals)}, shares)
 
         self.num_classes = num_classes
         self.backbone = backbone

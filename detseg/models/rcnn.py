@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detseg.models.detector import Detector, given
+from detseg.models.detector import Detector, check, given
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import best_detections
 from detseg.ops import boxes as box_ops
@@ -70,9 +70,10 @@ class RCNN(Detector):
     ) -> None:
         super().__init__()
         counts = {"samples": samples, "candidates": candidates, "detections": detections, "batch": batch}
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name} is {count}, and must be at least 1")
+        shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
+        check(counts, shares)
+        if scores not in ("svm", "softmax"):
+            raise ValueError(f"scores is {scores}, and must be svm or softmax")
         if not 0 <= 2 * context < size:
             raise ValueError(f"context is {context}, and must leave something of size {size}")
 

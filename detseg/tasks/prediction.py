@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from detseg.structures import Instances, Sample, rescale
 if TYPE_CHECKING:
     from detseg.tasks.detection import Detection
     from detseg.tasks.task import Task
+
+
+log = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -84,6 +88,8 @@ def predict(task: Detection, images: str | Path | Iterable[str | Path], threshol
     Raises DataError, naming it, for a file that is missing or is no image.
     """
     data = stored_data(task)
+    if task.network.needs_proposals:
+        log.info("proposals are those of selective search, fast, whatever the training had")
     for path in find_images(images):
         yield _predict(task, data, path, threshold)
 

@@ -15,10 +15,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from detseg import checkpoint, cli
+from detseg.models import FasterRCNN
+from detseg.modules import FPN
+from detseg.modules.backbones import MobileNetV2
+from detseg.tasks import Detection
 from tests.colours import IDS, write_colours
 
 CONFIG = """\
@@ -273,7 +277,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 def test_conversion_there_and_back(folder: Path) -> None:
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    theirs = FasterRCNN(backbone, num_classes=4).state_dict()
+    theirs = TorchvisionFasterRCNN(backbone, num_classes=4).state_dict()
     torch.save(theirs, "theirs.pth")
     cli.convert(["theirs.pth", "ours.ckpt", "--classes", "red,green,blue"])
     task = checkpoint.load("ours.ckpt")
@@ -439,4 +443,14 @@ def test_truncation_says_what_cannot_be(folder: Path, capsys: pytest.CaptureFixt
     said = refused("truncate", capsys, BEST, "x.ckpt", "--fc6", "33")
     assert f"error: {BEST}: fc6: rank 33 must be between 1 and 32" in said
     assert "quick.ckpt: fc6 has been truncated already" in refused("truncate", capsys, "small/quick.ckpt", "x.ckpt")
+    assert not Path("x.ckpt").exists()
+
+
+def test_truncation_of_a_head_that_the_network_made_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Detection(FasterRCNN(FPN(MobileNetV2(), channels=8), num_classes=3))
+    checkpoint.save(task, "own_head.ckpt")
+    cli.truncate(["own_head.ckpt", "own_quick.ckpt", "--fc6", "16", "--fc7", "16"])
+    assert checkpoint.load("own_quick.ckpt").network.box_head.body.fc6[0].out_features == 16
+    said = refused("truncate", capsys, "own_head.ckpt", "x.ckpt", "--fc6", "300", "--fc7", "1024")
+    assert "with --fc6 300 --fc7 1024 the head has" in said
     assert not Path("x.ckpt").exists()

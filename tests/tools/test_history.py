@@ -41,3 +41,7 @@ def test_three_systems_are_trained_and_compared(
     assert [one["training"] for one in json.loads(Path("history.json").read_text())] == [
         one["training"] for one in figures
     ]
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments[:-1], "--trainer.accelerator=auto"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert "history_rcnn was trained with --data.workers=0" in capsys.readouterr().err
