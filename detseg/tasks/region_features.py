@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +41,36 @@ class RegionFeatures:
     """Files in a folder: one for each image, and whatever is made of them.
 
     Each is written in one go, so that it is there as a whole or not at all. ``about`` says what the features depend on;
-    a folder of anything else is emptied.
+    those of anything else are removed.
+
+    Raises ConfigError for a folder of other files, DataError if nothing can be written there.
     """
 
     def __init__(self, folder: Path, about: str) -> None:
         self.folder = folder
         note = folder / "about.json"
-        if folder.exists() and not (note.exists() and note.read_text() == about):
-            log.info("%s: of other weights, images or settings; made anew", folder)
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(about)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not note.exists():
+                if any(file != note.with_suffix(".part") for file in folder.iterdir()):
+                    raise ConfigError(f"{folder}: not made by R-CNN's training, which needs the name; move it away")
+            elif note.read_bytes() == about.encode():
+                return
+            else:
+                log.info("%s: of other weights, images or settings; made anew", folder)
+                for file in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+                    file.unlink()
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be used: {error}; mend that and go on with --resume last") from None
+        _replace(note, lambda part: part.write_text(about))
 
     def __contains__(self, name: object) -> bool:
         return self._path(str(name)).exists()
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write the file called ``name``. Raises DataError if it cannot be written."""
-        part = self._path(name).with_suffix(".part")
-        try:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{part}: cannot be written: {error}; make room and go on with --resume last") from None
-        part.replace(self._path(name))
+        own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        _replace(self._path(name), lambda part: save_file(own, part))
 
     def read(self, name: str, *keys: str) -> list[Tensor]:
         """Tensors of the file called ``name``; others of it are not read. Raises DataError if it is damaged."""
@@ -80,6 +87,18 @@ class RegionFeatures:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+def _replace(path: Path, save: Callable[[Path], object]) -> None:
+    """Write a file beside ``path`` and put it there when it is whole. Raises DataError if it cannot be written."""
+    part = path.with_suffix(".part")
+    try:
+        save(part)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DataError(f"{part}: cannot be written: {error}; make room and go on with --resume last") from None
 
 
 def image_name(row: int) -> str:

@@ -375,6 +375,43 @@ def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) 
     assert "000000" not in RegionFeatures(tmp_path / "features", describe(first, data(folder)))
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / "features" / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(ConfigError, match=r"features: not made by R-CNN's training.*move it away"):
+        RegionFeatures(own.parent, "about")
+    assert [file.name for file in own.parent.iterdir()] == ["mine.txt"]
+    with pytest.raises(DataError, match=r"mine\.txt: cannot be used: .*--resume last"):
+        RegionFeatures(own, "about")
+
+
+def test_what_is_made_anew_is_made_of_features_alone(tmp_path: Path) -> None:
+    RegionFeatures(tmp_path, "old").write("000000", {"labels": torch.zeros(1)})
+    (tmp_path / "notes.txt").write_text("mine")
+    RegionFeatures(tmp_path, "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["about.json", "notes.txt"]
+
+
+def test_a_full_disk_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of what the features depend on is written once, and nothing is left half written."""
+
+    def full(content: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    files = RegionFeatures(tmp_path, "about")
+    monkeypatch.setattr("detseg.tasks.region_features.save_file", full)
+    with pytest.raises(DataError, match=r"000000\.part: cannot be written: No space left"):
+        files.write("000000", {"labels": torch.zeros(1)})
+    monkeypatch.setattr(Path, "write_text", lambda self, text: full(text, self))
+    RegionFeatures(tmp_path, "about")
+    with pytest.raises(DataError, match=r"about\.part: cannot be written: No space left"):
+        RegionFeatures(tmp_path, "something else")
+    assert [file.name for file in tmp_path.iterdir()] == ["about.json"]
+    assert (tmp_path / "about.json").read_text() == "about"
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     files = RegionFeatures(tmp_path / "features", "about")
     files.write("000000", {"labels": torch.zeros(100)})
