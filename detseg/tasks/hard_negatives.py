@@ -59,8 +59,8 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
 
     The images are looked at once, in their order. Until a machine has been fitted it takes every negative of its class,
     then the hard ones alone. After each ``enough`` new ones it is fitted, and at the end. (The original implementation
-    begins with the first image, whose 2,000 proposals are about as many.) A class without an object is never found. It
-    goes on where it was interrupted.
+    begins with the first image, whose 2,000 proposals are about as many.) A class without an object, or without a
+    negative, is never found. It goes on where it was interrupted.
     """
     scale = scale_of(files, images, "truth", "hidden")
     objects = [files.read(image_name(image), "labels", "truth") for image in range(images)]
@@ -90,12 +90,15 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
         for machine in machines.values():
             machine.fit()
             advance()
+    if unfitted := [classes[c] for c, machine in machines.items() if machine.bias.isposinf()]:
+        log.warning("no proposal is away from the objects of %s: never to be found", ", ".join(unfitted))
     known = sum(len(machine.negatives) for machine in machines.values())
     log.info("%d objects, %d hard negatives in the end", len(truth), known)
 
     weight, bias = torch.zeros(len(classes), truth.shape[1]), torch.full((len(classes),), -torch.inf)
     for c, machine in machines.items():
-        weight[c], bias[c] = scale * machine.weight, machine.bias
+        if machine.bias.isfinite():
+            weight[c], bias[c] = scale * machine.weight, machine.bias
     files.write("svms", {"weight": weight, "bias": bias})
 
 

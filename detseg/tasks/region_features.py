@@ -144,16 +144,22 @@ def describe(network: RCNN, data: DetectionData) -> str:
 
 
 def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
-    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB.
+    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB, DataError without objects.
 
     Boxes are compared as they are in the files, before the images are resized.
     """
     dataset, total = training_images(data), 0
     annotations = dataset.annotations
+    learnt = ~(annotations.crowd | annotations.difficult)
+    if not learnt.any():
+        raise DataError(
+            f"{annotations.root}: no training image shows an object to learn from, crowds and difficult aside"
+        )
     assert dataset.proposals is not None
     for row in range(len(dataset)):
         boxes = torch.from_numpy(dataset.proposals[row][:MOST_PROPOSALS])
-        truth = torch.from_numpy(annotations.boxes[annotations.objects(row)]).float()
+        objects = annotations.objects(row)
+        truth = torch.from_numpy(annotations.boxes[objects][learnt[objects]]).float()
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
         total += 2 * network.svms.in_features * (len(boxes) + len(truth)) + 2 * network.deltas.in_features * near
         total += 4 * network.num_classes * len(boxes)

@@ -319,6 +319,18 @@ def test_proposals_near_an_object_are_no_negatives(made_up: RegionFeatures, monk
         assert chosen.tolist() == [i for i, overlap in enumerate(overlaps.tolist()) if overlap < 0.3]
 
 
+def test_a_class_without_a_negative_is_never_found(made_up: RegionFeatures, caplog: pytest.LogCaptureFixture) -> None:
+    for image in range(12):
+        labels, truth, hidden, overlaps = made_up.read(image_name(image), "labels", "truth", "hidden", "overlaps")
+        overlaps[:, 0] = 1
+        made_up.write(image_name(image), {"labels": labels, "truth": truth, "hidden": hidden, "overlaps": overlaps})
+    fit_machines(made_up, 12, ("a", "b", "c"))
+    weight, bias = made_up.read("svms", "weight", "bias")
+    assert bias.isneginf().tolist() == [True, False, True]
+    assert not weight[0].any()
+    assert "no proposal is away from the objects of a: never to be found" in caplog.text
+
+
 def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> None:
     fit_regressors(files, 5, ("red", "green", "blue"))
     weight, bias = files.read("regressors", "weight", "bias")
@@ -360,6 +372,13 @@ def test_room_is_asked_for_before_training(folder: Path, files: RegionFeatures) 
     check_room(network(), data(folder), 1.2 * size)
     with pytest.raises(ConfigError, match=r"model\.features_gib: .* raise it"):
         check_room(network(), data(folder), 0.5 * size)
+
+
+def test_objects_to_learn_from_are_asked_for_before_training(folder: Path) -> None:
+    own = data(folder)
+    own.train_annotations.crowd[:] = True
+    with pytest.raises(DataError, match="no training image shows an object to learn from"):
+        check_room(network(), own, 1.0)
 
 
 def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) -> None:
