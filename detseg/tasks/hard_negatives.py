@@ -17,7 +17,7 @@ from detseg.tasks.region_features import RegionFeatures, image_name, scale_of
 
 log = logging.getLogger(__name__)
 
-NEGATIVE_IOU = 0.3  # with every object of the class, below which a proposal is a negative (section 2.3)
+NEGATIVE_IOU = 0.3  # with every object of the class, below which a region is a negative (section 2.3)
 C = 0.001
 POSITIVE_WEIGHT = 2.0
 BIAS = 10.0
@@ -32,13 +32,13 @@ class Machine:
     def __init__(self, positives: Tensor) -> None:
         self.positives = positives  # (P, D)
         self.negatives = positives.new_zeros(0, positives.shape[1])  # (N, D)
-        self.places = torch.zeros(0, 2, dtype=torch.int64)  # (N, 2) image and proposal of each
+        self.places = torch.zeros(0, 2, dtype=torch.int64)  # (N, 2) image and region of each
         self.weight = torch.zeros(positives.shape[1])
         self.bias = torch.tensor(torch.inf)  # before the first fit every negative is hard
         self.new = 0
 
     def add(self, image: int, chosen: Tensor, hidden: Tensor) -> None:
-        """Add the proposals ``chosen`` (n,) of an image with the features ``hidden`` (m, D)."""
+        """Add the regions ``chosen`` (n,) of an image with the features ``hidden`` (m, D)."""
         places = torch.stack([torch.full_like(chosen, image), chosen], dim=1)
         self.places = torch.cat([self.places, places])
         self.negatives = torch.cat([self.negatives, hidden[chosen]])
@@ -57,7 +57,8 @@ class Machine:
 def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], enough: int = ENOUGH) -> None:
     """Write ``svms``, the ``weight`` (K, D) and ``bias`` (K,) of each class, from the features of so many images.
 
-    The images are looked at once, in their order. Until a machine has been fitted it takes every negative of its class,
+    The images are looked at once, in their order. The regions of one are its objects, which may be negatives of other
+    classes, and then its proposals. Until a machine has been fitted it takes every negative of its class,
     then the hard ones alone. After each ``enough`` new ones it is fitted, and at the end. (The original implementation
     begins with the first image, whose 2,000 proposals are about as many.) A class without an object, or without a
     negative, is never found. It goes on where it was interrupted.
@@ -72,8 +73,7 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
     done = _load(files, machines, scale) if "mining" in files else 0
     with progress(done, images, "hard negatives") as advance:
         for image in range(done, images):
-            hidden, overlaps = files.read(image_name(image), "hidden", "overlaps")
-            hidden = scale * hidden
+            hidden, (overlaps,) = scale * _regions(files, image), files.read(image_name(image), "overlaps")
             weights = torch.stack([machine.weight for machine in machines.values()])
             margins = hidden.float() @ weights.T
             fitted = False
@@ -91,7 +91,7 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
             machine.fit()
             advance()
     if unfitted := [classes[c] for c, machine in machines.items() if machine.bias.isposinf()]:
-        log.warning("no proposal is away from the objects of %s: never to be found", ", ".join(unfitted))
+        log.warning("no region is away from the objects of %s: never to be found", ", ".join(unfitted))
     known = sum(len(machine.negatives) for machine in machines.values())
     log.info("%d objects, %d hard negatives in the end", len(truth), known)
 
@@ -100,6 +100,11 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
         if machine.bias.isfinite():
             weight[c], bias[c] = scale * machine.weight, machine.bias
     files.write("svms", {"weight": weight, "bias": bias})
+
+
+def _regions(files: RegionFeatures, image: int) -> Tensor:
+    """Features of all regions of an image."""
+    return torch.cat(files.read(image_name(image), "truth", "hidden"))
 
 
 def _save(files: RegionFeatures, machines: dict[int, Machine], done: int) -> None:
@@ -119,7 +124,7 @@ def _load(files: RegionFeatures, machines: dict[int, Machine], scale: float) -> 
         machine.weight, machine.bias, machine.places, new = files.read("mining", *keys)
         machine.new = int(new)
     for image in range(int(done)):
-        (hidden,) = files.read(image_name(image), "hidden")
+        hidden = _regions(files, image)
         for machine in machines.values():
             chosen = machine.places[machine.places[:, 0] == image, 1]
             machine.negatives = torch.cat([machine.negatives, scale * hidden[chosen]])

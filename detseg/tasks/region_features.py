@@ -10,13 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from detseg.data import DetectionData, collate
+from detseg.data.annotations import Annotations
 from detseg.data.detection import MOST_PROPOSALS, DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import given
@@ -129,7 +130,8 @@ def describe(network: RCNN, data: DetectionData) -> str:
     for name, value in network.state_dict().items():
         if not name.startswith(("svms.", "deltas.")):
             weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    labels = hashlib.sha256(annotations.boxes.tobytes() + annotations.labels.tobytes())
+    objects = (annotations.boxes, annotations.labels, annotations.crowd, annotations.difficult)
+    labels = hashlib.sha256(b"".join(values.tobytes() for values in objects))
     assert dataset.proposals is not None
     state = dataset.proposals.file.stat()
     content = {
@@ -162,7 +164,7 @@ def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
         truth = torch.from_numpy(annotations.boxes[objects][learnt[objects]]).float()
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
         total += 2 * network.svms.in_features * (len(boxes) + len(truth)) + 2 * network.deltas.in_features * near
-        total += 4 * network.num_classes * len(boxes)
+        total += 4 * network.num_classes * (len(boxes) + len(truth))
     log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
     if total > limit * GIB:
         raise ConfigError(
@@ -175,9 +177,10 @@ def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
 def extract(network: RCNN, data: DetectionData, files: RegionFeatures, device: torch.device) -> None:
     """Write the features of all training images that are not there yet, in half precision.
 
-    For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,),
-    ``hidden`` (m, D) and ``overlaps`` (m, K), the highest IoU with an object of each class; ``grid`` (p, E), ``deltas``
-    (p, 4) and ``classes`` (p,) of the object that the proposal overlaps most.
+    For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,) of
+    the objects; ``hidden`` (m, D) of the proposals; ``overlaps`` (n + m, K) of both, the highest IoU with an object of
+    each class, crowds and difficult ones included; ``grid`` (p, E), ``deltas`` (p, 4) and ``classes`` (p,) of the
+    object that the proposal overlaps most.
     """
     dataset = training_images(data)
     missing = [row for row in range(len(dataset)) if image_name(row) not in files]
@@ -202,7 +205,6 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: 
 
     nothing = proposals.new_zeros(1, len(proposals))
     iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # before the objects one that nothing is near to
-    of_class = torch.cat([nothing.new_zeros(1, network.num_classes), F.one_hot(labels, network.num_classes)])
     best, nearest = iou.max(dim=0)
     near = best >= REGRESSION_IOU
     nearest = nearest[near] - 1
@@ -210,8 +212,20 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: 
         "truth": hidden[: len(truth)],
         "labels": labels,
         "hidden": hidden[len(truth) :],
-        "overlaps": (iou[:, :, None] * of_class[:, None]).amax(dim=0),
+        "overlaps": _overlaps(boxes[0], sample, data.train_annotations, network.num_classes),
         "grid": grid[len(truth) :][near],
         "deltas": box_ops.encode(truth[nearest], proposals[near], DELTA_WEIGHTS),
         "classes": labels[nearest],
     }
+
+
+def _overlaps(boxes: Tensor, sample: Sample, annotations: Annotations, num_classes: int) -> Tensor:
+    """The highest IoU (n, K) of boxes (n, 4) with an object of each class, be it a crowd, difficult or to be learnt."""
+    objects = annotations.objects(sample.row)
+    height, width = sample.original_size
+    scale = sample.image.shape[2] / width, sample.image.shape[1] / height
+    inside = annotations.boxes[objects].clip(0, (width, height, width, height))
+    every = torch.from_numpy(inside * np.tile(scale, 2)).to(boxes)
+    labels = torch.from_numpy(annotations.labels[objects]).to(boxes.device)
+    iou = box_ops.iou(boxes, every)
+    return boxes.new_zeros(len(boxes), num_classes).scatter_reduce(1, labels.expand_as(iou), iou, "amax")

@@ -20,6 +20,8 @@ from torch.testing import assert_close
 from torchvision.ops import box_iou
 
 from detseg import checkpoint, cli
+from detseg.data import Transforms
+from detseg.data.annotations import Annotations
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
 from detseg.models import RCNN
 from detseg.modules.backbones import SqueezeNet
@@ -216,13 +218,15 @@ def test_features_belong_to_the_regions_that_the_paper_says(folder: Path, files:
             image_name(row), "labels", "overlaps", "hidden", "grid", "deltas", "classes"
         )
         assert torch.equal(labels, sample.labels)
-        assert len(hidden) == len(overlaps) == len(sample.proposals)
+        assert len(hidden) == len(sample.proposals)
         expected = []
-        for proposal, own in zip(sample.proposals, overlaps, strict=True):
-            iou = box_iou(proposal[None], sample.boxes)[0]
+        for region, own in zip(torch.cat([sample.boxes, sample.proposals]), overlaps, strict=True):
+            iou = box_iou(region[None], sample.boxes)[0]
             for label in range(3):
                 same = iou[sample.labels == label]
                 assert float(own[label]) == pytest.approx(float(same.max()) if len(same) else 0.0, abs=1e-6)
+        for proposal in sample.proposals:
+            iou = box_iou(proposal[None], sample.boxes)[0]
             if iou.max() >= 0.6:
                 box, size = sample.boxes[iou.argmax()], proposal[2:] - proposal[:2]
                 middle = ((box[:2] + box[2:]) - (proposal[:2] + proposal[2:])) / 2
@@ -237,6 +241,21 @@ def test_features_belong_to_the_regions_that_the_paper_says(folder: Path, files:
     assert near > 5
 
 
+def test_proposals_on_objects_that_are_not_learnt_are_no_negatives(folder: Path, tmp_path: Path) -> None:
+    """Crowds and difficult objects have no features, but overlaps; also where images are resized."""
+    own = colours(folder / "colours", proposals=str(folder / "proposals"), transforms=Transforms(96, 96, flip=0))
+    annotations, files = own.train_annotations, RegionFeatures(tmp_path / "features", "about")
+    annotations.crowd[0], annotations.difficult[1] = True, True
+    extract(network(), own, files, torch.device("cpu"))
+    labels, truth, overlaps = files.read(image_name(0), "labels", "truth", "overlaps")
+    assert labels.tolist() == annotations.labels[2:3].tolist()
+    assert len(truth) == 1
+    every = 1.5 * torch.from_numpy(annotations.boxes[:3]).float()
+    iou = box_iou(torch.cat([every[2:], own.dataset("train")[0].proposals]), every)
+    assert_close(overlaps[:, annotations.labels[:3]], iou, rtol=1e-4, atol=1e-5)
+    assert (iou > 0.3).any(dim=0).all()
+
+
 @pytest.fixture
 def made_up(tmp_path: Path) -> RegionFeatures:
     """Features of 12 images with 50 proposals each, of which the classes 0 and 1 can be told, and none of class 2."""
@@ -246,8 +265,9 @@ def made_up(tmp_path: Path) -> RegionFeatures:
         labels = torch.tensor([0, 1])
         truth = torch.randn(2, 16, generator=random) + 2 * torch.eye(2, 16)
         hidden = torch.randn(50, 16, generator=random)
+        overlaps = torch.cat([torch.eye(2, 3), torch.rand(50, 3, generator=random)])
         content = {"labels": labels, "truth": truth.half(), "hidden": hidden.half()}
-        files.write(image_name(image), content | {"overlaps": torch.rand(50, 3, generator=random)})
+        files.write(image_name(image), content | {"overlaps": overlaps})
     return files
 
 
@@ -257,8 +277,9 @@ def everything(files: RegionFeatures, label: int) -> tuple[torch.Tensor, torch.T
         torch.stack([files.read(image_name(i), key)[0].float() for i in range(12)])
         for key in ("truth", "hidden", "overlaps")
     )
-    scale = 20 / torch.cat([truth.flatten(0, 1), hidden.flatten(0, 1)]).norm(dim=1).mean()
-    negative = hidden.flatten(0, 1)[overlaps.flatten(0, 1)[:, label] < 0.3]
+    regions = torch.cat([truth, hidden], dim=1).flatten(0, 1)
+    scale = 20 / regions.norm(dim=1).mean()
+    negative = regions[overlaps.flatten(0, 1)[:, label] < 0.3]
     features = torch.cat([truth[:, label], negative])
     return scale * features, torch.arange(len(features)) < 12
 
@@ -309,7 +330,9 @@ def test_hard_negatives_change_the_set() -> None:
     assert_close(machine.negatives[machine.places[:, 0] == 1], hard[of_hard[:, 1]])
 
 
-def test_proposals_near_an_object_are_no_negatives(made_up: RegionFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_are_all_regions_that_are_not_near_an_object(
+    made_up: RegionFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     added = []
     monkeypatch.setattr(Machine, "add", lambda self, image, chosen, hidden: added.append((image, chosen)))
     fit_machines(made_up, 12, ("a", "b", "c"))
@@ -328,7 +351,7 @@ def test_a_class_without_a_negative_is_never_found(made_up: RegionFeatures, capl
     weight, bias = made_up.read("svms", "weight", "bias")
     assert bias.isneginf().tolist() == [True, False, True]
     assert not weight[0].any()
-    assert "no proposal is away from the objects of a: never to be found" in caplog.text
+    assert "no region is away from the objects of a: never to be found" in caplog.text
 
 
 def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> None:
@@ -347,15 +370,14 @@ def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> N
 
 
 def test_an_image_without_objects_gives_negatives_alone(folder: Path, tmp_path: Path) -> None:
-    rcnn, files = network(), RegionFeatures(tmp_path / "features", "about")
-    own = data(folder)
-    empty = own.dataset("train")[0]._replace(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    files = RegionFeatures(tmp_path / "features", "about")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg.data.detection.DetectionDataset.__getitem__", lambda self, row: empty)
-        extract(rcnn, own, files, torch.device("cpu"))
+        patch.setattr(Annotations, "objects", lambda self, image: slice(0, 0))
+        extract(network(), data(folder), files, torch.device("cpu"))
+        proposals = data(folder).dataset("train")[0].proposals
     truth, hidden, overlaps, grid = files.read(image_name(0), "truth", "hidden", "overlaps", "grid")
     assert len(truth) == len(grid) == 0
-    assert len(hidden) == len(overlaps) == len(empty.proposals)
+    assert len(hidden) == len(overlaps) == len(proposals)
     assert not overlaps.any()
 
 
