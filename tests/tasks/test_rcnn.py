@@ -78,9 +78,19 @@ def kill_after(owner, method, place):
         return result
     setattr(owner, method, call)
 
+def note(owner, method, word):
+    original = getattr(owner, method)
+    def call(self, *arguments):
+        with open("work", "a") as file:
+            print(word(self, *arguments), file=file)
+        return original(self, *arguments)
+    setattr(owner, method, call)
+
 def run(name, place, resume):
     child = os.fork()
     if not child:
+        note(RCNNTraining, "on_train_epoch_end", lambda self: f"{name} epoch {self.current_epoch}")
+        note(RegionFeatures, "write", lambda self, file, tensors: f"{name} {file}")
         if place == "epoch":
             kill_after(RCNNTraining, "on_train_epoch_start", lambda self: self.current_epoch == 1)
         elif place:
@@ -134,6 +144,19 @@ def test_killed_at_any_stage_it_ends_as_if_unbroken(folder: Path, runs: list[str
                    for content in (expected, found)]  # fmt: skip
         assert figures[0] == figures[1]
         assert {"AP", "AP50", "VOC07_AP", "loss"} <= figures[0].keys()
+
+
+def test_killed_it_does_nothing_twice(folder: Path, runs: list[str]) -> None:
+    """Each process was killed right after a file was written, so that none has to be written again."""
+    lines = (folder / "work").read_text().splitlines()
+    unbroken, killed = (
+        [line[len(run) + 1 :] for line in lines if line.startswith(run)] for run in ("unbroken", "killed")
+    )
+    assert killed == unbroken
+    assert [unbroken.count(f"epoch {epoch}") for epoch in range(2)] == [1, 1]
+    assert [unbroken.count(image_name(image)) for image in range(5)] == [1] * 5
+    assert unbroken.count("mining") > 1
+    assert [unbroken.count(name) for name in ("svms", "regression", "regressors")] == [1, 3, 1]
 
 
 def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
