@@ -31,27 +31,37 @@ class Machine:
 
     def __init__(self, positives: Tensor) -> None:
         self.positives = positives  # (P, D)
-        self.negatives = positives.new_zeros(0, positives.shape[1])  # (N, D)
-        self.places = torch.zeros(0, 2, dtype=torch.int64)  # (N, 2) image and region of each
+        self._negatives = [positives[:0]]  # as they were added: to join them each time would copy them all
+        self._places = [torch.zeros(0, 2, dtype=torch.int64)]
         self.weight = torch.zeros(positives.shape[1])
         self.bias = torch.tensor(torch.inf)  # before the first fit every negative is hard
         self.new = 0
 
+    @property
+    def negatives(self) -> Tensor:
+        """Their features (N, D)."""
+        return torch.cat(self._negatives)
+
+    @property
+    def places(self) -> Tensor:
+        """Image and region of each, (N, 2)."""
+        return torch.cat(self._places)
+
     def add(self, image: int, chosen: Tensor, hidden: Tensor) -> None:
         """Add the regions ``chosen`` (n,) of an image with the features ``hidden`` (m, D)."""
-        places = torch.stack([torch.full_like(chosen, image), chosen], dim=1)
-        self.places = torch.cat([self.places, places])
-        self.negatives = torch.cat([self.negatives, hidden[chosen]])
+        self._places.append(torch.stack([torch.full_like(chosen, image), chosen], dim=1))
+        self._negatives.append(hidden[chosen])
         self.new += len(chosen)
 
     def fit(self) -> None:
         """Fit it to what it knows, and forget the negatives that have become easy."""
-        if len(self.negatives):
-            features = torch.cat([self.positives, self.negatives]).float()
+        negatives, places = self.negatives, self.places
+        if len(negatives):
+            features = torch.cat([self.positives, negatives]).float()
             positive = torch.arange(len(features)) < len(self.positives)
             self.weight, self.bias = svm(features, positive, C, POSITIVE_WEIGHT, BIAS)
-        hard = self.negatives.float() @ self.weight + self.bias >= EASY
-        self.negatives, self.places, self.new = self.negatives[hard], self.places[hard], 0
+        hard = negatives.float() @ self.weight + self.bias >= EASY
+        self._negatives, self._places, self.new = [negatives[hard]], [places[hard]], 0
 
 
 def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], enough: int = ENOUGH) -> None:
@@ -119,14 +129,13 @@ def _save(files: RegionFeatures, machines: dict[int, Machine], done: int) -> Non
 def _load(files: RegionFeatures, machines: dict[int, Machine], scale: float) -> int:
     """Bring machines to where they were; the number of images that were done."""
     (done,) = files.read("mining", "done")
-    for c, machine in machines.items():
-        keys = (f"{c}.{name}" for name in ("weight", "bias", "places", "new"))
-        machine.weight, machine.bias, machine.places, new = files.read("mining", *keys)
-        machine.new = int(new)
+    places = {c: files.read("mining", f"{c}.places")[0] for c in machines}
     for image in range(int(done)):
-        hidden = _regions(files, image)
-        for machine in machines.values():
-            chosen = machine.places[machine.places[:, 0] == image, 1]
-            machine.negatives = torch.cat([machine.negatives, scale * hidden[chosen]])
+        hidden = scale * _regions(files, image)
+        for c, machine in machines.items():
+            machine.add(image, places[c][places[c][:, 0] == image, 1], hidden)
+    for c, machine in machines.items():
+        machine.weight, machine.bias, new = files.read("mining", f"{c}.weight", f"{c}.bias", f"{c}.new")
+        machine.new = int(new)
     log.info("hard negatives: going on, %d images are done", int(done))
     return int(done)
