@@ -202,10 +202,9 @@ def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -
         for c in range(done, len(classes)):
             shown = [image for image in range(images) if (owners[image] == c).any()]
             if shown:
-                found = (files.read(image_name(image), "grid", "deltas") for image in shown)
-                pairs = [[each[owners[image] == c] for each in pair] for image, pair in zip(shown, found, strict=True)]
-                grid, deltas = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-                weight[c], bias[c] = ridge(scale * grid.float(), deltas, RIDGE)
+                near = ((owners[image] == c, *files.read(image_name(image), "grid", "deltas")) for image in shown)
+                parts = ((scale * grid[own].float(), deltas[own]) for own, grid, deltas in near)
+                weight[c], bias[c] = ridge(parts, RIDGE)
                 weight[c] *= scale
             files.write("regression", {"weight": weight, "bias": bias, "done": torch.tensor(c + 1)})
             advance()

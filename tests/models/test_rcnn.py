@@ -51,7 +51,7 @@ def fit(network: RCNN, batch: Batch) -> None:
         weight, bias = svm(hidden[positive | negative], positive[positive | negative], 1.0, 2.0, 10.0)
         network.svms.weight[label], network.svms.bias[label] = weight, bias
         near = labels == label
-        weight, bias = ridge(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS), 1.0)
+        weight, bias = ridge([(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS))], 1.0)
         network.deltas.weight.view(CLASSES, 4, -1)[label], network.deltas.bias.view(CLASSES, 4)[label] = weight, bias
 
 
