@@ -143,6 +143,17 @@ def test_features_of_alexnet_are_fc7_and_pool5() -> None:
     assert_close(found.hidden[0], published.classifier[:6](pool5.flatten(1)), rtol=1e-4, atol=1e-5)
 
 
+def test_all_of_a_published_network_that_remains_has_its_weights(tmp_path, caplog) -> None:
+    torch.manual_seed(0)
+    published = torchvision.models.alexnet().state_dict()
+    torch.save(published, tmp_path / "alexnet.pth")
+    with caplog.at_level("INFO"):
+        network = RCNN(AlexNet(weights=str(tmp_path / "alexnet.pth")), CLASSES)
+    assert "at random" not in caplog.text
+    for place, name in ((3, "classifier.1"), (6, "classifier.4")):
+        assert torch.equal(network.hidden[place].weight, published[f"{name}.weight"])
+
+
 def test_loss_is_the_entropy_of_every_region(network) -> None:
     batch = scene(proposals=True)
     entropy = []
