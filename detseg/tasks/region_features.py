@@ -123,8 +123,8 @@ def training_images(data: DetectionData) -> DetectionDataset:
     return dataset
 
 
-def describe(network: RCNN, data: DetectionData) -> str:
-    """All that the features depend on, as a text."""
+def describe(network: RCNN, data: DetectionData, precision: str) -> str:
+    """All that the features depend on, as a text; ``precision`` is the trainer's, in which the network runs."""
     annotations, dataset = data.train_annotations, training_images(data)
     weights = hashlib.sha256()
     for name, value in network.state_dict().items():
@@ -136,6 +136,7 @@ def describe(network: RCNN, data: DetectionData) -> str:
     state = dataset.proposals.file.stat()
     content = {
         "weights": weights.hexdigest(),
+        "precision": precision,
         "region": [network.size, network.context],
         "images": fingerprint(annotations),
         "labels": labels.hexdigest(),

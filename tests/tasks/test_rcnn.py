@@ -428,15 +428,18 @@ def test_objects_to_learn_from_are_asked_for_before_training(folder: Path) -> No
 
 def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) -> None:
     first = network()
-    about = describe(first, data(folder))
+    about = describe(first, data(folder), "32-true")
     RegionFeatures(tmp_path / "features", about).write("000000", {"labels": torch.zeros(1)})
-    assert "000000" in RegionFeatures(tmp_path / "features", describe(network(scores="softmax"), data(folder)))
+    assert "000000" in RegionFeatures(
+        tmp_path / "features", describe(network(scores="softmax"), data(folder), "32-true")
+    )
     with torch.no_grad():
         first.svms.weight.zero_()  # what is made of features does not change them
-    assert describe(first, data(folder)) == about
+    assert describe(first, data(folder), "32-true") == about
+    assert describe(first, data(folder), "bf16-mixed") != about
     with torch.no_grad():
         first.classes.bias[0] += 1
-    assert "000000" not in RegionFeatures(tmp_path / "features", describe(first, data(folder)))
+    assert "000000" not in RegionFeatures(tmp_path / "features", describe(first, data(folder), "32-true"))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
