@@ -80,7 +80,7 @@ class RCNN(Detector):
         self.num_classes = num_classes
         self.backbone = backbone
         backbone.aligned = False
-        head, _ = backbone.classifier(num_classes + 1)
+        head, _ = backbone.classifier(num_classes=1000)  # as published; the last layer goes
         self.hidden, self.grid = _without_last_layer(head), _pooling(head)
         channels, places = self._channels(size)
         self.classes = nn.Linear(channels, num_classes + 1)  # the background comes last

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-ROWS = 4096  # of a matrix that are made double precision at once
+ROWS = 4096  # that are made double precision at once
 
 
 def svm(features: Tensor, positive: Tensor, c: float, weight: float, bias: float) -> tuple[Tensor, Tensor]:
@@ -31,25 +33,44 @@ def svm(features: Tensor, positive: Tensor, c: float, weight: float, bias: float
     return torch.from_numpy(machine.coef_[0]).float(), torch.tensor(float(machine.intercept_[0]))
 
 
-def ridge(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def ridge(parts: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Tensor, Tensor]:
     """Ridge regression: minimise (sum of squared errors) + strength * |w|^2, the bias being free.
 
-    ``features`` (N, D), ``targets`` (N, T). Returns weights (T, D) and biases (T,), float32.
+    ``parts`` are features (n, D) and targets (n, T), at least one pair; about max(D, ``ROWS``) rows are kept at once.
+    Returns weights (T, D) and biases (T,), float32.
     """
-    mean, middle = features.mean(dim=0, dtype=torch.float64), targets.mean(dim=0, dtype=torch.float64)
-    x, y = features, targets.double() - middle
-    if len(x) < x.shape[1]:  # as many unknowns as there are rows: w = x^T (x x^T + strength)^-1 y
-        x = x.double() - mean
-        weights = x.T @ _solve(x @ x.T, y, strength)
-    else:
-        gram = x.new_zeros(2 * x.shape[1:], dtype=torch.float64)
-        moment = y.new_zeros(x.shape[1], y.shape[1])
-        for part, own in zip(torch.split(x, ROWS), torch.split(y, ROWS), strict=True):
-            centred = part.double() - mean
-            gram.addmm_(centred.T, centred)
-            moment.addmm_(centred.T, own)
-        weights = _solve(gram, moment, strength)
-    return weights.T.float(), (middle - mean @ weights).float()
+    held: list[Tensor] = []
+    products: Tensor | None = None  # of all columns with each other: a one, the features, the targets
+    for features, targets in parts:
+        width = features.shape[1]
+        if sum(map(len, held)) >= max(width, ROWS):
+            products, held = _add_products(products, torch.cat(held)), []
+        held.append(torch.cat([features.new_ones(len(features), 1), features, targets], dim=1))
+    rows = torch.cat(held)
+    if products is None and len(rows) < width:
+        return _ridge_of_few(rows.double(), width, strength)
+    products = _add_products(products, rows)
+    mean = products[0] / products[0, 0]
+    products.addr_(products[0].clone(), mean, alpha=-1)
+    x, y = slice(1, width + 1), slice(width + 1, None)
+    weights = _solve(products[x, x], products[x, y], strength)
+    return weights.T.float(), (mean[y] - mean[x] @ weights).float()
+
+
+def _add_products(products: Tensor | None, rows: Tensor) -> Tensor:
+    if products is None:
+        products = rows.new_zeros(2 * rows.shape[1:], dtype=torch.float64)
+    for part in (each.double() for each in torch.split(rows, ROWS)):
+        products.addmm_(part.T, part)
+    return products
+
+
+def _ridge_of_few(rows: Tensor, width: int, strength: float) -> tuple[Tensor, Tensor]:
+    """``ridge`` with as many unknowns as there are rows: w = x^T (x x^T + strength)^-1 y."""
+    mean = rows.mean(dim=0)
+    x, y = (rows - mean)[:, 1:].tensor_split([width], dim=1)
+    weights = x.T @ _solve(x @ x.T, y, strength)
+    return weights.T.float(), (mean[width + 1 :] - mean[1 : width + 1] @ weights).float()
 
 
 def _solve(gram: Tensor, right: Tensor, strength: float) -> Tensor:

@@ -17,7 +17,7 @@ from detseg.tasks.region_features import RegionFeatures, image_name, scale_of
 
 log = logging.getLogger(__name__)
 
-NEGATIVE_IOU = 0.3  # with every object of the class, below which a proposal is a negative (section 2.3)
+NEGATIVE_IOU = 0.3  # with every object of the class, below which a region is a negative (section 2.3)
 C = 0.001
 POSITIVE_WEIGHT = 2.0
 BIAS = 10.0
@@ -31,36 +31,47 @@ class Machine:
 
     def __init__(self, positives: Tensor) -> None:
         self.positives = positives  # (P, D)
-        self.negatives = positives.new_zeros(0, positives.shape[1])  # (N, D)
-        self.places = torch.zeros(0, 2, dtype=torch.int64)  # (N, 2) image and proposal of each
+        self._negatives = [positives[:0]]  # as they were added: to join them each time would copy them all
+        self._places = [torch.zeros(0, 2, dtype=torch.int64)]
         self.weight = torch.zeros(positives.shape[1])
         self.bias = torch.tensor(torch.inf)  # before the first fit every negative is hard
         self.new = 0
 
+    @property
+    def negatives(self) -> Tensor:
+        """Their features (N, D)."""
+        return torch.cat(self._negatives)
+
+    @property
+    def places(self) -> Tensor:
+        """Image and region of each, (N, 2)."""
+        return torch.cat(self._places)
+
     def add(self, image: int, chosen: Tensor, hidden: Tensor) -> None:
-        """Add the proposals ``chosen`` (n,) of an image with the features ``hidden`` (m, D)."""
-        places = torch.stack([torch.full_like(chosen, image), chosen], dim=1)
-        self.places = torch.cat([self.places, places])
-        self.negatives = torch.cat([self.negatives, hidden[chosen]])
+        """Add the regions ``chosen`` (n,) of an image with the features ``hidden`` (m, D)."""
+        self._places.append(torch.stack([torch.full_like(chosen, image), chosen], dim=1))
+        self._negatives.append(hidden[chosen])
         self.new += len(chosen)
 
     def fit(self) -> None:
         """Fit it to what it knows, and forget the negatives that have become easy."""
-        if len(self.negatives):
-            features = torch.cat([self.positives, self.negatives]).float()
+        negatives, places = self.negatives, self.places
+        if len(negatives):
+            features = torch.cat([self.positives, negatives]).float()
             positive = torch.arange(len(features)) < len(self.positives)
             self.weight, self.bias = svm(features, positive, C, POSITIVE_WEIGHT, BIAS)
-        hard = self.negatives.float() @ self.weight + self.bias >= EASY
-        self.negatives, self.places, self.new = self.negatives[hard], self.places[hard], 0
+        hard = negatives.float() @ self.weight + self.bias >= EASY
+        self._negatives, self._places, self.new = [negatives[hard]], [places[hard]], 0
 
 
 def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], enough: int = ENOUGH) -> None:
     """Write ``svms``, the ``weight`` (K, D) and ``bias`` (K,) of each class, from the features of so many images.
 
-    The images are looked at once, in their order. Until a machine has been fitted it takes every negative of its class,
+    The images are looked at once, in their order. The regions of one are its objects, which may be negatives of other
+    classes, and then its proposals. Until a machine has been fitted it takes every negative of its class,
     then the hard ones alone. After each ``enough`` new ones it is fitted, and at the end. (The original implementation
-    begins with the first image, whose 2,000 proposals are about as many.) A class without an object is never found. It
-    goes on where it was interrupted.
+    begins with the first image, whose 2,000 proposals are about as many.) A class without an object, or without a
+    negative, is never found. It goes on where it was interrupted.
     """
     scale = scale_of(files, images, "truth", "hidden")
     objects = [files.read(image_name(image), "labels", "truth") for image in range(images)]
@@ -72,8 +83,7 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
     done = _load(files, machines, scale) if "mining" in files else 0
     with progress(done, images, "hard negatives") as advance:
         for image in range(done, images):
-            hidden, overlaps = files.read(image_name(image), "hidden", "overlaps")
-            hidden = scale * hidden
+            hidden, (overlaps,) = scale * _regions(files, image), files.read(image_name(image), "overlaps")
             weights = torch.stack([machine.weight for machine in machines.values()])
             margins = hidden.float() @ weights.T
             fitted = False
@@ -90,13 +100,21 @@ def fit_machines(files: RegionFeatures, images: int, classes: Sequence[str], eno
         for machine in machines.values():
             machine.fit()
             advance()
+    if unfitted := [classes[c] for c, machine in machines.items() if machine.bias.isposinf()]:
+        log.warning("no region is away from the objects of %s: never to be found", ", ".join(unfitted))
     known = sum(len(machine.negatives) for machine in machines.values())
     log.info("%d objects, %d hard negatives in the end", len(truth), known)
 
     weight, bias = torch.zeros(len(classes), truth.shape[1]), torch.full((len(classes),), -torch.inf)
     for c, machine in machines.items():
-        weight[c], bias[c] = scale * machine.weight, machine.bias
+        if machine.bias.isfinite():
+            weight[c], bias[c] = scale * machine.weight, machine.bias
     files.write("svms", {"weight": weight, "bias": bias})
+
+
+def _regions(files: RegionFeatures, image: int) -> Tensor:
+    """Features of all regions of an image."""
+    return torch.cat(files.read(image_name(image), "truth", "hidden"))
 
 
 def _save(files: RegionFeatures, machines: dict[int, Machine], done: int) -> None:
@@ -111,14 +129,13 @@ def _save(files: RegionFeatures, machines: dict[int, Machine], done: int) -> Non
 def _load(files: RegionFeatures, machines: dict[int, Machine], scale: float) -> int:
     """Bring machines to where they were; the number of images that were done."""
     (done,) = files.read("mining", "done")
-    for c, machine in machines.items():
-        keys = (f"{c}.{name}" for name in ("weight", "bias", "places", "new"))
-        machine.weight, machine.bias, machine.places, new = files.read("mining", *keys)
-        machine.new = int(new)
+    places = {c: files.read("mining", f"{c}.places")[0] for c in machines}
     for image in range(int(done)):
-        (hidden,) = files.read(image_name(image), "hidden")
-        for machine in machines.values():
-            chosen = machine.places[machine.places[:, 0] == image, 1]
-            machine.negatives = torch.cat([machine.negatives, scale * hidden[chosen]])
+        hidden = scale * _regions(files, image)
+        for c, machine in machines.items():
+            machine.add(image, places[c][places[c][:, 0] == image, 1], hidden)
+    for c, machine in machines.items():
+        machine.weight, machine.bias, new = files.read("mining", f"{c}.weight", f"{c}.bias", f"{c}.new")
+        machine.new = int(new)
     log.info("hard negatives: going on, %d images are done", int(done))
     return int(done)

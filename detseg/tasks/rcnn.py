@@ -43,11 +43,13 @@ class RCNNTraining(Detection):
     ``features_gib``; fits a support vector machine and a regressor for each class, as far as the network uses them; and
     evaluates it all. Interrupted anywhere and called again, it goes on.
 
-    The other settings are those of ``Task``, by default the paper's: 50,000 steps of 128 regions, with a tenth of the
-    learning rate after 20,000, are 20 epochs of VOC 2007. After an evaluation the figures have the seconds an image
-    that proposals, network and head take.
+    The other settings are those of ``Task``. The learning rate and the 128 regions of a step are the paper's (section
+    2.3). The milestones are meant for 20 epochs of VOC 2007, which are 50,000 steps: a tenth of the learning rate after
+    20,000, and a tenth of that after 40,000. After an evaluation the figures have the seconds an image that proposals,
+    network and head take.
 
-    Raises ConfigError for several devices, and if the features need more room than there is.
+    Raises ConfigError for several devices, and before the first epoch if the features would take more than
+    ``features_gib``; DataError if there is no object to learn from. Whether the disk has so much room is not asked.
     """
 
     headline = ("accuracy",)
@@ -91,7 +93,7 @@ class RCNNTraining(Detection):
 
     def finish(self, folder: Path) -> bool:
         if self._stages:
-            files = RegionFeatures(folder / "features", describe(self.network, self.data))
+            files = RegionFeatures(folder / "features", describe(self.network, self.data, self.trainer.precision))
             self._fit(files)
             for name in self._stages:
                 layer = {"svms": self.network.svms, "regressors": self.network.deltas}[name]
@@ -202,10 +204,9 @@ def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -
         for c in range(done, len(classes)):
             shown = [image for image in range(images) if (owners[image] == c).any()]
             if shown:
-                found = (files.read(image_name(image), "grid", "deltas") for image in shown)
-                pairs = [[each[owners[image] == c] for each in pair] for image, pair in zip(shown, found, strict=True)]
-                grid, deltas = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-                weight[c], bias[c] = ridge(scale * grid.float(), deltas, RIDGE)
+                near = ((owners[image] == c, *files.read(image_name(image), "grid", "deltas")) for image in shown)
+                parts = ((scale * grid[own].float(), deltas[own]) for own, grid, deltas in near)
+                weight[c], bias[c] = ridge(parts, RIDGE)
                 weight[c] *= scale
             files.write("regression", {"weight": weight, "bias": bias, "done": torch.tensor(c + 1)})
             advance()

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from detseg.data import DetectionData, collate
+from detseg.data.annotations import Annotations
 from detseg.data.detection import MOST_PROPOSALS, DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import given
@@ -41,29 +42,36 @@ class RegionFeatures:
     """Files in a folder: one for each image, and whatever is made of them.
 
     Each is written in one go, so that it is there as a whole or not at all. ``about`` says what the features depend on;
-    a folder of anything else is emptied.
+    those of anything else are removed.
+
+    Raises ConfigError for a folder of other files, DataError if nothing can be written there.
     """
 
     def __init__(self, folder: Path, about: str) -> None:
         self.folder = folder
         note = folder / "about.json"
-        if folder.exists() and not (note.exists() and note.read_text() == about):
-            log.info("%s: of other weights, images or settings; made anew", folder)
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(about)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not note.exists():
+                if any(file != note.with_suffix(".part") for file in folder.iterdir()):
+                    raise ConfigError(f"{folder}: not made by R-CNN's training, which needs the name; move it away")
+            elif note.read_bytes() == about.encode():
+                return
+            else:
+                log.info("%s: of other weights, images or settings; made anew", folder)
+                for file in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+                    file.unlink()
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be used: {error}; mend that and go on with --resume last") from None
+        _replace(note, lambda part: part.write_text(about))
 
     def __contains__(self, name: object) -> bool:
         return self._path(str(name)).exists()
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write the file called ``name``. Raises DataError if it cannot be written."""
-        part = self._path(name).with_suffix(".part")
-        try:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{part}: cannot be written: {error}; make room and go on with --resume last") from None
-        part.replace(self._path(name))
+        own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        _replace(self._path(name), lambda part: save_file(own, part))
 
     def read(self, name: str, *keys: str) -> list[Tensor]:
         """Tensors of the file called ``name``; others of it are not read. Raises DataError if it is damaged."""
@@ -80,6 +88,18 @@ class RegionFeatures:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+def _replace(path: Path, save: Callable[[Path], object]) -> None:
+    """Write a file beside ``path`` and put it there when it is whole. Raises DataError if it cannot be written."""
+    part = path.with_suffix(".part")
+    try:
+        save(part)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DataError(f"{part}: cannot be written: {error}; make room and go on with --resume last") from None
 
 
 def image_name(row: int) -> str:
@@ -103,18 +123,20 @@ def training_images(data: DetectionData) -> DetectionDataset:
     return dataset
 
 
-def describe(network: RCNN, data: DetectionData) -> str:
-    """All that the features depend on, as a text."""
+def describe(network: RCNN, data: DetectionData, precision: str) -> str:
+    """All that the features depend on, as a text; ``precision`` is the trainer's, in which the network runs."""
     annotations, dataset = data.train_annotations, training_images(data)
     weights = hashlib.sha256()
     for name, value in network.state_dict().items():
         if not name.startswith(("svms.", "deltas.")):
             weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    labels = hashlib.sha256(annotations.boxes.tobytes() + annotations.labels.tobytes())
+    objects = (annotations.boxes, annotations.labels, annotations.crowd, annotations.difficult)
+    labels = hashlib.sha256(b"".join(values.tobytes() for values in objects))
     assert dataset.proposals is not None
     state = dataset.proposals.file.stat()
     content = {
         "weights": weights.hexdigest(),
+        "precision": precision,
         "region": [network.size, network.context],
         "images": fingerprint(annotations),
         "labels": labels.hexdigest(),
@@ -125,19 +147,25 @@ def describe(network: RCNN, data: DetectionData) -> str:
 
 
 def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
-    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB.
+    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB, DataError without objects.
 
     Boxes are compared as they are in the files, before the images are resized.
     """
     dataset, total = training_images(data), 0
     annotations = dataset.annotations
+    learnt = ~(annotations.crowd | annotations.difficult)
+    if not learnt.any():
+        raise DataError(
+            f"{annotations.root}: no training image shows an object to learn from, crowds and difficult aside"
+        )
     assert dataset.proposals is not None
     for row in range(len(dataset)):
         boxes = torch.from_numpy(dataset.proposals[row][:MOST_PROPOSALS])
-        truth = torch.from_numpy(annotations.boxes[annotations.objects(row)]).float()
+        objects = annotations.objects(row)
+        truth = torch.from_numpy(annotations.boxes[objects][learnt[objects]]).float()
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
         total += 2 * network.svms.in_features * (len(boxes) + len(truth)) + 2 * network.deltas.in_features * near
-        total += 4 * network.num_classes * len(boxes)
+        total += 4 * network.num_classes * (len(boxes) + len(truth))
     log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
     if total > limit * GIB:
         raise ConfigError(
@@ -150,9 +178,10 @@ def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
 def extract(network: RCNN, data: DetectionData, files: RegionFeatures, device: torch.device) -> None:
     """Write the features of all training images that are not there yet, in half precision.
 
-    For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,),
-    ``hidden`` (m, D) and ``overlaps`` (m, K), the highest IoU with an object of each class; ``grid`` (p, E), ``deltas``
-    (p, 4) and ``classes`` (p,) of the object that the proposal overlaps most.
+    For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,) of
+    the objects; ``hidden`` (m, D) of the proposals; ``overlaps`` (n + m, K) of both, the highest IoU with an object of
+    each class, crowds and difficult ones included; ``grid`` (p, E), ``deltas`` (p, 4) and ``classes`` (p,) of the
+    object that the proposal overlaps most.
     """
     dataset = training_images(data)
     missing = [row for row in range(len(dataset)) if image_name(row) not in files]
@@ -177,7 +206,6 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: 
 
     nothing = proposals.new_zeros(1, len(proposals))
     iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # before the objects one that nothing is near to
-    of_class = torch.cat([nothing.new_zeros(1, network.num_classes), F.one_hot(labels, network.num_classes)])
     best, nearest = iou.max(dim=0)
     near = best >= REGRESSION_IOU
     nearest = nearest[near] - 1
@@ -185,8 +213,20 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: 
         "truth": hidden[: len(truth)],
         "labels": labels,
         "hidden": hidden[len(truth) :],
-        "overlaps": (iou[:, :, None] * of_class[:, None]).amax(dim=0),
+        "overlaps": _overlaps(boxes[0], sample, data.train_annotations, network.num_classes),
         "grid": grid[len(truth) :][near],
         "deltas": box_ops.encode(truth[nearest], proposals[near], DELTA_WEIGHTS),
         "classes": labels[nearest],
     }
+
+
+def _overlaps(boxes: Tensor, sample: Sample, annotations: Annotations, num_classes: int) -> Tensor:
+    """The highest IoU (n, K) of boxes (n, 4) with an object of each class, be it a crowd, difficult or to be learnt."""
+    objects = annotations.objects(sample.row)
+    height, width = sample.original_size
+    scale = sample.image.shape[2] / width, sample.image.shape[1] / height
+    inside = annotations.boxes[objects].clip(0, (width, height, width, height))
+    every = torch.from_numpy(inside * np.tile(scale, 2)).to(boxes)
+    labels = torch.from_numpy(annotations.labels[objects]).to(boxes.device)
+    iou = box_ops.iou(boxes, every)
+    return boxes.new_zeros(len(boxes), num_classes).scatter_reduce(1, labels.expand_as(iou), iou, "amax")

@@ -51,7 +51,7 @@ def fit(network: RCNN, batch: Batch) -> None:
         weight, bias = svm(hidden[positive | negative], positive[positive | negative], 1.0, 2.0, 10.0)
         network.svms.weight[label], network.svms.bias[label] = weight, bias
         near = labels == label
-        weight, bias = ridge(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS), 1.0)
+        weight, bias = ridge([(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS))], 1.0)
         network.deltas.weight.view(CLASSES, 4, -1)[label], network.deltas.bias.view(CLASSES, 4)[label] = weight, bias
 
 
@@ -141,6 +141,17 @@ def test_features_of_alexnet_are_fc7_and_pool5() -> None:
     found = network.features(batch.images[:1], batch.sizes[:1], regions)
     assert_close(found.grid[0], pool5.flatten(1), rtol=1e-4, atol=1e-5)
     assert_close(found.hidden[0], published.classifier[:6](pool5.flatten(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_all_of_a_published_network_that_remains_has_its_weights(tmp_path, caplog) -> None:
+    torch.manual_seed(0)
+    published = torchvision.models.alexnet().state_dict()
+    torch.save(published, tmp_path / "alexnet.pth")
+    with caplog.at_level("INFO"):
+        network = RCNN(AlexNet(weights=str(tmp_path / "alexnet.pth")), CLASSES)
+    assert "at random" not in caplog.text
+    for place, name in ((3, "classifier.1"), (6, "classifier.4")):
+        assert torch.equal(network.hidden[place].weight, published[f"{name}.weight"])
 
 
 def test_loss_is_the_entropy_of_every_region(network) -> None:

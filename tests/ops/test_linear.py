@@ -44,20 +44,22 @@ def test_svm_is_the_same_each_time() -> None:
     assert all(map(torch.equal, svm(features, positive, 0.01, 2, 10), svm(features, positive, 0.01, 2, 10)))
 
 
-@pytest.mark.parametrize("rows", [30, 400])
-def test_ridge_equals_scikit_learn(rows) -> None:
+@pytest.mark.parametrize("rows", [30, 60, 420])
+def test_ridge_equals_scikit_learn(rows, monkeypatch) -> None:
     """With fewer rows than features, and with more."""
+    monkeypatch.setattr("detseg.ops.linear.ROWS", 50)
     random = torch.Generator().manual_seed(0)
     features = 3 + torch.randn(rows, 60, generator=random)
     targets = features[:, :4] * 2 - 5 + torch.randn(rows, 4, generator=random)
     expected = Ridge(alpha=20.0).fit(features.double().numpy(), targets.double().numpy())
-    weights, bias = ridge(features, targets, 20.0)
-    assert_close(weights.numpy(), expected.coef_, rtol=1e-5, atol=1e-5, check_dtype=False)
-    assert_close(bias.numpy(), expected.intercept_, rtol=1e-5, atol=1e-5, check_dtype=False)
+    for size in (rows, 7, 60):  # all at once, in small parts, in parts that are as many rows as features
+        weights, bias = ridge(zip(features.split(size), targets.split(size), strict=True), 20.0)
+        assert_close(weights.numpy(), expected.coef_, rtol=1e-5, atol=1e-5, check_dtype=False)
+        assert_close(bias.numpy(), expected.intercept_, rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
 def test_ridge_takes_more_rows_than_are_looked_at_at_once() -> None:
     features, _ = data(9000, 5)
     targets = features[:, :2] + 1
     expected = Ridge(alpha=5.0).fit(features.double().numpy(), targets.double().numpy())
-    assert_close(ridge(features, targets, 5.0)[0].numpy(), expected.coef_, rtol=1e-5, atol=1e-6, check_dtype=False)
+    assert_close(ridge([(features, targets)], 5.0)[0].numpy(), expected.coef_, rtol=1e-5, atol=1e-6, check_dtype=False)

@@ -20,6 +20,8 @@ from torch.testing import assert_close
 from torchvision.ops import box_iou
 
 from detseg import checkpoint, cli
+from detseg.data import Transforms
+from detseg.data.annotations import Annotations
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
 from detseg.models import RCNN
 from detseg.modules.backbones import SqueezeNet
@@ -76,9 +78,19 @@ def kill_after(owner, method, place):
         return result
     setattr(owner, method, call)
 
+def note(owner, method, word):
+    original = getattr(owner, method)
+    def call(self, *arguments):
+        with open("work", "a") as file:
+            print(word(self, *arguments), file=file)
+        return original(self, *arguments)
+    setattr(owner, method, call)
+
 def run(name, place, resume):
     child = os.fork()
     if not child:
+        note(RCNNTraining, "on_train_epoch_end", lambda self: f"{name} epoch {self.current_epoch}")
+        note(RegionFeatures, "write", lambda self, file, tensors: f"{name} {file}")
         if place == "epoch":
             kill_after(RCNNTraining, "on_train_epoch_start", lambda self: self.current_epoch == 1)
         elif place:
@@ -132,6 +144,19 @@ def test_killed_at_any_stage_it_ends_as_if_unbroken(folder: Path, runs: list[str
                    for content in (expected, found)]  # fmt: skip
         assert figures[0] == figures[1]
         assert {"AP", "AP50", "VOC07_AP", "loss"} <= figures[0].keys()
+
+
+def test_killed_it_does_nothing_twice(folder: Path, runs: list[str]) -> None:
+    """Each process was killed right after a file was written, so that none has to be written again."""
+    lines = (folder / "work").read_text().splitlines()
+    unbroken, killed = (
+        [line[len(run) + 1 :] for line in lines if line.startswith(run)] for run in ("unbroken", "killed")
+    )
+    assert killed == unbroken
+    assert [unbroken.count(f"epoch {epoch}") for epoch in range(2)] == [1, 1]
+    assert [unbroken.count(image_name(image)) for image in range(5)] == [1] * 5
+    assert unbroken.count("mining") > 1
+    assert [unbroken.count(name) for name in ("svms", "regression", "regressors")] == [1, 3, 1]
 
 
 def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,13 +241,15 @@ def test_features_belong_to_the_regions_that_the_paper_says(folder: Path, files:
             image_name(row), "labels", "overlaps", "hidden", "grid", "deltas", "classes"
         )
         assert torch.equal(labels, sample.labels)
-        assert len(hidden) == len(overlaps) == len(sample.proposals)
+        assert len(hidden) == len(sample.proposals)
         expected = []
-        for proposal, own in zip(sample.proposals, overlaps, strict=True):
-            iou = box_iou(proposal[None], sample.boxes)[0]
+        for region, own in zip(torch.cat([sample.boxes, sample.proposals]), overlaps, strict=True):
+            iou = box_iou(region[None], sample.boxes)[0]
             for label in range(3):
                 same = iou[sample.labels == label]
                 assert float(own[label]) == pytest.approx(float(same.max()) if len(same) else 0.0, abs=1e-6)
+        for proposal in sample.proposals:
+            iou = box_iou(proposal[None], sample.boxes)[0]
             if iou.max() >= 0.6:
                 box, size = sample.boxes[iou.argmax()], proposal[2:] - proposal[:2]
                 middle = ((box[:2] + box[2:]) - (proposal[:2] + proposal[2:])) / 2
@@ -237,6 +264,21 @@ def test_features_belong_to_the_regions_that_the_paper_says(folder: Path, files:
     assert near > 5
 
 
+def test_proposals_on_objects_that_are_not_learnt_are_no_negatives(folder: Path, tmp_path: Path) -> None:
+    """Crowds and difficult objects have no features, but overlaps; also where images are resized."""
+    own = colours(folder / "colours", proposals=str(folder / "proposals"), transforms=Transforms(96, 96, flip=0))
+    annotations, files = own.train_annotations, RegionFeatures(tmp_path / "features", "about")
+    annotations.crowd[0], annotations.difficult[1] = True, True
+    extract(network(), own, files, torch.device("cpu"))
+    labels, truth, overlaps = files.read(image_name(0), "labels", "truth", "overlaps")
+    assert labels.tolist() == annotations.labels[2:3].tolist()
+    assert len(truth) == 1
+    every = 1.5 * torch.from_numpy(annotations.boxes[:3]).float()
+    iou = box_iou(torch.cat([every[2:], own.dataset("train")[0].proposals]), every)
+    assert_close(overlaps[:, annotations.labels[:3]], iou, rtol=1e-4, atol=1e-5)
+    assert (iou > 0.3).any(dim=0).all()
+
+
 @pytest.fixture
 def made_up(tmp_path: Path) -> RegionFeatures:
     """Features of 12 images with 50 proposals each, of which the classes 0 and 1 can be told, and none of class 2."""
@@ -246,8 +288,9 @@ def made_up(tmp_path: Path) -> RegionFeatures:
         labels = torch.tensor([0, 1])
         truth = torch.randn(2, 16, generator=random) + 2 * torch.eye(2, 16)
         hidden = torch.randn(50, 16, generator=random)
+        overlaps = torch.cat([torch.eye(2, 3), torch.rand(50, 3, generator=random)])
         content = {"labels": labels, "truth": truth.half(), "hidden": hidden.half()}
-        files.write(image_name(image), content | {"overlaps": torch.rand(50, 3, generator=random)})
+        files.write(image_name(image), content | {"overlaps": overlaps})
     return files
 
 
@@ -257,8 +300,9 @@ def everything(files: RegionFeatures, label: int) -> tuple[torch.Tensor, torch.T
         torch.stack([files.read(image_name(i), key)[0].float() for i in range(12)])
         for key in ("truth", "hidden", "overlaps")
     )
-    scale = 20 / torch.cat([truth.flatten(0, 1), hidden.flatten(0, 1)]).norm(dim=1).mean()
-    negative = hidden.flatten(0, 1)[overlaps.flatten(0, 1)[:, label] < 0.3]
+    regions = torch.cat([truth, hidden], dim=1).flatten(0, 1)
+    scale = 20 / regions.norm(dim=1).mean()
+    negative = regions[overlaps.flatten(0, 1)[:, label] < 0.3]
     features = torch.cat([truth[:, label], negative])
     return scale * features, torch.arange(len(features)) < 12
 
@@ -309,7 +353,9 @@ def test_hard_negatives_change_the_set() -> None:
     assert_close(machine.negatives[machine.places[:, 0] == 1], hard[of_hard[:, 1]])
 
 
-def test_proposals_near_an_object_are_no_negatives(made_up: RegionFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_are_all_regions_that_are_not_near_an_object(
+    made_up: RegionFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     added = []
     monkeypatch.setattr(Machine, "add", lambda self, image, chosen, hidden: added.append((image, chosen)))
     fit_machines(made_up, 12, ("a", "b", "c"))
@@ -317,6 +363,18 @@ def test_proposals_near_an_object_are_no_negatives(made_up: RegionFeatures, monk
     for position, (image, chosen) in enumerate(added):
         overlaps = made_up.read(image_name(image), "overlaps")[0][:, position % 2]
         assert chosen.tolist() == [i for i, overlap in enumerate(overlaps.tolist()) if overlap < 0.3]
+
+
+def test_a_class_without_a_negative_is_never_found(made_up: RegionFeatures, caplog: pytest.LogCaptureFixture) -> None:
+    for image in range(12):
+        labels, truth, hidden, overlaps = made_up.read(image_name(image), "labels", "truth", "hidden", "overlaps")
+        overlaps[:, 0] = 1
+        made_up.write(image_name(image), {"labels": labels, "truth": truth, "hidden": hidden, "overlaps": overlaps})
+    fit_machines(made_up, 12, ("a", "b", "c"))
+    weight, bias = made_up.read("svms", "weight", "bias")
+    assert bias.isneginf().tolist() == [True, False, True]
+    assert not weight[0].any()
+    assert "no region is away from the objects of a: never to be found" in caplog.text
 
 
 def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> None:
@@ -335,15 +393,14 @@ def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> N
 
 
 def test_an_image_without_objects_gives_negatives_alone(folder: Path, tmp_path: Path) -> None:
-    rcnn, files = network(), RegionFeatures(tmp_path / "features", "about")
-    own = data(folder)
-    empty = own.dataset("train")[0]._replace(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    files = RegionFeatures(tmp_path / "features", "about")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg.data.detection.DetectionDataset.__getitem__", lambda self, row: empty)
-        extract(rcnn, own, files, torch.device("cpu"))
+        patch.setattr(Annotations, "objects", lambda self, image: slice(0, 0))
+        extract(network(), data(folder), files, torch.device("cpu"))
+        proposals = data(folder).dataset("train")[0].proposals
     truth, hidden, overlaps, grid = files.read(image_name(0), "truth", "hidden", "overlaps", "grid")
     assert len(truth) == len(grid) == 0
-    assert len(hidden) == len(overlaps) == len(empty.proposals)
+    assert len(hidden) == len(overlaps) == len(proposals)
     assert not overlaps.any()
 
 
@@ -362,17 +419,64 @@ def test_room_is_asked_for_before_training(folder: Path, files: RegionFeatures) 
         check_room(network(), data(folder), 0.5 * size)
 
 
+def test_objects_to_learn_from_are_asked_for_before_training(folder: Path) -> None:
+    own = data(folder)
+    own.train_annotations.crowd[:] = True
+    with pytest.raises(DataError, match="no training image shows an object to learn from"):
+        check_room(network(), own, 1.0)
+
+
 def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) -> None:
     first = network()
-    about = describe(first, data(folder))
+    about = describe(first, data(folder), "32-true")
     RegionFeatures(tmp_path / "features", about).write("000000", {"labels": torch.zeros(1)})
-    assert "000000" in RegionFeatures(tmp_path / "features", describe(network(scores="softmax"), data(folder)))
+    assert "000000" in RegionFeatures(
+        tmp_path / "features", describe(network(scores="softmax"), data(folder), "32-true")
+    )
     with torch.no_grad():
         first.svms.weight.zero_()  # what is made of features does not change them
-    assert describe(first, data(folder)) == about
+    assert describe(first, data(folder), "32-true") == about
+    assert describe(first, data(folder), "bf16-mixed") != about
     with torch.no_grad():
         first.classes.bias[0] += 1
-    assert "000000" not in RegionFeatures(tmp_path / "features", describe(first, data(folder)))
+    assert "000000" not in RegionFeatures(tmp_path / "features", describe(first, data(folder), "32-true"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / "features" / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(ConfigError, match=r"features: not made by R-CNN's training.*move it away"):
+        RegionFeatures(own.parent, "about")
+    assert [file.name for file in own.parent.iterdir()] == ["mine.txt"]
+    with pytest.raises(DataError, match=r"mine\.txt: cannot be used: .*--resume last"):
+        RegionFeatures(own, "about")
+
+
+def test_what_is_made_anew_is_made_of_features_alone(tmp_path: Path) -> None:
+    RegionFeatures(tmp_path, "old").write("000000", {"labels": torch.zeros(1)})
+    (tmp_path / "notes.txt").write_text("mine")
+    RegionFeatures(tmp_path, "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["about.json", "notes.txt"]
+
+
+def test_a_full_disk_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of what the features depend on is written once, and nothing is left half written."""
+
+    def full(content: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    files = RegionFeatures(tmp_path, "about")
+    monkeypatch.setattr("detseg.tasks.region_features.save_file", full)
+    with pytest.raises(DataError, match=r"000000\.part: cannot be written: No space left"):
+        files.write("000000", {"labels": torch.zeros(1)})
+    monkeypatch.setattr(Path, "write_text", lambda self, text: full(text, self))
+    RegionFeatures(tmp_path, "about")
+    with pytest.raises(DataError, match=r"about\.part: cannot be written: No space left"):
+        RegionFeatures(tmp_path, "something else")
+    assert [file.name for file in tmp_path.iterdir()] == ["about.json"]
+    assert (tmp_path / "about.json").read_text() == "about"
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
