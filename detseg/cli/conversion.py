@@ -14,6 +14,7 @@ from torch import Tensor
 
 from detseg import checkpoint
 from detseg.cli.configs import find_config
+from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
 from detseg.data import VOCSegmentation
 from detseg.data.voc_segmentation import VOC_CLASSES
@@ -67,6 +68,7 @@ def convert(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     if options.model not in (None, *PUBLISHED):
         raise ConfigError(f"--model {options.model}: there is {', '.join(PUBLISHED)}")
+    check_writable("TARGET", options.target)
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task: Task = checkpoint.load(options.source)
@@ -75,7 +77,6 @@ def convert(arguments: Sequence[str]) -> None:
                 f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
             )
         state = _for_torchvision(task, options.source)
-        _make_folder(options.target)
         torch.save(state, options.target)
         _say(task, state, options.target)
         return
@@ -87,7 +88,6 @@ def convert(arguments: Sequence[str]) -> None:
             task = _task(content, options.source, options.classes, options.model)
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
-    _make_folder(options.target)
     checkpoint.save(task, options.target)
     log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
 
@@ -134,16 +134,6 @@ def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     found = {layer.eps for layer in body.modules() if hasattr(layer, "running_var")}
     if found != {EPSILON}:
         log.warning("set eps of its batch norms to %s: it is %g there", ", ".join(f"{eps:g}" for eps in found), EPSILON)
-
-
-def _make_folder(target: Path) -> None:
-    """Make the folder that ``target`` is to lie in. Raises ConfigError if that, or the file, cannot be made."""
-    if target.is_dir():
-        raise ConfigError(f"{target}: is a folder; give the name of the file to write")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written: {error.strerror}; give another file") from error
 
 
 def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str | None) -> Detection:

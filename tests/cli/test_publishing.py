@@ -9,12 +9,13 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detseg import checkpoint, cli
@@ -179,6 +180,43 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
     (folder / "card.json").write_text(json.dumps({**card, **changes}))
     with pytest.raises(CheckpointError, match=r"lying: cannot rebuild the network"):
         checkpoint.load(folder)
+
+
+def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
+    folder = copy(str(tmp_path / "short"))
+    card = json.loads((folder / "card.json").read_text())
+    card["network"]["arguments"]["rpn_iou"] = []
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: .* index out of range"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (cli.convert, ["no.pth", "train.yaml/theirs.pth"], "TARGET train.yaml/theirs.pth: cannot be written"),
+        (cli.convert, ["no.pth", "data"], "TARGET data: is a folder"),
+        (cli.publish, ["no.ckpt", "--out", "train.yaml/out"], "--out train.yaml/out/model.safetensors: cannot be"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(
+    command: Callable[[list[str]], None], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command(arguments)
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_while_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("detseg.publication.save_file", fail)
+    with pytest.raises(SystemExit):
+        cli.publish(["tiny.ckpt", "--out", str(tmp_path / "full")])
+    assert "full: cannot be written: No space left on device; name another folder" in capsys.readouterr().err
 
 
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
