@@ -219,6 +219,12 @@ def test_a_disk_that_is_full_while_publishing(
     assert "full: cannot be written: No space left on device; name another folder" in capsys.readouterr().err
 
 
+def test_instances_of_a_network_without_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.predict(["data/val", "--checkpoint", "tiny", "--instances", "true"])
+    assert "error: --instances: tiny finds no masks of objects; leave it out" in capsys.readouterr().err
+
+
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.publish(["tiny.ckpt", "--out", "tiny"])
