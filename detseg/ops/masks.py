@@ -12,6 +12,7 @@ as (0, 0), so they are those of regions that lie half a pixel further right and 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -48,8 +49,8 @@ def average(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
         return rows @ maps.to(rows.dtype) @ columns.transpose(-1, -2)
 
 
-def grids(masks: NDArray[np.bool_], boxes: Tensor, size: int = GRID) -> Tensor:
-    """The grids (n, size, size) uint8 of masks (n, h, w) over ``boxes`` (n, 4)."""
+def grids(masks: Iterable[NDArray[np.bool_]], boxes: Tensor, size: int = GRID) -> Tensor:
+    """The grids (n, size, size) uint8 of n masks (h, w), taken one at a time, over ``boxes`` (n, 4)."""
     found = torch.zeros(len(boxes), size, size, dtype=torch.uint8)
     for grid, mask, box in zip(found, masks, boxes, strict=True):
         # The pixels that the box touches are enough.
