@@ -237,6 +237,8 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
         (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
         (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
         (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
+        (ResNet("resnet18"), {"anchor_sizes": [[16], [32], [64], [128], [256]]}, "has anchors of its own"),
+        (ResNet("resnet18"), {"anchor_ratios": (1.0, 2.0, 3.0)}, "has anchors of its own"),
         (ResNet("resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
     ],
 )
@@ -259,6 +261,16 @@ def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: p
     assert "warning: set eps of its batch norms to 0: it is 1e-05 there" in said
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
     theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+
+
+def test_converting_names_no_function_that_builds_another_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(FasterRCNN(FPN(ResNet("resnet50"), 8), 3, TwoFCHead(8, channels=8)), str(tmp_path / "thin.ckpt"))
+    cli.convert([str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
+    said = capsys.readouterr().err
+    assert "it is loaded by a detector of torchvision's with the same layers" in said
+    assert "fasterrcnn_resnet50_fpn" not in said
 
 
 def test_a_conversion_for_a_model_that_torchvision_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
