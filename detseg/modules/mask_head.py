@@ -50,9 +50,8 @@ class MaskHead(nn.Module):
         ``matched`` (B, R).
         """
         assert targets.masks is not None
-        # Image by image: the grids of the regions of all images would take hundreds of MiB.
-        images = zip(targets.masks, targets.boxes, regions.boxes, matched, strict=True)
-        truth = torch.cat(
-            [mask_targets(masks[m], boxes[m], found, logits.shape[-1]) for masks, boxes, found, m in images]
-        )
-        return {"mask": mask_loss(logits, truth, regions.valid.flatten())}
+        side = targets.masks.shape[-1]
+        masks = targets.masks.gather(1, matched[..., None, None].expand(-1, -1, side, side))
+        boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+        truth = mask_targets(masks, boxes, regions.boxes, logits.shape[-1])
+        return {"mask": mask_loss(logits, truth.flatten(0, 1), regions.valid.flatten())}
