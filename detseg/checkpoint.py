@@ -38,7 +38,6 @@ DATA = (
     *(COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC),
     *(CamVid, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
 )
-PREFIX = "network."  # of the network's entries in a task's state dict
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def load(path: str | Path) -> Task:
         kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
         if kind is None:
             raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
-        weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+        weights = {name.removeprefix(publication.PREFIX): value for name, value in content["state_dict"].items()}
         network.load_state_dict(weights)
         task = TASKS[kind](network)
         task.classes = tuple(map(str, about["classes"]))
