@@ -38,7 +38,6 @@ DATA = (
     *(COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC),
     *(CamVid, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
 )
-PREFIX = "network."  # of the network's entries in a task's state dict
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def load(path: str | Path) -> Task:
         kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
         if kind is None:
             raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
-        weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+        weights = {name.removeprefix(publication.PREFIX): value for name, value in content["state_dict"].items()}
         network.load_state_dict(weights)
         task = TASKS[kind](network)
         task.classes = tuple(map(str, about["classes"]))
@@ -95,7 +94,7 @@ def load(path: str | Path) -> Task:
         task.data_recipe, task.config = about["data"], about["config"]
         # null, in the card of a published network, is where there was nothing to measure.
         task.figures = {name: math.nan if value is None else value for name, value in about["metrics"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # the file may give any constructor any value
         raise CheckpointError(f"{path}: cannot rebuild the network: {str(error).strip(chr(39))}") from error
     return task.eval()
 

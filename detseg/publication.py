@@ -1,7 +1,7 @@
 """A network as it is handed to others: a folder with its weights, and a card that says all about them.
 
 The weights are in safetensors' format, the card is JSON: nothing in them can be executed. The card has the hash of the
-weights, so that the two belong together.
+weights, so that other or damaged ones are noticed. Nothing guards the card itself: who changes it can change the hash.
 """
 
 from __future__ import annotations

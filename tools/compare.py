@@ -69,15 +69,6 @@ def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
     return model
 
 
-def theirs(name: str) -> str:
-    """torchvision's name of an entry of our mask head."""
-    _, part, rest = name.split(".", 2)
-    if part == "convs":
-        layer, kind = rest.split(".")
-        return f"roi_heads.mask_head.{layer}.0.{kind}"
-    return f"roi_heads.mask_predictor.{'conv5_mask' if part == 'deconv' else 'mask_fcn_logits'}.{rest}"
-
-
 def images_of(batch: Batch) -> list[torch.Tensor]:
     return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.sizes.tolist(), strict=True)]
 

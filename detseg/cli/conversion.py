@@ -11,14 +11,16 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
+from torchvision.models import get_model
 
 from detseg import checkpoint
 from detseg.cli.configs import find_config
+from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
 from detseg.data import VOCSegmentation
 from detseg.data.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models import DilatedFCN, FasterRCNN
+from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.models.weights import (
     COCO,
@@ -34,6 +36,7 @@ from detseg.models.weights import (
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
+from detseg.ops.anchors import cell_anchors
 from detseg.recipe import build, recipe
 from detseg.tasks import Detection, Segmentation, Task
 
@@ -48,6 +51,7 @@ RESNETS = {
     (36, True): "resnet152",
 }
 SCORES = "roi_heads.box_predictor.cls_score.weight"
+COUNT = "num_batches_tracked"  # of batch norm that trains; frozen batch norm has no such count
 EPSILON = 1e-5  # of batch norm in every detector that torchvision builds without published weights
 
 
@@ -67,15 +71,15 @@ def convert(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     if options.model not in (None, *PUBLISHED):
         raise ConfigError(f"--model {options.model}: there is {', '.join(PUBLISHED)}")
+    check_writable("TARGET", options.target)
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task: Task = checkpoint.load(options.source)
-        if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
+        if not isinstance(task.network, (FasterRCNN, MaskRCNN, DilatedFCN)):
             raise CheckpointError(
                 f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
             )
         state = _for_torchvision(task, options.source)
-        _make_folder(options.target)
         torch.save(state, options.target)
         _say(task, state, options.target)
         return
@@ -87,7 +91,6 @@ def convert(arguments: Sequence[str]) -> None:
             task = _task(content, options.source, options.classes, options.model)
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
-    _make_folder(options.target)
     checkpoint.save(task, options.target)
     log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
 
@@ -111,6 +114,14 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
         )
     if network.pooling != "roi_align":
         raise CheckpointError(f"{source}: has {network.pooling}, and torchvision's detectors roi_align")
+    sizes = [[32, 64, 128, 256, 512]] * 3 if mobile else [[32], [64], [128], [256], [512]]
+    cells = [value for name, value in network.rpn.named_buffers() if name.startswith("cells")]
+    published = [cell_anchors(of_map, (0.5, 1.0, 2.0)) for of_map in sizes]
+    if len(cells) != len(published) or not all(map(torch.equal, cells, published)):
+        raise CheckpointError(
+            f"{source}: has anchors of its own, which a state dict does not say; torchvision's detectors have sizes "
+            f"{sizes} and ratios 0.5, 1 and 2"
+        )
     try:
         return to_torchvision(network.state_dict(), list(COCO.values()) if task.classes == tuple(COCO) else None)
     except CheckpointError as error:
@@ -128,22 +139,23 @@ def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
         "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), rows
     )
     body = task.network.backbone.body
-    if isinstance(body, MobileNetV3) or body.name == "resnet50":
-        settings = f"weights=None, weights_backbone=None, num_classes={rows}"
-        log.info("it is loaded by %s", " or ".join(f"{name}({settings})" for name in structures(state)))
+    settings = f"weights=None, weights_backbone=None, num_classes={rows}"
+    names = [f"{name}({settings})" for name in structures(state) if _fits(name, state)]
+    log.info(
+        "it is loaded by %s", " or ".join(names) or "a detector of torchvision's with the same layers, to be built"
+    )
+    log.info("thresholds and numbers of boxes are torchvision's own, if it is not told others")
     found = {layer.eps for layer in body.modules() if hasattr(layer, "running_var")}
     if found != {EPSILON}:
         log.warning("set eps of its batch norms to %s: it is %g there", ", ".join(f"{eps:g}" for eps in found), EPSILON)
 
 
-def _make_folder(target: Path) -> None:
-    """Make the folder that ``target`` is to lie in. Raises ConfigError if that, or the file, cannot be made."""
-    if target.is_dir():
-        raise ConfigError(f"{target}: is a folder; give the name of the file to write")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written: {error.strerror}; give another file") from error
+def _fits(name: str, state: dict[str, Tensor]) -> bool:
+    """Whether torchvision's function ``name`` builds a network with the tensors of ``state``, shapes and all."""
+    with torch.device("meta"):
+        built = get_model(name, weights=None, weights_backbone=None, num_classes=len(state[SCORES])).state_dict()
+    shapes = ({key: value.shape for key, value in of.items() if not key.endswith(COUNT)} for of in (built, state))
+    return next(shapes) == next(shapes)
 
 
 def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str | None) -> Detection:
@@ -161,8 +173,7 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
     body = network["arguments"]["backbone"]["arguments"]["body"]["arguments"]
     if body["name"] == "resnet50":
         body["name"] = _resnet(theirs)
-    # Batch norm that counts batches trains; frozen batch norm has no such count.
-    body["norm"] = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
+    body["norm"] = "batch" if any(name.endswith(COUNT) for name in state) else "frozen"
     body["eps"] = epsilon(theirs, known)
     built = build(network, num_classes=len(classes))
     try:

@@ -70,6 +70,8 @@ def predict(arguments: Sequence[str]) -> None:
         task.views = views(options)
     elif views(options) != Views():
         raise ConfigError(f"--window, --scales and --flip are for segmentation; {options.checkpoint} does none")
+    if options.instances and not (isinstance(task, Detection) and task.network.needs_masks):
+        raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,7 +160,7 @@ def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> 
     if found.masks is not None:
         more["masks"] = [{"size": list(found.size), "counts": text.decode()} for text in found.masks]
         if instances:
-            more["instances"] = target.with_suffix(".instances.png").name
+            more["instances"] = f"{target.name}.instances.png"
             Image.fromarray(instance_map(found)).save(target.with_name(more["instances"]))
     return {
         "file": str(found.path),

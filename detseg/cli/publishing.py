@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import torchvision
 from jsonargparse import ArgumentParser
+from safetensors import SafetensorError
 
 import detseg
 from detseg import checkpoint, publication
-from detseg.cli.console import import_module
+from detseg.cli.console import check_writable, import_module
 from detseg.cli.faults import PARSER, parse
 from detseg.errors import ConfigError
 
@@ -35,6 +36,7 @@ def publish(arguments: Sequence[str]) -> None:
         import_module(options.module)
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ConfigError(f"--out {options.out}: is there already; name a folder that is new or empty")
+    check_writable("--out", options.out / publication.WEIGHTS)
     task = checkpoint.load(options.checkpoint)
     about = task.describe()
     about["metrics"] = {name: None if math.isnan(value) else value for name, value in task.figures.items()}
@@ -46,8 +48,8 @@ def publish(arguments: Sequence[str]) -> None:
     }
     try:
         publication.write(options.out, task.state_dict(), about)
-    except OSError as error:
-        raise ConfigError(f"--out {options.out}: cannot be written: {error.strerror}; name another folder") from error
+    except (OSError, SafetensorError) as error:  # such as a disk that is full
+        raise ConfigError(f"--out {options.out}: cannot be written: {error}; name another folder") from error
     _say(about, options.out)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.masks import NONE, Masks, MaskUse
+from detseg.data.masks import NONE, Masks, MaskUse, pack_masks
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -101,23 +101,32 @@ class Annotations:
     def with_masks(self, use: MaskUse, reasons: Mapping[int, str]) -> Annotations:
         """Take care that every object has a mask, if ``use`` asks for it: drop those without, or raise DataError.
 
-        ``reasons`` say by the number of an object why it has none.
+        ``reasons`` say by the number of an object why it has none. One without a pixel in its image counts as none. It
+        is also an error if nothing is left.
         """
         if use == "none":
             return self
-        without = np.ones(len(self.labels), bool) if self.masks is None else self.masks.kinds == NONE
+        masks = pack_masks([(NONE, b"")] * len(self.labels)) if self.masks is None else self.masks
+        sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)
+        without = masks.areas(np.arange(len(masks)), sizes) == 0
         rows = np.flatnonzero(without)
         if not len(rows):
-            return self
+            return replace(self, masks=masks)
         files = self.files[np.searchsorted(self.offsets, rows[:5], side="right") - 1]
         named = ", ".join(
-            f"{file} annotation {number} {reasons.get(number, 'has no mask')}"
-            for file, number in zip(files, self.ids[rows[:5]].tolist(), strict=True)
+            f"{file} annotation {number} "
+            + reasons.get(number, "has no mask" if kind == NONE else "has a mask without a pixel in its image")
+            for file, number, kind in zip(files, self.ids[rows[:5]].tolist(), masks.kinds[rows[:5]], strict=True)
         )
         if use == "all":
             raise DataError(
                 f"{self.root}: {len(rows)} of {len(self.labels)} objects have no mask that can be used: {named}; "
                 "correct them, or leave such objects out with `--data.masks sound`"
+            )
+        if without.all():
+            raise DataError(
+                f"{self.root}: none of {len(rows)} objects has a mask that can be used: {named}; "
+                "give labels with masks, or train a network that learns from boxes alone"
             )
         log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(rows), named)
         return self.where(~without)
@@ -158,7 +167,8 @@ def pack(
 
     Boxes without area inside their image are dropped; the log names ``source``, file and annotation id. The others stay
     as they are, also where they reach beyond it: an evaluation compares with what was labelled, and training clips.
-    ``areas`` that are not given, or NaN, are those of the boxes inside the image.
+    ``areas`` that are not given, or NaN, are those of the masks, or where there are none, of the boxes inside the
+    image.
     """
     names = np.asarray(files, dtype=np.str_)
     limits = np.tile(sizes[rows][:, ::-1], 2)
@@ -171,6 +181,11 @@ def pack(
     outside = int((valid & (np.abs(clipped - boxes) > 1).any(axis=1)).sum())
     if outside:
         log.warning("%s: %d boxes reach beyond their image by more than a pixel; training clips them", source, outside)
+    areas = np.full(len(boxes), np.nan) if areas is None else areas
+    if masks is not None:
+        missing = np.flatnonzero(np.isnan(areas) & (masks.kinds != NONE))
+        areas = areas.copy()
+        areas[missing] = masks.areas(missing, sizes[rows[missing]])
     kept = np.flatnonzero(valid)[np.argsort(rows[valid], kind="stable")]
     flags = np.zeros(len(boxes), dtype=bool)
     return Annotations(
@@ -183,7 +198,7 @@ def pack(
         offsets=_offsets(np.bincount(rows[kept], minlength=len(names))),
         boxes=boxes[kept],
         labels=labels[kept],
-        areas=(width * height if areas is None else np.where(np.isnan(areas), width * height, areas))[kept],
+        areas=np.where(np.isnan(areas), width * height, areas)[kept],
         crowd=(flags if crowd is None else crowd)[kept],
         difficult=(flags if difficult is None else difficult)[kept],
         ids=ids[kept],

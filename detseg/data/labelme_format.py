@@ -43,24 +43,29 @@ def read_labelme(tree: Tree, files: list[str]) -> Annotations:
         row = builder.image(image)
         for number, shape in enumerate(shapes, start=1):
             try:
-                kind, label, points = _shape(shape)
+                _add(builder, row, shape)
             except ValueError as error:
                 raise DataError(f"{file}: shape {number} {error}") from None
-            if kind not in OUTLINES:
-                continue
-            if kind == "circle":
-                (x, y), *edge = points
-                radius = math.dist((x, y), edge[0])
-                box, area = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2
-                points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in ANGLES]
-            elif kind == "rectangle":
-                box, area = polygon_box(points), math.nan
-                x1, y1, x2, y2 = box
-                points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-            else:
-                box, area = polygon_box(points), polygon_area(points)
-            builder.add(row, label, box, area, points)
     return builder.annotations()
+
+
+def _add(builder: Builder, row: int, shape: Any) -> None:
+    """Add the object of a shape, if it is one. Raises ValueError, saying what is wrong."""
+    kind, label, points = _shape(shape)
+    if kind not in OUTLINES:
+        return
+    area = math.nan
+    if kind == "circle":
+        (x, y), *edge = points
+        radius = math.dist((x, y), edge[0])
+        box, area = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2
+        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in ANGLES]
+    elif kind == "rectangle":
+        x1, y1, x2, y2 = box = polygon_box(points)
+        points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    else:
+        box, area = polygon_box(points), polygon_area(points)
+    builder.add(row, label, box, area, points)
 
 
 def _image_name(content: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import warnings
 from collections.abc import Callable
@@ -144,13 +145,22 @@ def augment(picture: Picture, steps: Any, seed: int) -> Picture:
     result = apply(steps, seed, picture.image, bboxes=boxes, **proposals, **more)
     image = result["image"]
     boxes, rows = np.split(np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 5), [4], axis=1)
+    rows = rows[:, 0].astype(np.int64)
+    changed = [np.asarray(result["masks"][row], dtype=bool) for row in rows] if more else []
+    if more:  # a turned box is larger than the turned object, and what hides a part of it leaves a smaller one
+        boxes = np.array([bounds(mask) for mask in changed], dtype=np.float32).reshape(-1, 4)
     area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = rows[area, 0].astype(np.int64)
+    boxes, rows = boxes[area], rows[area]
     if masks is not None:
-        changed = np.array(result["masks"], dtype=bool)[rows] if more else np.zeros((0, *image.shape[:2]), bool)
-        masks = grids(changed, torch.from_numpy(boxes[area])).numpy()
+        masks = grids(itertools.compress(changed, area), torch.from_numpy(boxes)).numpy()
     moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
-    return Picture(image, boxes[area], picture.labels[rows], masks, moved)
+    return Picture(image, boxes, picture.labels[rows], masks, moved)
+
+
+def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The smallest box (xyxy) around the pixels of a mask (h, w), without area where it has none."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, 0, 0)
 
 
 def _whole(picture: Picture) -> NDArray[np.uint8]:

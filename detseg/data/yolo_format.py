@@ -72,10 +72,9 @@ def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: 
             if not line.strip():
                 continue
             try:
-                name, box, area, polygon = _object(line, known, builder.sizes[row])
+                builder.add(row, *_object(line, known, builder.sizes[row]))
             except ValueError as error:
                 raise DataError(f"{root / str(label)}: line {number} {error}") from None
-            builder.add(row, name, box, area, polygon)
     return builder.annotations({name: number for number, name in known.items()})
 
 

@@ -16,6 +16,7 @@ from detseg.models.segmenter import Criterion, Segmenter
 from detseg.modules.backbones import Backbone
 from detseg.modules.convolutional import convolutional, hidden_layers
 from detseg.modules.upsampling import Upsampling
+from detseg.publication import PREFIX
 from detseg.recipe import IN_CHECKPOINT
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class FCN(Segmenter):
             raise CheckpointError(f"{path}: no such file; train the coarser net first, or set weights to null")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            state = {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
+            state = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
         except Exception as error:  # the file may hold anything
             raise CheckpointError(f"{path}: not a checkpoint of an FCN") from error
         own = self.state_dict()

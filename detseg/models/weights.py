@@ -21,6 +21,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg.errors import CheckpointError
 from detseg.modules.backbones.weights import read_weights
+from detseg.publication import PREFIX
 from detseg.recipe import IN_CHECKPOINT
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def load_weights(network: nn.Module, weights: str | None) -> None:
     fitting = {name for name in state if name in own and own[name].shape == state[name].shape}
     network.load_state_dict({name: state[name] for name in fitting}, strict=False)
     if eps is not None:
-        network.backbone.body.set_eps(eps)  # type: ignore[operator, union-attr]
+        getattr(network.backbone, "body", network.backbone).set_eps(eps)  # type: ignore[operator, union-attr]
     network.pretrained = Pretrained(weights, classes, rows, random)  # type: ignore[assignment]
 
 
@@ -246,6 +247,8 @@ def _read(network: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[st
         name, state = _fetch(network, *weights.split(":")[1:]) if fetched else (published(weights), content)
         scores = state.get("roi_heads.box_predictor.cls_score.weight")
         coco = scores is not None and len(scores) == len(_categories)
+        if coco and name is None:
+            log.info("%s: taken for weights with COCO's classes, for it has their %d labels", weights, len(_categories))
         ours = from_torchvision(state, list(COCO.values()) if coco else None)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from error
@@ -255,8 +258,9 @@ def _read(network: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[st
 def _read_ours(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     try:
         about = content["detseg"]
-        state = {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
-        body = about["network"]["arguments"]["backbone"]["arguments"].get("body", {"arguments": {}})
+        state = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+        backbone = about["network"]["arguments"]["backbone"]
+        body = backbone["arguments"].get("body", backbone)  # a single map has none
         return state, tuple(map(str, about["classes"])), body["arguments"].get("eps")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("not the checkpoint of a detector") from error

@@ -1,9 +1,9 @@
 """Masks of objects as the mask head learns them: small grids over a box (Mask R-CNN, section 3).
 
 A grid (S, S) uint8 over the box of an object says how much of each of its cells the object covers, 255 being all. It
-is how the truth reaches the loss: whole maps of a batch of COCO would take twenty times the memory, and polygons drawn
+is how the truth reaches the loss: whole maps of a batch would take many times the memory, and polygons drawn
 for each region, as in detectron2, would make the device wait for the host in every step. What a grid loses is measured
-in docs/benchmarks.md: the loss is that of whole maps to 1e-3.
+in docs/benchmarks.md.
 
 Coordinates are continuous, as everywhere: the middle of the first pixel is (0.5, 0.5). torchvision's targets count it
 as (0, 0), so they are those of regions that lie half a pixel further right and down.
@@ -12,6 +12,7 @@ as (0, 0), so they are those of regions that lie half a pixel further right and 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -48,8 +49,8 @@ def average(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
         return rows @ maps.to(rows.dtype) @ columns.transpose(-1, -2)
 
 
-def grids(masks: NDArray[np.bool_], boxes: Tensor, size: int = GRID) -> Tensor:
-    """The grids (n, size, size) uint8 of masks (n, h, w) over ``boxes`` (n, 4)."""
+def grids(masks: Iterable[NDArray[np.bool_]], boxes: Tensor, size: int = GRID) -> Tensor:
+    """The grids (n, size, size) uint8 of n masks (h, w), taken one at a time, over ``boxes`` (n, 4)."""
     found = torch.zeros(len(boxes), size, size, dtype=torch.uint8)
     for grid, mask, box in zip(found, masks, boxes, strict=True):
         # The pixels that the box touches are enough.

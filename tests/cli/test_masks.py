@@ -90,5 +90,13 @@ def test_prediction_writes_run_lengths_and_maps_of_instances(folder: Path, monke
         for number in reversed(range(len(masks))):
             expected[masks[number]] = number + 1
         assert np.array_equal(numbers, expected)
+    one = Image.open(sorted(Path("colours/val").iterdir())[0]).convert("RGB")
+    for name in ("same.png", "same.jpg"):
+        one.save(name)
+    cli.predict(["same.png", "same.jpg", *command[1:], "--out", "same", "--instances", "true"])
+    assert {file.name for file in Path("same").glob("*.instances.png")} == {
+        "same.png.instances.png",
+        "same.jpg.instances.png",
+    }
     cli.predict([*command, "--out", "plain"])
     assert not list(Path("plain").glob("*.instances.png"))

@@ -9,12 +9,13 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detseg import checkpoint, cli
@@ -181,6 +182,49 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
         checkpoint.load(folder)
 
 
+def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
+    folder = copy(str(tmp_path / "short"))
+    card = json.loads((folder / "card.json").read_text())
+    card["network"]["arguments"]["rpn_iou"] = []
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: .* index out of range"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (cli.convert, ["no.pth", "train.yaml/theirs.pth"], "TARGET train.yaml/theirs.pth: cannot be written"),
+        (cli.convert, ["no.pth", "data"], "TARGET data: is a folder"),
+        (cli.publish, ["no.ckpt", "--out", "train.yaml/out"], "--out train.yaml/out/model.safetensors: cannot be"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(
+    command: Callable[[list[str]], None], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command(arguments)
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_while_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("detseg.publication.save_file", fail)
+    with pytest.raises(SystemExit):
+        cli.publish(["tiny.ckpt", "--out", str(tmp_path / "full")])
+    assert "full: cannot be written: No space left on device; name another folder" in capsys.readouterr().err
+
+
+def test_instances_of_a_network_without_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.predict(["data/val", "--checkpoint", "tiny", "--instances", "true"])
+    assert "error: --instances: tiny finds no masks of objects; leave it out" in capsys.readouterr().err
+
+
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.publish(["tiny.ckpt", "--out", "tiny"])
@@ -193,6 +237,8 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
         (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
         (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
         (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
+        (ResNet("resnet18"), {"anchor_sizes": [[16], [32], [64], [128], [256]]}, "has anchors of its own"),
+        (ResNet("resnet18"), {"anchor_ratios": (1.0, 2.0, 3.0)}, "has anchors of its own"),
         (ResNet("resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
     ],
 )
@@ -215,6 +261,16 @@ def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: p
     assert "warning: set eps of its batch norms to 0: it is 1e-05 there" in said
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
     theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
+
+
+def test_converting_names_no_function_that_builds_another_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(FasterRCNN(FPN(ResNet("resnet50"), 8), 3, TwoFCHead(8, channels=8)), str(tmp_path / "thin.ckpt"))
+    cli.convert([str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
+    said = capsys.readouterr().err
+    assert "it is loaded by a detector of torchvision's with the same layers" in said
+    assert "fasterrcnn_resnet50_fpn" not in said
 
 
 def test_a_conversion_for_a_model_that_torchvision_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO as Reference
 from detseg.data import COCO, VOC, Folder, Shapes, Transforms
 from detseg.data.annotations import Annotations
 from detseg.data.coco_format import read_coco
+from detseg.data.masks import RUNS, pack_masks
 from detseg.data.voc_format import read_voc
 from detseg.errors import DataError
 from tests.data import made
@@ -56,7 +57,7 @@ def write(folder: Path, *segmentations: Any, **more: Any) -> Path:
 def drawn(annotations: Annotations, row: int = 0) -> NDArray[np.bool_]:
     assert annotations.masks is not None
     height, width = annotations.sizes[0].tolist()
-    return annotations.masks.draw(np.array([row]), height, width)[0]
+    return next(annotations.masks.draw(np.array([row]), height, width))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,10 @@ BROKEN = [
     ({**text(ellipse()), "counts": "ooooooooooooo1"}, "too long"),
     ({"size": [HEIGHT, WIDTH], "counts": "0Pl20Pl2"}, "run length"),
     ("a text", "has segmentation = 'a text'"),
+    ([[10, 10, 30, 10, 20, 10]], "without a pixel"),
+    ([[10, 10, 10, 10, 10, 10]], "without a pixel"),
+    ([[70, 10, 90, 10, 90, 30]], "without a pixel"),
+    ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "without a pixel"),
 ]
 
 
@@ -121,6 +126,57 @@ def test_or_left_out_and_counted(
     assert drawn(found)[12:38, 12:28].all()
     assert "left out 1 objects" in caplog.text
     assert "annotation 70" in caplog.text
+
+
+def test_it_is_an_error_if_no_sound_mask_is_left(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of 2 objects has a mask that can be used: .*annotation 70 has no poly"):
+        read_coco(write(tmp_path, [], None), tmp_path, "sound")
+
+
+def test_background_alone_needs_no_mask(tmp_path: Path) -> None:
+    write(tmp_path, [POLYGON])
+    made.image(tmp_path / "b.png", HEIGHT, WIDTH)
+    made.coco(tmp_path / "b.json", [{"id": 1, "file_name": "b.png", "height": HEIGHT, "width": WIDTH}], [], NAMES)
+    for use in ("all", "sound"):
+        data = COCO(str(tmp_path), train_file="a.json", val_file="b.json", workers=0, masks=use)
+        assert data.val_annotations.masks is not None
+        assert not next(iter(data.val_dataloader())).targets.valid.any()
+
+
+def test_areas_that_are_not_given_are_those_of_the_masks(tmp_path: Path) -> None:
+    file = write(tmp_path, text(ellipse()), [POLYGON])
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        entry.pop("area", None)
+    file.write_text(json.dumps(content))
+    assert read_coco(file, tmp_path, "all").areas.tolist() == [ellipse().sum(), 600]
+    assert read_coco(file, tmp_path).areas.tolist() == [1400, 1400]  # 40 x 35, of the boxes
+
+
+@pytest.mark.parametrize(("labels", "place"), [("yolo", "line 1"), ("labelme", "shape 1")])
+def test_a_corner_far_away_is_named(tmp_path: Path, labels: str, place: str) -> None:
+    for name in ("a", "b"):
+        made.image(tmp_path / f"{name}.png", HEIGHT, WIDTH)
+        if labels == "yolo":
+            (tmp_path / f"{name}.txt").write_text("0 0.1 0.1 0.5 0.1 1e6 0.5\n")
+        else:
+            shapes = [{"label": "cat", "points": [[1, 1], [9, 1], [2e6, 9]], "shape_type": "polygon"}]
+            (tmp_path / f"{name}.json").write_text(json.dumps({"shapes": shapes, "imagePath": f"{name}.png"}))
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    with pytest.raises(DataError, match=rf"{place} has a polygon with a corner beyond 1,000,000 pixels"):
+        Folder(str(tmp_path)).read("train")
+
+
+def test_rows_are_taken_in_any_order() -> None:
+    contents = [(RUNS, bytes([number] * number)) for number in range(6)]
+    masks = pack_masks(contents)
+    assert masks.take(np.arange(6)) is masks
+    for rows in ([], [0], [5], [1, 2, 4], [4, 3, 3, 0, 1, 5]):
+        taken = masks.take(np.array(rows, dtype=np.int64))
+        assert taken.kinds.tolist() == [RUNS] * len(rows)
+        assert [
+            taken.data[start:stop].tobytes() for start, stop in zip(taken.offsets, taken.offsets[1:], strict=False)
+        ] == [contents[row][1] for row in rows]
 
 
 def test_masks_follow_their_objects(tmp_path: Path) -> None:

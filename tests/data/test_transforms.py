@@ -10,13 +10,14 @@ from detseg.errors import ConfigError
 
 
 def picture(height: int, width: int, boxes: list[list[int]]) -> Picture:
-    """Each box is filled with a colour of its own, which its label says; its mask is the left third, a bit lighter."""
+    """Each box has a colour of its own, which its label says; its mask is the left and lower third, a bit lighter."""
     image = np.full((height, width, 3), 255, dtype=np.uint8)
     masks = np.zeros((len(boxes), 48, 48), dtype=np.uint8)
-    masks[:, :, :16] = 255
+    masks[:, :, :16] = masks[:, 32:] = 255
     for number, (x1, y1, x2, y2) in enumerate(boxes):
         image[y1:y2, x1:x2] = 20 * number
         image[y1:y2, x1 : round(x1 + (x2 - x1) / 3)] = 20 * number + 10
+        image[round(y2 - (y2 - y1) / 3) : y2, x1:x2] = 20 * number + 10
     return Picture(image, np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes), dtype=np.int64), masks)
 
 
@@ -35,7 +36,7 @@ def assert_together(found: Picture) -> None:
             inside = mask[int(len(mask) * (2 * row + 1) / 6), int(len(mask) * (2 * column + 1) / 6)] > 127
             assert colour == [20 * label + 10 * inside] * 3
             shown.append(inside)
-        assert sum(shown) == 3
+        assert sum(shown) == 5
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,6 +49,23 @@ def test_box_label_and_mask_go_together(height: int, width: int, seed: int, augm
     assert found.labels.tolist() == [0, 1, 2]
     assert_together(found)
     assert_together(transforms.evaluate(picture(height, width, boxes)))
+
+
+def test_boxes_bound_what_is_left_of_the_masks() -> None:
+    """A square turned by 45 degrees: its box is its diagonal high and wide, not the box around the turned box."""
+    original = picture(100, 100, [[30, 30, 70, 70]])
+    disc = (np.hypot(*(np.mgrid[:224, :224] + 0.5 - 112)) < 112).astype(np.uint8) * 255
+    transforms = Transforms(100, 100, flip=0, augment={"Rotate": {"limit": (45, 45), "p": 1.0}})
+    found = transforms.train(original._replace(masks=disc[None]), 0)
+    assert found.boxes == pytest.approx(np.array([[30, 30, 70, 70]]), abs=1.5)
+    half = np.zeros((1, 224, 224), np.uint8)
+    half[:, :112] = 255
+    cut = Transforms(100, 100, flip=0, augment={"Crop": {"y_min": 50, "x_max": 100, "y_max": 100}})
+    gone = cut.train(original._replace(masks=half), 0)
+    assert gone.boxes.shape == (0, 4)
+    assert len(gone.labels) == 0
+    assert gone.masks is not None
+    assert len(gone.masks) == 0
 
 
 def test_a_mirror_image_is_exact() -> None:

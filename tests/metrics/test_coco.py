@@ -342,7 +342,7 @@ def test_real_polygons_and_crowds_equal_pycocotools(shared_data: Path) -> None:
     own = np.empty(len(images), dtype=object)
     for row, image in enumerate(images):
         height, width = truth.sizes[image].tolist()
-        moved = np.roll(truth.masks.draw(np.array([row]), height, width)[0], 2 + row % 5, axis=1)
+        moved = np.roll(next(truth.masks.draw(np.array([row]), height, width)), 2 + row % 5, axis=1)
         own[row] = reference_masks.encode(np.asfortranarray(moved.astype(np.uint8)))["counts"]
     scores = np.linspace(0, 1, len(images))
     found = Detections(images, truth.boxes, truth.labels, scores, own)

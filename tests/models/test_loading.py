@@ -156,6 +156,25 @@ def test_epsilon_of_what_was_trained_here_comes_along(tmp_path) -> None:
     assert build(recipe(loaded)).backbone.body.layer4[1].bn2.eps == 0.0
 
 
+def test_epsilon_comes_along_without_a_pyramid(tmp_path) -> None:
+    def make(weights: str | None = None, **settings: Any) -> FasterRCNN:
+        body = ResNet("resnet18", stages=[4], norm="frozen", **settings)
+        return FasterRCNN(body, 2, TwoFCHead(256, channels=8), weights=weights)
+
+    place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
+    loaded = make(str(place))
+    assert loaded.backbone.layer3[1].bn2.eps == 0.0
+    assert build(recipe(loaded)).backbone.layer3[1].bn2.eps == 0.0
+
+
+def test_a_file_that_is_taken_for_cocos_is_said(tmp_path, caplog) -> None:
+    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, TwoFCHead(8, channels=8))
+    torch.save(to_torchvision(network.state_dict()), tmp_path / "x.pth")
+    with caplog.at_level("INFO", logger="detseg"):
+        load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoFCHead(8, channels=8)), str(tmp_path / "x.pth"))
+    assert "x.pth: taken for weights with COCO's classes, for it has their 91 labels" in caplog.text
+
+
 def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
     """torchvision adds nothing to the variances of its oldest weights."""
     network = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoFCHead(8, channels=8))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,10 +20,9 @@ from torch.testing import assert_close
 from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
+from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
-from detseg.cli.conversion import _for_torchvision as for_torchvision
 from detseg.cli.conversion import _recipe
-from detseg.cli.conversion import _task as from_file
 from detseg.data import COCO as COCOData
 from detseg.models.weights import COCO, PUBLISHED, from_torchvision, to_torchvision
 from detseg.recipe import build, recipe
@@ -265,18 +263,20 @@ def test_round_trip(request, pair) -> None:
     torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=91).load_state_dict(back)
 
 
-def test_conversion_there_and_back(request, pair) -> None:
-    """What `detseg convert` does, but for the files."""
+def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     name = request.node.callspec.params["pair"]
-    file = Path("of_ones_own.pth")
-    task = from_file(pair.state, file, None, name if name.endswith("_320_fpn") else None)
+    theirs, ours, again = (str(tmp_path / file) for file in ("theirs.pth", "ours.ckpt", "again.pth"))
+    torch.save(pair.state, theirs)
+    cli.convert([theirs, ours, *(["--model", name] if name.endswith("_320_fpn") else [])])
+    task = checkpoint.load(ours)
     assert task.classes == tuple(COCO)
     assert task.category_ids == tuple(LABELS)
     described = recipe(task.network)["arguments"]
     assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
         key: value for key, value in recipe(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
     }
-    back = for_torchvision(task, file)
+    cli.convert([ours, again])
+    back = torch.load(again, weights_only=True)
     assert back.keys() == pair.state.keys()
     own = {key: value.to(back[key].dtype) for key, value in to_torchvision(pair.ours.state_dict(), LABELS).items()}
     assert all(torch.equal(back[key], own[key]) for key in own)

@@ -64,7 +64,7 @@ def targets(device: str, half: bool) -> dict[str, Call]:
     polygons = (corners * radius + random.uniform(0, (WIDTH, HEIGHT), radius.shape)).clip(0, (WIDTH, HEIGHT))
     packed = pack_masks([(POLYGONS, pack_polygons([one.ravel().tolist()])) for one in polygons.reshape(-1, 27, 2)])
     rows = np.arange(images * objects).reshape(images, objects)
-    drawn = [packed.draw(row, HEIGHT, WIDTH) for row in rows]
+    drawn = [np.stack([*packed.draw(row, HEIGHT, WIDTH)]) for row in rows]
     boxes = torch.from_numpy(np.concatenate([polygons.min(axis=2), polygons.max(axis=2) + 1e-3], axis=2)).float()
     scale = torch.tensor([1067 / WIDTH, 800 / HEIGHT] * 2)
     of = torch.arange(regions) % objects
