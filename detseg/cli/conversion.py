@@ -20,7 +20,7 @@ from detseg.cli.faults import PARSER, parse
 from detseg.data import VOCSegmentation
 from detseg.data.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN
+from detseg.models import DilatedFCN, FasterRCNN
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.models.weights import (
     COCO,
@@ -75,7 +75,7 @@ def convert(arguments: Sequence[str]) -> None:
     content = checkpoint.read(options.source)
     if "detseg" in content:
         task: Task = checkpoint.load(options.source)
-        if not isinstance(task.network, (FasterRCNN, MaskRCNN, DilatedFCN)):
+        if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
             raise CheckpointError(
                 f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
             )
