@@ -10,12 +10,13 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"errors", "recipe", "structures", "publication"}
+GROUND = {"errors", "recipe", "structures", "publication", "state_dicts"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "recipe": {"errors"},
     "structures": set(),
     "publication": {"errors"},
+    "state_dicts": {"errors", "publication"},
     "draw": set(),
     "ops": GROUND,
     "modules": GROUND | {"ops"},

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from detseg.data.base import Data
-from detseg.data.batching import STRIDE, Buckets, collate
+from detseg.data.batching import Buckets, collate
 from detseg.data.coco_format import Split
 from detseg.data.images import read_image
 from detseg.data.label_maps import LabelMaps
 from detseg.data.samplers import Key
 from detseg.data.segmentation_transforms import SegmentationTransforms
-from detseg.structures import VOID, Batch, Sample
+from detseg.structures import STRIDE, VOID, Batch, Sample
 
 
 class SegmentationDataset(Dataset[Sample]):
