@@ -60,7 +60,9 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a state dict, which has the names of tensors and the tensors alone")
     other = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if other is not None:
-        raise CheckpointError(f"{path}: not a state dict, which has tensors alone: {other} is none")
+        raise CheckpointError(
+            f"{path}: not a state dict, which has tensors alone: {other} is none; save the network's by itself"
+        )
     return content
 
 
