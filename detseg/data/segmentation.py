@@ -34,7 +34,7 @@ class SegmentationDataset(Dataset[Sample]):
         row, seed = key if isinstance(key, tuple) else (key, key)
         labels = self.annotations.labels(row)
         height, width = labels.shape
-        image = read_image(self.annotations.path(row), (height, width))
+        image = read_image(self.annotations.path(row), (height, width), self.annotations.source(row))
         if self.training:
             image, labels = self.transforms.train(image, labels, seed)
         return Sample(
