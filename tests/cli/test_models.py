@@ -46,6 +46,19 @@ def test_the_figures_are_those_of_torchvision(printed) -> None:
             assert licence == "BSD-3-Clause"
 
 
+def test_images_have_the_size_that_the_weights_were_trained_for(printed) -> None:
+    for row in printed[0]:
+        backbone = getattr(backbones, row["backbone"])
+        known = [
+            one
+            for name in torchvision.models.list_models(module=torchvision.models)
+            if row["weights"] and name == _name(row, backbone)
+            for one in torchvision.models.get_model_weights(name)
+        ]
+        assert known or not row["weights"]
+        assert {one.transforms().crop_size[0] for one in known} <= {row["pixels"]}
+
+
 def test_a_row_of_the_table(printed) -> None:
     """ResNeXt-50 32 x 4d: 25.0 million parameters, 4.2 billion multiply-adds (Xie et al. 2016, table 1)."""
     row = next(line for line in printed[1].splitlines() if "ResNeXt" in line and "depth=50" in line)
