@@ -36,27 +36,17 @@ def test_every_family_is_listed(printed) -> None:
 
 def test_the_figures_are_those_of_torchvision(printed) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
-    metas = [one.meta for model in known for one in torchvision.models.get_model_weights(model)]
-    sizes = {meta["num_params"]: meta["_ops"] for meta in metas}
+    weights = [one for model in known for one in torchvision.models.get_model_weights(model)]
+    sizes = {one.meta["num_params"]: one.meta["_ops"] for one in weights}
+    pixels = {one.meta["num_params"]: one.transforms().crop_size[0] for one in reversed(weights)}
     for row in printed[0]:
         if row["backbone"] == "InceptionV3":  # whose classifier at the side torchvision counts, and evaluation drops
+            assert row["pixels"] == torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms().crop_size[0]
             continue
+        assert not row["weights"] or row["pixels"] == pixels[row["parameters"]]
         for licence in row["weights"].values():
             assert row["multiply_adds"] / 1e9 == pytest.approx(sizes[row["parameters"]], abs=2e-3)
             assert licence == "BSD-3-Clause"
-
-
-def test_images_have_the_size_that_the_weights_were_trained_for(printed) -> None:
-    for row in printed[0]:
-        backbone = getattr(backbones, row["backbone"])
-        known = [
-            one
-            for name in torchvision.models.list_models(module=torchvision.models)
-            if row["weights"] and name == _name(row, backbone)
-            for one in torchvision.models.get_model_weights(name)
-        ]
-        assert known or not row["weights"]
-        assert {one.transforms().crop_size[0] for one in known} <= {row["pixels"]}
 
 
 def test_a_row_of_the_table(printed) -> None:
