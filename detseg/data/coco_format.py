@@ -107,18 +107,24 @@ def _masks(
     """The masks of annotations whose images have ``sizes`` (N, 2), and by id what is wrong with some."""
     packed, reasons = [], {}
     for entry, number, (height, width) in zip(entries, ids.tolist(), sizes.tolist(), strict=True):
-        found = entry.get("segmentation")
         try:
-            if isinstance(found, bytes):
-                packed.append((POLYGONS, found))
-            elif isinstance(found, dict):
-                packed.append((RUNS, pack_runs(found.get("counts"), found.get("size"), height, width)))
-            else:
-                raise found if isinstance(found, ValueError) else ValueError(f"has segmentation = {found!r}")
+            packed.append(packed_mask(entry.get("segmentation"), height, width))
         except ValueError as error:
             packed.append((NONE, b""))
             reasons[number] = str(error)
     return pack_masks(packed), reasons
+
+
+def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
+    """What ``with_packed_mask`` has left of a mask in an image of this size, as a kind and its bytes.
+
+    Raises ValueError, saying what is wrong, for one that is broken.
+    """
+    if isinstance(segmentation, bytes):
+        return POLYGONS, segmentation
+    if isinstance(segmentation, dict):
+        return RUNS, pack_runs(segmentation.get("counts"), segmentation.get("size"), height, width)
+    raise segmentation if isinstance(segmentation, ValueError) else ValueError(f"has segmentation = {segmentation!r}")
 
 
 def load(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
