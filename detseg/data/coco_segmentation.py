@@ -84,7 +84,7 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
     ``chosen`` are the names of the categories to take, all by default. Raises DataError, naming file and entry, for
     whatever is missing or broken.
     """
-    content = load(file, _text_for_mask)
+    content = load(file, _text_for_masks)
     panoptic = any("segments_info" in entry for entry in content["annotations"])
     categories = _categories(file, content["categories"], chosen)
     names = [*([] if panoptic else [BACKGROUND]), *categories.values()]
@@ -220,11 +220,11 @@ def _read_segments(
     )
 
 
-def _text_for_mask(entry: dict[str, Any]) -> dict[str, Any]:
+def _text_for_masks(entries: list[dict[str, Any]]) -> None:
     """Keep each mask as text: as lists of numbers they would take many times the memory."""
-    if entry.get("segmentation") is not None:
-        entry["segmentation"] = json.dumps(entry["segmentation"])
-    return entry
+    for entry in entries:
+        if entry.get("segmentation") is not None:
+            entry["segmentation"] = json.dumps(entry["segmentation"])
 
 
 def _categories(file: Path, entries: list[dict[str, Any]], chosen: Sequence[str] | None) -> dict[int, str]:
