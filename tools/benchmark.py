@@ -7,7 +7,8 @@
 lengths of an image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in
 each of 16 images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision
 does. ``data`` makes samples for training of 32 JPEG files of 480 x 640, and says first what each stage takes of a core;
-``annotations`` reads a COCO file a tenth as large as that of train2017. ``evaluate`` is COCO's evaluation of 500,000 detections; ``startup`` a new process until the package is imported.
+``annotations`` reads a COCO file a tenth as large as that of train2017. ``evaluate`` is COCO's evaluation of 500,000
+detections; ``startup`` a new process until the package is imported.
 
 Other work on a machine disturbs all sides alike only if they alternate, so they do; read the ratio, not the seconds.
 Peers have channels_last and autocast too. On a GPU it also counts how often a call makes the host wait.

@@ -108,19 +108,17 @@ def _masks(
     entries: list[dict[str, Any]], ids: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> tuple[Masks, dict[int, str]]:
     """The masks of annotations whose images have ``sizes`` (N, 2), and by id what is wrong with some."""
-    packed, reasons = [], {}
-    for entry, number, (height, width) in zip(entries, ids.tolist(), sizes.tolist(), strict=True):
-        found = entry.get("segmentation")
+    found = [entry.get("segmentation") for entry in entries]
+    packed = [(POLYGONS, one) if isinstance(one, bytes) else (NONE, b"") for one in found]
+    reasons = {}
+    for row in [row for row, one in enumerate(found) if not isinstance(one, bytes)]:
+        one, (height, width) = found[row], sizes[row].tolist()
         try:
-            if isinstance(found, bytes):
-                packed.append((POLYGONS, found))
-            elif isinstance(found, dict):
-                packed.append((RUNS, pack_runs(found.get("counts"), found.get("size"), height, width)))
-            else:
-                raise found if isinstance(found, ValueError) else ValueError(f"has segmentation = {found!r}")
+            if not isinstance(one, dict):
+                raise one if isinstance(one, ValueError) else ValueError(f"has segmentation = {one!r}")
+            packed[row] = RUNS, pack_runs(one.get("counts"), one.get("size"), height, width)
         except ValueError as error:
-            packed.append((NONE, b""))
-            reasons[number] = str(error)
+            reasons[int(ids[row])] = str(error)
     return pack_masks(packed), reasons
 
 
@@ -179,24 +177,23 @@ def _column(
 ) -> NDArray[Any]:
     """Take one value of each entry; DataError names the first entry where it is missing or of another kind."""
 
-    def value(entry: dict[str, Any]) -> Any:
-        found = entry.get(key)
-        return default if found is None else found
-
-    def convert(values: list[Any]) -> NDArray[Any]:
-        if any(item is None for item in values):
-            raise ValueError("missing")
+    def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
+        values = [entry.get(key) for entry in entries]
+        if None in values:
+            if default is None:
+                raise ValueError("missing")
+            values = [default if value is None else value for value in values]
         array = np.array(values, dtype=dtype).reshape(len(values), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():
             raise ValueError("not a number")
         return array
 
     try:
-        return convert([value(entry) for entry in entries])
+        return convert(entries)
     except (ValueError, TypeError, OverflowError):
         for position, entry in enumerate(entries):
             try:
-                convert([value(entry)])
+                convert([entry])
             except (ValueError, TypeError, OverflowError):
                 name = f"{section}[{position}] (id {entry.get('id')})"
                 raise DataError(f"{file}: {name} has {key} = {entry.get(key)!r}") from None
@@ -205,7 +202,7 @@ def _column(
 
 def _ids(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
     """Image ids, which are numbers in COCO and text in some other people's files."""
-    numbers = all(isinstance(entry.get(key), int) for entry in entries)
+    numbers = {type(entry.get(key)) for entry in entries} <= {int, bool}
     return _column(file, section, entries, key, np.int64 if numbers else np.str_)
 
 

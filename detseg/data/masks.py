@@ -92,7 +92,10 @@ def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
     ends = np.cumsum(-(-lengths // 8) * 8)
     starts = np.append(0, ends)[:-1]
     kinds = np.array([kind for kind, _ in masks], dtype=np.uint8)
-    data = np.frombuffer(b"".join(content + bytes(-len(content) % 8) for _, content in masks), dtype=np.uint8)
+    data = np.frombuffer(
+        b"".join(content + bytes(-len(content) % 8) if len(content) % 8 else content for _, content in masks),
+        dtype=np.uint8,
+    )
     return Masks(kinds, np.stack([starts, starts + lengths], axis=1), data)
 
 
