@@ -99,6 +99,10 @@ class Data(LightningDataModule, Recipe, Generic[L]):
         """A number for each image: only those with the same one come into a batch together."""
         raise NotImplementedError
 
+    def times(self, split: Split) -> NDArray[np.float64] | None:
+        """How often each image comes in an epoch of training, on average; None where each comes once."""
+        return None
+
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Change an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
         raise NotImplementedError
@@ -180,7 +184,7 @@ class Data(LightningDataModule, Recipe, Generic[L]):
             sampler = EvaluationSampler(groups, self.batch_size, *_rank())
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank(), self.least)
+            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank(), self.least, self.times("train"))
         return self._loader("train", sampler, self.train_buckets)
 
     def val_dataloader(self) -> Loader:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.base import split_rows
-from detseg.data.coco_format import Places, Split, find_only_annotations, load, packed_mask, with_packed_mask
+from detseg.data.coco_format import Places, Split, find_only_annotations, load, packed_mask, with_packed_masks
 from detseg.data.images import image_size, read_image
 from detseg.data.label_maps import LabelMaps, label_maps
 from detseg.data.masks import Masks, pack_masks
@@ -86,7 +86,7 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
     ``chosen`` are the names of the categories to take, all by default. Raises DataError, naming file and entry, for
     whatever is missing or broken.
     """
-    content = load(file, _with_packed_mask)
+    content = load(file, _with_packed_masks)
     panoptic = any("segments_info" in entry for entry in content["annotations"])
     categories = _categories(file, content["categories"], chosen)
     names = [*([] if panoptic else [BACKGROUND]), *categories.values()]
@@ -239,12 +239,13 @@ def _read_segments(
     )
 
 
-def _with_packed_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    """As ``with_packed_mask``, without the parts of fewer than three points, which cover no pixel."""
-    parts = entry.get("segmentation")
-    if isinstance(parts, list):
-        entry["segmentation"] = [part for part in parts if not isinstance(part, list) or len(part) >= 6]
-    return with_packed_mask(entry) if entry.get("segmentation") else entry
+def _with_packed_masks(entries: list[dict[str, Any]]) -> None:
+    """As ``with_packed_masks``, without the parts of fewer than three points, which cover no pixel."""
+    for entry in entries:
+        parts = entry.get("segmentation")
+        if isinstance(parts, list):
+            entry["segmentation"] = [part for part in parts if not isinstance(part, list) or len(part) >= 6]
+    with_packed_masks([entry for entry in entries if entry.get("segmentation")])
 
 
 def _owned(file: Path, entries: list[dict[str, Any]], images: list[Any]) -> dict[Any, list[dict[str, Any]]]:

@@ -22,6 +22,7 @@ from detseg.data.detection import DetectionData
 from detseg.data.labelme_format import find_labelme
 from detseg.data.layout import Tree
 from detseg.data.masks import MaskUse
+from detseg.data.sampling import Sampling
 from detseg.data.transforms import Transforms
 from detseg.data.voc import VOC
 from detseg.data.voc_format import holds_voc
@@ -66,8 +67,9 @@ class Folder(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
         if format not in (None, *WHOLE, *FINDERS):
             raise ConfigError(f"data.format: {format}; there is {', '.join([*WHOLE, *FINDERS])}")
         self.root, self.format, self.labels, self.names = Path(root), format, labels, names
