@@ -14,6 +14,7 @@ WINDOW = 1 << 22  # characters that are read at a time
 
 SPACE = re.compile(r"[ \t\n\r]*")
 BETWEEN = re.compile(r"\}([ \t\n\r]*,)[ \t\n\r]*\{")  # two objects of a list
+FOLLOWING = frozenset(" \t\n\r,:]}")  # what ends a value; behind a number the rest of it may follow: 1 of 1e5
 TRIES = 50  # places to look at for the end of the last object in a window
 DECODER = json.JSONDecoder()
 
@@ -85,7 +86,7 @@ class _Text:
                 if not self.more():
                     raise
                 continue
-            if end < len(self.window) or not self.more():  # a number could go on
+            if self.window[end : end + 1] in FOLLOWING or not self.more():
                 self.place = end
                 return value
 
