@@ -155,7 +155,7 @@ def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     network = task.network
     if isinstance(network, DilatedFCN):
         body, count = network.backbone, len(task.classes)
-        names = [f"{FCNS[body.name]}({_settings(count)}, aux_loss={network.auxiliary is not None})"]
+        names = [f"{FCNS[str(body.name)]}({_settings(count)}, aux_loss={network.auxiliary is not None})"]
         log.info("%s: state dict for torchvision, %d classes", target, count)
     else:
         body, count = network.backbone.body, len(state[SCORES])
