@@ -31,6 +31,19 @@ SECTIONS = ("images", "annotations", "categories")
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep the collector of cycles from walking what is read again and again: JSON has no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_collection()
 def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
@@ -135,18 +148,17 @@ def load(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> dict[str
     """Parse an annotation file, its annotations changed in place as soon as some are read. Raises DataError."""
     content: dict[str, list[dict[str, Any]]] = {}
     try:
-        with without_collection():
-            for section, entries in read_lists(file, SECTIONS):
-                if section == "annotations" and all(isinstance(entry, dict) for entry in entries):
-                    change(entries)
-                content.setdefault(section, []).extend(entries)
+        for section, entries in read_lists(file, SECTIONS):
+            if section == "annotations" and _objects(entries):
+                change(entries)
+            content.setdefault(section, []).extend(entries)
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ValueError, RecursionError):  # rare: all at once takes more memory, and says what is wrong
         content = _load_at_once(file, change)
     for section in SECTIONS:
         found = content.get(section) if isinstance(content, dict) else None
-        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        if not isinstance(found, list) or not _objects(found):
             raise DataError(f"{file}: not a COCO annotation file: it has no list of '{section}'")
     return content
 
@@ -158,21 +170,13 @@ def _load_at_once(file: Path, change: Callable[[list[dict[str, Any]]], None]) ->
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON: {error}") from None
     entries = content.get("annotations") if isinstance(content, dict) else None
-    if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
+    if isinstance(entries, list) and _objects(entries):
         change(entries)
     return content
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep the collector of cycles from walking what is read again and again: JSON has no cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def _objects(entries: list[Any]) -> bool:
+    return {*map(type, entries)} <= {dict}
 
 
 def _column(

@@ -112,13 +112,16 @@ class _Text:
         if len(self.window) - self.place < self.size // 2 and not self.more():
             return []
         marks = BETWEEN.finditer(self.window, max(self.place, len(self.window) - self.size // 8))
-        for found in [*marks][: -TRIES - 1 : -1]:
+        for tried, found in enumerate([*marks][: -TRIES - 1 : -1]):
             text = self.window[self.place : found.start() + 1]
-            if all(text.count(one) == text.count(other) for one, other in ("{}", "[]")):  # not inside of an object
-                try:
-                    values: list[Any] = orjson.loads(f"[{text}]")
-                except ValueError:  # also for what others write and JSON does not have: NaN
+            if tried and any(text.count(one) != text.count(other) for one, other in ("{}", "[]")):
+                continue  # it is inside of an object
+            try:
+                values: list[Any] = orjson.loads(f"[{text}]")
+            except ValueError:  # also for what others write and JSON does not have: NaN
+                if tried:
                     return []
-                self.place = found.end(1)
-                return values
+                continue
+            self.place = found.end(1)
+            return values
         return []

@@ -99,7 +99,7 @@ def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
     return Masks(kinds, np.stack([starts, starts + lengths], axis=1), data)
 
 
-def pack_many(objects: Sequence[Any]) -> list[bytes | ValueError]:
+def pack_many(objects: Sequence[Any]) -> Sequence[bytes | ValueError]:
     """``pack_polygons`` of many objects, all at once where nothing is wrong with any; else each, or its error."""
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         parts = list(chain.from_iterable(objects))

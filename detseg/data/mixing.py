@@ -111,7 +111,7 @@ def copy_paste(picture: Picture, source: Picture, generator: np.random.Generator
         return picture
     height, width = np.maximum(picture.image.shape, source.image.shape)[:2].tolist()
     covered = np.zeros((height, width), dtype=bool)
-    for row in rows:
+    for row in rows.tolist():
         covered |= whole(source, row, height, width)
     image = grown(picture.image, height, width)
     image[covered] = grown(source.image, height, width)[covered]
@@ -136,7 +136,7 @@ def cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Pictu
     there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     maps = {}
     if picture.masks is not None:
-        partly = there & (boxes != picture.boxes - corner).any(axis=1)
+        partly = there & np.any(boxes != picture.boxes - corner, axis=1)
         maps = {
             row: whole(picture, row, height, width)[top:bottom, left:right] for row in np.flatnonzero(partly).tolist()
         }
@@ -150,7 +150,7 @@ def redrawn(picture: Picture, maps: Mapping[int, NDArray[np.bool_]]) -> Picture:
     boxes, masks = picture.boxes.copy(), picture.masks
     for row, map in maps.items():
         boxes[row] = bounds(map)
-    there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    there: NDArray[np.bool_] = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     if masks is not None:
         masks = masks.copy()
         rows = [row for row in maps if there[row]]

@@ -24,7 +24,9 @@ class DataWait(Callback):
     def __init__(self, share: float = 0.1) -> None:
         self.share = share
         self._waits: deque[tuple[Any, Any]] = deque()  # moments before and after, on a GPU until it has come there
-        self._start()
+        self._ended: Any = None  # the moment of the last step's end
+        self._began: float | None = None  # seconds on the clock of the host
+        self.waited, self.total = 0.0, 0.0  # seconds
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start()
@@ -65,9 +67,8 @@ class DataWait(Callback):
             )
 
     def _start(self) -> None:
-        self.waited, self.total = 0.0, 0.0  # seconds
-        self._ended: Any = None
-        self._began: float | None = None
+        self.waited, self.total = 0.0, 0.0
+        self._ended = self._began = None
         self._waits.clear()
 
     def _pause(self) -> None:
@@ -93,6 +94,6 @@ class DataWait(Callback):
         """Now, on the clock of a device."""
         if device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))
         return event
