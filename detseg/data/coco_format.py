@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
-from detseg.data.layout import WORDS
-from detseg.data.masks import NONE, POLYGONS, RUNS, Masks, MaskUse, pack_masks, pack_polygons, pack_runs
+from detseg.data.layout import WORDS, Tree, holds, holds_anywhere, leads_out, located
+from detseg.data.masks import NONE, POLYGONS, RUNS, MaskReading, Masks, pack_masks, pack_polygons, pack_runs
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 
+MANY = 50  # files that could be annotations are looked into; more are of one image each
+
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
-def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
+def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
     Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Raises
@@ -39,7 +41,7 @@ def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
     image_ids = image_ids[order]
     if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
         raise DataError(f"{file}: more than one image has the id {twice[0]}")
-    files = _column(file, "images", pictures, "file_name", np.str_)[order]
+    files = np.array(located(file, images, _file_names(file, pictures)), dtype=np.str_)[order]
     sizes = [_column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
 
     annotations = content["annotations"]
@@ -80,6 +82,7 @@ def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
         labels=labels,
         areas=_column(file, "annotations", annotations, "area", np.float64, default=np.nan),
         crowd=_column(file, "annotations", annotations, "iscrowd", np.int64, default=0) > 0,
+        difficult=_column(file, "annotations", annotations, "difficult", np.int64, default=0) > 0,  # VOC's, converted
         ids=ids,
         masks=packed,
     ).with_masks(masks, reasons)
@@ -171,6 +174,15 @@ def _column(
         raise
 
 
+def _file_names(file: Path, pictures: list[dict[str, Any]]) -> list[str]:
+    """The images' file names, which LVIS gives as the end of an address: the folder of COCO's, and the name in it."""
+    for entry in pictures:
+        if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
+            entry["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
+    names: list[str] = _column(file, "images", pictures, "file_name", np.str_).tolist()
+    return names
+
+
 def _ids(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
     """Image ids, which are numbers in COCO and text in some other people's files."""
     numbers = all(isinstance(entry.get(key), int) for entry in entries)
@@ -226,21 +238,23 @@ def find_annotations(root: Path, split: Split) -> Path | None:
 
     ``val`` is served by a test split where nothing is called val. Raises DataError where several files would do.
     """
-    for word in ("train",) if split == "train" else ("val", "test"):
-        ranked = [
-            (rank, file) for file in _json_files(root) if (rank := _rank(file.relative_to(root), word)) is not None
-        ]
-        best = [file for rank, file in ranked if rank == min(ranked)[0]]
-        if len(best) > 1:
-            raise DataError(f"{root}: several files could be the {split} split: {_names(best)}; give {split}_file")
-        if best:
-            return best[0]
-    return None
+    words = ("train",) if split == "train" else ("val", "test")
+    return next((file for word in words if (file := find_split(root, word))), None)
+
+
+def find_split(root: Path, word: str) -> Path | None:
+    """Look for the annotation file of the split "train", "val" or "test"; DataError where several would do."""
+    ranked = [(rank, file) for file in _json_files(root) if (rank := _rank(file.relative_to(root), word)) is not None]
+    best = _most_likely([file for rank, file in ranked if rank == min(ranked)[0]])
+    if len(best) > 1:
+        raise DataError(f"{root}: several files could be the {word} split: {_names(best)}; give {word}_file")
+    return best[0] if best else None
 
 
 def find_only_annotations(root: Path) -> Path:
     """Look for the one annotation file of a data set that is not split. Raises DataError if it is not one."""
     files = [f for f in _json_files(root) if all(_rank(f.relative_to(root), word) is None for word in WORDS)]
+    files = _most_likely(files)
     if len(files) == 1:
         return files[0]
     found = f"found {_names(files)}" if files else "found none"
@@ -248,6 +262,16 @@ def find_only_annotations(root: Path) -> Path:
         f"{root}: no COCO annotations: neither annotations/instances_train2017.json, train.json or "
         f"train/_annotations.coco.json, nor a single .json ({found}); give train_file and val_file"
     )
+
+
+def is_coco(file: Path) -> bool:
+    """Whether a file has the three parts of COCO annotations, and is not one of LVIS."""
+    return holds_anywhere(file, "images", "annotations", "categories") and not is_lvis(file)
+
+
+def is_lvis(file: Path) -> bool:
+    """Whether a file says which categories were looked for in its images, as those of LVIS do."""
+    return holds(file, "neg_category_ids", "not_exhaustive_category_ids")
 
 
 def holds_coco(root: Path) -> bool:
@@ -283,12 +307,20 @@ def find_images(root: Path, file: Path, split: Split | None) -> Path:
         return 4
 
     for folder in sorted(dict.fromkeys(folders), key=rank):
-        if (folder / name).is_file():
+        if not leads_out(name) and (folder / name).is_file():
             return folder
+    label = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+    if name and (image := Tree(root).image_of(label, name.replace("\\", "/"))):
+        return root / image.removesuffix(name) if image.endswith(f"/{name}") else root
     raise DataError(
         f"{file}: cannot find its images: no {name or 'file_name'} in any folder of {root}; "
         f"give {split or 'train'}_images"
     )
+
+
+def _most_likely(files: list[Path]) -> list[Path]:
+    """Of several files those with the content of COCO's, unless they are so many that each is of one image."""
+    return [file for file in files if is_coco(file)] if 1 < len(files) <= MANY else files
 
 
 def _rank(file: Path, word: str) -> int | None:
@@ -302,8 +334,9 @@ def _rank(file: Path, word: str) -> int | None:
 
 
 def _json_files(root: Path) -> list[Path]:
-    """Files that may be annotations: in ``root``, or in a folder of it."""
-    return sorted(file for folder in (root, *_folders(root)) for file in folder.glob("*.json"))
+    """Files that may be annotations: in ``root``, or in a folder of it; deeper where there are none."""
+    near = sorted(file for folder in (root, *_folders(root)) for file in folder.glob("*.json"))
+    return near or [root / file for file in Tree(root).ending(".json")] if root.is_dir() else []
 
 
 def _folders(root: Path) -> list[Path]:

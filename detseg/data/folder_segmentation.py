@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.base import split_rows
+from detseg.data.base import hold_out
 from detseg.data.class_names import find_classes
 from detseg.data.coco_format import Split
 from detseg.data.images import SUFFIXES
@@ -19,7 +19,7 @@ from detseg.errors import DataError
 class FolderSegmentation(SegmentationData):
     """Images in ``root``/images, and in ``root``/masks a PNG of the same name with the number of the class of a pixel.
 
-    Both may have folders train and val; otherwise ``val_fraction`` of the images, always the same ones, are for
+    Both may have folders train and val; otherwise ``val_fraction`` of the images, drawn by ``seed``, are for
     validation. The names of the classes 0, 1 ... are in ``root``/classes.txt or classes.json; 255 is void.
 
     Raises DataError for an image or labels without a partner, and when something is missing or broken.
@@ -29,13 +29,14 @@ class FolderSegmentation(SegmentationData):
         self,
         root: str,
         val_fraction: float = 0.2,
+        seed: int = 0,
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
     ) -> None:
         super().__init__(transforms, batch_size, workers)
         self.root = Path(root)
-        self.val_fraction = val_fraction
+        self.val_fraction, self.seed = val_fraction, seed
 
     def read(self, split: Split) -> LabelMaps:
         """Find the images of a split, or its part of a data set that is not split."""
@@ -45,7 +46,7 @@ class FolderSegmentation(SegmentationData):
         if (images / "train").is_dir():
             return pair(self.root, images / split, masks / split)
         found = pair(self.root, images, masks)
-        return found.subset(split_rows(len(found), self.val_fraction, split))
+        return found.subset(hold_out(found, self.val_fraction, self.seed, split))
 
 
 def pair(

@@ -127,23 +127,24 @@ class LabelFiles:
     """One file for each image, with a number in each pixel: an image of one channel or a palette, or a .mat of SBD."""
 
     paths: NDArray[np.str_]  # (I,)
-    classes: int  # the numbers below this are labels
+    classes: int
     void: tuple[int, ...]  # the numbers that are void
+    numbers: tuple[int, ...] | None = None  # those that stand for the classes, by default 0, 1 ...
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """The labels in a file. Raises DataError for one that is missing, broken, or has a number of no class."""
         path = Path(str(self.paths[row]))
         numbers = read_numbers(path)
         table = np.full(256, UNKNOWN, dtype=np.int16)
-        table[: self.classes] = np.arange(self.classes)
+        table[list(self.numbers or range(self.classes))] = np.arange(self.classes)
         table[list(self.void)] = VOID
         unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
+            known = ", ".join(map(str, self.numbers)) if self.numbers else f"0 to {self.classes - 1}"
             raise DataError(
-                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are 0 to "
-                f"{self.classes - 1}, and void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or "
-                "the list of classes"
+                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are {known}, and "
+                f"void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or the list of classes"
             )
         return cv2.LUT(numbers, table.astype(np.uint8)).astype(np.uint8, copy=False)
 

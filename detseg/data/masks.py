@@ -17,6 +17,8 @@ NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
 
 # Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
 MaskUse = Literal["none", "all", "sound"]
+# Conversions read those that there are, and keep the other objects too.
+MaskReading = MaskUse | Literal["any"]
 
 
 @dataclass(frozen=True, eq=False)

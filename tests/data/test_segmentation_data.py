@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def write_voc(root: Path, ids: dict[str, list[str]]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(stems))
         for stem in stems:
-            made.image(root / "JPEGImages" / f"{stem}.jpg")
+            made.image(root / "JPEGImages" / f"{stem}.jpg", seed=zlib.crc32(stem.encode()))
             put(root / "SegmentationClass" / f"{stem}.png", labels(ord(stem[0]), classes=21))
     return root
 
@@ -226,7 +227,7 @@ def test_a_model_brings_its_classes(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_a_folder_without_splits_is_split(tmp_path: Path) -> None:
     for number in range(10):
-        made.image(tmp_path / "images" / f"{number}.jpg")
+        made.image(tmp_path / "images" / f"{number}.jpg", seed=number)
         put(tmp_path / "masks" / f"{number}.png", labels(number))
     (tmp_path / "classes.json").write_text('{"classes": ["sky", "road"], "ignore_index": 2}')
     data = FolderSegmentation(str(tmp_path))
@@ -386,7 +387,7 @@ def objects() -> list[dict[str, Any]]:
 def write_coco(root: Path, entries: list[dict[str, Any]], **more: Any) -> Path:
     images = [{"id": number, "file_name": f"{number}.png", "height": 48, "width": 64} for number in (7, 2, 4)]
     for image in images:
-        made.image(root / "train" / image["file_name"])
+        made.image(root / "train" / image["file_name"], seed=zlib.crc32(image["file_name"].encode()))
     return made.coco(root / "train.json", images, entries, {9: "dog", 3: "cat", 5: "emu"})
 
 
