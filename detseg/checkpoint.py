@@ -19,6 +19,7 @@ from detseg.data import (
     COCO,
     VOC,
     CamVid,
+    CityscapesSegmentation,
     COCOSegmentation,
     Folder,
     FolderSegmentation,
@@ -36,7 +37,7 @@ from detseg.tasks.task import FORMAT
 # Imported to be known by name, to checkpoints and on the command line.
 DATA = (
     *(COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC),
-    *(CamVid, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
+    *(CamVid, CityscapesSegmentation, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
 )
 
 

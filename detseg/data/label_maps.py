@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.images import image_size
+from detseg.data.class_names import find_classes
+from detseg.data.images import SUFFIXES, image_size
 from detseg.errors import DataError
 from detseg.structures import VOID
 
@@ -214,3 +215,29 @@ def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
             raise DataError(f"{folder}: {found[stem]} and {name} differ in nothing but the ending; keep one of them")
         found[stem] = name
     return found
+
+
+def pair(
+    root: Path,
+    images: Path,
+    masks: Path,
+    default: tuple[str, ...] | None = None,
+    void: tuple[int, ...] = (),
+    stems: list[str] | None = None,
+) -> LabelMaps:
+    """Pair the images and the label images of two folders by their names; classes are found in ``root``.
+
+    ``default`` and ``void`` are as in ``find_classes``; ``stems`` are the images to take, all by default. Raises
+    DataError for one without a partner.
+    """
+    image_files, label_files = by_stem(images, SUFFIXES), by_stem(masks, (".png",))
+    if stems is None:
+        stems = sorted(image_files.keys() | label_files.keys())
+    for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
+        missing = [stem for stem in stems if stem not in files]
+        if missing:
+            others = f", and of {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(f"{folder / missing[0]}: the {what} of this name are missing{others}; add or take out both")
+    source, classes, void = find_classes(root, default, void)
+    maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
+    return label_maps(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)

@@ -51,7 +51,7 @@ def read_open_images(tree: Tree, files: list[str]) -> Annotations:
         example = f"{len(table.missing)} images of {', '.join(files)} are not there, such as {table.missing[0]}.jpg"
         if not table.images:
             raise DataError(f"{tree.root}: {example}; put them there")
-        log.warning("%s: left out the boxes of %s", tree.root, example)
+        log.warning("%s: left out boxes: %s", tree.root, example)
     sizes = np.array([image_size(tree.root / image) for image in table.images.values()], dtype=np.int32).reshape(-1, 2)
     rows = np.array(table.rows, dtype=np.int64)
     return pack(

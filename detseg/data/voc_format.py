@@ -123,10 +123,10 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
     raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {kind} for each image")
 
 
-def holds_voc(root: Path) -> bool:
-    """Whether ``find_voc`` finds a data set, with annotations in it."""
+def holds_voc(root: Path, labels: str = "Annotations", suffix: str = ".xml") -> bool:
+    """Whether ``find_voc`` finds a data set, with labels in it."""
     try:
-        return any(_folder(find_voc(root), "annotations").glob("*.xml"))
+        return any(_folder(find_voc(root, labels), labels.lower()).glob(f"*{suffix}"))
     except DataError:
         return False
 

@@ -582,3 +582,25 @@ def test_real_panoptic_and_instances(shared_data: Path) -> None:
         label, other = instances.labels(row), panoptic.labels(row)
         for thing in np.setdiff1d(label, [0, VOID]):
             assert (other[label == thing] == things[instances.classes[thing]]).all()
+
+
+def test_what_a_folder_is_is_found_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_voc(tmp_path / "voc", {"train": ["a"], "val": ["b"]})
+    write_coco(tmp_path / "coco", objects())
+    for split in ("train", "val"):
+        made.image(tmp_path / "camvid" / split / "a.png")
+        put(tmp_path / "camvid" / f"{split}annot" / "a.png", labels(0))
+        (tmp_path / "camvid" / f"{split}.txt").write_text("a\n")
+        stem = f"{split}/jena/jena_000001_000019"
+        made.image(tmp_path / "cityscapes" / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        put(tmp_path / "cityscapes" / "gtFine" / f"{stem}_gtFine_labelIds.png", np.full((48, 64), 7, np.uint8))
+    for name, kind, classes in (
+        ("voc", "VOC", 21),
+        ("coco", "COCO", 4),
+        ("camvid", "CamVid", 11),
+        ("cityscapes", "Cityscapes", 19),
+    ):
+        with caplog.at_level(logging.INFO):
+            data = FolderSegmentation(str(tmp_path / name))
+            assert data.num_classes == classes, name
+        assert f"{tmp_path / name}: taken for a data set of {kind}" in caplog.text
