@@ -7,15 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Builder, Source
+from detseg.data.instances import add_instances, read_instances
 from detseg.data.layout import Tree, by_split, read_json
 from detseg.errors import DataError
-from detseg.ops.runs import Window, encode, to_text
 
 # By their numbers in labelIds (cityscapesScripts, labels.py); license plate has none and is not drawn.
 LABELS = (
@@ -29,7 +28,6 @@ SINGLE = range(24, 34)  # whose objects are told apart
 THINGS = (24, 25, 26, 27, 28, 31, 32, 33)  # the eight of them that the benchmark of instances measures
 INSTANCES, POLYGONS = "_gtFine_instanceIds.png", "_gtFine_polygons.json"
 IMAGE = "_leftImg8bit.png"
-MOST = 65536  # numbers in an image of instances
 
 
 def find_cityscapes(tree: Tree) -> list[Source]:
@@ -74,10 +72,10 @@ def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> Annotations:
     builder = Builder(tree.root, tree.root)
     for frame, file in pairs.items():
         path = tree.root / file
-        numbers = paint(path) if file.endswith(".json") else _instances(path)
+        numbers = paint(path) if file.endswith(".json") else read_instances(path)
         height, width = numbers.shape
         row = builder.image(image_of(tree, frame), (height, width))
-        _add_objects(builder, row, numbers)
+        add_instances(builder, row, numbers, _objects(numbers))
     return builder.annotations({LABELS[number]: number for number in THINGS})
 
 
@@ -132,31 +130,8 @@ def _polygon(entry: Any) -> tuple[int | None, list[tuple[float, float]]]:
     return LABELS.index(name), points
 
 
-def _instances(file: Path) -> NDArray[np.int32]:
-    """The numbers (h, w) of an image of instances. Raises DataError."""
-    try:
-        numbers = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error) as error:
-        raise DataError(f"{file}: cannot read these instances: {error}") from None
-    if numbers is None or numbers.ndim != 2:
-        raise DataError(f"{file}: must be an image of one channel with the number of the object of each pixel")
-    return numbers.astype(np.int32)
-
-
-def _add_objects(builder: Builder, row: int, numbers: NDArray[np.int32]) -> None:
-    """Add what an image of instances shows: 26003 is a car, the number 26 alone a group of cars."""
-    from scipy.ndimage import find_objects
-
-    height, width = numbers.shape
-    there = np.flatnonzero(np.bincount(numbers.ravel(), minlength=MOST))
-    shown = [number for number in there.tolist() if (number if number < 1000 else number // 1000) in THINGS]
-    order = np.zeros(max(MOST, len(there) and int(there[-1]) + 1), dtype=np.int32)
-    order[shown] = np.arange(1, len(shown) + 1)
-    objects = order[numbers]
-    for position, (number, place) in enumerate(zip(shown, find_objects(objects), strict=True), start=1):
-        down, across = place
-        inside = objects[place] == position
-        runs = to_text(encode(Window(across.start, down.start, inside.T), height, width))
-        box = (float(across.start), float(down.start), float(across.stop), float(down.stop))
-        label = LABELS[number if number < 1000 else number // 1000]
-        builder.add(row, label, box, float(inside.sum()), runs=runs, crowd=number < 1000)
+def _objects(numbers: NDArray[np.int32]) -> dict[int, tuple[str, bool]]:
+    """The class of each number in an image of instances: 26003 is a car, 26 alone a group of cars, which is a crowd."""
+    shown = np.flatnonzero(np.bincount(numbers.ravel())).tolist()
+    labels = {number: number // 1000 if number >= 1000 else number for number in shown}
+    return {number: (LABELS[label], number < 1000) for number, label in labels.items() if label in THINGS}

@@ -19,6 +19,7 @@ from detseg.errors import DataError
 log = logging.getLogger(__name__)
 
 LINE = re.compile(r"\d+(\s+[-+.\deE]+){4,}\s*")
+DIGITS = 9  # of a pixel, behind the point: more are the noise of the division, which could move an outline by a pixel
 NAMES = (".yaml", ".yml", ".names")
 LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # stand beside the labels, and are none
 
@@ -41,7 +42,8 @@ def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
         sets.setdefault(named[0] if named else "", []).append(file)
     found = []
     for name, labels in sets.items():
-        labels = [file for file in labels if looks.get(file.rpartition("/")[0], False)]
+        like = any(looks.get(file.rpartition("/")[0], False) for file in labels)  # what to think of empty files alone
+        labels = [file for file in labels if looks.get(file.rpartition("/")[0], like)]
         pairs = {image: file for file in labels if (image := tree.image_of(file))}
         if not pairs:
             continue
@@ -193,11 +195,14 @@ def _object(
     height, width = size
     if len(values) == 4:
         x, y, w, h = values
-        box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        return names[int(first)], box, math.nan, None
+        corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+        x1, y1, x2, y2 = (round(corner, DIGITS) for corner in corners)
+        return names[int(first)], (x1, y1, x2, y2), math.nan, None
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs")
-    points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+    points = [
+        (round(x * width, DIGITS), round(y * height, DIGITS)) for x, y in zip(values[::2], values[1::2], strict=True)
+    ]
     return names[int(first)], polygon_box(points), polygon_area(points), points
 
 
