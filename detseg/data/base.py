@@ -226,7 +226,8 @@ def split_rows(
         if len(held_out) + len(groups[number]) <= wanted:
             held_out += groups[number]
     if wanted and not held_out:
-        held_out += min(groups, key=len)
+        smallest: Sequence[int] = min(groups, key=len)
+        held_out += smallest
     chosen = np.isin(np.arange(count), held_out)
     return np.flatnonzero(chosen if split == "val" else ~chosen)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import hold_out
-from detseg.data.coco_format import Places, Split, find_only_annotations, read_coco
+from detseg.data.coco_format import Split, read_coco
+from detseg.data.coco_layout import Places, find_only_annotations
 from detseg.data.detection import DetectionData
 from detseg.data.masks import MaskUse
 from detseg.data.transforms import Transforms

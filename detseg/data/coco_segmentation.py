@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.base import hold_out
-from detseg.data.coco_format import Places, Split, find_only_annotations, load
+from detseg.data.coco_format import Split, load
+from detseg.data.coco_layout import Places, find_only_annotations
 from detseg.data.images import image_size
 from detseg.data.label_maps import LabelMaps, label_maps
 from detseg.data.layout import leads_out

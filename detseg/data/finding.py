@@ -11,7 +11,8 @@ from pathlib import Path
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
 from detseg.data.cityscapes_format import find_cityscapes
-from detseg.data.coco_format import find_images, find_only_annotations, find_split, is_coco, read_coco
+from detseg.data.coco_format import read_coco
+from detseg.data.coco_layout import find_images, find_only_annotations, find_split, is_coco
 from detseg.data.csv_format import find_csv
 from detseg.data.labelme_format import find_labelme
 from detseg.data.layout import WORDS, Tree, by_split

@@ -9,7 +9,8 @@ from pathlib import Path
 from detseg.data.base import hold_out
 from detseg.data.camvid import CamVid
 from detseg.data.cityscapes import CityscapesSegmentation
-from detseg.data.coco_format import Split, holds_coco
+from detseg.data.coco_format import Split
+from detseg.data.coco_layout import holds_coco
 from detseg.data.coco_segmentation import COCOSegmentation
 from detseg.data.label_maps import LabelMaps, pair
 from detseg.data.segmentation import SegmentationData

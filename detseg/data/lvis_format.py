@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
-from detseg.data.coco_format import MANY, is_lvis, read_coco
+from detseg.data.coco_format import read_coco
+from detseg.data.coco_layout import MANY, is_lvis
 from detseg.data.layout import Tree, by_split
 from detseg.data.masks import MaskReading
 from detseg.errors import DataError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from detseg.data.annotations import Annotations
 from detseg.data.base import hold_out
-from detseg.data.coco_format import Split, holds_coco
+from detseg.data.coco_format import Split
+from detseg.data.coco_layout import holds_coco
 from detseg.data.detection import DetectionData
 from detseg.data.masks import MaskUse
 from detseg.data.transforms import Transforms

