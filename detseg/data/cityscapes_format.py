@@ -75,7 +75,7 @@ def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> Annotations:
         numbers = paint(path) if file.endswith(".json") else read_instances(path)
         height, width = numbers.shape
         row = builder.image(image_of(tree, frame), (height, width))
-        add_instances(builder, row, numbers, _objects(numbers))
+        add_instances(builder, row, numbers, _meaning)
     return builder.annotations({LABELS[number]: number for number in THINGS})
 
 
@@ -130,8 +130,7 @@ def _polygon(entry: Any) -> tuple[int | None, list[tuple[float, float]]]:
     return LABELS.index(name), points
 
 
-def _objects(numbers: NDArray[np.int32]) -> dict[int, tuple[str, bool]]:
-    """The class of each number in an image of instances: 26003 is a car, 26 alone a group of cars, which is a crowd."""
-    shown = np.flatnonzero(np.bincount(numbers.ravel())).tolist()
-    labels = {number: number // 1000 if number >= 1000 else number for number in shown}
-    return {number: (LABELS[label], number < 1000) for number, label in labels.items() if label in THINGS}
+def _meaning(number: int) -> tuple[str, bool] | None:
+    """The class of a number in an image of instances: 26003 is a car, 26 alone a group of cars, which is a crowd."""
+    label = number // 1000 if number >= 1000 else number
+    return (LABELS[label], number < 1000) if label in THINGS else None

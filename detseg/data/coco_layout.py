@@ -127,8 +127,10 @@ def find_images(root: Path, file: Path, split: str | None) -> Path:
 
 
 def _most_likely(files: list[Path]) -> list[Path]:
-    """Of several files those with the content of COCO's, unless they are so many that each is of one image."""
-    return [file for file in files if is_coco(file)] if 1 < len(files) <= MANY else files
+    """Of several files those with the content of COCO's; none if they are so many that each is of one image."""
+    if len(files) < 2:
+        return files
+    return [file for file in files if is_coco(file)] if len(files) <= MANY else []
 
 
 def _rank(file: Path, word: str) -> int | None:

@@ -132,9 +132,9 @@ def _called(source: Source, root: Path) -> str:
 
 
 def _nearly(tree: Tree) -> str:
-    """What is wrong with the only file that could have been COCO's, if there is one."""
+    """What is wrong with the files that could have been COCO's, if there are few."""
     files = tree.ending(".json")
-    return f"; {files[0]} lacks images, annotations or categories of COCO" if len(files) == 1 else ""
+    return f"; no images, annotations and categories of COCO in {', '.join(files)}" if 0 < len(files) < 4 else ""
 
 
 def _start(file: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -26,17 +26,18 @@ def read_instances(file: Path) -> NDArray[np.int32]:
 
 
 def add_instances(
-    builder: Builder, row: int, numbers: NDArray[np.int32], objects: Mapping[int, tuple[str, bool]]
+    builder: Builder, row: int, numbers: NDArray[np.int32], meaning: Callable[[int], tuple[str, bool] | None]
 ) -> None:
-    """Add the objects of an image, in the order of their numbers (h, w): the class of each, and whether it is a crowd.
+    """Add the objects of an image, in the order of their numbers (h, w).
 
-    Numbers that ``objects`` does not have are of no object.
+    ``meaning`` gives the class of a number and whether it is a crowd, and None for one that is of no object.
     """
     from scipy.ndimage import find_objects
 
     height, width = numbers.shape
     counts = np.bincount(numbers.ravel())
-    shown = [number for number in np.flatnonzero(counts).tolist() if number in objects]
+    objects = {number: found for number in np.flatnonzero(counts).tolist() if (found := meaning(number))}
+    shown = list(objects)
     position = np.zeros(len(counts), dtype=np.int32)
     position[shown] = np.arange(1, len(shown) + 1)
     places = position[numbers]

@@ -26,6 +26,5 @@ def read_penn_fudan(root: Path) -> Annotations:
         row = builder.image(f"PNGImages/{file.name}")
         if numbers.shape != builder.sizes[row]:
             raise DataError(f"{root}: the mask of {file.name} has another size than the image")
-        names = dict.fromkeys(range(1, int(numbers.max(initial=0)) + 1), (CLASS, False))
-        add_instances(builder, row, numbers, names)
+        add_instances(builder, row, numbers, lambda number: (CLASS, False) if number else None)
     return builder.annotations({CLASS: 1})

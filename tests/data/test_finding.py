@@ -72,8 +72,19 @@ def test_all_parts_of_coco_are_found_and_other_json_is_not_taken_for_it(tmp_path
     (one / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
     assert whole(one, format="LabelMe").boxes.tolist() == [[1, 2, 11, 22]]
     (one / "a.json").write_text("{}")
-    with pytest.raises(DataError, match=r"a\.json lacks images, annotations or categories of COCO"):
+    with pytest.raises(DataError, match=r"no images, annotations and categories of COCO in a\.json"):
         find_source(one)
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_many_files_of_one_image_each_are_not_coco(tmp_path: Path, count: int) -> None:
+    for split in ("train", "val"):
+        for number in range(count):
+            made.image(tmp_path / split / f"{number}.png", seed=number)
+            shape = {"label": "cat", "points": [[1, 2], [11, 22]], "shape_type": "rectangle"}
+            content = {"shapes": [shape], "imagePath": f"{number}.png"}
+            (tmp_path / split / f"{number}.json").write_text(json.dumps(content))
+    assert len(whole(tmp_path, "val", "LabelMe")) == count
 
 
 def test_captions_beside_keypoints_are_not_taken(tmp_path: Path) -> None:
