@@ -35,18 +35,14 @@ def rings(mask: NDArray[np.bool_]) -> list[Points]:
 
 
 def _ring(start: tuple[int, int], edges: dict[tuple[int, int], list[tuple[int, int]]]) -> Points:
-    """Take the edges of one outline, and keep its corners. Where four edges meet it turns right, about one pixel."""
+    """Take the edges of one outline, and keep its corners. Where four edges meet, either way on covers the same."""
     corners = []
     here, direction = start, (0, 0)
     while here in edges:
-        x, y = here
-        dx, dy = direction
-        right = (x - dy, y + dx)
-        following = right if right in edges[here] else edges[here][0]
-        edges[here].remove(following)
+        following = edges[here].pop()
         if not edges[here]:
             del edges[here]
-        turned = (following[0] - x, following[1] - y)
+        turned = (following[0] - here[0], following[1] - here[1])
         if turned != direction:
             corners.append(here)
         here, direction = following, turned
