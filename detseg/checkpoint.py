@@ -17,6 +17,7 @@ from detseg.data import (
     COCO,
     VOC,
     CamVid,
+    CityscapesSegmentation,
     COCOSegmentation,
     Folder,
     FolderSegmentation,
@@ -34,7 +35,7 @@ from detseg.tasks.task import FORMAT
 # Imported to be known by name, to checkpoints and on the command line.
 DATA = (
     *(COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC),
-    *(CamVid, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
+    *(CamVid, CityscapesSegmentation, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
 )
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "propose": ("proposing", "find regions that may hold objects, for models that do not themselves"),
     "truncate": ("truncation", "make the head of a trained detector quicker"),
     "convert": ("conversion", "turn a detector of torchvision's into a checkpoint, or back"),
+    "convert-data": ("data_conversion", "write a data set in the format of COCO, VOC or YOLO"),
     "publish": ("publishing", "write a checkpoint as safe weights and a card, for others"),
     "models": ("listing", "list the backbones, what they cost, and the weights there are"),
     "probe": ("probing", "measure how much of the classes each layer of a backbone knows"),
@@ -33,7 +34,7 @@ def main() -> None:
         print(detseg.__version__)
     elif name in ("--help", "-h"):
         print("usage: detseg COMMAND [--help] ...\n")
-        print("\n".join(f"  {command:<9} {text}" for command, (_, text) in COMMANDS.items()))
+        print("\n".join(f"  {command:<12} {text}" for command, (_, text) in COMMANDS.items()))
     else:
         print(f"error: {name}: there is no such command; there is {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
@@ -62,6 +63,11 @@ def propose(arguments: Sequence[str] | None = None) -> None:
 def convert(arguments: Sequence[str] | None = None) -> None:
     """Turn a state dict of a detector of torchvision's into a checkpoint, or back."""
     _run("convert", arguments)
+
+
+def convert_data(arguments: Sequence[str] | None = None) -> None:
+    """Write a data set of boxes and masks in the format of COCO, VOC or YOLO."""
+    _run("convert-data", arguments)
 
 
 def truncate(arguments: Sequence[str] | None = None) -> None:
@@ -98,4 +104,4 @@ def _run(name: str, arguments: Sequence[str] | None) -> None:
     from detseg.cli import console
 
     module = importlib.import_module(f"detseg.cli.{COMMANDS[name][0]}")
-    console.run(getattr(module, name), sys.argv[1:] if arguments is None else arguments)
+    console.run(getattr(module, name.replace("-", "_")), sys.argv[1:] if arguments is None else arguments)

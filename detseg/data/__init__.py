@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from detseg.data.annotations import Annotations as Annotations
     from detseg.data.batching import collate as collate
     from detseg.data.camvid import CamVid as CamVid
+    from detseg.data.cityscapes import CityscapesSegmentation as CityscapesSegmentation
     from detseg.data.coco import COCO as COCO
     from detseg.data.coco_segmentation import COCOSegmentation as COCOSegmentation
     from detseg.data.detection import DetectionData as DetectionData
@@ -37,6 +38,7 @@ MODULES = {
     "COCO": "coco",
     "COCOSegmentation": "coco_segmentation",
     "CamVid": "camvid",
+    "CityscapesSegmentation": "cityscapes",
     "DetectionData": "detection",
     "ClassBalanced": "sampling",
     "ImageFolders": "image_folders",

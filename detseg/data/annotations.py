@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.masks import NONE, Masks, MaskUse, pack_masks
+from detseg.data.masks import NONE, MaskReading, Masks, pack_masks
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -98,13 +98,13 @@ class Annotations:
         """Keep the objects for which ``kept`` (N,) is true, and every image."""
         return replace(self, offsets=_offsets(kept)[self.offsets])._take(np.flatnonzero(kept))
 
-    def with_masks(self, use: MaskUse, reasons: Mapping[int, str]) -> Annotations:
+    def with_masks(self, use: MaskReading, reasons: Mapping[int, str]) -> Annotations:
         """Take care that every object has a mask, if ``use`` asks for it: drop those without, or raise DataError.
 
         ``reasons`` say by the number of an object why it has none. One without a pixel in its image counts as none. It
         is also an error if nothing is left.
         """
-        if use == "none":
+        if use in ("none", "any"):
             return self
         masks = pack_masks([(NONE, b"")] * len(self.labels)) if self.masks is None else self.masks
         sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)

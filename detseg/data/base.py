@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detseg.data.batching import Buckets, collate
 from detseg.data.coco_format import Split
+from detseg.data.layout import identical
 from detseg.data.samplers import EvaluationSampler, TrainingSampler
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.recipe import Recipe
@@ -212,16 +213,39 @@ class Data(LightningDataModule, Recipe, Generic[L]):
         return annotations.relabel(self.classes)
 
 
-def split_rows(count: int, fraction: float, split: Split) -> NDArray[np.int64]:
-    """Share out images that no one has split: always the same ones, at least one (of two or more) to each side.
+def split_rows(
+    count: int, fraction: float, split: Split, seed: int = 0, groups: Sequence[Sequence[int]] | None = None
+) -> NDArray[np.int64]:
+    """Share out images that no one has split, as ``seed`` draws them: at least one (of two or more) to each side.
 
-    Raises ConfigError for a ``fraction`` for validation that is not between 0 and 1.
+    The images of one of ``groups``, two at least, stay on one side; by default each is a group of its own. Raises
+    ConfigError for a ``fraction`` for validation that is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"data.val_fraction: {fraction} must be above 0 and below 1, such as 0.2")
-    order = np.random.default_rng(0).permutation(count)
-    held_out = min(max(round(count * fraction), 1), count - 1)
-    return np.sort(order[:held_out] if split == "val" else order[held_out:])
+    groups = [[row] for row in range(count)] if groups is None else groups
+    wanted = min(max(round(count * fraction), 1), count - 1)
+    held_out: list[int] = []
+    for number in np.random.default_rng(seed).permutation(len(groups)):
+        if len(held_out) + len(groups[number]) <= wanted:
+            held_out += groups[number]
+    if wanted and not held_out:
+        smallest: Sequence[int] = min(groups, key=len)
+        held_out += smallest
+    chosen = np.isin(np.arange(count), held_out)
+    return np.flatnonzero(chosen if split == "val" else ~chosen)
+
+
+def hold_out(images: Labels, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
+    """Rows of one side of a split by ``seed``: images that are the same byte by byte are on the same side.
+
+    Raises DataError for an image that cannot be read, or if all are the same, else as ``split_rows`` does.
+    """
+    files = [images.path(row) for row in range(len(images))]
+    groups = identical(files)
+    if len(groups) == 1 < len(files):
+        raise DataError(f"{images.root}: its {len(files)} images are the same byte by byte, and cannot be split")
+    return split_rows(len(files), fraction, split, seed, groups)
 
 
 def _rank() -> tuple[int, int]:

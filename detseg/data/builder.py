@@ -12,7 +12,7 @@ import numpy as np
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
-from detseg.data.masks import NONE, POLYGONS, pack_masks, pack_polygons
+from detseg.data.masks import NONE, POLYGONS, RUNS, pack_masks, pack_polygons
 
 Box = tuple[float, float, float, float]
 
@@ -29,6 +29,7 @@ class Builder:
         self.names: list[str] = []
         self.boxes: list[Box] = []
         self.areas: list[float] = []
+        self.crowd: list[bool] = []
         self.masks: list[tuple[int, bytes]] = []
 
     def image(self, file: str, size: tuple[int, int] | None = None, image_id: str | None = None) -> int:
@@ -45,15 +46,21 @@ class Builder:
         box: Box,
         area: float = math.nan,
         polygon: Sequence[tuple[float, float]] | None = None,
+        runs: bytes | None = None,
+        crowd: bool = False,
     ) -> None:
-        """Add an object of an image, with the polygon that is its mask; by default its area is that of the box."""
+        """Add an object of an image, whose mask is a polygon or the text of run lengths; by default its area is that of
+        the box.
+        """
         self.rows.append(row)
         self.names.append(name)
         self.boxes.append(box)
         self.areas.append(area)
-        self.masks.append(
-            (POLYGONS, pack_polygons([[x for point in polygon for x in point]])) if polygon else (NONE, b"")
-        )
+        self.crowd.append(crowd)
+        if polygon:
+            self.masks.append((POLYGONS, pack_polygons([[x for point in polygon for x in point]])))
+        else:
+            self.masks.append((NONE, b"") if runs is None else (RUNS, runs))
 
     def annotations(self, category_ids: Mapping[str, int] | None = None) -> Annotations:
         """What was gathered. Without ``category_ids`` the classes are the names found, sorted, numbered from 1."""
@@ -73,6 +80,7 @@ class Builder:
             labels=np.array([label[name] for name in self.names], dtype=np.int64),
             ids=np.arange(1, len(self.rows) + 1),
             areas=np.array(self.areas, dtype=np.float64),
+            crowd=np.array(self.crowd, dtype=bool),
             masks=pack_masks(self.masks) if any(kind for kind, _ in self.masks) else None,
         )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.data.coco_format import Split
-from detseg.data.folder_segmentation import pair
-from detseg.data.label_maps import LabelMaps
+from detseg.data.label_maps import LabelMaps, pair
 from detseg.data.segmentation import SegmentationData
 from detseg.data.segmentation_transforms import SegmentationTransforms
 from detseg.data.voc_format import read_list

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations
-from detseg.data.base import split_rows
-from detseg.data.coco_format import Places, Split, find_only_annotations, read_coco
+from detseg.data.base import hold_out
+from detseg.data.coco_format import Split, read_coco
+from detseg.data.coco_layout import Places, find_only_annotations
 from detseg.data.detection import DetectionData
 from detseg.data.masks import MaskUse
 from detseg.data.sampling import Sampling
@@ -27,8 +27,8 @@ class COCO(DetectionData):
 
     Only ``root`` must be given: annotation files and image folders of the usual layouts are found, see
     datasets/README.md. What is given instead is a path, or one relative to ``root``. Of a data set that is not split,
-    ``val_fraction`` of the images, always the same ones, are for validation. The classes are the categories of the
-    training file in the order of their ids.
+    ``val_fraction`` of the images, drawn by ``seed``, are for validation; those that are the same byte by byte stay on
+    one side. The classes are the categories of the training file in the order of their ids.
 
     Raises DataError when something that is needed is missing or broken.
     """
@@ -41,6 +41,7 @@ class COCO(DetectionData):
         train_images: str | None = None,
         val_images: str | None = None,
         val_fraction: float = 0.2,
+        seed: int = 0,
         transforms: Transforms | None = None,
         batch_size: int = 2,
         workers: int = 2,
@@ -53,14 +54,14 @@ class COCO(DetectionData):
         self.places = Places(
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}
         )
-        self.val_fraction = val_fraction
+        self.val_fraction, self.seed = val_fraction, seed
 
     def read(self, split: Split) -> Annotations:
         """Read the file of a split, or the part of the only file that belongs to it."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder. {WAYS}")
         if self.places.file("val") is None:
-            return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
+            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
         file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
@@ -81,5 +82,4 @@ class COCO(DetectionData):
         return self._read(file, None)
 
     def _read(self, file: Path, split: Split | None) -> Annotations:
-        images = self.places.folder(file, split)
-        return cached(file, [str(images), self.masks], lambda: read_coco(file, images, self.masks))
+        return read_coco(file, self.places.folder(file, split), self.masks)

@@ -1,26 +1,24 @@
-"""COCO annotation files: the reader, and where they lie in the usual layouts of folders."""
+"""COCO annotation files: the reader."""
 
 from __future__ import annotations
 
 import gc
 import json
 import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
 from detseg.data.json_lists import read_lists
-from detseg.data.layout import WORDS
-from detseg.data.masks import NONE, POLYGONS, RUNS, Masks, MaskUse, pack_many, pack_masks, pack_runs
+from detseg.data.layout import located
+from detseg.data.masks import NONE, POLYGONS, RUNS, MaskReading, Masks, pack_many, pack_masks, pack_runs
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -28,7 +26,6 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val"]
 
 SECTIONS = ("images", "annotations", "categories")
-FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @contextmanager
@@ -43,13 +40,18 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-@without_collection()
-def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
+def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
-    Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Raises
-    DataError, naming file and entry, for whatever is missing or broken; ``masks`` says whether masks are.
+    Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Large
+    files are read once, and then taken from a cache. Raises DataError, naming file and entry, for whatever is missing
+    or broken; ``masks`` says whether masks are.
     """
+    return cached(file, [str(images), masks], lambda: _read(file, images, masks))
+
+
+@without_collection()
+def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
     content = load(file, without_masks if masks == "none" else with_packed_masks)
     pictures = content["images"]
     image_ids = _ids(file, "images", pictures, "id")
@@ -57,7 +59,7 @@ def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
     image_ids = image_ids[order]
     if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
         raise DataError(f"{file}: more than one image has the id {twice[0]}")
-    files = _column(file, "images", pictures, "file_name", np.str_)[order]
+    files = np.array(located(file, images, _file_names(file, pictures)), dtype=np.str_)[order]
     sizes = [_column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
 
     annotations = content["annotations"]
@@ -98,6 +100,7 @@ def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
         labels=labels,
         areas=_column(file, "annotations", annotations, "area", np.float64, default=np.nan),
         crowd=_column(file, "annotations", annotations, "iscrowd", np.int64, default=0) > 0,
+        difficult=_column(file, "annotations", annotations, "difficult", np.int64, default=0) > 0,  # VOC's, converted
         ids=ids,
         masks=packed,
     ).with_masks(masks, reasons)
@@ -213,6 +216,15 @@ def _column(
         raise
 
 
+def _file_names(file: Path, pictures: list[dict[str, Any]]) -> list[str]:
+    """The images' file names, which LVIS gives as the end of an address: the folder of COCO's, and the name in it."""
+    for entry in pictures:
+        if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
+            entry["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
+    names: list[str] = _column(file, "images", pictures, "file_name", np.str_).tolist()
+    return names
+
+
 def _ids(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
     """Image ids, which are numbers in COCO and text in some other people's files."""
     numbers = {type(entry.get(key)) for entry in entries} <= {int, bool}
@@ -243,120 +255,3 @@ def _complete(sizes: NDArray[np.int32], files: NDArray[np.str_], images: Path) -
     for row in np.flatnonzero((sizes <= 0).any(axis=1)):
         sizes[row] = image_size(images / str(files[row]))
     return sizes
-
-
-class Places(NamedTuple):
-    """Where the annotation files and images of a data set are: given, as paths or relative to ``root``, or found."""
-
-    root: Path
-    files: Mapping[str, str | None]  # by split
-    images: Mapping[str, str | None]
-
-    def file(self, split: Split) -> Path | None:
-        """The annotation file of a split; of one for training, None means that there is one for all."""
-        given = self.files[split]
-        return self.root / given if given else find_annotations(self.root, split)
-
-    def folder(self, file: Path, split: Split | None) -> Path:
-        """The images of an annotation file, that of a split or of all."""
-        given = self.images[split or "train"]
-        return self.root / given if given else find_images(self.root, file, split)
-
-
-def find_annotations(root: Path, split: Split) -> Path | None:
-    """Look for the annotation file of a split below ``root``; None if there is none.
-
-    ``val`` is served by a test split where nothing is called val. Raises DataError where several files would do.
-    """
-    for word in ("train",) if split == "train" else ("val", "test"):
-        ranked = [
-            (rank, file) for file in _json_files(root) if (rank := _rank(file.relative_to(root), word)) is not None
-        ]
-        best = [file for rank, file in ranked if rank == min(ranked)[0]]
-        if len(best) > 1:
-            raise DataError(f"{root}: several files could be the {split} split: {_names(best)}; give {split}_file")
-        if best:
-            return best[0]
-    return None
-
-
-def find_only_annotations(root: Path) -> Path:
-    """Look for the one annotation file of a data set that is not split. Raises DataError if it is not one."""
-    files = [f for f in _json_files(root) if all(_rank(f.relative_to(root), word) is None for word in WORDS)]
-    if len(files) == 1:
-        return files[0]
-    found = f"found {_names(files)}" if files else "found none"
-    raise DataError(
-        f"{root}: no COCO annotations: neither annotations/instances_train2017.json, train.json or "
-        f"train/_annotations.coco.json, nor a single .json ({found}); give train_file and val_file"
-    )
-
-
-def holds_coco(root: Path) -> bool:
-    """Whether there are files below ``root`` that are taken for COCO annotations."""
-    try:
-        return bool(find_annotations(root, "train") or find_only_annotations(root))
-    except DataError:
-        return False
-
-
-def find_images(root: Path, file: Path, split: Split | None) -> Path:
-    """Look for the folder that holds the images of an annotation file; ``split`` is None if it is for all of them.
-
-    Raises DataError, naming the first image, where no usual folder holds it.
-    """
-    try:
-        with open(file, "rb") as content, mmap(content.fileno(), 0, access=ACCESS_READ) as mapped:
-            first = FILE_NAME.search(mapped)  # far cheaper than parsing the whole file for it
-            text = first[1].decode(errors="replace") if first else '""'
-    except OSError as error:
-        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
-    except ValueError:  # an empty file cannot be mapped
-        text = '""'
-    try:
-        name = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{file}: broken JSON: file_name {text}: {error}; a backslash must be doubled") from None
-    folders = [*_folders(root), *_folders(root / "images"), *_folders(file.parent), root, file.parent]
-
-    def rank(folder: Path) -> int:
-        words = {word for word, pattern in WORDS.items() if pattern.search(folder.name.lower())}
-        if not words:
-            return 2 if folder == file.parent else 3
-        if split in words or (split == "val" and "test" in words):
-            return 0 if folder.name.lower() in file.stem.lower() else 1
-        return 4
-
-    for folder in sorted(dict.fromkeys(folders), key=rank):
-        if (folder / name).is_file():
-            return folder
-    raise DataError(
-        f"{file}: cannot find its images: no {name or 'file_name'} in any folder of {root}; "
-        f"give {split or 'train'}_images"
-    )
-
-
-def _rank(file: Path, word: str) -> int | None:
-    """How likely this file is the one of a split: the lower the better, None if it is not."""
-    text = str(file).lower()
-    if not WORDS[word].search(text):
-        return None
-    if file.stem == f"instances_{word}2017":
-        return 0
-    return 1 if "instances" in text or file.name == "_annotations.coco.json" else 2
-
-
-def _json_files(root: Path) -> list[Path]:
-    """Files that may be annotations: in ``root``, or in a folder of it."""
-    return sorted(file for folder in (root, *_folders(root)) for file in folder.glob("*.json"))
-
-
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
-
-
-def _names(files: list[Path]) -> str:
-    return ", ".join(str(file) for file in files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")

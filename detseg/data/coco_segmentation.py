@@ -6,16 +6,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.base import split_rows
-from detseg.data.coco_format import Places, Split, find_only_annotations, load, packed_mask, with_packed_masks
+from detseg.data.base import hold_out
+from detseg.data.coco_format import Split, load, packed_mask, with_packed_masks
+from detseg.data.coco_layout import Places, find_only_annotations
 from detseg.data.images import image_size, read_image
 from detseg.data.label_maps import LabelMaps, label_maps
+from detseg.data.layout import leads_out
 from detseg.data.masks import Masks, pack_masks
 from detseg.data.segmentation import SegmentationData
 from detseg.data.segmentation_transforms import SegmentationTransforms
@@ -48,6 +50,7 @@ class COCOSegmentation(SegmentationData):
         val_images: str | None = None,
         classes: list[str] | None = None,
         val_fraction: float = 0.2,
+        seed: int = 0,
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
@@ -58,14 +61,14 @@ class COCOSegmentation(SegmentationData):
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}
         )
         self.chosen = classes
-        self.val_fraction = val_fraction
+        self.val_fraction, self.seed = val_fraction, seed
 
     def read(self, split: Split) -> LabelMaps:
         """Read the file of a split, or the part of the only file that belongs to it."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
         if self.places.file("val") is None:
-            return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
+            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
         file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
@@ -317,7 +320,6 @@ def _value(file: Path, section: str, entry: dict[str, Any], key: str, *kinds: ty
 
 def _inside(file: Path, name: str) -> str:
     """A file name that does not lead out of its folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
+    if leads_out(name):
         raise DataError(f"{file}: file_name {name!r} leads out of the folder of the images")
     return name

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from detseg.data.base import split_rows
-from detseg.data.class_names import find_classes
+from detseg.data.base import hold_out
+from detseg.data.camvid import CamVid
+from detseg.data.cityscapes import CityscapesSegmentation
 from detseg.data.coco_format import Split
-from detseg.data.images import SUFFIXES
-from detseg.data.label_maps import LabelFiles, LabelMaps, by_stem, label_maps
+from detseg.data.coco_layout import holds_coco
+from detseg.data.coco_segmentation import COCOSegmentation
+from detseg.data.label_maps import LabelMaps, pair
 from detseg.data.segmentation import SegmentationData
 from detseg.data.segmentation_transforms import SegmentationTransforms
+from detseg.data.voc_format import holds_voc
+from detseg.data.voc_segmentation import VOCSegmentation
 from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 class FolderSegmentation(SegmentationData):
-    """Images in ``root``/images, and in ``root``/masks a PNG of the same name with the number of the class of a pixel.
+    """A folder in any format that is known: Cityscapes, CamVid, VOC, COCO, or one of images and one of label images.
 
-    Both may have folders train and val; otherwise ``val_fraction`` of the images, always the same ones, are for
+    The latter are ``root``/images, and in ``root``/masks a PNG of the same name with the number of the class of each
+    pixel. Both may have folders train and val; otherwise ``val_fraction`` of the images, drawn by ``seed``, are for
     validation. The names of the classes 0, 1 ... are in ``root``/classes.txt or classes.json; 255 is void.
 
     Raises DataError for an image or labels without a partner, and when something is missing or broken.
@@ -29,46 +36,42 @@ class FolderSegmentation(SegmentationData):
         self,
         root: str,
         val_fraction: float = 0.2,
+        seed: int = 0,
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
     ) -> None:
         super().__init__(transforms, batch_size, workers)
         self.root = Path(root)
-        self.val_fraction = val_fraction
+        self.val_fraction, self.seed = val_fraction, seed
 
     def read(self, split: Split) -> LabelMaps:
         """Find the images of a split, or its part of a data set that is not split."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
+        if self._found is not None:
+            return self._found.read(split)
         images, masks = self.root / "images", self.root / "masks"
         if (images / "train").is_dir():
             return pair(self.root, images / split, masks / split)
         found = pair(self.root, images, masks)
-        return found.subset(split_rows(len(found), self.val_fraction, split))
+        return found.subset(hold_out(found, self.val_fraction, self.seed, split))
 
-
-def pair(
-    root: Path,
-    images: Path,
-    masks: Path,
-    default: tuple[str, ...] | None = None,
-    void: tuple[int, ...] = (),
-    stems: list[str] | None = None,
-) -> LabelMaps:
-    """Pair the images and the label images of two folders by their names; classes are found in ``root``.
-
-    ``default`` and ``void`` are as in ``find_classes``; ``stems`` are the images to take, all by default. Raises
-    DataError for one without a partner.
-    """
-    image_files, label_files = by_stem(images, SUFFIXES), by_stem(masks, (".png",))
-    if stems is None:
-        stems = sorted(image_files.keys() | label_files.keys())
-    for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
-        missing = [stem for stem in stems if stem not in files]
-        if missing:
-            others = f", and of {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise DataError(f"{folder / missing[0]}: the {what} of this name are missing{others}; add or take out both")
-    source, classes, void = find_classes(root, default, void)
-    maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
-    return label_maps(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)
+    @cached_property
+    def _found(self) -> SegmentationData | None:
+        """The data set in a format of its own that the folder is, if it is one."""
+        root, share = str(self.root), {"val_fraction": self.val_fraction, "seed": self.seed}
+        found: SegmentationData | None = None
+        if (self.root / "images").is_dir() and (self.root / "masks").is_dir():
+            return None
+        if (self.root / "gtFine").is_dir():
+            found = CityscapesSegmentation(root)
+        elif (self.root / "trainannot").is_dir():
+            found = CamVid(root)
+        elif holds_voc(self.root, "SegmentationClass", ".png"):
+            found = VOCSegmentation(root, **share)  # type: ignore[arg-type]
+        elif holds_coco(self.root):
+            found = COCOSegmentation(root, **share)  # type: ignore[arg-type]
+        if found is not None:
+            log.info("%s: taken for a data set of %s", self.root, type(found).__name__.removesuffix("Segmentation"))
+        return found

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.images import image_size
+from detseg.data.class_names import find_classes
+from detseg.data.images import SUFFIXES, image_size
 from detseg.errors import DataError
 from detseg.structures import VOID
 
@@ -134,23 +135,24 @@ class LabelFiles:
     """One file for each image, with a number in each pixel: an image of one channel or a palette, or a .mat of SBD."""
 
     paths: NDArray[np.str_]  # (I,)
-    classes: int  # the numbers below this are labels
+    classes: int
     void: tuple[int, ...]  # the numbers that are void
+    numbers: tuple[int, ...] | None = None  # those that stand for the classes, by default 0, 1 ...
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """The labels in a file. Raises DataError for one that is missing, broken, or has a number of no class."""
         path = self.source(row)
         numbers = read_numbers(path)
         table = np.full(256, UNKNOWN, dtype=np.int16)
-        table[: self.classes] = np.arange(self.classes)
+        table[list(self.numbers or range(self.classes))] = np.arange(self.classes)
         table[list(self.void)] = VOID
         unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
+            known = ", ".join(map(str, self.numbers)) if self.numbers else f"0 to {self.classes - 1}"
             raise DataError(
-                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are 0 to "
-                f"{self.classes - 1}, and void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or "
-                "the list of classes"
+                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are {known}, and "
+                f"void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or the list of classes"
             )
         return cv2.LUT(numbers, table.astype(np.uint8)).astype(np.uint8, copy=False)
 
@@ -224,3 +226,29 @@ def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
             raise DataError(f"{folder}: {found[stem]} and {name} differ in nothing but the ending; keep one of them")
         found[stem] = name
     return found
+
+
+def pair(
+    root: Path,
+    images: Path,
+    masks: Path,
+    default: tuple[str, ...] | None = None,
+    void: tuple[int, ...] = (),
+    stems: list[str] | None = None,
+) -> LabelMaps:
+    """Pair the images and the label images of two folders by their names; classes are found in ``root``.
+
+    ``default`` and ``void`` are as in ``find_classes``; ``stems`` are the images to take, all by default. Raises
+    DataError for one without a partner.
+    """
+    image_files, label_files = by_stem(images, SUFFIXES), by_stem(masks, (".png",))
+    if stems is None:
+        stems = sorted(image_files.keys() | label_files.keys())
+    for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
+        missing = [stem for stem in stems if stem not in files]
+        if missing:
+            others = f", and of {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(f"{folder / missing[0]}: the {what} of this name are missing{others}; add or take out both")
+    source, classes, void = find_classes(root, default, void)
+    maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
+    return label_maps(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import partial
 from typing import Any
@@ -10,6 +11,8 @@ from detseg.data.annotations import Annotations
 from detseg.data.builder import Builder, Source, polygon_area, polygon_box
 from detseg.data.layout import Tree, by_split, holds, read_json
 from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
 
 ANGLES = [2 * math.pi * corner / 72 for corner in range(72)]  # of the polygon that stands for a circle
 OUTLINES = ("polygon", "rectangle", "circle")
@@ -28,9 +31,11 @@ def read_labelme(tree: Tree, files: list[str]) -> Annotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
     Polygons, rectangles and circles become the boxes around them, and keep their areas and masks; points and lines have
-    none and are left out. The classes are the labels found, sorted. Raises DataError, naming file and shape.
+    none and are left out, which the log says. The classes are the labels found, sorted. Raises DataError, naming file
+    and shape.
     """
     builder = Builder(tree.root, tree.root)
+    before = 0
     for name in files:
         file = tree.root / name
         content = read_json(file)
@@ -41,11 +46,14 @@ def read_labelme(tree: Tree, files: list[str]) -> Annotations:
         if image is None:
             raise DataError(f"{file}: no image {content.get('imagePath')!r} anywhere below {tree.root}")
         row = builder.image(image)
+        before += len(shapes)
         for number, shape in enumerate(shapes, start=1):
             try:
                 _add(builder, row, shape)
             except ValueError as error:
                 raise DataError(f"{file}: shape {number} {error}") from None
+    if left_out := before - len(builder.rows):
+        log.warning("%s: left out %d shapes that outline nothing (points, lines)", tree.root, left_out)
     return builder.annotations()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import os
 import re
 from collections import defaultdict
@@ -87,6 +89,40 @@ def by_split(files: list[str]) -> dict[str, list[str]]:
     return dict(parts)
 
 
+def leads_out(name: str) -> bool:
+    """Whether a path that a data file gives may be one outside of the folder that it is relative to."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or name[1:2] == ":"
+
+
+def located(source: Path, root: Path, names: list[str]) -> list[str]:
+    """Where the images that the file ``source`` names lie below ``root``: as it says, else wherever one is called so.
+
+    A name that is found nowhere stays as it is. Raises DataError for one that leads out of ``root`` and is not found.
+    """
+    folders = {os.path.dirname(name) for name in names if not leads_out(name)}
+    there = {os.path.join(folder, name) for folder in folders for name in _listed(root / folder)}
+    if all(name in there for name in names):
+        return names
+    tree = Tree(root)
+    label = source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name
+    found = [name if name in there else tree.image_of(label, name.replace("\\", "/")) or name for name in names]
+    for name in found:
+        if leads_out(name):
+            raise DataError(
+                f"{source}: file_name {name!r} leads out of the folder of the images, {root}, and there is no image of "
+                "this name in it; put the image there, or correct the name"
+            )
+    return found
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):
+        return []
+
+
 def read_text(file: Path) -> str:
     """The text of a label file. Raises DataError."""
     try:
@@ -108,7 +144,7 @@ def read_json(file: Path) -> Any:
 
 
 def holds(file: Path, *keys: str) -> bool:
-    """Whether the first part of a JSON file, or all of it if it is small, has all of these keys."""
+    """Whether the first or the last part of a JSON file, or all of it if it is small, has all of these keys."""
     try:
         with file.open("rb") as stream:
             start = stream.read(1 << 20)
@@ -117,6 +153,33 @@ def holds(file: Path, *keys: str) -> bool:
     except OSError:
         return False
     return all(f'"{key}"'.encode() in text for key in keys)
+
+
+def holds_anywhere(file: Path, *keys: str) -> bool:
+    """Whether a JSON file of any size has all of these keys."""
+    if holds(file, *keys):
+        return True
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
+    except (OSError, ValueError):  # one that is empty cannot be mapped
+        return False
+
+
+def identical(files: list[Path]) -> list[list[int]]:
+    """Positions of files, grouped where they are the same byte by byte; only those of one size are read."""
+    sizes: dict[int, list[int]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for position, file in enumerate(files):
+        try:
+            sizes[file.stat().st_size].append(position)
+        except OSError as error:
+            raise DataError(f"{file}: cannot read this image: {error.strerror}") from None
+    for size, positions in sizes.items():
+        for position in positions:
+            same = hashlib.sha256(files[position].read_bytes()).hexdigest() if len(positions) > 1 else ""
+            groups[size, same].append(position)
+    return sorted(groups.values())
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:

@@ -20,6 +20,8 @@ MANY = 20_000  # objects that are looked at together
 
 # Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
 MaskUse = Literal["none", "all", "sound"]
+# Conversions read those that there are, and keep the other objects too.
+MaskReading = MaskUse | Literal["any"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +44,19 @@ class Masks:
         """Keep the objects of these rows, in their order. The bytes of all stay where they are."""
         return Masks(self.kinds[objects], self.spans[objects], self.data)
 
+    def polygons(self, row: int) -> list[NDArray[np.float64]]:
+        """The parts of an object, each x and y in turn; none where its mask is no polygons."""
+        return unpack_polygons(self._bytes(row)) if self.kinds[row] == POLYGONS else []
+
+    def _bytes(self, row: int) -> bytes:
+        start, end = self.spans[row].tolist()
+        return self.data[start:end].tobytes()
+
     def runs(self, row: int, height: int, width: int) -> bytes:
         """The text of the run lengths of an object in an image of this size; nothing is inside where it has no mask."""
-        start, end = self.spans[row].tolist()
-        content = self.data[start:end].tobytes()
         if self.kinds[row] == RUNS:
-            return content
-        parts = unpack_polygons(content) if self.kinds[row] == POLYGONS else []
+            return self._bytes(row)
+        parts = self.polygons(row)
         if not parts:
             return to_text(np.array([height * width]))
         from faster_coco_eval.core import mask

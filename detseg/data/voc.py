@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
-from detseg.data.base import split_rows
-from detseg.data.coco_format import Split, holds_coco
+from detseg.data.base import hold_out
+from detseg.data.coco_format import Split
+from detseg.data.coco_layout import holds_coco
 from detseg.data.detection import DetectionData
 from detseg.data.masks import MaskUse
 from detseg.data.sampling import Sampling
@@ -22,9 +23,10 @@ class VOC(DetectionData):
 
     Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found, see
     datasets/README.md. The splits are names of lists in ImageSets/Main: train and val, or trainval and test where
-    these are missing. Of a data set without lists, ``val_fraction`` of the images, always the same ones, are for
-    validation. The classes are the names found in the training files, sorted. Masks are the objects of the images in
-    SegmentationObject; if they are asked for, the lists are those of ImageSets/Segmentation.
+    these are missing. Of a data set without lists, ``val_fraction`` of the images, drawn by ``seed``, are for
+    validation; those that are the same byte by byte stay on one side. The classes are the names found in the training
+    files, sorted. Masks are the objects of the images in SegmentationObject; if they are asked for, the lists are those
+    of ImageSets/Segmentation.
 
     Raises DataError when something that is needed is missing or broken.
     """
@@ -35,6 +37,7 @@ class VOC(DetectionData):
         train_split: str | None = None,
         val_split: str | None = None,
         val_fraction: float = 0.2,
+        seed: int = 0,
         transforms: Transforms | None = None,
         batch_size: int = 2,
         workers: int = 2,
@@ -45,12 +48,12 @@ class VOC(DetectionData):
         super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
-        self.val_fraction = val_fraction
+        self.val_fraction, self.seed = val_fraction, seed
 
     def read(self, split: Split) -> Annotations:
         """Read the images of a split, or its part of a data set that is not split."""
         if self._split("val") is None:
-            return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
+            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
         name = self._split(split)
         if name is None:
             raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")

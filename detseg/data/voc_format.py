@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import SUFFIXES, image_size
-from detseg.data.masks import NONE, RUNS, MaskUse, pack_masks
+from detseg.data.layout import Tree
+from detseg.data.masks import NONE, RUNS, MaskReading, pack_masks
 from detseg.errors import DataError
 from detseg.ops.runs import Window, encode, to_text
 
@@ -35,7 +36,7 @@ class Objects:
     difficult: list[bool] = field(default_factory=list)
 
 
-def read_voc(root: Path, ids: Sequence[str], masks: MaskUse = "none") -> Annotations:
+def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> Annotations:
     """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
 
     The classes are the names found, sorted, which for VOC itself is the devkit's order. They are numbered from 1, and
@@ -44,18 +45,50 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskUse = "none") -> Annotat
     """
     folder, images = _folder(root, "annotations"), _folder(root, "jpegimages", "images")
     files = _image_files(images)
-    objects = Objects()
-    sizes = np.zeros((len(ids), 2), dtype=np.int32)
-    for row, stem in enumerate(ids):
-        file = folder / f"{stem}.xml"
+    for stem in ids:
         if stem not in files:
-            raise DataError(f"{file}: no image of this name in {images}")
-        sizes[row] = _read_file(file, row, objects) or image_size(images / files[stem])
+            raise DataError(f"{folder / stem}.xml: no image of this name in {images}")
+    pairs = {f"{stem}.xml": files[stem] for stem in ids}
+    segments = None if masks == "none" else _subfolder(root, "segmentationobject")
+    if segments is None and masks in ("all", "sound"):
+        raise DataError(f"{root}: it has no folder segmentationobject")
+    return _read(folder, pairs, images, segments, masks)
+
+
+def read_xml(tree: Tree, files: Sequence[str], masks: MaskReading = "none") -> Annotations:
+    """Read annotation files that lie anywhere, paths relative to the root of ``tree``, as ``read_voc`` reads them.
+
+    The image of a file has its stem; where none has, it is the one that the file names. Such files have no masks.
+    """
+    pairs: dict[str, str] = {}
+    for name in files:
+        image = tree.image_of(name)
+        if image is None:
+            named = (_parse(tree.root / name).findtext("filename") or "").strip().replace("\\", "/")
+            image = tree.image_of(name, named) if named else None
+        if image is None:
+            raise DataError(f"{tree.root / name}: no image of this name anywhere below {tree.root}")
+        pairs[name] = image
+    return _read(tree.root, pairs, tree.root, None, masks)
+
+
+def _read(
+    folder: Path, pairs: Mapping[str, str], images: Path, segments: Path | None, masks: MaskReading
+) -> Annotations:
+    """Read the annotation files of ``pairs``, relative to ``folder``, each with its image, relative to ``images``.
+
+    ``segments`` is the folder of the images that show the objects as masks, if they are to be read.
+    """
+    objects = Objects()
+    sizes = np.zeros((len(pairs), 2), dtype=np.int32)
+    for row, (name, image) in enumerate(pairs.items()):
+        sizes[row] = _read_file(folder / name, row, objects) or image_size(images / image)
     packed: list[tuple[int, bytes]] = []
     reasons: dict[int, str] = {}
-    if masks != "none":
-        for row, stem in enumerate(ids):
-            packed += _read_masks(root, stem, objects.rows.count(row), sizes[row], len(packed), reasons)
+    counts = np.bincount(np.array(objects.rows, dtype=np.int64), minlength=len(pairs)).tolist()
+    if segments:
+        for row, name in enumerate(pairs):
+            packed += _read_masks(segments, Path(name).stem, counts[row], sizes[row], len(packed), reasons)
     names = tuple(sorted(set(objects.names)))
     label = {name: number for number, name in enumerate(names)}
     return pack(
@@ -63,15 +96,15 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskUse = "none") -> Annotat
         classes=names,
         category_ids=range(1, len(names) + 1),
         root=images,
-        files=[files[stem] for stem in ids],
-        image_ids=np.array(ids, dtype=np.str_),
+        files=list(pairs.values()),
+        image_ids=np.array([name.removesuffix(".xml") for name in pairs], dtype=np.str_),
         sizes=sizes,
         rows=np.array(objects.rows, dtype=np.int64),
         boxes=np.array(objects.boxes, dtype=np.float64).reshape(-1, 4),
         labels=np.array([label[name] for name in objects.names], dtype=np.int64),
         difficult=np.array(objects.difficult, dtype=bool),
         ids=np.arange(1, len(objects.rows) + 1),
-        masks=pack_masks(packed) if masks != "none" else None,
+        masks=pack_masks(packed) if segments else None,
     ).with_masks(masks, reasons)
 
 
@@ -90,10 +123,10 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
     raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {kind} for each image")
 
 
-def holds_voc(root: Path) -> bool:
-    """Whether ``find_voc`` finds a data set, with annotations in it."""
+def holds_voc(root: Path, labels: str = "Annotations", suffix: str = ".xml") -> bool:
+    """Whether ``find_voc`` finds a data set, with labels in it."""
     try:
-        return any(_folder(find_voc(root), "annotations").glob("*.xml"))
+        return any(_folder(find_voc(root, labels), labels.lower()).glob(f"*{suffix}"))
     except DataError:
         return False
 
@@ -123,17 +156,23 @@ def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:
     return next((pair for pair in pairs if have.issuperset(pair)), None)
 
 
-def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None:
-    """Add the objects of one file; return its height and width, None if it does not give them."""
+def _parse(file: Path) -> Element:
+    """The elements of an annotation file. Raises DataError."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
     try:
-        tree = fromstring(file.read_bytes())
+        found: Element = fromstring(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
-    except (ParseError, DefusedXmlException, ValueError) as error:
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # one is of an unknown encoding
         raise DataError(f"{file}: broken XML: {error}") from None
+    return found
+
+
+def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None:
+    """Add the objects of one file; return its height and width, None if it does not give them."""
+    tree = _parse(file)
     for number, entry in enumerate(tree.iterfind("object"), start=1):
         try:
             name = (entry.findtext("name") or "").strip()
@@ -157,15 +196,15 @@ def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None
 
 
 def _read_masks(
-    root: Path, stem: str, count: int, size: NDArray[np.int32], before: int, reasons: dict[int, str]
+    folder: Path, stem: str, count: int, size: NDArray[np.int32], before: int, reasons: dict[int, str]
 ) -> list[tuple[int, bytes]]:
-    """The masks of the objects of one image, whose pixels have their numbers in its SegmentationObject image.
+    """The masks of the objects of one image, whose pixels have their numbers in its image in ``folder``.
 
     ``before`` objects are those of other images; what is wrong with one goes to ``reasons``.
     """
     from PIL import Image, UnidentifiedImageError
 
-    file = _folder(root, "segmentationobject") / f"{stem}.png"
+    file = folder / f"{stem}.png"
     height, width = size.tolist()
     try:
         with Image.open(file) as image:

@@ -12,6 +12,7 @@ from detseg.data.class_names import find_classes
 from detseg.data.coco_format import Split
 from detseg.data.images import SUFFIXES
 from detseg.data.label_maps import LabelFiles, LabelMaps, by_stem, label_maps
+from detseg.data.layout import identical
 from detseg.data.segmentation import SegmentationData
 from detseg.data.segmentation_transforms import SegmentationTransforms
 from detseg.data.voc_format import find_ids, find_splits, find_voc, read_list
@@ -28,7 +29,7 @@ class VOCSegmentation(SegmentationData):
 
     Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found. The splits are names of
     lists in ImageSets/Segmentation, train and val by default; of a data set without lists, ``val_fraction`` of the
-    images, always the same ones, are for validation. The classes are VOC's 20 and the background, or those of a file
+    images, drawn by ``seed``, are for validation. The classes are VOC's 20 and the background, or those of a file
     classes.txt, classes.json or class_names.txt in the folder.
 
     SBD (Hariharan et al. 2011) labels more of VOC's images, without void. Converted to images in SegmentationClassAug,
@@ -48,6 +49,7 @@ class VOCSegmentation(SegmentationData):
         val_split: str | None = None,
         sbd: str | None = None,
         val_fraction: float = 0.2,
+        seed: int = 0,
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
@@ -56,7 +58,7 @@ class VOCSegmentation(SegmentationData):
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.sbd = sbd
-        self.val_fraction = val_fraction
+        self.val_fraction, self.seed = val_fraction, seed
 
     def read(self, split: Split) -> LabelMaps:
         """Find the images of a split, or its part of a data set that is not split."""
@@ -75,7 +77,9 @@ class VOCSegmentation(SegmentationData):
         """The stems of the images of a split."""
         if self._split("val") is None:
             ids = sorted(by_stem(self._folder / "SegmentationClass", (".png",)))
-            return [ids[row] for row in split_rows(len(ids), self.val_fraction, split)]
+            same = identical([self._images[stem] for stem in ids if stem in self._images])
+            together = same if sum(map(len, same)) == len(ids) else None  # else one is missing, which ``read`` says
+            return [ids[row] for row in split_rows(len(ids), self.val_fraction, split, self.seed, together)]
         name = self._split(split)
         if name is None:
             raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")

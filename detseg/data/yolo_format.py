@@ -19,6 +19,8 @@ from detseg.errors import DataError
 log = logging.getLogger(__name__)
 
 LINE = re.compile(r"\d+(\s+[-+.\deE]+){4,}\s*")
+DIGITS = 9  # of a pixel, behind the point: more are the noise of the division, which could move an outline by a pixel
+NAMES = (".yaml", ".yml", ".names")
 LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # stand beside the labels, and are none
 
 
@@ -40,7 +42,8 @@ def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
         sets.setdefault(named[0] if named else "", []).append(file)
     found = []
     for name, labels in sets.items():
-        labels = [file for file in labels if looks.get(file.rpartition("/")[0], False)]
+        like = any(looks.get(file.rpartition("/")[0], False) for file in labels)  # what to think of empty files alone
+        labels = [file for file in labels if looks.get(file.rpartition("/")[0], like)]
         pairs = {image: file for file in labels if (image := tree.image_of(file))}
         if not pairs:
             continue
@@ -49,10 +52,45 @@ def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
         lost = sorted(set(labels) - set(pairs.values()))
         parts = {
             split: partial(read_yolo, tree.root, {image: pairs.get(image) for image in part}, lost, names=names)
-            for split, part in by_split(images).items()
+            for split, part in (_told_split(tree, images, names) or by_split(images)).items()
         }
         found.append(Source("YOLO", tree.root / name, parts, numbered=True))
     return found
+
+
+def _told_split(tree: Tree, images: list[str], names: str | None) -> dict[str, list[str]] | None:
+    """The split that data.yaml tells by folders or lists of images; None where it tells none, or none that is here.
+
+    Paths may be those of another machine, or lead out of the folder: what counts is their end, below it.
+    """
+    for file in [names] if names else tree.ending(".yaml", ".yml"):
+        if "/" in file or not file.endswith((".yaml", ".yml")):
+            continue
+        content = _yaml(tree.root / file)
+        told = {split: content.get(split) for split in ("train", "val", "test")}
+        listed = {split: _images_at(tree, images, place) for split, place in told.items() if place}
+        parts = {split: part for split, part in listed.items() if part}
+        if "train" in parts and len(parts) > 1 and len(set().union(*parts.values())) == sum(map(len, parts.values())):
+            return parts
+    return None
+
+
+def _images_at(tree: Tree, images: list[str], places: Any) -> list[str]:
+    """Those of ``images`` that lie in a folder or stand in a list, or in one of several."""
+    found: list[str] = []
+    for place in places if isinstance(places, list) else [places]:
+        parts = [part for part in str(place).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        for start in range(len(parts)):
+            end = "/".join(parts[start:])
+            if end in tree.files and end.endswith(".txt"):
+                lines = read_text(tree.root / end).split("\n")
+                named = {tree.image_of(end, line.strip().replace("\\", "/")) for line in lines if line.strip()}
+                found += [image for image in images if image in named]
+                break
+            if inside := [image for image in images if image.startswith(f"{end}/")]:
+                found += inside
+                break
+    return list(dict.fromkeys(found))
 
 
 def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: str | None = None) -> Annotations:
@@ -79,24 +117,13 @@ def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: 
 
 
 def read_names(root: Path, only: str | None = None) -> dict[int, str]:
-    """Names of the classes by number, from the files in ``root`` that give them, or from one alone.
+    """Names of the classes by number, from the files in ``root`` that give them, or below it; or from one alone.
 
     Raises DataError for none, for two that disagree, and for a name that stands twice.
     """
-    names: dict[int, str] = {}
-    for file in [root / only] if only else sorted(root.iterdir()):
-        if file.suffix in (".yaml", ".yml"):
-            found = _yaml_names(file)
-        elif only or file.name == "classes.txt" or file.suffix == ".names":
-            found = dict(enumerate(line.strip() for line in read_text(file).splitlines() if line.strip()))
-        else:
-            continue
-        for number, name in found.items():
-            if names.setdefault(number, name) != name:
-                raise DataError(
-                    f"{file}: calls class {number} {name!r}, another file of {root} calls it {names[number]!r}; "
-                    "give the right one as `names`"
-                )
+    names = _names_of([root / only] if only else sorted(root.iterdir()), bool(only))
+    if not names and not only:
+        names = _names_of([root / file for file in Tree(root).ending("classes.txt", *NAMES)], False)
     if not names:
         raise DataError(
             f"{root}: nothing names the classes of its YOLO labels: put data.yaml (`names: [cat, dog]`) there"
@@ -107,13 +134,37 @@ def read_names(root: Path, only: str | None = None) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _yaml_names(file: Path) -> dict[int, str]:
-    """The names of a YAML file: a list, or by number."""
+def _names_of(files: list[Path], chosen: bool) -> dict[int, str]:
+    """What those of some files say that can name classes; all can if they were chosen for it. Raises DataError."""
+    names: dict[int, str] = {}
+    for file in files:
+        if file.suffix in (".yaml", ".yml"):
+            found = _yaml_names(file)
+        elif chosen or file.name == "classes.txt" or file.suffix == ".names":
+            found = dict(enumerate(line.strip() for line in read_text(file).splitlines() if line.strip()))
+        else:
+            continue
+        for number, name in found.items():
+            if names.setdefault(number, name) != name:
+                raise DataError(
+                    f"{file}: calls class {number} {name!r}, another file of {file.parent} calls it {names[number]!r}; "
+                    "give the right one as `names`"
+                )
+    return names
+
+
+def _yaml(file: Path) -> dict[Any, Any]:
+    """The settings of a YAML file. Raises DataError."""
     try:
-        content: Any = yaml.safe_load(read_text(file))
+        content = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise DataError(f"{file}: broken YAML: {error}") from None
-    names = content.get("names") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _yaml_names(file: Path) -> dict[int, str]:
+    """The names of a YAML file: a list, or by number."""
+    names = _yaml(file).get("names")
     if names is None:
         return {}
     if isinstance(names, list):
@@ -144,11 +195,14 @@ def _object(
     height, width = size
     if len(values) == 4:
         x, y, w, h = values
-        box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        return names[int(first)], box, math.nan, None
+        corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+        x1, y1, x2, y2 = (round(corner, DIGITS) for corner in corners)
+        return names[int(first)], (x1, y1, x2, y2), math.nan, None
     if len(values) < 6 or len(values) % 2:
         raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs")
-    points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+    points = [
+        (round(x * width, DIGITS), round(y * height, DIGITS)) for x, y in zip(values[::2], values[1::2], strict=True)
+    ]
     return names[int(first)], polygon_box(points), polygon_area(points), points
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def simple_coco(file: Path, images: Path, count: int = 1, names: dict[int, str] 
 
 def voc(root: Path, stem: str, body: str, size: str = "<width>64</width><height>48</height>") -> Path:
     """An annotation file with the objects of ``body``, and its image."""
-    image(root / "JPEGImages" / f"{stem}.jpg")
+    image(root / "JPEGImages" / f"{stem}.jpg", seed=zlib.crc32(stem.encode()))  # so that no two are the same
     file = root / "Annotations" / f"{stem}.xml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"<annotation><size>{size}</size>{body}</annotation>")

@@ -145,7 +145,7 @@ def test_that_it_cannot_be_written_is_said_and_no_error(
 def test_small_files_and_missing_ones_have_none(tmp_path: Path, home: Path) -> None:
     write(tmp_path)
     made.image(tmp_path / "0é.png")
-    COCO(str(tmp_path), train_file="a.json", masks="all").annotations("train")
+    COCO(str(tmp_path), train_file="a.json", val_file="a.json", masks="all").annotations("train")
     with pytest.raises(FileNotFoundError):
         cached(tmp_path / "missing.json", [], lambda: json.loads((tmp_path / "missing.json").read_text()))
     assert not home.exists()

@@ -59,8 +59,9 @@ def test_explicit_places_override_what_is_found(tmp_path: Path) -> None:
 
 
 def test_boxes_beyond_the_image_are_clipped_to_learn_from_and_measured_as_they_are(tmp_path: Path) -> None:
-    made.image(tmp_path / "images" / "a.png", 33, 44)
-    images = [{"id": i, "file_name": "a.png", "height": 33, "width": 44} for i in (1, 2)]
+    for i in (1, 2):
+        made.image(tmp_path / "images" / f"{i}.png", 33, 44, seed=i)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 33, "width": 44} for i in (1, 2)]
     objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [-3, 5, 99, 20]} for i in (1, 2)]
     made.coco(tmp_path / "all.json", images, objects, {1: "cat"})
     data = COCO(str(tmp_path), transforms=Transforms(33, 44, flip=0), workers=0)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import importlib.util
 import io
+import shutil
 import threading
+import time
 import types
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,20 @@ import pytest
 from detseg.data import COCO
 from tests.data import made
 
-SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_coco.py"
+DATASETS = Path(__file__).parents[2] / "datasets"
+FOLDERS = {"annotations": "annotations", "train": "train2017", "val": "val2017"}
 COUNTS = {"train": 4, "val": 2}
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A script of the folder datasets, as Python runs it: what lies beside it can be imported."""
+    monkeypatch.syspath_prepend(DATASETS)
+    spec = importlib.util.spec_from_file_location(name, DATASETS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -54,14 +70,23 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def script() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_coco", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    return load("prepare_coco", monkeypatch)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a server of the files in a folder."""
+    Handler.asked.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    Handler.breaks, Handler.failures, Handler.ranges = [], [], True
 
 
 @pytest.fixture
@@ -70,23 +95,19 @@ def mirror(tmp_path: Path, script: types.ModuleType, monkeypatch: pytest.MonkeyP
     whole, served = tmp_path / "whole", tmp_path / "served"
     for split, count in COUNTS.items():
         made.simple_coco(whole / "annotations" / f"instances_{split}2017.json", whole / f"{split}2017", count)
-    for name, (path, folder, _) in script.ARCHIVES.items():
-        (served / path).parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(served / path, "w") as archive:
+    for name, known in script.ARCHIVES.items():
+        folder = FOLDERS[name]
+        (served / known.address).parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(served / known.address, "w") as archive:
             for file in sorted((whole / folder).iterdir()):
                 archive.write(file, f"{folder}/{file.name}")
-        count = COUNTS.get(name, 2)
-        monkeypatch.setitem(script.ARCHIVES, name, (path, folder, count))
-    monkeypatch.setattr(script.time, "sleep", lambda _: None)
-    Handler.asked.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(served)))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    Handler.breaks, Handler.failures, Handler.ranges = [], [], True
+        lacks = script.files(folder, COUNTS.get(name, 2))
+        sum_of = "md5:" + hashlib.md5((served / known.address).read_bytes()).hexdigest()
+        size = (served / known.address).stat().st_size
+        monkeypatch.setitem(script.ARCHIVES, name, known._replace(lacks=lacks, size=size, checksum=sum_of))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with serving(served) as address:
+        yield address
 
 
 def run(script: types.ModuleType, root: Path, mirror: str, *more: str) -> int:
@@ -153,14 +174,17 @@ def test_a_full_disk_is_noticed_before(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     usage = types.SimpleNamespace(free=10)
-    monkeypatch.setattr(script.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert run(script, tmp_path / "coco", mirror) == 2
     assert "0.0 GB are free" in capsys.readouterr().err
     assert not list((tmp_path / "coco").iterdir())
 
 
-def replace_archive(tmp_path: Path, content: bytes) -> None:
+def replace_archive(script: types.ModuleType, tmp_path: Path, content: bytes) -> None:
+    """Serve another archive of the annotations, with the checksum that is expected of it."""
     (tmp_path / "served" / "annotations" / "annotations_trainval2017.zip").write_bytes(content)
+    known = {"size": len(content), "checksum": "md5:" + hashlib.md5(content).hexdigest()}
+    script.ARCHIVES["annotations"] = script.ARCHIVES["annotations"]._replace(**known)
 
 
 def zipped(name: str) -> bytes:
@@ -174,7 +198,7 @@ def zipped(name: str) -> bytes:
 def test_no_member_leaves_the_folder(
     script: types.ModuleType, mirror: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replace_archive(tmp_path, zipped(name))
+    replace_archive(script, tmp_path, zipped(name))
     assert run(script, tmp_path / "coco", mirror) == 2
     assert "would leave" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "coco").iterdir()] == ["annotations_trainval2017.zip"]
@@ -187,7 +211,7 @@ def test_a_damaged_archive_is_named(
 ) -> None:
     whole = zipped("annotations/a.json")
     changed = whole[:500] + b"?" + whole[501:]
-    replace_archive(tmp_path, {"short": whole[:1000], "changed": changed, "no archive": b"sorry"}[damage])
+    replace_archive(script, tmp_path, {"short": whole[:1000], "changed": changed, "no archive": b"sorry"}[damage])
     assert run(script, tmp_path / "coco", mirror) == 2
     assert "annotations_trainval2017.zip: damaged" in capsys.readouterr().err
 
@@ -195,6 +219,6 @@ def test_a_damaged_archive_is_named(
 def test_too_few_files_are_noticed(
     script: types.ModuleType, mirror: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replace_archive(tmp_path, zipped("annotations/a.json"))
+    replace_archive(script, tmp_path, zipped("annotations/a.json"))
     assert run(script, tmp_path / "coco", mirror) == 2
     assert "does not hold 2 files" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 from pycocotools.coco import COCO as Reference
 
 from detseg.data import COCO, VOC
-from detseg.data.coco_format import find_annotations, find_images, find_only_annotations, read_coco
+from detseg.data.coco_format import read_coco
+from detseg.data.coco_layout import find_annotations, find_images, find_only_annotations
 from detseg.errors import DataError
 from tests.data import made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def write_voc(root: Path, ids: dict[str, list[str]]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(stems))
         for stem in stems:
-            made.image(root / "JPEGImages" / f"{stem}.jpg")
+            made.image(root / "JPEGImages" / f"{stem}.jpg", seed=zlib.crc32(stem.encode()))
             put(root / "SegmentationClass" / f"{stem}.png", labels(ord(stem[0]), classes=21))
     return root
 
@@ -236,7 +237,7 @@ def test_a_model_brings_its_classes(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_a_folder_without_splits_is_split(tmp_path: Path) -> None:
     for number in range(10):
-        made.image(tmp_path / "images" / f"{number}.jpg")
+        made.image(tmp_path / "images" / f"{number}.jpg", seed=number)
         put(tmp_path / "masks" / f"{number}.png", labels(number))
     (tmp_path / "classes.json").write_text('{"classes": ["sky", "road"], "ignore_index": 2}')
     data = FolderSegmentation(str(tmp_path))
@@ -396,7 +397,7 @@ def objects() -> list[dict[str, Any]]:
 def write_coco(root: Path, entries: list[dict[str, Any]], **more: Any) -> Path:
     images = [{"id": number, "file_name": f"{number}.png", "height": 48, "width": 64} for number in (7, 2, 4)]
     for image in images:
-        made.image(root / "train" / image["file_name"])
+        made.image(root / "train" / image["file_name"], seed=zlib.crc32(image["file_name"].encode()))
     return made.coco(root / "train.json", images, entries, {9: "dog", 3: "cat", 5: "emu"})
 
 
@@ -663,3 +664,25 @@ def test_real_panoptic_and_instances(shared_data: Path) -> None:
         label, other = instances.labels(row), panoptic.labels(row)
         for thing in np.setdiff1d(label, [0, VOID]):
             assert (other[label == thing] == things[instances.classes[thing]]).all()
+
+
+def test_what_a_folder_is_is_found_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_voc(tmp_path / "voc", {"train": ["a"], "val": ["b"]})
+    write_coco(tmp_path / "coco", objects())
+    for split in ("train", "val"):
+        made.image(tmp_path / "camvid" / split / "a.png")
+        put(tmp_path / "camvid" / f"{split}annot" / "a.png", labels(0))
+        (tmp_path / "camvid" / f"{split}.txt").write_text("a\n")
+        stem = f"{split}/jena/jena_000001_000019"
+        made.image(tmp_path / "cityscapes" / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        put(tmp_path / "cityscapes" / "gtFine" / f"{stem}_gtFine_labelIds.png", np.full((48, 64), 7, np.uint8))
+    for name, kind, classes in (
+        ("voc", "VOC", 21),
+        ("coco", "COCO", 4),
+        ("camvid", "CamVid", 11),
+        ("cityscapes", "Cityscapes", 19),
+    ):
+        with caplog.at_level(logging.INFO):
+            data = FolderSegmentation(str(tmp_path / name))
+            assert data.num_classes == classes, name
+        assert f"{tmp_path / name}: taken for a data set of {kind}" in caplog.text

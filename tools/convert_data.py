@@ -1,0 +1,4 @@
+from detseg.cli import convert_data
+
+if __name__ == "__main__":
+    convert_data()
