@@ -15,10 +15,11 @@ help: ## say what each target does
 train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on the spot (CONFIG=... for another)
 	$(BIN)/python tools/train.py --config $(CONFIG)
 
-# The tensors of the tests are small: more threads would only wait for each other.
-test: export OMP_NUM_THREADS ?= 2
+# One process a core, of one thread: the tensors of the tests are small, and more threads would only wait for each other.
+# The tests of a class stay in one process, which trains their network once.
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/development ## run the tests; fails when they cover less of the package than pyproject.toml asks
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadscope
 
 lint: $(VENV)/development ## check style, formatting and types
 	$(BIN)/ruff check .

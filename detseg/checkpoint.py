@@ -7,14 +7,12 @@ among those that are imported already. So a stranger's file can be wrong, but it
 from __future__ import annotations
 
 import math
-import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detseg import publication
+from detseg import state_dicts
 from detseg.data import (
     COCO,
     VOC,
@@ -46,27 +44,11 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain values.
     """
-    if Path(path).is_dir():
-        return publication.read(Path(path))
-    if not Path(path).is_file():
+    if not Path(path).exists():
         found = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
         newest = f"; the newest checkpoint here is {found[-1]}" if found else ""
         raise CheckpointError(f"{path}: no such file{newest}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle protocols; what cannot be read says so
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
-        if named:
-            raise CheckpointError(
-                f"{path}: holds {named[1]}, and only tensors and plain values are read, since anything else could run "
-                "code; save its state_dict alone where the file comes from"
-            ) from error
-        raise CheckpointError(f"{path}: damaged, cut short, or no checkpoint") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
-    return content
+    return state_dicts.read(path)
 
 
 def load(path: str | Path) -> Task:
@@ -87,8 +69,7 @@ def load(path: str | Path) -> Task:
         kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
         if kind is None:
             raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
-        weights = {name.removeprefix(publication.PREFIX): value for name, value in content["state_dict"].items()}
-        network.load_state_dict(weights)
+        network.load_state_dict(state_dicts.of_network(content))
         task = TASKS[kind](network)
         task.classes = tuple(map(str, about["classes"]))
         task.category_ids = tuple(map(int, about["category_ids"]))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+STRIDE = 32  # of the coarsest map of a backbone: sizes that are no multiple of it would be padded once more there
 VOID = 255  # in a map of labels: a pixel that belongs to no class, neither learnt nor measured
 
 

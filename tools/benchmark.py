@@ -6,7 +6,9 @@
 480 x 480, ``roi_align`` and ``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become run
 lengths of an image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in
 each of 16 images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision
-does. ``evaluate`` is COCO's evaluation of 500,000 detections; ``startup`` a new process until the package is imported.
+does. ``data`` makes samples for training of 32 JPEG files of 480 x 640, and says first what each stage takes of a core;
+``annotations`` reads a COCO file a tenth as large as that of train2017. ``evaluate`` is COCO's evaluation of 500,000
+detections; ``startup`` a new process until the package is imported.
 
 Other work on a machine disturbs all sides alike only if they alternate, so they do; read the ratio, not the seconds.
 Peers have channels_last and autocast too. On a GPU it also counts how often a call makes the host wait.
@@ -25,7 +27,7 @@ from typing import Any
 
 import torch
 import torchvision
-from benchmarks import detectors, evaluation, masks, segmenters
+from benchmarks import data, detectors, evaluation, masks, segmenters
 from benchmarks.detectors import Call
 
 PARTS = {
@@ -37,11 +39,21 @@ PARTS = {
     "fcn_infer": segmenters.infer,
     "masks": masks.encoding,
     "targets": masks.targets,
+    "data": data.images,
+    "annotations": data.annotation_files,
     "evaluate": evaluation.evaluate,
     "startup": detectors.startup,
 }
 IN_BOTH = ("train", "infer", "roi_align", "fcn_train", "fcn_infer")  # parts that half precision changes
-PEERS = ("torchvision", "detectron2's way", "whole maps", "faster-coco-eval")
+PEERS = (
+    "torchvision",
+    "detectron2's way",
+    "whole maps",
+    "faster-coco-eval",
+    "torchvision v2",
+    "albumentations + cv2",
+    "pycocotools",
+)
 
 
 def measure(sides: dict[str, Call], repeats: int, device: str) -> dict[str, dict[str, Any]]:

@@ -40,14 +40,14 @@ from detseg.tasks import Detection
 from detseg.tasks.schedules import learning_rate_factor
 
 LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
-CHANNELS, REGIONS = 128, 64  # of the pyramid and in an image: half and an eighth of the usual, for a CPU
+CHANNELS = 128  # of the pyramid: half of the usual, for a CPU
 
 
-def network(data: DetectionData, weights: str) -> FasterRCNN | MaskRCNN:
+def network(data: DetectionData, weights: str, regions: int) -> FasterRCNN | MaskRCNN:
     pyramid = FPN(MobileNetV2(weights=weights), channels=CHANNELS)
     if data.masks != "none":
-        return MaskRCNN(pyramid, data.num_classes, samples=REGIONS)
-    return FasterRCNN(pyramid, data.num_classes, samples=REGIONS)
+        return MaskRCNN(pyramid, data.num_classes, samples=regions)
+    return FasterRCNN(pyramid, data.num_classes, samples=regions)
 
 
 def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
@@ -59,7 +59,7 @@ def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
         BackboneWithFPN(features, stages, [24, 32, 96, 1280], CHANNELS),
         ours.num_classes + 1,
         rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
-        box_batch_size_per_image=REGIONS,
+        box_batch_size_per_image=ours.samples,
     )
     model.load_state_dict(to_torchvision(ours.state_dict()))
     frozen = {name for name, parameter in ours.named_parameters() if not parameter.requires_grad}
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--format", help="of the folder, where it holds labels in more than one")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--size", type=int, default=192, help="short edge of the images in pixels")
+    parser.add_argument("--regions", type=int, default=64, help="that the heads learn from in an image")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
@@ -166,7 +167,7 @@ def main() -> None:
             workers=0,
             masks="all" if arguments.masks else "none",
         )
-        ours = network(data, arguments.weights)
+        ours = network(data, arguments.weights, arguments.regions)
         theirs = torchvision_network(ours)
         task = Detection(
             ours,

@@ -20,7 +20,7 @@ from detseg.cli.faults import PARSER, parse
 from detseg.data import VOCSegmentation
 from detseg.data.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN
+from detseg.models import DilatedFCN, FasterRCNN
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.models.weights import (
     COCO,
@@ -38,6 +38,7 @@ from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
 from detseg.ops.anchors import cell_anchors
 from detseg.recipe import build, recipe
+from detseg.state_dicts import COUNT, faults, read_weights
 from detseg.tasks import Detection, Segmentation, Task
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ RESNETS = {
     (36, True): "resnet152",
 }
 SCORES = "roi_heads.box_predictor.cls_score.weight"
-COUNT = "num_batches_tracked"  # of batch norm that trains; frozen batch norm has no such count
+FCNS = {"resnet50": "fcn_resnet50", "resnet101": "fcn_resnet101"}  # torchvision's, by their backbones
 EPSILON = 1e-5  # of batch norm in every detector that torchvision builds without published weights
 
 
@@ -72,10 +73,10 @@ def convert(arguments: Sequence[str]) -> None:
     if options.model not in (None, *PUBLISHED):
         raise ConfigError(f"--model {options.model}: there is {', '.join(PUBLISHED)}")
     check_writable("TARGET", options.target)
-    content = checkpoint.read(options.source)
+    content = read_weights(options.source)
     if "detseg" in content:
         task: Task = checkpoint.load(options.source)
-        if not isinstance(task.network, (FasterRCNN, MaskRCNN, DilatedFCN)):
+        if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
             raise CheckpointError(
                 f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
             )
@@ -98,7 +99,8 @@ def convert(arguments: Sequence[str]) -> None:
 def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
     """The state dict of a task's network under torchvision's names. Raises CheckpointError if torchvision has none."""
     network = task.network
-    if isinstance(network, DilatedFCN) and isinstance(network.backbone, ResNet):
+    if isinstance(network, DilatedFCN):
+        check_dilated(network, source)
         return segmenter_to_torchvision(network.state_dict())
     backbone = getattr(network, "backbone", None)
     body = getattr(backbone, "body", None)
@@ -128,26 +130,52 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: {error}") from error
 
 
+def check_dilated(network: DilatedFCN, source: Path) -> None:
+    """Raise CheckpointError, naming what differs, if torchvision's FCN computes anything else with the same tensors."""
+    backbone = network.backbone
+    name = getattr(backbone, "name", type(backbone).__name__)
+    differs = [f"is on {name}"] if not isinstance(backbone, ResNet) or name not in FCNS else []
+    if isinstance(backbone, ResNet):
+        read = backbone.stages[-2:] if network.auxiliary else backbone.stages[-1:]  # by the heads
+        if read != ([4, 5] if network.auxiliary else [5]):
+            differs.append(f"has stages {backbone.stages}")
+        if backbone.output_stride != 8:
+            differs.append(f"has output_stride {backbone.output_stride}")
+        if backbone.norm == "frozen":
+            differs.append("has norm frozen")
+    if differs:
+        raise CheckpointError(
+            f"{source}: its DilatedFCN {', '.join(differs)}; torchvision's {' and '.join(FCNS.values())} are on "
+            f"{' and '.join(FCNS)} with stages [4, 5], output_stride 8 and norm batch: train one like that"
+        )
+
+
 def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     """Say which of torchvision's functions builds the network that ``state`` is for, and what it must be told."""
-    if isinstance(task.network, DilatedFCN):
-        name = task.network.backbone.name
-        log.info("%s: state dict for torchvision's fcn_%s, %d classes", target, name, len(task.classes))
-        return
-    rows = len(state[SCORES])
-    log.info(
-        "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), rows
-    )
-    body = task.network.backbone.body
-    settings = f"weights=None, weights_backbone=None, num_classes={rows}"
-    names = [f"{name}({settings})" for name in structures(state) if _fits(name, state)]
+    network = task.network
+    if isinstance(network, DilatedFCN):
+        body, count = network.backbone, len(task.classes)
+        names = [f"{FCNS[str(body.name)]}({_settings(count)}, aux_loss={network.auxiliary is not None})"]
+        log.info("%s: state dict for torchvision, %d classes", target, count)
+    else:
+        body, count = network.backbone.body, len(state[SCORES])
+        names = [f"{name}({_settings(count)})" for name in structures(state) if _fits(name, state)]
+        log.info(
+            "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), count
+        )
     log.info(
         "it is loaded by %s", " or ".join(names) or "a detector of torchvision's with the same layers, to be built"
     )
-    log.info("thresholds and numbers of boxes are torchvision's own, if it is not told others")
+    if not isinstance(network, DilatedFCN):
+        log.info("thresholds and numbers of boxes are torchvision's own, if it is not told others")
     found = {layer.eps for layer in body.modules() if hasattr(layer, "running_var")}
     if found != {EPSILON}:
         log.warning("set eps of its batch norms to %s: it is %g there", ", ".join(f"{eps:g}" for eps in found), EPSILON)
+
+
+def _settings(count: int) -> str:
+    """What each function of torchvision's must be told to build a network for a state dict."""
+    return f"weights=None, weights_backbone=None, num_classes={count}"
 
 
 def _fits(name: str, state: dict[str, Tensor]) -> bool:
@@ -164,7 +192,8 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
     model = model or known or next(iter(structures(theirs)), None)
     if model is None or SCORES not in theirs:
         held = next(iter(theirs), "nothing")
-        raise CheckpointError(f"holds {held}, but not the weights of one of {', '.join(PUBLISHED)}")
+        known_ones = ", ".join([*PUBLISHED, *FCNS.values()])
+        raise CheckpointError(f"holds {held}, but not the weights of one of {known_ones}")
     classes, labels = _classes(len(theirs[SCORES]) - 1, names)
     state = from_torchvision(theirs, labels)
     settings = yaml.safe_load(find_config(f"torchvision/{model}.yaml").read_text())
@@ -172,14 +201,13 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
     del network["arguments"]["weights"]
     body = network["arguments"]["backbone"]["arguments"]["body"]["arguments"]
     if body["name"] == "resnet50":
-        body["name"] = _resnet(theirs)
+        body["name"] = _resnet(theirs, "backbone.body.")
     body["norm"] = "batch" if any(name.endswith(COUNT) for name in state) else "frozen"
     body["eps"] = epsilon(theirs, known)
     built = build(network, num_classes=len(classes))
-    try:
-        built.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"not the weights of {model}: {error}") from error
+    if said := faults(state, built.state_dict()):
+        raise CheckpointError(f"not the weights of {model}: {said}")
+    built.load_state_dict(state, strict=False)  # counts of batch norm may be missing
     task = Detection(built)
     task.classes, task.category_ids = classes, labels  # torchvision's labels are the ids of the data set
     task.data_recipe = data
@@ -189,20 +217,25 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
 def _segmentation(theirs: dict[str, Tensor], names: str | None) -> Segmentation:
     """The task that a state dict of torchvision's FCN is of."""
     state = segmenter_from_torchvision(theirs)
-    blocks = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
-    name = RESNETS.get((len(blocks), "backbone.layer1.0.conv3.weight" in state))
+    name = _resnet(theirs, "backbone.")
+    if name not in FCNS:
+        raise CheckpointError(f"its FCN is on {name}, and torchvision's are on {' and '.join(FCNS)}")
     count = len(state["head.4.weight"])
-    auxiliary = AUXILIARY_WEIGHT if "auxiliary.4.weight" in state else 0.0
-    try:
-        backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
-        network = DilatedFCN(backbone, count, auxiliary)
-        network.load_state_dict(state)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"not an FCN on a dilated ResNet: {error}") from error
+    backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
+    auxiliary = any(key.startswith("aux_classifier.") for key in theirs)
+    network = DilatedFCN(backbone, count, AUXILIARY_WEIGHT if auxiliary else 0.0)
+    if said := faults(theirs, segmenter_to_torchvision(network.state_dict())):
+        raise CheckpointError(f"not the weights of {FCNS[name]} for {count} classes: {said}")
+    network.load_state_dict(state, strict=False)  # as above
     task = Segmentation(network)
+    if names is None and count != len(VOC_CLASSES):
+        raise ConfigError(f"--classes: the network has {count} classes, and VOC {len(VOC_CLASSES)}; name them all")
     task.classes = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
     if len(task.classes) != count:
-        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(task.classes)}")
+        raise ConfigError(
+            f"--classes: the network has {count} classes, the names are {len(task.classes)}; name them all, the "
+            "background too"
+        )
     task.category_ids = tuple(range(count))
     task.data_recipe = recipe(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
     return task
@@ -218,10 +251,10 @@ def _classes(count: int, names: str | None) -> tuple[tuple[str, ...], tuple[int,
     return classes, tuple(range(1, count + 1))
 
 
-def _resnet(theirs: dict[str, Tensor]) -> str:
-    """Which ResNet a detector is on."""
-    blocks = {key.split(".")[3] for key in theirs if key.startswith("backbone.body.layer3.")}
-    name = RESNETS.get((len(blocks), "backbone.body.layer1.0.conv3.weight" in theirs))
+def _resnet(theirs: dict[str, Tensor], prefix: str) -> str:
+    """Which ResNet a network is on whose names begin with ``prefix``."""
+    blocks = {key.removeprefix(prefix).split(".")[1] for key in theirs if key.startswith(f"{prefix}layer3.")}
+    name = RESNETS.get((len(blocks), f"{prefix}layer1.0.conv3.weight" in theirs))
     if name is None:
         raise CheckpointError(f"its backbone is none of {', '.join(RESNETS.values())}")
     return name

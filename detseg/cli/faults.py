@@ -148,7 +148,7 @@ def _unknown(fault: Fault, parser: ArgumentParser) -> tuple[str, list[str]]:
     """The whole key that is not known, and those that could stand in its place."""
     about = re.split(r"\.(?:init_args|class_path)", fault.about)[0]
     if fault.owner:
-        names = inspect.signature(fault.owner).parameters
+        names = _parameters(fault.owner)
         return f"{fault.key}.{about}", [f"{fault.key}.{name}" for name in names if name != "num_classes"]
     options = [action.dest for action in parser._actions if not action.dest.endswith("help")]
     groups = {option.split(".")[0] for option in options}
@@ -161,7 +161,7 @@ def _known_classes(fault: Fault, parser: ArgumentParser) -> str:
     hints = [getattr(action, "_typehint", None) for action in parser._actions if action.dest == fault.key]
     bases = tuple(base for hint in hints for base in (typing.get_args(hint) or (hint,)))
     if fault.owner:
-        hint = inspect.signature(fault.owner, eval_str=True).parameters[fault.key.rpartition(".")[2]].annotation
+        hint = _parameters(fault.owner)[fault.key.rpartition(".")[2]].annotation
         bases = typing.get_args(hint) or (hint,)
     names = [
         cls.__name__
@@ -171,6 +171,17 @@ def _known_classes(fault: Fault, parser: ArgumentParser) -> str:
         if not inspect.isabstract(cls)
     ]
     return nearest(fault.about, names) if names else ""
+
+
+def _parameters(owner: type) -> dict[str, inspect.Parameter]:
+    """What a class is built with; in the place of ``**settings``, the arguments of the class above it."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in (cls for cls in owner.__mro__ if "__init__" in cls.__dict__):
+        parameters = inspect.signature(cls, eval_str=True).parameters
+        found = {**{name: item for name, item in parameters.items() if item.kind is not item.VAR_KEYWORD}, **found}
+        if all(item.kind is not item.VAR_KEYWORD for item in parameters.values()):
+            break
+    return found
 
 
 def _class(path: str) -> type | None:

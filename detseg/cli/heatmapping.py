@@ -26,6 +26,7 @@ from detseg.errors import ConfigError, DataError
 from detseg.models import Classifier, ConvolutionalClassifier
 from detseg.modules.backbones import ConvNet
 from detseg.tasks import Classification
+from detseg.tasks.prediction import stored_data
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ def heatmap(arguments: Sequence[str]) -> None:
     classifier, classes, size = _classifier(parser, options)
     image = read_image(Path(options.image))
     if options.side is not None:
+        if options.side < size:
+            raise ConfigError(f"--side {options.side}: must be at least the {size} pixels that the classifier looks at")
         image = shorter_side(image, options.side)
     if min(image.shape[:2]) < size:
         raise DataError(
             f"{options.image}: its shorter side has {min(image.shape[:2])} pixels, fewer than the {size} that the "
-            "classifier looks at; --side makes it larger"
+            f"classifier looks at; --side {size} makes it as large"
         )
     device = find_device(options.device)
     network = ConvolutionalClassifier(classifier.eval(), size).to(device)
@@ -93,7 +96,7 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         task = checkpoint.load(options.checkpoint)
         if not isinstance(task, Classification):
             raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.network).__name__}, no classifier")
-        return task.network, task.classes, int(task.data_recipe["arguments"].get("size", 224))
+        return task.network, task.classes, stored_data(task).size
     if options.backbone.init_args.get("weights") is None:
         raise ConfigError("backbone.weights must be set, to a file or a name such as IMAGENET1K_V1")
     try:
@@ -101,8 +104,14 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         classifier = Classifier(backbone, IMAGENET)
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
+    if backbone.head_at_random:
+        raise ConfigError(
+            f"backbone.weights {backbone.weights}: have no {backbone.head_at_random[0]} of ImageNet's {IMAGENET} "
+            "classes, without which its logits mean nothing; give weights of the whole classifier, such as "
+            "IMAGENET1K_V1, or what was trained here as --checkpoint"
+        )
     names: Sequence[str] = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.meta["categories"]
-    return classifier, names, 224
+    return classifier, names, backbone.image_size
 
 
 def _chosen(given: str | None, classes: Sequence[str], maps: NDArray[np.float32], count: int) -> list[int]:
@@ -120,7 +129,8 @@ def spread(cells: NDArray[np.float32], size: tuple[int, int], window: int, strid
     """Values (h, w) of windows over an image of this ``size``, as values (H, W) of its pixels, by interpolation.
 
     The first window begins with the first pixel, the others ``stride`` pixels after one another. Each value stands at
-    the middle of its window, and beyond the outermost middles it stays the same.
+    the middle of its window (see ``ConvolutionalClassifier`` for what a network sees of it), and beyond the outermost
+    middles it stays the same.
     """
     weights = []
     for length, count in zip(size, cells.shape, strict=True):

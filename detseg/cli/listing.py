@@ -20,7 +20,6 @@ from detseg.modules import backbones
 from detseg.modules.backbones import Backbone, ConvNet
 from detseg.modules.backbones.weights import published
 
-SIDE = 224  # pixels of the images that a network was published for, where no weights say another size
 WIDTH = 160  # columns of a table that goes to a file
 LICENCE = "BSD-3-Clause"  # torchvision's, where its weights name no other
 
@@ -61,7 +60,7 @@ def _measure(kind: type[Backbone], arguments: dict[str, Any]) -> dict[str, Any]:
         backbone: Any = kind(**arguments)
         classifier = Classifier(backbone, num_classes=1000).eval()
         weights = [torchvision.models.get_model_weights(backbone.name)[name] for name in published(backbone.name)]
-        side = weights[0].transforms().crop_size[0] if weights else SIDE
+        side = backbone.image_size
         with FlopCounterMode(display=False) as counter:
             classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     return {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,15 +30,54 @@ from detseg.tasks import (
     Prediction,
     Segmentation,
     Segmented,
+    Task,
     Views,
     find_images,
 )
 
 log = logging.getLogger(__name__)
 
+REPORT, LABELS, OVERLAYS = "predictions.json", "labels", "overlays"  # what is in the folder for the pictures
+
 
 def predict(arguments: Sequence[str]) -> None:
     """Find objects in the images that ``arguments`` name; a broken one is reported and the others are still done."""
+    options = parse(_parser(), arguments)
+    if not 0 <= options.threshold <= 1:
+        raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1, as scores are")
+    if options.module:
+        import_module(options.module)
+    paths = find_images(options.images)
+    task = _task(options)
+    targets = _targets(task, paths, options)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {options.out}: cannot be made a folder: {error.strerror}; name another") from error
+    done: list[dict[str, Any]] = []
+    failed = 0
+    for path, target in zip(paths, targets, strict=True):
+        try:
+            if isinstance(task, Detection):
+                done += [_save(task, one, target, options.instances) for one in task.predict(path, options.threshold)]
+            elif isinstance(task, Classification):
+                done += map(_say, task.predict(path))
+            elif isinstance(task, Segmentation):
+                done += [_save_labels(task, one, target) for one in task.predict(path)]
+        except DataError as error:
+            log.error("%s", error)
+            failed += 1
+    report = options.out / REPORT
+    report.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
+    objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, Detection) else ""
+    if isinstance(task, Segmentation):
+        print(_shares(task, done))
+    log.info("%d images%s: %s", len(done), objects, report)
+    if failed:
+        raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="detseg predict",
         usage="detseg predict IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]\n"
@@ -57,14 +96,12 @@ def predict(arguments: Sequence[str]) -> None:
         "--instances", type=bool, default=False, help="Write PNGs with the number of the object of each pixel as well."
     )
     add_views(parser)
-    options = parse(parser, arguments)
+    return parser
 
-    if not 0 <= options.threshold <= 1:
-        raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1, as scores are")
-    if options.module:
-        import_module(options.module)
+
+def _task(options: Namespace) -> Task:
+    """The task in the checkpoint, on its device. Raises ConfigError for an option that is not for such a task."""
     device = find_device(options.device)
-    paths = find_images(options.images)
     task = checkpoint.load(options.checkpoint).to(device)
     if isinstance(task, Segmentation):
         task.views = views(options)
@@ -72,36 +109,40 @@ def predict(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--window, --scales and --flip are for segmentation; {options.checkpoint} does none")
     if options.instances and not (isinstance(task, Detection) and task.network.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {options.out}: cannot be made a folder: {error.strerror}; name another") from error
+    return task
+
+
+def _targets(task: Task, paths: Sequence[Path], options: Namespace) -> list[Path]:
+    """The file of each image in the folder for the pictures, by whose name all that is written of it is called.
+
+    Raises ConfigError if anything that will be written would take the place of an image.
+    """
     names: set[str] = set()
-    done: list[dict[str, Any]] = []
-    failed = 0
+    images = {path.resolve() for path in paths}
+    targets = []
     for path in paths:
-        segmented = isinstance(task, Segmentation)  # label images are PNGs, whatever the image is
-        target = options.out / _free_name(path.with_suffix(".png") if segmented else path, names)
-        try:
-            if isinstance(task, Detection):
-                done += [
-                    _save(task, found, target, options.instances) for found in task.predict(path, options.threshold)
-                ]
-            elif isinstance(task, Classification):
-                done += map(_say, task.predict(path))
-            elif isinstance(task, Segmentation):
-                done += [_save_labels(task, found, target) for found in task.predict(path)]
-        except DataError as error:
-            log.error("%s", error)
-            failed += 1
-    target = options.out / "predictions.json"
-    target.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
-    objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, Detection) else ""
-    if isinstance(task, Segmentation):
-        print(_shares(task, done))
-    log.info("%d images%s: %s", len(done), objects, target)
-    if failed:
-        raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
+        segments = isinstance(task, Segmentation)  # label images are PNGs, whatever the image is
+        target = options.out / _free_name(path.with_suffix(".png") if segments else path, names)
+        targets.append(target)
+        written = [options.out / REPORT]
+        if segments:
+            written += [_in(LABELS, target), _in(OVERLAYS, target)]
+        elif isinstance(task, Detection):
+            written += [target, *([_instances(target)] if options.instances else [])]
+        taken = next((file for file in written if file.resolve() in images), None)
+        if taken is not None:
+            raise ConfigError(f"--out {options.out}: {taken} would take the place of an image; name another folder")
+    return targets
+
+
+def _in(folder: str, target: Path) -> Path:
+    """The file of the same name in a folder beside ``target``."""
+    return target.parent / folder / target.name
+
+
+def _instances(target: Path) -> Path:
+    """The file for the numbers of the objects in the picture ``target``."""
+    return target.with_name(f"{target.name}.instances.png")
 
 
 def find_device(name: str | None) -> torch.device:
@@ -147,10 +188,6 @@ def instance_map(found: Prediction) -> NDArray[np.uint16]:
 
 def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> dict[str, Any]:
     """Write one picture, with ``instances`` the numbers of its objects too, and return its entry in the JSON file."""
-    if target.resolve() == found.path.resolve():
-        raise ConfigError(
-            f"--out {target.parent}: the pictures would take the place of the images; name another folder"
-        )
     labels = [task.classes.index(name) for name in found.classes]
     masks = (decode(from_text(text), *found.size) for text in found.masks or ())
     picture = draw(read_image(found.path), found.boxes, labels, task.classes, found.scores, masks)
@@ -160,8 +197,8 @@ def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> 
     if found.masks is not None:
         more["masks"] = [{"size": list(found.size), "counts": text.decode()} for text in found.masks]
         if instances:
-            more["instances"] = f"{target.name}.instances.png"
-            Image.fromarray(instance_map(found)).save(target.with_name(more["instances"]))
+            more["instances"] = _instances(target).name
+            Image.fromarray(instance_map(found)).save(_instances(target))
     return {
         "file": str(found.path),
         "picture": target.name,
@@ -174,11 +211,8 @@ def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> 
 
 def _save_labels(task: Segmentation, found: Segmented, target: Path) -> dict[str, Any]:
     """Write the labels of one image and a picture of them, each in a folder, and return its entry in the JSON file."""
-    labels = target.parent / "labels" / target.name
-    picture = target.parent / "overlays" / target.name
+    labels, picture = _in(LABELS, target), _in(OVERLAYS, target)
     for file in (labels, picture):
-        if file.resolve() == found.path.resolve():
-            raise ConfigError(f"--out {target.parent}: {file} would take the place of an image; name another folder")
         file.parent.mkdir(parents=True, exist_ok=True)
     save_labels(found.labels, labels)
     Image.fromarray(overlay(read_image(found.path), found.labels, task.classes)).save(picture)

@@ -26,6 +26,7 @@ from detseg.recipe import subclasses
 from detseg.tasks import (
     TASKS,
     BestCheckpoint,
+    DataWait,
     Detection,
     LastCheckpoint,
     Pictures,
@@ -114,6 +115,7 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
         drawn = isinstance(self.model, (Detection, Segmentation))
         callbacks: list[Callback] = [Pictures(self.folder / "pictures")] if drawn else []
+        callbacks.append(DataWait())
         if settings["enable_checkpointing"] is not False:
             callbacks += [BestCheckpoint(self.folder, self.model.headline[0]), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:

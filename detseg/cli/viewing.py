@@ -16,6 +16,4 @@ def add_views(parser: ArgumentParser) -> None:
 
 def views(options: Namespace) -> Views:
     """What the options say. Raises ConfigError for values that make no sense."""
-    found = Views(options.window, tuple(options.scales), options.flip)
-    found.check()
-    return found
+    return Views(options.window, options.scales, options.flip)

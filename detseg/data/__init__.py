@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from detseg.data.folder_segmentation import FolderSegmentation as FolderSegmentation
     from detseg.data.image_folders import ImageFolders as ImageFolders
     from detseg.data.label_maps import LabelMaps as LabelMaps
+    from detseg.data.mixing import MixingTransforms as MixingTransforms
+    from detseg.data.sampling import ClassBalanced as ClassBalanced
+    from detseg.data.sampling import RepeatFactor as RepeatFactor
+    from detseg.data.sampling import Sampling as Sampling
     from detseg.data.segmentation import SegmentationData as SegmentationData
     from detseg.data.segmentation_transforms import SegmentationTransforms as SegmentationTransforms
     from detseg.data.shapes import ShapeCrops as ShapeCrops
@@ -36,7 +40,11 @@ MODULES = {
     "CamVid": "camvid",
     "CityscapesSegmentation": "cityscapes",
     "DetectionData": "detection",
+    "ClassBalanced": "sampling",
     "ImageFolders": "image_folders",
+    "MixingTransforms": "mixing",
+    "RepeatFactor": "sampling",
+    "Sampling": "sampling",
     "ShapeCrops": "shapes",
     "FolderSegmentation": "folder_segmentation",
     "LabelMaps": "label_maps",

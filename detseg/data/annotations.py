@@ -108,7 +108,7 @@ class Annotations:
             return self
         masks = pack_masks([(NONE, b"")] * len(self.labels)) if self.masks is None else self.masks
         sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)
-        without = masks.areas(np.arange(len(masks)), sizes) == 0
+        without = masks.blank(sizes)
         rows = np.flatnonzero(without)
         if not len(rows):
             return replace(self, masks=masks)

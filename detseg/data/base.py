@@ -100,6 +100,10 @@ class Data(LightningDataModule, Recipe, Generic[L]):
         """A number for each image: only those with the same one come into a batch together."""
         raise NotImplementedError
 
+    def times(self, split: Split) -> NDArray[np.float64] | None:
+        """How often each image comes in an epoch of training, on average; None where each comes once."""
+        return None
+
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Change an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
         raise NotImplementedError
@@ -181,7 +185,7 @@ class Data(LightningDataModule, Recipe, Generic[L]):
             sampler = EvaluationSampler(groups, self.batch_size, *_rank())
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank(), self.least)
+            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank(), self.least, self.times("train"))
         return self._loader("train", sampler, self.train_buckets)
 
     def val_dataloader(self) -> Loader:
@@ -235,7 +239,7 @@ def split_rows(
 def hold_out(images: Labels, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
     """Rows of one side of a split by ``seed``: images that are the same byte by byte are on the same side.
 
-    Raises DataError for an image that cannot be read, or if all are the same, else as ``split_rows`` does.
+    Raises DataError if all are the same, else as ``split_rows`` does.
     """
     files = [images.path(row) for row in range(len(images))]
     groups = identical(files)

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.structures import Batch, Instances, Sample
+from detseg.structures import STRIDE, Batch, Instances, Sample
 
-STRIDE = 32  # of the coarsest map of a backbone: sizes that are no multiple of it would be padded once more there
 FEWEST = 4  # objects that a batch has room for
 
 Buckets = Sequence[tuple[int, int]]

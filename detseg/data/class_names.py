@@ -17,9 +17,9 @@ def find_classes(
 ) -> tuple[Path, tuple[str, ...], tuple[int, ...]]:
     """Names of the classes 0, 1 ..., and the numbers of void pixels; first where they come from.
 
-    classes.txt has a name in each line. classes.json is a list of names, or has it as "classes", with the number of
-    void pixels as "ignore_index"; 255 is void as well. Without a file these are ``default`` and ``void``. Raises
-    DataError for a file that is broken, or where there is none and no default.
+    classes.txt has a name in each line; empty ones may follow. classes.json is a list of names, or has it as "classes",
+    with the number of void pixels as "ignore_index"; 255 is void as well. Without a file these are ``default`` and
+    ``void``. Raises DataError for a file that is broken, or where there is none and no default.
     """
     file = next((root / name for name in FILES if (root / name).is_file()), None)
     if file is None:
@@ -27,9 +27,9 @@ def find_classes(
             raise DataError(f"{root}: it has no classes.txt with the name of a class in each line, nor a classes.json")
         return root, tuple(default), (*void, VOID)
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         if file.suffix == ".txt":
-            return file, tuple(line.strip() for line in text.rstrip().splitlines()), (VOID,)
+            return file, _lines(file, text), (VOID,)
         content = json.loads(text)
     except OSError as error:
         raise DataError(f"{file}: cannot read the names of the classes: {error.strerror}") from None
@@ -42,3 +42,14 @@ def find_classes(
     if not isinstance(ignored, int) or not len(names) <= ignored <= VOID:
         raise DataError(f"{file}: ignore_index is {ignored!r}; it must be a number after the classes, at most {VOID}")
     return file, tuple(names), (ignored, VOID)
+
+
+def _lines(file: Path, text: str) -> tuple[str, ...]:
+    """The name in each line. Raises DataError for one without: whether it counts, no one can say."""
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if "" in names:
+        raise DataError(
+            f"{file}: line {names.index('') + 1} is empty; each line names the class of its number, the first one 0: "
+            "take it out, or name the class"
+        )
+    return names

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations
 from detseg.data.base import hold_out
 from detseg.data.coco_format import Split, read_coco
 from detseg.data.coco_layout import Places, find_only_annotations
 from detseg.data.detection import DetectionData
 from detseg.data.masks import MaskUse
+from detseg.data.sampling import Sampling
 from detseg.data.transforms import Transforms
 from detseg.data.voc_format import holds_voc
 from detseg.errors import DataError
@@ -46,8 +48,9 @@ class COCO(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
         self.root = Path(root)
         self.places = Places(
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}
@@ -63,18 +66,22 @@ class COCO(DetectionData):
         file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
-        return read_coco(file, self.places.folder(file, split), self.masks)
+        return self._read(file, split)
 
     @cached_property
     def _whole(self) -> Annotations:
         """All of a data set that is not split."""
         file = self.places.file("train")
         if file:
-            return read_coco(file, self.places.folder(file, "train"), self.masks)
+            return self._read(file, "train")
         try:
             file = find_only_annotations(self.root)
         except DataError as error:
             if holds_voc(self.root):
                 raise DataError(f"{error}; it looks like a data set in VOC format: `--data VOC`") from None
             raise
-        return read_coco(file, self.places.folder(file, None), self.masks)
+        return self._read(file, None)
+
+    def _read(self, file: Path, split: Split | None) -> Annotations:
+        images = self.places.folder(file, split)
+        return cached(file, [str(images), self.masks], lambda: read_coco(file, images, self.masks))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,22 +15,38 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
+from detseg.data.json_lists import read_lists
 from detseg.data.layout import located
-from detseg.data.masks import NONE, POLYGONS, RUNS, MaskReading, Masks, pack_masks, pack_polygons, pack_runs
+from detseg.data.masks import NONE, POLYGONS, RUNS, MaskReading, Masks, pack_many, pack_masks, pack_runs
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 
+SECTIONS = ("images", "annotations", "categories")
 
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep the collector of cycles from walking what is read again and again: JSON has no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_collection()
 def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
     Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Raises
     DataError, naming file and entry, for whatever is missing or broken; ``masks`` says whether masks are.
     """
-    content = load(file, without_mask if masks == "none" else with_packed_mask)
+    content = load(file, without_masks if masks == "none" else with_packed_masks)
     pictures = content["images"]
     image_ids = _ids(file, "images", pictures, "id")
     order = np.argsort(image_ids, kind="stable")
@@ -82,55 +100,80 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotati
     ).with_masks(masks, reasons)
 
 
-def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    """Forget the mask of an annotation: they are most of a file."""
-    entry.pop("segmentation", None)
-    return entry
+def without_masks(entries: list[dict[str, Any]]) -> None:
+    """Forget the masks of annotations: they are most of a file."""
+    for entry in entries:
+        entry.pop("segmentation", None)
 
 
-def with_packed_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    """Pack the polygons of an annotation: as lists of numbers they would take many times the memory."""
-    if isinstance(entry.get("segmentation"), list):
-        try:
-            entry["segmentation"] = pack_polygons(entry["segmentation"])
-        except ValueError as error:
-            entry["segmentation"] = error
-    return entry
+def with_packed_masks(entries: list[dict[str, Any]]) -> None:
+    """Pack the polygons of annotations: as lists of numbers they would take many times the memory."""
+    polygons = [entry for entry in entries if isinstance(entry.get("segmentation"), list)]
+    packed = pack_many([entry["segmentation"] for entry in polygons])
+    for entry, found in zip(polygons, packed, strict=True):
+        entry["segmentation"] = found
 
 
 def _masks(
     entries: list[dict[str, Any]], ids: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> tuple[Masks, dict[int, str]]:
     """The masks of annotations whose images have ``sizes`` (N, 2), and by id what is wrong with some."""
-    packed, reasons = [], {}
-    for entry, number, (height, width) in zip(entries, ids.tolist(), sizes.tolist(), strict=True):
-        found = entry.get("segmentation")
+    found = [entry.get("segmentation") for entry in entries]
+    packed = [(POLYGONS, one) if isinstance(one, bytes) else (NONE, b"") for one in found]
+    reasons = {}
+    for row in [row for row, one in enumerate(found) if not isinstance(one, bytes)]:
         try:
-            if isinstance(found, bytes):
-                packed.append((POLYGONS, found))
-            elif isinstance(found, dict):
-                packed.append((RUNS, pack_runs(found.get("counts"), found.get("size"), height, width)))
-            else:
-                raise found if isinstance(found, ValueError) else ValueError(f"has segmentation = {found!r}")
+            packed[row] = packed_mask(found[row], *sizes[row].tolist())
         except ValueError as error:
-            packed.append((NONE, b""))
-            reasons[number] = str(error)
+            reasons[int(ids[row])] = str(error)
     return pack_masks(packed), reasons
 
 
-def load(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Parse an annotation file, each object in it changed as soon as it is read. Raises DataError."""
+def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
+    """What ``with_packed_masks`` has left of a mask in an image of this size, as a kind and its bytes.
+
+    Raises ValueError, saying what is wrong, for one that is broken.
+    """
+    if isinstance(segmentation, bytes):
+        return POLYGONS, segmentation
+    if isinstance(segmentation, dict):
+        return RUNS, pack_runs(segmentation.get("counts"), segmentation.get("size"), height, width)
+    raise segmentation if isinstance(segmentation, ValueError) else ValueError(f"has segmentation = {segmentation!r}")
+
+
+def load(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> dict[str, list[dict[str, Any]]]:
+    """Parse an annotation file, its annotations changed in place as soon as some are read. Raises DataError."""
+    content: dict[str, list[dict[str, Any]]] = {}
     try:
-        content = json.loads(file.read_bytes(), object_hook=change)
+        for section, entries in read_lists(file, SECTIONS):
+            if section == "annotations" and _objects(entries):
+                change(entries)
+            content.setdefault(section, []).extend(entries)
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+    except (ValueError, RecursionError):  # rare: all at once takes more memory, and says what is wrong
+        content = _load_at_once(file, change)
+    for section in SECTIONS:
+        found = content.get(section) if isinstance(content, dict) else None
+        if not isinstance(found, list) or not _objects(found):
+            raise DataError(f"{file}: not a COCO annotation file: it has no list of '{section}'")
+    return content
+
+
+def _load_at_once(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> Any:
+    """Parse a file of any JSON. Raises DataError where it is none."""
+    try:
+        content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DataError(f"{file}: not a COCO annotation file: it has no list of '{key}'")
-    return content  # type: ignore[no-any-return]
+    entries = content.get("annotations") if isinstance(content, dict) else None
+    if isinstance(entries, list) and _objects(entries):
+        change(entries)
+    return content
+
+
+def _objects(entries: list[Any]) -> bool:
+    return {*map(type, entries)} <= {dict}
 
 
 def _column(
@@ -144,24 +187,23 @@ def _column(
 ) -> NDArray[Any]:
     """Take one value of each entry; DataError names the first entry where it is missing or of another kind."""
 
-    def value(entry: dict[str, Any]) -> Any:
-        found = entry.get(key)
-        return default if found is None else found
-
-    def convert(values: list[Any]) -> NDArray[Any]:
-        if any(item is None for item in values):
-            raise ValueError("missing")
+    def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
+        values = [entry.get(key) for entry in entries]
+        if None in values:
+            if default is None:
+                raise ValueError("missing")
+            values = [default if value is None else value for value in values]
         array = np.array(values, dtype=dtype).reshape(len(values), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():
             raise ValueError("not a number")
         return array
 
     try:
-        return convert([value(entry) for entry in entries])
+        return convert(entries)
     except (ValueError, TypeError, OverflowError):
         for position, entry in enumerate(entries):
             try:
-                convert([value(entry)])
+                convert([entry])
             except (ValueError, TypeError, OverflowError):
                 name = f"{section}[{position}] (id {entry.get('id')})"
                 raise DataError(f"{file}: {name} has {key} = {entry.get(key)!r}") from None
@@ -179,7 +221,7 @@ def _file_names(file: Path, pictures: list[dict[str, Any]]) -> list[str]:
 
 def _ids(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
     """Image ids, which are numbers in COCO and text in some other people's files."""
-    numbers = all(isinstance(entry.get(key), int) for entry in entries)
+    numbers = {type(entry.get(key)) for entry in entries} <= {int, bool}
     return _column(file, section, entries, key, np.int64 if numbers else np.str_)
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.base import hold_out
-from detseg.data.coco_format import Split, load
+from detseg.data.coco_format import Split, load, packed_mask, with_packed_masks
 from detseg.data.coco_layout import Places, find_only_annotations
-from detseg.data.images import image_size
+from detseg.data.images import image_size, read_image
 from detseg.data.label_maps import LabelMaps, label_maps
 from detseg.data.layout import leads_out
+from detseg.data.masks import Masks, pack_masks
 from detseg.data.segmentation import SegmentationData
 from detseg.data.segmentation_transforms import SegmentationTransforms
 from detseg.errors import DataError
 from detseg.structures import VOID
+
+log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 
@@ -87,15 +89,15 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
     ``chosen`` are the names of the categories to take, all by default. Raises DataError, naming file and entry, for
     whatever is missing or broken.
     """
-    content = load(file, _text_for_mask)
+    content = load(file, _with_packed_masks)
     panoptic = any("segments_info" in entry for entry in content["annotations"])
     categories = _categories(file, content["categories"], chosen)
     names = [*([] if panoptic else [BACKGROUND]), *categories.values()]
     numbers = [*([] if panoptic else [0]), *categories]
     labels = {number: label for label, number in enumerate(numbers) if number in categories}
-    known = {_value(file, "categories", entry, "id", int) for entry in content["categories"]}
+    known = {entry["id"] for entry in content["categories"]}
 
-    pictures = {_value(file, "images", entry, "id", int, str): entry for entry in content["images"]}
+    pictures = _by_id(file, "images", content["images"], int, str)
     ids = sorted(pictures, key=lambda key: (isinstance(key, str), key))
     files = [_value(file, "images", pictures[key], "file_name", str) for key in ids]
     for name in files:
@@ -103,38 +105,36 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
     sizes = np.zeros((len(ids), 2), dtype=np.int64)
     for row, key in enumerate(ids):
         size = tuple(pictures[key].get(side) for side in ("height", "width"))
-        given = all(isinstance(length, int) and length > 0 for length in size)
+        given = all(isinstance(length, int) and 0 < length < 2**31 for length in size)
         sizes[row] = np.array(size if given else image_size(images / files[row]))
 
-    owned: dict[Any, list[dict[str, Any]]] = {key: [] for key in ids}
-    for entry in content["annotations"]:
-        owned.get(_value(file, "annotations", entry, "image_id", int, str), []).append(entry)
-    read = _read_segments if panoptic else _read_objects
-    maps = read(file, [owned[key] for key in ids], sizes, labels, known)
+    owned = _owned(file, content["annotations"], ids)
+    maps: ObjectMaps | SegmentMaps
+    if panoptic:
+        maps = _read_segments(file, owned, sizes, labels, known)
+    else:
+        maps = _read_objects(file, list(owned.values()), sizes, labels, known)
     return label_maps(file, names, numbers, images, files, maps)
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectMaps:
-    """Objects with a mask each, painted on the background. Masks are kept as text: one array, whatever their kind."""
+    """Objects with a mask each, painted on the background."""
 
     file: Path
     sizes: NDArray[np.int64]  # (I, 2)
-    offsets: NDArray[np.int64]  # (I + 1,) where the text of each image begins
-    text: NDArray[np.uint8]  # JSON: for each object its id, label and COCO's segmentation
+    offsets: NDArray[np.int64]  # (I + 1,) where the objects of each image begin
+    labels: NDArray[np.uint8]  # (N,)
+    masks: Masks  # of N objects
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        """Paint the objects of an image. Raises DataError for a mask that is broken."""
+        """Paint the objects of an image."""
         height, width = self.size(row)
         # Column by column, as COCO's run lengths go: several times as fast as across them.
         labels = np.zeros((height, width), dtype=np.uint8, order="F")
         once, twice = (np.zeros((height, width), dtype=bool, order="F") for _ in range(2))
-        objects = json.loads(self.text[self.offsets[row] : self.offsets[row + 1]].tobytes())
-        for number, label, segmentation in objects:
-            try:
-                mask = _mask(segmentation, height, width)
-            except Exception as error:  # the decoder meets broken masks with many kinds of errors
-                raise DataError(f"{self.file}: annotation {number} has a broken segmentation: {error}") from None
+        objects = np.arange(self.offsets[row], self.offsets[row + 1])
+        for label, mask in zip(self.labels[objects], self.masks.draw(objects, height, width), strict=True):
             np.copyto(labels, label, where=mask)
             twice |= once & mask
             once |= mask
@@ -145,6 +145,10 @@ class ObjectMaps:
         """Height and width of an image."""
         height, width = self.sizes[row].tolist()
         return height, width
+
+    def source(self, row: int) -> Path:
+        """The file of annotations."""
+        return self.file
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,14 +163,11 @@ class SegmentMaps:
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """The label of each pixel's segment. Raises DataError for an image that is broken or has other segments."""
-        path = Path(str(self.paths[row]))
-        try:
-            image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-        except (OSError, cv2.error) as error:
-            raise DataError(f"{path}: cannot read these segments: {error}") from None
-        if image is None or image.shape[:2] != self.size(row):
+        path = self.source(row)
+        image = read_image(path)
+        if image.shape[:2] != self.size(row):
             height, width = self.size(row)
-            found = "no image" if image is None else f"{image.shape[1]}x{image.shape[0]}"
+            found = f"{image.shape[1]}x{image.shape[0]}"
             raise DataError(f"{path}: must show the segments of an image of {width}x{height}, but is {found}")
         numbers, where = np.unique(image.astype(np.int64) @ (1, 256, 65536), return_inverse=True)
         own = slice(self.offsets[row], self.offsets[row + 1])
@@ -181,38 +182,56 @@ class SegmentMaps:
         height, width = self.sizes[row].tolist()
         return height, width
 
+    def source(self, row: int) -> Path:
+        """The image of the segments."""
+        return Path(str(self.paths[row]))
+
 
 def _read_objects(
     file: Path, owned: list[list[dict[str, Any]]], sizes: NDArray[np.int64], labels: dict[int, int], known: set[int]
 ) -> ObjectMaps:
-    texts = []
-    for entries in owned:
-        objects = []
+    packed, painted, counts = [], [], [0]
+    for entries, (height, width) in zip(owned, sizes.tolist(), strict=True):
         for entry in entries:
             label = labels.get(_category(file, entry, entry, known))
-            if entry.get("segmentation") is None:
+            segmentation = entry.get("segmentation")
+            if segmentation is None:
                 raise DataError(f"{file}: annotation {entry.get('id')} has no segmentation; a box does not tell pixels")
-            if label is not None:
-                objects.append(f"[{json.dumps(entry.get('id'))},{label},{entry['segmentation']}]")
-        texts.append(f"[{','.join(objects)}]".encode())
-    offsets = np.cumsum([0, *map(len, texts)])
-    return ObjectMaps(file, sizes, offsets, np.frombuffer(b"".join(texts), dtype=np.uint8))
+            if label is None or segmentation == []:
+                continue
+            try:
+                packed.append(packed_mask(segmentation, height, width))
+            except ValueError as error:
+                raise DataError(f"{file}: annotation {entry.get('id')} has a broken segmentation ({error})") from None
+            painted.append(label)
+        counts.append(len(painted))
+    return ObjectMaps(file, sizes, np.array(counts), np.array(painted, dtype=np.uint8), pack_masks(packed))
 
 
 def _read_segments(
-    file: Path, owned: list[list[dict[str, Any]]], sizes: NDArray[np.int64], labels: dict[int, int], known: set[int]
+    file: Path,
+    owned: dict[Any, list[dict[str, Any]]],
+    sizes: NDArray[np.int64],
+    labels: dict[int, int],
+    known: set[int],
 ) -> SegmentMaps:
     paths, counts, ids, found = [], [0], [], []
-    for entries in owned:
+    for image, entries in owned.items():
         if len(entries) != 1 or not isinstance(entries[0].get("segments_info"), list):
-            raise DataError(f"{file}: each image must have one annotation with segments_info, one has {len(entries)}")
-        name = _inside(file, _value(file, "annotations", entries[0], "file_name", str))
+            have = f"{len(entries)} annotations" if len(entries) != 1 else "one without"
+            raise DataError(f"{file}: each image must have one annotation with segments_info; image {image} has {have}")
+        (entry,) = entries
+        name = _inside(file, _value(file, "annotations", entry, "file_name", str))
         paths.append(str(file.with_suffix("") / name))
-        segments = sorted(
-            entries[0]["segments_info"], key=lambda entry: _value(file, "segments_info", entry, "id", int)
-        )
-        ids += [segment["id"] for segment in segments]
-        found += [labels.get(_category(file, segment, entries[0], known), VOID) for segment in segments]
+        segments = _by_id(file, f"segments_info of image {image}", entry["segments_info"], int)
+        for number in sorted(segments):
+            if not 0 < number < 256**3:
+                raise DataError(
+                    f"{file}: image {image} has a segment {number}; red + 256 green + 65536 blue can be 1 to "
+                    f"{256**3 - 1}, and 0 is void"
+                )
+            ids.append(number)
+            found.append(labels.get(_category(file, segments[number], entry, known), VOID))
         counts.append(len(segments))
     return SegmentMaps(
         sizes,
@@ -223,19 +242,53 @@ def _read_segments(
     )
 
 
-def _text_for_mask(entry: dict[str, Any]) -> dict[str, Any]:
-    """Keep each mask as text: as lists of numbers they would take many times the memory."""
-    if entry.get("segmentation") is not None:
-        entry["segmentation"] = json.dumps(entry["segmentation"])
-    return entry
+def _with_packed_masks(entries: list[dict[str, Any]]) -> None:
+    """As ``with_packed_masks``, without the parts of fewer than three points, which cover no pixel."""
+    for entry in entries:
+        parts = entry.get("segmentation")
+        if isinstance(parts, list):
+            entry["segmentation"] = [part for part in parts if not isinstance(part, list) or len(part) >= 6]
+    with_packed_masks([entry for entry in entries if entry.get("segmentation")])
+
+
+def _owned(file: Path, entries: list[dict[str, Any]], images: list[Any]) -> dict[Any, list[dict[str, Any]]]:
+    """The annotations of each image. Raises DataError if there are some, and none is of an image of the file."""
+    owned: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
+    others = []
+    for entry in entries:
+        number = _value(file, "annotations", entry, "image_id", int, str)
+        if number in owned:
+            owned[number].append(entry)
+        else:
+            others.append(number)
+    if others and len(others) == len(entries):
+        example = f"the images {images[0]!r}" if images else "there are no images"
+        raise DataError(
+            f"{file}: no annotation is of an image that it lists: annotations have image_id such as {others[0]!r}, "
+            f"{example}; make them the same numbers or texts"
+        )
+    if others:
+        log.warning("%s: left out %d annotations of images it does not list", file, len(others))
+    return owned
+
+
+def _by_id(file: Path, section: str, entries: list[dict[str, Any]], *kinds: type) -> dict[Any, dict[str, Any]]:
+    """The entries by their ids. Raises DataError if two have the same."""
+    found: dict[Any, dict[str, Any]] = {}
+    for entry in entries:
+        number = _value(file, section, entry, "id", *kinds)
+        if number in found:
+            raise DataError(f"{file}: more than one entry of {section} has the id {number!r}; make them differ")
+        found[number] = entry
+    return found
 
 
 def _categories(file: Path, entries: list[dict[str, Any]], chosen: Sequence[str] | None) -> dict[int, str]:
     """The categories to take, name by id; one of id 0 that stands for the background is not one."""
     names = {
-        _value(file, "categories", entry, "id", int): _value(file, "categories", entry, "name", str)
-        for entry in sorted(entries, key=lambda entry: _value(file, "categories", entry, "id", int))
-        if entry["id"] != 0 or str(entry.get("name")).strip("_").lower() != BACKGROUND
+        number: _value(file, "categories", entry, "name", str)
+        for number, entry in sorted(_by_id(file, "categories", entries, int).items())
+        if number != 0 or str(entry.get("name")).strip("_").lower() != BACKGROUND
     }
     if chosen is None:
         return names
@@ -256,9 +309,12 @@ def _category(file: Path, entry: dict[str, Any], annotation: dict[str, Any], kno
 
 def _value(file: Path, section: str, entry: dict[str, Any], key: str, *kinds: type) -> Any:
     """One value of an entry. Raises DataError if it is missing or of another kind."""
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, kinds):
-        raise DataError(f"{file}: an entry of {section} (id {entry.get('id')}) has {key} = {value!r}")
+    if not isinstance(entry, dict):
+        raise DataError(f"{file}: an entry of {section} is {entry!r}, but must be an object with an id")
+    value = entry.get(key)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        number = entry.get("id", entry.get("image_id"))
+        raise DataError(f"{file}: an entry of {section} (id {number}) has {key} = {value!r}")
     return value
 
 
@@ -267,21 +323,3 @@ def _inside(file: Path, name: str) -> str:
     if leads_out(name):
         raise DataError(f"{file}: file_name {name!r} leads out of the folder of the images")
     return name
-
-
-def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
-    """The pixels inside polygons, or of run lengths, as COCO draws them. Raises some error for what is neither."""
-    from faster_coco_eval.core import mask
-
-    if isinstance(segmentation, list):
-        polygons = [points for points in segmentation if len(points) >= 6]
-        if not polygons:
-            return np.zeros((height, width), dtype=bool)
-        runs = mask.merge(mask.frPyObjects(polygons, height, width))
-    else:
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"it is {segmentation['size']} pixels high and wide, its image {[height, width]}")
-        counts = segmentation["counts"]
-        runs = segmentation if isinstance(counts, str) else mask.frPyObjects(segmentation, height, width)
-    decoded: NDArray[np.bool_] = np.asarray(mask.decode(runs)).astype(bool, order="F")
-    return decoded

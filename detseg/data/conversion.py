@@ -18,7 +18,7 @@ import yaml
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
 from detseg.data.images import image_size
-from detseg.data.masks import NONE, POLYGONS, pack_masks, pack_polygons, unpack_polygons
+from detseg.data.masks import NONE, POLYGONS, pack_masks, pack_polygons
 from detseg.data.outlines import Points, clockwise, joined, rings
 from detseg.errors import DataError
 
@@ -111,7 +111,7 @@ def _coco_object(annotations: Annotations, i: int, height: int, width: int) -> d
         entry["difficult"] = 1  # not of COCO, whose programs pass over it; read back here
     masks = annotations.masks
     if masks is not None and masks.kinds[i] == POLYGONS:
-        polygons = unpack_polygons(masks.data[masks.offsets[i] : masks.offsets[i + 1]].tobytes())
+        polygons = masks.polygons(i)
         entry["segmentation"] = [[round(value, DIGITS) for value in polygon.tolist()] for polygon in polygons]
     elif masks is not None and masks.kinds[i] != NONE:
         entry["segmentation"] = {"size": [height, width], "counts": masks.runs(i, height, width).decode()}
@@ -232,8 +232,7 @@ def _polygon(annotations: Annotations, i: int, height: int, width: int, losses: 
     masks = annotations.masks
     assert masks is not None
     if masks.kinds[i] == POLYGONS:
-        content = masks.data[masks.offsets[i] : masks.offsets[i + 1]].tobytes()
-        parts = [polygon.reshape(-1, 2) for polygon in unpack_polygons(content)]
+        parts = [polygon.reshape(-1, 2) for polygon in masks.polygons(i)]
         if len(parts) == 1:
             return parts[0]
         losses["polygons of several parts become one, with bridges of no width"] += 1

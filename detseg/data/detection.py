@@ -17,7 +17,9 @@ from detseg.data.batching import buckets, smallest
 from detseg.data.coco_format import Split
 from detseg.data.images import read_image
 from detseg.data.masks import MaskUse
+from detseg.data.mixing import MixingTransforms
 from detseg.data.samplers import Key
+from detseg.data.sampling import Sampling
 from detseg.data.transforms import Picture, Transforms, fit
 from detseg.ops.masks import grids
 from detseg.proposals.cache import Proposals, cache_file
@@ -48,18 +50,12 @@ class DetectionDataset(Dataset[Sample]):
     def __getitem__(self, key: int | Key) -> Sample:
         """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
         row, seed = key if isinstance(key, tuple) else (key, key)
-        objects = self.annotations.objects(row)
-        learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
+        picture = self.picture(row)
+        if self.training:
+            picture = self.transforms.train(picture, seed, self._another)
+        else:
+            picture = self.transforms.evaluate(picture)
         height, width = self.annotations.sizes[row].tolist()
-        boxes = self.annotations.boxes[objects][learnt].clip(0, (width, height, width, height))
-        picture = Picture(
-            image=read_image(self.annotations.path(row), (height, width)),
-            boxes=boxes.astype(np.float32),
-            labels=self.annotations.labels[objects][learnt],
-            masks=self._grids(np.flatnonzero(learnt) + objects.start, boxes, height, width),
-            proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
-        )
-        picture = self.transforms.train(picture, seed) if self.training else self.transforms.evaluate(picture)
         return Sample(
             image=torch.from_numpy(picture.image).permute(2, 0, 1),
             boxes=torch.from_numpy(picture.boxes),
@@ -69,6 +65,23 @@ class DetectionDataset(Dataset[Sample]):
             masks=None if picture.masks is None else torch.from_numpy(np.ascontiguousarray(picture.masks)),
             proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
         )
+
+    def picture(self, row: int) -> Picture:
+        """Read an image, with its objects and proposals, as the files have them."""
+        objects = self.annotations.objects(row)
+        learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
+        height, width = self.annotations.sizes[row].tolist()
+        boxes = self.annotations.boxes[objects][learnt].clip(0, (width, height, width, height))
+        return Picture(
+            image=read_image(self.annotations.path(row), (height, width)),
+            boxes=boxes.astype(np.float32),
+            labels=self.annotations.labels[objects][learnt],
+            masks=self._grids(np.flatnonzero(learnt) + objects.start, boxes, height, width),
+            proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
+        )
+
+    def _another(self, generator: np.random.Generator) -> Picture:
+        return self.picture(int(generator.integers(len(self))))
 
     def _grids(
         self, objects: NDArray[np.int64], boxes: NDArray[np.float64], height: int, width: int
@@ -88,7 +101,8 @@ class DetectionData(Data[Annotations]):
 
     ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. ``masks`` says
     whether masks come with the boxes: of "all" objects, one that has none or a broken one being an error, or of those
-    where they are "sound", the others being left out and counted in the log. The rest is as in ``Data``.
+    where they are "sound", the others being left out and counted in the log. ``sampling`` says how often an image comes
+    in an epoch of training, by default once. The rest is as in ``Data``.
     """
 
     purpose = "to find"
@@ -100,11 +114,15 @@ class DetectionData(Data[Annotations]):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        sampling: Sampling | None = None,
     ) -> None:
         super().__init__(batch_size, workers)
         self.transforms = transforms or Transforms()
         self.proposals = proposals
         self.masks = masks
+        self.sampling = sampling
+        if isinstance(self.transforms, MixingTransforms):
+            self.transforms.check(masks != "none", proposals is not None)
 
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
@@ -120,6 +138,10 @@ class DetectionData(Data[Annotations]):
         """The bucket of each image."""
         sizes = fit(self.annotations(split).sizes, max(self.transforms.sizes), self.transforms.max_size)
         return smallest(sizes, self.buckets)
+
+    def times(self, split: Split) -> NDArray[np.float64] | None:
+        """How often each image comes in an epoch of training, on average, as ``sampling`` says."""
+        return None if self.sampling is None else self.sampling.times(self.annotations(split))
 
     def dataset(self, split: Split) -> DetectionDataset:
         """The images of a split, with their proposals if there are to be any."""

@@ -13,6 +13,7 @@ from detseg.data.coco_format import Split
 from detseg.data.detection import DetectionData
 from detseg.data.finding import FINDERS, find_source
 from detseg.data.masks import MaskUse
+from detseg.data.sampling import Sampling
 from detseg.data.transforms import Transforms
 from detseg.errors import ConfigError
 
@@ -41,8 +42,9 @@ class Folder(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
         if format not in (None, *FINDERS):
             raise ConfigError(f"data.format: {format}; there is {', '.join(FINDERS)}")
         self.root, self.format, self.labels, self.names = Path(root), format, labels, names

@@ -17,12 +17,12 @@ ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
 cv2.setNumThreads(0)  # the worker processes are the parallelism; threads inside them would only compete
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_image(path: Path, size: tuple[int, int] | None = None, labels: Path | None = None) -> NDArray[np.uint8]:
     """Read an image as (h, w, 3) uint8 RGB, turned as its EXIF orientation says.
 
-    ``size`` is the height and width that the labels were made for. Labels of an image with an orientation may be for
-    the pixels as stored; then those are returned. Raises DataError for a file that is missing, is no image, or has
-    another size either way.
+    ``size`` is the height and width that the labels were made for, ``labels`` their file. Labels of an image with an
+    orientation may be for the pixels as stored; then those are returned. Raises DataError for a file that is missing,
+    is no image, or has another size either way.
     """
     try:
         content = np.fromfile(path, dtype=np.uint8)
@@ -41,8 +41,9 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
         return stored
     height, width = image.shape[:2]
     raise DataError(
-        f"{path}: the image is {width}x{height} but its annotation says {size[1]}x{size[0]} (width x height); "
-        "its labels may be for another version of the picture: put the right file there or correct the annotation"
+        f"{path}: the image is {width}x{height} but {labels or 'its annotation'} says {size[1]}x{size[0]} "
+        "(width x height); its labels may be for another version of the picture: put the right file there or correct "
+        "the annotation"
     )
 
 

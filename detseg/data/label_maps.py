@@ -33,6 +33,9 @@ class Maps(Protocol):
     def size(self, row: int) -> tuple[int, int]:
         """Height and width of a map."""
 
+    def source(self, row: int) -> Path:
+        """The file that a map comes from."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMaps:
@@ -53,6 +56,10 @@ class LabelMaps:
     def path(self, image: int) -> Path:
         """Where the file of one image lies."""
         return self.root / str(self.files[image])
+
+    def source(self, image: int) -> Path:
+        """The file that the labels of one image come from."""
+        return self.maps.source(int(self.rows[image]))
 
     def labels(self, image: int) -> NDArray[np.uint8]:
         """The class of each pixel (h, w), 0..K-1, or VOID. Raises DataError for a map that is missing or broken."""
@@ -134,7 +141,7 @@ class LabelFiles:
 
     def read(self, row: int) -> NDArray[np.uint8]:
         """The labels in a file. Raises DataError for one that is missing, broken, or has a number of no class."""
-        path = Path(str(self.paths[row]))
+        path = self.source(row)
         numbers = read_numbers(path)
         table = np.full(256, UNKNOWN, dtype=np.int16)
         table[list(self.numbers or range(self.classes))] = np.arange(self.classes)
@@ -151,9 +158,13 @@ class LabelFiles:
 
     def size(self, row: int) -> tuple[int, int]:
         """Height and width of the map, from the head of the file where that has it."""
-        path = Path(str(self.paths[row]))
+        path = self.source(row)
         height, width = _read_mat(path).shape if path.suffix == ".mat" else image_size(path)
         return height, width
+
+    def source(self, row: int) -> Path:
+        """The file of a map."""
+        return Path(str(self.paths[row]))
 
 
 def read_numbers(path: Path) -> NDArray[np.uint8]:

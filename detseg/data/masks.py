@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.ops.polygons import surely_drawn
 from detseg.ops.runs import area, decode, from_text, to_text
 
 NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
+MANY = 20_000  # objects that are looked at together
 
 # Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
 MaskUse = Literal["none", "all", "sound"]
@@ -26,11 +29,11 @@ class Masks:
     """The masks of N objects. Those of a large data set take a few hundred bytes each.
 
     The bytes of polygons are the number of parts and how many numbers each has (int64), then their corners (float64, x
-    and y in turn); those of run lengths are COCO's text.
+    and y in turn); those of run lengths are COCO's text. Each object begins at a multiple of 8.
     """
 
     kinds: NDArray[np.uint8]  # (N,) NONE, POLYGONS or RUNS
-    offsets: NDArray[np.int64]  # (N + 1,) where the bytes of each object begin
+    spans: NDArray[np.int64]  # (N, 2) where the bytes of each object begin and end
     data: NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -38,24 +41,20 @@ class Masks:
         return len(self.kinds)
 
     def take(self, objects: NDArray[np.int64]) -> Masks:
-        """Keep the objects of these rows, in their order."""
-        if np.array_equal(objects, np.arange(len(self))):
-            return self
-        counts = np.diff(self.offsets)[objects]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        # Rows that follow each other are copied at once: a list of all their bytes would take eight times the memory.
-        first = objects[np.diff(objects, prepend=-2) != 1]
-        last = objects[np.diff(objects, append=-2) != 1]
-        places = zip(self.offsets[first].tolist(), self.offsets[last + 1].tolist(), strict=True)
-        data = np.concatenate([self.data[:0], *(self.data[start:stop] for start, stop in places)])
-        return Masks(self.kinds[objects], offsets, data)
+        """Keep the objects of these rows, in their order. The bytes of all stay where they are."""
+        return Masks(self.kinds[objects], self.spans[objects], self.data)
+
+    def polygons(self, row: int) -> list[NDArray[np.float64]]:
+        """The parts of an object, each x and y in turn; none where its mask is not of polygons."""
+        start, end = self.spans[row].tolist()
+        return unpack_polygons(self.data[start:end].tobytes()) if self.kinds[row] == POLYGONS else []
 
     def runs(self, row: int, height: int, width: int) -> bytes:
         """The text of the run lengths of an object in an image of this size; nothing is inside where it has no mask."""
-        content = self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()
         if self.kinds[row] == RUNS:
-            return content
-        parts = unpack_polygons(content) if self.kinds[row] == POLYGONS else []
+            start, end = self.spans[row].tolist()
+            return self.data[start:end].tobytes()
+        parts = self.polygons(row)
         if not parts:
             return to_text(np.array([height * width]))
         from faster_coco_eval.core import mask
@@ -71,6 +70,22 @@ class Masks:
         ]
         return np.array(counted, dtype=np.int64)
 
+    def blank(self, sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which objects (N,) have no pixel in their images, whose ``sizes`` are (N, 2), or no mask at all."""
+        found = np.ones(len(self), dtype=bool)
+        polygons = np.flatnonzero(self.kinds == POLYGONS)
+        for start in range(0, len(polygons), MANY):
+            rows = polygons[start : start + MANY]
+            # One part that shows is enough; drawing all of them takes twenty times as long.
+            first = self.spans[rows, 0] // 8
+            parts, numbers = (self.data.view(np.int64)[first + place] for place in (0, 1))
+            places = np.arange(numbers.sum()) + np.repeat(first + parts + 1 - (np.cumsum(numbers) - numbers), numbers)
+            corners = self.data.view(np.float64)[places].reshape(-1, 2)
+            found[rows] = ~surely_drawn(corners, numbers // 2, sizes[rows])
+        unclear = np.flatnonzero(found)
+        found[unclear] = self.areas(unclear, sizes[unclear]) == 0
+        return found
+
     def draw(self, rows: NDArray[np.int64], height: int, width: int) -> Iterator[NDArray[np.bool_]]:
         """The masks (h, w) of the objects ``rows`` of an image of this size, one at a time: each takes much memory."""
         for row in rows.tolist():
@@ -79,9 +94,51 @@ class Masks:
 
 def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
     """Put masks, each a kind and its bytes, one behind the other."""
-    offsets = np.cumsum([0, *(len(content) for _, content in masks)], dtype=np.int64)
+    lengths = np.array([len(content) for _, content in masks], dtype=np.int64)
+    ends = np.cumsum(-(-lengths // 8) * 8)
+    starts = np.append(0, ends)[:-1]
     kinds = np.array([kind for kind, _ in masks], dtype=np.uint8)
-    return Masks(kinds, offsets, np.frombuffer(b"".join(content for _, content in masks), dtype=np.uint8))
+    data = np.frombuffer(
+        b"".join(content + bytes(-len(content) % 8) if len(content) % 8 else content for _, content in masks),
+        dtype=np.uint8,
+    )
+    return Masks(kinds, np.stack([starts, starts + lengths], axis=1), data)
+
+
+def pack_many(objects: Sequence[Any]) -> Sequence[bytes | ValueError]:
+    """``pack_polygons`` of many objects, all at once where nothing is wrong with any; else each, or its error."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        parts = list(chain.from_iterable(objects))
+        counts = np.fromiter(map(len, objects), dtype=np.int64, count=len(objects))
+        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+        corners = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=lengths.sum())
+        whole = counts.all() and (lengths >= 6).all() and not (lengths % 2).any() and {*map(type, parts)} <= {list}
+        if whole and (np.abs(corners) < 1e6).all():
+            return _joined(counts, lengths, corners)
+    packed: list[bytes | ValueError] = []
+    for one in objects:
+        try:
+            packed.append(pack_polygons(one))
+        except ValueError as error:
+            packed.append(error)
+    return packed
+
+
+def _joined(counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]) -> list[bytes]:
+    """The bytes of objects with so many parts each, of so many numbers each."""
+    of = np.repeat(np.arange(len(counts)), counts)
+    numbers = np.bincount(of, weights=lengths, minlength=len(counts)).astype(np.int64)
+    ends = np.cumsum(1 + counts + numbers)
+    starts = ends - 1 - counts - numbers
+    words = np.empty(ends[-1] if len(ends) else 0, dtype=np.float64)
+    words.view(np.int64)[starts] = counts
+    # Behind its head come the lengths of an object's parts, behind these its corners.
+    words.view(np.int64)[np.arange(len(lengths)) + np.repeat(starts + 1 - (np.cumsum(counts) - counts), counts)] = (
+        lengths
+    )
+    words[np.arange(len(corners)) + np.repeat(ends - np.cumsum(numbers), numbers)] = corners
+    content = words.tobytes()
+    return [content[8 * start : 8 * end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def pack_polygons(parts: Sequence[Sequence[float]]) -> bytes:

@@ -17,15 +17,24 @@ class TrainingSampler(Sampler[list[Key]]):
 
     A step is ``batch_size`` images on each of the ``ranks``, all of one group, so that no rank waits for another's
     larger images. What is left of the groups is put together in order of the groups; the last step is shared out
-    evenly. Every image comes once in an epoch; only where the last step has fewer than ``least`` images for each rank
-    do some come twice. All ranks have the same number of batches, and one rank sees the same steps as several.
+    evenly. Every image comes once in an epoch, or as often on average as ``times`` (I,) says, rounded up or down anew
+    in each epoch; only where the last step has fewer than ``least`` images for each rank do some come once more. All
+    epochs and ranks have the same number of batches, and one rank sees the same steps as several.
     """
 
     def __init__(
-        self, groups: NDArray[Any], batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1, least: int = 1
+        self,
+        groups: NDArray[Any],
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        least: int = 1,
+        times: NDArray[np.float64] | None = None,
     ) -> None:
         self.groups, self.batch_size, self.seed, self.rank, self.ranks = groups, batch_size, seed, rank, ranks
-        self.least = least
+        self.least, self.times = least, times
+        self.total = len(groups) if times is None else max(1, round(float(times.sum())))
         self.epoch = 0
 
     @property
@@ -39,20 +48,34 @@ class TrainingSampler(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Count the batches of a rank."""
-        return -(-len(self.groups) // (self.batch_size * self.ranks))
+        return -(-self.total // (self.batch_size * self.ranks))
 
     def __iter__(self) -> Iterator[list[Key]]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        order = generator.permutation(len(self.groups))
-        seeds = generator.integers(2**63, size=len(self.groups))
+        images = np.arange(self.total) if self.times is None else self._drawn(generator)
+        order = generator.permutation(self.total)
+        seeds = generator.integers(2**63, size=self.total)
         step = self.batch_size * self.ranks
-        members = [order[self.groups[order] == group] for group in np.unique(self.groups)]
+        groups = self.groups[images]
+        members = [order[groups[order] == group] for group in np.unique(groups)]
         whole = [rows[: len(rows) - len(rows) % step].reshape(-1, step) for rows in members]
         rest = np.concatenate([rows[len(rows) - len(rows) % step :] for rows in members])
         steps = [*np.concatenate(whole), *(rest[i : i + step] for i in range(0, len(rest), step))]
         for i in generator.permutation(len(steps)):
-            rows = np.resize(steps[i], max(len(steps[i]), self.ranks * self.least))
-            yield [(int(row), int(seeds[row])) for row in np.array_split(rows, self.ranks)[self.rank]]
+            places = np.resize(steps[i], max(len(steps[i]), self.ranks * self.least))
+            yield [(int(images[place]), int(seeds[place])) for place in np.array_split(places, self.ranks)[self.rank]]
+
+    def _drawn(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """The images of an epoch (total,), each as often as ``times`` says, rounded up or down.
+
+        Systematic sampling: one number at random decides for all, so that the sum is always the same.
+        """
+        assert self.times is not None
+        order = generator.permutation(len(self.times))
+        reached = np.cumsum(self.times[order])
+        ends = np.floor(reached * (self.total / reached[-1]) + generator.random())
+        ends[-1] = self.total  # which rounding could miss
+        return np.repeat(order, np.diff(ends, prepend=0).astype(np.int64))
 
 
 class EvaluationSampler(Sampler[list[int]]):

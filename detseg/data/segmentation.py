@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from detseg.data.base import Data
-from detseg.data.batching import STRIDE, Buckets, collate
+from detseg.data.batching import Buckets, collate
 from detseg.data.coco_format import Split
 from detseg.data.images import read_image
 from detseg.data.label_maps import LabelMaps
 from detseg.data.samplers import Key
 from detseg.data.segmentation_transforms import SegmentationTransforms
-from detseg.structures import VOID, Batch, Sample
+from detseg.structures import STRIDE, VOID, Batch, Sample
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -34,7 +34,7 @@ class SegmentationDataset(Dataset[Sample]):
         row, seed = key if isinstance(key, tuple) else (key, key)
         labels = self.annotations.labels(row)
         height, width = labels.shape
-        image = read_image(self.annotations.path(row), (height, width))
+        image = read_image(self.annotations.path(row), (height, width), self.annotations.source(row))
         if self.training:
             image, labels = self.transforms.train(image, labels, seed)
         return Sample(

@@ -15,6 +15,7 @@ from detseg.data.coco import COCO
 from detseg.data.coco_format import Split
 from detseg.data.image_folders import ImageFolders, Listing
 from detseg.data.masks import MaskUse
+from detseg.data.sampling import Sampling
 from detseg.data.shapes_generator import write, write_crops
 from detseg.data.transforms import Transforms
 from detseg.errors import DataError
@@ -44,6 +45,7 @@ class Shapes(COCO):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        sampling: Sampling | None = None,
     ) -> None:
         super().__init__(
             str(Path(root) / "coco"),
@@ -52,6 +54,7 @@ class Shapes(COCO):
             workers=workers,
             proposals=proposals,
             masks=masks,
+            sampling=sampling,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 

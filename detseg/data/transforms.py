@@ -30,6 +30,9 @@ class Picture(NamedTuple):
     proposals: NDArray[np.float32] | None = None  # (m, 4) xyxy, moved as the boxes are
 
 
+Another = Callable[[np.random.Generator], Picture]  # gives a picture at random
+
+
 class Transforms(Recipe):
     """Resize by the short edge; in training also crop and mirror at random, and whatever ``augment`` adds.
 
@@ -59,18 +62,22 @@ class Transforms(Recipe):
                 raise ConfigError(f"transforms: {name} {value} must be between 0 and 1")
         self.augment = compose(augment) if augment else None
 
-    def train(self, picture: Picture, seed: int) -> Picture:
+    def train(self, picture: Picture, seed: int, another: Another | None = None) -> Picture:
         """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks.
 
-        Proposals are cut off at the edges of the result; those left without area go.
+        Proposals are cut off at the edges of the result; those left without area go. ``another`` is for transforms that
+        mix pictures.
         """
         generator = np.random.default_rng(seed)
         size = int(generator.choice(self.sizes))
         if generator.random() < self.crop:
             picture = _crop(picture, generator)
-        picture = _resize(picture, size, self.max_size)
+        return self.finish(_resize(picture, size, self.max_size), generator)
+
+    def finish(self, picture: Picture, generator: np.random.Generator) -> Picture:
+        """What training does to a picture that has its size."""
         if generator.random() < self.flip:
-            picture = _mirror(picture)
+            picture = mirror(picture)
         if self.augment is not None:
             picture = augment(picture, self.augment, int(generator.integers(2**32)))
         return _cut_off(picture)
@@ -89,13 +96,18 @@ def fit(sizes: NDArray[Any], size: int, max_size: int) -> NDArray[np.int64]:
 
 
 def _resize(picture: Picture, size: int, max_size: int) -> Picture:
+    height, width = fit(np.array(picture.image.shape[:2]), size, max_size).tolist()
+    return scale(picture, height, width)
+
+
+def scale(picture: Picture, height: int, width: int) -> Picture:
+    """A picture resized to this height and width."""
     old = picture.image.shape[:2]
-    height, width = fit(np.array(old), size, max_size).tolist()
     if (height, width) == old:
         return picture
-    scale = np.array([width / old[1], height / old[0]] * 2, dtype=np.float32)
+    factors = np.array([width / old[1], height / old[0]] * 2, dtype=np.float32)
     image = cv2.resize(picture.image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    return _move(picture, lambda boxes: boxes * scale)._replace(image=image)
+    return _move(picture, lambda boxes: boxes * factors)._replace(image=image)
 
 
 def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
@@ -109,16 +121,17 @@ def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
     return _move(picture, lambda boxes: boxes - corner)._replace(image=image[top:bottom, left:right])
 
 
-def _mirror(picture: Picture) -> Picture:
+def mirror(picture: Picture) -> Picture:
+    """A picture with its left and right exchanged."""
     image, masks = picture.image, picture.masks
     width = np.float32(image.shape[1])
 
-    def mirror(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def turn(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         x1, y1, x2, y2 = boxes.T
         return np.stack([width - x2, y1, width - x1, y2], axis=1)
 
     mirrored = cv2.flip(image, 1).astype(np.uint8, copy=False)
-    return _move(picture, mirror)._replace(image=mirrored, masks=masks if masks is None else masks[:, :, ::-1])
+    return _move(picture, turn)._replace(image=mirrored, masks=masks if masks is None else masks[:, :, ::-1])
 
 
 def _move(picture: Picture, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Picture:

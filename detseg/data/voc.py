@@ -12,6 +12,7 @@ from detseg.data.coco_format import Split
 from detseg.data.coco_layout import holds_coco
 from detseg.data.detection import DetectionData
 from detseg.data.masks import MaskUse
+from detseg.data.sampling import Sampling
 from detseg.data.transforms import Transforms
 from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc
 from detseg.errors import DataError
@@ -42,8 +43,9 @@ class VOC(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.val_fraction, self.seed = val_fraction, seed

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.models.segmenter import Criterion, Segmenter
+from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
 from detseg.structures import Batch
 
@@ -39,16 +38,22 @@ class DilatedFCN(Segmenter):
         self.auxiliary = _head(backbone.channels[-2], num_classes) if auxiliary_weight else None
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        return _upsample(self.head(self.backbone(images, sizes)[-1]), images)
+        return self._logits(images, sizes, [self.head])[0]
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        maps = self.backbone(batch.images, batch.sizes)
-        logits = _upsample(self.head(maps[-1]), batch.images)
+        heads = [self.head] if self.auxiliary is None else [self.head, self.auxiliary]
+        logits, *others = self._logits(batch.images, batch.sizes, heads)
         losses = {"pixels": self.pixel_loss(logits, batch)}
-        if self.auxiliary is not None:
-            others = _upsample(self.auxiliary(maps[-2]), batch.images)
-            losses["auxiliary"] = self.auxiliary_weight * self.pixel_loss(others, batch)
+        if others:
+            losses["auxiliary"] = self.auxiliary_weight * self.pixel_loss(others[0], batch)
         return losses, logits
+
+    def _logits(self, images: Tensor, sizes: Tensor | None, heads: list[nn.Sequential]) -> list[Tensor]:
+        """What the head on the last map says of every pixel, then the one on the map before it."""
+        height, width = images.shape[-2:]
+        images, sizes = pad(images, sizes, self.backbone.strides[-1])
+        maps = reversed(self.backbone(images, sizes))
+        return [upsample(head(x), images)[..., :height, :width] for head, x in zip(heads, maps, strict=False)]
 
 
 def _head(channels: int, num_classes: int) -> nn.Sequential:
@@ -60,7 +65,3 @@ def _head(channels: int, num_classes: int) -> nn.Sequential:
         nn.Dropout(0.1),
         nn.Conv2d(inner, num_classes, 1),
     )
-
-
-def _upsample(scores: Tensor, images: Tensor) -> Tensor:
-    return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=False)

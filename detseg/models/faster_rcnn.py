@@ -70,19 +70,12 @@ class FasterRCNN(Detector):
         head = head or TwoFCHead(backbone.channels[0])
         self.arguments["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
-        check_anchors(backbone, anchor_sizes)
-        counts = {"rpn_samples": rpn_samples, "samples": samples, "candidates": candidates, "detections": detections}
+        _check_anchors(backbone, anchor_sizes)
+        counts = {"samples": samples, "candidates": candidates, "detections": detections, "proposals": min(proposals)}
+        counts |= {"rpn_samples": rpn_samples, "rpn_depth": rpn_depth, "rpn_candidates": min(rpn_candidates)}
         shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
         shares |= {"rpn_positive_fraction": rpn_positive_fraction, "rpn_nms": rpn_nms}
-        check(
-            {
-                **counts,
-                "rpn_depth": rpn_depth,
-                "rpn_candidates": min(rpn_candidates),
-                "proposals": min(proposals),
-            },
-            shares,
-        )
+        check(counts, shares)
 
         self.num_classes = num_classes
         self.backbone = backbone
@@ -146,7 +139,7 @@ class FasterRCNN(Detector):
         )
 
 
-def check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
+def _check_anchors(backbone: Backbone, anchor_sizes: Sequence[Sequence[float]]) -> None:
     """Raise ValueError, saying what, unless there is a list of sizes for each map, all equally long."""
     if len(anchor_sizes) != len(backbone.strides):
         raise ValueError(f"anchor_sizes has {len(anchor_sizes)} lists, but the backbone {len(backbone.strides)} maps")

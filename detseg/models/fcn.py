@@ -7,17 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.errors import CheckpointError
 from detseg.models.classifier import Classifier
-from detseg.models.segmenter import Criterion, Segmenter
+from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
 from detseg.modules.convolutional import convolutional, hidden_layers
 from detseg.modules.upsampling import Upsampling
-from detseg.publication import PREFIX
 from detseg.recipe import IN_CHECKPOINT
+from detseg.state_dicts import faults, of_network, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +24,22 @@ log = logging.getLogger(__name__)
 class ConvolutionalClassifier(nn.Module):
     """A ``classifier`` that says of every place of a larger image what is there (section 3.1, figure 2).
 
-    On an image of ``size`` x ``size`` pixels, which it was trained with, it gives the logits of the classifier.
+    On an image of ``size`` x ``size`` pixels, by default those that the backbone was published for, it gives the logits
+    of the classifier. Cell (i, j) is for the window of that size whose first pixel is (i, j) x the backbone's stride:
+    as the classifier would see it, but for what lies around it in the place of padding. What counts most in a window is
+    at its middle in VGG, half a pixel before it in AlexNet, and nearly half a stride before it where convolutions or
+    poolings of an odd size, padded on both sides, have a stride, as in ResNet.
 
     Raises ValueError if that is not a size that the classifier can be trained with.
     """
 
-    def __init__(self, classifier: Classifier, size: int = 224) -> None:
+    def __init__(self, classifier: Classifier, size: int | None = None) -> None:
         super().__init__()
         self.backbone = classifier.backbone
+        size = size or self.backbone.image_size
         with torch.no_grad():
             image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.backbone.mean.device)
-            last = self.backbone(image)[-1]
+            last = self.backbone.eval()(image)[-1]  # or batch norm would learn from it
         self.head = convolutional(classifier.head, last.shape[1], last.shape[2])
         self.train(classifier.training)
 
@@ -53,15 +57,16 @@ class FCN(Segmenter):
     convolutions, where it has hidden ones, with the backbone's weights (section 3.1).
 
     ``weights`` is a checkpoint of a coarser net, such as FCN-32s for FCN-16s, to go on from. What is new, the scores of
-    the finer map, begins at zero, so that the net begins with what the coarser one says (section 4.2). To train all at
-    once, the paper's ``skip_scale`` is 0.01: scores of the next finer map are made of features times 0.01, of the one
-    after that times 0.0001 (Shelhamer et al. 2016, section 4.3).
+    the finer map, begins at zero, so that the net begins with what the coarser one says (section 4.2). The weights of
+    the classes in its loss are not taken over: each training has those that it asks for. To train all at once, the
+    paper's ``skip_scale`` is 0.01: scores of the next finer map are made of features times 0.01, of the one after that
+    times 0.0001 (Shelhamer et al. 2016, section 4.3).
 
     Scores are upsampled step by step by transposed convolutions, which begin as bilinear interpolation and learn; the
     last step, from ``stride`` to pixels, is bilinear interpolation and stays it (section 4.3). Maps are aligned, not
     cropped: where the paper pads the image by 100 pixels so that fc6 fits, and crops what is added, here the image is
-    padded to a multiple of the coarsest stride, fc6 pads its own input, and a cell of every map stands for stride x
-    stride pixels.
+    padded at its end to a multiple of the coarsest stride (see ``segmenter.pad``), fc6 pads its own input, and a cell
+    of every map stands for stride x stride pixels.
 
     Raises ValueError if the backbone has no map of this ``stride``, CheckpointError for ``weights`` of another net.
     """
@@ -111,37 +116,18 @@ class FCN(Segmenter):
         for step, (stride, skip) in enumerate(zip(reversed(self.strides[:-1]), reversed(skips), strict=True), 1):
             finer = self.scores[str(stride)](skip * self.skip_scale**step if self.skip_scale != 1 else skip)
             scores = self.upsamplings[str(stride)](scores) + finer
-        scores = F.interpolate(scores, scale_factor=self.stride, mode="bilinear", align_corners=False)
-        return scores[..., :height, :width]
+        return upsample(scores, images)[..., :height, :width]
 
     def _go_on_from(self, path: Path) -> None:
         """Take over the weights of a coarser net from a checkpoint."""
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"{path}: no such file; train the coarser net first, or set weights to null")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            state = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
-        except Exception as error:  # the file may hold anything
-            raise CheckpointError(f"{path}: not a checkpoint of an FCN") from error
-        own = self.state_dict()
-        new = [name for name in own if name not in state]
-        unknown = [name for name in state if name not in own]
-        other = [name for name in state if name in own and state[name].shape != own[name].shape]
-        missing = [name for name in new if not name.startswith(("scores.", "upsamplings."))]
-        for names, kind in ((missing, "lacks"), (unknown, "has, and this net not,"), (other, "has for other classes")):
-            if names:
-                others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise CheckpointError(f"{path}: not of a coarser FCN on this backbone: it {kind} {names[0]}{others}")
-        self.load_state_dict(state, strict=False)
+        given, own = of_network(read_weights(path)), self.state_dict()
+        if not torch.equal(given.get("class_weights", own["class_weights"]), own["class_weights"]):
+            log.info("%s: its weights of the classes are not taken; this net has those of model.class_weights", path)
+        given["class_weights"] = own["class_weights"]
+        new = [name for name in own if name not in given and name.startswith(("scores.", "upsamplings."))]
+        if said := faults(given, own, lambda name: name not in new):
+            raise CheckpointError(f"{path}: not of a coarser FCN on this backbone, for as many classes: {said}")
+        self.load_state_dict(given, strict=False)
         log.info("%s: taken over; new are %s", path, ", ".join(new) or "none")
-
-
-def pad(images: Tensor, sizes: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
-    """Pad images (B, 3, H, W) at the right and the bottom to multiples of ``stride``; and their ``sizes`` (B, 2)."""
-    height, width = images.shape[-2:]
-    right, bottom = -width % stride, -height % stride
-    if not right and not bottom:
-        return images, sizes
-    if sizes is None:
-        sizes = torch.tensor([height, width], device=images.device).expand(len(images), 2)
-    return F.pad(images, (0, right, 0, bottom)), sizes

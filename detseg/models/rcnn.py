@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from detseg.models.detector import Detector, check, given
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.box_head import best_detections
+from detseg.modules.box_head import best_detections, label_regions
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import class_loss
-from detseg.ops.matching import NEGATIVE, POSITIVE, match
 from detseg.ops.sampling import sample
 from detseg.ops.warping import warp
 from detseg.structures import Batch, Instances, trim
@@ -116,19 +115,16 @@ class RCNN(Detector):
 
         The label ``num_classes`` is the background.
         """
-        proposals, targets = given(batch.proposals, "R-CNN"), batch.targets
-        boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
-        exists = torch.cat([proposals.valid, targets.valid], dim=1)
-        matched, kind = match(box_ops.iou(targets.boxes, boxes), targets.valid, self.iou, self.iou, low_quality=False)
-        assert targets.labels is not None
-        labels = torch.where(kind == POSITIVE, targets.labels.gather(1, matched), self.num_classes)
-
-        objects, background = ((exists & (kind == value)).view(1, -1) for value in (POSITIVE, NEGATIVE))
-        chosen, valid = sample(objects, background, self.samples * len(exists), self.positive_fraction)
+        regions, _, _ = label_regions(given(batch.proposals, "R-CNN"), batch.targets, self.num_classes, self.iou)
+        assert regions.labels is not None
+        boxes, valid, labels = regions.boxes.flatten(0, 1), regions.valid.flatten(), regions.labels.flatten()
+        objects, background = ((valid & kind)[None] for kind in (labels < self.num_classes, labels == self.num_classes))
+        count = self.samples * len(batch.images)
+        chosen, valid = sample(objects, background, count, self.positive_fraction)
         chosen, valid = chosen[0], valid[0]
-        drawn = torch.where(valid[:, None], boxes.flatten(0, 1)[chosen], 0)
-        features = self._see(batch.images, batch.sizes, drawn, chosen // boxes.shape[1])
-        return self.classes(features.hidden), labels.flatten()[chosen], valid
+        drawn = torch.where(valid[:, None], boxes[chosen], 0)
+        features = self._see(batch.images, batch.sizes, drawn, chosen // regions.valid.shape[1])
+        return self.classes(features.hidden), labels[chosen], valid
 
     def features(self, images: Tensor, sizes: Tensor, regions: Instances) -> Features:
         """Features (B, R, ...) of regions (B, R), of so many at once as ``batch`` says."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.ops.boxes import as_float
 from detseg.ops.losses import dice_loss, focal_loss, semantic_loss
 from detseg.recipe import Recipe
-from detseg.structures import Batch
+from detseg.structures import STRIDE, Batch
 
 Criterion = Literal["cross_entropy", "focal", "dice"]
 
@@ -50,3 +53,27 @@ class Segmenter(nn.Module, Recipe):
         if self.criterion == "dice":
             return dice_loss(logits, batch.semantic)
         return semantic_loss(logits, batch.semantic, self.class_weights)
+
+
+def pad(images: Tensor, sizes: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
+    """Pad images (B, 3, H, W) at the right and the bottom, as every segmenter does with what it is given.
+
+    To multiples of 32, as batches are, and of the ``stride`` of the coarsest map: so an image gets the same logits by
+    itself as in a batch. Returns them with their ``sizes`` (B, 2) inside the padding; None where nothing is padded.
+    """
+    height, width = images.shape[-2:]
+    multiple = math.lcm(STRIDE, stride)
+    right, bottom = -width % multiple, -height % multiple
+    if not right and not bottom:
+        return images, sizes
+    if sizes is None:
+        sizes = torch.tensor([height, width], device=images.device).expand(len(images), 2)
+    return F.pad(images, (0, right, 0, bottom)), sizes
+
+
+def upsample(scores: Tensor, images: Tensor) -> Tensor:
+    """Scores (B, K, h, w) in the size of images (B, 3, H, W), in single precision at least.
+
+    In half precision, neighbouring pixels would be rounded to the same score, and classes would tie.
+    """
+    return F.interpolate(as_float(scores), size=images.shape[-2:], mode="bilinear", align_corners=False)

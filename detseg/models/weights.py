@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg.errors import CheckpointError
-from detseg.modules.backbones.weights import read_weights
-from detseg.publication import PREFIX
 from detseg.recipe import IN_CHECKPOINT
+from detseg.state_dicts import faults, of_network, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,9 @@ NAMES = (
     ("mask_head.deconv.", "roi_heads.mask_predictor.conv5_mask."),
     ("mask_head.logits.", "roi_heads.mask_predictor.mask_fcn_logits."),
 )
+
+DETECTOR = "a Faster or Mask R-CNN with a feature pyramid that torchvision has"  # whose names these are
+DILATED = "an FCN on a dilated ResNet"  # and those of DILATED_FCN
 
 ROWS = {"box_head.classes.": 1, "box_head.deltas.": 4, "mask_head.logits.": 1}  # of each class, by layer
 SOFTMAX = "box_head.classes."  # the layer that has a row for the background as well
@@ -94,7 +96,7 @@ def from_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None =
     """
     ours = {}
     for name, value in state.items():
-        new = _rename(_current(name), ((theirs, own) for own, theirs in NAMES))
+        new = _renamed(_current(name), ((theirs, own) for own, theirs in NAMES), DETECTOR)
         if count := _rows(new):
             of_label = _by_class(value, count)
             chosen = [
@@ -120,7 +122,7 @@ def to_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = N
             value = value.new_full((max(chosen) + 1, *of_class.shape[1:]), UNUSED if name == f"{SOFTMAX}bias" else 0)
             value[[*chosen, *([0] if softmax else [])]] = of_class
             value = value.flatten(0, 1)
-        theirs[_rename(name, NAMES)] = value
+        theirs[_renamed(name, NAMES, DETECTOR)] = value
     return theirs
 
 
@@ -176,18 +178,7 @@ def load_weights(network: nn.Module, weights: str | None) -> None:
         return
     state, classes, eps = _read(network, weights)
     own = network.state_dict()
-    faults = {
-        "missing": [name for name in own if name not in state],
-        "unknown": [name for name in state if name not in own],
-        "of another shape": [
-            name for name in own if name in state and not _same_but_rows(name, own[name], state[name])
-        ],
-    }
-    faults = {
-        kind: [name for name in names if not name.endswith("num_batches_tracked")] for kind, names in faults.items()
-    }
-    if any(faults.values()):
-        said = ", ".join(f"{len(names)} {kind} (such as {names[0]})" for kind, names in faults.items() if names)
+    if said := faults(state, own, shape=_shape_of_one):
         raise CheckpointError(f"{weights}: these are not weights of this {type(network).__name__}: {said}")
     rows = {name: value for name, value in state.items() if _rows(name)}
     random = {name: own[name].clone() for name in rows}
@@ -258,7 +249,7 @@ def _read(network: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[st
 def _read_ours(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     try:
         about = content["detseg"]
-        state = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+        state = of_network(content)
         backbone = about["network"]["arguments"]["backbone"]
         body = backbone["arguments"].get("body", backbone)  # a single map has none
         return state, tuple(map(str, about["classes"])), body["arguments"].get("eps")
@@ -283,9 +274,9 @@ def _fetch(network: nn.Module, *of: str) -> tuple[str, dict[str, Tensor]]:
         raise CheckpointError(f"could not fetch {choices[version].url}: {error}; give its file") from error
 
 
-def _same_but_rows(name: str, own: Tensor, given: Tensor) -> bool:
-    """Whether two tensors of one name have the same shape, apart from the number of classes."""
-    return own.shape[1:] == given.shape[1:] if _rows(name) else own.shape == given.shape
+def _shape_of_one(name: str, value: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor, or of a row of it where these are as many as there are classes."""
+    return tuple(value.shape[1:] if _rows(name) else value.shape)
 
 
 def _by_class(rows: Tensor, count: int) -> Tensor:
@@ -296,13 +287,6 @@ def _by_class(rows: Tensor, count: int) -> Tensor:
 def _rows(name: str) -> int:
     """How many rows a class has in the tensor called ``name``; 0 where nothing belongs to a class."""
     return next((count for layer, count in ROWS.items() if name.startswith(layer)), 0)
-
-
-def _rename(name: str, table: Iterable[tuple[str, str]]) -> str:
-    for old, new in table:
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    raise CheckpointError(f"{name}: not an entry of a Faster or Mask R-CNN with a feature pyramid that torchvision has")
 
 
 def _current(name: str) -> str:
@@ -322,27 +306,26 @@ def _current(name: str) -> str:
 DILATED_FCN = (("backbone.", "backbone."), ("head.", "classifier."), ("auxiliary.", "aux_classifier."))
 
 
-def segmenter_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def segmenter_from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of ``DilatedFCN(ResNet(...))`` from one of torchvision's ``fcn_resnet50`` or ``fcn_resnet101``.
 
     Raises CheckpointError, naming it, for an entry that such a model does not have, or lacks.
     """
-    ours = _renamed(state, {theirs: own for own, theirs in DILATED_FCN})
+    table = [(theirs, own) for own, theirs in DILATED_FCN]
+    ours = {_renamed(name, table, DILATED): value for name, value in state.items()}
     if "head.4.weight" not in ours:
         raise CheckpointError("classifier.4.weight is missing; every FCN on a dilated ResNet has it")
     return {"class_weights": torch.ones(len(ours["head.4.weight"])), **ours}
 
 
-def segmenter_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def segmenter_to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of ``segmenter_from_torchvision``. Raises CheckpointError for a state of another network."""
-    return _renamed({name: state[name] for name in state if name != "class_weights"}, dict(DILATED_FCN))
+    return {_renamed(name, DILATED_FCN, DILATED): state[name] for name in state if name != "class_weights"}
 
 
-def _renamed(state: dict[str, Tensor], table: dict[str, str]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, value in state.items():
-        old = next((old for old in table if name.startswith(old)), None)
-        if old is None:
-            raise CheckpointError(f"{name}: not an entry of an FCN on a dilated ResNet")
-        renamed[table[old] + name.removeprefix(old)] = value
-    return renamed
+def _renamed(name: str, table: Iterable[tuple[str, str]], network: str) -> str:
+    """A name with the first beginning that ``table`` has exchanged. Raises CheckpointError if it has none."""
+    for old, new in table:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    raise CheckpointError(f"{name}: not an entry of {network}")

@@ -18,7 +18,7 @@ from detseg.modules.backbones.resnet import ResNet
 from detseg.modules.convolution import Convolution
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
-from detseg.ops.matching import NEGATIVE, POSITIVE, match
+from detseg.ops.matching import POSITIVE, match
 from detseg.ops.regions import roi_align, roi_pool
 from detseg.ops.sampling import sample
 from detseg.ops.suppression import suppress
@@ -164,29 +164,46 @@ def pool_regions(
     return pool(features[: len(strides)], boxes, strides, size).to(features[0].dtype)
 
 
+def label_regions(
+    proposals: Instances, targets: Instances, num_classes: int, iou: float
+) -> tuple[Instances, Tensor, Tensor]:
+    """Say of every proposal, and of the ground truth, which is among them, what it shows (Fast R-CNN, section 2.3).
+
+    An object at IoU >= ``iou`` with a ground truth; else background, ``num_classes``. With the ground truth there are
+    objects to learn from while proposals are still poor.
+
+    Returns regions (B, R) with labels; the place among the targets (B, R) of the ground truth that each overlaps most;
+    and the overlaps (B, N, R), meaningful where the target is valid.
+    """
+    boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
+    exists = torch.cat([proposals.valid, targets.valid], dim=1)
+    overlaps = box_ops.iou(targets.boxes, boxes)
+    matched, kind = match(overlaps, targets.valid, iou, iou, low_quality=False)
+    assert targets.labels is not None
+    labels = torch.where(kind == POSITIVE, targets.labels.gather(1, matched), num_classes)
+    return Instances(boxes, exists, labels), matched, overlaps
+
+
 def sample_regions(
     proposals: Instances, targets: Instances, num_classes: int, high: float, low: float, count: int, fraction: float
 ) -> tuple[Instances, Tensor, Tensor]:
     """Draw ``count`` regions an image to learn from, at most ``fraction`` of them objects (Fast R-CNN, section 2.3).
 
-    A proposal is an object at IoU >= ``high`` with a ground truth, and background at IoU in [``low``, ``high``). The
-    ground truth itself is among the proposals, so that there are objects to learn from while proposals are still poor.
+    Objects and background as ``label_regions`` tells them apart at IoU ``high``; of the background, what has an IoU of
+    at least ``low`` with a ground truth.
 
     Returns regions with labels, ``num_classes`` being the background, objects first; and of the ground truth that each
     region belongs to, meaningful for objects, the box (B, R, 4) and the place among the targets (B, R).
     """
-    boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
-    exists = torch.cat([proposals.valid, targets.valid], dim=1)
-    overlaps = box_ops.iou(targets.boxes, boxes)
-    matched, kind = match(overlaps, targets.valid, high, high, low_quality=False)
-    background = kind == NEGATIVE
+    regions, matched, overlaps = label_regions(proposals, targets, num_classes, high)
+    assert regions.labels is not None
+    background = regions.labels == num_classes
+    objects = regions.valid & ~background
     if low > 0:
         background &= torch.where(targets.valid[..., None], overlaps, 0).amax(dim=1) >= low
-    chosen, valid = sample((kind == POSITIVE) & exists, background & exists, count, fraction)
-    boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
-    matched = matched.gather(1, chosen)
-    assert targets.labels is not None
-    labels = torch.where(kind.gather(1, chosen) == POSITIVE, targets.labels.gather(1, matched), num_classes)
+    chosen, valid = sample(objects, background & regions.valid, count, fraction)
+    boxes = regions.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+    labels, matched = regions.labels.gather(1, chosen), matched.gather(1, chosen)
     truth = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
     return Instances(boxes, valid, labels), truth, matched
 

@@ -29,9 +29,10 @@ class MaskHead(nn.Module):
         self.deconv = nn.ConvTranspose2d(widths[-1], channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         for layer in (*self.convs, self.deconv, self.logits):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        for layer in (*self.convs, self.deconv):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.logits.weight, std=0.001)  # undecided at first, as in the original implementation
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:

@@ -150,7 +150,8 @@ def runs(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, 
 def texts(counts: Counts, lengths: Counts) -> list[bytes]:
     """COCO's text of each of some run lengths, which follow each other in ``counts``, ``lengths`` of them."""
     place = np.arange(len(counts)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    differences = counts - np.where(place > 2, np.roll(counts, 2), 0)
+    differences = counts.copy()
+    differences[2:] -= np.where(place[2:] > 2, counts[:-2], 0)
     # So many characters that the highest of their bits says the sign.
     size = np.where(differences < 0, ~differences, differences)
     widths = 1 + np.searchsorted(LIMITS, size, side="right")

@@ -11,6 +11,7 @@ from detseg.tasks.rcnn import RCNNTraining
 from detseg.tasks.segmentation import Segmentation, Segmented
 from detseg.tasks.task import Task
 from detseg.tasks.views import Views
+from detseg.tasks.waiting import DataWait
 
 # What trains a network of each kind; the first that it is of counts.
 TASKS: dict[type[nn.Module], type[Task]] = {
@@ -25,6 +26,7 @@ __all__ = [
     "Answer",
     "BestCheckpoint",
     "Classification",
+    "DataWait",
     "Detection",
     "LastCheckpoint",
     "Pictures",

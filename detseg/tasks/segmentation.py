@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,10 +18,12 @@ from detseg.errors import ConfigError
 from detseg.metrics import Confusion, segmentation_table
 from detseg.models import Segmenter
 from detseg.ops.losses import median_frequency_weights
-from detseg.structures import Batch
+from detseg.structures import VOID, Batch
 from detseg.tasks.prediction import evaluating, find_images, stored_data
 from detseg.tasks.task import Task
 from detseg.tasks.views import Views, segment
+
+log = logging.getLogger(__name__)
 
 OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_IoU", "frequency_weighted_IoU", "mean_boundary_IoU")
 
@@ -39,7 +42,8 @@ class Segmentation(Task):
     ``class_weights`` "median_frequency" makes rare classes count more in the cross entropy (see
     ``ops.losses.median_frequency_weights``; every label file is read once for it). The other settings are those of
     ``Task``. After a validation ``figures`` holds the losses and the figures of ``metrics.Confusion``, over the images
-    at their original size; ``views`` says how each is looked at.
+    at their original size; ``views`` says how each is looked at. A class of which no pixel is labelled, in the first
+    epoch or in a validation, is named in a warning: the other figures may be perfect without it.
     """
 
     learns_from = SegmentationData
@@ -56,12 +60,41 @@ class Segmentation(Task):
         self.class_weights = class_weights
         self.views = Views()
         self._confusion = Confusion(network.num_classes)
+        self._labelled: Tensor | None = None  # (256,) 1 for each label that the first epoch has shown
+        self._warned: set[str] = set()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and self.class_weights:
             counts = torch.from_numpy(self.data.train_annotations.counts())
             self.network.class_weights.copy_(median_frequency_weights(counts))
+
+    def on_train_start(self) -> None:
+        self._labelled = torch.zeros(VOID + 1, dtype=torch.uint8, device=self.device)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        if self._labelled is not None:
+            assert batch.semantic is not None
+            self._labelled.index_fill_(0, batch.semantic.flatten(), 1)
+        return super().training_step(batch, index)
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self._labelled is not None:
+            of_all = torch.as_tensor(self.all_gather(self._labelled)).view(-1, VOID + 1).amax(dim=0)
+            self._labelled = None
+            self._warn_of_absent(of_all.cpu().numpy(), "the first epoch", "nothing is learnt of them")
+
+    def _warn_of_absent(self, labelled: NDArray[Any], where: str, effect: str) -> None:
+        """Name the classes of which nothing is ``labelled`` (K or more,), once."""
+        absent = [name for name, count in zip(self.classes, labelled, strict=False) if not count]
+        if absent and where not in self._warned and self.trainer.is_global_zero:
+            self._warned.add(where)
+            log.warning(
+                "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is no class: if it is "
+                "meant for one, write the number of that class (0 to %d)",
+                *(where, ", ".join(absent), effect, VOID, len(self.classes) - 1),
+            )
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -81,6 +114,8 @@ class Segmentation(Task):
         self._confusion = self._confusion.gather()
 
     def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        labelled = self._confusion.matrix.sum(dim=1).numpy()
+        self._warn_of_absent(labelled, "the validation", "the figures say nothing of them")
         return self._confusion.figures(self.classes)
 
     @staticmethod

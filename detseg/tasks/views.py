@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +16,28 @@ from detseg.models import Segmenter
 STEP = 2 / 3  # of a window, from one to the next
 
 
-class Views(NamedTuple):
+@dataclass(frozen=True)
+class Views:
     """How often and in which parts an image is looked at. By default once, as a whole and as it is.
 
     ``window`` pixels is the side of the parts of a larger image, which overlap by a third. ``scales`` are factors that
     the image is resized by; with ``flip`` its mirror image is looked at too. Probabilities are averaged.
+
+    Raises ConfigError, naming it, for a value that makes no sense.
     """
 
     window: int | None = None
-    scales: tuple[float, ...] = (1.0,)
+    scales: Sequence[float] = (1.0,)
     flip: bool = False
 
-    def check(self) -> None:
-        """Raise ConfigError for values that make no sense."""
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"window {self.window}: must be at least 1 pixel")
-        if not self.scales or min(self.scales) <= 0:
-            raise ConfigError(f"scales {list(self.scales)}: must be one factor or several, each above 0")
+    def __post_init__(self) -> None:
+        if self.window is not None and (type(self.window) is not int or self.window < 1):
+            raise ConfigError(f"window {self.window}: must be a whole number of pixels, at least 1")
+        object.__setattr__(self, "scales", tuple(self.scales))  # a list would equal no default
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ConfigError(f"scales {list(self.scales)}: must be one factor or several, each above 0 and finite")
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"flip {self.flip}: must be true or false")
 
 
 def segment(network: Segmenter, images: Tensor, sizes: Tensor, views: Views) -> Tensor:

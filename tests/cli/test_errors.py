@@ -91,6 +91,11 @@ FILES = [
         "      anchor_sizes: [[8]]\n      backbone:",
         ["anchor_sizes has 1 lists, but the backbone 5 maps"],
     ),
+    (
+        "    class_path: FasterRCNN\n    init_args:\n",
+        "    class_path: MaskRCNN\n    init_args:\n      nmss: 0.5\n",
+        ["model.network.nmss (my.yaml, line 5)", "did you mean model.network.nms"],  # a setting of the class above it
+    ),
     ("max_epochs: 1", "accelerator: gpuu", ["gpuu", "cpu"]),
     ("max_epochs: 1", "devices: many", ["trainer: `devices`", "should be an int"]),
     ("MobileNetV2", "my.module.Net", ["No module named 'my'", "dotted path"]),

@@ -14,6 +14,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from detseg import cli
 from detseg.cli.heatmapping import spread
+from detseg.modules.backbones import GoogLeNet
 from tests.colours import COLOURS, write_classes, write_colours
 
 BACKBONE = ("--backbone", "MobileNetV2", "--backbone.weights", "weights.pth")
@@ -202,7 +203,8 @@ def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.Capture
     assert sum(f"{name}: " in printed for name in COLOURS) == 2
     with pytest.raises(SystemExit):
         cli.heatmap(["pictures/plain/0.png", "--checkpoint", "runs/looked/last.ckpt"])
-    assert "its shorter side has 40 pixels, fewer than the 64 that the classifier looks at" in capsys.readouterr().err
+    said = "its shorter side has 40 pixels, fewer than the 64 that the classifier looks at; --side 64 makes it as large"
+    assert said in capsys.readouterr().err
 
 
 def test_values_are_spread_over_the_pixels() -> None:
@@ -224,9 +226,36 @@ def test_values_are_spread_over_the_pixels() -> None:
         ([*BACKBONE, "--count", "0"], "--count 0: must be at least 1"),
         ([*BACKBONE, "--out", "heat.txt"], "--out heat.txt: must end in .png"),
         (["--checkpoint", "none.ckpt"], "none.ckpt: no such file"),
+        ([*BACKBONE, "--side", "0"], "--side 0: must be at least the 224 pixels that the classifier looks at"),
+        ([*BACKBONE, "--side", "-5"], "--side -5: must be at least the 224 pixels"),
+        (
+            [*BACKBONE[:-1], "headless.pth"],
+            "backbone.weights headless.pth: have no classifier.1.weight of ImageNet's 1000 classes, without which",
+        ),
+        (
+            [*BACKBONE[:-1], "ten.pth"],
+            "backbone.weights ten.pth: have no classifier.1.weight of ImageNet's 1000 classes, without which",
+        ),
     ],
 )
 def test_heat_maps_that_cannot_be_drawn(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torch.load("weights.pth", weights_only=True)
+    torch.save({name: value for name, value in state.items() if "classifier" not in name}, "headless.pth")
+    torch.save({name: value[:10] if "classifier" in name else value for name, value in state.items()}, "ten.pth")
     with pytest.raises(SystemExit):
         cli.heatmap([big_picture(), *arguments])
     assert said in capsys.readouterr().err
+    assert not Path("heatmap.png").exists()
+
+
+def test_classifiers_at_the_side_are_not_needed_for_a_heat_map() -> None:
+    """And which tensors of the head begin at random is known."""
+    with torch.device("meta"):
+        state = torchvision.models.googlenet(init_weights=False).state_dict()
+    state = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in state.items() if "aux" not in name}
+    torch.save(state, "no_aux.pth")
+    backbone = GoogLeNet(weights="no_aux.pth")
+    backbone.classifier(1000)
+    assert backbone.head_at_random == []
+    backbone.classifier(10)
+    assert backbone.head_at_random == ["fc.weight", "fc.bias"]

@@ -36,11 +36,14 @@ def test_every_family_is_listed(printed) -> None:
 
 def test_the_figures_are_those_of_torchvision(printed) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
-    metas = [one.meta for model in known for one in torchvision.models.get_model_weights(model)]
-    sizes = {meta["num_params"]: meta["_ops"] for meta in metas}
+    weights = [one for model in known for one in torchvision.models.get_model_weights(model)]
+    sizes = {one.meta["num_params"]: one.meta["_ops"] for one in weights}
+    pixels = {one.meta["num_params"]: one.transforms().crop_size[0] for one in reversed(weights)}
     for row in printed[0]:
         if row["backbone"] == "InceptionV3":  # whose classifier at the side torchvision counts, and evaluation drops
+            assert row["pixels"] == torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms().crop_size[0]
             continue
+        assert not row["weights"] or row["pixels"] == pixels[row["parameters"]]
         for licence in row["weights"].values():
             assert row["multiply_adds"] / 1e9 == pytest.approx(sizes[row["parameters"]], abs=2e-3)
             assert licence == "BSD-3-Clause"

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.testing import assert_close
 from torchvision.models.segmentation import fcn_resnet50
+from torchvision.transforms.functional import normalize
 
 from detseg import checkpoint, cli
+from detseg.cli.conversion import check_dilated
+from detseg.errors import CheckpointError
 from detseg.models import FCN, DilatedFCN
+from detseg.modules.backbones import ResNet
+from detseg.tasks import Segmentation
 
 TRAIN = [
     *("--config", "fcn_shapes.yaml", "--data.root", "shapes", "--data.train", "12", "--data.val", "5"),
@@ -66,6 +75,12 @@ def test_evaluation_by_several_views(folder: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         cli.evaluate(["--checkpoint", "runs/first/last.ckpt", "--scales", "[0]"])
     assert "error: scales [0.0]: must be one factor or several, each above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.evaluate(["--checkpoint", "runs/first/last.ckpt", "--window", "0"])
+    assert "error: window 0: must be" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.predict(["shapes/coco/val", "--checkpoint", "runs/first/last.ckpt", "--scales", "[.nan]"])
+    assert "error: scales [nan]: must be" in capsys.readouterr().err
 
 
 def test_prediction_writes_labels_overlays_and_shares(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,13 +105,39 @@ def test_prediction_writes_labels_overlays_and_shares(folder: Path, capsys: pyte
     assert "said/overlays/one.png: background" in printed.err
 
 
-def test_prediction_does_not_overwrite_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine/labels").mkdir(parents=True)
-    Image.new("RGB", (64, 64)).save("mine/labels/x.png")
+@pytest.mark.parametrize(
+    ("images", "out"),
+    [
+        (["mine/labels"], "mine"),
+        (["mine/labels/y.png"], "mine"),
+        (["mine/elsewhere/x.png", "mine/overlays"], "mine"),  # x-2.png would be written before it is read
+        (["mine/linked/x.png"], "mine/outside"),
+    ],
+)
+def test_prediction_does_not_overwrite_images(
+    folder: Path, images: list[str], out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "mine"
+    files = ("labels/x.png", "labels/y.png", "elsewhere/x.png", "overlays/x.png", "overlays/x-2.png")
+    for number, name in enumerate(files):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(root / name)
+    (root / "linked").symlink_to(root / "labels")
+    (root / "outside").mkdir()
+    (root / "outside" / "labels").symlink_to(root / "labels")
+    before = {path: path.read_bytes() for path in root.rglob("*.png")}
     with pytest.raises(SystemExit):
-        cli.predict(["mine/labels", "--checkpoint", "runs/first/best.ckpt", "--out", "mine"])
-    assert "would take the place of an image" in capsys.readouterr().err
-    assert Image.open("mine/labels/x.png").mode == "RGB"
+        cli.predict(
+            [
+                *(str(tmp_path / name) for name in images),
+                "--checkpoint",
+                "runs/first/best.ckpt",
+                f"--out={tmp_path / out}",
+            ]
+        )
+    assert "would take the place of an image; name another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in root.rglob("*.png")} == before
+    assert not list(root.rglob("predictions.json"))
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,13 +182,140 @@ def test_torchvisions_weights_are_converted_both_ways(folder: Path, capsys: pyte
     task = checkpoint.load("fcn.ckpt")
     assert isinstance(task.network, DilatedFCN)
     assert task.classes[:2] == ("background", "aeroplane")
+    capsys.readouterr()
     cli.convert(["fcn.ckpt", "back.pth"])
+    settings = "weights=None, weights_backbone=None, num_classes=21, aux_loss=True"
+    printed = capsys.readouterr().err
+    assert f"it is loaded by fcn_resnet50({settings})" in printed
+    assert "eps" not in printed
     back = torch.load("back.pth", weights_only=True)
     assert list(back) == list(theirs.state_dict())
     assert all(torch.equal(back[name], value) for name, value in theirs.state_dict().items())
     with pytest.raises(SystemExit):
         cli.convert(["runs/first/best.ckpt", "x.pth"])
     assert "runs/first/best.ckpt: holds FCN" in capsys.readouterr().err
+
+
+def dilated(name: Any = "resnet50", auxiliary_weight: float = 0.5, classes: int = 2, **settings: Any) -> Segmentation:
+    """A task as after a training."""
+    backbone = ResNet(name, **{"stages": [4, 5], "norm": "batch", "output_stride": 8, **settings})
+    task = Segmentation(DilatedFCN(backbone, classes, auxiliary_weight))
+    task.classes = tuple(f"class {number}" for number in range(classes))
+    return task
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, torch.Tensor]:
+    """The state of torchvision's for two classes, with both heads; of zeros, which take no room in a file."""
+    with torch.device("meta"):
+        state = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=True).state_dict()
+    return {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
+
+
+def test_what_is_written_loads_as_it_is_said_and_computes_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the auxiliary head, and so without its map, and with another epsilon than torchvision's."""
+    torch.manual_seed(0)
+    task = dilated(auxiliary_weight=0, stages=[5], eps=1e-3)
+    checkpoint.save(task, "ours.ckpt")
+    cli.convert(["ours.ckpt", "theirs.pth"])
+    printed = capsys.readouterr().err
+    settings = "weights=None, weights_backbone=None, num_classes=2, aux_loss=False"
+    assert f"it is loaded by fcn_resnet50({settings})" in printed
+    assert "set eps of its batch norms to 0.001: it is 1e-05 there" in printed
+    network: Any = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
+    network.load_state_dict(torch.load("theirs.pth", weights_only=True), strict=True)
+    for layer in network.backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-3
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = network.eval()(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))["out"]
+        assert_close(task.network.eval()(images), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"name": "resnet152"}, "is on resnet152"),
+        ({"name": "resnet18", "output_stride": 32}, "is on resnet18, has output_stride 32"),
+        ({"output_stride": 16}, "has output_stride 16"),
+        ({"stages": [3, 5]}, "has stages [3, 5]"),
+        ({"stages": [3, 4], "auxiliary_weight": 0}, "has stages [3, 4]"),
+        ({"norm": "frozen"}, "has norm frozen"),
+    ],
+)
+def test_what_torchvision_builds_otherwise_is_not_converted(settings: dict[str, Any], said: str) -> None:
+    with torch.device("meta"):
+        network = dilated(**settings).network
+    said = re.escape(f"x.ckpt: its DilatedFCN {said}; torchvision's fcn_resnet50 and fcn_resnet101 are on")
+    with pytest.raises(CheckpointError, match=f"{said}.* with stages .4, 5., output_stride 8 and norm batch"):
+        check_dilated(network, Path("x.ckpt"))
+
+
+def test_it_is_refused_before_a_file_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(dilated("resnet18", output_stride=32), "other.ckpt")
+    with pytest.raises(SystemExit):
+        cli.convert(["other.ckpt", "other.pth"])
+    assert "error: other.ckpt: its DilatedFCN is on resnet18" in capsys.readouterr().err
+    assert not Path("other.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "said"),
+    [
+        (lambda state: state, [], "--classes: the network has 2 classes, and VOC 21; name them all"),
+        (
+            lambda state: state,
+            ["--classes", "a"],
+            "--classes: the network has 2 classes, the names are 1; name them all",
+        ),
+        (
+            lambda state: {name: value for name, value in state.items() if name != "aux_classifier.4.weight"},
+            [],
+            "not the weights of fcn_resnet50 for 2 classes: 1 missing (such as aux_classifier.4.weight)",
+        ),
+        (
+            lambda state: {**state, "aux_classifier.4.weight": torch.zeros(21, 256, 1, 1)},
+            [],
+            "for 2 classes: 1 of another shape (such as aux_classifier.4.weight)",
+        ),
+        (lambda state: {**state, "head.x": torch.zeros(1)}, [], "head.x: not an entry of an FCN on a dilated ResNet"),
+        (
+            lambda state: {name: value for name, value in state.items() if "layer3.5" not in name},
+            [],
+            "its backbone is none of resnet18",
+        ),
+        (lambda state: {"model": state, "epoch": 3}, [], "not a state dict, which has tensors alone: model is none"),
+        (lambda state: {**state, "epoch": 3}, [], "not a state dict, which has tensors alone: epoch is none"),
+        (lambda state: {1: torch.zeros(1)}, [], "not a state dict"),
+        (lambda state: {}, [], "holds nothing, but not the weights of one of"),
+    ],
+)
+def test_files_that_are_not_torchvisions_fcn(
+    folder: Path,
+    theirs: dict[str, torch.Tensor],
+    change: Any,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(change(theirs), "wrong.pth")
+    with pytest.raises(SystemExit):
+        cli.convert(["wrong.pth", "wrong.ckpt", *arguments])
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+    assert not Path("wrong.ckpt").exists()
+
+
+def test_a_file_without_the_auxiliary_head(folder: Path, theirs: dict[str, torch.Tensor]) -> None:
+    torch.save({name: value for name, value in theirs.items() if not name.startswith("aux")}, "alone.pth")
+    cli.convert(["alone.pth", "alone.ckpt", "--classes", "ground, crack"])
+    task = checkpoint.load("alone.ckpt")
+    assert task.network.auxiliary is None
+    assert task.classes == ("ground", "crack")
 
 
 @pytest.mark.parametrize(

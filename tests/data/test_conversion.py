@@ -20,7 +20,7 @@ from pycocotools import mask as reference
 from detseg import cli
 from detseg.data.conversion import convert
 from detseg.data.finding import find_source
-from detseg.data.masks import POLYGONS, pack_masks, pack_polygons, unpack_polygons
+from detseg.data.masks import POLYGONS, pack_masks, pack_polygons
 from detseg.data.outlines import clockwise, joined, rings, signed_area
 from detseg.errors import DataError
 from tests.data import made
@@ -286,8 +286,7 @@ def test_real_data_goes_through(shared_data: Path, tmp_path: Path, name: str, to
         boxes = one.boxes
         if to == "YOLO" and one.masks is not None and other.masks is not None:
             for i, size in enumerate(np.repeat(one.sizes, np.diff(one.offsets), axis=0).tolist()):
-                content = one.masks.data[one.masks.offsets[i] : one.masks.offsets[i + 1]].tobytes()
-                polygons = [polygon.round(9).tolist() for polygon in unpack_polygons(content)]
+                polygons = [polygon.round(9).tolist() for polygon in one.masks.polygons(i)]
                 points = np.concatenate(polygons).reshape(-1, 2)
                 boxes[i] = [*points.min(axis=0), *points.max(axis=0)]  # now they are those of the polygons
                 rounded = pack_masks([(POLYGONS, pack_polygons(polygons))]).runs(0, *size)

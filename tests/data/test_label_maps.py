@@ -161,13 +161,27 @@ def test_classes_that_make_no_sense(tmp_path: Path, classes: list[str], message:
     [
         ("classes.txt", "sky\nred fox \n\n", (("sky", "red fox"), (255,))),
         ("class_names.txt", "_background_\ncat", (("_background_", "cat"), (255,))),
+        ("classes.txt", b"\xef\xbb\xbfsky\r\nred fox\r\n\r\n", (("sky", "red fox"), (255,))),
+        ("classes.txt", "Größe\nstraße".encode(), (("Größe", "straße"), (255,))),
+        ("classes.json", b'\xef\xbb\xbf["sky", "road"]', (("sky", "road"), (255, 255))),
         ("classes.json", ["sky", "road"], (("sky", "road"), (255, 255))),
         ("classes.json", {"classes": ["sky", "road"], "ignore_index": 2}, (("sky", "road"), (2, 255))),
     ],
 )
 def test_names_of_classes(tmp_path: Path, name: str, content: Any, expected: tuple[Any, Any]) -> None:
-    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+    (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     assert find_classes(tmp_path, ("a", "b"), (7,)) == (tmp_path / name, *expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"sky\n\nroad\n", "line 2 is empty"), (b"\nsky", "line 1 is empty"), (b"sk\xff", "cannot read the names")],
+)
+def test_a_list_of_names_that_is_not_one(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"classes\.txt: {said}"):
+        find_classes(tmp_path)
 
 
 def test_names_of_classes_where_there_is_no_file(tmp_path: Path) -> None:

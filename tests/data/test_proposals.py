@@ -27,7 +27,7 @@ AUGMENT: dict[str, dict[str, Any]] = {"VerticalFlip": {"p": 0.5}, "Transpose": {
 def picture(boxes: np.ndarray, proposals: np.ndarray | None, masks: bool = False) -> Picture:
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     labels = np.arange(len(boxes), dtype=np.int64)
-    return Picture(image, boxes, labels, np.ones((len(boxes), 48, 64), bool) if masks else None, proposals)
+    return Picture(image, boxes, labels, np.full((len(boxes), 32, 32), 255, np.uint8) if masks else None, proposals)
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,7 +37,10 @@ def test_they_move_as_boxes_do(seed: int, augmented: bool, masks: bool) -> None:
     found = transforms.train(picture(BOXES, BOXES.copy(), masks), seed)
     assert found.proposals is not None
     assert found.proposals.dtype == np.float32
-    assert np.allclose(found.proposals, found.boxes, atol=1e-4)  # all boxes stay inside of a crop
+    alone = transforms.train(picture(BOXES, BOXES.copy()), seed)
+    assert np.allclose(found.proposals, alone.boxes, atol=1e-4)  # all boxes stay inside of a crop
+    assert alone.proposals is not None
+    assert np.array_equal(found.proposals, alone.proposals)  # a mask narrows the box of an object, no proposal
     without = transforms.train(picture(BOXES, None, masks), seed)
     assert without.proposals is None
     assert np.array_equal(without.image, found.image)  # proposals change nothing for the rest

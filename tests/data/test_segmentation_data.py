@@ -180,8 +180,18 @@ def test_a_broken_file_stops_with_its_path_alone(tmp_path: Path, workers: int) -
 def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
     write_folder(tmp_path)
     put(tmp_path / "masks/val/val1.png", labels(1, 40, 64))
-    with pytest.raises(DataError, match=r"images/val/val1\.png: the image is 64x48 but its annotation says 64x40"):
+    with pytest.raises(DataError) as caught:
         rows(FolderSegmentation(str(tmp_path), workers=0).val_dataloader())
+    image, mask = (tmp_path / name / "val" / "val1.png" for name in ("images", "masks"))
+    assert str(caught.value).startswith(f"{image}: the image is 64x48 but {mask} says 64x40 (width x height)")
+
+
+def test_an_annotation_file_of_another_size_is_named(tmp_path: Path) -> None:
+    write_coco(tmp_path, objects())
+    made.image(tmp_path / "train" / "7.png", 40, 60)
+    data = COCOSegmentation(str(tmp_path), train_file="train.json", val_file="train.json", workers=0)
+    with pytest.raises(DataError, match=rf"7\.png: the image is 60x40 but {tmp_path}/train\.json says 64x48"):
+        rows(data.val_dataloader())
 
 
 @pytest.mark.parametrize("values", [{"batch_size": 0}, {"workers": -1}])
@@ -441,7 +451,10 @@ def test_coco_finds_its_files(tmp_path: Path) -> None:
         ({"segmentation": [["a"] * 6]}, "annotation 3 has a broken segmentation"),
         ({"segmentation": {"size": [48, 64], "counts": "fffffff"}}, "annotation 3 has a broken segmentation"),
         ({"segmentation": {"size": [48, 64], "counts": [5, 99999]}}, "annotation 3 has a broken segmentation"),
-        ({"segmentation": {"size": [64, 48], "counts": [5]}}, r"it is \[64, 48\] pixels high and wide"),
+        (
+            {"segmentation": {"size": [64, 48], "counts": [5]}},
+            r"annotation 3 has a broken .* \[64, 48\], but its image is \[48, 64\]",
+        ),
         ({"segmentation": 3}, "annotation 3 has a broken segmentation"),
         ({"segmentation": None}, "annotation 3 has no segmentation"),
         ({"category_id": 6}, "annotation 3 has category_id 6, which is not in the categories"),
@@ -455,6 +468,32 @@ def test_a_broken_object_is_named(tmp_path: Path, change: dict[str, Any], messag
     file = write_coco(tmp_path, entries)
     with pytest.raises(DataError, match=rf"train\.json: .*{message}"):
         read_coco_maps(file, tmp_path / "train").labels(2)
+
+
+def test_a_part_of_a_polygon_that_covers_nothing_changes_nothing(tmp_path: Path) -> None:
+    """A point and a line, which some programs leave in their files."""
+    before = read_coco_maps(write_coco(tmp_path, objects()), tmp_path).labels(2)
+    entries = objects()
+    entries[0]["segmentation"] += [[3, 3], [10, 10, 60, 40]]
+    assert np.array_equal(read_coco_maps(write_coco(tmp_path, entries), tmp_path).labels(2), before)
+
+
+def test_annotations_of_images_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_coco_maps(write_coco(tmp_path, objects()), tmp_path)
+    assert "train.json: left out 1 annotations of images it does not list" in caplog.text
+    entries = [{**entry, "image_id": str(entry["image_id"])} for entry in objects()]
+    with pytest.raises(DataError, match=r"no annotation is of an image that it lists: .* such as '7', the images 2"):
+        read_coco_maps(write_coco(tmp_path, entries), tmp_path)
+
+
+@pytest.mark.parametrize("section", ["images", "categories"])
+def test_ids_that_are_there_twice(tmp_path: Path, section: str) -> None:
+    file = write_coco(tmp_path, objects())
+    content = json.loads(file.read_text())
+    content[section].append(content[section][0])
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"train\.json: more than one entry of {section} has the id \d"):
+        read_coco_maps(file, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a\\..\\..\\secret.png", None])
@@ -515,9 +554,28 @@ def test_panoptic_segments(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"segments_info": []}, r"1\.png: it shows a segment 3, which its annotation does not list"),
-        ({"segments_info": None}, r"json: each image must have one annotation"),
-        ({"segments_info": [{"id": 3}]}, r"has category_id = None"),
-        ({"file_name": "2.png"}, r"2\.png: cannot read these segments"),
+        ({"segments_info": None}, r"json: each image must have one annotation .*; image 1 has one without"),
+        ({"segments_info": [{"id": 3}]}, r"json: an entry of annotations \(id 3\) has category_id = None"),
+        ({"segments_info": [3]}, r"json: an entry of segments_info of image 1 is 3, but must be an object"),
+        ({"segments_info": [{"category_id": 2}]}, r"json: an entry of segments_info of image 1 .* has id = None"),
+        ({"segments_info": [{"id": "3"}]}, r"json: an entry of segments_info of image 1 .* has id = '3'"),
+        ({"segments_info": [{"id": True}]}, r"json: an entry of segments_info of image 1 .* has id = True"),
+        (
+            {"segments_info": [{"id": 3, "category_id": 2}] * 2},
+            r"json: more than one entry of segments_info of image 1 has the id 3",
+        ),
+        (
+            {"segments_info": [{"id": 0, "category_id": 2}]},
+            r"json: image 1 has a segment 0; .* 1 to 16777215, and 0 is",
+        ),
+        ({"segments_info": [{"id": 2**24, "category_id": 2}]}, r"json: image 1 has a segment 16777216;"),
+        ({"segments_info": [{"id": 2**70, "category_id": 2}]}, r"json: image 1 has a segment 1180"),
+        ({"segments_info": [{"id": -1, "category_id": 2}]}, r"json: image 1 has a segment -1;"),
+        ({"segments_info": [{"id": 3, "category_id": 7}]}, r"json: annotation 1\.png has category_id 7, which is not"),
+        ({"image_id": 8}, r"json: no annotation is of an image that it lists: .* such as 8, the images 1;"),
+        ({"image_id": None}, r"json: an entry of annotations \(id None\) has image_id = None"),
+        ({"file_name": 5}, r"json: an entry of annotations \(id 1\) has file_name = 5"),
+        ({"file_name": "2.png"}, r"2\.png: cannot read this image"),
         ({"file_name": "../2.png"}, r"leads out of the folder"),
     ],
 )
@@ -527,6 +585,30 @@ def test_broken_panoptic_segments(tmp_path: Path, change: dict[str, Any], messag
     content["annotations"][0] |= change
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
+        read_coco_maps(file, tmp_path / "train").labels(0)
+
+
+@pytest.mark.parametrize(("times", "have"), [(0, "0 annotations"), (2, "2 annotations")])
+def test_each_image_has_one_annotation_of_its_segments(tmp_path: Path, times: int, have: str) -> None:
+    file, _ = write_panoptic(tmp_path)
+    content = json.loads(file.read_text())
+    content["images"].append({"id": 5, "file_name": "5.jpg", "height": 48, "width": 64})
+    content["annotations"] += [{**content["annotations"][0], "image_id": 5}] * times
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"json: each image must have one .*; image 5 has {have}"):
+        read_coco_maps(file, tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "not an image"), (b"nothing", "not an image"), (None, "cannot read")]
+)
+def test_segments_that_cannot_be_read(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file, _ = write_panoptic(tmp_path)
+    image = tmp_path / "panoptic_train" / "1.png"
+    image.unlink()
+    if content is not None:
+        image.write_bytes(content)
+    with pytest.raises(DataError, match=rf"panoptic_train/1\.png: .*{said}"):
         read_coco_maps(file, tmp_path / "train").labels(0)
 
 

@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
+from detseg import publication
 from detseg.errors import CheckpointError
-from detseg.models import FCN
+from detseg.models import FCN, DilatedFCN
 from detseg.modules import FPN, backbones
 from detseg.modules.backbones import VGG, AlexNet, Backbone, ConvNet, ResNet
 from detseg.modules.upsampling import Upsampling
@@ -76,7 +77,8 @@ def test_fcn_8s_is_the_paper_written_out(narrow: None, tmp_path: Path) -> None:
 
 def saved(network: FCN, path: Path) -> str:
     """A checkpoint as a training writes it."""
-    torch.save({"state_dict": {f"network.{name}": value for name, value in network.state_dict().items()}}, path)
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, "detseg": {}}, path)
     return str(path)
 
 
@@ -105,12 +107,15 @@ def test_a_finer_net_begins_with_what_the_coarser_one_says(tmp_path: Path, caplo
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: stage(16, saved(stage(8), path)), "it has, and this net not, scores.8.weight and 2 more"),
-        (lambda path: stage(8, saved(stage(16, classes=5), path)), "it has for other classes class_weights"),
-        (lambda path: FCN(AlexNet(), 3, 32, weights=saved(stage(16), path)), "it lacks backbone.features.0.weight"),
+        (lambda path: stage(16, saved(stage(8), path)), r"coarser FCN on this .*: 3 unknown \(such as scores.8.weight"),
+        (lambda path: stage(8, saved(stage(16, classes=5), path)), r"2 of another shape \(such as scores.16.weight"),
+        (
+            lambda path: FCN(AlexNet(), 3, 32, weights=saved(stage(16), path)),
+            r"\d+ missing \(such as backbone.features.0.weight",
+        ),
         (lambda path: stage(8, str(path.with_name("absent.ckpt"))), "absent.ckpt: no such file; train the coarser"),
-        (lambda path: path.write_bytes(b"?") and stage(8, str(path)), "not a checkpoint of an FCN"),
-        (lambda path: torch.save({"x": 1}, path) or stage(8, str(path)), "not a checkpoint of an FCN"),
+        (lambda path: path.write_bytes(b"?") and stage(8, str(path)), "net.ckpt: damaged, cut short, or no checkpoint"),
+        (lambda path: torch.save({"x": 1}, path) or stage(8, str(path)), "net.ckpt: not a state dict, .*: x is none"),
     ],
 )
 def test_weights_that_do_not_fit(make: Any, said: str, tmp_path: Path, narrow: None) -> None:
@@ -120,8 +125,42 @@ def test_weights_that_do_not_fit(make: Any, said: str, tmp_path: Path, narrow: N
 
 def test_weights_would_run_no_code(tmp_path: Path) -> None:
     torch.save({"state_dict": {"network.x": Path("x")}}, tmp_path / "net.ckpt")
-    with pytest.raises(CheckpointError, match="not a checkpoint of an FCN"):
+    with pytest.raises(CheckpointError, match=r"net.ckpt: holds pathlib.*only tensors and plain values are read"):
         stage(8, str(tmp_path / "net.ckpt"))
+
+
+def test_a_finer_net_has_its_own_weights_of_the_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    coarse = stage(16)
+    with caplog.at_level("INFO"):
+        stage(8, saved(coarse, tmp_path / "plain.ckpt"))
+    assert "weights of the classes" not in caplog.text
+    coarse.class_weights.copy_(torch.tensor([0.5, 1.0, 9.0]))
+    with caplog.at_level("INFO"):
+        finer = stage(8, saved(coarse, tmp_path / "weighted.ckpt"))
+    assert finer.class_weights.tolist() == [1, 1, 1]
+    assert "weighted.ckpt: its weights of the classes are not taken; this net has those of model.class_w" in caplog.text
+
+
+def test_a_published_folder_is_gone_on_from(tmp_path: Path) -> None:
+    coarse = stage(16)
+    publication.write(tmp_path / "coarse", {f"network.{name}": one for name, one in coarse.state_dict().items()}, {})
+    finer = stage(8, str(tmp_path / "coarse"))
+    assert torch.equal(finer.backbone.conv1.weight, coarse.backbone.conv1.weight)
+
+
+@torch.no_grad()
+def test_logits_are_upsampled_in_single_precision() -> None:
+    """Under bfloat16, whose rounding would make neighbouring pixels alike and classes equal."""
+    torch.manual_seed(0)
+    for network in (stage(16), DilatedFCN(ResNet("resnet18", stages=[2, 3]), CLASSES).eval()):
+        for name, value in network.named_parameters():
+            if name.startswith("scores."):
+                value.normal_()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(scene().images)
+        assert logits.dtype == torch.float32
+        ramp = logits[0, 0, 48, 8:24]
+        assert len(ramp.unique()) == 16  # of which bfloat16 would keep a few
 
 
 def test_strides_that_there_are() -> None:

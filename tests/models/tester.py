@@ -103,10 +103,10 @@ def gradients(network: nn.Module) -> dict[str, Tensor | None]:
     return {name: value.grad for name, value in network.named_parameters() if value.requires_grad}
 
 
-def overfit(network: Detector, batch: Batch, steps: int = 80, lr: float = 2e-3) -> None:
+def overfit(network: Detector, batch: Batch, steps: int = 160, lr: float = 1e-3) -> None:
     optimizer = torch.optim.AdamW(network.parameters())
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 5) * (1 if step < 0.7 * steps else 0.2)
+        optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 5) * (1 if step < 0.6 * steps else 0.1)
         backward(network, batch)
         optimizer.step()
 
@@ -156,7 +156,7 @@ class DetectorTester:
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 80 steps."""
+        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 160 steps."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -185,7 +185,7 @@ class DetectorTester:
             expected = torch.tensor([box for box, _ in objects], dtype=torch.float32)
             assert sure.sum() == len(objects)
             overlap, detection = box_iou(expected, boxes[row, sure]).max(dim=1)
-            assert overlap.min() > 0.65  # a sum in another order, as of more threads, trains another network
+            assert overlap.min() > 0.75
             assert labels[row, sure][detection].tolist() == [label for _, label in objects]
 
     @torch.no_grad()
@@ -313,7 +313,7 @@ class DetectorTester:
         for row, objects in enumerate(OBJECTS):
             count = len(objects)
             overlap = box_iou(exact.boxes[row, :count], rough.boxes[row, :count]).amax(dim=1)
-            assert overlap.min() > 0.7  # RoIPool rounds: a region can move by a cell of the map
+            assert overlap.min() > 0.9
 
     def test_training_compiles_into_one_graph(self, network, batch) -> None:
         torch.compiler.reset()

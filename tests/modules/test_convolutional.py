@@ -99,6 +99,42 @@ def test_hidden_layers_keep_the_size_of_the_map(backbone: Any, layers: list[tupl
         assert hidden(torch.zeros(1, network.channels[-1], 5, 4)).shape[2:] == (5, 4)
 
 
+@torch.no_grad()
+def test_statistics_of_batch_norm_stay_as_they_are() -> None:
+    classifier = Classifier(ResNet("resnet18"), 3).train()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    network = ConvolutionalClassifier(classifier, 64)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert all(module.training for module in (network, network.backbone, network.backbone.bn1))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "middle"),
+    # In pixels from the start of the window of 224. By hand, for AlexNet: 4j + 3.5 is the middle of what conv1 sees;
+    # poolings of three by two make it 8j + 7.5, 16j + 15.5 and 32j + 31.5; fc6 takes the cells 0 to 5.
+    [(lambda: AlexNet(), 111.5), (lambda: VGG("vgg11"), 112.0), (lambda: ResNet("resnet18"), 96.5)],
+)
+def test_where_a_cell_looks(backbone: Any, middle: float, narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The centre of the gradient of one cell, in a network that is made linear, and all whose weights are equal."""
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x)
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    pool = torch.nn.functional.avg_pool2d
+    monkeypatch.setattr(nn.MaxPool2d, "forward", lambda self, x: pool(x, self.kernel_size, self.stride, self.padding))
+    network = ConvolutionalClassifier(Classifier(backbone(), 2).eval())
+    for name, value in network.named_parameters():
+        torch.nn.init.constant_(value, 0.0 if name.endswith("bias") else 1 / value[0].numel())
+    seen = torch.zeros(1, 3, 608, 640, requires_grad=True)
+    monkeypatch.setattr(network.backbone, "normalize", lambda images, sizes: seen)
+    cells = network(torch.zeros(1, 3, 608, 640, dtype=torch.uint8))
+    row, column = 5, 6
+    (gradient,) = torch.autograd.grad(cells[0, 0, row, column], seen)
+    weight = gradient[0].sum(dim=0).double()
+    for dim, cell in ((1, row), (0, column)):
+        line = weight.sum(dim=dim)
+        centre = float((line * (torch.arange(len(line)) + 0.5)).sum() / line.sum())
+        assert centre - 32 * cell == pytest.approx(middle, abs=0.05)
+
+
 def test_a_map_of_another_size_than_the_classifier_wants() -> None:
     with pytest.raises(ValueError, match="7 x 7 cells, not of 9 x 9"):
         convolutional(nn.Sequential(nn.AdaptiveAvgPool2d((7, 7)), nn.Flatten()), 8, 9)

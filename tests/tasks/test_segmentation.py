@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from detseg import checkpoint
 from detseg.data import FolderSegmentation, SegmentationTransforms
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
-from detseg.models import Segmenter
+from detseg.models import FCN, DilatedFCN, Segmenter
+from detseg.modules.backbones import ResNet
 from detseg.structures import VOID
 from detseg.tasks import LastCheckpoint, Segmentation, Views
 from detseg.tasks.views import segment
@@ -189,16 +192,90 @@ def test_views_are_averaged(views: Views) -> None:
 
 
 @pytest.mark.parametrize(
-    ("views", "said"),
+    ("values", "said"),
     [
-        (Views(window=0), "window 0"),
-        (Views(scales=()), r"scales \[\]"),
-        (Views(scales=(1.0, -2.0)), r"scales \[1.0, -2"),
+        ({"window": 0}, "window 0: must be"),
+        ({"window": 24.5}, r"window 24\.5: must be"),
+        ({"window": True}, "window True: must be"),
+        ({"scales": ()}, r"scales \[\]: must be"),
+        ({"scales": (1.0, -2.0)}, r"scales \[1\.0, -2\.0\]: must be"),
+        ({"scales": (0,)}, r"scales \[0\]: must be"),
+        ({"scales": [math.nan]}, r"scales \[nan\]: must be"),
+        ({"scales": [1.0, math.inf]}, r"scales \[1\.0, inf\]: must be"),
+        ({"flip": 2}, "flip 2: must be"),
     ],
 )
-def test_views_that_make_no_sense(views: Views, said: str) -> None:
+def test_views_that_make_no_sense(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        views.check()
+        Views(**values)
+
+
+def test_views_are_values() -> None:
+    assert Views(scales=[1.0]) == Views()
+    with pytest.raises(AttributeError):
+        Views().window = 3  # type: ignore[misc]
+
+
+def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Masks of 0 and 255, in which 255 was meant for the object: the figures are perfect, and nobody would know."""
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (tmp_path / name / split).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (255, 0, 0)).save(tmp_path / "images" / split / "a.png")
+        mask = np.zeros((40, 40), dtype=np.uint8)
+        mask[10:20] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / split / "a.png")
+    (tmp_path / "classes.txt").write_text("ground\ncrack\nleaf\n")
+    task = Segmentation(Brightest())
+    Trainer(**QUIET, max_epochs=2).fit(task, data(tmp_path, batch_size=1))
+    assert task.figures["mean_IoU"] == 1.0
+    said = [message for message in caplog.messages if "no pixel that is labelled" in message]
+    assert len(said) == 2
+    assert {message.partition(" has no pixel that is labelled crack, leaf: ")[0] for message in said} == {
+        "the first epoch",
+        "the validation",
+    }
+    assert "255 means void, which is no class: if it is meant for one, write the number of that class" in said[0]
+
+
+def test_no_class_is_named_where_all_are_labelled(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Trainer(**QUIET, max_epochs=1).fit(Segmentation(Brightest()), data(root))
+    assert "no pixel that is labelled" not in caplog.text
+
+
+@pytest.mark.parametrize(("height", "width"), [(91, 123), (70, 101)])  # 70 is 72 for stride 8, and 96 for 32
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DilatedFCN(ResNet("resnet18", stages=[2, 3]), 3),
+        lambda: FCN(ResNet("resnet18", stages=[2, 3]), 3, stride=4),
+        lambda: FCN(ResNet("resnet18"), 3, stride=8),
+    ],
+)
+@torch.no_grad()
+def test_evaluation_and_prediction_give_the_same_logits(make: Any, height: int, width: int, tmp_path: Path) -> None:
+    """Of an image whose sides are no multiples of any stride, alone, and in a batch with one that needs no padding."""
+    for name in ("images", "masks"):
+        (tmp_path / name / "val").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in {"a": (height, width), "b": (96, 128)}.items():
+        image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "images" / "val" / f"{name}.png")
+        Image.fromarray(image[..., 0] * 0).save(tmp_path / "masks" / "val" / f"{name}.png")
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "train").symlink_to(tmp_path / folder / "val")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    torch.manual_seed(0)
+    network = make().eval()
+    for name, value in network.named_parameters():
+        if name.startswith("scores."):
+            value.normal_()
+    (batch,) = data(tmp_path, batch_size=2).val_dataloader()
+    evaluated = network.validate(batch)[1][:1, :, :height, :width]
+    image, _ = data(tmp_path).eval_transform(np.array(Image.open(tmp_path / "images" / "val" / "a.png")))
+    predicted = network(torch.from_numpy(image).permute(2, 0, 1)[None])
+    assert predicted.std() > 1e-3
+    assert_close(predicted, evaluated, rtol=1e-4, atol=1e-4 * float(predicted.std()))
 
 
 def test_views_are_for_figures_and_predictions(root: Path) -> None:

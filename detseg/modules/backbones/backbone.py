@@ -25,6 +25,7 @@ class Backbone(nn.Module, Recipe):
     channels: list[int]
     strides: list[int]
     extra = 0  # how many of the coarsest maps are for anchors alone, and no region's features come from
+    image_size = 224  # pixels on each side of the images that its classifier was published for
     aligned = True  # whether a map's cell (i, j) lies over the pixels (i, j) x stride; a classifier has no need of it
 
     mean: Tensor

@@ -43,6 +43,7 @@ class ConvNet(Backbone, ABC):
     auxiliary: ClassVar[Mapping[str, str]] = {}  # classifiers at the side, for training: child -> block before it
     padding: Mapping[str, tuple[int, int]] = {}  # of the input of blocks: pixels before and after, in both directions
     usually_frozen: ClassVar[int] = 2
+    head_at_random: Sequence[str] = ()  # tensors of the last ``classifier`` that ``weights`` do not have
 
     def __init__(
         self,
@@ -129,7 +130,9 @@ class ConvNet(Backbone, ABC):
         left = self._load(network, dict(self._blocks(network)))
         if left:
             log.info("%s: weights %s have no %s: at random", self.name, self.weights, ", ".join(left))
-        head = nn.Sequential(OrderedDict(self.head(network)))
+        parts = self.head(network)
+        self.head_at_random = [key for key in left if key.partition(".")[0] in parts]
+        head = nn.Sequential(OrderedDict(parts))
         return head, {name: network.get_submodule(name) for name in self.auxiliary}
 
     def set_eps(self, eps: float) -> None:

@@ -26,6 +26,7 @@ class InceptionV3(ConvNet):
         *("Mixed_7a", "Mixed_7b", "Mixed_7c"),
     )
     taps: Mapping[int, str] = {1: "Conv2d_2b_3x3", 2: "Conv2d_4a_3x3", 3: "Mixed_5d", 4: "Mixed_6e", 5: "Mixed_7c"}
+    image_size = 299
     auxiliary: ClassVar[Mapping[str, str]] = {"AuxLogits": "Mixed_6e"}
     padding: Mapping[str, tuple[int, int]] = dict.fromkeys(  # all that begin with 3 x 3 unpadded
         ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "maxpool1", "Conv2d_4a_3x3", "maxpool2", "Mixed_6a", "Mixed_7a"), (1, 1)

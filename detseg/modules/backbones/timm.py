@@ -139,7 +139,7 @@ def _load(name: str, weights: str | None, maps: Sequence[int]) -> Any:
             raise CheckpointError(f"{weights}: timm could not fetch weights of {name}: {error}") from error
     if weights is None or weights == IN_CHECKPOINT:
         return timm.create_model(name, **settings)
-    if not Path(weights).is_file():
+    if not Path(weights).exists():
         there = "timm fetches its own as pretrained" if timm.is_model_pretrained(name) else "timm has none"
         raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {there}")
     whole = timm.create_model(name)

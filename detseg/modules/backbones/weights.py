@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from detseg import publication
 from detseg.errors import CheckpointError
 from detseg.recipe import IN_CHECKPOINT
+from detseg.state_dicts import COUNT, faults, read_weights
 
 PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
 
@@ -35,21 +32,12 @@ def load_weights(network: nn.Module, name: str, weights: str | None, required: C
     if weights is None or weights == IN_CHECKPOINT:
         return []
     own = network.state_dict()
-    state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items()}
-    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    missing = [key for key in own if key not in state and required(key) and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    other = [key for key in state if key in own and own[key].shape != state[key].shape]
-    wrong = [key for key in other if required(key)]
-    if missing or unexpected or wrong:
-        faults = ", ".join(
-            f"{len(keys)} {kind} (such as {keys[0]})"
-            for kind, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", wrong))
-            if keys
-        )
-        raise CheckpointError(f"{weights}: these are not weights of {name}: {faults}")
-    network.load_state_dict({key: value for key, value in state.items() if key not in other}, strict=False)
-    return [key for key in own if (key not in state or key in other) and not key.endswith("num_batches_tracked")]
+    state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items() if not key.endswith(COUNT)}
+    if said := faults(state, own, required):
+        raise CheckpointError(f"{weights}: these are not weights of {name}: {said}")
+    fitting = {key: value for key, value in state.items() if own[key].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting and not key.endswith(COUNT)]
 
 
 def published(name: str) -> list[str]:
@@ -71,31 +59,6 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
     if "detseg" in content:
         return {_part(key): value for key, value in content["state_dict"].items()}
     return content
-
-
-def read_weights(path: str) -> dict[str, Any]:
-    """What is in a file of weights: a state dict, or what a checkpoint holds, which a published folder does too.
-
-    Raises CheckpointError, naming it, if it is missing or damaged, or holds anything else.
-    """
-    if Path(path).is_dir():
-        return publication.read(Path(path))
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file of weights")
-    content: Any
-    try:
-        if path.endswith(".safetensors"):
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a state dict that can be read safely: {error}") from error
-    if isinstance(content, dict):
-        ours = "detseg" in content and isinstance(content.get("state_dict"), dict)
-        state = content["state_dict"] if ours else content
-        if all(isinstance(key, str) and (ours or isinstance(value, Tensor)) for key, value in state.items()):
-            return content
-    raise CheckpointError(f"{path}: not a state dict, which has the names of tensors and the tensors alone")
 
 
 def _part(key: str) -> str:

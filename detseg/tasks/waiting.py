@@ -1,0 +1,99 @@
+"""Says when a device waits for data: more of it would train no faster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class DataWait(Callback):
+    """Warn at the end of an epoch in which the device waited for data for more than ``share`` of the time.
+
+    On a GPU it is the time that passes on the device between a step and the next one, not on the host, which is ahead.
+    The first step of an epoch does not count, for which workers are started.
+    """
+
+    def __init__(self, share: float = 0.1) -> None:
+        self.share = share
+        self._waits: deque[tuple[Any, Any]] = deque()  # moments before and after, on a GPU until it has come there
+        self._ended: Any = None  # the moment of the last step's end
+        self._began: float | None = None  # seconds on the clock of the host
+        self.waited, self.total = 0.0, 0.0  # seconds
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._pause()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+        if self._ended is not None:
+            self._waits.append((self._ended, self._moment(module.device)))
+        if self._began is None:
+            self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self._count(finished=False)
+        if index == 0:  # what came before it counts neither as waiting nor as time
+            self._start()
+            self._began = time.perf_counter()
+        self._ended = self._moment(module.device)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._pause()
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        self._count(finished=True)
+        if trainer.is_global_zero and self.total and self.waited > self.share * self.total:
+            workers, cores = getattr(trainer.datamodule, "workers", 0), os.cpu_count() or 1  # type: ignore[attr-defined]
+            log.warning(
+                "epoch %d: the device waited for data for %.0f %% of the time. %s; `python tools/benchmark.py data` "
+                "says where it goes",
+                trainer.current_epoch,
+                100 * self.waited / self.total,
+                f"`--data.workers {workers + 2}` reads with more processes than {workers}"
+                if workers < cores
+                else f"The {workers} workers have {cores} cores between them: smaller images or fewer changes help",
+            )
+
+    def _start(self) -> None:
+        self.waited, self.total = 0.0, 0.0
+        self._ended = self._began = None
+        self._waits.clear()
+
+    def _pause(self) -> None:
+        """Leave out what comes until the next step."""
+        if self._began is not None:
+            self.total += time.perf_counter() - self._began
+        self._ended = self._began = None
+
+    def _count(self, finished: bool) -> None:
+        """Add up the waits that are over, on a GPU those that it has reached: nothing here waits for it."""
+        while self._waits:
+            before, after = self._waits[0]
+            if isinstance(before, float):
+                self.waited += after - before
+            elif finished or after.query():
+                self.waited += before.elapsed_time(after) / 1000
+            else:
+                return
+            self._waits.popleft()
+
+    @staticmethod
+    def _moment(device: torch.device) -> Any:
+        """Now, on the clock of a device."""
+        if device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
