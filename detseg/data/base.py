@@ -239,7 +239,7 @@ def split_rows(
 def hold_out(images: Labels, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
     """Rows of one side of a split by ``seed``: images that are the same byte by byte are on the same side.
 
-    Raises DataError for an image that cannot be read, or if all are the same, else as ``split_rows`` does.
+    Raises DataError if all are the same, else as ``split_rows`` does.
     """
     files = [images.path(row) for row in range(len(images))]
     groups = identical(files)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
 from detseg.data.cityscapes_format import find_cityscapes
@@ -54,7 +55,8 @@ def find_coco(tree: Tree, masks: MaskReading = "none") -> list[Source]:
 
 def _read_coco(root: Path, word: str, file: Path, masks: MaskReading) -> Annotations:
     """Read the file of a part; its images are looked for now, not when the format is found out."""
-    return read_coco(file, find_images(root, file, None if word == "all" else word), masks)
+    images = find_images(root, file, None if word == "all" else word)
+    return cached(file, [str(images), masks], lambda: read_coco(file, images, masks))
 
 
 def find_voc_sets(tree: Tree, masks: MaskReading = "none") -> list[Source]:

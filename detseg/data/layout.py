@@ -167,17 +167,23 @@ def holds_anywhere(file: Path, *keys: str) -> bool:
 
 
 def identical(files: list[Path]) -> list[list[int]]:
-    """Positions of files, grouped where they are the same byte by byte; only those of one size are read."""
+    """Positions of files, grouped where they are the same byte by byte; only those of one size are read.
+
+    One that cannot be read is like no other: whoever needs it says what is wrong.
+    """
     sizes: dict[int, list[int]] = defaultdict(list)
     groups: dict[tuple[int, str], list[int]] = defaultdict(list)
     for position, file in enumerate(files):
         try:
             sizes[file.stat().st_size].append(position)
-        except OSError as error:
-            raise DataError(f"{file}: cannot read this image: {error.strerror}") from None
+        except OSError:
+            groups[-1, str(position)].append(position)
     for size, positions in sizes.items():
         for position in positions:
-            same = hashlib.sha256(files[position].read_bytes()).hexdigest() if len(positions) > 1 else ""
+            try:
+                same = hashlib.sha256(files[position].read_bytes()).hexdigest() if len(positions) > 1 else ""
+            except OSError:
+                same = str(position)
             groups[size, same].append(position)
     return sorted(groups.values())
 
