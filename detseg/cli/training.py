@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
+from detseg.cli import usage
 from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.errors import CheckpointError, ConfigError
@@ -40,11 +41,6 @@ log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 NETWORK = "model.network.init_args.num_classes"
-USAGE = """detseg train --config NAME.yaml [--data NAME.yaml|CLASS] [--KEY VALUE ...]
-
-  detseg train --config faster_rcnn_shapes.yaml
-  detseg train --config faster_rcnn_r50.yaml --data.root my/coco --trainer.max_epochs 3 --model.lr 0.01
-  detseg train --config faster_rcnn_r50.yaml --resume last"""
 
 
 class TrainCLI(LightningCLI):
@@ -69,7 +65,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            parser_kwargs={"prog": "detseg train", "usage": USAGE, "description": "Train a network.", **PARSER},
+            parser_kwargs={"prog": "detseg train", "usage": usage.TRAIN, "description": "Train a network.", **PARSER},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
