@@ -4,12 +4,12 @@
     python tools/benchmark.py train mask_train infer mask_infer --device cuda --size 800 1344 --batch 12
 
 ``train`` and ``infer`` are Faster R-CNN R50-FPN, ``mask_train`` (with 128 regions of objects in each image) and
-``mask_infer`` (with 100 detections) Mask R-CNN R50-FPN, ``mobilenet_train`` Faster R-CNN on MobileNetV3, all at 480 x
-640 unless ``--size`` says otherwise; ``fcn_train`` and ``fcn_infer`` the dilated FCN R50 at 480 x 480, ``roi_align`` and
-``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become run lengths of an image of 800 x
-1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in each of 16 images of 480 x
-640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision does. ``evaluate`` is COCO's
-evaluation of 500,000 detections; ``startup`` a new process until the package is imported.
+``mask_infer`` (with 100 detections) Mask R-CNN R50-FPN, ``mobilenet_train`` Faster R-CNN on MobileNetV3, all at
+480 x 640 unless ``--size`` says otherwise; ``fcn_train`` and ``fcn_infer`` the dilated FCN R50 at 480 x 480;
+``roi_align`` and ``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become run lengths of an
+image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in each of 16
+images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision does.
+``evaluate`` is COCO's evaluation of 500,000 detections; ``startup`` a new process until the package is imported.
 
 Other work on a machine disturbs all sides alike only if they alternate, so they do; read the ratio, not the seconds.
 Peers have channels_last and autocast too; detectron2 is one where it can be imported. Of networks it says how many
