@@ -6,8 +6,8 @@
 ``train`` and ``infer`` are Faster R-CNN R50-FPN, ``mask_train`` (with 128 regions of objects in each image) and
 ``mask_infer`` (with 100 detections) Mask R-CNN R50-FPN, ``mobilenet_train`` Faster R-CNN on MobileNetV3, all at
 480 x 640 unless ``--size`` says otherwise; ``fcn_train`` and ``fcn_infer`` the dilated FCN R50 at 480 x 480;
-``roi_align`` and ``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become run lengths of an
-image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in each of 16
+``roi_align`` and ``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become run lengths of
+an image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in each of 16
 images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision does.
 ``evaluate`` is COCO's evaluation of 500,000 detections; ``startup`` a new process until the package is imported.
 
@@ -102,9 +102,9 @@ def operations_of(call: Call) -> int:
 def peak(device: str, half: bool) -> float:
     """Floating-point operations that the machine does in a millisecond, in a large product or convolution."""
     kind: dict[str, Any] = {"device": device, "dtype": torch.bfloat16 if half else torch.float32}
-    side = 8192 if device == "cuda" else 2048
+    side, height, width = (8192, 192, 256) if device == "cuda" else (1024, 48, 64)
     square = torch.randn(side, side, **kind)
-    maps = torch.randn(2, 256, 96, 128, **kind).contiguous(memory_format=torch.channels_last)
+    maps = torch.randn(2, 256, height, width, **kind).contiguous(memory_format=torch.channels_last)
     kernel = torch.randn(256, 256, 3, 3, **kind).contiguous(memory_format=torch.channels_last)
     calls = (lambda: square @ square, lambda: torch.conv2d(maps, kernel, padding=1))
     return max(operations_of(call) / measure({"": call}, 5, device)[""]["least"] for call in calls)

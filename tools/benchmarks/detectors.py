@@ -194,7 +194,7 @@ def mobilenet_train(device: str, half: bool, shape: Shape = Shape()) -> dict[str
     torch.manual_seed(0)
     sides = {"min_size": min(shape[1:]), "max_size": max(shape[1:])}
     theirs = fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=3, **sides
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=6, **sides
     )
     norms = [module for module in theirs.modules() if isinstance(module, nn.BatchNorm2d)]
     for parent in list(theirs.modules()):
@@ -203,7 +203,7 @@ def mobilenet_train(device: str, half: bool, shape: Shape = Shape()) -> dict[str
                 setattr(parent, name, FrozenBatchNorm2d(layer.num_features, layer.eps))
     with torch.no_grad():
         calibrate(theirs.backbone.body, torch.rand(1, 3, *shape[1:]) * 4 - 2)
-    body = MobileNetV3("mobilenet_v3_large", stages=[5], entry=True, norm="frozen", frozen=3)
+    body = MobileNetV3("mobilenet_v3_large", stages=[5], entry=True, norm="frozen", frozen=3, eps=1e-5)
     sizes = [[32, 64, 128, 256, 512]] * 3
     ours: Detector = FasterRCNN(
         FPN(body),
@@ -214,6 +214,9 @@ def mobilenet_train(device: str, half: bool, shape: Shape = Shape()) -> dict[str
         proposals=(2000, 150),
     )
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
+    frozen = {name for name, value in ours.named_parameters() if not value.requires_grad}
+    for name, value in theirs.named_parameters():  # without weights it would train every layer
+        value.requires_grad_(name.replace("body.", "body.features.") not in frozen)
     layout = {"device": device, "memory_format": torch.channels_last}
     both = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
     return steps(both, batch(shape, device), device, half)
