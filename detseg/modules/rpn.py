@@ -72,9 +72,9 @@ class RPN(nn.Module):
         """Predictions on ``features`` (B, C, h, w), fine to coarse, of images of height and width ``image``."""
         logits, deltas, anchors = [], [], []
         for level, feature in enumerate(features):
-            hidden = F.relu(self.conv(feature))
+            hidden = F.relu(self.conv(feature), inplace=True)
             for layer in self.deeper:
-                hidden = F.relu(layer(hidden))
+                hidden = F.relu(layer(hidden), inplace=True)
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
             grid = (feature.shape[2], feature.shape[3])
@@ -95,7 +95,7 @@ class RPN(nn.Module):
         """
         kinds = self.objectness.out_channels  # of anchors in a cell
         around = patches(features, chosen // kinds)
-        hidden = F.relu(F.conv2d(around, self.conv.weight, self.conv.bias))
+        hidden = F.relu(F.conv2d(around, self.conv.weight, self.conv.bias), inplace=True)
         logits = self.objectness(hidden).view(*chosen.shape, kinds)
         deltas = self.deltas(hidden).view(*chosen.shape, kinds, 4)
         kind = (chosen % kinds)[..., None]
