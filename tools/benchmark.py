@@ -54,7 +54,7 @@ OTHERS = {
 }
 PARTS = {**DETECTORS, **SEGMENTERS, **OTHERS}
 IN_BOTH = (*DETECTORS, *SEGMENTERS, "roi_align")  # parts that half precision changes
-PEERS = ("torchvision", "detectron2", "detectron2's way", "whole maps", "faster-coco-eval")
+PEERS = ("torchvision", "detectron2", "by level", "detectron2's way", "whole maps", "faster-coco-eval")
 
 
 def measure(sides: dict[str, Call], repeats: int, device: str) -> dict[str, dict[str, Any]]:
