@@ -39,6 +39,8 @@ class MaskHead(nn.Module):
             x = F.relu(conv(x), inplace=True)
         # The windows of ``deconv`` do not overlap: the four pixels of each are four times the channels of a convolution
         # of 1 x 1. Of these only the logit of the region's class is needed, and that alone is put in its place.
+        assert self.deconv.bias is not None
+        assert self.logits.bias is not None
         weight, (regions, _, height, width) = self.deconv.weight, x.shape
         windows = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0], 1, 1)
         x = F.relu(F.conv2d(x, windows, self.deconv.bias.repeat(4)), inplace=True)

@@ -98,10 +98,9 @@ class RPN(nn.Module):
         around = patches(features, chosen // kinds).permute(0, 2, 3, 1).flatten(1)
         hidden = F.relu(F.linear(around, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias), inplace=True)
         logits, deltas = (
-            F.linear(hidden, layer.weight.flatten(1), layer.bias).unflatten(0, chosen.shape)
-            for layer in (self.objectness, self.deltas)
+            F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.objectness, self.deltas)
         )
-        deltas = deltas.unflatten(-1, (kinds, 4))
+        logits, deltas = logits.view(*chosen.shape, kinds), deltas.view(*chosen.shape, kinds, 4)
         kind = (chosen % kinds)[..., None]
         return logits.gather(2, kind)[..., 0], deltas.gather(2, kind[..., None].expand(-1, -1, -1, 4))[:, :, 0]
 

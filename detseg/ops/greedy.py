@@ -12,7 +12,7 @@ from torch import Tensor
 WARPS = 32  # that share an image
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _suppress(boxes, scores, groups, indices, kept, threshold, count, limit, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """One program for each image: take the best box that is left, and drop it and what it overlaps, until none is."""
     image = tl.program_id(0).to(tl.int64)
