@@ -27,6 +27,20 @@ def test_models_do_without_lightning(statement: str) -> None:
     assert modules & {"lightning", "pytorch_lightning", "albumentations", "jsonargparse"} == set()
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_a_training_explains_itself_at_once(option: str) -> None:
+    code = (
+        f"from contextlib import suppress\nfrom detseg import cli\nwith suppress(SystemExit): cli.train([{option!r}])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    explanation, _, modules = result.stdout.rpartition("\n\n")
+    assert "--trainer.KEY" in explanation
+    assert "detseg.cli" in modules
+    assert set(modules.split()) & {"torch", "lightning", "numpy", "jsonargparse"} == set()
+
+
 def test_annotations_need_numpy_alone() -> None:
     modules = loaded("from detseg.data.annotations import Annotations")
     assert "numpy" in modules

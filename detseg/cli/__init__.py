@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import detseg
+from detseg.cli import usage
 
 # The module of each command and the line of help about it; importing them takes seconds, so only one is.
 COMMANDS = {
@@ -101,7 +102,11 @@ def heatmap(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, arguments: Sequence[str] | None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if name == "train" and list(arguments) in (["--help"], ["-h"]):
+        print(usage.TRAIN_HELP)
+        raise SystemExit(0)
     from detseg.cli import console
 
     module = importlib.import_module(f"detseg.cli.{COMMANDS[name][0]}")
-    console.run(getattr(module, name.replace("-", "_")), sys.argv[1:] if arguments is None else arguments)
+    console.run(getattr(module, name.replace("-", "_")), arguments)

@@ -14,6 +14,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+from detseg.data.base import WORKER_DIED, worker_died
 from detseg.errors import ConfigError, DetsegError
 
 log = logging.getLogger("detseg")
@@ -100,6 +101,11 @@ def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> N
             command(arguments)
     except (DetsegError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except RuntimeError as error:
+        if not worker_died(error):
+            raise
+        print(f"error: {WORKER_DIED}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -57,6 +57,17 @@ class Labels(Protocol):
 L = TypeVar("L", bound=Labels)
 
 
+def worker_died(error: RuntimeError) -> bool:
+    """Whether it says that a process of a DataLoader has ended. It can come at any moment, wherever the program is."""
+    return str(error).startswith("DataLoader worker (pid")
+
+
+WORKER_DIED = (
+    "a loader process was killed, probably because the memory was full: set fewer --data.workers, "
+    "a smaller --data.batch_size, or smaller images; with --data.workers 0 no other process is needed"
+)
+
+
 class Loader(DataLoader[Sample]):
     """A DataLoader that gives a DetsegError of its workers to the user as it is, without the traceback around it."""
 
@@ -66,6 +77,10 @@ class Loader(DataLoader[Sample]):
         except DetsegError as error:
             kind = type(error)
             raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from None
+        except RuntimeError as error:
+            if worker_died(error):
+                raise DetsegError(WORKER_DIED) from error
+            raise
 
 
 class Data(LightningDataModule, Recipe, Generic[L]):

@@ -59,8 +59,8 @@ class TwoFCHead(RegionHead):
             _split(self, *ranks)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.fc6(x.flatten(1)))
-        return F.relu(self.fc7(x))
+        x = F.relu(self.fc6(x.flatten(1)), inplace=True)
+        return F.relu(self.fc7(x), inplace=True)
 
 
 class ConvFCHead(RegionHead):
@@ -82,8 +82,8 @@ class ConvFCHead(RegionHead):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.convs:
-            x = F.relu(layer(x))
-        return F.relu(self.fc(x.flatten(1)))
+            x = F.relu(layer(x), inplace=True)
+        return F.relu(self.fc(x.flatten(1)), inplace=True)
 
 
 class ClassifierHead(RegionHead):

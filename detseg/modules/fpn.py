@@ -36,6 +36,7 @@ class FPN(Backbone):
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         maps = [layer(feature) for layer, feature in zip(self.inner, self.body(images, sizes), strict=True)]
         for finer in reversed(range(len(maps) - 1)):
-            maps[finer] = maps[finer] + F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:], mode="nearest")
+            enlarged = F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:], mode="nearest")
+            maps[finer] = enlarged.add_(maps[finer])  # in place, for these maps are large
         features = [layer(feature) for layer, feature in zip(self.outer, maps, strict=True)]
         return [*features, features[-1][:, :, ::2, ::2]]

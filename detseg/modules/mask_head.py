@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,10 +37,19 @@ class MaskHead(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Features (M, in_channels, size, size) of M regions and their classes (M,) to logits (M, 2 size, 2 size)."""
         for conv in self.convs:
-            x = F.relu(conv(x))
-        x = F.relu(self.deconv(x))
-        logits: Tensor = self.logits(x)
-        return logits[torch.arange(len(labels), device=labels.device), labels]
+            x = F.relu(conv(x), inplace=True)
+        # The windows of ``deconv`` do not overlap: the four pixels of each are four times the channels of a convolution
+        # of 1 x 1. Of these only the logit of the region's class is needed, and that alone is put in its place.
+        assert self.deconv.bias is not None
+        assert self.logits.bias is not None
+        weight, (regions, _, height, width) = self.deconv.weight, x.shape
+        windows = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0], 1, 1)
+        x = F.relu(F.conv2d(x, windows, self.deconv.bias.repeat(4)), inplace=True)
+        of_class = F.embedding(labels, self.logits.weight.flatten(1))[..., None]
+        logits = x.permute(0, 2, 3, 1).reshape(regions, 4 * height * width, weight.shape[1]) @ of_class
+        logits = logits[..., 0] + F.embedding(labels, self.logits.bias[:, None])
+        places = logits.view(regions, height, width, 2, 2).transpose(2, 3)
+        return places.reshape(regions, 2 * height, 2 * width)
 
     def loss(self, logits: Tensor, regions: Instances, targets: Instances, matched: Tensor) -> dict[str, Tensor]:
         """How far the masks of objects are from the truth; only the mask of an object's class learns (section 3).

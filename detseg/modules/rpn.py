@@ -72,9 +72,9 @@ class RPN(nn.Module):
         """Predictions on ``features`` (B, C, h, w), fine to coarse, of images of height and width ``image``."""
         logits, deltas, anchors = [], [], []
         for level, feature in enumerate(features):
-            hidden = F.relu(self.conv(feature))
+            hidden = F.relu(self.conv(feature), inplace=True)
             for layer in self.deeper:
-                hidden = F.relu(layer(hidden))
+                hidden = F.relu(layer(hidden), inplace=True)
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
             grid = (feature.shape[2], feature.shape[3])
@@ -94,10 +94,13 @@ class RPN(nn.Module):
         Each is computed alone, from the 3 x 3 pixels around its cell; not for deeper convolutions, which see more.
         """
         kinds = self.objectness.out_channels  # of anchors in a cell
-        around = patches(features, chosen // kinds)
-        hidden = F.relu(F.conv2d(around, self.conv.weight, self.conv.bias))
-        logits = self.objectness(hidden).view(*chosen.shape, kinds)
-        deltas = self.deltas(hidden).view(*chosen.shape, kinds, 4)
+        # Products of matrices: convolutions that give a single pixel take several times as long.
+        around = patches(features, chosen // kinds).permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu(F.linear(around, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias), inplace=True)
+        logits, deltas = (
+            F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.objectness, self.deltas)
+        )
+        logits, deltas = logits.view(*chosen.shape, kinds), deltas.view(*chosen.shape, kinds, 4)
         kind = (chosen % kinds)[..., None]
         return logits.gather(2, kind)[..., 0], deltas.gather(2, kind[..., None].expand(-1, -1, -1, 4))[:, :, 0]
 

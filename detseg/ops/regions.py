@@ -96,7 +96,8 @@ def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int],
     Returns (B * R, C, size, size), channels last in memory.
 
     All levels at once: a bin is a weighted sum of sixteen pixels, so with the pixels of all maps as rows of one table
-    the whole operation is one ``embedding_bag``, several times faster on a CPU than a kernel for each level.
+    the whole operation is one ``embedding_bag``, several times faster on a CPU than a kernel for each level. Its
+    gradient is summed in an order that is always the same, on a GPU too.
     """
     device, images, channels = boxes.device, boxes.shape[0], features[0].shape[1]
     rows, starts, heights, widths = table(features)
@@ -116,7 +117,10 @@ def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int],
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
     taps = (2 * SAMPLES) ** 2
     pooled = F.embedding_bag(
-        row.reshape(-1, taps), rows, per_sample_weights=weight.reshape(-1, taps).to(rows.dtype), mode="sum"
+        row.reshape(-1, taps).to(torch.int32),  # sorted for the gradient, for which these take less time
+        rows,
+        per_sample_weights=weight.reshape(-1, taps).to(rows.dtype),
+        mode="sum",
     )
     return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 

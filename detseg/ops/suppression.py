@@ -1,8 +1,11 @@
 """Non-maximum suppression with a result of fixed size.
 
-The number of survivors depends on the data, so this is the one place where the host may have to ask the device. It is
-registered as an operator of its own: ``torch.compile`` sees fixed shapes and does not look inside.
+The number of survivors depends on the data, so this is the one place where the host may have to ask the device: where
+there is no Triton, which comes with PyTorch for GPUs on Linux. It is registered as an operator of its own:
+``torch.compile`` sees fixed shapes and does not look inside.
 """
+
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -21,6 +24,8 @@ def suppress(
 
     Returns indices (B, limit) int64 by falling score, and valid (B, limit); empty slots hold index 0.
     """
+    if boxes.is_cuda and find_spec("triton"):
+        return _without_the_host(boxes, scores, groups, valid, threshold, limit)
     indices = torch.zeros(len(boxes), limit, dtype=torch.int64, device=boxes.device)
     kept = torch.zeros(len(boxes), limit, dtype=torch.bool, device=boxes.device)
     for image in range(len(boxes)):
@@ -34,6 +39,15 @@ def suppress(
         indices[image, : len(survivors)] = candidates[survivors]
         kept[image, : len(survivors)] = True
     return indices, kept
+
+
+def _without_the_host(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    from detseg.ops import greedy
+
+    left = torch.where(valid, as_float(scores), -torch.inf)
+    return greedy.suppress(as_float(boxes), left, groups, threshold, limit)
 
 
 @suppress.register_fake

@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
@@ -38,14 +39,23 @@ class Step:
 
     def __init__(self, number: int, losses: dict[str, Tensor], rows: Tensor, total: Tensor) -> None:
         self.number, self.losses, self.rows = number, losses, rows
-        self._finite = torch.isfinite(total.detach()).to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.current_stream().record_event() if total.is_cuda else None
+        self.finite = torch.isfinite(total.detach())
+        self._send()
+
+    def require(self, value: Tensor) -> None:
+        """Ask of another ``value`` () too whether it is finite."""
+        self.finite = self.finite & torch.isfinite(value)
+        self._send()
+
+    def _send(self) -> None:
+        self._here = self.finite.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.current_stream().record_event() if self.finite.is_cuda else None
 
     def is_finite(self) -> bool:
-        """Waits for this step's loss, and for nothing that the device was given after it."""
+        """Waits for this step's answer, and for nothing that the device was given after it."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return bool(self._finite)
+        return bool(self._here)
 
 
 class Task(LightningModule):
@@ -141,10 +151,27 @@ class Task(LightningModule):
             return
         values = ", ".join(f"{name} {value.item():g}" for name, value in last.losses.items())
         images = ", ".join(str(self.data.path("train", row)) for row in last.rows.tolist())
+        which = "loss" if not all(value.isfinite() for value in last.losses.values()) else "gradient of the loss"
         raise DetsegError(
-            f"the loss is not finite in step {last.number}: {values}; the images were {images}. "
+            f"the {which} is not finite in step {last.number}: {values}; the images were {images}. "
             "Look at their labels; if they are sound, lower --model.lr or raise --model.warmup_steps"
         )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep what is not finite out of the weights: without its gradient, the step that made it does no harm.
+
+        ``_check`` will stop the training, but that may be a step later.
+        """
+        # Of float16 such gradients are the rule, and whoever scales them leaves out the step.
+        if self._last is None or getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        self._last.require(get_total_norm(gradients))  # of all ranks, whose losses this one has not seen
+        finite = self._last.finite
+        if finite.device.type == "cpu" and finite:  # nobody is asked
+            return
+        for gradient in gradients:
+            gradient.masked_fill_(~finite, 0)
 
     def on_train_epoch_end(self) -> None:
         self._check()

@@ -19,6 +19,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from detseg import checkpoint, cli
+from detseg.cli.training import quickest_precision
 from detseg.models import FasterRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
@@ -260,6 +261,26 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
     cli.train(line.split())
     cli.evaluate(["--checkpoint", "runs/own/last.ckpt", "--module", "mine"])
     assert type(checkpoint.load("runs/own/last.ckpt").network.backbone.body).__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "supported", "expected"),
+    [
+        ("auto", True, True, "bf16-mixed"),
+        ("gpu", True, True, "bf16-mixed"),
+        ("gpu", True, False, "32-true"),
+        ("cpu", True, True, "32-true"),
+        ("auto", False, True, "32-true"),
+    ],
+)
+def test_precision_is_that_in_which_a_gpu_is_quickest(monkeypatch, accelerator, gpu, supported, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert quickest_precision(accelerator) == expected
+
+
+def test_the_settings_of_a_run_say_its_precision(folder: Path) -> None:
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["trainer"]["precision"] == "32-true"
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from detseg import cli
+from detseg.cli import console
 from tests.colours import write_colours
 
 CONFIG = """\
@@ -175,3 +176,23 @@ def test_unknown_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         cli.main()
     assert ended.value.code == 2
     assert "trian: there is no such command" in capsys.readouterr().err
+
+
+def test_a_killed_worker_is_explained_wherever_the_program_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its error comes by a signal, in the midst of a step."""
+
+    def command(arguments: object) -> None:
+        raise RuntimeError(f"DataLoader worker (pid 7) {arguments}")
+
+    with pytest.raises(SystemExit) as ended:
+        console.run(command, "is killed by signal: Killed. ")
+    assert ended.value.code == 2
+    assert "error: a loader process was killed" in capsys.readouterr().err
+
+
+def test_other_errors_of_the_program_stay_as_they_are() -> None:
+    def command(_: object) -> None:
+        raise RuntimeError("out of tune")
+
+    with pytest.raises(RuntimeError, match="out of tune"):
+        console.run(command, [])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,10 @@ import pytest
 import torch
 
 from detseg.data import COCO, VOC, Transforms
-from detseg.data.base import split_rows
+from detseg.data.base import Loader, split_rows
 from detseg.data.detection import DetectionDataset
 from detseg.data.images import read_image
-from detseg.errors import ConfigError, DataError
+from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.recipe import build, recipe
 from detseg.structures import Batch
 from tests.data import made
@@ -331,3 +333,19 @@ def test_two_ranks_share_the_images_and_neither_waits_for_ever(tmp_path: Path) -
         assert len(rows) == 10  # the one image of the last step goes to both
     assert ranks[0][0] != ranks[1][0]
     assert [validated for _, validated in ranks] == [[[0], [0]], [[], []]]
+
+
+class Hungry(torch.utils.data.Dataset[torch.Tensor]):
+    """What reads it is killed, as by a system that has no memory left."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1)
+
+
+def test_a_killed_worker_is_explained() -> None:
+    with pytest.raises(DetsegError, match=r"a loader process was killed.* fewer --data\.workers, a smaller"):
+        list(Loader(Hungry(), num_workers=1))

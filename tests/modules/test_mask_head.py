@@ -38,4 +38,10 @@ def test_the_mask_of_a_class_alone_is_given() -> None:
     head, x = MaskHead(6, 3, convs=1, channels=5), torch.randn(4, 6, 7, 7)
     labels = torch.tensor([2, 0, 1, 2])
     all_masks = head.logits(F.relu(head.deconv(F.relu(head.convs[0](x)))))
-    assert_close(head(x, labels), torch.stack([all_masks[row, label] for row, label in enumerate(labels)]))
+    expected = torch.stack([all_masks[row, label] for row, label in enumerate(labels)])
+    found = head(x, labels)
+    assert_close(found, expected)
+    weight, parameters = torch.randn_like(found), list(head.parameters())
+    gradients = torch.autograd.grad((expected * weight).sum(), parameters)
+    for ours, gradient in zip(torch.autograd.grad((found * weight).sum(), parameters), gradients, strict=True):
+        assert_close(ours, gradient, rtol=1e-4, atol=1e-5)

@@ -72,6 +72,23 @@ def test_gradient_of_roi_align_agrees_with_torchvision() -> None:
         assert_close(own.grad, other.grad, rtol=0, atol=1e-5 * float(other.grad.abs().max()))
 
 
+def test_gradient_of_roi_align_is_the_same_each_time() -> None:
+    """Boxes that share pixels, where the order of the sum matters, and PyTorch asked for an error if there is none."""
+    features = [feature.requires_grad_() for feature in random_maps(STRIDES)]
+    boxes = torch.cat([awkward_boxes()] * 8, dim=1)
+    weight = torch.randn(2 * boxes.shape[1], 3, 7, 7)
+    gradients = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(3):
+            pooled = regions.roi_align(features, boxes, STRIDES, 7)
+            gradients.append(torch.autograd.grad((pooled * weight).sum(), features))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert gradients[0][0].any()
+    assert all(torch.equal(*pair) for again in gradients[1:] for pair in zip(gradients[0], again, strict=True))
+
+
 @pytest.mark.parametrize("strides", [STRIDES, (16,), (8, 16)])
 def test_roi_pool_agrees_with_torchvision(strides) -> None:
     features, boxes = random_maps(strides), awkward_boxes()

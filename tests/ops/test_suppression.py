@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,3 +81,52 @@ def test_half_precision() -> None:
 
 def test_is_an_operator_that_the_compiler_takes() -> None:
     torch.library.opcheck(suppress, (*candidates(), 0.5, 7))
+
+
+def on_triton(code: str, **environment: str) -> None:
+    """Run it in a process of its own: whether Triton interprets its kernels is settled when they are defined."""
+    pytest.importorskip("triton")
+    variables = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_kernel_for_gpus_agrees_with_the_operator() -> None:
+    """Interpreted, on random boxes, on tied scores and equal boxes, and where nothing is valid."""
+    code = """
+import torch
+from detseg.ops import suppression
+from tests.ops.test_suppression import candidates
+
+for tied in (False, True):
+    boxes, scores, groups, valid = candidates()
+    if tied:
+        boxes, scores = boxes.round(), (scores * 4).round() / 4
+        boxes[:, 20:] = boxes[:, :20]
+    for threshold, limit in ((0.1, 40), (0.5, 5), (0.5, 40), (0.9, 60)):
+        expected = suppression.suppress(boxes, scores, groups, valid, threshold, limit)
+        found = suppression._without_the_host(boxes, scores, groups, valid, threshold, limit)
+        assert expected[1].sum() > 5 and not expected[1].all()
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+nothing = torch.zeros(2, 0)
+indices, kept = suppression._without_the_host(torch.zeros(2, 0, 4), nothing, nothing.long(), nothing.bool(), 0.5, 3)
+assert indices.shape == kept.shape == (2, 3) and not kept.any()
+"""
+    on_triton(code, TRITON_INTERPRET="1")
+
+
+def test_the_kernel_for_gpus_compiles() -> None:
+    """For an H100, which need not be there."""
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from detseg.ops.greedy import WARPS, _suppress
+
+names = dict(boxes="*fp32", scores="*fp32", groups="*i64", indices="*i64", kept="*i1", threshold="fp32")
+source = triton.compiler.ASTSource(
+    _suppress, signature={**names, "count": "i32", "limit": "i32", "BLOCK": "constexpr"}, constexprs={(8,): 16384}
+)
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
+assert compiled.asm["cubin"]
+"""
+    on_triton(code)

@@ -215,6 +215,42 @@ def test_the_step_and_the_images_of_a_loss_that_was_not_finite_are_named(root: P
     assert str(caught.value).count(".png") == 1
 
 
+class Spoiling(ColourDetector):
+    """Of its step ``bad`` the loss is not a number, or (``only_gradient``) its gradient alone is not."""
+
+    def __init__(self, bad: int, only_gradient: bool = False) -> None:
+        super().__init__()
+        self.bad, self.only_gradient, self.step = bad, only_gradient, -1
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.step += self.training
+        losses = super().loss(batch)
+        if self.training and self.step == self.bad:
+            zero = self.weight.sum() * 0
+            losses["bad"] = zero.sqrt() if self.only_gradient else zero * float("nan")
+        return losses
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize(("only_gradient", "name"), [(False, "loss"), (True, "gradient of the loss")])
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_what_is_not_finite_does_not_reach_the_weights(root, step, only_gradient, name, clip) -> None:
+    """Without momentum and decay, the weights are those that the steps before have left."""
+
+    def fit(network: Spoiling, **limit: int) -> Tensor:
+        task = Detection(network, lr=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.0)
+        quiet = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0, "gradient_clip_val": clip}
+        Trainer(**quiet, **limit).fit(task, colours(root, batch_size=1))
+        return network.weight.detach()
+
+    expected = fit(Spoiling(-1), max_steps=step) if step else torch.zeros(3)
+    network = Spoiling(step, only_gradient)
+    with pytest.raises(DetsegError, match=f"the {name} is not finite in step {step}: "):
+        fit(network, max_epochs=1)
+    assert torch.equal(network.weight, expected)
+    assert bool(expected.any()) == (step > 0)
+
+
 def test_data_must_be_whole(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer.fit\(task, data\)"):
         Trainer(**QUIET, max_epochs=1).fit(Detection(ColourDetector()), colours(root).train_dataloader())

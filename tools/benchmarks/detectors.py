@@ -1,53 +1,70 @@
-"""Speed of detectors, and of the operations that they spend their time in."""
+"""Speed of detectors: training steps and inference, beside torchvision and, where it can be imported, detectron2."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from benchmarks import detectron2
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detseg.models import FasterRCNN
+from detseg.models import Detector, FasterRCNN, MaskRCNN
 from detseg.models.weights import from_torchvision
 from detseg.modules import FPN
-from detseg.modules.backbones import ResNet
-from detseg.ops.regions import roi_align
-from detseg.ops.suppression import suppress
+from detseg.modules.backbones import MobileNetV3, ResNet
+from detseg.ops.masks import GRID
+from detseg.ops.runs import runs
 from detseg.structures import Batch, Instances
 
-HEIGHT, WIDTH, CLASSES, OBJECTS = 480, 640, 80, 10
-STRIDES = (4, 8, 16, 32)
+CLASSES, OBJECTS = 80, 10
+MASKED_OBJECTS = 60  # so many that every image has its 128 regions of objects
 
 Call = Callable[[], object]
 
 
-def models(device: str) -> tuple[FasterRCNN, torch.nn.Module]:
-    """Faster R-CNN R50-FPN of both sides, stem and first stage frozen, batch norm frozen, the same random weights.
+class Shape(NamedTuple):
+    """Images of a training step, and the pixels of each."""
+
+    images: int = 2
+    height: int = 480
+    width: int = 640
+
+
+def models(device: str, shape: Shape, masks: bool = False) -> dict[str, nn.Module]:
+    """Faster or Mask R-CNN R50-FPN of each side: stem, first stage and batch norm frozen, the same random weights.
 
     The untrained network is made to behave like a trained one where time depends on it: activations stay O(1), and some
     hundred (region, class) pairs pass the score threshold.
     """
     torch.manual_seed(0)
+    height, width = shape[1:]
     body = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3)
-    theirs = TorchvisionFasterRCNN(body, CLASSES + 1, min_size=HEIGHT, max_size=WIDTH)
+    kind = TorchvisionMaskRCNN if masks else TorchvisionFasterRCNN
+    sides = {"min_size": min(height, width), "max_size": max(height, width)}
+    theirs = kind(body, CLASSES + 1, **sides)
     with torch.no_grad():
-        calibrate(body.body, torch.rand(1, 3, HEIGHT, WIDTH) * 4 - 2)
-        features = theirs.backbone(torch.rand(1, 3, HEIGHT, WIDTH) * 4 - 2)
-        for layer, feature in zip(theirs.backbone.fpn.layer_blocks, features.values(), strict=False):
+        images = torch.rand(1, 3, height, width) * 4 - 2
+        calibrate(body.body, images)
+        for layer, feature in zip(theirs.backbone.fpn.layer_blocks, theirs.backbone(images).values(), strict=False):
             layer[0].weight /= feature.std()
     theirs.roi_heads.box_predictor.cls_score.weight.data.normal_(std=0.15)
-    ours = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", frozen=2)), CLASSES)
+    backbone = FPN(ResNet("resnet50", norm="frozen", frozen=2))
+    ours = (MaskRCNN if masks else FasterRCNN)(backbone, CLASSES)
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     layout = {"device": device, "memory_format": torch.channels_last}
-    return ours.to(**layout), theirs.to(**layout)  # type: ignore[call-overload]
+    found = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
+    if detectron2.there():
+        found["detectron2"] = detectron2.model(ours, CLASSES, masks, device)
+    return found
 
 
 def calibrate(network: torch.nn.Module, images: Tensor) -> None:
@@ -67,120 +84,139 @@ def calibrate(network: torch.nn.Module, images: Tensor) -> None:
         hook.remove()
 
 
-def batch(size: int, device: str) -> Batch:
+def batch(shape: Shape, device: str, count: int = OBJECTS, masks: bool = False) -> Batch:
+    """Images with ``count`` objects of 20 to 200 pixels a side; their masks are the ellipses in their boxes."""
     torch.manual_seed(1)
-    images = torch.randint(0, 256, (size, 3, HEIGHT, WIDTH), dtype=torch.uint8)
-    corner = torch.rand(size, OBJECTS, 2) * torch.tensor([WIDTH - 200, HEIGHT - 200])
-    boxes = torch.cat([corner, corner + 20 + 180 * torch.rand(size, OBJECTS, 2)], dim=-1)
-    valid = torch.ones(size, OBJECTS, dtype=torch.bool)
-    targets = Instances(boxes, valid, torch.randint(0, CLASSES, (size, OBJECTS)))
-    sizes = torch.tensor([[HEIGHT, WIDTH]]).repeat(size, 1)
+    size, height, width = shape
+    images = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8)
+    sides = (20 + 180 * torch.rand(size, count, 2)).minimum(torch.tensor([width, height]) / 2)
+    corner = torch.rand(size, count, 2) * (torch.tensor([width, height]) - sides)
+    boxes = torch.cat([corner, corner + sides], dim=-1)
+    cells = (torch.arange(GRID) + 0.5) / GRID * 2 - 1
+    circle = (255 * (cells[:, None] ** 2 + cells**2 <= 1)).to(torch.uint8)
+    targets = Instances(
+        boxes,
+        torch.ones(size, count, dtype=torch.bool),
+        torch.randint(0, CLASSES, (size, count)),
+        masks=circle.expand(size, count, -1, -1).contiguous() if masks else None,
+    )
+    sizes = torch.tensor([[height, width]]).repeat(size, 1)
     whole = Batch(images.contiguous(memory_format=torch.channels_last), sizes, targets, torch.arange(size), sizes)
     return tree_map(lambda value: value if value is None else value.to(device), whole)  # type: ignore[no-any-return]
 
 
-def train(device: str, half: bool) -> dict[str, Call]:
-    """One training step of two images: forward, backward, SGD."""
-    ours, theirs = models(device)
-    data = batch(2, device)
-    images = [image / 255 for image in data.images]
+def maps(data: Batch) -> list[Tensor]:
+    """The masks as torchvision takes them: of each image (N, H, W)."""
+    height, width = data.images.shape[-2:]
+    y, x = ((torch.arange(length, device=data.images.device) + 0.5) for length in (height, width))
+    found = []
+    for boxes in data.targets.boxes:
+        middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+        across = ((x - middle[:, :1]) / half[:, :1]) ** 2
+        down = ((y - middle[:, 1:]) / half[:, 1:]) ** 2
+        found.append((down[:, :, None] + across[:, None] <= 1).to(torch.uint8))
+    return found
+
+
+def polygons(data: Batch) -> list[list[Tensor]]:
+    """The masks as detectron2 takes them: corners (27, 2) of each object of each image."""
+    angles = torch.arange(27) * (2 * math.pi / 27)
+    circle = torch.stack([angles.cos(), angles.sin()], dim=1) / 2 + 0.5
+    return [[box[:2] + circle * (box[2:] - box[:2]) for box in boxes.cpu()] for boxes in data.targets.boxes]
+
+
+def train(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) -> dict[str, Call]:  # noqa: B008
+    """One training step: forward, backward, SGD."""
+    sides = models(device, shape, masks)
+    return steps(sides, batch(shape, device, MASKED_OBJECTS if masks else OBJECTS, masks), device, half)
+
+
+def steps(sides: dict[str, nn.Module], data: Batch, device: str, half: bool) -> dict[str, Call]:
+    """A training step of each side."""
     assert data.targets.labels is not None
-    targets = [
-        {"boxes": boxes, "labels": labels + 1}
-        for boxes, labels in zip(data.targets.boxes, data.targets.labels, strict=True)
-    ]
-    steps: dict[str, Call] = {}
-    losses: dict[str, tuple[torch.nn.Module, Callable[[], dict[str, Tensor]]]] = {
-        "detseg": (ours, lambda: ours.loss(data)),
-        "torchvision": (theirs, lambda: theirs(images, targets)),
+    images = [image / 255 for image in data.images]
+    pairs = zip(data.targets.boxes, data.targets.labels, strict=True)
+    targets: list[dict[str, Tensor]] = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in pairs]
+    if data.targets.masks is not None:
+        targets = [target | {"masks": masks} for target, masks in zip(targets, maps(data), strict=True)]
+    losses: dict[str, Callable[[], dict[str, Tensor]]] = {
+        "detseg": lambda: sides["detseg"].loss(data),  # type: ignore[operator]
+        "torchvision": lambda: sides["torchvision"](images, targets),
     }
-    for name, (model, loss) in losses.items():
-        model.train()
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        # A learning rate of zero keeps the work of every step the same.
-        optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=1e-4)
-
-        def step(loss: Callable[[], dict[str, Tensor]] = loss, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            optimizer.zero_grad()
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                total = torch.stack(list(loss().values())).sum()
-            total.backward()
-            optimizer.step()
-
-        steps[name] = step
-    return steps
+    if "detectron2" in sides:
+        inputs = detectron2.samples(data, None if data.targets.masks is None else polygons(data))
+        losses["detectron2"] = lambda: detectron2.recorded(lambda: sides["detectron2"](inputs))
+    return {name: step(sides[name].train(), loss, device, half) for name, loss in losses.items()}
 
 
-def infer(device: str, half: bool) -> dict[str, Call]:
-    """Detections of one image."""
-    ours, theirs = models(device)
-    data = batch(1, device)
+def step(model: nn.Module, loss: Callable[[], dict[str, Tensor]], device: str, half: bool) -> Call:
+    # A learning rate of zero keeps the work of every step the same. Fused, it is the quickest there is, for every side.
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=1e-4, fused=True)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            total = torch.stack(list(loss().values())).sum()
+        total.backward()
+        optimizer.step()
+
+    return run
+
+
+def infer(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) -> dict[str, Call]:  # noqa: B008
+    """Detections of one image, with masks of the size of the image: run lengths of ours, maps of the peers."""
+    shape = shape._replace(images=1)
+    sides = {name: model.eval() for name, model in models(device, shape, masks).items()}
+    data = batch(shape, device)
     image = data.images[0] / 255
-    ours.eval()
-    theirs.eval()
 
-    def within(call: Call) -> Call:
-        return torch.inference_mode()(torch.autocast(device, torch.bfloat16, enabled=half)(call))
+    def ours() -> Any:
+        found = sides["detseg"](data.images, data.sizes)
+        if masks:
+            texts = list(runs(found.masks[0].float().cpu().numpy(), found.boxes[0].cpu().numpy(), *shape[1:]))
+        return texts if masks else found
 
-    return {
-        "detseg": within(lambda: ours(data.images, data.sizes)),
-        "torchvision": within(lambda: theirs([image])),
-    }
-
-
-def regions(images: int, count: int, device: str) -> Tensor:
-    """Boxes (B, count, 4) of 16 to 400 pixels a side, small ones more often."""
-    torch.manual_seed(2)
-    sides = 16 * 25 ** torch.rand(images, count, 2)
-    corner = torch.rand(images, count, 2) * (torch.tensor([WIDTH, HEIGHT]) - sides).clamp(min=0)
-    return torch.cat([corner, corner + sides], dim=-1).to(device)
+    calls: dict[str, Call] = {"detseg": ours, "torchvision": lambda: sides["torchvision"]([image])}
+    if "detectron2" in sides:
+        inputs = detectron2.samples(data, None)
+        calls["detectron2"] = lambda: sides["detectron2"](inputs)
+    within = torch.autocast(device, torch.bfloat16, enabled=half)
+    return {name: torch.inference_mode()(within(call)) for name, call in calls.items()}
 
 
-def pooling(device: str, half: bool) -> dict[str, Call]:
-    """RoIAlign of 512 regions in each of two images over four levels of 256 channels, forward and backward."""
-    boxes = regions(2, 512, device)
-    precision = torch.bfloat16 if half else torch.float32
-    maps = [
-        torch.randn(2, 256, HEIGHT // stride, WIDTH // stride, device=device, dtype=precision)
-        .contiguous(memory_format=torch.channels_last)
-        .requires_grad_()
-        for stride in STRIDES
-    ]
-    pooler = MultiScaleRoIAlign([str(stride) for stride in STRIDES], 7, sampling_ratio=2)
-    named = {str(stride): feature for stride, feature in zip(STRIDES, maps, strict=True)}
-    sizes = [(HEIGHT, WIDTH)] * 2
-
-    def both(pool: Callable[[], Tensor]) -> Call:
-        def call() -> None:
-            for feature in maps:
-                feature.grad = None
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                pooled = pool()
-            pooled.sum().backward()
-
-        return call
-
-    return {
-        "detseg": both(lambda: roi_align(maps, boxes, STRIDES, 7)),
-        "torchvision": both(lambda: pooler(named, list(boxes), sizes)),
-    }
+mask_train = partial(train, masks=True)
+mask_infer = partial(infer, masks=True)
 
 
-def nms(device: str, half: bool) -> dict[str, Call]:
-    """Suppression of 2000 boxes on each of four levels, of two images."""
-    boxes = regions(2, 8000, device)
-    scores = torch.rand(boxes.shape[:2], device=device)
-    levels = torch.arange(4, device=device).repeat_interleave(2000).expand(2, -1)
-    valid = torch.ones_like(levels, dtype=torch.bool)
-    return {
-        "detseg": lambda: suppress(boxes, scores, levels, valid, 0.7, 2000),
-        "torchvision": lambda: [batched_nms(*image, 0.7)[:2000] for image in zip(boxes, scores, levels, strict=True)],
-    }
-
-
-def startup(device: str, half: bool) -> dict[str, Call]:
-    """A new process until the package is imported."""
-    return {
-        package: partial(subprocess.run, [sys.executable, "-c", f"import {package}"], check=True)
-        for package in ("detseg", "torchvision", "torch")
-    }
+def mobilenet_train(device: str, half: bool, shape: Shape = Shape()) -> dict[str, Call]:  # noqa: B008
+    """One training step of torchvision's fasterrcnn_mobilenet_v3_large_320_fpn."""
+    torch.manual_seed(0)
+    sides = {"min_size": min(shape[1:]), "max_size": max(shape[1:])}
+    theirs = fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=6, **sides
+    )
+    norms = [module for module in theirs.modules() if isinstance(module, nn.BatchNorm2d)]
+    for parent in list(theirs.modules()):
+        for name, layer in list(parent.named_children()):
+            if layer in norms:
+                setattr(parent, name, FrozenBatchNorm2d(layer.num_features, layer.eps))
+    with torch.no_grad():
+        calibrate(theirs.backbone.body, torch.rand(1, 3, *shape[1:]) * 4 - 2)
+    body = MobileNetV3("mobilenet_v3_large", stages=[5], entry=True, norm="frozen", frozen=3, eps=1e-5)
+    sizes = [[32, 64, 128, 256, 512]] * 3
+    ours: Detector = FasterRCNN(
+        FPN(body),
+        CLASSES,
+        anchor_sizes=sizes,
+        rpn_score_threshold=0.05,
+        rpn_candidates=(2000, 150),
+        proposals=(2000, 150),
+    )
+    ours.load_state_dict(from_torchvision(theirs.state_dict()))
+    frozen = {name for name, value in ours.named_parameters() if not value.requires_grad}
+    for name, value in theirs.named_parameters():  # without weights it would train every layer
+        value.requires_grad_(name.replace("body.", "body.features.") not in frozen)
+    layout = {"device": device, "memory_format": torch.channels_last}
+    both = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
+    return steps(both, batch(shape, device), device, half)
