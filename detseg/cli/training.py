@@ -129,8 +129,8 @@ class TrainCLI(LightningCLI):
 def quickest_precision(accelerator: Any) -> str:
     """Where nobody has said in which precision to train: bfloat16 on a GPU that computes in it, else float32.
 
-    On a CPU it depends on the processor and on the network: with bfloat16 instructions ResNet-50 took half the time on one
-    processor and longer on another, and small networks longer on both.
+    On a CPU it depends on the processor and on the network: of two that have instructions for bfloat16, ResNet-50 took
+    half the time on one, and longer on the other.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
