@@ -85,7 +85,8 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionData, epochs:
     loader = data.train_dataloader()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
-    factor = learning_rate_factor("cosine", WARMUP, [], epochs * len(loader))
+    warmup = min(WARMUP, len(loader))  # no longer than an epoch, as in ours
+    factor = learning_rate_factor("cosine", warmup, [], epochs * len(loader))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model.train()
     for epoch in range(epochs):
