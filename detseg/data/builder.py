@@ -13,6 +13,7 @@ import numpy as np
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
 from detseg.data.masks import NONE, POLYGONS, pack_masks, pack_polygons
+from detseg.data.reports import Flaw
 
 Box = tuple[float, float, float, float]
 
@@ -46,14 +47,19 @@ class Builder:
         area: float = math.nan,
         polygon: Sequence[tuple[float, float]] | None = None,
     ) -> None:
-        """Add an object of an image, with the polygon that is its mask; by default its area is that of the box."""
+        """Add an object of an image, with the polygon that is its mask; by default its area is that of the box.
+
+        Raises Flaw for a polygon that is none.
+        """
+        try:
+            packed = pack_polygons([[x for point in polygon for x in point]]) if polygon else None
+        except ValueError as error:
+            raise Flaw("mask-broken", str(error)) from None
         self.rows.append(row)
         self.names.append(name)
         self.boxes.append(box)
         self.areas.append(area)
-        self.masks.append(
-            (POLYGONS, pack_polygons([[x for point in polygon for x in point]])) if polygon else (NONE, b"")
-        )
+        self.masks.append((NONE, b"") if packed is None else (POLYGONS, packed))
 
     def annotations(self, category_ids: Mapping[str, int] | None = None) -> Annotations:
         """What was gathered. Without ``category_ids`` the classes are the names found, sorted, numbered from 1."""

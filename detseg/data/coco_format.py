@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
 from detseg.data.layout import WORDS
 from detseg.data.masks import NONE, POLYGONS, RUNS, Masks, MaskUse, pack_masks, pack_polygons, pack_runs
+from detseg.data.reports import collects
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
     DataError, naming file and entry, for whatever is missing or broken; ``masks`` says whether masks are.
     """
     content = load(file, without_mask if masks == "none" else with_packed_mask)
+    if collects():
+        from detseg.data.coco_faults import sound
+
+        content = sound(file, content)
     pictures = content["images"]
     image_ids = _ids(file, "images", pictures, "id")
     order = np.argsort(image_ids, kind="stable")
@@ -264,14 +270,14 @@ def find_images(root: Path, file: Path, split: Split | None) -> Path:
     Raises DataError, naming the first image, where no usual folder holds it.
     """
     try:
-        first = FILE_NAME.search(file.read_bytes())  # far cheaper than parsing the whole file for it
+        found = FILE_NAME.finditer(file.read_bytes())  # far cheaper than parsing the whole file for it
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
-    text = first[1].decode(errors="replace") if first else '""'
+    texts = [match[1].decode(errors="replace") for match in islice(found, 100 if collects() else 1)] or ['""']
     try:
-        name = json.loads(text)
+        names = [json.loads(text) for text in texts]
     except ValueError as error:
-        raise DataError(f"{file}: broken JSON: file_name {text}: {error}; a backslash must be doubled") from None
+        raise DataError(f"{file}: broken JSON: file_name {texts[0]}: {error}; a backslash must be doubled") from None
     folders = [*_folders(root), *_folders(root / "images"), *_folders(file.parent), root, file.parent]
 
     def rank(folder: Path) -> int:
@@ -282,11 +288,11 @@ def find_images(root: Path, file: Path, split: Split | None) -> Path:
             return 0 if folder.name.lower() in file.stem.lower() else 1
         return 4
 
-    for folder in sorted(dict.fromkeys(folders), key=rank):
+    for name, folder in product(names, sorted(dict.fromkeys(folders), key=rank)):  # of many, some may be missing
         if (folder / name).is_file():
             return folder
     raise DataError(
-        f"{file}: cannot find its images: no {name or 'file_name'} in any folder of {root}; "
+        f"{file}: cannot find its images: no {names[0] or 'file_name'} in any folder of {root}; "
         f"give {split or 'train'}_images"
     )
 

@@ -11,6 +11,7 @@ from detseg.data.class_names import find_classes
 from detseg.data.coco_format import Split
 from detseg.data.images import SUFFIXES
 from detseg.data.label_maps import LabelFiles, LabelMaps, by_stem, label_maps
+from detseg.data.reports import collects, report
 from detseg.data.segmentation import SegmentationData
 from detseg.data.segmentation_transforms import SegmentationTransforms
 from detseg.errors import DataError
@@ -66,9 +67,11 @@ def pair(
         stems = sorted(image_files.keys() | label_files.keys())
     for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
         missing = [stem for stem in stems if stem not in files]
-        if missing:
-            others = f", and of {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise DataError(f"{folder / missing[0]}: the {what} of this name are missing{others}; add or take out both")
+        others = f", and of {len(missing) - 1} more" if len(missing) > 1 and not collects() else ""
+        for stem in missing:
+            told = f"{folder / stem}: the {what} of this name are missing{others}; add or take out both"
+            report("mask-missing", folder / stem, told)
+    stems = [stem for stem in stems if stem in image_files and stem in label_files]
     source, classes, void = find_classes(root, default, void)
     maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
     return label_maps(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)

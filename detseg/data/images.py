@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.reports import report
 from detseg.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -47,7 +48,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width that ``read_image`` gives, from the head of the file. Raises DataError as that does."""
+    """Height and width that ``read_image`` gives, from the head of the file. Raises DataError as that does.
+
+    Where faults are collected, a file that cannot be read is one, and has the size (0, 0).
+    """
     from PIL import Image
 
     try:
@@ -55,9 +59,11 @@ def image_size(path: Path) -> tuple[int, int]:
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except OSError as error:
-        raise DataError(f"{path}: cannot read this image: {error.strerror or error}") from None
+        text = f"{path}: cannot read this image: {error.strerror or error}"
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: cannot read this image: {error}; make it smaller, or leave it out") from None
+        text = f"{path}: cannot read this image: {error}; make it smaller, or leave it out"
+    report("image-unreadable", path, text)
+    return 0, 0
 
 
 def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.images import image_size
+from detseg.data.reports import report
 from detseg.errors import DataError
 from detseg.structures import VOID
 
@@ -140,10 +141,12 @@ class LabelFiles:
         unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
-            raise DataError(
+            report(
+                "mask-undefined",
+                path,
                 f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are 0 to "
                 f"{self.classes - 1}, and void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or "
-                "the list of classes"
+                "the list of classes",
             )
         return cv2.LUT(numbers, table.astype(np.uint8)).astype(np.uint8, copy=False)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import SUFFIXES, image_size
 from detseg.data.masks import NONE, RUNS, MaskUse, pack_masks
+from detseg.data.reports import Flaw, collects, report
 from detseg.errors import DataError
 from detseg.ops.runs import Window, encode, to_text
 
@@ -45,17 +46,20 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskUse = "none") -> Annotat
     folder, images = _folder(root, "annotations"), _folder(root, "jpegimages", "images")
     files = _image_files(images)
     objects = Objects()
+    for stem in ids:
+        if stem not in files:
+            file = folder / f"{stem}.xml"
+            report("image-missing", file, f"{file}: no image of this name in {images}")
+    ids = [stem for stem in ids if stem in files]
     sizes = np.zeros((len(ids), 2), dtype=np.int32)
     for row, stem in enumerate(ids):
-        file = folder / f"{stem}.xml"
-        if stem not in files:
-            raise DataError(f"{file}: no image of this name in {images}")
-        sizes[row] = _read_file(file, row, objects) or image_size(images / files[stem])
+        sizes[row] = _read_file(folder / f"{stem}.xml", row, objects) or image_size(images / files[stem])
     packed: list[tuple[int, bytes]] = []
     reasons: dict[int, str] = {}
     if masks != "none":
+        counts = np.bincount(np.array(objects.rows, dtype=np.int64), minlength=len(ids)).tolist()
         for row, stem in enumerate(ids):
-            packed += _read_masks(root, stem, objects.rows.count(row), sizes[row], len(packed), reasons)
+            packed += _read_masks(root, stem, counts[row], sizes[row], len(packed), reasons)
     names = tuple(sorted(set(objects.names)))
     label = {name: number for number, name in enumerate(names)}
     return pack(
@@ -131,27 +135,30 @@ def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None
     try:
         tree = fromstring(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+        report("label-broken", file, f"{file}: cannot read this annotation file: {error.strerror}")
+        return None
     except (ParseError, DefusedXmlException, ValueError) as error:
-        raise DataError(f"{file}: broken XML: {error}") from None
+        report("label-broken", file, f"{file}: broken XML: {error}")
+        return None
     for number, entry in enumerate(tree.iterfind("object"), start=1):
         try:
             name = (entry.findtext("name") or "").strip()
             if not name:
-                raise ValueError("no name")
+                raise Flaw("label-broken", "no name")
             left, top, right, bottom = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             difficult = (entry.findtext("difficult") or "").strip() not in ("", "0")
-        except ValueError as error:
-            raise DataError(f"{file}: object {number} has {error}") from None
+        except Flaw as flaw:
+            report(flaw.kind, file, f"{file}: object {number} has {flaw}", number)
+            continue
         # One pixel wide by the rule, yet in practice a slip of the mouse: made empty, so that it is dropped and logged.
         empty = right <= left or bottom <= top
         objects.rows.append(row)
         objects.names.append(name)
-        objects.boxes.append((left, top, left, top) if empty else (left - 1, top - 1, right, bottom))
+        objects.boxes.append((left, top, right, bottom) if empty else (left - 1, top - 1, right, bottom))
         objects.difficult.append(difficult)
     try:
         height, width = int(_number(tree, "size/height")), int(_number(tree, "size/width"))
-    except ValueError:
+    except Flaw:
         return None
     return (height, width) if height > 0 and width > 0 else None
 
@@ -163,25 +170,19 @@ def _read_masks(
 
     ``before`` objects are those of other images; what is wrong with one goes to ``reasons``.
     """
-    from PIL import Image, UnidentifiedImageError
-
     file = _folder(root, "segmentationobject") / f"{stem}.png"
     height, width = size.tolist()
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("P", "L"):
-                raise DataError(f"{file}: must show the number of the object of each pixel, but is an image in colour")
-            numbers = np.array(image)
-    except FileNotFoundError:
-        reasons |= dict.fromkeys(range(before + 1, before + count + 1), f"has no {file}")
+    if not file.exists():
+        absent = "" if collects() else f"has no {file}"  # not every image of a set has them
+        reasons |= dict.fromkeys(range(before + 1, before + count + 1), absent)
         return [(NONE, b"")] * count
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{file}: cannot read these objects: {error}") from None
-    if numbers.shape != (height, width):
-        raise DataError(f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}")
+    numbers = _read_numbers(file, height, width)
+    if numbers is None:
+        return [(NONE, b"")] * count
     shown = set(np.unique(numbers).tolist()) - {0, VOID}
     if shown and max(shown) > count:
-        raise DataError(f"{file}: shows an object {max(shown)}, but the annotation of {stem} lists {count}")
+        told = f"{file}: shows an object {max(shown)}, but the annotation of {stem} lists {count}"
+        report("mask-broken", file, told, max(shown))
     masks = []
     for number in range(1, count + 1):
         if number not in shown:
@@ -192,17 +193,38 @@ def _read_masks(
     return masks
 
 
+def _read_numbers(file: Path, height: int, width: int) -> NDArray[np.uint8] | None:
+    """The number of the object of each pixel; where faults are collected, None for a file that cannot be used."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("P", "L"):
+                told = f"{file}: must show the number of the object of each pixel, but is an image in colour"
+                report("mask-broken", file, told)
+                return None
+            numbers: NDArray[np.uint8] = np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        report("mask-broken", file, f"{file}: cannot read these objects: {error}")
+        return None
+    if numbers.shape != (height, width):
+        told = f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}"
+        report("mask-broken", file, told)
+        return None
+    return numbers
+
+
 def _number(entry: Element, path: str) -> float:
     text = entry.findtext(path)
     key = path.rpartition("/")[2]
     if text is None:
-        raise ValueError(f"no {key}")
+        raise Flaw("label-broken", f"no {key}")
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{key} = {text!r}")
+        raise Flaw("box-nan", f"{key} = {text!r}")
     return number
 
 
