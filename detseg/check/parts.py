@@ -12,11 +12,11 @@ from detseg.data.builder import Source
 from detseg.data.camvid import CamVid
 from detseg.data.class_names import FILES
 from detseg.data.coco import COCO
+from detseg.data.coco_format import Split, find_only_annotations, read_coco
 from detseg.data.folder import Folder
 from detseg.data.folder_segmentation import pair
 from detseg.data.label_maps import LabelMaps
-from detseg.data.voc import VOC
-from detseg.data.voc_format import find_ids, find_splits, read_voc
+from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc
 from detseg.data.voc_segmentation import VOCSegmentation
 from detseg.errors import DataError
 
@@ -44,14 +44,14 @@ def find_parts(root: Path, format: str | None = None, labels: str | None = None,
     if kind in SEGMENTATION:
         return Found(kind, {"FolderSegmentation": _folder, "CamVid": _camvid, "VOCSegmentation": _voc_maps}[kind](root))
     try:
-        found = Folder(str(root), format, labels, names, masks="sound").found
+        found = Folder(str(root), format, labels, names, masks="sound")._found
     except DataError:
         if format is None and (root / "SegmentationClass").is_dir():
             return Found("VOCSegmentation", _voc_maps(root))
         raise
     if isinstance(found, Source):
         return Found(found.format, found.parts)
-    return Found("COCO", _coco(found)) if isinstance(found, COCO) else Found("VOC", _voc(found))
+    return Found("COCO", _coco(found)) if isinstance(found, COCO) else Found("VOC", _voc(root))
 
 
 def _segmentation(root: Path) -> str | None:
@@ -63,23 +63,32 @@ def _segmentation(root: Path) -> str | None:
 
 
 def _coco(data: COCO) -> Readers:
-    if data.places.file("val") is None:
-        return {"all": lambda: data.whole}
-    return {"train": partial(data.read, "train"), "val": partial(data.read, "val")}
+    """The files of a data set; not by ``data`` itself, which splits what is not split."""
+
+    def read(file: Path, split: Split | None) -> Annotations:
+        return read_coco(file, data.places.folder(file, split), "sound")
+
+    train, val = (data.places.file(split) for split in ("train", "val"))
+    if train and val:
+        return {"train": partial(read, train, "train"), "val": partial(read, val, "val")}
+    if val:
+        return {"train": partial(data.read, "train"), "val": partial(read, val, "val")}
+    return {"all": partial(read, train or find_only_annotations(data.root), "train" if train else None)}
 
 
-def _voc(data: VOC) -> Readers:
+def _voc(root: Path) -> Readers:
     """The lists for training, validation and test; objects have masks where there is a folder of them."""
-    lists = {file.stem for file in (data.folder / "ImageSets" / "Main").glob("*.txt")}
-    pair = find_splits(data.folder) or ()
-    masks = any(entry.name.lower() == "segmentationobject" for entry in data.folder.iterdir())
+    folder = find_voc(root)
+    lists = {file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt")}
+    masks = any(entry.name.lower() == "segmentationobject" for entry in folder.iterdir())
 
     def read(name: str | None) -> Annotations:
-        return read_voc(data.folder, find_ids(data.folder, name), "sound" if masks else "none")
+        return read_voc(folder, find_ids(folder, name), "sound" if masks else "none")
 
-    if not pair:
+    splits = find_splits(folder)
+    if not splits:
         return {"all": partial(read, None)}
-    return {name: partial(read, name) for name in dict.fromkeys([*pair, *({"test"} & lists)])}
+    return {name: partial(read, name) for name in dict.fromkeys([*splits, *({"test"} & lists)])}
 
 
 def _folder(root: Path) -> Readers:

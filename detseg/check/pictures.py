@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.data.images import ORIENTATION
-from detseg.data.label_maps import read_numbers
+from detseg.data.images import is_turned
 from detseg.errors import DataError
 
 # What Pillow calls the contents that belong to an ending. MPO is how some cameras keep several JPEGs in a file.
@@ -29,7 +28,7 @@ TYPES = {
     ".tiff": ("TIFF",),
 }
 CHUNK = 64  # images that a process takes at once
-FEW = 256  # images for which starting processes takes longer than looking
+FEW, FEW_DECODED = 4000, 200  # images for which starting processes takes longer than looking
 
 
 class Task(NamedTuple):
@@ -52,7 +51,7 @@ def look_at(tasks: Sequence[Task], decode: bool, jobs: int, advance: Callable[[]
     """Look at images in ``jobs`` processes; ``advance`` is called after each. Only with ``decode`` are pixels read."""
     look = partial(_look, decode=decode)
     found = []
-    if jobs == 1 or len(tasks) < FEW:
+    if jobs == 1 or len(tasks) < (FEW_DECODED if decode else FEW):
         with warnings.catch_warnings():
             _calm()
             for task in tasks:
@@ -75,6 +74,8 @@ def _calm() -> None:
 def _look(task: Task, decode: bool) -> Seen:
     numbers, flaws = None, []
     if task.mask is not None:
+        from detseg.data.label_maps import read_numbers  # which takes long to import, in every process
+
         try:
             pixels = read_numbers(task.mask)
             numbers = np.bincount(pixels.ravel(), minlength=256)
@@ -100,7 +101,7 @@ def _describe(image: Image.Image, task: Task) -> tuple[tuple[int, int], list[tup
     """The size that ``read_image`` gives, and what the head of a file says that is worth knowing."""
     path, flaws = task.path, []
     stored = image.height, image.width
-    turned = stored[::-1] if image.getexif().get(ORIENTATION, 1) >= 5 else stored
+    turned = stored[::-1] if is_turned(image) else stored
     size = turned
     if 0 not in task.size and task.size != turned:
         seen, labelled = (f"{width}x{height}" for height, width in (turned, task.size))

@@ -57,14 +57,14 @@ class COCO(DetectionData):
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder. {WAYS}")
         if self.places.file("val") is None:
-            return self.whole.subset(split_rows(len(self.whole), self.val_fraction, split))
+            return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
         file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
         return read_coco(file, self.places.folder(file, split), self.masks)
 
     @cached_property
-    def whole(self) -> Annotations:
+    def _whole(self) -> Annotations:
         """All of a data set that is not split."""
         file = self.places.file("train")
         if file:

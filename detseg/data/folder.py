@@ -75,26 +75,26 @@ class Folder(DetectionData):
 
     def read(self, split: Split) -> Annotations:
         """Read a split, or its part of a data set that is not split."""
-        if not isinstance(self.found, Source):
-            return self.found.read(split)
-        if "all" in self.found.parts:
+        if not isinstance(self._found, Source):
+            return self._found.read(split)
+        if "all" in self._found.parts:
             return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
-        part = "test" if split == "val" and "val" not in self.found.parts else split
-        return self.found.parts[part]().with_masks(self.masks, {})
+        part = "test" if split == "val" and "val" not in self._found.parts else split
+        return self._found.parts[part]().with_masks(self.masks, {})
 
     def _match(self, annotations: Annotations) -> Annotations:
         """Number the classes in their order where the format has no numbers of its own for them."""
         matched = super()._match(annotations)
-        numbered = self.found.numbered if isinstance(self.found, Source) else isinstance(self.found, COCO)
+        numbered = self._found.numbered if isinstance(self._found, Source) else isinstance(self._found, COCO)
         return matched if numbered else replace(matched, category_ids=tuple(range(1, self.num_classes + 1)))
 
     @cached_property
     def _whole(self) -> Annotations:
-        assert isinstance(self.found, Source)
-        return self.found.parts["all"]().with_masks(self.masks, {})
+        assert isinstance(self._found, Source)
+        return self._found.parts["all"]().with_masks(self.masks, {})
 
     @cached_property
-    def found(self) -> Source | COCO | VOC:
+    def _found(self) -> Source | COCO | VOC:
         """What the folder is. Raises DataError unless it is one thing."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from detseg.data.reports import report
 from detseg.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
@@ -56,7 +59,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            turned = is_turned(image)
             return (image.width, image.height) if turned else (image.height, image.width)
     except OSError as error:
         text = f"{path}: cannot read this image: {error.strerror or error}"
@@ -64,6 +67,13 @@ def image_size(path: Path) -> tuple[int, int]:
         text = f"{path}: cannot read this image: {error}; make it smaller, or leave it out"
     report("image-unreadable", path, text)
     return 0, 0
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an EXIF orientation swaps width and height. No pixels are read for it: Pillow would, of a PNG."""
+    from PIL import Image
+
+    return bool(Image.Image.getexif(image).get(ORIENTATION, 1) >= 5)
 
 
 def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:

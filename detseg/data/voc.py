@@ -51,16 +51,15 @@ class VOC(DetectionData):
             return self._whole.subset(split_rows(len(self._whole), self.val_fraction, split))
         name = self._split(split)
         if name is None:
-            raise DataError(f"{self.folder}: no list of images to train on; give train_split as well as val_split")
-        return read_voc(self.folder, find_ids(self.folder, name, self._kind), self.masks)
+            raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")
+        return read_voc(self._folder, find_ids(self._folder, name, self._kind), self.masks)
 
     def _match(self, annotations: Annotations) -> Annotations:
         """Number the classes in their order, since VOC has no numbers of its own for them."""
         return replace(super()._match(annotations), category_ids=tuple(range(1, self.num_classes + 1)))
 
     @cached_property
-    def folder(self) -> Path:
-        """The folder with annotations and images. Raises DataError if there is none."""
+    def _folder(self) -> Path:
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
         try:
@@ -73,14 +72,14 @@ class VOC(DetectionData):
     @cached_property
     def _whole(self) -> Annotations:
         """All of a data set that is not split."""
-        return read_voc(self.folder, find_ids(self.folder, self._split("train"), self._kind), self.masks)
+        return read_voc(self._folder, find_ids(self._folder, self._split("train"), self._kind), self.masks)
 
     @property
     def _kind(self) -> str:
         """Which lists of images count: not every image with boxes has masks."""
-        return "Main" if self.masks == "none" or not find_splits(self.folder, "Segmentation") else "Segmentation"
+        return "Main" if self.masks == "none" or not find_splits(self._folder, "Segmentation") else "Segmentation"
 
     def _split(self, split: Split) -> str | None:
         """Name of a list of images."""
-        found = find_splits(self.folder, self._kind)
+        found = find_splits(self._folder, self._kind)
         return self.splits[split] or (found[split == "val"] if found else None)
