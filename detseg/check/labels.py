@@ -88,12 +88,19 @@ def map_faults(part: LabelMaps, numbers: list[NDArray[np.int64] | None]) -> Iter
 
 def duplicates(parts: Mapping[str, Part], readable: Mapping[str, NDArray[np.bool_]]) -> Iterator[Fault]:
     """Images that are the same byte by byte, in a part or in two of them; only ``readable`` ones are compared."""
-    images = [(split, part.path(int(row))) for split, part in parts.items() for row in np.flatnonzero(readable[split])]
-    for group in identical([path for _, path in images]):
+    for split, row, first, path in repeated(parts, readable):
+        again = parts[split].path(row)
+        if split == first:
+            yield Fault("duplicate", str(again), f"{again}: the same as {path}")
+        else:
+            yield Fault("duplicate-across", str(again), f"{again} ({split}): the same as {path} ({first})")
+
+
+def repeated(
+    parts: Mapping[str, Part], readable: Mapping[str, NDArray[np.bool_]]
+) -> Iterator[tuple[str, int, str, Path]]:
+    """Part and row of each image that there is before, and part and path of the first such one."""
+    images = [(split, row) for split in parts for row in np.flatnonzero(readable[split]).tolist()]
+    for group in identical([parts[split].path(row) for split, row in images]):
         first, *others = (images[position] for position in group)
-        for split, path in others:
-            if split == first[0]:
-                yield Fault("duplicate", str(path), f"{path}: the same as {first[1]}")
-            else:
-                told = f"{path} ({split}): the same as {first[1]} ({first[0]})"
-                yield Fault("duplicate-across", str(path), told)
+        yield from ((*other, first[0], parts[first[0]].path(first[1])) for other in others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from jsonargparse import ArgumentParser
 from detseg.check.checking import check as check_parts
 from detseg.check.figures import figures
 from detseg.check.parts import find_parts
+from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
 from detseg.cli.faults import PARSER, parse
 from detseg.data.annotations import Annotations
 from detseg.errors import ConfigError
 from detseg.tasks.progress import progress
+
+log = logging.getLogger(__name__)
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -35,6 +39,10 @@ def check(arguments: Sequence[str]) -> None:
         print(json.dumps(values(checked, measured, options.side), indent=2))
     else:
         print(text(checked, measured, options.side, options.all))
+    if options.fix:
+        with progress(0, sum(map(len, checked.parts.values())), f"write {options.fix}") as advance:
+            changes = repair(checked, options.fix, advance)
+        log.info("%s: a repaired copy; %d changes, listed in %s", options.fix, len(changes), options.fix / CHANGES)
     if checked.status:
         raise SystemExit(checked.status)
 
@@ -54,5 +62,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes that look at images.")
     parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for how well anchors fit.")
     parser.add_argument("--all", action="store_true", help="List all faults and classes, and not only the first.")
+    parser.add_argument("--fix", type=Path | None, help="Write a repaired copy to this new folder.")
     parser.add_argument("--json", action="store_true", help="Print values for programs instead.")
     return parser

@@ -18,7 +18,7 @@ from detseg.errors import DataError
 log = logging.getLogger(__name__)
 
 
-ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # what is no fault where no object has a mask
+ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # what is said of an object that never had one
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +138,11 @@ class Annotations:
         return self.where(~without)
 
     def _report_masks(self, masks: Masks, without: NDArray[np.int64], reasons: Mapping[int, str]) -> None:
-        """Report the masks of objects that cannot be used; that there are none at all is no fault.
-
-        Nor is it one where the reason is an empty text.
-        """
-        some = len(without) < len(masks)
+        """Report the masks of objects that cannot be used; that an object has none is no fault."""
         files = self.files[np.searchsorted(self.offsets, without, side="right") - 1]
         for file, number, kind in zip(files, self.ids[without].tolist(), masks.kinds[without], strict=True):
             text = reasons.get(number, "has no mask" if kind == NONE else "has a mask without a pixel in its image")
-            if text and (some or text not in ABSENT):
+            if text not in ABSENT:
                 report("mask-broken", self.root / file, f"{self.root / file} annotation {number} {text}", number)
 
     def _take(self, objects: NDArray[np.int64]) -> Annotations:

@@ -173,7 +173,7 @@ def _read_masks(
     file = _folder(root, "segmentationobject") / f"{stem}.png"
     height, width = size.tolist()
     if not file.exists():
-        absent = "" if collects() else f"has no {file}"  # not every image of a set has them
+        absent = "has no mask" if collects() else f"has no {file}"  # not every image of a set has them
         reasons |= dict.fromkeys(range(before + 1, before + count + 1), absent)
         return [(NONE, b"")] * count
     numbers = _read_numbers(file, height, width)
