@@ -20,7 +20,7 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 def text(checked: Checked, found: Figures, side: int, everything: bool) -> str:
     """The report for a terminal."""
     lines = [f"{checked.root}: {checked.format}, {', '.join(checked.parts) or 'nothing that can be read'}", ""]
-    lines += _table(list(_part_rows(checked)))
+    lines += _table(list(part_rows(checked)))
     unit = "objects" if any(isinstance(part, Annotations) for part in checked.parts.values()) else "pixels"
     ranked = sorted(checked.counts.items(), key=lambda one: -sum(one[1].values()))
     shown = ranked if everything else ranked[:CLASSES]
@@ -35,7 +35,7 @@ def text(checked: Checked, found: Figures, side: int, everything: bool) -> str:
 
 def values(checked: Checked, found: Figures, side: int) -> dict[str, Any]:
     """All of a check as values for JSON."""
-    names, *rows = _part_rows(checked)
+    names, *rows = part_rows(checked)
     return {
         "root": str(checked.root),
         "format": checked.format,
@@ -57,7 +57,8 @@ def values(checked: Checked, found: Figures, side: int) -> dict[str, Any]:
     }
 
 
-def _part_rows(checked: Checked) -> Iterator[list[str]]:
+def part_rows(checked: Checked) -> Iterator[list[str]]:
+    """A head, and the counts of each part."""
     yield [
         "part",
         "images",

@@ -12,9 +12,11 @@ from jsonargparse import ArgumentParser
 
 from detseg.check.checking import check as check_parts
 from detseg.check.figures import figures
+from detseg.check.page import page
 from detseg.check.parts import find_parts
 from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
+from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
 from detseg.data.annotations import Annotations
 from detseg.errors import ConfigError
@@ -30,6 +32,7 @@ def check(arguments: Sequence[str]) -> None:
     for name in ("jobs", "side"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
+    check_writable("--html", options.html)
     root = options.folder
     found = find_parts(root, options.format, options.labels, options.names)
     checked = check_parts(root, found, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
@@ -39,6 +42,9 @@ def check(arguments: Sequence[str]) -> None:
         print(json.dumps(values(checked, measured, options.side), indent=2))
     else:
         print(text(checked, measured, options.side, options.all))
+    if options.html:
+        options.html.write_text(page(checked, measured, options.side), encoding="utf-8")
+        log.info("page: %s", options.html)
     if options.fix:
         with progress(0, sum(map(len, checked.parts.values())), f"write {options.fix}") as advance:
             changes = repair(checked, options.fix, advance)
@@ -63,5 +69,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for how well anchors fit.")
     parser.add_argument("--all", action="store_true", help="List all faults and classes, and not only the first.")
     parser.add_argument("--fix", type=Path | None, help="Write a repaired copy to this new folder.")
+    parser.add_argument("--html", type=Path | None, help="Write a page with charts and pictures to this file.")
     parser.add_argument("--json", action="store_true", help="Print values for programs instead.")
     return parser

@@ -247,7 +247,7 @@ def _report_boxes(
             corners = ", ".join(f"{value:g}" for value in boxes[i])
             size = f"{sizes[i][1]}x{sizes[i][0]}"
             told = f"{root / files[i]} annotation {ids[i]}: box ({corners}) {text}; the image is {size}"
-            report(kind, root / files[i], told, int(ids[i]))
+            report(kind, root / files[i], told, int(ids[i]), tuple(boxes[i].tolist()))
         left = left & ~found
 
 

@@ -61,6 +61,7 @@ class Fault(NamedTuple):
     file: str
     text: str  # all that there is to say, the file included
     annotation: int | str | None = None  # the number of the object in its file or in the set
+    box: tuple[float, ...] | None = None  # of the object, xyxy
 
     @property
     def severity(self) -> Severity:
@@ -96,12 +97,18 @@ def collects() -> bool:
     return _collected.get() is not None
 
 
-def report(kind: str, file: Path | str, text: str, annotation: int | str | None = None) -> None:
+def report(
+    kind: str,
+    file: Path | str,
+    text: str,
+    annotation: int | str | None = None,
+    box: tuple[float, ...] | None = None,
+) -> None:
     """Add a fault to what is collected; where nobody collects, raise it as DataError."""
     found = _collected.get()
     if found is None:
         raise DataError(text)
-    found.append(Fault(kind, str(file), text, annotation))
+    found.append(Fault(kind, str(file), text, annotation, box))
 
 
 def shifted(used: Iterable[int], known: Iterable[int]) -> str | None:
