@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import split_rows
 from detseg.data.coco_format import Places, Split, find_only_annotations, read_coco
 from detseg.data.detection import DetectionData
@@ -44,8 +45,9 @@ class COCO(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, bad_samples)
         self.root = Path(root)
         self.places = Places(
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}

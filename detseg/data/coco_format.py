@@ -18,7 +18,7 @@ from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
 from detseg.data.layout import WORDS
 from detseg.data.masks import NONE, POLYGONS, RUNS, Masks, MaskUse, pack_masks, pack_polygons, pack_runs
-from detseg.data.reports import collects
+from detseg.data.reports import collects, shifted
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,11 @@ def read_coco(file: Path, images: Path, masks: MaskUse = "none") -> Annotations:
     names, category_ids = _classes(file, content["categories"], set(np.unique(categories).tolist()))
     labels = np.searchsorted(category_ids, categories).clip(0, max(len(category_ids) - 1, 0))
     for i in np.flatnonzero(np.asarray(category_ids)[labels] != categories)[:1]:
-        raise DataError(f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories")
+        shift = shifted(categories.tolist(), category_ids)
+        told = f"; {shift}" if shift else ""
+        raise DataError(
+            f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{told}"
+        )
 
     boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
     complete = _complete(np.stack(sizes, axis=1), files, images)

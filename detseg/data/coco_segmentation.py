@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import split_rows
 from detseg.data.coco_format import Places, Split, find_only_annotations, load
 from detseg.data.images import image_size
@@ -49,8 +50,9 @@ class COCOSegmentation(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root = Path(root)
         self.places = Places(
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.builder import Source
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split, holds_coco
@@ -66,8 +67,9 @@ class Folder(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, bad_samples)
         if format not in (None, *WHOLE, *FINDERS):
             raise ConfigError(f"data.format: {format}; there is {', '.join([*WHOLE, *FINDERS])}")
         self.root, self.format, self.labels, self.names = Path(root), format, labels, names

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import split_rows
 from detseg.data.class_names import find_classes
 from detseg.data.coco_format import Split
@@ -33,8 +34,9 @@ class FolderSegmentation(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root = Path(root)
         self.val_fraction = val_fraction
 

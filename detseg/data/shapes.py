@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split
 from detseg.data.image_folders import ImageFolders, Listing
@@ -44,6 +45,7 @@ class Shapes(COCO):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(
             str(Path(root) / "coco"),
@@ -52,6 +54,7 @@ class Shapes(COCO):
             workers=workers,
             proposals=proposals,
             masks=masks,
+            bad_samples=bad_samples,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import split_rows
 from detseg.data.coco_format import Split, holds_coco
 from detseg.data.detection import DetectionData
@@ -39,8 +40,9 @@ class VOC(DetectionData):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks)
+        super().__init__(transforms, batch_size, workers, proposals, masks, bad_samples)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.val_fraction = val_fraction
