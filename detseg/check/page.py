@@ -14,18 +14,17 @@ from PIL import Image, ImageDraw
 from detseg.check.checking import Checked
 from detseg.check.figures import Figures, covered
 from detseg.check.summary import part_rows, short
-from detseg.check.web import Shown, bars, browser, data_uri, document, gallery, histogram, table
+from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
 from detseg.data.annotations import Annotations
 from detseg.data.images import read_image
 from detseg.data.reports import KINDS, Fault, collecting
-from detseg.draw import Picture, draw, overlay
+from detseg.draw import draw, overlay
 from detseg.errors import DataError
 
 CLASSES = 20  # in the chart
 OF_KIND = 12  # pictures of faults of one kind
 LISTED = 500  # faults of one kind
 BROWSED = 120  # images in the browser
-SIDE = 480  # pixels of the longer side of a picture
 MARK = (255, 40, 40)
 SHOWS = 10  # pixels; a box that is smaller gets so much room on each side
 OPEN = 8  # faults that are listed without a click
@@ -173,10 +172,3 @@ def _labelled(checked: Checked, split: str, row: int) -> Shown | None:
     picture = draw(small, part.boxes[objects] * scale, part.labels[objects], part.classes, masks=sized)
     classes = tuple(sorted({part.classes[label] for label in part.labels[objects]}))
     return Shown(data_uri(picture), f"{name}, {objects.stop - objects.start} objects", classes)
-
-
-def shrunk(picture: Picture) -> Picture:
-    """A picture whose longer side is at most SIDE."""
-    scale = min(1.0, SIDE / max(picture.shape[:2]))
-    size = max(1, round(scale * picture.shape[1])), max(1, round(scale * picture.shape[0]))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

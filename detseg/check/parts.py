@@ -40,7 +40,7 @@ def find_parts(root: Path, format: str | None = None, labels: str | None = None,
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the place of your data")
-    kind = format or _segmentation(root)
+    kind = format or segmentation_of(root)
     if kind in SEGMENTATION:
         return Found(kind, {"FolderSegmentation": _folder, "CamVid": _camvid, "VOCSegmentation": _voc_maps}[kind](root))
     try:
@@ -54,7 +54,7 @@ def find_parts(root: Path, format: str | None = None, labels: str | None = None,
     return Found("COCO", _coco(found)) if isinstance(found, COCO) else Found("VOC", _voc(root))
 
 
-def _segmentation(root: Path) -> str | None:
+def segmentation_of(root: Path) -> str | None:
     """Which layout of images and maps of labels a folder has for certain."""
     if (root / "trainannot").is_dir():
         return "CamVid"

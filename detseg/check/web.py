@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -18,6 +19,7 @@ from detseg.draw import Picture
 BAR, GAP, NAME, ROOM, VALUE = 16, 6, 150, 260, 110  # pixels of a chart of bars: two heights and three widths
 PLOT = (480, 150)  # width and height of a histogram
 QUALITY = 80  # of the pictures
+SIDE = 480  # pixels of their longer side
 
 # Nothing but what stands in the page itself may be loaded or run by it.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -103,6 +105,13 @@ def document(title: str, body: Iterable[str]) -> str:
             "",
         ]
     )
+
+
+def shrunk(picture: Picture, side: int = SIDE) -> Picture:
+    """A picture whose longer side is at most ``side``."""
+    scale = min(1.0, side / max(picture.shape[:2]))
+    size = max(1, round(scale * picture.shape[1])), max(1, round(scale * picture.shape[0]))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def data_uri(picture: Picture) -> str:
