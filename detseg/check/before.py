@@ -7,7 +7,7 @@ import shlex
 
 import numpy as np
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations import Annotations, in_shares
 from detseg.data.base import Data
 from detseg.errors import DataError
 
@@ -26,10 +26,10 @@ def look_before_training(data: Data[Annotations], validates: bool) -> None:
             what = "learn from" if split == "train" else "measure by; without it: `--trainer.limit_val_batches 0`"
             raise DataError(f"{part.root}: the {split} part has {len(part)} images and no object to {what}. {way_on}")
         sizes = np.repeat(part.sizes, np.diff(part.offsets), axis=0)
-        unit = (np.abs(part.boxes) <= 1).all(axis=1) & (sizes >= 8).all(axis=1)
-        if unit.mean() > MANY:
+        shares = in_shares(part.boxes, sizes)
+        if shares.mean() > MANY:
             raise DataError(
-                f"{part.root}: {unit.sum()} of {len(unit)} boxes of the {split} part go from 0 to 1, where pixels are "
+                f"{part.root}: {shares.sum()} of {len(shares)} boxes of the {split} part go from 0 to 1, where pixels are "
                 f"meant. `{command} --fix NEW_FOLDER` writes a copy in pixels"
             )
     if "val" in parts:

@@ -32,24 +32,20 @@ class Figures(NamedTuple):
 
 def figures(parts: Mapping[str, Annotations], side: int) -> Figures:
     """Measure boxes, those in images resized to the short edge ``side`` where anchors are concerned."""
-    boxes = [np.zeros((0, 4)), *(part.boxes for part in parts.values())]
     counts = [np.diff(part.offsets) for part in parts.values()]
-    sizes = [
-        np.zeros((0, 2), np.int64),
-        *(np.repeat(part.sizes, np.diff(part.offsets), axis=0) for part in parts.values()),
-    ]
-    all_boxes, all_sizes = np.concatenate(boxes), np.concatenate(sizes)
+    sizes = [np.repeat(part.sizes, np.diff(part.offsets), axis=0) for part in parts.values()]
+    all_boxes = np.concatenate([np.zeros((0, 4)), *(part.boxes for part in parts.values())])
+    all_sizes = np.concatenate([np.zeros((0, 2), np.int32), *sizes])
     all_boxes = all_boxes.clip(0, np.tile(all_sizes[:, ::-1], 2))
     width, height = (all_boxes[:, 2:] - all_boxes[:, :2]).T.clip(1e-6)
     area = width * height
-    names = [name for name in GROUPS for low, _ in (GROUPS[name],)]
     group = np.searchsorted([low for low, _ in GROUPS.values()], area, side="right") - 1
     return Figures(
         sides=np.sqrt(area),
         shapes=width / height,
         per_image=np.concatenate([np.zeros(0, np.int64), *counts]),
         best=best_anchors(all_boxes, all_sizes, side),
-        groups=np.array(names)[group],
+        groups=np.array(list(GROUPS))[group],
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from detseg.check.checking import Checked
 from detseg.check.labels import repeated, unified
-from detseg.data.annotations import Annotations
+from detseg.data.annotations import Annotations, in_shares
 from detseg.data.images import read_image
 from detseg.data.label_maps import LabelMaps
 from detseg.data.reports import collecting
@@ -172,8 +172,10 @@ def _entry(part: Annotations, number: int, box: NDArray[np.float64], size: tuple
 def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.float64] | None, str | None]:
     """A box as it should be, None for one to leave out, and what was done with it."""
     limits = np.array([width, height, width, height])
-    if (np.abs(box) <= 1).all() and (box != np.round(box)).any() and min(height, width) >= 8:
-        return (box * limits, "made pixels of shares") if (box >= 0).all() else (None, "left out")
+    if in_shares(box[None], np.array([[height, width]], dtype=np.int32))[0]:
+        shares = box + [1, 1, 0, 0] if (box[:2] < 0).any() else box  # the reader of VOC has taken a pixel off
+        sound = (shares >= 0).all() and (shares[2:] > shares[:2]).all()
+        return (shares * limits, "made pixels of shares") if sound else (None, "left out")
     clipped = box.clip(0, limits)
     if (clipped[2:] - clipped[:2] < 1).any():
         return None, "left out, as a side is below a pixel"

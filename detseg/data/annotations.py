@@ -222,6 +222,12 @@ def pack(
     )
 
 
+def in_shares(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) look like shares of the image, from 0 to 1, where pixels are meant; ``sizes`` are (N, 2)."""
+    fractions = (np.abs(boxes) <= 1).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
+    return fractions & (sizes >= 8).all(axis=1)
+
+
 def _report_boxes(
     root: Path,
     files: NDArray[np.str_],
@@ -233,12 +239,11 @@ def _report_boxes(
     """Report the boxes (N, 4) that cannot be used as they are; those of images whose size is not known are left out."""
     sides, inside = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
     known = (sizes > 0).all(axis=1)
-    unit = (np.abs(boxes) <= 1).all(axis=1) & (sizes >= 8).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
     left = known
     for kind, found, text in (
         ("box-negative", (sides < 0).any(axis=1), "has its second corner before the first"),
         ("box-area", (sides == 0).any(axis=1), "has no area"),
-        ("box-normalised", unit, "goes from 0 to 1, and would be less than a pixel large"),
+        ("box-normalised", in_shares(boxes, sizes), "goes from 0 to 1, and would be less than a pixel large"),
         ("box-outside", (inside <= 0).any(axis=1), "lies outside of its image"),
         ("box-beyond", (np.abs(clipped - boxes) > 1).any(axis=1), "reaches beyond its image"),
         ("box-tiny", (inside < 1).any(axis=1), "has a side of less than a pixel"),

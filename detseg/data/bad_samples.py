@@ -29,7 +29,8 @@ class Skipping(Dataset[Sample]):
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset
-        self.bad = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()  # type: ignore[arg-type]
+        self.bad = torch.zeros(len(dataset), dtype=torch.bool)  # type: ignore[arg-type]
+        self.bad.share_memory_()  # type: ignore[no-untyped-call]
         self.budget = math.ceil(BUDGET * len(self.bad))
 
     def __len__(self) -> int:

@@ -164,6 +164,8 @@ def _column(
     def convert(values: list[Any]) -> NDArray[Any]:
         if any(item is None for item in values):
             raise ValueError("missing")
+        if not shape and any(isinstance(item, (list, dict)) for item in values):
+            raise ValueError("not one value")
         array = np.array(values, dtype=dtype).reshape(len(values), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():
             raise ValueError("not a number")
@@ -293,7 +295,7 @@ def find_images(root: Path, file: Path, split: Split | None) -> Path:
         return 4
 
     for name, folder in product(names, sorted(dict.fromkeys(folders), key=rank)):  # of many, some may be missing
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # unlike Path's, it takes any name
             return folder
     raise DataError(
         f"{file}: cannot find its images: no {names[0] or 'file_name'} in any folder of {root}; "

@@ -118,6 +118,14 @@ def test_voc_becomes_coco(tmp_path: Path) -> None:
     assert (part.classes, part.boxes.tolist()) == (("cat", "dog"), [[0, 0, 9, 9], [10, 5, 20, 30]])
 
 
+def test_shares_in_voc(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    made.voc(root, "a", made.box("cat", 0.25, 0.5, 0.75, 1))
+    assert kinds(look(root)) == {"box-normalised": 1}
+    fix(root, out)
+    assert look(out).parts["all"].boxes.tolist() == [[16, 24, 48, 48]]
+
+
 def test_maps_of_labels(tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     (root / "masks").mkdir(parents=True)
