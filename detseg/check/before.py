@@ -29,8 +29,8 @@ def look_before_training(data: Data[Annotations], validates: bool) -> None:
         shares = in_shares(part.boxes, sizes)
         if shares.mean() > MANY:
             raise DataError(
-                f"{part.root}: {shares.sum()} of {len(shares)} boxes of the {split} part go from 0 to 1, where pixels are "
-                f"meant. `{command} --fix NEW_FOLDER` writes a copy in pixels"
+                f"{part.root}: {shares.sum()} of {len(shares)} boxes of the {split} part go from 0 to 1, where pixels "
+                f"are meant. `{command} --fix NEW_FOLDER` writes a copy in pixels"
             )
     if "val" in parts:
         train, val = ({str(part.path(row)) for row in range(len(part))} for part in parts.values())

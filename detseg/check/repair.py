@@ -173,7 +173,7 @@ def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.
     """A box as it should be, None for one to leave out, and what was done with it."""
     limits = np.array([width, height, width, height])
     if in_shares(box[None], np.array([[height, width]], dtype=np.int32))[0]:
-        shares = box + [1, 1, 0, 0] if (box[:2] < 0).any() else box  # the reader of VOC has taken a pixel off
+        shares = box + np.array([1, 1, 0, 0]) if (box[:2] < 0).any() else box  # the reader of VOC has taken a pixel off
         sound = (shares >= 0).all() and (shares[2:] > shares[:2]).all()
         return (shares * limits, "made pixels of shares") if sound else (None, "left out")
     clipped = box.clip(0, limits)

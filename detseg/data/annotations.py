@@ -225,7 +225,8 @@ def pack(
 def in_shares(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which boxes (N, 4) look like shares of the image, from 0 to 1, where pixels are meant; ``sizes`` are (N, 2)."""
     fractions = (np.abs(boxes) <= 1).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
-    return fractions & (sizes >= 8).all(axis=1)
+    found: NDArray[np.bool_] = fractions & (sizes >= 8).all(axis=1)
+    return found
 
 
 def _report_boxes(
