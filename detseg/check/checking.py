@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +74,15 @@ def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress)
     }
     counts = class_counts(parts, {split: _sum(found) for split, found in seen.items()})
     faults += class_faults(root, counts, next(iter(found.readers)))
-    faults += duplicates(parts, {split: found.all(axis=1) for split, found in sizes.items()})
+    faults += duplicates(parts, readable(sizes))
     order = {kind: position for position, kind in enumerate(KINDS)}
     faults = sorted(dict.fromkeys(faults), key=lambda fault: order[fault.kind])
     return Checked(root, found.format, parts, sizes, counts, faults, decode)
+
+
+def readable(sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
+    """Which images of each part have a size."""
+    return {split: found.min(axis=1) > 0 for split, found in sizes.items()}
 
 
 def _tasks(part: Part) -> Iterator[Task]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.check.checking import Checked
+from detseg.check.checking import Checked, readable
 from detseg.check.labels import repeated, unified
 from detseg.data.annotations import Annotations, in_shares
 from detseg.data.images import read_image
@@ -93,10 +93,9 @@ def _lost(checked: Checked) -> set[str]:
 
 def _twice(checked: Checked) -> dict[tuple[str, int], str]:
     """Part and row of each image that there is before, and what there is to say."""
-    readable = {split: sizes.all(axis=1) for split, sizes in checked.sizes.items()}
     return {
         (split, row): f"{checked.parts[split].path(row)} ({split}): the same as {path} ({first})"
-        for split, row, first, path in repeated(checked.parts, readable)
+        for split, row, first, path in repeated(checked.parts, readable(checked.sizes))
     }
 
 
@@ -130,7 +129,8 @@ def _write_objects(checked: Checked, copied: dict[str, dict[int, str]], out: Pat
     ids = _category_ids(checked, names)
     for split, part in checked.parts.items():
         assert isinstance(part, Annotations)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for row, name in copied[split].items():
             height, width = part.sizes[row].tolist()
             images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
@@ -189,7 +189,8 @@ def _names(checked: Checked) -> tuple[dict[str, str], list[str]]:
     alike: dict[str, list[str]] = defaultdict(list)
     for name in checked.counts:
         alike[unified(name)].append(name)
-    names, changes = {}, []
+    names: dict[str, str] = {}
+    changes: list[str] = []
     for group in alike.values():
         best = max(group, key=lambda name: sum(checked.counts[name].values()))
         names |= dict.fromkeys(group, best.strip() if len(group) > 1 else best)
@@ -212,7 +213,6 @@ def _category_ids(checked: Checked, names: dict[str, str]) -> dict[str, int]:
 
 def _write_maps(checked: Checked, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
     """Write the map of labels of each image: the number of the class of each pixel, 255 for none."""
-    changes = []
     undefined = {fault.file: fault.text for fault in checked.of_kind("mask-undefined")}
     for split, part in checked.parts.items():
         assert isinstance(part, LabelMaps)
@@ -222,4 +222,4 @@ def _write_maps(checked: Checked, copied: dict[str, dict[int, str]], out: Path) 
             with collecting():
                 cv2.imwrite(str(target), part.labels(row))
         (out / "classes.txt").write_text("".join(f"{name}\n" for name in part.classes))
-    return changes + [f"made void: {text}" for text in undefined.values()]
+    return [f"made void: {text}" for text in undefined.values()]

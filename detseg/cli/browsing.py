@@ -123,7 +123,8 @@ def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[Picture, list[int]]:
         semantic = sample.semantic.numpy().astype(np.uint8)
         return overlay(image, semantic, classes), np.unique(semantic[semantic < len(classes)]).tolist()
     boxes, (height, width) = sample.boxes.numpy(), image.shape[:2]
-    grids = [] if sample.masks is None else sample.masks.numpy().astype(np.float32) / 255
+    none = np.zeros((0, 1, 1), dtype=np.float32)
+    grids = none if sample.masks is None else sample.masks.numpy().astype(np.float32) / 255
     masks = (paste(grid, box, height, width).whole(height, width) for grid, box in zip(grids, boxes, strict=False))
     return draw(image, boxes, sample.labels.numpy(), classes, masks=masks), sorted(set(sample.labels.tolist()))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCOSegmentation, Folder, FolderSegmentation
@@ -101,6 +101,8 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @SETTINGS
 @given(path=PATHS, value=VALUES, key=st.sampled_from([None, "drop"]), masks=st.sampled_from(["none", "sound", "all"]))
+@example(path=[1, 0, 1], value=[None], key=None, masks="none")  # a name that is a list
+@example(path=[2, 0, 0], value="x" * 300, key=None, masks="none")  # one that is too long for a file
 def test_coco(coco: Path, path: list[int], value: Any, key: str | None, masks: Any) -> None:
     (coco / "labels.json").write_text(json.dumps(replaced(COCO_FILE, path, value, key)))
     take(lambda: Folder(str(coco), format="COCO", masks=masks).read("train"), coco)
