@@ -24,6 +24,7 @@ BELOW: dict[str, set[str]] = {
     "data": GROUND | {"ops", "proposals.cache", "draw"},
     "metrics": GROUND | {"ops", "data.annotations"},
     "proposals": GROUND | {"data.annotations", "data.images"},
+    "check": GROUND | {"ops", "data", "draw"},
     "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw"},
     "checkpoint": GROUND | {"ops", "modules", "models", "data", "metrics", "tasks"},
     "charts": {"draw"},
@@ -43,6 +44,7 @@ BELOW: dict[str, set[str]] = {
         "probe",
         "visualize",
         "tasks",
+        "check",
     },
 }
 """What each part may import, besides itself."""

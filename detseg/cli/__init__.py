@@ -11,6 +11,8 @@ from detseg.cli import usage
 
 # The module of each command and the line of help about it; importing them takes seconds, so only one is.
 COMMANDS = {
+    "check": ("checking", "look through a data set before it is learnt from, and repair it"),
+    "browse": ("browsing", "show the pictures as a network sees them, with their labels drawn"),
     "train": ("training", "train a detector, a segmenter or a classifier as a configuration says"),
     "evaluate": ("evaluation", "measure a checkpoint on a data set"),
     "predict": ("prediction", "find objects in image files, label their pixels, or say what they show"),
@@ -39,6 +41,16 @@ def main() -> None:
     else:
         print(f"error: {name}: there is no such command; there is {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def check(arguments: Sequence[str] | None = None) -> None:
+    """Say what a data set is like and what is wrong with it."""
+    _run("check", arguments)
+
+
+def browse(arguments: Sequence[str] | None = None) -> None:
+    """Show the pictures as a network sees them, with their labels drawn."""
+    _run("browse", arguments)
 
 
 def train(arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import itertools
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
+from detseg.check.before import look_before_training
 from detseg.cli import usage
 from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli.faults import PARSER, cause, parse
-from detseg.errors import CheckpointError, ConfigError
+from detseg.data import DetectionData
+from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.recipe import subclasses
 from detseg.tasks import (
     TASKS,
@@ -100,11 +103,19 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:  # what jsonargparse makes of any error in a constructor
-            raise cause(error) from error
+        except (ValueError, DataError) as error:  # the first is what jsonargparse makes of any error in a constructor
+            raise self._with_way_on(cause(error)) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         del settings["resume"]  # whoever trains by these settings again begins anew
         self.model.config = settings
+
+    def _with_way_on(self, error: Exception) -> Exception:
+        """An error of the data with the command that lists all that is wrong there."""
+        settings = self.config.data.get("init_args")
+        root = settings.get("root") if settings else None
+        if not isinstance(error, DataError) or not root or not Path(root).is_dir():
+            return error
+        return DataError(f"{error}. All that is wrong there: `detseg check {shlex.quote(root)}`")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
@@ -141,6 +152,8 @@ def train(arguments: Sequence[str]) -> None:
     """Train as ``arguments`` say, and show what came of it."""
     cli = TrainCLI(arguments)
     task, trainer, folder = cli.model, cli.trainer, cli.folder
+    if isinstance(cli.datamodule, DetectionData):
+        look_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
     made = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
         _begin(task, folder)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations import Annotations
 from detseg.data.masks import Masks
+from detseg.data.reports import collects
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,10 @@ def cached(file: Path, settings: list[str], read: Callable[[], Annotations], lea
 
     A cache is of a path, a size and a time of change; another one is made anew, as is one that cannot be read. Files
     below ``least`` bytes have none. What was said in the log while reading is said again. It is no error if a cache
-    cannot be written.
+    cannot be written. Where faults are collected, nothing is taken from a cache, which has none, nor put there.
     """
+    if collects():
+        return read()
     try:
         about = file.stat()
     except OSError:

@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.masks import NONE, MaskReading, Masks, pack_masks
+from detseg.data.reports import collects, report
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
+
+
+ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # what is said of an object that never had one
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +108,15 @@ class Annotations:
         ``reasons`` say by the number of an object why it has none. One without a pixel in its image counts as none. It
         is also an error if nothing is left.
         """
-        if use in ("none", "any"):
+        if use == "none" or (use == "any" and (self.masks is None or not collects())):
             return self
         masks = pack_masks([(NONE, b"")] * len(self.labels)) if self.masks is None else self.masks
         sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)
         without = masks.blank(sizes)
         rows = np.flatnonzero(without)
-        if not len(rows):
+        if collects():
+            self._report_masks(masks, rows, reasons)
+        if collects() or not len(rows):
             return replace(self, masks=masks)
         files = self.files[np.searchsorted(self.offsets, rows[:5], side="right") - 1]
         named = ", ".join(
@@ -130,6 +136,14 @@ class Annotations:
             )
         log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(rows), named)
         return self.where(~without)
+
+    def _report_masks(self, masks: Masks, without: NDArray[np.int64], reasons: Mapping[int, str]) -> None:
+        """Report the masks of objects that cannot be used; that an object has none is no fault."""
+        files = self.files[np.searchsorted(self.offsets, without, side="right") - 1]
+        for file, number, kind in zip(files, self.ids[without].tolist(), masks.kinds[without], strict=True):
+            text = reasons.get(number, "has no mask" if kind == NONE else "has a mask without a pixel in its image")
+            if text not in ABSENT:
+                report("mask-broken", self.root / file, f"{self.root / file} annotation {number} {text}", number)
 
     def _take(self, objects: NDArray[np.int64]) -> Annotations:
         """Keep these rows of the arrays with one row for each object."""
@@ -175,11 +189,13 @@ def pack(
     clipped = boxes.clip(0, limits)
     width, height = (clipped[:, 2:] - clipped[:, :2]).T
     valid = (width > 0) & (height > 0)
-    if not valid.all():
+    if collects():
+        _report_boxes(root, names[rows], ids, boxes, clipped, sizes[rows])
+    elif not valid.all():
         dropped = ", ".join(f"{names[rows[i]]} annotation {ids[i]} {boxes[i].tolist()}" for i in np.flatnonzero(~valid))
         log.warning("%s: dropped %d boxes without area (xyxy): %s", source, (~valid).sum(), dropped)
     outside = int((valid & (np.abs(clipped - boxes) > 1).any(axis=1)).sum())
-    if outside:
+    if outside and not collects():
         log.warning("%s: %d boxes reach beyond their image by more than a pixel; training clips them", source, outside)
     areas = np.full(len(boxes), np.nan) if areas is None else areas
     if masks is not None:
@@ -204,6 +220,41 @@ def pack(
         ids=ids[kept],
         masks=None if masks is None else masks.take(kept),
     )
+
+
+def in_shares(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) look like shares of the image, from 0 to 1, where pixels are meant; ``sizes`` are (N, 2)."""
+    fractions = (np.abs(boxes) <= 1).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
+    found: NDArray[np.bool_] = fractions & (sizes >= 8).all(axis=1)
+    return found
+
+
+def _report_boxes(
+    root: Path,
+    files: NDArray[np.str_],
+    ids: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    clipped: NDArray[np.float64],
+    sizes: NDArray[np.int32],
+) -> None:
+    """Report the boxes (N, 4) that cannot be used as they are; those of images whose size is not known are left out."""
+    sides, inside = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
+    known = (sizes > 0).all(axis=1)
+    left = known
+    for kind, found, text in (
+        ("box-negative", (sides < 0).any(axis=1), "has its second corner before the first"),
+        ("box-area", (sides == 0).any(axis=1), "has no area"),
+        ("box-normalised", in_shares(boxes, sizes), "goes from 0 to 1, and would be less than a pixel large"),
+        ("box-outside", (inside <= 0).any(axis=1), "lies outside of its image"),
+        ("box-beyond", (np.abs(clipped - boxes) > 1).any(axis=1), "reaches beyond its image"),
+        ("box-tiny", (inside < 1).any(axis=1), "has a side of less than a pixel"),
+    ):
+        for i in np.flatnonzero(found & left):
+            corners = ", ".join(f"{value:g}" for value in boxes[i])
+            size = f"{sizes[i][1]}x{sizes[i][0]}"
+            told = f"{root / files[i]} annotation {ids[i]}: box ({corners}) {text}; the image is {size}"
+            report(kind, root / files[i], told, int(ids[i]), tuple(boxes[i].tolist()))
+        left = left & ~found
 
 
 def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:

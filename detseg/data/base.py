@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from detseg.data.bad_samples import BadSamples, Skipping
 from detseg.data.batching import Buckets, collate
 from detseg.data.coco_format import Split
 from detseg.data.layout import identical
@@ -86,19 +87,20 @@ class Loader(DataLoader[Sample]):
 class Data(LightningDataModule, Recipe, Generic[L]):
     """A data set for training and evaluation; subclasses say how to ``read`` its labels, and what a sample is.
 
-    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. Nothing is read before it
-    is needed: one that was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
+    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. An image that cannot be
+    used is an error, or with ``bad_samples`` "skip" left out of the training, as long as there are few. Nothing is read
+    before it is needed: one that was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
     """
 
     collate = staticmethod(collate)
     least = 1  # images of a rank in a training step
     purpose = "to tell apart"  # what the classes are for
 
-    def __init__(self, batch_size: int, workers: int) -> None:
+    def __init__(self, batch_size: int, workers: int, bad_samples: BadSamples = "error") -> None:
         super().__init__()
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, workers {workers} at least 0")
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.bad_samples = batch_size, workers, bad_samples
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, L] = {}
@@ -209,8 +211,9 @@ class Data(LightningDataModule, Recipe, Generic[L]):
         return self._loader("val", sampler, self.buckets)
 
     def _loader(self, split: Split, sampler: TrainingSampler | EvaluationSampler, buckets: Buckets) -> Loader:
+        dataset = self.dataset(split)
         return Loader(
-            self.dataset(split),
+            Skipping(dataset) if split == "train" and self.bad_samples == "skip" else dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
             collate_fn=partial(self.collate, buckets=buckets),

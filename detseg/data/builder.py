@@ -13,6 +13,7 @@ import numpy as np
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import image_size
 from detseg.data.masks import NONE, POLYGONS, RUNS, pack_masks, pack_polygons
+from detseg.data.reports import Flaw
 
 Box = tuple[float, float, float, float]
 
@@ -51,16 +52,21 @@ class Builder:
     ) -> None:
         """Add an object of an image, whose mask is a polygon or the text of run lengths; by default its area is that of
         the box.
+
+        Raises Flaw for a polygon that is none.
         """
+        mask = (NONE, b"") if runs is None else (RUNS, runs)
+        try:
+            if polygon:
+                mask = (POLYGONS, pack_polygons([[x for point in polygon for x in point]]))
+        except ValueError as error:
+            raise Flaw("mask-broken", str(error)) from None
         self.rows.append(row)
         self.names.append(name)
         self.boxes.append(box)
         self.areas.append(area)
         self.crowd.append(crowd)
-        if polygon:
-            self.masks.append((POLYGONS, pack_polygons([[x for point in polygon for x in point]])))
-        else:
-            self.masks.append((NONE, b"") if runs is None else (RUNS, runs))
+        self.masks.append(mask)
 
     def annotations(self, category_ids: Mapping[str, int] | None = None) -> Annotations:
         """What was gathered. Without ``category_ids`` the classes are the names found, sorted, numbered from 1."""

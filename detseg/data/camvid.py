@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.coco_format import Split
 from detseg.data.label_maps import LabelMaps, pair
 from detseg.data.segmentation import SegmentationData
@@ -34,8 +35,9 @@ class CamVid(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
 

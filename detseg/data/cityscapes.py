@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.cityscapes_format import LABELS, image_of, label_files
 from detseg.data.coco_format import Split
 from detseg.data.label_maps import LabelFiles, LabelMaps, label_maps
@@ -37,8 +38,9 @@ class CityscapesSegmentation(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root, self.splits = Path(root), {"train": train_split, "val": val_split}
 
     def read(self, split: Split) -> LabelMaps:

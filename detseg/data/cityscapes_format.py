@@ -14,6 +14,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.builder import Builder, Source
 from detseg.data.instances import add_instances, read_instances
 from detseg.data.layout import Tree, by_split, read_json
+from detseg.data.reports import report
 from detseg.errors import DataError
 
 # By their numbers in labelIds (cityscapesScripts, labels.py); license plate has none and is not drawn.
@@ -72,9 +73,18 @@ def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> Annotations:
     builder = Builder(tree.root, tree.root)
     for frame, file in pairs.items():
         path = tree.root / file
-        numbers = paint(path) if file.endswith(".json") else read_instances(path)
+        try:
+            numbers = paint(path) if file.endswith(".json") else read_instances(path)
+        except DataError as error:
+            report("label-broken", path, str(error))
+            continue
+        try:
+            image = image_of(tree, frame)
+        except DataError as error:
+            report("image-missing", path, str(error))
+            continue
         height, width = numbers.shape
-        row = builder.image(image_of(tree, frame), (height, width))
+        row = builder.image(image, (height, width))
         add_instances(builder, row, numbers, _meaning)
     return builder.annotations({LABELS[number]: number for number in THINGS})
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import hold_out
 from detseg.data.coco_format import Split, read_coco
 from detseg.data.coco_layout import Places, find_only_annotations
@@ -48,8 +49,9 @@ class COCO(DetectionData):
         proposals: str | None = None,
         masks: MaskUse = "none",
         sampling: Sampling | None = None,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling, bad_samples)
         self.root = Path(root)
         self.places = Places(
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}

@@ -19,6 +19,7 @@ from detseg.data.images import image_size
 from detseg.data.json_lists import read_lists
 from detseg.data.layout import located
 from detseg.data.masks import NONE, POLYGONS, RUNS, MaskReading, Masks, pack_many, pack_masks, pack_runs
+from detseg.data.reports import collects, shifted
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -53,13 +54,19 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotati
 @without_collection()
 def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
     content = load(file, without_masks if masks == "none" else with_packed_masks)
+    _name_by_address(content["images"])
+    if collects():
+        from detseg.data.coco_faults import sound
+
+        content = sound(file, images, content)
     pictures = content["images"]
     image_ids = _ids(file, "images", pictures, "id")
     order = np.argsort(image_ids, kind="stable")
     image_ids = image_ids[order]
     if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
         raise DataError(f"{file}: more than one image has the id {twice[0]}")
-    files = np.array(located(file, images, _file_names(file, pictures)), dtype=np.str_)[order]
+    names = _column(file, "images", pictures, "file_name", np.str_).tolist()
+    files = np.array(located(file, images, names), dtype=np.str_)[order]
     sizes = [_column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
 
     annotations = content["annotations"]
@@ -79,17 +86,21 @@ def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
 
     ids = _column(file, "annotations", annotations, "id", np.int64)
     categories = _column(file, "annotations", annotations, "category_id", np.int64)
-    names, category_ids = _classes(file, content["categories"], set(np.unique(categories).tolist()))
+    classes, category_ids = _classes(file, content["categories"], set(np.unique(categories).tolist()))
     labels = np.searchsorted(category_ids, categories).clip(0, max(len(category_ids) - 1, 0))
     for i in np.flatnonzero(np.asarray(category_ids)[labels] != categories)[:1]:
-        raise DataError(f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories")
+        shift = shifted(categories.tolist(), category_ids)
+        told = f"; {shift}" if shift else ""
+        raise DataError(
+            f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{told}"
+        )
 
     boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
     complete = _complete(np.stack(sizes, axis=1), files, images)
     packed, reasons = (None, {}) if masks == "none" else _masks(annotations, ids, complete[rows])
     return pack(
         file,
-        classes=names,
+        classes=classes,
         category_ids=category_ids,
         root=images,
         files=files,
@@ -199,6 +210,8 @@ def _column(
             if default is None:
                 raise ValueError("missing")
             values = [default if value is None else value for value in values]
+        if not shape and {list, dict} & {*map(type, values)}:
+            raise ValueError("not one value")
         array = np.array(values, dtype=dtype).reshape(len(values), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():
             raise ValueError("not a number")
@@ -216,13 +229,11 @@ def _column(
         raise
 
 
-def _file_names(file: Path, pictures: list[dict[str, Any]]) -> list[str]:
-    """The images' file names, which LVIS gives as the end of an address: the folder of COCO's, and the name in it."""
+def _name_by_address(pictures: list[dict[str, Any]]) -> None:
+    """Give images their file names, which LVIS has as the end of an address: COCO's folder, and the name in it."""
     for entry in pictures:
         if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
             entry["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
-    names: list[str] = _column(file, "images", pictures, "file_name", np.str_).tolist()
-    return names
 
 
 def _ids(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:

@@ -7,11 +7,13 @@ import mmap
 import os
 import re
 from collections.abc import Mapping
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.coco_format import Split
-from detseg.data.layout import WORDS, Tree, holds, holds_anywhere, leads_out
+from detseg.data.layout import WORDS, Tree, ends, holds, holds_anywhere, leads_out
+from detseg.data.reports import collects
 from detseg.errors import DataError
 
 MANY = 50  # files that could be annotations are looked into; more are of one image each
@@ -74,6 +76,11 @@ def is_coco(file: Path) -> bool:
     return holds_anywhere(file, "images", "annotations", "categories") and not is_lvis(file)
 
 
+def is_cut(file: Path) -> bool:
+    """Whether a file begins as COCO annotations may, and ends before its JSON does."""
+    return holds(file, "images") and not ends(file, b"}")
+
+
 def is_lvis(file: Path) -> bool:
     """Whether a file says which categories were looked for in its images, as those of LVIS do."""
     return holds(file, "neg_category_ids", "not_exhaustive_category_ids")
@@ -94,16 +101,17 @@ def find_images(root: Path, file: Path, split: str | None) -> Path:
     """
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            first = FILE_NAME.search(content)  # far cheaper than parsing the whole file for it
-            text = first[1].decode(errors="replace") if first else '""'
+            found = islice(FILE_NAME.finditer(content), 100 if collects() else 1)  # far cheaper than parsing the file
+            texts = [match[1].decode(errors="replace") for match in found]
+            del found  # which keeps the file open
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except ValueError:  # an empty file cannot be mapped
-        text = '""'
+        texts = []
     try:
-        name = json.loads(text)
+        names = [json.loads(text) for text in texts] or [""]
     except ValueError as error:
-        raise DataError(f"{file}: broken JSON: file_name {text}: {error}; a backslash must be doubled") from None
+        raise DataError(f"{file}: broken JSON: file_name {texts[0]}: {error}; a backslash must be doubled") from None
     folders = [*_folders(root), *_folders(root / "images"), *_folders(file.parent), root, file.parent]
 
     def rank(folder: Path) -> int:
@@ -114,14 +122,15 @@ def find_images(root: Path, file: Path, split: str | None) -> Path:
             return 0 if folder.name.lower() in file.stem.lower() else 1
         return 4
 
-    for folder in sorted(dict.fromkeys(folders), key=rank):
-        if not leads_out(name) and (folder / name).is_file():
+    for name, folder in product(names, sorted(dict.fromkeys(folders), key=rank)):  # of many, some may be missing
+        if not leads_out(name) and os.path.isfile(folder / name):  # unlike Path's, it takes any name
             return folder
-    label = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
-    if name and (image := Tree(root).image_of(label, name.replace("\\", "/"))):
-        return root / image.removesuffix(name) if image.endswith(f"/{name}") else root
+    label, tree = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name, Tree(root)
+    for name in filter(None, names):
+        if image := tree.image_of(label, name.replace("\\", "/")):
+            return root / image.removesuffix(name) if image.endswith(f"/{name}") else root
     raise DataError(
-        f"{file}: cannot find its images: no {name or 'file_name'} in any folder of {root}; "
+        f"{file}: cannot find its images: no {names[0] or 'file_name'} in any folder of {root}; "
         f"give {split or 'train'}_images"
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import hold_out
 from detseg.data.coco_format import Split, load, packed_mask, with_packed_masks
 from detseg.data.coco_layout import Places, find_only_annotations
@@ -54,8 +55,9 @@ class COCOSegmentation(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root = Path(root)
         self.places = Places(
             self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}

@@ -109,12 +109,10 @@ def _coco_object(annotations: Annotations, i: int, height: int, width: int) -> d
     }
     if annotations.difficult[i]:
         entry["difficult"] = 1  # not of COCO, whose programs pass over it; read back here
-    masks = annotations.masks
-    if masks is not None and masks.kinds[i] == POLYGONS:
-        entry["segmentation"] = [[round(value, DIGITS) for value in part.tolist()] for part in masks.polygons(i)]
-    elif masks is not None and masks.kinds[i] != NONE:
-        entry["segmentation"] = {"size": [height, width], "counts": masks.runs(i, height, width).decode()}
-    return entry
+    mask = None if annotations.masks is None else annotations.masks.segmentation(i, height, width)
+    if isinstance(mask, list):
+        mask = [[round(value, DIGITS) for value in part] for part in mask]
+    return entry if mask is None else entry | {"segmentation": mask}
 
 
 def _write_voc(

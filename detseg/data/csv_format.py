@@ -6,11 +6,11 @@ import csv
 import io
 import math
 from functools import partial
-from pathlib import Path
 
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Builder, Source
 from detseg.data.layout import Tree, by_split, read_text
+from detseg.data.reports import Flaw, report
 from detseg.errors import DataError
 
 # What programs call the columns, in small letters.
@@ -58,29 +58,25 @@ def read_csv(tree: Tree, files: list[str]) -> Annotations:
         try:
             for values in lines:
                 if lines.line_num > 1 and any(map(str.strip, values)):
-                    _read_line(tree, file, lines.line_num, values, columns, builder, rows)
+                    try:
+                        _read_line(tree, name, values, columns, builder, rows)
+                    except Flaw as flaw:
+                        report(flaw.kind, file, f"{file}: line {lines.line_num} {flaw}", lines.line_num)
         except csv.Error as error:
-            raise DataError(f"{file}: line {lines.line_num} broken CSV: {error}") from None
+            report("label-broken", file, f"{file}: line {lines.line_num} broken CSV: {error}")
     return builder.annotations()
 
 
 def _read_line(
-    tree: Tree,
-    file: Path,
-    number: int,
-    values: list[str],
-    columns: dict[str, int],
-    builder: Builder,
-    rows: dict[str, int],
+    tree: Tree, file: str, values: list[str], columns: dict[str, int], builder: Builder, rows: dict[str, int]
 ) -> None:
-    """Add the image and the box of one line."""
-    about = f"{file}: line {number}"
+    """Add the image and the box of one line. Raises Flaw."""
     if len(values) <= max(columns.values()):
-        raise DataError(f"{about} has {len(values)} values, fewer than the header")
+        raise Flaw("label-broken", f"has {len(values)} values, fewer than the header")
     entry = {column: values[position].strip() for column, position in columns.items()}
-    image = tree.image_of(str(file.relative_to(tree.root)), entry["file"].replace("\\", "/"))
+    image = tree.image_of(file, entry["file"].replace("\\", "/"))
     if image is None:
-        raise DataError(f"{about} names {entry['file']!r}, and there is no such image below {tree.root}")
+        raise Flaw("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
     if image not in rows:
         rows[image] = builder.image(image)
     if not any(entry[key] for key in CORNERS):
@@ -90,9 +86,9 @@ def _read_line(
     except ValueError:
         x1 = y1 = x2 = y2 = math.nan
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise DataError(f"{about} has corners {[entry[key] for key in CORNERS]}, which are no numbers")
+        raise Flaw("box-nan", f"has corners {[entry[key] for key in CORNERS]}, which are no numbers")
     if not entry["name"]:
-        raise DataError(f"{about} has no name of a class")
+        raise Flaw("label-broken", "has no name of a class")
     builder.add(rows[image], entry["name"], (x1, y1, x2, y2))
 
 

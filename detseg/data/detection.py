@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import Data
 from detseg.data.batching import buckets, smallest
 from detseg.data.coco_format import Split
@@ -115,8 +116,9 @@ class DetectionData(Data[Annotations]):
         proposals: str | None = None,
         masks: MaskUse = "none",
         sampling: Sampling | None = None,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(batch_size, workers)
+        super().__init__(batch_size, workers, bad_samples)
         self.transforms = transforms or Transforms()
         self.proposals = proposals
         self.masks = masks

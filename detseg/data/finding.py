@@ -13,7 +13,7 @@ from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
 from detseg.data.cityscapes_format import find_cityscapes
 from detseg.data.coco_format import read_coco
-from detseg.data.coco_layout import find_images, find_only_annotations, find_split, is_coco
+from detseg.data.coco_layout import find_images, find_only_annotations, find_split, is_coco, is_cut
 from detseg.data.csv_format import find_csv
 from detseg.data.labelme_format import find_labelme
 from detseg.data.layout import WORDS, Tree, by_split
@@ -39,7 +39,10 @@ def find_coco(tree: Tree, masks: MaskReading = "none") -> list[Source]:
 
     Raises DataError where several files could be one of these.
     """
-    files = {word: file for word in WORDS if (file := find_split(tree.root, word)) and is_coco(file)}
+    named = {word: file for word in WORDS if (file := find_split(tree.root, word))}
+    files = {word: file for word, file in named.items() if is_coco(file)}
+    if files:  # then one that is cut off is a fault, and not something else
+        files |= {word: file for word, file in named.items() if word not in files and is_cut(file)}
     if not files:
         try:
             files = {"all": file} if is_coco(file := find_only_annotations(tree.root)) else {}

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import hold_out
 from detseg.data.builder import Source
 from detseg.data.coco_format import Split
@@ -43,8 +44,9 @@ class Folder(DetectionData):
         proposals: str | None = None,
         masks: MaskUse = "none",
         sampling: Sampling | None = None,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling, bad_samples)
         if format not in (None, *FINDERS):
             raise ConfigError(f"data.format: {format}; there is {', '.join(FINDERS)}")
         self.root, self.format, self.labels, self.names = Path(root), format, labels, names

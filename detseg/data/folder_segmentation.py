@@ -6,6 +6,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import hold_out
 from detseg.data.camvid import CamVid
 from detseg.data.cityscapes import CityscapesSegmentation
@@ -40,8 +41,9 @@ class FolderSegmentation(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root = Path(root)
         self.val_fraction, self.seed = val_fraction, seed
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.reports import report
 from detseg.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
@@ -48,17 +52,29 @@ def read_image(path: Path, size: tuple[int, int] | None = None, labels: Path | N
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width that ``read_image`` gives, from the head of the file. Raises DataError as that does."""
+    """Height and width that ``read_image`` gives, from the head of the file. Raises DataError as that does.
+
+    Where faults are collected, a file that cannot be read is one, and has the size (0, 0).
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            turned = is_turned(image)
             return (image.width, image.height) if turned else (image.height, image.width)
     except OSError as error:
-        raise DataError(f"{path}: cannot read this image: {error.strerror or error}") from None
+        text = f"{path}: cannot read this image: {error.strerror or error}"
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: cannot read this image: {error}; make it smaller, or leave it out") from None
+        text = f"{path}: cannot read this image: {error}; make it smaller, or leave it out"
+    report("image-unreadable", path, text)
+    return 0, 0
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an EXIF orientation swaps width and height. No pixels are read for it: Pillow would, of a PNG."""
+    from PIL import Image
+
+    return bool(Image.Image.getexif(image).get(ORIENTATION, 1) >= 5)
 
 
 def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.class_names import find_classes
 from detseg.data.images import SUFFIXES, image_size
+from detseg.data.reports import collects, report
 from detseg.errors import DataError
 from detseg.structures import VOID
 
@@ -149,12 +150,17 @@ class LabelFiles:
         unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
-            known = ", ".join(map(str, self.numbers)) if self.numbers else f"0 to {self.classes - 1}"
-            raise DataError(
-                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are {known}, and "
-                f"void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or the list of classes"
+            report(
+                "mask-undefined",
+                path,
+                f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are {self.named()}, "
+                f"and void {' or '.join(map(str, sorted(set(self.void))))}; correct the labels or the list of classes",
             )
         return cv2.LUT(numbers, table.astype(np.uint8)).astype(np.uint8, copy=False)
+
+    def named(self) -> str:
+        """Say which numbers stand for the classes."""
+        return ", ".join(map(str, self.numbers)) if self.numbers else f"0 to {self.classes - 1}"
 
     def size(self, row: int) -> tuple[int, int]:
         """Height and width of the map, from the head of the file where that has it."""
@@ -246,9 +252,11 @@ def pair(
         stems = sorted(image_files.keys() | label_files.keys())
     for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
         missing = [stem for stem in stems if stem not in files]
-        if missing:
-            others = f", and of {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise DataError(f"{folder / missing[0]}: the {what} of this name are missing{others}; add or take out both")
+        others = f", and of {len(missing) - 1} more" if len(missing) > 1 and not collects() else ""
+        for stem in missing:
+            told = f"{folder / stem}: the {what} of this name are missing{others}; add or take out both"
+            report("mask-missing", folder / stem, told)
+    stems = [stem for stem in stems if stem in image_files and stem in label_files]
     source, classes, void = find_classes(root, default, void)
     maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
     return label_maps(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)

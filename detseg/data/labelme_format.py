@@ -10,6 +10,7 @@ from typing import Any
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Builder, Source, polygon_area, polygon_box
 from detseg.data.layout import Tree, by_split, holds, read_json
+from detseg.data.reports import Flaw, collects, report
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,27 +39,34 @@ def read_labelme(tree: Tree, files: list[str]) -> Annotations:
     before = 0
     for name in files:
         file = tree.root / name
-        content = read_json(file)
+        try:
+            content = read_json(file)
+        except DataError as error:
+            report("label-broken", file, str(error))
+            continue
         shapes = content.get("shapes") if isinstance(content, dict) else None
         if not isinstance(shapes, list):
-            raise DataError(f"{file}: not a LabelMe file: it has no list of shapes")
+            report("label-broken", file, f"{file}: not a LabelMe file: it has no list of shapes")
+            continue
         image = tree.image_of(name, _image_name(content)) or tree.image_of(name)
         if image is None:
-            raise DataError(f"{file}: no image {content.get('imagePath')!r} anywhere below {tree.root}")
+            told = f"{file}: no image {content.get('imagePath')!r} anywhere below {tree.root}"
+            report("image-missing", file, told)
+            continue
         row = builder.image(image)
         before += len(shapes)
         for number, shape in enumerate(shapes, start=1):
             try:
                 _add(builder, row, shape)
-            except ValueError as error:
-                raise DataError(f"{file}: shape {number} {error}") from None
-    if left_out := before - len(builder.rows):
+            except Flaw as flaw:
+                report(flaw.kind, file, f"{file}: shape {number} {flaw}", number)
+    if (left_out := before - len(builder.rows)) and not collects():
         log.warning("%s: left out %d shapes that outline nothing (points, lines)", tree.root, left_out)
     return builder.annotations()
 
 
 def _add(builder: Builder, row: int, shape: Any) -> None:
-    """Add the object of a shape, if it is one. Raises ValueError, saying what is wrong."""
+    """Add the object of a shape, if it is one. Raises Flaw."""
     kind, label, points = _shape(shape)
     if kind not in OUTLINES:
         return
@@ -83,20 +91,20 @@ def _image_name(content: dict[str, Any]) -> str | None:
 
 
 def _shape(shape: Any) -> tuple[str, str, list[tuple[float, float]]]:
-    """Kind, label and points. Raises ValueError, saying what is wrong."""
+    """Kind, label and points. Raises Flaw."""
     if not isinstance(shape, dict):
-        raise ValueError("is no shape")
+        raise Flaw("label-broken", "is no shape")
     label, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"has label = {label!r}")
+        raise Flaw("label-broken", f"has label = {label!r}")
     if not isinstance(kind, str):
-        raise ValueError(f"has shape_type = {kind!r}")
+        raise Flaw("label-broken", f"has shape_type = {kind!r}")
     try:
         corners = [(float(x), float(y)) for x, y in points]  # type: ignore[union-attr]
     except (TypeError, ValueError, OverflowError):
         corners = [(math.nan, math.nan)]
     if not all(math.isfinite(value) and abs(value) < 1e9 for corner in corners for value in corner):
-        raise ValueError("has points that are no numbers")
+        raise Flaw("box-nan", "has points that are no numbers")
     if kind in OUTLINES and len(corners) < (3 if kind == "polygon" else 2):
-        raise ValueError(f"has {len(corners)} points, too few for a {kind}")
+        raise Flaw("mask-broken", f"has {len(corners)} points, too few for a {kind}")
     return kind, label.strip(), corners

@@ -96,9 +96,29 @@ def leads_out(name: str) -> bool:
 
 
 def located(source: Path, root: Path, names: list[str]) -> list[str]:
-    """Where the images that the file ``source`` names lie below ``root``: as it says, else wherever one is called so.
+    """Where the images that the file ``source`` names lie below ``root``, as ``sought`` finds them.
 
-    A name that is found nowhere stays as it is. Raises DataError for one that leads out of ``root`` and is not found.
+    Raises DataError for a name that leads out of ``root`` and is not found.
+    """
+    found = sought(source, root, names)
+    for name in found:
+        if leads_out(name):
+            raise DataError(led_out(source, root, name))
+    return found
+
+
+def led_out(source: Path, root: Path, name: str) -> str:
+    """What to say of a name that leads out of ``root`` and is not found."""
+    return (
+        f"{source}: file_name {name!r} leads out of the folder of the images, {root}, and there is no image of "
+        "this name in it; put the image there, or correct the name"
+    )
+
+
+def sought(source: Path, root: Path, names: list[str]) -> list[str]:
+    """Where images lie: as the file ``source`` says, else wherever below ``root`` one is called so.
+
+    A name that is found nowhere stays as it is.
     """
     folders = {os.path.dirname(name) for name in names if not leads_out(name)}
     there = {os.path.join(folder, name) for folder in folders for name in _listed(root / folder)}
@@ -106,14 +126,7 @@ def located(source: Path, root: Path, names: list[str]) -> list[str]:
         return names
     tree = Tree(root)
     label = source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name
-    found = [name if name in there else tree.image_of(label, name.replace("\\", "/")) or name for name in names]
-    for name in found:
-        if leads_out(name):
-            raise DataError(
-                f"{source}: file_name {name!r} leads out of the folder of the images, {root}, and there is no image of "
-                "this name in it; put the image there, or correct the name"
-            )
-    return found
+    return [name if name in there else tree.image_of(label, name.replace("\\", "/")) or name for name in names]
 
 
 def _listed(folder: Path) -> list[str]:
@@ -153,6 +166,16 @@ def holds(file: Path, *keys: str) -> bool:
     except OSError:
         return False
     return all(f'"{key}"'.encode() in text for key in keys)
+
+
+def ends(file: Path, mark: bytes) -> bool:
+    """Whether a file of text ends so, apart from spaces."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(file.stat().st_size - 4096, 0))
+            return stream.read().rstrip().endswith(mark)
+    except OSError:
+        return False
 
 
 def holds_anywhere(file: Path, *keys: str) -> bool:

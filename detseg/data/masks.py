@@ -64,6 +64,14 @@ class Masks:
         text: bytes = mask.merge(mask.frPyObjects(parts, height, width))["counts"]
         return text
 
+    def segmentation(self, row: int, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
+        """The mask of an object of an image of this size as COCO's files hold it: polygons, run lengths, or None."""
+        if self.kinds[row] == NONE:
+            return None
+        if self.kinds[row] == RUNS:
+            return {"size": [height, width], "counts": self.runs(row, height, width).decode("ascii")}
+        return [part.tolist() for part in self.polygons(row)]
+
     def areas(self, rows: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
         """Count the pixels (n,) of the objects ``rows`` in images of ``sizes`` (n, 2); none where there is no mask."""
         counted = [

@@ -17,6 +17,7 @@ from detseg.data.annotations import Annotations, pack
 from detseg.data.builder import Source
 from detseg.data.images import image_size
 from detseg.data.layout import Tree, by_split
+from detseg.data.reports import Flaw, report
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,10 @@ class _Boxes:
 
 
 def _read_table(tree: Tree, name: str, labels: dict[str, int], boxes: _Boxes) -> None:
-    """Add the boxes of a table. Raises DataError, naming the line."""
+    """Add the boxes of a table."""
+    file = tree.root / name
     rows: dict[str, int | None] = {image_id: row for row, image_id in enumerate(boxes.images)}
-    for number, values in _lines(tree.root / name):
+    for number, values in _lines(file):
         image_id = values["ImageID"]
         if image_id not in rows:
             image = tree.image_of(f"{name}/{image_id}.jpg")
@@ -94,12 +96,16 @@ def _read_table(tree: Tree, name: str, labels: dict[str, int], boxes: _Boxes) ->
         row = rows[image_id]
         if row is None:
             continue
-        about = f"{tree.root / name}: line {number}"
-        if values["LabelName"] not in labels:
-            raise DataError(f"{about} has LabelName {values['LabelName']!r}, which no class-descriptions names")
+        try:
+            corners, label = _corners(values), values["LabelName"]
+            if label not in labels:
+                raise Flaw("category-unknown", f"has LabelName {label!r}, which no class-descriptions names")
+        except Flaw as flaw:
+            report(flaw.kind, file, f"{file}: line {number} {flaw}", number)
+            continue
         boxes.rows.append(row)
-        boxes.labels.append(labels[values["LabelName"]])
-        boxes.corners.extend(_corners(about, values))
+        boxes.labels.append(labels[label])
+        boxes.corners.extend(corners)
         boxes.groups.append(values.get(GROUP, "").strip() == "1")
 
 
@@ -126,25 +132,26 @@ def _is_code(values: list[str]) -> bool:
     return len(values) == 2 and values[0].startswith(CODES)
 
 
-def _corners(about: str, values: dict[str, str]) -> list[float]:
-    """The corners of a box. Raises DataError."""
+def _corners(values: dict[str, str]) -> list[float]:
+    """The corners of a box. Raises Flaw."""
     try:
         found = [float(values[corner]) for corner in CORNERS]
     except ValueError:
         found = [math.nan]
     if not all(abs(value) < 1e6 for value in found):
-        raise DataError(f"{about} has corners {[values[corner] for corner in CORNERS]}, which are no numbers")
+        raise Flaw("box-nan", f"has corners {[values[corner] for corner in CORNERS]}, which are no numbers")
     return found
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a table with their numbers, by its header. Raises DataError."""
+    """The lines of a table with their numbers, by its header."""
     header: list[str] | None = None
     for number, values in _rows(file):
         if header is None:
             header = [value.strip() for value in values]
         elif len(values) != len(header):
-            raise DataError(f"{file}: line {number} has {len(values)} values, but the header {len(header)}")
+            told = f"{file}: line {number} has {len(values)} values, but the header {len(header)}"
+            report("label-broken", file, told, number)
         else:
             yield number, dict(zip(header, values, strict=True))
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import Data
 from detseg.data.batching import Buckets, collate
 from detseg.data.coco_format import Split
@@ -67,8 +68,14 @@ class SegmentationData(Data[LabelMaps]):
 
     collate = staticmethod(collate_semantic)
 
-    def __init__(self, transforms: SegmentationTransforms | None = None, batch_size: int = 4, workers: int = 2) -> None:
-        super().__init__(batch_size, workers)
+    def __init__(
+        self,
+        transforms: SegmentationTransforms | None = None,
+        batch_size: int = 4,
+        workers: int = 2,
+        bad_samples: BadSamples = "error",
+    ) -> None:
+        super().__init__(batch_size, workers, bad_samples)
         self.transforms = transforms or SegmentationTransforms()
 
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:

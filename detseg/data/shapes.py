@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.coco import COCO
 from detseg.data.coco_format import Split
 from detseg.data.image_folders import ImageFolders, Listing
@@ -46,6 +47,7 @@ class Shapes(COCO):
         proposals: str | None = None,
         masks: MaskUse = "none",
         sampling: Sampling | None = None,
+        bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(
             str(Path(root) / "coco"),
@@ -55,6 +57,7 @@ class Shapes(COCO):
             proposals=proposals,
             masks=masks,
             sampling=sampling,
+            bad_samples=bad_samples,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 

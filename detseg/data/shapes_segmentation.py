@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.coco_format import Split
 from detseg.data.label_maps import LabelMaps
 from detseg.data.segmentation_transforms import SegmentationTransforms
@@ -29,12 +30,14 @@ class ShapesSegmentation(VOCSegmentation):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(
             str(Path(root) / "voc"),
             transforms=transforms or SegmentationTransforms(crop=128),
             batch_size=batch_size,
             workers=workers,
+            bad_samples=bad_samples,
         )
         self.shapes = Shapes(root, train, val, seed)
 

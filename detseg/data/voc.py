@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations import Annotations
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import hold_out
 from detseg.data.coco_format import Split
 from detseg.data.coco_layout import holds_coco
@@ -44,8 +45,9 @@ class VOC(DetectionData):
         proposals: str | None = None,
         masks: MaskUse = "none",
         sampling: Sampling | None = None,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers, proposals, masks, sampling)
+        super().__init__(transforms, batch_size, workers, proposals, masks, sampling, bad_samples)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.val_fraction, self.seed = val_fraction, seed

@@ -17,6 +17,7 @@ from detseg.data.annotations import Annotations, pack
 from detseg.data.images import SUFFIXES, image_size
 from detseg.data.layout import Tree
 from detseg.data.masks import NONE, RUNS, MaskReading, pack_masks
+from detseg.data.reports import Flaw, collects, report
 from detseg.errors import DataError
 from detseg.ops.runs import Window, encode, to_text
 
@@ -47,8 +48,9 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> Ann
     files = _image_files(images)
     for stem in ids:
         if stem not in files:
-            raise DataError(f"{folder / stem}.xml: no image of this name in {images}")
-    pairs = {f"{stem}.xml": files[stem] for stem in ids}
+            file = folder / f"{stem}.xml"
+            report("image-missing", file, f"{file}: no image of this name in {images}")
+    pairs = {f"{stem}.xml": files[stem] for stem in ids if stem in files}
     segments = None if masks == "none" else _subfolder(root, "segmentationobject")
     if segments is None and masks in ("all", "sound"):
         raise DataError(f"{root}: it has no folder segmentationobject")
@@ -62,12 +64,16 @@ def read_xml(tree: Tree, files: Sequence[str], masks: MaskReading = "none") -> A
     """
     pairs: dict[str, str] = {}
     for name in files:
-        image = tree.image_of(name)
+        file, image = tree.root / name, tree.image_of(name)
         if image is None:
-            named = (_parse(tree.root / name).findtext("filename") or "").strip().replace("\\", "/")
+            found = _parse(file)
+            if found is None:
+                continue
+            named = (found.findtext("filename") or "").strip().replace("\\", "/")
             image = tree.image_of(name, named) if named else None
         if image is None:
-            raise DataError(f"{tree.root / name}: no image of this name anywhere below {tree.root}")
+            report("image-missing", file, f"{file}: no image of this name anywhere below {tree.root}")
+            continue
         pairs[name] = image
     return _read(tree.root, pairs, tree.root, None, masks)
 
@@ -156,41 +162,46 @@ def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:
     return next((pair for pair in pairs if have.issuperset(pair)), None)
 
 
-def _parse(file: Path) -> Element:
-    """The elements of an annotation file. Raises DataError."""
+def _parse(file: Path) -> Element | None:
+    """The elements of an annotation file; where faults are collected, None for one that cannot be used."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
     try:
         found: Element = fromstring(file.read_bytes())
     except OSError as error:
-        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+        report("label-broken", file, f"{file}: cannot read this annotation file: {error.strerror}")
+        return None
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # one is of an unknown encoding
-        raise DataError(f"{file}: broken XML: {error}") from None
+        report("label-broken", file, f"{file}: broken XML: {error}")
+        return None
     return found
 
 
 def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None:
     """Add the objects of one file; return its height and width, None if it does not give them."""
     tree = _parse(file)
+    if tree is None:
+        return None
     for number, entry in enumerate(tree.iterfind("object"), start=1):
         try:
             name = (entry.findtext("name") or "").strip()
             if not name:
-                raise ValueError("no name")
+                raise Flaw("label-broken", "no name")
             left, top, right, bottom = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             difficult = (entry.findtext("difficult") or "").strip() not in ("", "0")
-        except ValueError as error:
-            raise DataError(f"{file}: object {number} has {error}") from None
+        except Flaw as flaw:
+            report(flaw.kind, file, f"{file}: object {number} has {flaw}", number)
+            continue
         # One pixel wide by the rule, yet in practice a slip of the mouse: made empty, so that it is dropped and logged.
         empty = right <= left or bottom <= top
         objects.rows.append(row)
         objects.names.append(name)
-        objects.boxes.append((left, top, left, top) if empty else (left - 1, top - 1, right, bottom))
+        objects.boxes.append((left, top, right, bottom) if empty else (left - 1, top - 1, right, bottom))
         objects.difficult.append(difficult)
     try:
         height, width = int(_number(tree, "size/height")), int(_number(tree, "size/width"))
-    except ValueError:
+    except Flaw:
         return None
     return (height, width) if height > 0 and width > 0 else None
 
@@ -202,25 +213,19 @@ def _read_masks(
 
     ``before`` objects are those of other images; what is wrong with one goes to ``reasons``.
     """
-    from PIL import Image, UnidentifiedImageError
-
     file = folder / f"{stem}.png"
     height, width = size.tolist()
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("P", "L"):
-                raise DataError(f"{file}: must show the number of the object of each pixel, but is an image in colour")
-            numbers = np.array(image)
-    except FileNotFoundError:
-        reasons |= dict.fromkeys(range(before + 1, before + count + 1), f"has no {file}")
+    if not file.exists():
+        absent = "has no mask" if collects() else f"has no {file}"  # not every image of a set has them
+        reasons |= dict.fromkeys(range(before + 1, before + count + 1), absent)
         return [(NONE, b"")] * count
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{file}: cannot read these objects: {error}") from None
-    if numbers.shape != (height, width):
-        raise DataError(f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}")
+    numbers = _read_numbers(file, height, width)
+    if numbers is None:
+        return [(NONE, b"")] * count
     shown = set(np.unique(numbers).tolist()) - {0, VOID}
     if shown and max(shown) > count:
-        raise DataError(f"{file}: shows an object {max(shown)}, but the annotation of {stem} lists {count}")
+        told = f"{file}: shows an object {max(shown)}, but the annotation of {stem} lists {count}"
+        report("mask-broken", file, told, max(shown))
     masks = []
     for number in range(1, count + 1):
         if number not in shown:
@@ -231,17 +236,38 @@ def _read_masks(
     return masks
 
 
+def _read_numbers(file: Path, height: int, width: int) -> NDArray[np.uint8] | None:
+    """The number of the object of each pixel; where faults are collected, None for a file that cannot be used."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("P", "L"):
+                told = f"{file}: must show the number of the object of each pixel, but is an image in colour"
+                report("mask-broken", file, told)
+                return None
+            numbers: NDArray[np.uint8] = np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        report("mask-broken", file, f"{file}: cannot read these objects: {error}")
+        return None
+    if numbers.shape != (height, width):
+        told = f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}"
+        report("mask-broken", file, told)
+        return None
+    return numbers
+
+
 def _number(entry: Element, path: str) -> float:
     text = entry.findtext(path)
     key = path.rpartition("/")[2]
     if text is None:
-        raise ValueError(f"no {key}")
+        raise Flaw("label-broken", f"no {key}")
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{key} = {text!r}")
+        raise Flaw("box-nan", f"{key} = {text!r}")
     return number
 
 

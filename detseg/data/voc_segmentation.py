@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.data.bad_samples import BadSamples
 from detseg.data.base import split_rows
 from detseg.data.class_names import find_classes
 from detseg.data.coco_format import Split
@@ -53,8 +54,9 @@ class VOCSegmentation(SegmentationData):
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
         workers: int = 2,
+        bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(transforms, batch_size, workers)
+        super().__init__(transforms, batch_size, workers, bad_samples)
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
         self.sbd = sbd

@@ -14,6 +14,7 @@ import yaml
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Box, Builder, Source, polygon_area, polygon_box
 from detseg.data.layout import Tree, by_split, read_text
+from detseg.data.reports import Flaw, collects, report, shifted
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -101,18 +102,21 @@ def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: 
     """
     known = read_names(root, names)
     builder = Builder(root, root)
-    _log("%s: left out %d label files without an image: %s", root, lost)
     bare = [image for image, label in pairs.items() if not label]
-    _log("%s: %d images have no label file, and are background: %s", root, bare)
+    _tell("label-stray", "%s: left out %d label files without an image: %s", root, lost)
+    _tell("label-missing", "%s: %d images have no label file, and are background: %s", root, bare)
+    used: set[int] = set()
     for image, label in pairs.items():
         row = builder.image(image)
         for number, line in enumerate(read_text(root / label).splitlines() if label else (), start=1):
             if not line.strip():
                 continue
             try:
-                builder.add(row, *_object(line, known, builder.sizes[row]))
-            except ValueError as error:
-                raise DataError(f"{root / str(label)}: line {number} {error}") from None
+                builder.add(row, *_object(line, known, builder.sizes[row], used))
+            except Flaw as flaw:
+                report(flaw.kind, root / str(label), f"{root / str(label)}: line {number} {flaw}", number)
+    if shift := shifted(used, known):
+        report("off-by-one", root, f"{root}: {shift}")
     return builder.annotations({name: number for number, name in known.items()})
 
 
@@ -178,20 +182,22 @@ def _yaml_names(file: Path) -> dict[int, str]:
 
 
 def _object(
-    line: str, names: dict[int, str], size: tuple[int, int]
+    line: str, names: dict[int, str], size: tuple[int, int], used: set[int]
 ) -> tuple[str, Box, float, list[tuple[float, float]] | None]:
-    """Name, box in pixels, area and polygon of one line. Raises ValueError, saying what is wrong."""
+    """Name, box in pixels, area and polygon of one line; its class is added to ``used``. Raises Flaw."""
     first, *rest = line.split()
     if not first.isascii() or not first.isdigit() or len(first) > 9:
-        raise ValueError(f"begins with {first!r}, not with the number of a class")
+        raise Flaw("label-broken", f"begins with {first!r}, not with the number of a class")
+    used.add(int(first))
     if int(first) not in names:
-        raise ValueError(f"has class {first}, and no class has this number; they go from {min(names)} to {max(names)}")
+        known = f"they go from {min(names)} to {max(names)}"
+        raise Flaw("category-unknown", f"has class {first}, and no class has this number; {known}")
     try:
         values = [float(value) for value in rest]
     except ValueError:
-        raise ValueError(f"has something else than numbers: {line.strip()[:80]!r}") from None
+        raise Flaw("box-nan", f"has something else than numbers: {line.strip()[:80]!r}") from None
     if not all(map(math.isfinite, values)):
-        raise ValueError(f"has a value that is no number: {line.strip()[:80]!r}")
+        raise Flaw("box-nan", f"has a value that is no number: {line.strip()[:80]!r}")
     height, width = size
     if len(values) == 4:
         x, y, w, h = values
@@ -199,16 +205,21 @@ def _object(
         x1, y1, x2, y2 = (round(corner, DIGITS) for corner in corners)
         return names[int(first)], (x1, y1, x2, y2), math.nan, None
     if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs")
+        told = f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs"
+        raise Flaw("mask-broken" if len(values) == 2 else "label-broken", told)
     points = [
         (round(x * width, DIGITS), round(y * height, DIGITS)) for x, y in zip(values[::2], values[1::2], strict=True)
     ]
     return names[int(first)], polygon_box(points), polygon_area(points), points
 
 
-def _log(message: str, root: Path, files: list[str]) -> None:
-    """Say how many files there are of a kind, if any, and name the first."""
-    if files:
+def _tell(kind: str, message: str, root: Path, files: list[str]) -> None:
+    """Say how many files there are of a kind, if any, and name the first; or report each."""
+    if collects():
+        for file in files:
+            text = "there is no image of this name" if kind == "label-stray" else "there is no file of labels for it"
+            report(kind, root / file, f"{root / file}: {text}")
+    elif files:
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         log.warning(message, root, len(files), ", ".join(files[:5]) + more)
 

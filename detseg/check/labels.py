@@ -1,0 +1,114 @@
+"""Faults that show only when the labels of a whole data set lie side by side."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.check.parts import Part
+from detseg.data.annotations import Annotations
+from detseg.data.label_maps import LabelFiles, LabelMaps
+from detseg.data.layout import identical
+from detseg.data.reports import Fault, shifted
+from detseg.structures import VOID
+
+UNBALANCED = 10  # so many times fewer objects than the largest class has
+
+
+def class_counts(parts: Mapping[str, Part], numbers: Mapping[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:
+    """Objects of each class in each part, by name; of maps of labels pixels, with ``numbers`` (256,) of each part."""
+    found: dict[str, dict[str, int]] = {
+        name: dict.fromkeys(parts, 0) for part in parts.values() for name in part.classes
+    }
+    for split, part in parts.items():
+        if isinstance(part, Annotations):
+            counts = np.bincount(part.labels, minlength=len(part.classes))
+        else:
+            counts = numbers[split][known_numbers(part)]
+        for name, count in zip(part.classes, counts.tolist(), strict=True):
+            found[name][split] += count
+    return found
+
+
+def class_faults(root: Path, counts: Mapping[str, Mapping[str, int]], training: str) -> Iterator[Fault]:
+    """What is odd about the names and the numbers of the classes; ``training`` is the part to train on."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        alike[unified(name)].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            listed = ", ".join(f"{name!r} ({sum(counts[name].values())})" for name in names)
+            yield Fault("class-names", str(root), f"classes that may be one: {listed}", names[0])
+    totals = {name: sum(parts.values()) for name, parts in counts.items()}
+    most = max(totals, key=totals.__getitem__, default="")
+    for name, total in totals.items():
+        if not total:
+            yield Fault("class-unused", str(root), f"class {name!r} has no object", name)
+        elif training in counts[name] and not counts[name][training]:
+            yield Fault("class-unseen", str(root), f"class {name!r} has {total} objects, but none in {training}", name)
+        elif total * UNBALANCED < totals[most]:
+            told = f"class {name!r} has {total}, {most!r} has {totals[most]}"
+            yield Fault("class-unbalanced", str(root), told, name)
+
+
+def unified(name: str) -> str:
+    """A name without what people mean nothing by: capitals, spaces, and the signs that stand for spaces."""
+    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def object_faults(split: str, part: Annotations) -> Iterator[Fault]:
+    """Parts without any object, and images without one."""
+    if not len(part.labels):
+        yield Fault("objects-none", str(part.root), f"{part.root}: the part {split} has no object that can be used")
+        return
+    for row in np.flatnonzero(np.diff(part.offsets) == 0):
+        yield Fault("image-empty", str(part.path(int(row))), f"{part.path(int(row))}: no object")
+
+
+def known_numbers(part: LabelMaps) -> list[int]:
+    """The number of each class in the maps of labels."""
+    return list(getattr(part.maps, "numbers", None) or range(len(part.classes)))
+
+
+def map_faults(part: LabelMaps, numbers: list[NDArray[np.int64] | None]) -> Iterator[Fault]:
+    """Numbers in maps of labels that stand for no class; ``numbers`` (256,) count the pixels of each image."""
+    if not isinstance(part.maps, LabelFiles):
+        return
+    classes = known_numbers(part)
+    known = set(classes) | set(part.maps.void)
+    used: set[int] = set()
+    for row, counts in zip(part.rows.tolist(), numbers, strict=True):
+        if counts is None:
+            continue
+        seen = set(np.flatnonzero(counts).tolist())
+        used |= seen
+        path = str(part.maps.paths[row])
+        for number in sorted(seen - known):
+            told = f"{path}: {counts[number]} pixels have the number {number}; the classes are {part.maps.named()}"
+            yield Fault("mask-undefined", path, told, number)
+    if shift := shifted(used - set(part.maps.void) - {VOID}, classes):
+        yield Fault("off-by-one", str(part.root), f"{part.root}: number {shift}")
+
+
+def duplicates(parts: Mapping[str, Part], readable: Mapping[str, NDArray[np.bool_]]) -> Iterator[Fault]:
+    """Images that are the same byte by byte, in a part or in two of them; only ``readable`` ones are compared."""
+    for split, row, first, path in repeated(parts, readable):
+        again = parts[split].path(row)
+        if split == first:
+            yield Fault("duplicate", str(again), f"{again}: the same as {path}")
+        else:
+            yield Fault("duplicate-across", str(again), f"{again} ({split}): the same as {path} ({first})")
+
+
+def repeated(
+    parts: Mapping[str, Part], readable: Mapping[str, NDArray[np.bool_]]
+) -> Iterator[tuple[str, int, str, Path]]:
+    """Part and row of each image that there is before, and part and path of the first such one."""
+    images = [(split, row) for split in parts for row in np.flatnonzero(readable[split]).tolist()]
+    for group in identical([parts[split].path(row) for split, row in images]):
+        first, *others = (images[position] for position in group)
+        yield from ((*other, first[0], parts[first[0]].path(first[1])) for other in others)

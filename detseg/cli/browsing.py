@@ -1,0 +1,145 @@
+"""`detseg browse`: the pictures as a network sees them, after all random changes, with boxes and masks drawn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from PIL import Image
+
+from detseg import data as data_sets
+from detseg import models
+from detseg.check.parts import segmentation_of
+from detseg.check.web import Shown, browser, data_uri, document, shrunk
+from detseg.cli.configs import SUFFIXES, find_config
+from detseg.cli.console import check_writable
+from detseg.cli.faults import PARSER, cause, parse
+from detseg.data import DetectionData, SegmentationData
+from detseg.data.base import Data
+from detseg.draw import Picture, draw, overlay
+from detseg.errors import ConfigError
+from detseg.ops.runs import paste
+from detseg.structures import Sample
+
+log = logging.getLogger(__name__)
+
+SIDE = 640  # pixels of the longer side of a picture in a page
+USAGE = """detseg browse CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 24] [--data.KEY VALUE ...]
+
+  detseg browse faster_rcnn_r50.yaml --data.root my/coco --out seen.html
+  detseg browse my/folder --data.masks sound --data.transforms.init_args.crop 1.0 --out pictures"""
+
+
+def browse(arguments: Sequence[str]) -> None:
+    """Draw samples of what ``arguments`` name."""
+    for name in data_sets.MODULES:  # a class is found by its name once it is imported
+        getattr(data_sets, name)
+    parser = ArgumentParser(prog="detseg browse", usage=USAGE, **PARSER)
+    parser.add_argument("what", type=str, help="A folder of data, or a YAML file for `detseg train` or of data alone.")
+    parser.add_subclass_arguments(Data, "data", required=True, help="What is to be other than that.")
+    parser.add_argument("--out", type=Path, default=Path("browse.html"), help="A page (.html), or a folder.")
+    parser.add_argument("--split", type=Literal["train", "val"], default="train", help="With or without changes.")
+    parser.add_argument("--count", type=int, default=24, help="Pictures.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the choice of pictures, and of their changes.")
+    options = parse(parser, [*_data_of(arguments), *arguments])
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count}: must be at least 1")
+    if options.out.suffix == ".html":
+        check_writable("--out", options.out)
+    elif options.out.is_file():
+        raise ConfigError(f"--out {options.out}: is a file; give a folder, or a page (.html)")
+    try:
+        data = parser.instantiate_classes(options).data
+    except ValueError as error:  # what jsonargparse makes of any error in a constructor
+        raise cause(error) from error
+    if not isinstance(data, DetectionData | SegmentationData):
+        raise ConfigError(f"{options.what}: {type(data).__name__} has neither boxes nor maps of labels to draw")
+    if isinstance(data, DetectionData):
+        data.proposals = None  # not drawn, and perhaps not made yet
+    shown = _samples(data, options.split, options.count, options.seed)
+    count = _write(shown, options.out, f"{options.what}: {options.split}")
+    log.info(
+        "%s: %d of %d pictures of the %s part", options.out, count, len(data.annotations(options.split)), options.split
+    )
+
+
+def _data_of(arguments: Sequence[str]) -> list[str]:
+    """The options for the data of the folder or the file that the first argument names."""
+    what = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if not what:  # what is missing, or a question for help, is for the parser to say
+        return []
+    if Path(what).is_dir():
+        return [f"--data={segmentation_of(Path(what)) or 'Folder'}", f"--data.root={what}"]
+    if not what.endswith(SUFFIXES):
+        raise ConfigError(f"{what}: name a folder of data, or a YAML file")
+    file = find_config(what)
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from None
+    if not isinstance(content, dict) or not {"data", "class_path"} & content.keys():
+        raise ConfigError(f"{file}: has neither data nor the class_path of a data set")
+    if "class_path" in content:
+        return [f"--data={file}"]
+    data = content["data"]
+    if isinstance(data, str):
+        return [f"--data={file.parent / data if data.endswith(SUFFIXES) else data}", *_masks_for(content)]
+    return [f"--data={yaml.safe_dump(data, default_flow_style=True, width=1_000_000).strip()}", *_masks_for(content)]
+
+
+def _masks_for(content: dict[str, Any]) -> list[str]:
+    """The option that gives masks to a network that learns from them."""
+    try:
+        name = str(content["model"]["network"]["class_path"]).rpartition(".")[2]
+    except (KeyError, TypeError):
+        return []
+    return ["--data.masks=all"] if getattr(getattr(models, name, None), "needs_masks", False) else []
+
+
+def _samples(data: Data[Any], split: Literal["train", "val"], count: int, seed: int) -> Iterator[tuple[Picture, Shown]]:
+    """Pictures with their labels drawn, and what there is to say of each."""
+    dataset, annotations = data.dataset(split), data.annotations(split)
+    generator = np.random.default_rng(seed)
+    rows = generator.permutation(len(annotations))[:count]
+    seeds = generator.integers(2**32, size=len(rows))
+    for row, drawn in zip(rows.tolist(), seeds.tolist(), strict=True):
+        sample: Sample = dataset[(row, drawn)]
+        picture, labels = _drawn(sample, data.classes)
+        height, width = sample.image.shape[1:]
+        text = f"{annotations.files[row]}, {width}x{height} of {sample.original_size[1]}x{sample.original_size[0]}"
+        yield picture, Shown("", text, tuple(data.classes[label] for label in labels))
+
+
+def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[Picture, list[int]]:
+    """A sample with its labels, and which these are."""
+    image: NDArray[np.uint8] = sample.image.permute(1, 2, 0).contiguous().numpy()
+    if sample.semantic is not None:
+        semantic = sample.semantic.numpy().astype(np.uint8)
+        return overlay(image, semantic, classes), np.unique(semantic[semantic < len(classes)]).tolist()
+    boxes, (height, width) = sample.boxes.numpy(), image.shape[:2]
+    none = np.zeros((0, 1, 1), dtype=np.float32)
+    grids = none if sample.masks is None else sample.masks.numpy().astype(np.float32) / 255
+    masks = (paste(grid, box, height, width).whole(height, width) for grid, box in zip(grids, boxes, strict=False))
+    return draw(image, boxes, sample.labels.numpy(), classes, masks=masks), sorted(set(sample.labels.tolist()))
+
+
+def _write(shown: Iterator[tuple[Picture, Shown]], out: Path, title: str) -> int:
+    """Write pictures to a page or a folder; return how many."""
+    if out.suffix == ".html":
+        pictures = [one._replace(picture=data_uri(shrunk(picture, SIDE))) for picture, one in shown]
+        heading = f"<p>{len(pictures)} pictures as a network sees them; a click makes one large.</p>"
+        out.write_text(document(title, [heading, browser(pictures)]), encoding="utf-8")
+        return len(pictures)
+    count = 0
+    out.mkdir(parents=True, exist_ok=True)
+    for picture, one in shown:
+        stem = Path(one.text.partition(",")[0]).stem
+        Image.fromarray(picture).save(out / f"{count:03d}_{stem}.jpg", quality=90)
+        count += 1
+    return count

@@ -1,0 +1,74 @@
+"""`detseg check`: what a folder of data is like, what is wrong with it, and a repaired copy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from detseg.check.checking import check as check_parts
+from detseg.check.figures import figures
+from detseg.check.page import page
+from detseg.check.parts import find_parts
+from detseg.check.repair import CHANGES, repair
+from detseg.check.summary import text, values
+from detseg.cli.console import check_writable
+from detseg.cli.faults import PARSER, parse
+from detseg.data.annotations import Annotations
+from detseg.errors import ConfigError
+from detseg.tasks.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Check the folder that ``arguments`` name; the exit status is 1 where there are warnings, 2 for errors."""
+    parser = _parser()
+    options = parse(parser, arguments)
+    for name in ("jobs", "side"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
+    check_writable("--html", options.html)
+    root = options.folder
+    found = find_parts(root, options.format, options.labels, options.names)
+    checked = check_parts(root, found, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
+    boxes = {split: part for split, part in checked.parts.items() if isinstance(part, Annotations)}
+    measured = figures(boxes, options.side)
+    if options.json:
+        print(json.dumps(values(checked, measured, options.side), indent=2))
+    else:
+        print(text(checked, measured, options.side, options.all))
+    if options.html:
+        options.html.write_text(page(checked, measured, options.side), encoding="utf-8")
+        log.info("page: %s", options.html)
+    if options.fix:
+        with progress(0, sum(map(len, checked.parts.values())), f"write {options.fix}") as advance:
+            changes = repair(checked, options.fix, advance)
+        log.info("%s: a repaired copy; %d changes, listed in %s", options.fix, len(changes), options.fix / CHANGES)
+    if checked.status:
+        raise SystemExit(checked.status)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="detseg check",
+        usage="detseg check FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]",
+        description="Read all labels and look at every image. Exit status: 0 clean, 1 warnings, 2 errors.",
+        **PARSER,
+    )
+    parser.add_argument("folder", type=Path, help="A data set in any format that is known.")
+    parser.add_argument("--format", type=str | None, help="Where the folder holds labels in more than one.")
+    parser.add_argument("--labels", type=str | None, help="One of several folders of YOLO labels.")
+    parser.add_argument("--names", type=str | None, help="The file in the folder with the names of YOLO classes.")
+    parser.add_argument("--decode", action="store_true", help="Decode every image, and not only read its head.")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes that look at images.")
+    parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for how well anchors fit.")
+    parser.add_argument("--all", action="store_true", help="List all faults and classes, and not only the first.")
+    parser.add_argument("--fix", type=Path | None, help="Write a repaired copy to this new folder.")
+    parser.add_argument("--html", type=Path | None, help="Write a page with charts and pictures to this file.")
+    parser.add_argument("--json", action="store_true", help="Print values for programs instead.")
+    return parser

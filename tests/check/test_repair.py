@@ -1,0 +1,166 @@
+"""A repaired copy is clean, and the source is as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detseg import cli
+from detseg.check.repair import repair
+from detseg.data import COCO, Folder
+from detseg.data.images import read_image
+from detseg.errors import ConfigError, DataError
+from tests.check.test_checking import coco, kinds, look, write
+from tests.data import made
+
+
+def state(root: Path) -> dict[str, str]:
+    """Every file of a folder, and what is in it."""
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def fix(root: Path, out: Path) -> list[str]:
+    """Repair, with what must always hold."""
+    before = state(root)
+    changes = repair(look(root), out, lambda: None)
+    assert state(root) == before
+    again = look(out, decode=True)
+    assert (kinds(again), again.status) == ({}, 0)
+    assert (out / "changes.txt").read_text().splitlines() == changes
+    return changes
+
+
+def test_a_sound_set_stays_as_it_is(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    polygon = [[4, 6, 24.5, 6, 24, 36]]
+    content = coco(root, segmentation=polygon)
+    content["annotations"][1] |= {"segmentation": {"size": [48, 64], "counts": [1000, 50, 2022]}, "iscrowd": 1}
+    content["categories"][0]["id"] = 7
+    for annotation in content["annotations"][::2]:
+        annotation["category_id"] = 7
+    write(root, content)
+    assert fix(root, out) == []
+    before, after = (look(folder).parts["all"] for folder in (root, out))
+    assert (after.classes, after.category_ids) == (before.classes, before.category_ids) == (("dog", "cat"), (2, 7))
+    np.testing.assert_array_equal(after.boxes, before.boxes)
+    np.testing.assert_array_equal(after.labels, before.labels)
+    written = json.loads((out / "annotations" / "all.json").read_text())["annotations"]
+    assert written[0]["segmentation"] == polygon
+    assert [entry["iscrowd"] for entry in written] == [0, 1, 0, 0]
+    assert COCO(str(out)).read("train").describe().startswith("3 images")
+
+
+def test_boxes_names_and_images(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    content = coco(root, bbox=[50, 6, 20, 30])
+    content["annotations"][1] |= {"bbox": [4, 6, 0, 30]}
+    content["annotations"][2] |= {"bbox": [0.25, 0.25, 0.5, 0.5], "category_id": 3}
+    content["annotations"][3] |= {"bbox": [4, 6, 0.5, 30]}
+    content["annotations"] += [{"id": 9, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    content["categories"] += [{"id": 3, "name": "Cat "}]
+    (root / "images" / "0.png").unlink()
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "images" / "2.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[::-1, :, :3]).save(root / "images" / "1.png", exif=exif)
+    made.image(root / "images" / "copy.png", seed=3)
+    content["images"].append({"id": 5, "file_name": "copy.png", "height": 48, "width": 64})
+    changes = fix(write(root, content), out)
+    part = look(out).parts["all"]
+    assert part.files.tolist() == ["1.png", "2.png", "3.png"]
+    assert part.boxes.tolist() == [[16, 12, 48, 36], [1, 2, 4, 6]]
+    assert [part.classes[label] for label in part.labels] == ["cat", "cat"]
+    assert (read_image(out / "images" / "2.png") == pixels[:, :, :3]).all()
+    assert (read_image(out / "images" / "1.png") == pixels[::-1, :, :3]).all()  # as stored, and no viewer turns it
+    text = "\n".join(changes)
+    for said in (
+        "0.png: there is no such file",
+        "copy.png (all): the same as",
+        "image-alpha",
+        "image-rotated",
+        "'Cat '",
+    ):
+        assert said in text
+    for said in ("has no area", "made pixels of shares", "a side is below a pixel"):
+        assert said in text
+
+
+def test_clipped_and_split(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    content = coco(root, bbox=[50, 6, 20, 30])
+    train, val = (
+        content | {"images": content["images"][a:b], "annotations": content["annotations"][a:b]}
+        for a, b in ((0, 2), (2, 4))
+    )
+    made.image(root / "images" / "3.png", seed=0)  # the same as 0.png
+    write(root, train, "train.json")
+    changes = fix(write(root, val, "val.json"), out)
+    data = Folder(str(out))
+    assert data.train_annotations.boxes.tolist() == [[50, 6, 64, 36], [4, 6, 24, 36]]
+    assert data.val_annotations.files.tolist() == ["2.png"]
+    assert len(changes) == 2
+
+
+def test_voc_becomes_coco(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    made.voc(root, "a", made.box("cat", 5, 5, 5, 9) + made.box("dog", 1, 1, 9, 9, "<difficult>1</difficult>"))
+    made.image(root / "JPEGImages" / "a.jpg", seed=1)
+    made.voc(root, "b", made.box("dog", 11, 6, 20, 30))
+    fix(root, out)
+    part = look(out).parts["all"]
+    assert (part.classes, part.boxes.tolist()) == (("cat", "dog"), [[0, 0, 9, 9], [10, 5, 20, 30]])
+
+
+def test_shares_in_voc(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    made.voc(root, "a", made.box("cat", 0.25, 0.5, 0.75, 1))
+    assert kinds(look(root)) == {"box-normalised": 1}
+    fix(root, out)
+    assert look(out).parts["all"].boxes.tolist() == [[16, 24, 48, 48]]
+
+
+def test_maps_of_labels(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    (root / "masks").mkdir(parents=True)
+    for number, name in enumerate("abc"):
+        made.image(root / "images" / f"{name}.png", seed=number)
+        Image.fromarray(np.array([[0, 1], [number * 7, 255]], np.uint8).repeat(24, 0).repeat(32, 1)).save(
+            root / "masks" / f"{name}.png"
+        )
+    made.image(root / "images" / "lonely.png", seed=7)
+    (root / "classes.txt").write_text("sky\nroad\n")
+    changes = fix(root, out)
+    part = look(out).parts["all"]
+    assert part.files.tolist() == ["a.png", "b.png", "c.png"]
+    assert part.labels(1)[::24, ::32].tolist() == [[0, 1], [255, 255]]
+    assert len([line for line in changes if line.startswith("made void")]) == 2
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    content = coco(root)
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 3 - annotation["id"] % 2
+    with pytest.raises(DataError, match="all numbers look one too high"):
+        repair(look(write(root, content)), tmp_path / "out", lambda: None)
+    sound = look(write(root, coco(root)))
+    with pytest.raises(ConfigError, match="lies in the data set"):
+        repair(sound, root / "new", lambda: None)
+    with pytest.raises(ConfigError, match="is not an empty folder"):
+        repair(sound, root / "images", lambda: None)
+    assert not (root / "new").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path / "data", coco(tmp_path / "data", bbox=[4, 6, 0, 30]))
+    with pytest.raises(SystemExit, match="1"):
+        cli.check([str(root), "--fix", str(tmp_path / "out")])
+    assert "1 changes, listed in" in capsys.readouterr().err
+    cli.check([str(tmp_path / "out")])

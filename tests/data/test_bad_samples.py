@@ -1,0 +1,77 @@
+"""A training stops at an image that cannot be used, or goes on without a few of them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from detseg.data import COCO, Transforms
+from detseg.data.bad_samples import BadSamples, Skipping
+from detseg.errors import DataError
+from detseg.structures import Sample
+from tests.data import made
+
+
+class Numbers(Dataset[Sample]):
+    """Samples that are known by their row, some of which cannot be had."""
+
+    def __init__(self, count: int, bad: set[int]) -> None:
+        self.count, self.bad, self.tried = count, bad, []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        row = key[0] if isinstance(key, tuple) else key
+        self.tried.append(key)
+        if row in self.bad:
+            raise DataError(f"{row}.jpg: broken")
+        return Sample(torch.zeros(3, 1, 1), torch.zeros(0, 4), torch.zeros(0), row, (1, 1))
+
+
+def test_the_next_one_comes_in_its_place_and_it_is_tried_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = Numbers(3000, {5, 6, 2999})
+    found = Skipping(numbers)
+    assert [found[row].row for row in (4, 5, 6, 2999, 5)] == [4, 7, 7, 0, 7]
+    assert found[(5, 99)].row == 7
+    assert numbers.tried[-1] == (7, 99)
+    assert [numbers.tried.count(row) for row in (5, 6, 2999)] == [1, 1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out, 1 of at most 3 images: 5.jpg: broken",
+        "left out, 2 of at most 3 images: 6.jpg: broken",
+        "left out, 3 of at most 3 images: 2999.jpg: broken",
+    ]
+
+
+@pytest.mark.parametrize(("count", "budget"), [(10, 1), (1000, 1), (1001, 2), (5000, 5)])
+def test_the_budget_is_a_thousandth_and_one_at_least(count: int, budget: int) -> None:
+    found = Skipping(Numbers(count, set(range(budget + 1))))
+    with pytest.raises(DataError, match=rf"{budget + 1} of {count} images .* allows {budget} .*{budget}.jpg: broken"):
+        found[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_set(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    made.simple_coco(tmp_path / "train.json", tmp_path / "images", count=6)
+    made.simple_coco(tmp_path / "val.json", tmp_path / "images", count=6)
+    (tmp_path / "images" / "2.png").write_text("no image")
+
+    def rows(policy: BadSamples, split: str = "train") -> list[int]:
+        data = COCO(str(tmp_path), transforms=Transforms(48, 64), workers=workers, bad_samples=policy)
+        loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+        return sorted(row for _ in range(2) for batch in loader for row in batch.rows.tolist())
+
+    assert rows("skip") == sorted([0, 1, 3, 4, 5, 3] * 2)
+    for policy, split in (("error", "train"), ("skip", "val"), ("error", "val")):
+        with pytest.raises(DataError, match=r"2\.png: not an image"):
+            rows(policy, split)  # type: ignore[arg-type]
+    if workers:
+        return
+    with caplog.at_level(logging.WARNING):
+        (tmp_path / "images" / "4.png").unlink()
+        with pytest.raises(DataError, match="2 of 6 images cannot be used"):
+            rows("skip")
