@@ -16,10 +16,10 @@ train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on
 	$(BIN)/python tools/train.py --config $(CONFIG)
 
 # One process a core, of one thread: the tensors of the tests are small, and more threads would only wait for each other.
-# The tests of a class stay in one process, which trains their network once.
+# The tests of a class stay in one process, which trains their network once. A process takes up to 5 GiB.
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/development ## run the tests; fails when they cover less of the package than pyproject.toml asks
-	$(BIN)/python -m pytest --cov --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 4 --dist loadscope
 
 lint: $(VENV)/development ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -364,6 +364,7 @@ class PretrainedTester(BackboneTester):
             def __init__(self, weights: str | None = None) -> None:
                 super().__init__(**arguments, weights=weights)
 
+        Own.__qualname__ = f"{type(self).__name__}.Own"  # those of other tests may still be there
         backbone = Own(weights)
         assert architecture(build(recipe(backbone))) == architecture(backbone)
 
