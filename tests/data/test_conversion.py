@@ -222,6 +222,17 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     assert len(find_source(last).parts["val"]()) == 1
 
 
+def test_yolo_keeps_the_objects_of_an_image_called_test(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    made.coco(root / "a.json", [{"id": i, "file_name": f"{name}.png", "height": HEIGHT, "width": WIDTH}
+                                for i, name in enumerate(("test", "b", "train"))],
+              [{"id": i, "image_id": i, "category_id": 7, "bbox": BOXES[0]} for i in range(3)], NAMES)  # fmt: skip
+    for seed, name in enumerate(("test", "b", "train")):
+        made.image(root / f"{name}.png", HEIGHT, WIDTH, seed)
+    last, _ = through(root, "YOLO")
+    assert np.diff(find_source(last).parts["all"]().offsets).tolist() == [1, 1, 1]
+
+
 def test_labels_of_another_size_are_not_made_shares(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "mine", [{"bbox": BOXES[0]}])
     made.image(root / "train" / "5.png", WIDTH, HEIGHT)
