@@ -104,9 +104,9 @@ def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bo
         )
 
     boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
-    told = np.stack(sizes, axis=1)
-    lasting = places == names and bool((told > 0).all())
-    complete = _complete(told, files, images)
+    given = np.stack(sizes, axis=1)
+    lasting = places == names and bool((given > 0).all())
+    complete = _complete(given, files, images)
     packed, reasons = (None, {}) if masks == "none" else _masks(annotations, ids, complete[rows])
     found = pack(
         file,
