@@ -12,6 +12,7 @@ from detseg.cli.faults import PARSER, parse
 from detseg.data.conversion import convert
 from detseg.data.finding import FINDERS, find_source
 from detseg.errors import ConfigError
+from detseg.folders import make_folder, writing
 
 
 def convert_data(arguments: Sequence[str]) -> None:
@@ -33,7 +34,9 @@ def convert_data(arguments: Sequence[str]) -> None:
     if options.format not in (None, *FINDERS):
         raise ConfigError(f"--format {options.format}: there is {', '.join(FINDERS)}")
     source = find_source(options.folder, options.format, options.labels, options.names, options.masks)
-    losses = convert(source, options.to, options.out, masks=options.masks != "none", copy=options.copy)
+    make_folder("--out", options.out, options.folder)
+    with writing("--out", options.out):
+        losses = convert(source, options.to, options.out, masks=options.masks != "none", copy=options.copy)
     for what, count in losses.items():
         if count:
             print(f"{options.to} cannot hold it: {count} {what}")

@@ -78,6 +78,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         _report(task, data, options.out, options.metrics)
 
 
+PRECISION = "Such as bf16-mixed, in which a training on a GPU validates by default: its figures may differ a little."
+
+
 def _parser(base: type[Any]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="detseg evaluate",
@@ -90,7 +93,7 @@ def _parser(base: type[Any]) -> ArgumentParser:
         "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
     )
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU.")
-    parser.add_argument("--precision", type=str, default="32-true", help="Such as bf16-mixed.")
+    parser.add_argument("--precision", type=str, default="32-true", help=PRECISION)
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="File for every figure by name, as JSON.")
     if base is SegmentationData:

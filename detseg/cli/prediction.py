@@ -22,6 +22,7 @@ from detseg.cli.viewing import add_views, views
 from detseg.data.images import SUFFIXES, read_image
 from detseg.draw import draw, overlay, save_labels
 from detseg.errors import ConfigError, DataError
+from detseg.folders import make_folder
 from detseg.ops.runs import decode, from_text
 from detseg.tasks import (
     Answer,
@@ -50,10 +51,7 @@ def predict(arguments: Sequence[str]) -> None:
     paths = find_images(options.images)
     task = _task(options)
     targets = _targets(task, paths, options)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {options.out}: cannot be made a folder: {error.strerror}; name another") from error
+    make_folder("--out", options.out)
     done: list[dict[str, Any]] = []
     failed = 0
     for path, target in zip(paths, targets, strict=True):

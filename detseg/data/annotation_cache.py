@@ -28,26 +28,30 @@ from detseg.data.reports import collects
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the arrays and of what is read into them: raise it when a reader changes
+VERSION = 2  # of the arrays and of what is read into them: raise it when a reader changes
 LEAST = 8 << 20  # bytes of an annotation file that takes long
 ALIGNED = 64  # where a block begins, so that its numbers lie as numpy wants them
 
 
-def cached(file: Path, settings: list[str], read: Callable[[], Annotations], least: int = LEAST) -> Annotations:
+def cached(
+    file: Path, settings: list[str], read: Callable[[], tuple[Annotations, bool]], least: int = LEAST
+) -> Annotations:
     """What ``read`` makes of an annotation file under these ``settings``, from its cache if there is one.
+
+    ``read`` says too whether all of it comes from the file: what other files say is not kept, as these may change.
 
     A cache is of a path, a size and a time of change; another one is made anew, as is one that cannot be read. Files
     below ``least`` bytes have none. What was said in the log while reading is said again. It is no error if a cache
     cannot be written. Where faults are collected, nothing is taken from a cache, which has none, nor put there.
     """
     if collects():
-        return read()
+        return read()[0]
     try:
         about = file.stat()
     except OSError:
-        return read()  # which says what is wrong
+        return read()[0]  # which says what is wrong
     if about.st_size < least:
-        return read()
+        return read()[0]
     of = [str(file.resolve()), *settings]
     state = [VERSION, about.st_size, about.st_mtime_ns, *of]
     cache = folder() / f"{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:32]}.arrays"
@@ -58,7 +62,9 @@ def cached(file: Path, settings: list[str], read: Callable[[], Annotations], lea
             log.warning("%s", message)
         return annotations
     with listening() as said:
-        annotations = read()
+        annotations, lasting = read()
+    if not lasting:
+        return annotations
     try:
         save(cache, state, annotations, said)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Literal
 
 import torch
@@ -17,21 +16,21 @@ log = logging.getLogger(__name__)
 
 BadSamples = Literal["error", "skip"]
 
-BUDGET = 0.001  # the share of the images of a set that may be left out
+ONE_IN = 1000  # of so many images of a set, one may be left out
 
 
 class Skipping(Dataset[Sample]):
     """The samples of ``dataset``; in the place of one that raises DataError comes the next one that does not.
 
-    The log names each such image once, whichever worker met it. Raises DataError where more than BUDGET of them, and
-    more than one, cannot be used.
+    The log names each such image once, whichever worker met it. Raises DataError where more than one in ONE_IN, and
+    more than one at all, cannot be used. Each process of a training on several GPUs counts those that it met itself.
     """
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset
         self.bad = torch.zeros(len(dataset), dtype=torch.bool)  # type: ignore[arg-type]
         self.bad.share_memory_()  # type: ignore[no-untyped-call]
-        self.budget = math.ceil(BUDGET * len(self.bad))
+        self.budget = max(1, len(self.bad) // ONE_IN)
 
     def __len__(self) -> int:
         """Count the images, bad ones included."""
@@ -54,6 +53,6 @@ class Skipping(Dataset[Sample]):
         if count > self.budget:
             raise DataError(
                 f"{count} of {len(self)} images cannot be used, and `data.bad_samples: skip` allows {self.budget} "
-                f"({100 * BUDGET:g} %): {error}. `detseg check FOLDER --decode` lists all of them"
+                f"({100 / ONE_IN:g} %): {error}. `detseg check FOLDER --decode` lists all of them"
             ) from None
         log.warning("left out, %d of at most %d images: %s", count, self.budget, error)

@@ -47,6 +47,6 @@ class CamVid(SegmentationData):
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
         name = self.splits[split]
         file = self.root / f"{name}.txt"
-        stems = [Path(line).stem for line in read_list(file)] if file.is_file() else None
+        stems = [Path(line.split()[0]).stem for line in read_list(file)] if file.is_file() else None
         images, masks = self.root / name, self.root / f"{name}annot"
         return pair(self.root, images, masks, CAMVID_CLASSES, (UNLABELLED,), stems)

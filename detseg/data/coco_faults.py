@@ -32,7 +32,6 @@ ANNOTATIONS = {
     "bbox": Column(np.float64, None, (4,)),
     "area": Column(np.float64, np.nan),
     "iscrowd": Column(np.int64, 0),
-    "difficult": Column(np.int64, 0),
 }
 CATEGORIES = {"id": Column(np.int64), "name": Column(np.str_)}
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +49,17 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotati
     files are read once, and then taken from a cache. Raises DataError, naming file and entry, for whatever is missing
     or broken; ``masks`` says whether masks are.
     """
-    return cached(file, [str(images), masks], lambda: _read(file, images, masks))
+    found = cached(file, [str(images), masks], lambda: _read(file, images, masks))
+    if count := int(found.difficult.sum()):
+        log.info("%s: %d objects are difficult: 1, and are not trained on", file, count)
+    names = found.files.tolist()
+    places = located(file, images, names)  # again, as images may have been moved since a cache was made
+    return found if places == names else replace(found, files=np.array(places, dtype=np.str_))
 
 
 @without_collection()
-def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
+def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bool]:
+    """What ``read_coco`` returns, and whether the file alone says it: no image had to be looked for or measured."""
     content = load(file, without_masks if masks == "none" else with_packed_masks)
     _name_by_address(content["images"])
     if collects():
@@ -66,7 +73,8 @@ def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
     if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
         raise DataError(f"{file}: more than one image has the id {twice[0]}")
     names = _column(file, "images", pictures, "file_name", np.str_).tolist()
-    files = np.array(located(file, images, names), dtype=np.str_)[order]
+    places = located(file, images, names)
+    files = np.array(places, dtype=np.str_)[order]
     sizes = [_column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
 
     annotations = content["annotations"]
@@ -96,9 +104,11 @@ def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
         )
 
     boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
-    complete = _complete(np.stack(sizes, axis=1), files, images)
+    given = np.stack(sizes, axis=1)
+    lasting = places == names and bool((given > 0).all())
+    complete = _complete(given, files, images)
     packed, reasons = (None, {}) if masks == "none" else _masks(annotations, ids, complete[rows])
-    return pack(
+    found = pack(
         file,
         classes=classes,
         category_ids=category_ids,
@@ -111,10 +121,11 @@ def _read(file: Path, images: Path, masks: MaskReading) -> Annotations:
         labels=labels,
         areas=_column(file, "annotations", annotations, "area", np.float64, default=np.nan),
         crowd=_column(file, "annotations", annotations, "iscrowd", np.int64, default=0) > 0,
-        difficult=_column(file, "annotations", annotations, "difficult", np.int64, default=0) > 0,  # VOC's, converted
+        difficult=np.array([_is_set(entry.get("difficult")) for entry in annotations], dtype=bool),  # VOC's, converted
         ids=ids,
         masks=packed,
-    ).with_masks(masks, reasons)
+    )
+    return found.with_masks(masks, reasons), lasting
 
 
 def without_masks(entries: list[dict[str, Any]]) -> None:
@@ -227,6 +238,14 @@ def _column(
                 name = f"{section}[{position}] (id {entry.get('id')})"
                 raise DataError(f"{file}: {name} has {key} = {entry.get(key)!r}") from None
         raise
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a flag that is not of COCO is a number above 0: other people may mean anything by its name."""
+    try:
+        return value is not None and float(value) > 0
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _name_by_address(pictures: list[dict[str, Any]]) -> None:

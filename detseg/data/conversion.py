@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -58,17 +59,23 @@ def _same_classes(parts: Mapping[str, Annotations], numbered: bool) -> dict[str,
 
 
 def _names(parts: Mapping[str, Annotations]) -> dict[str, list[str]]:
-    """A name for each image, by parts: its own, with its folders in front where another has it too."""
+    """A name for each image, by parts: its own, with its folders in front where another has it too, and a number behind
+    where that is not enough: capitals do not tell files apart everywhere."""
     own = {part: [Path(str(file)) for file in annotations.files] for part, annotations in parts.items()}
     stems = Counter(file.stem.lower() for files in own.values() for file in files)
-    names = {
-        part: [file.name if stems[file.stem.lower()] == 1 else "_".join([part, *file.parts]) for file in files]
-        for part, files in own.items()
-    }
-    for name, count in Counter(os.path.splitext(name)[0].lower() for part in names.values() for name in part).items():
-        if count > 1:
-            raise DataError(f"{count} images would have the name {name}; rename them, or take out those that are twice")
-    return names
+    taken = {stem for stem, count in stems.items() if count == 1}
+
+    def name_of(part: str, file: Path) -> str:
+        if stems[file.stem.lower()] == 1:
+            return file.name
+        start, suffix = os.path.splitext("_".join([part, *file.parts]))
+        stem, numbers = start, count(2)
+        while stem.lower() in taken:
+            stem = f"{start}_{next(numbers)}"
+        taken.add(stem.lower())
+        return stem + suffix
+
+    return {part: [name_of(part, file) for file in files] for part, files in own.items()}
 
 
 def _write_coco(

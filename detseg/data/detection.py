@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+from contextlib import suppress
+from itertools import chain
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from detseg.data.mixing import MixingTransforms
 from detseg.data.samplers import Key
 from detseg.data.sampling import Sampling
 from detseg.data.transforms import Picture, Transforms, fit
+from detseg.errors import DataError
 from detseg.ops.masks import grids
 from detseg.proposals.cache import Proposals, cache_file
 from detseg.recipe import recipe
@@ -82,7 +85,12 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def _another(self, generator: np.random.Generator) -> Picture:
-        return self.picture(int(generator.integers(len(self))))
+        """A picture at random, or the next that can be read: what is wrong with one is for its own turn to say."""
+        row = int(generator.integers(len(self)))
+        for place in chain(range(row, len(self)), range(row)):
+            with suppress(DataError):
+                return self.picture(place)
+        raise DataError("no image of the set can be used")
 
     def _grids(
         self, objects: NDArray[np.int64], boxes: NDArray[np.float64], height: int, width: int

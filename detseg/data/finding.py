@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
 from detseg.data.cityscapes_format import find_cityscapes
@@ -20,7 +19,7 @@ from detseg.data.layout import WORDS, Tree, by_split
 from detseg.data.lvis_format import find_lvis
 from detseg.data.masks import MaskReading
 from detseg.data.open_images_format import find_open_images
-from detseg.data.voc_format import find_ids, find_splits, find_voc, read_voc, read_xml
+from detseg.data.voc_format import SeveralError, find_ids, find_splits, find_voc, read_voc, read_xml
 from detseg.data.yolo_format import find_yolo
 from detseg.errors import DataError
 
@@ -59,7 +58,7 @@ def find_coco(tree: Tree, masks: MaskReading = "none") -> list[Source]:
 def _read_coco(root: Path, word: str, file: Path, masks: MaskReading) -> Annotations:
     """Read the file of a part; its images are looked for now, not when the format is found out."""
     images = find_images(root, file, None if word == "all" else word)
-    return cached(file, [str(images), masks], lambda: read_coco(file, images, masks))
+    return read_coco(file, images, masks)
 
 
 def find_voc_sets(tree: Tree, masks: MaskReading = "none") -> list[Source]:
@@ -74,7 +73,7 @@ def find_voc_sets(tree: Tree, masks: MaskReading = "none") -> list[Source]:
     try:
         root = find_voc(tree.root)
     except DataError as error:
-        if "all" in parts and "more than one" in str(error):
+        if "all" in parts and isinstance(error, SeveralError):
             raise
         loose = {word: partial(read_xml, tree, part, masks) for word, part in parts.items()}
         return [Source("VOC", tree.root, loose)]

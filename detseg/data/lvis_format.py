@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations
 from detseg.data.builder import Source
 from detseg.data.coco_format import read_coco
@@ -44,7 +43,7 @@ def read_lvis(root: Path, file: Path, masks: MaskReading = "none") -> Annotation
     evaluation counts a detection of a class that nobody looked for as wrong, and its AP is below that of LVIS's own
     rules. Raises DataError as ``read_coco`` does.
     """
-    found = cached(file, [str(root), masks], lambda: read_coco(file, root, masks))
+    found = read_coco(file, root, masks)
     log.warning(
         "%s: neg_category_ids and not_exhaustive_category_ids are not used: detections of classes that were not looked "
         "for count as wrong, and AP is below that of LVIS's own rules",

@@ -84,6 +84,7 @@ def _read_table(tree: Tree, name: str, labels: dict[str, int], boxes: _Boxes) ->
     """Add the boxes of a table."""
     file = tree.root / name
     rows: dict[str, int | None] = {image_id: row for row, image_id in enumerate(boxes.images)}
+    rows |= dict.fromkeys(boxes.missing)
     for number, values in _lines(file):
         image_id = values["ImageID"]
         if image_id not in rows:

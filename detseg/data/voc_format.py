@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,12 @@ from detseg.ops.runs import Window, encode, to_text
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+FLAG = re.compile(r"\s+(-1|0|1)$")  # behind the name of an image: whether it shows a class; 0 for difficult objects
 VOID = 255  # in an image of objects: a pixel on an outline
+
+
+class SeveralError(DataError):
+    """More than one data set, where one is meant."""
 
 
 @dataclass
@@ -124,7 +130,8 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
     if root in found or len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"{root}: more than one VOC data set: {', '.join(map(str, found))}; give one of them as root")
+        several = ", ".join(map(str, found))
+        raise SeveralError(f"{root}: more than one VOC data set: {several}; give one of them as root")
     kind = ".xml" if labels == "Annotations" else ".png"
     raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {kind} for each image")
 
@@ -141,18 +148,23 @@ def find_ids(root: Path, split: str | None, kind: str = "Main") -> list[str]:
     """List the images of ImageSets/<kind>/<split>.txt, or of all annotations if ``split`` is None."""
     if split is None:
         return sorted(file.stem for file in _folder(root, "annotations").glob("*.xml"))
-    return read_list(root / "ImageSets" / kind / f"{split}.txt")
+    images = _subfolder(root, "jpegimages", "images")
+    return read_list(root / "ImageSets" / kind / f"{split}.txt", _image_files(images) if images else ())
 
 
-def read_list(file: Path) -> list[str]:
-    """The first word of each line. Raises DataError for a file that cannot be read."""
+def read_list(file: Path, known: Container[str] = ()) -> list[str]:
+    """The names in a list, one a line, without the -1, 0 or 1 behind them that the lists of a class have.
+
+    A line that is one of the ``known`` names is taken as it is. Raises DataError for a file that cannot be read.
+    """
     try:
         lines = file.read_text().splitlines()
     except OSError as error:
         raise DataError(f"{file}: cannot read this list of images: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{file}: this list of images is not text") from None
-    return [line.split()[0] for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
+    return [name if name in known else FLAG.sub("", name) for name in names]
 
 
 def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:

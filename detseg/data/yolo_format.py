@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 LINE = re.compile(r"\d+(\s+[-+.\deE]+){4,}\s*")
 DIGITS = 9  # of a pixel, behind the point: more are the noise of the division, which could move an outline by a pixel
 NAMES = (".yaml", ".yml", ".names")
-LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # stand beside the labels, and are none
+LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # may stand beside the labels, and be none
 
 
 def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
@@ -35,7 +35,7 @@ def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
     looks: dict[str, bool] = {}  # of each folder, by its first file that is not empty
     for file in tree.ending(".txt"):
         folder, _, name = file.rpartition("/")
-        if name in LISTS:
+        if name in LISTS and not _labels_of_image(tree, file):
             continue
         if not looks.get(folder, False) and (lines := _start(tree.root / file)):
             looks[folder] = looks.get(folder, True) and bool(LINE.fullmatch(lines))
@@ -57,6 +57,12 @@ def find_yolo(tree: Tree, names: str | None = None) -> list[Source]:
         }
         found.append(Source("YOLO", tree.root / name, parts, numbered=True))
     return found
+
+
+def _labels_of_image(tree: Tree, file: str) -> bool:
+    """Whether a file that is called like a list holds labels: there is an image of its name, and no text in its way."""
+    first = _start(tree.root / file)
+    return tree.image_of(file) is not None and (not first or bool(LINE.fullmatch(first)))
 
 
 def _told_split(tree: Tree, images: list[str], names: str | None) -> dict[str, list[str]] | None:

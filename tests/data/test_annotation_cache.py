@@ -16,6 +16,8 @@ from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations
 from detseg.data.coco import COCO
 from detseg.data.coco_format import read_coco
+from detseg.data.finding import find_source
+from detseg.data.lvis_format import read_lvis
 from tests.data import made
 
 IMAGES = [{"id": number, "file_name": f"{number}é.png", "height": 48, "width": 64} for number in range(6)]
@@ -44,9 +46,9 @@ def through(file: Path, masks: str = "all") -> tuple[Annotations, bool]:
     """The annotations of a file through its cache, and whether they were read."""
     reads = []
 
-    def read() -> Annotations:
+    def read() -> tuple[Annotations, bool]:
         reads.append(1)
-        return read_coco(file, file.parent, masks)  # type: ignore[arg-type]
+        return read_coco(file, file.parent, masks), True  # type: ignore[arg-type]
 
     return cached(file, [masks], read, least=1), bool(reads)
 
@@ -149,6 +151,43 @@ def test_small_files_and_missing_ones_have_none(tmp_path: Path, home: Path) -> N
     with pytest.raises(FileNotFoundError):
         cached(tmp_path / "missing.json", [], lambda: json.loads((tmp_path / "missing.json").read_text()))
     assert not home.exists()
+
+
+def large(folder: Path, **size: int) -> Path:
+    """A file of one image, 0é.png, that is large enough for a cache."""
+    objects = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 20]}]
+    file = made.coco(folder / "a.json", [{"id": 0, "file_name": "0é.png", **size}], objects, {1: "cat"})
+    file.write_text(file.read_text() + " " * annotation_cache.LEAST)
+    return file
+
+
+@pytest.mark.parametrize("first", [".", "one"])
+def test_images_that_were_moved_are_found(tmp_path: Path, first: str) -> None:
+    file = large(tmp_path, height=48, width=64)
+    image = made.image(tmp_path / first / "0é.png")
+    assert read_coco(file, tmp_path).path(0).is_file()
+    (tmp_path / "two").mkdir()
+    image.rename(tmp_path / "two" / "0é.png")
+    assert read_coco(file, tmp_path).files.tolist() == ["two/0é.png"]
+
+
+def test_sizes_that_only_the_images_tell_are_read_again(tmp_path: Path) -> None:
+    file = large(tmp_path)
+    for height, width in ((48, 64), (30, 40)):
+        made.image(tmp_path / "0é.png", height, width)
+        assert read_coco(file, tmp_path).sizes.tolist() == [[height, width]]
+
+
+def test_a_file_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    save = annotation_cache.save
+    monkeypatch.setattr(annotation_cache, "save", lambda *given: (saved.append(given[0]), save(*given)))
+    made.image(tmp_path / "0é.png")
+    file = large(tmp_path, height=48, width=64)
+    find_source(tmp_path).parts["all"]()
+    assert len(saved) == 1
+    assert len(read_lvis(tmp_path, file, "any")) == 1
+    assert len(saved) == 2
 
 
 def _private(queue: multiprocessing.Queue[int], found: Annotations) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from detseg.data import COCO, Transforms
+from detseg.data import COCO, MixingTransforms, Transforms
 from detseg.data.bad_samples import BadSamples, Skipping
 from detseg.errors import DataError
 from detseg.structures import Sample
@@ -47,11 +47,22 @@ def test_the_next_one_comes_in_its_place_and_it_is_tried_and_named_once(caplog: 
     ]
 
 
-@pytest.mark.parametrize(("count", "budget"), [(10, 1), (1000, 1), (1001, 2), (5000, 5)])
+@pytest.mark.parametrize(("count", "budget"), [(10, 1), (1000, 1), (1001, 1), (1999, 1), (2000, 2), (5000, 5)])
 def test_the_budget_is_a_thousandth_and_one_at_least(count: int, budget: int) -> None:
     found = Skipping(Numbers(count, set(range(budget + 1))))
     with pytest.raises(DataError, match=rf"{budget + 1} of {count} images .* allows {budget} .*{budget}.jpg: broken"):
         found[0]
+
+
+def test_a_broken_partner_of_a_mosaic_is_not_counted_for_it(tmp_path: Path) -> None:
+    made.simple_coco(tmp_path / "train.json", tmp_path / "images", count=12)
+    made.simple_coco(tmp_path / "val.json", tmp_path / "images", count=12)
+    (tmp_path / "images" / "5.png").write_text("no image")
+    data = COCO(str(tmp_path), transforms=MixingTransforms(48, 64, mosaic=1.0))
+    found = Skipping(data.dataset("train"))
+    for seed in range(12):
+        assert [found[(row, seed)].row for row in range(12)] == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
+    assert found.bad.nonzero().ravel().tolist() == [5]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import tempfile
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from pycocotools import mask as reference
 
 from detseg import cli
+from detseg.cli.data_conversion import convert_data
 from detseg.data.conversion import convert
 from detseg.data.finding import find_source
 from detseg.data.masks import POLYGONS, pack_masks, pack_polygons
 from detseg.data.outlines import clockwise, joined, rings, signed_area
-from detseg.errors import DataError
+from detseg.errors import ConfigError, DataError
 from tests.data import made
 
 HEIGHT, WIDTH = 48, 64
@@ -220,6 +222,66 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     assert (last / "ImageSets" / "Main" / "val.txt").read_text() == "val_5\n"
     assert (last / "ImageSets" / "Main" / "train.txt").read_text() == "train_5\n9\n"
     assert len(find_source(last).parts["val"]()) == 1
+
+
+def test_voc_keeps_spaces_in_the_names_of_images(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "mine", [{"bbox": BOXES[0]}])
+    renamed = (("train", "5.png", "photo 1.png"), ("train", "9.png", "a  b.png"), ("val", "2.png", "c d.png"))
+    for split, old, new in renamed:
+        (root / split / old).rename(root / split / new)
+        file = root / f"{split}.json"
+        file.write_text(file.read_text().replace(old, new))
+    last, _ = through(root, "VOC")
+    assert {part: [Path(file).stem for file in read().files] for part, read in find_source(last).parts.items()} == {
+        "train": ["photo 1", "a  b"],
+        "val": ["c d"],
+    }
+    lists = last / "ImageSets" / "Main"
+    (lists / "val.txt").write_text("c d  -1\n")  # as the lists of a class have it
+    assert len(find_source(last).parts["val"]()) == 1
+
+
+@pytest.mark.parametrize("to", ["COCO", "VOC", "YOLO"])
+def test_names_that_differ_in_capitals_get_numbers(tmp_path: Path, to: str) -> None:
+    files = ("A.png", "a.png", "all_a_2.png", "a.bmp")
+    entries = [{"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH} for i, name in enumerate(files)]
+    for entry in entries:
+        made.image(tmp_path / "mine" / entry["file_name"], HEIGHT, WIDTH, entry["id"])
+    objects = [{"id": i, "image_id": i, "category_id": 7, "bbox": BOXES[0]} for i in range(4)]
+    made.coco(tmp_path / "mine" / "a.json", entries, objects, NAMES)
+    found = find_source(through(tmp_path / "mine", to)[0]).parts["all"]()
+    names = sorted(Path(file).name for file in found.files)
+    assert names == ["all_A.png", "all_a_2.png", "all_a_3.png", "all_a_4.bmp"]
+    assert len(found.labels) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_coco(tmp_path / "mine", [{"bbox": BOXES[0]}])
+    (tmp_path / "file").write_text("")
+    command = [str(root), "--to", "YOLO", "--out"]
+    for out, message in ((root / "yolo", "lies in the data set"), (tmp_path / "file" / "yolo", "Not a directory")):
+        with pytest.raises(ConfigError, match=f"--out {out}: .*{message}"):
+            convert_data([*command, str(out)])
+    assert not (root / "yolo").exists()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("detseg.data.conversion.os.link", full)
+    monkeypatch.setattr("detseg.data.conversion.shutil.copyfile", full)
+    with pytest.raises(ConfigError, match=f"--out {tmp_path / 'new'}: .*No space left"):
+        convert_data([*command, str(tmp_path / "new")])
+
+
+def test_yolo_keeps_the_objects_of_an_image_called_test(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    made.coco(root / "a.json", [{"id": i, "file_name": f"{name}.png", "height": HEIGHT, "width": WIDTH}
+                                for i, name in enumerate(("test", "b", "train"))],
+              [{"id": i, "image_id": i, "category_id": 7, "bbox": BOXES[0]} for i in range(3)], NAMES)  # fmt: skip
+    for seed, name in enumerate(("test", "b", "train")):
+        made.image(root / f"{name}.png", HEIGHT, WIDTH, seed)
+    last, _ = through(root, "YOLO")
+    assert np.diff(find_source(last).parts["all"]().offsets).tolist() == [1, 1, 1]
 
 
 def test_labels_of_another_size_are_not_made_shares(tmp_path: Path) -> None:

@@ -141,6 +141,14 @@ def test_two_voc_data_sets_are_two(tmp_path: Path) -> None:
         find_source(tmp_path)
 
 
+def test_no_error_is_told_by_the_name_of_a_folder(tmp_path: Path) -> None:
+    root = tmp_path / "more than one VOC data set"
+    made.voc(root, "a", made.box("cat", 1, 1, 9, 9))
+    (root / "Annotations" / "a.xml").rename(root / "a.xml")
+    (root / "Annotations").rmdir()
+    assert len(find_source(root).parts["all"]()) == 1
+
+
 def yolo(root: Path, stems: str, text: str) -> Path:
     for number, stem in enumerate(stems):
         made.image(root / "images" / stem / f"{stem}.png", seed=number)

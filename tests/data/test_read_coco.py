@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pycocotools.coco import COCO as Reference
 from detseg.data import COCO, VOC
 from detseg.data.coco_format import read_coco
 from detseg.data.coco_layout import find_annotations, find_images, find_only_annotations
+from detseg.data.reports import collecting
 from detseg.errors import DataError
 from tests.data import made
 
@@ -253,3 +255,21 @@ def test_the_other_format_is_suggested(tmp_path: Path) -> None:
         with pytest.raises(DataError) as raised:
             data(str(tmp_path / "neither")).read("train")
         assert "looks like" not in str(raised.value)
+
+
+def test_difficult_may_mean_anything(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = [None, "no", {}, [1], 0, 1, True, 2.5, "1", float("nan"), 10**400]
+    entries = [
+        {"id": i, "image_id": 9, "category_id": 1, "bbox": [1, 1, 9, 9], "difficult": value}
+        for i, value in enumerate(values)
+    ]
+    made.image(tmp_path / "a.png")
+    images = [{"id": 9, "file_name": "a.png", "height": 48, "width": 64}]
+    file = made.coco(tmp_path / "a.json", images, entries, {1: "cat"})
+    with caplog.at_level(logging.INFO):
+        found = read_coco(file, tmp_path)
+    assert found.difficult.tolist() == [False] * 5 + [True] * 4 + [False] * 2
+    assert "a.json: 4 objects are difficult: 1, and are not trained on" in caplog.text
+    with collecting() as faults:
+        assert len(read_coco(file, tmp_path).labels) == len(values)
+    assert not faults

@@ -41,6 +41,15 @@ def read(root: Path, part: str = "all") -> Annotations:
     return found.parts[part]()
 
 
+def test_an_image_that_is_missing_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("one", "two"):
+        boxes = [line(image, "/m/011k07", 0, 1, 0, 1) for image in ("a1", "gone1", "gone1")]
+        table(tmp_path, name, *boxes)
+    (tmp_path / "two" / "a1.jpg").unlink()
+    assert read(tmp_path).offsets.tolist() == [0, 2]
+    assert "1 images of one-annotations-bbox.csv, two-annotations-bbox.csv are not there, such as gone1" in caplog.text
+
+
 def test_shares_become_pixels_and_groups_crowds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table(
         tmp_path, "train",

@@ -4,6 +4,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,13 @@ def test_the_split_is_that_of_the_folders(tmp_path: Path) -> None:
 def test_equal_stems_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     root = yolo(tmp_path, {"train/a": "0 .5 .5 .1 .1", "val/a": "1 .5 .5 .2 .2"})
     assert read(root, "val").labels.tolist() == [1]
+
+
+def test_images_may_be_called_like_lists(tmp_path: Path) -> None:
+    root = yolo(tmp_path, dict.fromkeys(("train", "val", "test", "a"), "0 .5 .5 .1 .1") | {"classes": ""})
+    (root / "train.txt").write_text("images/train.png\nimages/a.png\n")  # these are lists
+    (root / "labels" / "classes.txt").write_text("cat\ndog\n")
+    assert np.diff(read(root).offsets).tolist() == [1, 0, 1, 1, 1]  # a, classes, test, train, val
 
 
 @pytest.mark.parametrize(
