@@ -65,7 +65,7 @@ def report(work: Callable[[], None], done: str) -> int:
 def prepare(root: Path, archives: list[Archive], keep: bool, source: str | None = None) -> None:
     """Download, check and unpack the archives that are not there yet; ``source`` is a folder that has all of them."""
     root.mkdir(parents=True, exist_ok=True)
-    missing = [archive for archive in archives if archive.lacks(root)]
+    missing = not_unpacked(root, archives)
     for archive in archives:
         if archive not in missing:
             print(f"{archive.name}: unpacked there already")
@@ -79,6 +79,11 @@ def prepare(root: Path, archives: list[Archive], keep: bool, source: str | None 
             raise Stop(f"{file}: it does not hold {lack}; remove it and run this again")
         if not keep:
             file.unlink()
+
+
+def not_unpacked(root: Path, archives: list[Archive]) -> list[Archive]:
+    """The archives whose content is not there, or not surely all of it, since unpacking them did not end."""
+    return [archive for archive in archives if _begun(archive.name, root).exists() or archive.lacks(root)]
 
 
 def files(folder: str, count: int, pattern: str = "*") -> Callable[[Path], str]:
@@ -156,9 +161,11 @@ def check(file: Path, size: int | None, checksum: str) -> None:
 def unpack(archive: Path, root: Path) -> None:
     """Unpack a zip or tar archive into ``root``. Raises Stop if it is damaged, or would write elsewhere.
 
-    Nothing but files and folders is unpacked: a link could lead out of ``root``, and a device is no data.
+    Nothing but files and folders is unpacked: a link could lead out of ``root``, and a device is no data. A mark lies
+    in ``root`` from the first file to the last, so that what is half unpacked does not pass for all.
     """
     print(f"{archive.name}: unpacking")
+    begun = _begun(archive.name, root)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as content:
@@ -167,17 +174,25 @@ def unpack(archive: Path, root: Path) -> None:
                     kind = stat.S_IFMT(member.external_attr >> 16)
                     _allow(archive, root, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
                 need(root, sum(member.file_size for member in members), archive.name)
+                begun.touch()
                 content.extractall(root)  # compares the checksum of each file
-            return
-        with tarfile.open(archive) as content:
-            members = content.getmembers()
-            for member in members:
-                _allow(archive, root, member.name, member.isfile() or member.isdir())
-            need(root, sum(member.size for member in members), archive.name)
-            content.extraction_filter = getattr(tarfile, "data_filter", None)  # looks at the same again, and at modes
-            content.extractall(root)
+        else:
+            with tarfile.open(archive) as content:
+                members = content.getmembers()
+                for member in members:
+                    _allow(archive, root, member.name, member.isfile() or member.isdir())
+                need(root, sum(member.size for member in members), archive.name)
+                content.extraction_filter = getattr(tarfile, "data_filter", None)  # the same again, and modes
+                begun.touch()
+                content.extractall(root)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise Stop(f"{archive}: damaged ({error}); remove it and run this again") from None
+    begun.unlink()
+
+
+def _begun(name: str, root: Path) -> Path:
+    """The mark of an archive that is being unpacked into ``root``."""
+    return root / f"{name}.unpacking"
 
 
 def _allow(archive: Path, root: Path, name: str, plain: bool) -> None:
