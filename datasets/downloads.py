@@ -96,6 +96,8 @@ def download(address: str, file: Path) -> None:
     part = file.with_name(file.name + ".part")
     if file.exists():
         return
+    if "://" not in address:
+        raise Stop(f"{address}: is no address; it must begin with https:// or http://")
     for attempt in range(TRIES):
         if attempt:
             time.sleep(min(2**attempt, 30))
@@ -105,6 +107,8 @@ def download(address: str, file: Path) -> None:
             if error.code < 500:
                 raise Stop(f"{address}: {error.code} {error.reason}") from None
             print(f"\n{address}: {error}; trying again")
+        except (http.client.InvalidURL, ValueError) as error:
+            raise Stop(f"{address}: is no address ({error})") from None
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             print(f"\n{address}: {error}; trying again")
         else:
@@ -130,15 +134,17 @@ def fetch(address: str, part: Path) -> None:
     with answer:
         if answer.status != 206:  # the server sends all of it, whatever we ask for
             have = 0
-        total = have + int(answer.headers["Content-Length"])
-        need(part.parent, total - have, part.stem)
+        length = answer.headers.get("Content-Length")  # an answer in chunks has none
+        total = None if length is None else have + int(length)
+        of = "" if total is None else f" of {total / 1e6:,.0f}"
+        need(part.parent, int(length or 0), part.stem)
         with part.open("ab" if have else "wb") as stream:
             while block := answer.read(BLOCK):
                 stream.write(block)
                 have += len(block)
-                print(f"\r{part.stem}: {have / 1e6:,.0f} of {total / 1e6:,.0f} MB", end="", flush=True)
+                print(f"\r{part.stem}: {have / 1e6:,.0f}{of} MB", end="", flush=True)
     print()
-    if have != total:
+    if total is not None and have != total:
         raise ConnectionError(f"it ended after {have:,} of {total:,} bytes")
 
 
