@@ -69,7 +69,7 @@ def prepare(root: Path, archives: list[Archive], keep: bool, source: str | None 
     for archive in archives:
         if archive not in missing:
             print(f"{archive.name}: unpacked there already")
-    need(root, 2 * sum(archive.size or 0 for archive in missing), "what is missing, packed and unpacked,")
+    need(root, sum(_to_come(archive, root) for archive in missing), "what is missing, packed and unpacked,")
     for archive in missing:
         file = root / archive.name
         download(f"{source.rstrip('/')}/{archive.name}" if source else archive.address, file)
@@ -86,6 +86,21 @@ def not_unpacked(root: Path, archives: list[Archive]) -> list[Archive]:
     return [archive for archive in archives if _begun(archive.name, root).exists() or archive.lacks(root)]
 
 
+def _to_come(archive: Archive, root: Path) -> int:
+    """About how many bytes an archive will add to ``root``, packed and unpacked, to those that are there.
+
+    Of one that is half unpacked only the download counts: ``unpack`` knows what is missing of its files.
+    """
+    there = max(_size(root / archive.name), _size(_part(root / archive.name)))
+    copies = 1 if _begun(archive.name, root).exists() else 2
+    return max(copies * (archive.size or 0) - there, 0)
+
+
+def _size(file: Path) -> int:
+    """How many bytes of a file are there."""
+    return file.stat().st_size if file.is_file() else 0
+
+
 def files(folder: str, count: int, pattern: str = "*") -> Callable[[Path], str]:
     """What ``Archive.lacks`` is for a folder with so many files."""
     return lambda root: "" if sum(1 for _ in (root / folder).glob(pattern)) >= count else f"{count} files in {folder}"
@@ -93,7 +108,7 @@ def files(folder: str, count: int, pattern: str = "*") -> Callable[[Path], str]:
 
 def download(address: str, file: Path) -> None:
     """Fetch a file, going on where an earlier attempt ended. Raises Stop where it cannot be had."""
-    part = file.with_name(file.name + ".part")
+    part = _part(file)
     if file.exists():
         return
     if "://" not in address:
@@ -117,9 +132,14 @@ def download(address: str, file: Path) -> None:
     raise Stop(f"{address}: cannot be reached; is there a connection to the internet? Running this again goes on")
 
 
+def _part(file: Path) -> Path:
+    """Where a file lies until all of it is downloaded."""
+    return file.with_name(file.name + ".part")
+
+
 def fetch(address: str, part: Path) -> None:
     """Read the rest of a file into ``part``. Raises ConnectionError where it ends before all of it is there."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=60)
@@ -179,7 +199,8 @@ def unpack(archive: Path, root: Path) -> None:
                 for member in members:
                     kind = stat.S_IFMT(member.external_attr >> 16)
                     _allow(archive, root, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
-                need(root, sum(member.file_size for member in members), archive.name)
+                lacking = (max(member.file_size - _size(root / member.filename), 0) for member in members)
+                need(root, sum(lacking), archive.name)
                 begun.touch()
                 content.extractall(root)  # compares the checksum of each file
         else:
@@ -187,7 +208,8 @@ def unpack(archive: Path, root: Path) -> None:
                 members = content.getmembers()
                 for member in members:
                     _allow(archive, root, member.name, member.isfile() or member.isdir())
-                need(root, sum(member.size for member in members), archive.name)
+                lacking = (max(member.size - _size(root / member.name), 0) for member in members)
+                need(root, sum(lacking), archive.name)
                 content.extraction_filter = getattr(tarfile, "data_filter", None)  # the same again, and modes
                 begun.touch()
                 content.extractall(root)
@@ -214,4 +236,13 @@ def need(folder: Path, size: int, what: str) -> None:
     """Raise Stop where less than ``size`` bytes are free."""
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise Stop(f"{folder}: {what} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")
+        lack = f"make room for {_amount(size - free)} more"
+        raise Stop(f"{folder}: {what} needs {_amount(size)}, but only {_amount(free)} are free; {lack}")
+
+
+def _amount(size: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

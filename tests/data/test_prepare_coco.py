@@ -206,8 +206,30 @@ def test_a_full_disk_is_noticed_before(
     usage = types.SimpleNamespace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert run(script, tmp_path / "coco", mirror) == 2
-    assert "0.0 GB are free" in capsys.readouterr().err
+    size = 2 * sum(archive.size for archive in script.ARCHIVES.values())
+    said = capsys.readouterr().err
+    assert f"needs {size / 1000:.1f} kB, but only 10 bytes are free; make room for {(size - 10) / 1000:.1f} kB" in said
     assert not list((tmp_path / "coco").iterdir())
+
+
+@pytest.mark.parametrize("ending", ["", ".part"])
+def test_going_on_needs_no_room_for_what_is_there(
+    script: types.ModuleType, mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    root = tmp_path / "coco"
+    root.mkdir()
+    names = [script.ARCHIVES[name].name for name in ("annotations", "val")]
+    for name in names:
+        shutil.copy(next((tmp_path / "served").rglob(name)), root / (name + ending))
+    for member in zipfile.ZipFile(tmp_path / "served" / "zips" / "val2017.zip").namelist():
+        (root / member).parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "whole" / member, root / member)
+    (root / "val2017.zip.unpacking").touch()  # all files are there, but it was interrupted before it knew
+    size = script.ARCHIVES["annotations"].size
+    need = max(size, sum(file.stat().st_size for file in (tmp_path / "whole" / "annotations").iterdir()))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=need))
+    assert run(script, root, mirror, "--splits", "val") == 0
+    assert sorted(path.name for path in root.iterdir()) == ["annotations", "val2017"]
 
 
 def replace_archive(script: types.ModuleType, tmp_path: Path, content: bytes) -> None:
