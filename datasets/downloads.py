@@ -44,6 +44,12 @@ def options_of(documentation: str, root: str) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path(__file__).parent / root, help="folder to put it in")
+    return parser
+
+
+def download_options_of(documentation: str, root: str) -> argparse.ArgumentParser:
+    """The options of the scripts that download."""
+    parser = options_of(documentation, root)
     parser.add_argument("--keep", action="store_true", help="keep the downloaded archives")
     return parser
 

@@ -217,6 +217,9 @@ def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = load("prepare_cityscapes", monkeypatch)
     arguments = ["--root", str(tmp_path / "out"), "--archives", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--keep"])  # they are always kept
+    assert "unrecognized arguments: --keep" in capsys.readouterr().err
     assert script.main(arguments) == 2
     said = capsys.readouterr().err
     assert "gtFine_trainvaltest.zip: there is no such file" in said
