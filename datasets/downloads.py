@@ -44,6 +44,12 @@ def options_of(documentation: str, root: str) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path(__file__).parent / root, help="folder to put it in")
+    return parser
+
+
+def download_options_of(documentation: str, root: str) -> argparse.ArgumentParser:
+    """The options of the scripts that download."""
+    parser = options_of(documentation, root)
     parser.add_argument("--keep", action="store_true", help="keep the downloaded archives")
     return parser
 
@@ -65,11 +71,11 @@ def report(work: Callable[[], None], done: str) -> int:
 def prepare(root: Path, archives: list[Archive], keep: bool, source: str | None = None) -> None:
     """Download, check and unpack the archives that are not there yet; ``source`` is a folder that has all of them."""
     root.mkdir(parents=True, exist_ok=True)
-    missing = [archive for archive in archives if archive.lacks(root)]
+    missing = not_unpacked(root, archives)
     for archive in archives:
         if archive not in missing:
             print(f"{archive.name}: unpacked there already")
-    need(root, 2 * sum(archive.size or 0 for archive in missing), "what is missing, packed and unpacked,")
+    need(root, sum(_to_come(archive, root) for archive in missing), "what is missing, packed and unpacked,")
     for archive in missing:
         file = root / archive.name
         download(f"{source.rstrip('/')}/{archive.name}" if source else archive.address, file)
@@ -81,6 +87,26 @@ def prepare(root: Path, archives: list[Archive], keep: bool, source: str | None 
             file.unlink()
 
 
+def not_unpacked(root: Path, archives: list[Archive]) -> list[Archive]:
+    """The archives whose content is not there, or not surely all of it, since unpacking them did not end."""
+    return [archive for archive in archives if _begun(archive.name, root).exists() or archive.lacks(root)]
+
+
+def _to_come(archive: Archive, root: Path) -> int:
+    """About how many bytes an archive will add to ``root``, packed and unpacked, to those that are there.
+
+    Of one that is half unpacked only the download counts: ``unpack`` knows what is missing of its files.
+    """
+    there = max(_size(root / archive.name), _size(_part(root / archive.name)))
+    copies = 1 if _begun(archive.name, root).exists() else 2
+    return max(copies * (archive.size or 0) - there, 0)
+
+
+def _size(file: Path) -> int:
+    """How many bytes of a file are there."""
+    return file.stat().st_size if file.is_file() else 0
+
+
 def files(folder: str, count: int, pattern: str = "*") -> Callable[[Path], str]:
     """What ``Archive.lacks`` is for a folder with so many files."""
     return lambda root: "" if sum(1 for _ in (root / folder).glob(pattern)) >= count else f"{count} files in {folder}"
@@ -88,9 +114,11 @@ def files(folder: str, count: int, pattern: str = "*") -> Callable[[Path], str]:
 
 def download(address: str, file: Path) -> None:
     """Fetch a file, going on where an earlier attempt ended. Raises Stop where it cannot be had."""
-    part = file.with_name(file.name + ".part")
+    part = _part(file)
     if file.exists():
         return
+    if "://" not in address:
+        raise Stop(f"{address}: is no address; it must begin with https:// or http://")
     for attempt in range(TRIES):
         if attempt:
             time.sleep(min(2**attempt, 30))
@@ -100,6 +128,8 @@ def download(address: str, file: Path) -> None:
             if error.code < 500:
                 raise Stop(f"{address}: {error.code} {error.reason}") from None
             print(f"\n{address}: {error}; trying again")
+        except (http.client.InvalidURL, ValueError) as error:
+            raise Stop(f"{address}: is no address ({error})") from None
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             print(f"\n{address}: {error}; trying again")
         else:
@@ -108,9 +138,14 @@ def download(address: str, file: Path) -> None:
     raise Stop(f"{address}: cannot be reached; is there a connection to the internet? Running this again goes on")
 
 
+def _part(file: Path) -> Path:
+    """Where a file lies until all of it is downloaded."""
+    return file.with_name(file.name + ".part")
+
+
 def fetch(address: str, part: Path) -> None:
     """Read the rest of a file into ``part``. Raises ConnectionError where it ends before all of it is there."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=60)
@@ -125,15 +160,17 @@ def fetch(address: str, part: Path) -> None:
     with answer:
         if answer.status != 206:  # the server sends all of it, whatever we ask for
             have = 0
-        total = have + int(answer.headers["Content-Length"])
-        need(part.parent, total - have, part.stem)
+        length = answer.headers.get("Content-Length")  # an answer in chunks has none
+        total = None if length is None else have + int(length)
+        of = "" if total is None else f" of {total / 1e6:,.0f}"
+        need(part.parent, int(length or 0), part.stem)
         with part.open("ab" if have else "wb") as stream:
             while block := answer.read(BLOCK):
                 stream.write(block)
                 have += len(block)
-                print(f"\r{part.stem}: {have / 1e6:,.0f} of {total / 1e6:,.0f} MB", end="", flush=True)
+                print(f"\r{part.stem}: {have / 1e6:,.0f}{of} MB", end="", flush=True)
     print()
-    if have != total:
+    if total is not None and have != total:
         raise ConnectionError(f"it ended after {have:,} of {total:,} bytes")
 
 
@@ -156,9 +193,11 @@ def check(file: Path, size: int | None, checksum: str) -> None:
 def unpack(archive: Path, root: Path) -> None:
     """Unpack a zip or tar archive into ``root``. Raises Stop if it is damaged, or would write elsewhere.
 
-    Nothing but files and folders is unpacked: a link could lead out of ``root``, and a device is no data.
+    Nothing but files and folders is unpacked: a link could lead out of ``root``, and a device is no data. A mark lies
+    in ``root`` from the first file to the last, so that what is half unpacked does not pass for all.
     """
     print(f"{archive.name}: unpacking")
+    begun = _begun(archive.name, root)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as content:
@@ -166,18 +205,28 @@ def unpack(archive: Path, root: Path) -> None:
                 for member in members:
                     kind = stat.S_IFMT(member.external_attr >> 16)
                     _allow(archive, root, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
-                need(root, sum(member.file_size for member in members), archive.name)
+                lacking = (max(member.file_size - _size(root / member.filename), 0) for member in members)
+                need(root, sum(lacking), archive.name)
+                begun.touch()
                 content.extractall(root)  # compares the checksum of each file
-            return
-        with tarfile.open(archive) as content:
-            members = content.getmembers()
-            for member in members:
-                _allow(archive, root, member.name, member.isfile() or member.isdir())
-            need(root, sum(member.size for member in members), archive.name)
-            content.extraction_filter = getattr(tarfile, "data_filter", None)  # looks at the same again, and at modes
-            content.extractall(root)
+        else:
+            with tarfile.open(archive) as content:
+                members = content.getmembers()
+                for member in members:
+                    _allow(archive, root, member.name, member.isfile() or member.isdir())
+                lacking = (max(member.size - _size(root / member.name), 0) for member in members)
+                need(root, sum(lacking), archive.name)
+                content.extraction_filter = getattr(tarfile, "data_filter", None)  # the same again, and modes
+                begun.touch()
+                content.extractall(root)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise Stop(f"{archive}: damaged ({error}); remove it and run this again") from None
+    begun.unlink()
+
+
+def _begun(name: str, root: Path) -> Path:
+    """The mark of an archive that is being unpacked into ``root``."""
+    return root / f"{name}.unpacking"
 
 
 def _allow(archive: Path, root: Path, name: str, plain: bool) -> None:
@@ -193,4 +242,13 @@ def need(folder: Path, size: int, what: str) -> None:
     """Raise Stop where less than ``size`` bytes are free."""
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise Stop(f"{folder}: {what} needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")
+        lack = f"make room for {_amount(size - free)} more"
+        raise Stop(f"{folder}: {what} needs {_amount(size)}, but only {_amount(free)} are free; {lack}")
+
+
+def _amount(size: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

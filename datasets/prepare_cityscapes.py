@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from downloads import Archive, Stop, check, files, options_of, report, unpack
+from downloads import Archive, Stop, check, files, not_unpacked, options_of, report, unpack
 
 ARCHIVES = [
     Archive(
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def install(root: Path, folder: Path) -> None:
     """Check and unpack the archives whose content is not there yet."""
     root.mkdir(parents=True, exist_ok=True)
-    missing = [archive for archive in ARCHIVES if archive.lacks(root)]
+    missing = not_unpacked(root, ARCHIVES)
     for archive in missing:
         if not (folder / archive.name).is_file():
             raise Stop(f"{folder / archive.name}: there is no such file. {__doc__}")

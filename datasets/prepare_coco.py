@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from downloads import Archive, files, options_of, prepare, report
+from downloads import Archive, download_options_of, files, prepare, report
 
 SOURCE = "http://images.cocodataset.org"
 ARCHIVES = {
@@ -29,7 +29,7 @@ ARCHIVES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = options_of(__doc__, "coco")
+    parser = download_options_of(__doc__, "coco")
     parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=["train", "val"], help="images to get")
     parser.add_argument("--source", default=SOURCE, help="address of a mirror")
     options = parser.parse_args(arguments)

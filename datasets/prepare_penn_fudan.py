@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from downloads import Archive, Stop, files, options_of, prepare, report
+from downloads import Archive, Stop, download_options_of, files, prepare, report
 
 SOURCE = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 ARCHIVES = [Archive(SOURCE, files("PennFudanPed/PedMasks", 170), 53_723_336)]
@@ -19,7 +19,7 @@ ARCHIVES = [Archive(SOURCE, files("PennFudanPed/PedMasks", 170), 53_723_336)]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = options_of(__doc__, "penn_fudan")
+    parser = download_options_of(__doc__, "penn_fudan")
     parser.add_argument("--source", help="address of a mirror's folder")
     options = parser.parse_args(arguments)
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from downloads import Archive, files, options_of, prepare, report
+from downloads import Archive, download_options_of, files, prepare, report
 
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC"
 BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
@@ -68,7 +68,7 @@ ARCHIVES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = options_of(__doc__, ".")
+    parser = download_options_of(__doc__, ".")
     parser.add_argument("--years", nargs="+", choices=("2007", "2012"), default=["2007", "2012"], help="which to get")
     parser.add_argument("--sbd", action="store_true", help="get SBD's labels too")
     parser.add_argument("--source", help="address of a mirror that has the archives in one folder")

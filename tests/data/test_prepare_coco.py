@@ -37,11 +37,14 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """A file server that knows ranges, and can be told to break off or to fail."""
+    """A file server that knows ranges, and can be told to break off, to fail, or to answer in chunks."""
+
+    protocol_version = "HTTP/1.1"
 
     breaks: list[int] = []
     failures: list[int] = []
     ranges = True
+    chunks = False
     asked: list[str] = []
 
     def do_GET(self) -> None:
@@ -62,9 +65,17 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if first else 200)
+        sent = content[first : first + self.breaks.pop(0)] if self.breaks else content[first:]
+        whole = first + len(sent) == len(content)
+        self.close_connection = True
+        if self.chunks:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) + (b"0\r\n\r\n" if whole else b""))
+            return
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
-        self.wfile.write(content[first : first + self.breaks.pop(0)] if self.breaks else content[first:])
+        self.wfile.write(sent)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -86,7 +97,7 @@ def serving(folder: Path) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
-    Handler.breaks, Handler.failures, Handler.ranges = [], [], True
+    Handler.breaks, Handler.failures, Handler.ranges, Handler.chunks = [], [], True, False
 
 
 @pytest.fixture
@@ -152,6 +163,25 @@ def test_a_download_that_is_whole_is_not_begun_again(script: types.ModuleType, m
     assert run(script, tmp_path / "other", mirror, "--splits", "val") == 0
 
 
+def test_an_answer_in_chunks_has_no_length(script: types.ModuleType, mirror: str, tmp_path: Path) -> None:
+    Handler.chunks, Handler.breaks = True, [100]
+    assert run(script, tmp_path / "coco", mirror, "--splits", "val") == 0
+    assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == ["annotations", "val2017"]
+    assert len([line for line in Handler.asked if "annotations" in line]) == 2  # the first ended without its last chunk
+
+
+@pytest.mark.parametrize(
+    "address", ["mirror.example", "localhost:8000", "http://mirror.example:port", "http://[", "http://mirror.example/ä"]
+)
+def test_what_is_no_address_is_said_at_once(
+    script: types.ModuleType, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(script, tmp_path / "coco", address) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {address}/annotations/annotations_trainval2017.zip: is no address")
+    assert ("https://" in said) == ("://" not in address)
+
+
 def test_a_busy_server_is_asked_again(script: types.ModuleType, mirror: str, tmp_path: Path) -> None:
     Handler.failures = [503, 500]
     assert run(script, tmp_path / "coco", mirror, "--splits", "val") == 0
@@ -176,8 +206,30 @@ def test_a_full_disk_is_noticed_before(
     usage = types.SimpleNamespace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert run(script, tmp_path / "coco", mirror) == 2
-    assert "0.0 GB are free" in capsys.readouterr().err
+    size = 2 * sum(archive.size for archive in script.ARCHIVES.values())
+    said = capsys.readouterr().err
+    assert f"needs {size / 1000:.1f} kB, but only 10 bytes are free; make room for {(size - 10) / 1000:.1f} kB" in said
     assert not list((tmp_path / "coco").iterdir())
+
+
+@pytest.mark.parametrize("ending", ["", ".part"])
+def test_going_on_needs_no_room_for_what_is_there(
+    script: types.ModuleType, mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    root = tmp_path / "coco"
+    root.mkdir()
+    names = [script.ARCHIVES[name].name for name in ("annotations", "val")]
+    for name in names:
+        shutil.copy(next((tmp_path / "served").rglob(name)), root / (name + ending))
+    for member in zipfile.ZipFile(tmp_path / "served" / "zips" / "val2017.zip").namelist():
+        (root / member).parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "whole" / member, root / member)
+    (root / "val2017.zip.unpacking").touch()  # all files are there, but it was interrupted before it knew
+    size = script.ARCHIVES["annotations"].size
+    need = max(size, sum(file.stat().st_size for file in (tmp_path / "whole" / "annotations").iterdir()))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=need))
+    assert run(script, root, mirror, "--splits", "val") == 0
+    assert sorted(path.name for path in root.iterdir()) == ["annotations", "val2017"]
 
 
 def replace_archive(script: types.ModuleType, tmp_path: Path, content: bytes) -> None:

@@ -116,6 +116,33 @@ def test_a_wrong_download_is_not_unpacked(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.tar"]
 
 
+@pytest.mark.parametrize("kind", [tarfile.TarFile, zipfile.ZipFile])
+def test_what_is_half_unpacked_is_unpacked_again(
+    downloads: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    archive = downloads.Archive("https://example.org/x", downloads.files("first", 1))
+    if kind is zipfile.ZipFile:
+        with zipfile.ZipFile(tmp_path / "x", "w") as content:
+            for name in ("first/a.txt", "last/b.txt"):
+                content.writestr(name, name)
+    else:
+        tar(tmp_path / "x", {name: name.encode() for name in ("first/a.txt", "last/b.txt")})
+
+    def interrupted(self: tarfile.TarFile | zipfile.ZipFile, path: Path) -> None:
+        self.extract("first/a.txt", path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "extractall", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            downloads.prepare(tmp_path, [archive], False)
+    assert (tmp_path / "first" / "a.txt").is_file()
+    assert not (tmp_path / "last").exists()
+    downloads.prepare(tmp_path, [archive], False)
+    assert (tmp_path / "last" / "b.txt").read_text() == "last/b.txt"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "last"]
+
+
 def voc_tar(folder: Path, name: str, year: str, lists: dict[str, str]) -> Path:
     """An archive of VOC with the images of these lists, a letter each."""
     names: Names = {}
@@ -190,6 +217,9 @@ def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = load("prepare_cityscapes", monkeypatch)
     arguments = ["--root", str(tmp_path / "out"), "--archives", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--keep"])  # they are always kept
+    assert "unrecognized arguments: --keep" in capsys.readouterr().err
     assert script.main(arguments) == 2
     said = capsys.readouterr().err
     assert "gtFine_trainvaltest.zip: there is no such file" in said
