@@ -11,7 +11,7 @@ from detseg.errors import ConfigError
 
 
 def make_folder(option: str, folder: Path, source: Path | None = None) -> None:
-    """Make the folder that an ``option`` names; one for a copy of a data set ``source`` must be empty, and outside of it.
+    """Make the folder that an option names; one for a copy of the data set ``source`` must be empty, and outside of it.
 
     Raises ConfigError where that is not so, or where nothing can be written to the folder.
     """

@@ -56,8 +56,8 @@ def class_faults(root: Path, counts: Mapping[str, Mapping[str, int]], training: 
 
 
 def unified(name: str) -> str:
-    """A name without what people mean nothing by: capitals, spaces, and the signs that stand for spaces."""
-    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    """A name without capitals and spaces, by which classes that are one may differ."""
+    return "".join(name.casefold().split())
 
 
 def object_faults(split: str, part: Annotations) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from detseg.check.figures import Figures, covered
 from detseg.check.summary import part_rows, short
 from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
 from detseg.data.annotations import Annotations
-from detseg.data.images import read_image
+from detseg.data.images import SUFFIXES, read_image
 from detseg.data.reports import KINDS, Fault, collecting
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
@@ -79,15 +79,15 @@ def _edges(most: int) -> NDArray[np.float64]:
 
 
 def _faults(checked: Checked) -> Iterator[str]:
-    stems = {part.path(row).stem: part.path(row) for part in checked.parts.values() for row in range(len(part))}
     for kind, (severity, title) in KINDS.items():
         faults = checked.of_kind(kind)
         if not faults:
             continue
         yield f'<h3><span class="{severity}">{severity}</span> {len(faults)} {escape(title)} <code>{kind}</code></h3>'
-        pictured = [fault for fault in faults if Path(fault.file).stem in stems and kind != "image-empty"]
+        seen_as = [(fault, Path(fault.image or fault.file)) for fault in faults if kind != "image-empty"]
+        pictured = [(fault, path) for fault, path in seen_as if path.suffix.lower() in SUFFIXES]
         if pictured:
-            yield gallery(_pictured(checked, fault, stems[Path(fault.file).stem]) for fault in pictured[:OF_KIND])
+            yield gallery(_pictured(checked, fault, path) for fault, path in pictured[:OF_KIND])
         more = f", the first {LISTED} of {len(faults)}" if len(faults) > LISTED else ""
         seen = f"; pictures of the first {OF_KIND} above" if len(pictured) > OF_KIND else ""
         items = "".join(f"<li>{escape(short(checked, fault))}</li>" for fault in faults[:LISTED])
@@ -95,9 +95,8 @@ def _faults(checked: Checked) -> Iterator[str]:
         yield f"<details{state}><summary>list{more}{seen}</summary><ul>{items}</ul></details>"
 
 
-def _pictured(checked: Checked, fault: Fault, stem: Path) -> Shown:
+def _pictured(checked: Checked, fault: Fault, path: Path) -> Shown:
     """The image of a fault, with its box in red; one that cannot be read is grey."""
-    path = stem if fault.file.endswith((".xml", ".txt", ".json", ".csv")) else Path(fault.file)
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))

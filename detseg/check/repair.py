@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import defaultdict
@@ -9,18 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from detseg.check.checking import Checked, readable
-from detseg.check.labels import repeated, unified
+from detseg.check.labels import repeated
 from detseg.data.annotations import Annotations, in_shares
 from detseg.data.images import read_image
 from detseg.data.label_maps import LabelMaps
 from detseg.data.reports import collecting
-from detseg.errors import ConfigError, DataError
+from detseg.errors import DataError
+from detseg.folders import make_folder
 
 HOPELESS = ("labels-unreadable", "off-by-one")  # only a person can say what was meant
 LOST = ("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size")
@@ -43,12 +44,12 @@ def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str
     for kind in HOPELESS:
         if faults := checked.of_kind(kind):
             raise DataError(f"{faults[0].text}: no program can repair this; correct it, and check again")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"--fix {out}: is not an empty folder; give a new one")
-    if out.resolve().is_relative_to(checked.root.resolve()):
-        raise ConfigError(f"--fix {out}: lies in the data set, which is never touched; give a folder elsewhere")
-    out.mkdir(parents=True, exist_ok=True)
-    changes = [f"left out: {fault.text}" for fault in checked.faults if fault.kind in (*LOST, *DROPPED)]
+    make_folder("--fix", out, checked.root)
+    changes = [
+        f"left out{f', with {fault.image}' if fault.image and fault.annotation is None else ''}: {fault.text}"
+        for fault in checked.faults
+        if fault.kind in (*LOST, *DROPPED)
+    ]
     copied: dict[str, dict[int, str]] = {split: {} for split in checked.parts}
     lost, twice = _lost(checked), _twice(checked)
     changes += [f"left out: {text}" for text in twice.values()]
@@ -56,12 +57,15 @@ def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str
     for fault in checked.faults:
         if fault.kind in CHANGED:
             wrong[fault.file].append(fault.kind)
+    maps = any(isinstance(part, LabelMaps) for part in checked.parts.values())
+    taken: dict[str, set[str]] = defaultdict(set)
     for split, row, path, size in _images(checked):
         advance()
-        if str(path) in lost or path.stem in lost or (split, row) in twice:
+        if str(path) in lost or (split, row) in twice:
             continue
         folder = out / "images" / ("" if split == "all" else split)
         name = _inside(str(checked.parts[split].files[row]), checked.root)
+        name = _flat(name, taken[split]) if maps else name
         try:
             copied[split][row] = name = _copy_image(path, name, folder, size, str(path) in wrong)
         except DataError as error:
@@ -71,9 +75,9 @@ def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str
             changes.append(
                 f"written anew: {path} ({', '.join(wrong[str(path)])}) as {name}, 8 bits, RGB, not to be turned"
             )
-    maps = any(isinstance(part, LabelMaps) for part in checked.parts.values())
     changes += (_write_maps if maps else _write_objects)(checked, copied, out)
-    (out / CHANGES).write_text("".join(f"{line}\n" for line in changes))
+    lines = "".join(f"{line}\n" for line in changes)
+    (out / CHANGES).write_text(lines, encoding="utf-8", errors="backslashreplace")
     return changes
 
 
@@ -86,9 +90,11 @@ def _images(checked: Checked) -> Iterator[tuple[str, int, Path, tuple[int, int]]
 
 
 def _lost(checked: Checked) -> set[str]:
-    """Paths of images that cannot be used, and the stems of those whose file of labels is broken."""
-    broken = {Path(fault.file).stem for fault in checked.of_kind("label-broken") if fault.annotation is None}
-    return broken | {fault.file for fault in checked.faults if fault.kind in LOST}
+    """Paths of images that cannot be used, or whose file of labels is broken as a whole."""
+    broken = [fault for fault in checked.of_kind("label-broken") if fault.annotation is None]
+    return {fault.image or fault.file for fault in broken} | {
+        fault.file for fault in checked.faults if fault.kind in LOST
+    }
 
 
 def _twice(checked: Checked) -> dict[tuple[str, int], str]:
@@ -121,6 +127,16 @@ def _inside(name: str, root: Path) -> str:
     if path.is_absolute() and path.is_relative_to(root.absolute()):
         path = path.relative_to(root.absolute())
     return path.name if path.is_absolute() or ".." in path.parts else str(path)
+
+
+def _flat(name: str, taken: set[str]) -> str:
+    """A name without folders, whose stem is not ``taken`` yet: images and maps are paired by their stems."""
+    path = PurePosixPath(name)
+    more = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
+    names = itertools.chain([path.name, "_".join(path.parts)], more)
+    free = next(one for one in names if PurePosixPath(one).stem.lower() not in taken)
+    taken.add(PurePosixPath(free).stem.lower())
+    return free
 
 
 def _write_objects(checked: Checked, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
@@ -185,15 +201,14 @@ def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.
 
 
 def _names(checked: Checked) -> tuple[dict[str, str], list[str]]:
-    """The name to use for each class, of several that differ in what means nothing the commonest; and the changes."""
+    """The name to use for each class, one for several that differ in white space alone; and the changes."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in checked.counts:
-        alike[unified(name)].append(name)
+        alike[" ".join(name.split())].append(name)
     names: dict[str, str] = {}
     changes: list[str] = []
-    for group in alike.values():
-        best = max(group, key=lambda name: sum(checked.counts[name].values()))
-        names |= dict.fromkeys(group, best.strip() if len(group) > 1 else best)
+    for spaced, group in alike.items():
+        names |= dict.fromkeys(group, spaced if len(group) > 1 else group[0])
         changes += [f"class {name!r} is called {names[name]!r}" for name in group if names[name] != name]
     return names, changes
 
@@ -220,6 +235,6 @@ def _write_maps(checked: Checked, copied: dict[str, dict[int, str]], out: Path) 
             target = out / "masks" / ("" if split == "all" else split) / f"{PurePosixPath(name).stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             with collecting():
-                cv2.imwrite(str(target), part.labels(row))
-        (out / "classes.txt").write_text("".join(f"{name}\n" for name in part.classes))
+                Image.fromarray(part.labels(row)).save(target, format="PNG")
+        (out / "classes.txt").write_text("".join(f"{name}\n" for name in part.classes), encoding="utf-8")
     return [f"made void: {text}" for text in undefined.values()]

@@ -22,8 +22,10 @@ from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData, SegmentationData
 from detseg.data.base import Data
+from detseg.data.layout import read_text
 from detseg.draw import Picture, draw, overlay
 from detseg.errors import ConfigError
+from detseg.folders import make_folder, writing
 from detseg.ops.runs import paste
 from detseg.structures import Sample
 
@@ -54,6 +56,8 @@ def browse(arguments: Sequence[str]) -> None:
         check_writable("--out", options.out)
     elif options.out.is_file():
         raise ConfigError(f"--out {options.out}: is a file; give a folder, or a page (.html)")
+    else:
+        make_folder("--out", options.out)
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
@@ -63,7 +67,8 @@ def browse(arguments: Sequence[str]) -> None:
     if isinstance(data, DetectionData):
         data.proposals = None  # not drawn, and perhaps not made yet
     shown = _samples(data, options.split, options.count, options.seed)
-    count = _write(shown, options.out, f"{options.what}: {options.split}")
+    with writing("--out", options.out):
+        count = _write(shown, options.out, f"{options.what}: {options.split}")
     log.info(
         "%s: %d of %d pictures of the %s part", options.out, count, len(data.annotations(options.split)), options.split
     )
@@ -80,7 +85,7 @@ def _data_of(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"{what}: name a folder of data, or a YAML file")
     file = find_config(what)
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not valid YAML: {error}") from None
     if not isinstance(content, dict) or not {"data", "class_path"} & content.keys():
@@ -134,10 +139,9 @@ def _write(shown: Iterator[tuple[Picture, Shown]], out: Path, title: str) -> int
     if out.suffix == ".html":
         pictures = [one._replace(picture=data_uri(shrunk(picture, SIDE))) for picture, one in shown]
         heading = f"<p>{len(pictures)} pictures as a network sees them; a click makes one large.</p>"
-        out.write_text(document(title, [heading, browser(pictures)]), encoding="utf-8")
+        out.write_text(document(title, [heading, browser(pictures)]), encoding="utf-8", errors="backslashreplace")
         return len(pictures)
     count = 0
-    out.mkdir(parents=True, exist_ok=True)
     for picture, one in shown:
         stem = Path(one.text.partition(",")[0]).stem
         Image.fromarray(picture).save(out / f"{count:03d}_{stem}.jpg", quality=90)

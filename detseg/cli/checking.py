@@ -20,6 +20,7 @@ from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
 from detseg.data.annotations import Annotations
 from detseg.errors import ConfigError
+from detseg.folders import make_folder, writing
 from detseg.tasks.progress import progress
 
 log = logging.getLogger(__name__)
@@ -35,18 +36,22 @@ def check(arguments: Sequence[str]) -> None:
     check_writable("--html", options.html)
     root = options.folder
     found = find_parts(root, options.format, options.labels, options.names)
+    if options.fix:
+        make_folder("--fix", options.fix, root)
     checked = check_parts(root, found, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
     boxes = {split: part for split, part in checked.parts.items() if isinstance(part, Annotations)}
     measured = figures(boxes, options.side)
     if options.json:
         print(json.dumps(values(checked, measured, options.side), indent=2))
     else:
-        print(text(checked, measured, options.side, options.all))
+        told = text(checked, measured, options.side, options.all)
+        print(told.encode("utf-8", "backslashreplace").decode())  # a file may have a name that is no UTF-8
     if options.html:
-        options.html.write_text(page(checked, measured, options.side), encoding="utf-8")
+        options.html.write_text(page(checked, measured, options.side), encoding="utf-8", errors="backslashreplace")
         log.info("page: %s", options.html)
     if options.fix:
-        with progress(0, sum(map(len, checked.parts.values())), f"write {options.fix}") as advance:
+        count = sum(map(len, checked.parts.values()))
+        with writing("--fix", options.fix), progress(0, count, f"write {options.fix}") as advance:
             changes = repair(checked, options.fix, advance)
         log.info("%s: a repaired copy; %d changes, listed in %s", options.fix, len(changes), options.fix / CHANGES)
     if checked.status:

@@ -11,6 +11,7 @@ import yaml
 
 import detseg
 from detseg.data import MODULES, DetectionData, SegmentationData
+from detseg.data.layout import read_text
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
@@ -134,10 +135,12 @@ def _file_settings(path: Path, key: str) -> Iterator[Setting]:
     if not path.is_file():
         return
     try:
-        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        node = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:  # a character that no text has
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path}: must hold settings by name, as in `model:`")
     yield from _node_settings(node, path, key)

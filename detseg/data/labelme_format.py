@@ -59,7 +59,7 @@ def read_labelme(tree: Tree, files: list[str]) -> Annotations:
             try:
                 _add(builder, row, shape)
             except Flaw as flaw:
-                report(flaw.kind, file, f"{file}: shape {number} {flaw}", number)
+                report(flaw.kind, file, f"{file}: shape {number} {flaw}", number, image=tree.root / image)
     if (left_out := before - len(builder.rows)) and not collects():
         log.warning("%s: left out %d shapes that outline nothing (points, lines)", tree.root, left_out)
     return builder.annotations()

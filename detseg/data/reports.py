@@ -62,6 +62,7 @@ class Fault(NamedTuple):
     text: str  # all that there is to say, the file included
     annotation: int | str | None = None  # the number of the object in its file or in the set
     box: tuple[float, ...] | None = None  # of the object, xyxy
+    image: str | None = None  # whose labels are in the file, where that is known and another
 
     @property
     def severity(self) -> Severity:
@@ -103,12 +104,13 @@ def report(
     text: str,
     annotation: int | str | None = None,
     box: tuple[float, ...] | None = None,
+    image: Path | None = None,
 ) -> None:
     """Add a fault to what is collected; where nobody collects, raise it as DataError."""
     found = _collected.get()
     if found is None:
         raise DataError(text)
-    found.append(Fault(kind, str(file), text, annotation, box))
+    found.append(Fault(kind, str(file), text, annotation, box, None if image is None else str(image)))
 
 
 def shifted(used: Iterable[int], known: Iterable[int]) -> str | None:

@@ -94,7 +94,7 @@ def _read(
     objects = Objects()
     sizes = np.zeros((len(pairs), 2), dtype=np.int32)
     for row, (name, image) in enumerate(pairs.items()):
-        sizes[row] = _read_file(folder / name, row, objects) or image_size(images / image)
+        sizes[row] = _read_file(folder / name, images / image, row, objects) or image_size(images / image)
     packed: list[tuple[int, bytes]] = []
     reasons: dict[int, str] = {}
     counts = np.bincount(np.array(objects.rows, dtype=np.int64), minlength=len(pairs)).tolist()
@@ -174,25 +174,25 @@ def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:
     return next((pair for pair in pairs if have.issuperset(pair)), None)
 
 
-def _parse(file: Path) -> Element | None:
-    """The elements of an annotation file; where faults are collected, None for one that cannot be used."""
+def _parse(file: Path, image: Path | None = None) -> Element | None:
+    """The elements of the annotation file of an image; where faults are collected, None for one that cannot be used."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
     try:
         found: Element = fromstring(file.read_bytes())
     except OSError as error:
-        report("label-broken", file, f"{file}: cannot read this annotation file: {error.strerror}")
+        report("label-broken", file, f"{file}: cannot read this annotation file: {error.strerror}", image=image)
         return None
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # one is of an unknown encoding
-        report("label-broken", file, f"{file}: broken XML: {error}")
+        report("label-broken", file, f"{file}: broken XML: {error}", image=image)
         return None
     return found
 
 
-def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None:
-    """Add the objects of one file; return its height and width, None if it does not give them."""
-    tree = _parse(file)
+def _read_file(file: Path, image: Path, row: int, objects: Objects) -> tuple[int, int] | None:
+    """Add the objects of the file of one image; return its height and width, None if it does not give them."""
+    tree = _parse(file, image)
     if tree is None:
         return None
     for number, entry in enumerate(tree.iterfind("object"), start=1):
@@ -203,7 +203,7 @@ def _read_file(file: Path, row: int, objects: Objects) -> tuple[int, int] | None
             left, top, right, bottom = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             difficult = (entry.findtext("difficult") or "").strip() not in ("", "0")
         except Flaw as flaw:
-            report(flaw.kind, file, f"{file}: object {number} has {flaw}", number)
+            report(flaw.kind, file, f"{file}: object {number} has {flaw}", number, image=image)
             continue
         # One pixel wide by the rule, yet in practice a slip of the mouse: made empty, so that it is dropped and logged.
         empty = right <= left or bottom <= top

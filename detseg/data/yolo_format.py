@@ -120,7 +120,8 @@ def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: 
             try:
                 builder.add(row, *_object(line, known, builder.sizes[row], used))
             except Flaw as flaw:
-                report(flaw.kind, root / str(label), f"{root / str(label)}: line {number} {flaw}", number)
+                told = f"{root / str(label)}: line {number} {flaw}"
+                report(flaw.kind, root / str(label), told, number, image=root / image)
     if shift := shifted(used, known):
         report("off-by-one", root, f"{root}: {shift}")
     return builder.annotations({name: number for number, name in known.items()})

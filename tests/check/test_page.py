@@ -69,6 +69,24 @@ def test_it_holds_all_it_shows(html: Path) -> None:
     assert "images/0.png annotation 0: box (70, 6, 90, 36) lies outside of its image" in elements.text
 
 
+def test_a_fault_shows_the_image_of_its_part(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for part, colour in (("train", (250, 0, 0)), ("val", (0, 0, 250))):
+        for folder in ("images", "labels"):
+            (root / folder / part).mkdir(parents=True)
+        Image.new("RGB", (64, 48), colour).save(root / "images" / part / "a.png")
+        (root / "labels" / part / "a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    with (root / "labels" / "train" / "a.txt").open("a") as labels:
+        labels.write("0 0.5 wide 0.25 0.5\n")
+    (root / "data.yaml").write_text("names: [cat]")
+    with pytest.raises(SystemExit, match="2"):
+        cli.check([str(root), "--html", str(tmp_path / "page.html")])
+    elements = Elements((tmp_path / "page.html").read_text())
+    shown, *_ = (str(tag["src"]) for name, tag in elements.found if name == "img" and "src" in tag)
+    red, _, blue = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))))[0, 0].tolist()
+    assert red > 200 > 50 > blue
+
+
 def test_it_works_in_a_browser(html: Path, tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:

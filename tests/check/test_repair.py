@@ -63,7 +63,7 @@ def test_boxes_names_and_images(tmp_path: Path) -> None:
     content["annotations"][2] |= {"bbox": [0.25, 0.25, 0.5, 0.5], "category_id": 3}
     content["annotations"][3] |= {"bbox": [4, 6, 0.5, 30]}
     content["annotations"] += [{"id": 9, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]}]
-    content["categories"] += [{"id": 3, "name": "Cat "}]
+    content["categories"] += [{"id": 3, "name": "cat "}]
     (root / "images" / "0.png").unlink()
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "images" / "2.png")
@@ -85,7 +85,7 @@ def test_boxes_names_and_images(tmp_path: Path) -> None:
         "copy.png (all): the same as",
         "image-alpha",
         "image-rotated",
-        "'Cat '",
+        "'cat '",
     ):
         assert said in text
     for said in ("has no area", "made pixels of shares", "a side is below a pixel"):
@@ -143,6 +143,75 @@ def test_maps_of_labels(tmp_path: Path) -> None:
     assert len([line for line in changes if line.startswith("made void")]) == 2
 
 
+def test_an_image_goes_with_its_own_labels_alone(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    for number, name in enumerate(("train/001", "train/002", "valid/001")):
+        made.image(root / f"{name}.jpg", seed=number)
+        (root / f"{name}.xml").write_text(f"<annotation>{made.box('cat', 5, 5, 20 + number, 30)}</annotation>")
+    (root / "train" / "001.xml").write_text("<annotation>")
+    (change,) = fix(root, out)
+    assert change.startswith(f"left out, with {root / 'train' / '001.jpg'}: {root / 'train' / '001.xml'}: broken XML")
+    parts = look(out).parts
+    assert {split: part.boxes.tolist() for split, part in parts.items()} == {
+        "train": [[4, 4, 21, 30]],
+        "val": [[4, 4, 22, 30]],
+    }
+
+
+def test_classes_that_differ_in_more_than_white_space_stay(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    content = coco(root)
+    names = ["A", "a", "1-1", "11", "1 1", " 1  1"]
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    for number in range(4, 6):
+        made.image(root / "images" / f"{number}.png", seed=number)
+        content["images"].append(content["images"][0] | {"id": number, "file_name": f"{number}.png"})
+        content["annotations"].append(content["annotations"][0] | {"id": number, "image_id": number})
+    for number, annotation in enumerate(content["annotations"], start=1):
+        annotation["category_id"] = number
+    checked = look(write(root, content))
+    told = [fault.text for fault in checked.of_kind("class-names")]
+    assert told == [
+        "classes that may be one: 'A' (1), 'a' (1)",
+        "classes that may be one: '11' (1), '1 1' (1), ' 1  1' (1)",
+    ]
+    assert repair(checked, out, lambda: None) == ["class ' 1  1' is called '1 1'"]
+    part = look(out).parts["all"]
+    assert [part.classes[label] for label in part.labels] == ["A", "a", "1-1", "11", "1 1", "1 1"]
+
+
+def test_maps_in_folders(tmp_path: Path) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    frames = ("train/aachen/x", "train/bonn/x", "val/ulm/y")
+    for number, frame in enumerate(frames):
+        made.image(root / "leftImg8bit" / f"{frame}_leftImg8bit.png", seed=number)
+        labels = root / "gtFine" / f"{frame}_gtFine_labelIds.png"
+        labels.parent.mkdir(parents=True)
+        Image.new("L", (64, 48), (7, 8, 11)[number]).save(labels)  # road, sidewalk, building
+    assert fix(root, out) == []
+    shown = {
+        split: [part.labels(row)[0, 0].item() for row in range(len(part))] for split, part in look(out).parts.items()
+    }
+    assert shown == {"train": [1, 0], "val": [2]}  # in the order of the new names, of which one has its folders
+    first, second = sorted((out / "images" / "train").iterdir())
+    assert (read_image(second) == read_image(root / "leftImg8bit" / "train/aachen/x_leftImg8bit.png")).all()
+    assert (read_image(first) == read_image(root / "leftImg8bit" / "train/bonn/x_leftImg8bit.png")).all()
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    for name, box in (("b\udce9", "0 3 0.5 0.1 0.1"), ("c", "0 0.5 0.5 0.25 0.5")):  # the byte E9, as Python has it
+        made.image(root / "images" / "new.png", seed=len(name)).rename(root / "images" / f"{name}.png")
+        (root / "labels").mkdir(exist_ok=True)
+        (root / "labels" / f"{name}.txt").write_text(box)
+    (root / "data.yaml").write_text("names: [cat]")
+    with pytest.raises(SystemExit, match="1"):
+        cli.check([str(root), "--html", str(tmp_path / "page.html"), "--fix", str(out)])
+    for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text(), (out / "changes.txt").read_text()):
+        assert "images/b\\udce9.png annotation 1: box" in text
+    assert look(out).parts["all"].files.tolist() == ["images/b\udce9.png", "images/c.png"]
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
     content = coco(root)
@@ -164,3 +233,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         cli.check([str(root), "--fix", str(tmp_path / "out")])
     assert "1 changes, listed in" in capsys.readouterr().err
     cli.check([str(tmp_path / "out")])
+    capsys.readouterr()
+    for place in (root / "new", root / "labels.json" / "below", tmp_path / "out"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.check([str(root), "--fix", str(place)])
+        said = capsys.readouterr()
+        assert f"error: --fix {place}: " in said.err
+        assert not said.out  # before the check

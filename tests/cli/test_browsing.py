@@ -37,6 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.new("RGB", (64, 48), (10, 20, 30 + 50 * number)).save(f"data/images/{number}.png")
     write(Path("data"), content)
     Path("my.yaml").write_text(CONFIG)
+    Path("latin.yaml").write_bytes(b"data: caf\xe9\n")
 
 
 def test_a_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +84,8 @@ def test_maps_of_labels() -> None:
         (["trainer/gpu.yaml"], "has neither data nor the class_path"),
         (["data", "--count", "0"], "--count 0: must be at least 1"),
         (["data", "--out", "data/labels.json"], "data/labels.json: is a file"),
+        (["data", "--out", "my.yaml/new"], "--out my.yaml/new: cannot be made a folder: Not a directory"),
+        (["latin.yaml"], "latin.yaml: not a text in UTF-8"),
         (["data/shape_crops.yaml"], "ShapeCrops has neither boxes nor maps"),
     ],
 )
