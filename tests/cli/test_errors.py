@@ -8,6 +8,8 @@ import pytest
 
 from detseg import cli
 from detseg.cli import console
+from detseg.cli.configs import find_configs
+from detseg.errors import DetsegError
 from tests.colours import write_colours
 
 CONFIG = """\
@@ -196,3 +198,13 @@ def test_other_errors_of_the_program_stay_as_they_are() -> None:
 
     with pytest.raises(RuntimeError, match="out of tune"):
         console.run(command, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"data: caf\xe9\n", "not a text in UTF-8"), (b"data: \a\n", "not valid YAML")]
+)
+def test_a_file_of_settings_that_is_no_text(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_bytes(content)
+    with pytest.raises(DetsegError, match=f"^{file}: {said}"):
+        find_configs(["--config", str(file)])
