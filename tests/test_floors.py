@@ -10,9 +10,10 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"errors", "recipe", "structures", "publication", "state_dicts"}
+GROUND = {"errors", "folders", "recipe", "structures", "publication", "state_dicts"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "folders": {"errors"},
     "recipe": {"errors"},
     "structures": set(),
     "publication": {"errors"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 import sys
 import typing
@@ -89,6 +90,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
             text = f"{fault.about} must be set{way_on}"
         case "file":
             text = f"there is no file {fault.about}"
+        case "class" if os.sep in fault.about and not os.path.exists(fault.about):
+            text = f"{fault.about}: no such file or folder"
         case "class":
             near = _known_classes(fault, parser)
             text = f"{fault.about} is neither the name of a class that fits nor the dotted path of one{near}"

@@ -164,6 +164,8 @@ def train(arguments: Sequence[str]) -> None:
     except (SystemExit, KeyboardInterrupt):  # the first is what Lightning makes of Ctrl-C
         if (folder / "last.ckpt").exists():
             log.info("interrupted; to go on, add --resume %s", folder / "last.ckpt")
+        else:
+            log.info("interrupted before the first epoch was saved, so there is nothing to go on from")
         raise
     except Exception:
         if made and trainer.global_step == 0:  # nothing was learnt: the next start shall have the name

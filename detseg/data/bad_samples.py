@@ -53,6 +53,6 @@ class Skipping(Dataset[Sample]):
         if count > self.budget:
             raise DataError(
                 f"{count} of {len(self)} images cannot be used, and `data.bad_samples: skip` allows {self.budget} "
-                f"({100 / ONE_IN:g} %): {error}. `detseg check FOLDER --decode` lists all of them"
+                f"({100 / ONE_IN:g} %, at least 1): {error}. `detseg check --decode` with the folder lists all of them"
             ) from None
         log.warning("left out, %d of at most %d images: %s", count, self.budget, error)

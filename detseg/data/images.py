@@ -37,7 +37,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None, labels: Path | N
     except cv2.error as error:  # more pixels than OpenCV reads
         raise DataError(f"{path}: cannot decode this image: {error.err}; make it smaller, or leave it out") from None
     if image is None:
-        raise DataError(f"{path}: not an image, or a damaged one; replace the file or take it out of the annotations")
+        raise DataError(f"{path}: not an image, or a damaged one; replace the file or leave it out")
     if size is None or image.shape[:2] == size:
         return image
     stored = _decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
