@@ -77,32 +77,11 @@ def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bo
     files = np.array(places, dtype=np.str_)[order]
     sizes = [_column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
 
-    annotations = content["annotations"]
-    pictured = _ids(file, "annotations", annotations, "image_id")
-    rows = np.searchsorted(image_ids, pictured).clip(0, max(len(image_ids) - 1, 0))
-    known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(annotations), dtype=bool)
-    if len(known) and not known.any():
-        example = f"{pictured[0].item()!r}, the images {image_ids[0].item()!r}" if len(image_ids) else "any, no images"
-        raise DataError(
-            f"{file}: no annotation is of an image that it lists: annotations have image_id such as {example}; "
-            "make them the same numbers or texts"
-        )
-    if not known.all():
-        log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
-        annotations = [entry for entry, kept in zip(annotations, known, strict=True) if kept]
-        rows = rows[known]
-
+    annotations, rows = _listed(file, content["annotations"], image_ids)
     ids = _column(file, "annotations", annotations, "id", np.int64)
     categories = _column(file, "annotations", annotations, "category_id", np.int64)
     classes, category_ids = _classes(file, content["categories"], set(np.unique(categories).tolist()))
-    labels = np.searchsorted(category_ids, categories).clip(0, max(len(category_ids) - 1, 0))
-    for i in np.flatnonzero(np.asarray(category_ids)[labels] != categories)[:1]:
-        shift = shifted(categories.tolist(), category_ids)
-        told = f"; {shift}" if shift else ""
-        raise DataError(
-            f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{told}"
-        )
-
+    labels = _labels(file, ids, categories, category_ids)
     boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
     given = np.stack(sizes, axis=1)
     lasting = places == names and bool((given > 0).all())
@@ -126,6 +105,39 @@ def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bo
         masks=packed,
     )
     return found.with_masks(masks, reasons), lasting
+
+
+def _listed(
+    file: Path, annotations: list[dict[str, Any]], image_ids: NDArray[Any]
+) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    """The annotations of images that the file lists, with the place of each one's id among the sorted ``image_ids``."""
+    pictured = _ids(file, "annotations", annotations, "image_id")
+    rows = np.searchsorted(image_ids, pictured).clip(0, max(len(image_ids) - 1, 0))
+    known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(annotations), dtype=bool)
+    if len(known) and not known.any():
+        example = f"{pictured[0].item()!r}, the images {image_ids[0].item()!r}" if len(image_ids) else "any, no images"
+        raise DataError(
+            f"{file}: no annotation is of an image that it lists: annotations have image_id such as {example}; "
+            "make them the same numbers or texts"
+        )
+    if known.all():
+        return annotations, rows
+    log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
+    return [entry for entry, kept in zip(annotations, known, strict=True) if kept], rows[known]
+
+
+def _labels(
+    file: Path, ids: NDArray[np.int64], categories: NDArray[np.int64], category_ids: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """The place of each category among the ``category_ids``. Raises DataError for one that is not there."""
+    labels = np.searchsorted(category_ids, categories).clip(0, max(len(category_ids) - 1, 0))
+    for i in np.flatnonzero(np.asarray(category_ids)[labels] != categories)[:1]:
+        shift = shifted(categories.tolist(), category_ids)
+        told = f"; {shift}" if shift else ""
+        raise DataError(
+            f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{told}"
+        )
+    return labels
 
 
 def without_masks(entries: list[dict[str, Any]]) -> None:
