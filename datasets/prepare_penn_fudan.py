@@ -8,6 +8,7 @@ The images and masks come to ROOT/PennFudanPed as they are published, and in COC
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_coco(root: Path, out: Path) -> None:
-    """Write what the masks show in COCO's format, unless it is there."""
+    """Write what the masks show in COCO's format, unless it is there: whole or not at all."""
     try:
         from detseg.data.builder import Source
         from detseg.data.conversion import convert
@@ -42,10 +43,16 @@ def write_coco(root: Path, out: Path) -> None:
     if (out / "annotations" / "instances.json").is_file():
         print(f"{out}: there already")
         return
+    if out.exists():
+        raise Stop(f"{out}: is there, but not as this script leaves it; remove it and run this again")
+    part = out.with_name(f"{out.name}.part")
+    if part.exists():
+        shutil.rmtree(part)  # what was interrupted
     try:
-        convert(Source("Penn-Fudan", root, {"all": lambda: read_penn_fudan(root)}), "COCO", out)
+        convert(Source("Penn-Fudan", root, {"all": lambda: read_penn_fudan(root)}), "COCO", part)
     except DataError as error:
         raise Stop(str(error)) from None
+    part.rename(out)
 
 
 if __name__ == "__main__":

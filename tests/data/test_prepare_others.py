@@ -186,7 +186,7 @@ def test_voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert data.val_annotations.image_ids.tolist() == ["c", "d"]
 
 
-def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = load("prepare_penn_fudan", monkeypatch)
     (tmp_path / "served").mkdir()
     masks = np.zeros((2, 48, 64), dtype=np.uint8)
@@ -201,9 +201,23 @@ def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (known.size, known.checksum) == (53723336, "")
     lacks = script.files("PennFudanPed/PedMasks", 2)
     monkeypatch.setattr(script, "ARCHIVES", [known._replace(size=None, lacks=lacks)])
+    write_text = Path.write_text
+
+    def interrupt(file: Path, content: str, **settings: str) -> int:
+        if file.name != "instances.json":
+            return write_text(file, content, **settings)
+        write_text(file, content[:9])
+        raise KeyboardInterrupt
+
     with serving(tmp_path / "served") as address:
+        arguments = ["--root", str(tmp_path / "out"), "--source", address]
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", interrupt)
+            assert [script.main(arguments) for _ in range(2)] == [130, 130]
+        assert not (tmp_path / "out" / "coco").exists()
         for _ in range(2):
-            assert script.main(["--root", str(tmp_path / "out"), "--source", address]) == 0
+            assert script.main(arguments) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"PennFudanPed", "coco"}
     data = Folder(str(tmp_path / "out" / "coco"), masks="all", val_fraction=0.5)
     for found in (data.train_annotations, data.val_annotations):
         assert found.classes == ("pedestrian",)
@@ -212,6 +226,10 @@ def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.masks is not None
         for position, mask in enumerate(found.masks.draw(np.arange(len(found.boxes)), 48, 64), start=1):
             assert np.array_equal(mask, masks[number] == position)
+    (tmp_path / "out" / "coco" / "annotations" / "instances.json").unlink()
+    with serving(tmp_path / "served") as address:
+        assert script.main(["--root", str(tmp_path / "out"), "--source", address]) == 2
+    assert "coco: is there, but not as this script leaves it; remove it" in capsys.readouterr().err
 
 
 def test_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
