@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -26,6 +27,8 @@ from detseg.errors import DataError
 Losses = Counter[str]  # how often something was left out or changed, by what
 
 DIGITS = 9  # of a pixel, behind the point: more are the noise of taking 1 off and adding it again
+
+NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
 def convert(source: Source, to: str, out: Path, masks: bool = True, copy: bool = False) -> Losses:
@@ -126,6 +129,12 @@ def _write_voc(
     parts: Mapping[str, Annotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
 ) -> None:
     names = _names(parts)
+    for name in chain(next(iter(parts.values())).classes, *names.values()):
+        if NOT_XML.search(name):
+            raise DataError(
+                f"{out}: the name {name!a} has a character that VOC's files, being XML, cannot hold; change the name, "
+                "or write COCO or YOLO"
+            )
     (out / "Annotations").mkdir()
     for part, table in parts.items():
         _count(table, losses)
@@ -146,7 +155,7 @@ def _write_voc(
             lists = out / "ImageSets" / "Main"
             lists.mkdir(parents=True, exist_ok=True)
             stems = "".join(f"{os.path.splitext(name)[0]}\n" for name in names[part])
-            (lists / f"{part}.txt").write_text(stems)
+            (lists / f"{part}.txt").write_text(stems, encoding="utf-8")
     first = next(iter(parts.values()))
     seen = np.unique(np.concatenate([part.labels for part in parts.values()]))
     losses["classes without an object are forgotten"] += len(first.classes) - len(seen)

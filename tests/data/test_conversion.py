@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -239,6 +240,29 @@ def test_voc_keeps_spaces_in_the_names_of_images(tmp_path: Path) -> None:
     lists = last / "ImageSets" / "Main"
     (lists / "val.txt").write_text("c d  -1\n")  # as the lists of a class have it
     assert len(find_source(last).parts["val"]()) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+@pytest.mark.parametrize("name", ["caf\udce9.png", "a\x01.png"], ids=["the byte E9", "a control character"])
+def test_voc_refuses_names_that_it_cannot_hold(tmp_path: Path, name: str, split: str) -> None:
+    root = write_coco(tmp_path / "mine", [{"bbox": BOXES[0]}])
+    (root / "train" / "5.png").rename(root / "train" / name)
+    file = root / "train.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    if split == "all":
+        (root / "val.json").unlink()
+    with pytest.raises(DataError, match=re.escape(f"name {name!a} has a character that VOC's files, being XML, cann")):
+        through(root, "VOC")
+    last, _ = through(root, "YOLO", "COCO")
+    assert [Path(file).name for file in find_source(last).parts[split]().files] == ["9.png", name]
+
+
+def test_voc_refuses_classes_that_it_cannot_hold(tmp_path: Path) -> None:
+    root = made.simple_coco(tmp_path / "all.json", tmp_path / "images", names={1: "caf\udce9"}).parent
+    with pytest.raises(DataError, match="VOC: the name 'caf.udce9' has a character"):
+        through(root, "VOC")
 
 
 @pytest.mark.parametrize("to", ["COCO", "VOC", "YOLO"])
