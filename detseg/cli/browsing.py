@@ -17,9 +17,10 @@ from detseg import data as data_sets
 from detseg import models
 from detseg.check.parts import segmentation_of
 from detseg.check.web import Shown, browser, data_uri, document, shrunk
-from detseg.cli.configs import SUFFIXES, find_config
+from detseg.cli.configs import SUFFIXES, find_config, find_configs, for_other_data
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, cause, parse
+from detseg.cli.training import task_of
 from detseg.data import DetectionData, SegmentationData
 from detseg.data.base import Data
 from detseg.data.layout import read_text
@@ -32,9 +33,10 @@ from detseg.structures import Sample
 log = logging.getLogger(__name__)
 
 SIDE = 640  # pixels of the longer side of a picture in a page
-USAGE = """detseg browse CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 24] [--data.KEY VALUE ...]
+USAGE = """detseg browse CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 24]
+       [--data NAME.yaml|CLASS|FOLDER] [--data.KEY VALUE ...]
 
-  detseg browse faster_rcnn_r50.yaml --data.root my/coco --out seen.html
+  detseg browse faster_rcnn_r50.yaml --data my/folder --out seen.html
   detseg browse my/folder --data.masks sound --data.transforms.init_args.crop 1.0 --out pictures"""
 
 
@@ -49,7 +51,8 @@ def browse(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", type=Literal["train", "val"], default="train", help="With or without changes.")
     parser.add_argument("--count", type=int, default=24, help="Pictures.")
     parser.add_argument("--seed", type=int, default=0, help="Of the choice of pictures, and of their changes.")
-    options = parse(parser, [*_data_of(arguments), *arguments])
+    base = task_of(find_configs(["--config", *arguments])).learns_from
+    options = parse(parser, [*_data_of(arguments), *for_other_data(find_configs(arguments), base)])
     if options.count < 1:
         raise ConfigError(f"--count {options.count}: must be at least 1")
     if options.out.suffix == ".html":

@@ -52,7 +52,7 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         found = find_configs(arguments)
-        task = _task(found)
+        task = task_of(found)
         self.arguments = for_other_data(found, task.learns_from)
         super().__init__(
             task,
@@ -175,7 +175,7 @@ def train(arguments: Sequence[str]) -> None:
         _conclude(task, folder)
 
 
-def _task(arguments: Sequence[str]) -> type[Task]:
+def task_of(arguments: Sequence[str]) -> type[Task]:
     """What trains the network that the arguments name; detection where they name none that is known."""
     name = class_path("model.network", arguments) or ""
     module, _, last = name.rpartition(".")

@@ -64,15 +64,32 @@ def test_the_same_seed_shows_the_same(tmp_path: Path) -> None:
     assert ".png, 64x48 of 64x48" in Path("new/c.html").read_text()
 
 
-def test_maps_of_labels() -> None:
+@pytest.mark.parametrize("what", [["maps"], ["fcn_shapes.yaml", "--data", "maps"]], ids=["alone", "configured"])
+def test_maps_of_labels(what: list[str]) -> None:
     (Path("maps") / "masks").mkdir(parents=True)
     for seed, name in enumerate("abc"):
         made.image(Path("maps/images") / f"{name}.png", seed=seed)
         Image.new("L", (64, 48), 1).save(f"maps/masks/{name}.png")
     Path("maps/classes.txt").write_text("sky\nroad\n")
-    cli.browse(["maps", "--out", "maps.html", "--count", "1"])
+    cli.browse([*what, "--out", "maps.html", "--count", "1"])
     elements = Elements(Path("maps.html").read_text())
     assert [attributes["data-classes"] for tag, attributes in elements.found if tag == "figure"] == ['["road"]']
+
+
+@pytest.mark.parametrize("other", [["--data", "other"], ["--data=other"]], ids=["two words", "one word"])
+def test_another_folder_with_the_settings_of_a_configuration(
+    other: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data").rename("other")
+    cli.browse(["my.yaml", *other, "--out", "other.html"])
+    assert "other: taken for a data set in the format COCO" in capsys.readouterr().err
+    assert Elements(Path("other.html").read_text()).text.count(".png, 128x96 of 64x48") == 3
+
+
+def test_a_file_of_other_data(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["--data", "data/shapes.yaml", "--data.train=3", "--data.val=2", "--count=1"]
+    cli.browse(["my.yaml", *changes, "--out", "shapes.html"])  # the file is one of those that come with detseg
+    assert "shapes.html: 1 of 3 pictures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
