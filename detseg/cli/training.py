@@ -205,7 +205,14 @@ def _find_checkpoint(name: str, resume: str) -> Path:
 def _new_folder(name: str) -> Path:
     """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that is free."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(RUNS / free for free in names if not (RUNS / free).exists())
+    folder = next(RUNS / free for free in names if not (RUNS / free).exists())
+    if folder != RUNS / name:
+        log.info(
+            "%s is there already, so this training writes to %s; to go on with the latest of that name instead, add "
+            "--resume last; to have the name again, remove the folder",
+            *(RUNS / name, folder),
+        )
+    return folder
 
 
 def _begin(task: Task, folder: Path) -> None:

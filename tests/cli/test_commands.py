@@ -213,10 +213,12 @@ def test_an_interrupted_training_says_how_to_go_on(
     assert "to go on, add --resume runs/stopped/last.ckpt" in capsys.readouterr().err
 
 
-def test_another_run_does_not_overwrite_the_first(folder: Path) -> None:
+def test_another_run_does_not_overwrite_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "--config tiny.yaml --name twice --trainer.max_epochs 1 --trainer.limit_train_batches 1"
     cli.train(line.split())
+    assert "is there already" not in capsys.readouterr().err
     cli.train([*line.split(), "--trainer.limit_val_batches", "0"])
+    assert "runs/twice is there already, so this training writes to runs/twice-2;" in capsys.readouterr().err
     assert Path("runs/twice-2/last.ckpt").exists()
 
 
