@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -177,34 +177,38 @@ def _fitted(
     return text, (round(pen.textlength(text, font=font)) + 2 * margin, round(bottom - top) + 2 * margin)
 
 
-def _places(outline: Rectangle, size: tuple[int, int], height: int, width: int) -> Iterator[Rectangle]:
-    """Where the tag of a box may stand, best first: on its upper edge, inside of it, below it."""
+def _places(outline: Rectangle, size: tuple[int, int], height: int, width: int) -> list[Rectangle]:
+    """Where the tag of a box may stand, best first: on its upper edge, inside of it, below it, beside it.
+
+    One that is wider or higher than the box stands inside only if it can nowhere else: it would hide what is there.
+    """
     left, top, right, bottom = outline
-    for x, y in (
+    corners = (
         (left, top - size[1]),
         (left, top),
         (right - size[0] + 1, top - size[1]),
         (left, bottom + 1),
         (left, bottom - size[1] + 1),
         (right - size[0] + 1, top),
-    ):
-        if 0 <= y <= height - size[1]:
-            x = max(0, min(x, width - size[0]))
-            yield x, y, x + size[0] - 1, y + size[1] - 1
-    x, y = max(0, min(left, width - size[0])), max(0, min(top, height - size[1]))
-    yield x, y, x + size[0] - 1, y + size[1] - 1
+        (right + 1, top),
+        (left - size[0], top),
+    )
+    inside = [(x, y) for x, y in corners if 0 <= y <= height - size[1]]
+    places = []
+    for x, y in (*inside, (left, max(0, min(top, height - size[1])))):
+        x = max(0, min(x, width - size[0]))
+        places.append((x, y, x + size[0] - 1, y + size[1] - 1))
+    hides = size[0] > right - left + 1 or size[1] > bottom - top + 1
+    return sorted(places, key=lambda place: hides and _meet(place, outline))
 
 
-def _free(places: Iterable[Rectangle], taken: Sequence[Rectangle]) -> Rectangle:
+def _free(places: Sequence[Rectangle], taken: Sequence[Rectangle]) -> Rectangle:
     """The first place that covers no other tag, or else the first."""
-    candidates = list(places)
-    for place in candidates:
-        if not any(
-            place[0] <= other[2] and other[0] <= place[2] and place[1] <= other[3] and other[1] <= place[3]
-            for other in taken
-        ):
-            return place
-    return candidates[0]
+    return next((place for place in places if not any(_meet(place, other) for other in taken)), places[0])
+
+
+def _meet(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
 def _shrunk(picture: Picture, side: int) -> Picture:

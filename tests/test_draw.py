@@ -57,6 +57,17 @@ def test_a_tag_lies_inside_the_image_wherever_the_box_is(size: tuple[int, int], 
     assert np.ptp(np.flatnonzero(tag.any(axis=1))) >= 9  # legible: ten pixels high at least
 
 
+@pytest.mark.parametrize(
+    "box", [(2, 2, 12, 12), (60, 0, 68, 60), (148, 0, 160, 12), (0, 108, 12, 120), (70, 50, 80, 60), (20, 0, 160, 9)]
+)
+def test_a_tag_larger_than_its_box_lies_outside(box: tuple[int, int, int, int]) -> None:
+    x1, y1, x2, y2 = box
+    mask = painted(draw(grey(120, 160), [box], [0], ["person"], [0.9]), 0)
+    frame = (x2 - x1) * (y2 - y1) - (x2 - x1 - 4) * (y2 - y1 - 4)  # two pixels wide
+    assert mask[y1:y2, x1:x2].sum() == frame
+    assert mask.sum() > frame + 200
+
+
 def test_every_score_is_to_be_seen() -> None:
     boxes, labels = [[20, 30, 80, 90]], [0]
     pictures = [draw(grey(120, 160), boxes, labels, CLASSES, scores) for scores in (None, [0.1], [0.9])]
