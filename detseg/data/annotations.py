@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detseg.data.masks import NONE, MaskReading, Masks, pack_masks
+from detseg.data.masks import NONE, WITHOUT, MaskReading, Masks, pack_masks
 from detseg.data.reports import collects, report
 from detseg.errors import DataError
 
@@ -125,15 +125,13 @@ class Annotations:
             for file, number, kind in zip(files, self.ids[rows[:5]].tolist(), masks.kinds[rows[:5]], strict=True)
         )
         if use == "all":
+            way_on = "correct them, or leave such objects out with `--data.masks sound`"
             raise DataError(
                 f"{self.root}: {len(rows)} of {len(self.labels)} objects have no mask that can be used: {named}; "
-                "correct them, or leave such objects out with `--data.masks sound`"
+                + (WITHOUT if without.all() else way_on)
             )
         if without.all():
-            raise DataError(
-                f"{self.root}: none of {len(rows)} objects has a mask that can be used: {named}; "
-                "give labels with masks, or train a network that learns from boxes alone"
-            )
+            raise DataError(f"{self.root}: none of {len(rows)} objects has a mask that can be used: {named}; {WITHOUT}")
         log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(rows), named)
         return self.where(~without)
 

@@ -23,6 +23,12 @@ MaskUse = Literal["none", "all", "sound"]
 # Conversions read those that there are, and keep the other objects too.
 MaskReading = MaskUse | Literal["any"]
 
+# What to do about a data set that has none.
+WITHOUT = (
+    "train a network that learns from boxes alone, such as `--config faster_rcnn_r50.yaml`, or give labels with masks: "
+    "polygons of COCO, YOLO or LabelMe, run lengths of COCO, or VOC's folder SegmentationObject"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Masks:

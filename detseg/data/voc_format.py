@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations import Annotations, pack
 from detseg.data.images import SUFFIXES, image_size
 from detseg.data.layout import Tree
-from detseg.data.masks import NONE, RUNS, MaskReading, pack_masks
+from detseg.data.masks import NONE, RUNS, WITHOUT, MaskReading, pack_masks
 from detseg.data.reports import Flaw, collects, report
 from detseg.errors import DataError
 from detseg.ops.runs import Window, encode, to_text
@@ -59,7 +59,7 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> Ann
     pairs = {f"{stem}.xml": files[stem] for stem in ids if stem in files}
     segments = None if masks == "none" else _subfolder(root, "segmentationobject")
     if segments is None and masks in ("all", "sound"):
-        raise DataError(f"{root}: it has no folder segmentationobject")
+        raise DataError(f"{root}: its objects have no masks, for want of a folder SegmentationObject; {WITHOUT}")
     return _read(folder, pairs, images, segments, masks)
 
 

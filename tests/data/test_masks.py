@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,8 @@ from pycocotools.coco import COCO as Reference
 from detseg.data import COCO, VOC, Folder, Shapes, Transforms
 from detseg.data.annotations import Annotations
 from detseg.data.coco_format import read_coco
+from detseg.data.conversion import convert
+from detseg.data.finding import find_source
 from detseg.data.masks import RUNS, pack_masks
 from detseg.data.voc_format import read_voc
 from detseg.errors import DataError
@@ -310,6 +312,16 @@ def test_yolo_boxes_have_no_masks(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [cat]")
     with pytest.raises(DataError, match=r"2 of 2 objects have no mask .*png annotation 1 has no mask"):
         Folder(str(tmp_path), masks="all").read("train")
+
+
+@pytest.mark.parametrize("use", ["all", "sound"])
+@pytest.mark.parametrize("kind", ["COCO", "VOC", "YOLO"])
+def test_a_set_of_boxes_alone_says_what_to_do(tmp_path: Path, kind: str, use: Literal["all", "sound"]) -> None:
+    coco = made.simple_coco(tmp_path / "COCO" / "labels.json", tmp_path / "COCO" / "images", count=2).parent
+    if kind != "COCO":
+        convert(find_source(coco), kind, tmp_path / kind)
+    with pytest.raises(DataError, match=rf"{kind}.* mask.*such as `--config faster_rcnn_r50\.yaml`, or give"):
+        Folder(str(tmp_path / kind), masks=use).read("train")
 
 
 def test_mask_and_box_and_label_stay_together_into_the_batch(tmp_path: Path) -> None:
