@@ -56,6 +56,7 @@ def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress)
             except DataError as error:
                 faults.append(Fault("labels-unreadable", str(root), str(error)))
         faults += collected
+    broken = {fault.image for fault in faults}  # images of whose labels something cannot be used
     tasks = {split: list(_tasks(part)) for split, part in parts.items()}
     with progress(sum(map(len, tasks.values()))) as advance:
         seen = {split: look_at(wanted, decode, jobs, advance) for split, wanted in tasks.items()}
@@ -66,7 +67,7 @@ def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress)
         for task, one in zip(tasks[split], seen[split], strict=True):
             faults += [Fault(kind, str(task.path), text) for kind, text in one.flaws]
         if isinstance(part, Annotations):
-            faults += object_faults(split, part)
+            faults += object_faults(split, part, broken)
         else:
             faults += map_faults(part, [one.numbers for one in seen[split]])
     sizes = {

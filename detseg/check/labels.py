@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +60,15 @@ def unified(name: str) -> str:
     return "".join(name.casefold().split())
 
 
-def object_faults(split: str, part: Annotations) -> Iterator[Fault]:
-    """Parts without any object, and images without one."""
+def object_faults(split: str, part: Annotations, broken: Container[str | None]) -> Iterator[Fault]:
+    """Parts without any object, and images without one, unless the labels of these are ``broken``."""
     if not len(part.labels):
         yield Fault("objects-none", str(part.root), f"{part.root}: the part {split} has no object that can be used")
         return
     for row in np.flatnonzero(np.diff(part.offsets) == 0):
-        yield Fault("image-empty", str(part.path(int(row))), f"{part.path(int(row))}: no object")
+        file = str(part.path(int(row)))
+        if file not in broken:
+            yield Fault("image-empty", file, f"{file}: no object")
 
 
 def known_numbers(part: LabelMaps) -> list[int]:

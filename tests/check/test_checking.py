@@ -272,6 +272,7 @@ def test_yolo(tmp_path: Path) -> None:
         "label-stray": 1,
     }
     assert [fault.annotation for fault in checked.of_kind("label-broken")] == [3, 5, 1]
+    assert [Path(fault.file).name for fault in checked.of_kind("image-empty")] == ["bare.png"]  # d has broken labels
     for name in ("a", "b", "c", "d", "stray"):
         (tmp_path / "labels" / f"{name}.txt").write_text("2 .5 .5 .5 .5\n1 .4 .4 .2 .2\n")
     assert kinds(look(tmp_path))["off-by-one"] == 1
@@ -291,6 +292,9 @@ def test_voc(tmp_path: Path) -> None:
     checked = look(tmp_path)
     assert kinds(checked) == {"box-area": 1, "box-negative": 1, "label-broken": 3, "box-nan": 1, "image-missing": 1}
     assert checked.counts == {"cat": {"all": 2}}
+    assert not checked.of_kind("image-empty")  # not that of the broken labels either
+    made.voc(tmp_path, "bare", "")
+    assert [Path(fault.file).name for fault in look(tmp_path).of_kind("image-empty")] == ["bare.jpg"]
 
 
 def test_labelme_and_csv(tmp_path: Path) -> None:
