@@ -78,17 +78,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         _report(task, data, options.out, options.metrics)
 
 
+DATA = "Or a folder, of which is found out what it holds; by default the data of the checkpoint."
 PRECISION = "Such as bf16-mixed, in which a training on a GPU validates by default: its figures may differ a little."
 
 
 def _parser(base: type[Any]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="detseg evaluate",
-        usage="detseg evaluate --checkpoint FILE [--data NAME.yaml|CLASS] [--out FILE.json] [--metrics FILE.json]",
+        usage="detseg evaluate --checkpoint FILE [--data NAME.yaml|CLASS|FOLDER] [--out FILE.json] "
+        "[--metrics FILE.json]",
         **PARSER,
     )
     parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")
-    parser.add_subclass_arguments(base, "data", help="By default that of the checkpoint.")
+    parser.add_subclass_arguments(base, "data", help=DATA)
     parser.add_argument(
         "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
     )

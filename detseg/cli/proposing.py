@@ -48,7 +48,7 @@ def propose(arguments: Sequence[str]) -> None:
     arguments = for_other_data(find_configs(arguments), DetectionData)
     parser = ArgumentParser(
         prog="detseg propose",
-        usage="detseg propose --data NAME.yaml|CLASS [--method selective_search] [--jobs 1] [--out FOLDER]",
+        usage="detseg propose --data NAME.yaml|CLASS|FOLDER [--method selective_search] [--jobs 1] [--out FOLDER]",
         **PARSER,
     )
     parser.add_subclass_arguments(DetectionData, "data", required=True, help="The images, as for `detseg train`.")

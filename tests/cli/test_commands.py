@@ -286,12 +286,14 @@ def test_the_settings_of_a_run_say_its_precision(folder: Path) -> None:
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in ("train", "evaluate", "predict", "convert", "truncate", "models"):
+    for command in ("train", "evaluate", "predict", "propose", "convert", "truncate", "models"):
         monkeypatch.setattr("sys.argv", ["detseg", command, "--help"])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert not ended.value.code
-        assert f"usage: detseg {command}" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"usage: detseg {command}" in printed
+        assert ("--data NAME.yaml|CLASS|FOLDER" in printed) == (command in ("train", "evaluate", "propose"))
     for argument, said in (("--help", "evaluate"), ("--version", "0.")):
         monkeypatch.setattr("sys.argv", ["detseg", argument])
         cli.main()
