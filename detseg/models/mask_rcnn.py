@@ -58,12 +58,16 @@ class MaskRCNN(FasterRCNN):
 
     def masks(self, features: list[Tensor], regions: Instances) -> Tensor:
         """Logits of the masks of regions (B, R), each for the class of its label, (B * R, size, size)."""
-        assert regions.labels is not None
-        labels = torch.where(regions.valid, regions.labels, 0).flatten()
         pooled = pool_regions(features, regions, self.strides, BINS, self.pooling)
         if isinstance(self.box_head.body, Conv5Head):
             pooled = self.box_head.body.maps(pooled)
-        return self.mask_head(pooled, labels)  # type: ignore[no-any-return]
+        return self._masks(pooled, regions)
+
+    def _masks(self, maps: Tensor, regions: Instances) -> Tensor:
+        """What ``masks`` gives, of ``maps`` (B * R, C, side, side) that are the input of the mask head."""
+        assert regions.labels is not None
+        labels = torch.where(regions.valid, regions.labels, 0).flatten()
+        return self.mask_head(maps, labels)  # type: ignore[no-any-return]
 
     def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
         if batch.targets.masks is None:
@@ -74,12 +78,20 @@ class MaskRCNN(FasterRCNN):
         regions, truth, matched = sample_regions(
             proposals, batch.targets, self.num_classes, self.iou, 0.0, self.samples, self.positive_fraction
         )
-        logits, deltas = self.box_head(self.pool(features, regions))
         objects, matched = self._objects(regions, matched)
+        pooled, body = self.pool(features, regions), self.box_head.body
+        if isinstance(body, Conv5Head):  # which the objects pass with the other regions, and not again
+            maps = body.maps(pooled)
+            logits, deltas = self.box_head.judge(body.average(maps))
+            of_objects = maps.unflatten(0, regions.valid.shape)[:, : objects.valid.shape[1]]
+            masks = self._masks(of_objects.flatten(0, 1), objects)
+        else:
+            logits, deltas = self.box_head(pooled)
+            masks = self.masks(features, objects)
         return {
             **self.rpn.loss(predictions, batch.targets, features),
             **self.box_head.loss(logits, deltas, regions, truth),
-            **self.mask_head.loss(self.masks(features, objects), objects, batch.targets, matched),
+            **self.mask_head.loss(masks, objects, batch.targets, matched),
         }
 
     def _objects(self, regions: Instances, matched: Tensor) -> tuple[Instances, Tensor]:

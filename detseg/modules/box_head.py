@@ -134,11 +134,15 @@ class Conv5Head(RegionHead):
         self.layer4 = ResNet(name, weights, stages=[5], frozen=0, norm=norm).layer4
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.maps(x).mean(dim=(2, 3))
+        return self.average(self.maps(x))
 
     def maps(self, x: Tensor) -> Tensor:
         """The features before they are averaged, (M, channels, size / 2, size / 2)."""
         return self.layer4(x)  # type: ignore[no-any-return, operator]
+
+    def average(self, maps: Tensor) -> Tensor:
+        """What ``forward`` makes of the ``maps`` of its input, (M, channels)."""
+        return maps.mean(dim=(2, 3))
 
 
 def check_fit(backbone: Backbone, head: RegionHead) -> None:
@@ -260,7 +264,10 @@ class BoxHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (M, C, size, size) of M regions to logits (M, K + 1) and deltas (M, K, 4)."""
-        x = self.body(features)
+        return self.judge(self.body(features))
+
+    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the body made of M regions, (M, body.channels), to logits (M, K + 1) and deltas (M, K, 4)."""
         return self.classes(x), self.deltas(x).unflatten(1, (self.num_classes, 4))
 
     def loss(

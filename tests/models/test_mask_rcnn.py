@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from detseg.errors import DataError
-from detseg.models import Detector, MaskRCNN
-from detseg.modules import FPN, Conv5Head, TwoFCHead
+from detseg.models import Detector, FasterRCNN, MaskRCNN, faster_rcnn
+from detseg.modules import FPN, Conv5Head, TwoFCHead, box_head
 from detseg.modules.backbones import ResNet
 from tests.models.tester import CLASSES, OBJECTS, DetectorTester, backward, detect, gradients, scene
 
@@ -55,10 +55,8 @@ def test_data_without_masks_is_an_error() -> None:
         TestWithPyramid.make().loss(scene())
 
 
-def test_conv5_is_shared_by_both_heads() -> None:
-    """Figure 4, left: the mask head begins behind the conv5 of the box head, and has no convolution of its own."""
-    torch.manual_seed(0)
-    network = MaskRCNN(
+def small_conv5() -> MaskRCNN:
+    return MaskRCNN(
         ResNet("resnet50", stages=[4]),
         CLASSES,
         Conv5Head(),
@@ -66,7 +64,13 @@ def test_conv5_is_shared_by_both_heads() -> None:
         rpn_candidates=(50, 20),
         proposals=(20, 10),
         anchor_sizes=[[32]],
-    ).eval()
+    )
+
+
+def test_conv5_is_shared_by_both_heads() -> None:
+    """Figure 4, left: the mask head begins behind the conv5 of the box head, and has no convolution of its own."""
+    torch.manual_seed(0)
+    network = small_conv5().eval()
     assert not network.mask_head.convs
     assert network.mask_head.deconv.in_channels == 2048
     losses = backward(network, scene(masks=True))
@@ -74,6 +78,42 @@ def test_conv5_is_shared_by_both_heads() -> None:
     assert gradients(network)["box_head.body.layer4.0.conv1.weight"].any()
     found = detect(network, scene(masks=True))
     assert found.masks.shape == (2, 100, 14, 14)
+
+
+def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the losses and gradients of two passes, of all regions for the boxes and of the objects for the masks."""
+    torch.manual_seed(0)
+    network = small_conv5().eval()
+    batch = scene(masks=True)
+    counted: list[int] = []
+    network.box_head.body.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
+    torch.manual_seed(1)
+    once = backward(network, batch)
+    regions = 2 * network.samples
+    assert counted == [regions]
+    ours = gradients(network)
+
+    counted.clear()
+    network.zero_grad()
+    drawn = []
+
+    def sample_regions(*arguments: Any) -> Any:
+        drawn.append(box_head.sample_regions(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(faster_rcnn, "sample_regions", sample_regions)
+    torch.manual_seed(1)
+    features = network.backbone(batch.images, batch.sizes)
+    predictions = network.rpn.survey(features, batch.images.shape[-2:])
+    twice = FasterRCNN._loss(network, batch, features, predictions)
+    objects, matched = network._objects(drawn[0][0], drawn[0][2])
+    twice |= network.mask_head.loss(network.masks(features, objects), objects, batch.targets, matched)
+    sum(twice.values()).backward()
+    assert counted == [regions, objects.valid.numel()]
+    assert_close(once, {name: loss.detach() for name, loss in twice.items()})
+    theirs = gradients(network)
+    for name in ours:
+        assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-6 * float(theirs[name].abs().max()), msg=name)
 
 
 @torch.no_grad()
