@@ -83,7 +83,7 @@ class MaskRCNN(FasterRCNN):
         if isinstance(body, Conv5Head):  # which the objects pass with the other regions, and not again
             maps = body.maps(pooled)
             logits, deltas = self.box_head.judge(body.average(maps))
-            of_objects = maps.unflatten(0, regions.valid.shape)[:, : objects.valid.shape[1]]
+            of_objects = maps.view(*regions.valid.shape, *maps.shape[1:])[:, : objects.valid.shape[1]]
             masks = self._masks(of_objects.flatten(0, 1), objects)
         else:
             logits, deltas = self.box_head(pooled)
