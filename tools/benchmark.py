@@ -11,7 +11,8 @@ an image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`
 images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision does.
 ``data`` makes samples for training of 32 JPEG files of 480 x 640, and says first what each stage takes of a core;
 ``annotations`` reads a COCO file a tenth as large as that of train2017. ``evaluate`` is COCO's evaluation of 500,000
-detections; ``startup`` a new process until the package is imported.
+detections, ``mask_evaluate`` that of 50,000 masks, from the small ones that a network gives; ``startup`` a new process
+until the package is imported.
 
 Other work on a machine disturbs all sides alike only if they alternate, so they do; read the ratio, not the seconds.
 Peers have channels_last and autocast too; detectron2 is one where it can be imported. Of networks it says how many
@@ -54,6 +55,7 @@ OTHERS = {
     "data": data.images,
     "annotations": data.annotation_files,
     "evaluate": evaluation.evaluate,
+    "mask_evaluate": evaluation.mask_evaluation,
     "startup": operations.startup,
 }
 PARTS = {**DETECTORS, **SEGMENTERS, **OTHERS}
@@ -65,6 +67,7 @@ PEERS = (
     "detectron2's way",
     "whole maps",
     "faster-coco-eval",
+    "torchmetrics",
     "torchvision v2",
     "albumentations + cv2",
     "pycocotools",

@@ -24,6 +24,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
 from detseg.errors import CheckpointError, ConfigError, DetsegError
+from detseg.modules import FPN
 from detseg.recipe import recipe
 from detseg.structures import Batch
 from detseg.tasks.schedules import DECAY, WARMUP_FACTOR, Schedule, learning_rate_factor
@@ -65,7 +66,8 @@ class Task(LightningModule):
     real step (Goyal et al. 2017, arXiv:1706.02677): batch size x devices x accumulated batches. It rises to that over
     the first ``warmup_steps``, the first epoch at most; then the ``schedule`` lowers it: tenfold after each of the
     ``milestones`` (epochs) with "step", to zero with "cosine", tenfold when the figure that matters no longer rises
-    with "plateau". ``momentum`` is SGD's.
+    with "plateau". ``momentum`` is SGD's. The backbone learns at ``backbone_lr_factor`` times that rate: below 1, what
+    is new learns quickly, and what the backbone knows is not lost by it.
 
     After a validation ``losses`` holds the losses by name, and ``figures`` these and what the task measures.
     ``classes`` and ``category_ids`` are those of the data.
@@ -79,6 +81,7 @@ class Task(LightningModule):
         network: nn.Module,
         lr: float = 0.02,
         reference_batch: int = 16,
+        backbone_lr_factor: float = 1.0,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -88,12 +91,13 @@ class Task(LightningModule):
     ) -> None:
         super().__init__()
         least = {"lr": (lr, 0), "weight_decay": (weight_decay, 0), "momentum": (momentum, 0)}
-        least |= {"reference_batch": (reference_batch, 1), "warmup_steps": (warmup_steps, 0)}
+        least |= {"reference_batch": (reference_batch, 1), "backbone_lr_factor": (backbone_lr_factor, 0)}
+        least |= {"warmup_steps": (warmup_steps, 0)}
         for name, (value, limit) in least.items():
             if value < limit:
                 raise ConfigError(f"model.{name}: {value} must be at least {limit}")
         self.network: Any = network.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
-        self.lr, self.reference_batch = lr, reference_batch
+        self.lr, self.reference_batch, self.backbone_lr_factor = lr, reference_batch, backbone_lr_factor
         self.optimizer, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
         self.schedule, self.milestones, self.warmup_steps = schedule, milestones, warmup_steps
 
@@ -208,12 +212,18 @@ class Task(LightningModule):
         return lr
 
     def _optimizer(self, lr: float) -> Optimizer:
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        of_backbone = _of_backbone(self.network)
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [one for one in trained if one in of_backbone], "lr": lr * self.backbone_lr_factor},
+            {"params": [one for one in trained if one not in of_backbone], "lr": lr},
+        ]
+        groups = [group for group in groups if group["params"]]
         # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
         fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
         if self.optimizer == "adamw":
-            return AdamW(parameters, lr, weight_decay=self.weight_decay, fused=fused)
-        return SGD(parameters, lr, self.momentum, weight_decay=self.weight_decay, fused=fused)
+            return AdamW(groups, weight_decay=self.weight_decay, fused=fused)
+        return SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused)
 
     def finish(self, folder: Path) -> bool:
         """Do what is left when the last step is done; ``folder`` is the run's. Whether there was anything."""
@@ -309,13 +319,21 @@ class Task(LightningModule):
                 "a training is resumed on the data that it began with"
             )
         before, now = (config.get("model", {}) for config in (about.get("config", {}), self.config))
-        for name in ("lr", "momentum", "weight_decay"):
+        for name in ("lr", "backbone_lr_factor", "momentum", "weight_decay"):
             if name in before and name in now and before[name] != now[name]:
                 log.warning(
                     "model.%s: %s is not used: a training that is resumed goes on with its own, %s; "
                     "begin a new one to change it",
                     *(name, now[name], before[name]),
                 )
+
+
+def _of_backbone(network: nn.Module) -> set[nn.Parameter]:
+    """The parameters of the backbone itself, without those of a feature pyramid on it."""
+    backbone = getattr(network, "backbone", None)
+    if isinstance(backbone, FPN):
+        backbone = backbone.body
+    return set(backbone.parameters()) if backbone is not None else set()
 
 
 Share = tuple[list[int], dict[str, float], float]  # of a rank: rows seen, sums of losses, seconds

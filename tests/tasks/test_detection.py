@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
@@ -136,7 +136,15 @@ def test_a_training_may_count_steps_instead_of_epochs(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"lr": -1.0}, {"reference_batch": 0}, {"warmup_steps": -5}, {"weight_decay": -1.0}, {"momentum": -1.0}]
+    "setting",
+    [
+        {"lr": -1.0},
+        {"reference_batch": 0},
+        {"backbone_lr_factor": -0.1},
+        {"warmup_steps": -5},
+        {"weight_decay": -1.0},
+        {"momentum": -1.0},
+    ],
 )
 def test_values_that_make_no_sense(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"model.{next(iter(setting))}: -?\d.* must be at least"):
@@ -148,6 +156,25 @@ def test_adamw_is_there(root: Path) -> None:
     trainer = Trainer(**QUIET, fast_dev_run=True)
     trainer.fit(task, colours(root))
     assert isinstance(trainer.optimizers[0], torch.optim.AdamW)
+
+
+def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> None:
+    """A step of SGD is the gradient times the rate; the layers of the pyramid are new, and go with the rest."""
+    steps = []
+    for factor in (1.0, 0.125):
+        seed_everything(0, verbose=False)
+        network = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, TwoFCHead(16, channels=16))
+        before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        task = Detection(network, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
+        Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
+        steps.append({name: parameter.detach() - before[name] for name, parameter in network.named_parameters()})
+    for name, step in steps[0].items():
+        slower = name.startswith("backbone.body.")
+        torch.testing.assert_close(steps[1][name], step / 8 if slower else step, rtol=1e-3, atol=1e-6, msg=name)
+    assert all(
+        any(step.abs().max() > 1e-3 for name, step in steps[0].items() if name.startswith(part))
+        for part in ("backbone.body.", "backbone.inner.", "box_head.")
+    )
 
 
 def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
