@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ class Objects:
     difficult: NDArray[np.bool_]  # (N,) VOC's, converted
     spans: NDArray[np.int64]  # (N, 2) where the polygons begin and end in ``data``; both 0 where it is something else
     data: bytearray
-    others: dict[int, Any]  # by row, what is there instead of polygons: its image says whether it is a mask
+    others: dict[int, Any]  # by row, what ``packed_mask`` makes a mask of, as soon as the size of its image is known
 
     def where(self, kept: NDArray[np.bool_]) -> Objects:
         """Keep the rows for which ``kept`` (N,) is true."""
@@ -40,14 +42,16 @@ class Objects:
     def masks(self, sizes: NDArray[np.int32]) -> tuple[Masks, dict[int, str]]:
         """The masks in images of ``sizes`` (N, 2), and by the id of an annotation what is wrong with some."""
         kinds = np.full(len(self.ids), POLYGONS, dtype=np.uint8)
-        spans, reasons = self.spans.copy(), {}
+        contents, reasons = [], {}
         for row, value in self.others.items():
             try:
                 kinds[row], content = packed_mask(value, *sizes[row].tolist())
-                spans[row] = append(self.data, [content])[0]
             except ValueError as error:
-                kinds[row] = NONE
+                kinds[row], content = NONE, b""
                 reasons[int(self.ids[row])] = str(error)
+            contents.append(content)
+        spans = self.spans.copy()
+        spans[[*self.others]] = append(self.data, contents)
         return Masks(kinds, spans, np.frombuffer(self.data, dtype=np.uint8)), reasons
 
 
@@ -79,14 +83,15 @@ class Gathering:
         self.count += len(entries)
 
     def _add_masks(self, entries: Entries) -> NDArray[np.int64]:
-        with_packed_masks(entries)
         found = [entry.get("segmentation") for entry in entries]
-        if {*map(type, found)} <= {bytes}:
-            return append(self.data, found)
-        rows = [row for row, value in enumerate(found) if isinstance(value, bytes)]
-        self.others |= {self.count + row: value for row, value in enumerate(found) if not isinstance(value, bytes)}
+        polygons = [row for row, value in enumerate(found) if type(value) is list]
+        content, places, errors = pack_many([found[row] for row in polygons])
+        for number, error in errors.items():
+            found[polygons[number]] = error
+        self.others |= {self.count + row: value for row, value in enumerate(found) if type(value) is not list}
         spans = np.zeros((len(found), 2), dtype=np.int64)
-        spans[rows] = append(self.data, [found[row] for row in rows])
+        spans[polygons] = len(self.data) + places
+        self.data += content
         return spans
 
     def objects(self) -> Objects:
@@ -106,9 +111,9 @@ def without_masks(entries: Entries) -> None:
 def with_packed_masks(entries: Entries) -> None:
     """Pack the polygons of annotations: as lists of numbers they would take many times the memory."""
     polygons = [entry for entry in entries if isinstance(entry.get("segmentation"), list)]
-    packed = pack_many([entry["segmentation"] for entry in polygons])
-    for entry, found in zip(polygons, packed, strict=True):
-        entry["segmentation"] = found
+    content, spans, errors = pack_many([entry["segmentation"] for entry in polygons])
+    for row, (entry, (start, end)) in enumerate(zip(polygons, spans.tolist(), strict=True)):
+        entry["segmentation"] = errors[row] if row in errors else content[start:end]
 
 
 def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
@@ -136,13 +141,16 @@ def column(
 
     def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
         values = [entry.get(key) for entry in entries]
-        if None in values:
+        kinds = {*map(type, values)}
+        if NoneType in kinds:
             if default is None:
                 raise ValueError("missing")
             values = [default if value is None else value for value in values]
-        if not shape and {list, dict} & {*map(type, values)}:
+        if not shape and kinds & {list, dict}:
             raise ValueError("not one value")
-        array = np.array(values, dtype=dtype).reshape(len(values), *shape)
+        if kinds == {list} and {*map(len, values)} == {*shape}:  # the most usual, many times as fast
+            values = np.fromiter(chain.from_iterable(values), dtype=dtype, count=len(values) * shape[0])
+        array = np.array(values, dtype=dtype).reshape(len(entries), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():
             raise ValueError("not a number")
         return array

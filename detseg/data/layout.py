@@ -92,7 +92,7 @@ def by_split(files: list[str]) -> dict[str, list[str]]:
 def leads_out(name: str) -> bool:
     """Whether a path that a data file gives may be one outside of the folder that it is relative to."""
     path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
-    return path.startswith("/") or ".." in path.split("/") or name[1:2] == ":"
+    return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
 
 
 def located(source: Path, root: Path, names: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from detseg.ops.polygons import surely_drawn
 from detseg.ops.runs import area, decode, from_text, to_text
 
 NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
-MANY = 20_000  # objects that are looked at together
+MANY = 1000  # objects that are looked at together: their corners stay in the caches of a processor
 
 # Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
 MaskUse = Literal["none", "all", "sound"]
@@ -120,46 +120,46 @@ def append(data: bytearray, contents: Sequence[bytes]) -> NDArray[np.int64]:
     return np.stack([starts, starts + lengths], axis=1)
 
 
-def pack_many(objects: Sequence[Any]) -> Sequence[bytes | ValueError]:
-    """``pack_polygons`` of many objects, all at once where nothing is wrong with any; else each, or its error."""
+def pack_many(objects: Sequence[Any]) -> tuple[bytes, NDArray[np.int64], dict[int, ValueError]]:
+    """``pack_polygons`` of many objects: all the bytes, where those of each (N, 2) begin and end, and by row its error.
+
+    It is done all at once where nothing is wrong with any, and else one by one.
+    """
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         parts = list(chain.from_iterable(objects))
         counts = np.fromiter(map(len, objects), dtype=np.int64, count=len(objects))
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
         corners = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=lengths.sum())
-        whole = (
-            len(counts)
-            and counts.all()
-            and (lengths >= 6).all()
-            and not (lengths % 2).any()
-            and {*map(type, parts)} <= {list}
-        )
+        whole = counts.all() and (lengths >= 6).all() and not (lengths % 2).any() and {*map(type, parts)} == {list}
         if whole and (np.abs(corners) < 1e6).all():
-            return _joined(counts, lengths, corners)
-    packed: list[bytes | ValueError] = []
-    for one in objects:
+            return *_joined(counts, lengths, corners), {}
+    data, contents, errors = bytearray(), [], {}
+    for row, one in enumerate(objects):
         try:
-            packed.append(pack_polygons(one))
+            contents.append(pack_polygons(one))
         except ValueError as error:
-            packed.append(error)
-    return packed
+            contents.append(b"")
+            errors[row] = error
+    spans = append(data, contents)
+    return bytes(data), spans, errors
 
 
-def _joined(counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]) -> list[bytes]:
-    """The bytes of objects with so many parts each, of so many numbers each."""
-    numbers = np.add.reduceat(lengths, np.cumsum(counts) - counts)
-    ends = np.cumsum(1 + counts + numbers)
-    starts = ends - 1 - counts - numbers
+def _joined(
+    counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]
+) -> tuple[bytes, NDArray[np.int64]]:
+    """The bytes of objects with so many parts each, of so many numbers each, and where each begins and ends."""
+    first = np.cumsum(counts) - counts
+    ends = np.cumsum(1 + counts + np.add.reduceat(lengths, first))
+    starts = np.append(0, ends[:-1])
     # An object begins with how many parts it has, then how many numbers each; behind these come its corners.
-    heads = np.arange(len(lengths)) + np.repeat(starts + 1 - (np.cumsum(counts) - counts), counts)
+    heads = np.arange(len(lengths)) + np.repeat(starts + 1 - first, counts)
     is_corner = np.ones(ends[-1], dtype=bool)
     is_corner[starts] = is_corner[heads] = False
     words = np.empty(ends[-1], dtype=np.float64)
     words.view(np.int64)[starts] = counts
     words.view(np.int64)[heads] = lengths
     words[is_corner] = corners
-    content = words.tobytes()
-    return [content[8 * start : 8 * end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return words.tobytes(), 8 * np.stack([starts, ends], axis=1)
 
 
 def pack_polygons(parts: Sequence[Sequence[float]]) -> bytes:
