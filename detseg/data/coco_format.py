@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
@@ -39,7 +39,7 @@ Split = Literal["train", "val"]
 
 SECTIONS = ("images", "annotations", "categories")
 
-Content = Mapping[str, Any]  # a list of entries for each of the sections, or of annotations what they became
+Content = dict[str, Any]  # a list of entries for each of the sections, or of annotations what they became
 
 
 @contextmanager
@@ -72,24 +72,13 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotati
 @without_collection()
 def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bool]:
     """What ``read_coco`` returns, and whether the file alone says it: no image had to be looked for or measured."""
-    content = None if collects() else _in_pieces(file, masks)
-    content = content or _at_once(file, images, masks)
-    pictures, annotations = content["images"], content["annotations"]
-    image_ids = id_column(file, "images", pictures, "id")
-    order = np.argsort(image_ids, kind="stable")
-    image_ids = image_ids[order]
-    if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
-        raise DataError(f"{file}: more than one image has the id {twice[0]}")
-    names = column(file, "images", pictures, "file_name", np.str_).tolist()
-    places = located(file, images, names)
-    files = np.array(places, dtype=np.str_)[order]
-    sizes = [column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
-
-    objects, rows = _listed(file, annotations, image_ids, masks)
+    content = (None if collects() else _in_pieces(file, masks)) or _at_once(file, images, masks)
+    image_ids, files, sizes, lasting = _images(file, images, content.pop("images"))
+    objects, rows = _listed(file, content.pop("annotations"), image_ids, masks)
     classes, category_ids = _classes(file, content["categories"], set(np.unique(objects.categories).tolist()))
-    given = np.stack(sizes, axis=1)
-    lasting = places == names and bool((given > 0).all())
-    complete = _complete(given, files, images)
+    labels = _labels(file, objects.ids, objects.categories, category_ids)
+    lasting = lasting and bool((sizes > 0).all())
+    complete = _complete(sizes, files, images)
     packed, reasons = (None, {}) if masks == "none" else objects.masks(complete[rows])
     found = pack(
         file,
@@ -101,7 +90,7 @@ def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bo
         sizes=complete,
         rows=rows,
         boxes=objects.boxes,
-        labels=_labels(file, objects.ids, objects.categories, category_ids),
+        labels=labels,
         areas=objects.areas,
         crowd=objects.crowd,
         difficult=objects.difficult,
@@ -109,6 +98,21 @@ def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bo
         masks=packed,
     )
     return found.with_masks(masks, reasons), lasting
+
+
+def _images(
+    file: Path, images: Path, pictures: Entries
+) -> tuple[NDArray[Any], NDArray[np.str_], NDArray[np.int32], bool]:
+    """Ids (I,) in their order, files (I,), sizes (I, 2) as far as given, and whether names say where all files lie."""
+    image_ids = id_column(file, "images", pictures, "id")
+    order = np.argsort(image_ids, kind="stable")
+    image_ids = image_ids[order]
+    if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
+        raise DataError(f"{file}: more than one image has the id {twice[0]}")
+    names = column(file, "images", pictures, "file_name", np.str_).tolist()
+    places = located(file, images, names)
+    sizes = [column(file, "images", pictures, key, np.int32, default=0) for key in ("height", "width")]
+    return image_ids, np.array(places, dtype=np.str_)[order], np.stack(sizes, axis=1)[order], places == names
 
 
 def _in_pieces(file: Path, masks: MaskReading) -> Content | None:
