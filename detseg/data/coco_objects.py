@@ -76,7 +76,7 @@ class Gathering:
         boxes = column(file, "annotations", entries, "bbox", np.float64, shape=(4,))
         areas = column(file, "annotations", entries, "area", np.float64, default=np.nan)
         crowd = column(file, "annotations", entries, "iscrowd", np.int64, default=0) > 0
-        difficult = np.array([_is_set(entry.get("difficult")) for entry in entries], dtype=bool)
+        difficult = np.array(["difficult" in entry and _is_set(entry["difficult"]) for entry in entries], dtype=bool)
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         spans = self._add_masks(entries) if self.masks else np.zeros((len(entries), 2), dtype=np.int64)
         self.parts.append((images, numbers, categories, boxes, areas, crowd, difficult, spans))
