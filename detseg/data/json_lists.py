@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import orjson
 
-WINDOW = 1 << 18  # characters that are read at a time: what they become stays in the caches of a processor
+WINDOW = 1 << 17  # characters that are read at a time: what they become stays in the caches of a processor
 
 SPACE = re.compile(r"[ \t\n\r]*")
 BETWEEN = re.compile(r"\}([ \t\n\r]*,)[ \t\n\r]*\{")  # two objects of a list
