@@ -154,8 +154,10 @@ def _listed(
     file: Path, annotations: Entries | Objects, image_ids: NDArray[Any], masks: MaskReading
 ) -> tuple[Objects, NDArray[np.int64]]:
     """The annotations of images that the file lists, with the place of each one's id among the sorted ``image_ids``."""
-    streamed = isinstance(annotations, Objects)
-    pictured = annotations.images if streamed else id_column(file, "annotations", annotations, "image_id")
+    if isinstance(annotations, Objects):
+        pictured = annotations.images
+    else:
+        pictured = id_column(file, "annotations", annotations, "image_id")
     rows = np.searchsorted(image_ids, pictured).clip(0, max(len(image_ids) - 1, 0))
     known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(pictured), dtype=bool)
     if len(known) and not known.any():
@@ -166,11 +168,11 @@ def _listed(
         )
     if not known.all():
         log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
-    if not streamed:
-        gathering = Gathering(file, masks != "none")
-        gathering.add([*compress(annotations, known)])
-        return gathering.objects(), rows[known]
-    return annotations if known.all() else annotations.where(known), rows[known]
+    if isinstance(annotations, Objects):
+        return annotations if known.all() else annotations.where(known), rows[known]
+    gathering = Gathering(file, masks != "none")
+    gathering.add([*compress(annotations, known)])
+    return gathering.objects(), rows[known]
 
 
 def _labels(
@@ -227,7 +229,7 @@ def _picture(entry: dict[str, Any]) -> dict[str, Any]:
 
     LVIS has file names as the end of an address: COCO's folder, and the name in it.
     """
-    found = {key: entry[key] for key in ("id", "file_name", "height", "width") if key in entry}
+    found: dict[str, Any] = {key: entry[key] for key in ("id", "file_name", "height", "width") if key in entry}
     if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
         found["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
     return found

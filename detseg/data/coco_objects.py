@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import NoneType
@@ -34,10 +34,19 @@ class Objects:
 
     def where(self, kept: NDArray[np.bool_]) -> Objects:
         """Keep the rows for which ``kept`` (N,) is true."""
-        columns = (self.images, self.ids, self.categories, self.boxes, self.areas, self.crowd, self.difficult)
         places = np.cumsum(kept) - 1
-        others = {int(places[row]): value for row, value in self.others.items() if kept[row]}
-        return Objects(*(column[kept] for column in columns), self.spans[kept], self.data, others)
+        return replace(
+            self,
+            images=self.images[kept],
+            ids=self.ids[kept],
+            categories=self.categories[kept],
+            boxes=self.boxes[kept],
+            areas=self.areas[kept],
+            crowd=self.crowd[kept],
+            difficult=self.difficult[kept],
+            spans=self.spans[kept],
+            others={int(places[row]): value for row, value in self.others.items() if kept[row]},
+        )
 
     def masks(self, sizes: NDArray[np.int32]) -> tuple[Masks, dict[int, str]]:
         """The masks in images of ``sizes`` (N, 2), and by the id of an annotation what is wrong with some."""
@@ -98,8 +107,10 @@ class Gathering:
         """All that was taken down. Raises ValueError if some images have numbers as ids and others text."""
         if len({images.dtype.kind for images, *_ in self.parts}) != 1:
             raise ValueError("ids of images that are numbers here and text there")
-        columns = [np.concatenate(parts) for parts in zip(*self.parts, strict=True)]
-        return Objects(*columns, self.data, self.others)  # type: ignore[call-arg]
+        images, numbers, categories, boxes, areas, crowd, difficult, spans = (
+            np.concatenate(parts) for parts in zip(*self.parts, strict=True)
+        )
+        return Objects(images, numbers, categories, boxes, areas, crowd, difficult, spans, self.data, self.others)
 
 
 def without_masks(entries: Entries) -> None:
@@ -140,7 +151,7 @@ def column(
     """Take one value of each entry; DataError names the first entry where it is missing or of another kind."""
 
     def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
-        values = [entry.get(key) for entry in entries]
+        values: Any = [entry.get(key) for entry in entries]
         kinds = {*map(type, values)}
         if NoneType in kinds:
             if default is None:
