@@ -94,11 +94,11 @@ def save(cache: Path, state: list[Any], annotations: Annotations, said: list[str
         "root": str(annotations.root),
     }
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=".new-", delete=False) as written:
+    with tempfile.NamedTemporaryFile("wb", dir=cache.parent, prefix=".new-", delete=False) as written:
         try:
             for array in (np.frombuffer(json.dumps(head).encode(), dtype=np.uint8), *arrays.values()):
                 written.write(bytes(-written.tell() % ALIGNED))
-                np.lib.format.write_array(written, array, version=(1, 0), allow_pickle=False)
+                np.lib.format.write_array(written.file, array, version=(1, 0), allow_pickle=False)
             written.flush()
             os.fsync(written.fileno())  # else a power cut could leave a file of the right length without its content
             written.close()

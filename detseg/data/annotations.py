@@ -195,6 +195,7 @@ def pack(
     outside = int((valid & (np.abs(clipped - boxes) > 1).any(axis=1)).sum())
     if outside and not collects():
         log.warning("%s: %d boxes reach beyond their image by more than a pixel; training clips them", source, outside)
+    del limits, clipped  # what there is of a large data set takes enough memory
     areas = np.full(len(boxes), np.nan) if areas is None else areas
     if masks is not None:
         missing = np.flatnonzero(np.isnan(areas) & (masks.kinds != NONE))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detseg.data.coco_format import _column, _ids
+from detseg.data.coco_objects import column, id_column
 from detseg.data.layout import leads_out, led_out, sought
 from detseg.data.reports import report, shifted
 from detseg.errors import DataError
@@ -17,7 +17,7 @@ Entries = list[dict[str, Any]]
 
 
 class Column(NamedTuple):
-    """What ``_column`` needs to know of a value that entries have."""
+    """What ``column`` needs to know of a value that entries have."""
 
     dtype: type[np.generic]
     default: Any = None
@@ -45,11 +45,11 @@ def sound(file: Path, root: Path, content: dict[str, Entries]) -> dict[str, Entr
     categories = _once(file, "categories", "name", categories)
 
     annotations = _readable(file, "annotations", content["annotations"], ANNOTATIONS)
-    files = dict(zip(_ids(file, "images", images, "id").tolist(), images, strict=True))
+    files = dict(zip(id_column(file, "images", images, "id").tolist(), images, strict=True))
     used: set[int] = set()
     numbers: set[int] = set()
     kept = []
-    for entry, image in zip(annotations, _ids(file, "annotations", annotations, "image_id").tolist(), strict=True):
+    for entry, image in zip(annotations, id_column(file, "annotations", annotations, "image_id").tolist(), strict=True):
         number, category = int(entry["id"]), int(entry["category_id"])
         used.add(category)
         if number in numbers:
@@ -73,14 +73,14 @@ def _readable(file: Path, section: str, entries: Entries, columns: Mapping[str, 
     """The entries whose values can all be read."""
     for key, (dtype, default, shape) in columns.items():
         try:
-            _column(file, section, entries, key, dtype, default, shape)
+            column(file, section, entries, key, dtype, default, shape)
             continue
         except DataError:
             pass
         kept = []
         for position, entry in enumerate(entries):
             try:
-                _column(file, section, [entry], key, dtype, default, shape)
+                column(file, section, [entry], key, dtype, default, shape)
                 kept.append(entry)
             except DataError as error:
                 number = entry.get("id")

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,19 @@ from numpy.typing import NDArray
 
 from detseg.data.annotation_cache import cached
 from detseg.data.annotations import Annotations, pack
+from detseg.data.coco_objects import (
+    Entries,
+    Gathering,
+    Objects,
+    column,
+    id_column,
+    with_packed_masks,
+    without_masks,
+)
 from detseg.data.images import image_size
 from detseg.data.json_lists import read_lists
 from detseg.data.layout import located
-from detseg.data.masks import NONE, POLYGONS, RUNS, MaskReading, Masks, pack_many, pack_masks, pack_runs
+from detseg.data.masks import MaskReading
 from detseg.data.reports import collects, shifted
 from detseg.errors import DataError
 
@@ -28,6 +38,8 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val"]
 
 SECTIONS = ("images", "annotations", "categories")
+
+Content = dict[str, Any]  # a list of entries for each of the sections, or of annotations what they became
 
 
 @contextmanager
@@ -60,33 +72,14 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotati
 @without_collection()
 def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bool]:
     """What ``read_coco`` returns, and whether the file alone says it: no image had to be looked for or measured."""
-    content = load(file, without_masks if masks == "none" else with_packed_masks)
-    _name_by_address(content["images"])
-    if collects():
-        from detseg.data.coco_faults import sound
-
-        content = sound(file, images, content)
-    pictures = content["images"]
-    image_ids = _ids(file, "images", pictures, "id")
-    order = np.argsort(image_ids, kind="stable")
-    image_ids = image_ids[order]
-    if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
-        raise DataError(f"{file}: more than one image has the id {twice[0]}")
-    names = _column(file, "images", pictures, "file_name", np.str_).tolist()
-    places = located(file, images, names)
-    files = np.array(places, dtype=np.str_)[order]
-    sizes = [_column(file, "images", pictures, key, np.int32, default=0)[order] for key in ("height", "width")]
-
-    annotations, rows = _listed(file, content["annotations"], image_ids)
-    ids = _column(file, "annotations", annotations, "id", np.int64)
-    categories = _column(file, "annotations", annotations, "category_id", np.int64)
-    classes, category_ids = _classes(file, content["categories"], set(np.unique(categories).tolist()))
-    labels = _labels(file, ids, categories, category_ids)
-    boxes = _column(file, "annotations", annotations, "bbox", np.float64, shape=(4,))
-    given = np.stack(sizes, axis=1)
-    lasting = places == names and bool((given > 0).all())
-    complete = _complete(given, files, images)
-    packed, reasons = (None, {}) if masks == "none" else _masks(annotations, ids, complete[rows])
+    content = (None if collects() else _in_pieces(file, masks)) or _at_once(file, images, masks)
+    image_ids, files, sizes, lasting = _images(file, images, content.pop("images"))
+    objects, rows = _listed(file, content.pop("annotations"), image_ids, masks)
+    classes, category_ids = _classes(file, content["categories"], set(np.unique(objects.categories).tolist()))
+    labels = _labels(file, objects.ids, objects.categories, category_ids)
+    lasting = lasting and bool((sizes > 0).all())
+    complete = _complete(sizes, files, images)
+    packed, reasons = (None, {}) if masks == "none" else objects.masks(complete[rows])
     found = pack(
         file,
         classes=classes,
@@ -96,34 +89,90 @@ def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bo
         image_ids=image_ids,
         sizes=complete,
         rows=rows,
-        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        boxes=objects.boxes,
         labels=labels,
-        areas=_column(file, "annotations", annotations, "area", np.float64, default=np.nan),
-        crowd=_column(file, "annotations", annotations, "iscrowd", np.int64, default=0) > 0,
-        difficult=np.array([_is_set(entry.get("difficult")) for entry in annotations], dtype=bool),  # VOC's, converted
-        ids=ids,
+        areas=objects.areas,
+        crowd=objects.crowd,
+        difficult=objects.difficult,
+        ids=objects.ids,
         masks=packed,
     )
     return found.with_masks(masks, reasons), lasting
 
 
+def _images(
+    file: Path, images: Path, pictures: Entries
+) -> tuple[NDArray[Any], NDArray[np.str_], NDArray[np.int32], bool]:
+    """Ids (I,) in their order, files (I,), sizes (I, 2) as far as given, and whether names say where all files lie."""
+    image_ids = id_column(file, "images", pictures, "id")
+    order = np.argsort(image_ids, kind="stable")
+    image_ids = image_ids[order]
+    if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
+        raise DataError(f"{file}: more than one image has the id {twice[0]}")
+    names = column(file, "images", pictures, "file_name", np.str_).tolist()
+    places = located(file, images, names)
+    sizes = [column(file, "images", pictures, key, np.int32, default=0) for key in ("height", "width")]
+    return image_ids, np.array(places, dtype=np.str_)[order], np.stack(sizes, axis=1)[order], places == names
+
+
+def _in_pieces(file: Path, masks: MaskReading) -> Content | None:
+    """What a file holds, its annotations as ``Objects``; None for a file with which anything is wrong or unusual."""
+    pictures: Entries = []
+    categories: Entries = []
+    gathering = Gathering(file, masks != "none")
+    seen = set()
+    try:
+        for section, entries in read_lists(file, SECTIONS):
+            seen.add(section)
+            if not _objects(entries):
+                return None
+            if section == "annotations":
+                gathering.add(entries)
+            elif section == "images":
+                pictures += map(_picture, entries)
+            else:
+                categories += entries
+        if seen != set(SECTIONS):
+            return None
+        return {"images": pictures, "annotations": gathering.objects(), "categories": categories}
+    except (OSError, ValueError, RecursionError, DataError):
+        return None
+
+
+def _at_once(file: Path, images: Path, masks: MaskReading) -> dict[str, Entries]:
+    """What a file holds, its annotations as they are: it takes more memory, and errors can say what is wrong."""
+    content = load(file, without_masks if masks == "none" else with_packed_masks)
+    content["images"] = [*map(_picture, content["images"])]
+    if collects():
+        from detseg.data.coco_faults import sound
+
+        content = sound(file, images, content)
+    return content
+
+
 def _listed(
-    file: Path, annotations: list[dict[str, Any]], image_ids: NDArray[Any]
-) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    file: Path, annotations: Entries | Objects, image_ids: NDArray[Any], masks: MaskReading
+) -> tuple[Objects, NDArray[np.int64]]:
     """The annotations of images that the file lists, with the place of each one's id among the sorted ``image_ids``."""
-    pictured = _ids(file, "annotations", annotations, "image_id")
+    if isinstance(annotations, Objects):
+        pictured = annotations.images
+    else:
+        pictured = id_column(file, "annotations", annotations, "image_id")
     rows = np.searchsorted(image_ids, pictured).clip(0, max(len(image_ids) - 1, 0))
-    known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(annotations), dtype=bool)
+    known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(pictured), dtype=bool)
     if len(known) and not known.any():
         example = f"{pictured[0].item()!r}, the images {image_ids[0].item()!r}" if len(image_ids) else "any, no images"
         raise DataError(
             f"{file}: no annotation is of an image that it lists: annotations have image_id such as {example}; "
             "make them the same numbers or texts"
         )
-    if known.all():
-        return annotations, rows
-    log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
-    return [entry for entry, kept in zip(annotations, known, strict=True) if kept], rows[known]
+    if not known.all():
+        log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
+    if isinstance(annotations, Objects):
+        return annotations if known.all() else annotations.where(known), rows[known]
+    gathering = Gathering(file, masks != "none")
+    gathering.add([*compress(annotations, known)])
+    return gathering.objects(), rows[known]
 
 
 def _labels(
@@ -138,47 +187,6 @@ def _labels(
             f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{told}"
         )
     return labels
-
-
-def without_masks(entries: list[dict[str, Any]]) -> None:
-    """Forget the masks of annotations: they are most of a file."""
-    for entry in entries:
-        entry.pop("segmentation", None)
-
-
-def with_packed_masks(entries: list[dict[str, Any]]) -> None:
-    """Pack the polygons of annotations: as lists of numbers they would take many times the memory."""
-    polygons = [entry for entry in entries if isinstance(entry.get("segmentation"), list)]
-    packed = pack_many([entry["segmentation"] for entry in polygons])
-    for entry, found in zip(polygons, packed, strict=True):
-        entry["segmentation"] = found
-
-
-def _masks(
-    entries: list[dict[str, Any]], ids: NDArray[np.int64], sizes: NDArray[np.int32]
-) -> tuple[Masks, dict[int, str]]:
-    """The masks of annotations whose images have ``sizes`` (N, 2), and by id what is wrong with some."""
-    found = [entry.get("segmentation") for entry in entries]
-    packed = [(POLYGONS, one) if isinstance(one, bytes) else (NONE, b"") for one in found]
-    reasons = {}
-    for row in [row for row, one in enumerate(found) if not isinstance(one, bytes)]:
-        try:
-            packed[row] = packed_mask(found[row], *sizes[row].tolist())
-        except ValueError as error:
-            reasons[int(ids[row])] = str(error)
-    return pack_masks(packed), reasons
-
-
-def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
-    """What ``with_packed_masks`` has left of a mask in an image of this size, as a kind and its bytes.
-
-    Raises ValueError, saying what is wrong, for one that is broken.
-    """
-    if isinstance(segmentation, bytes):
-        return POLYGONS, segmentation
-    if isinstance(segmentation, dict):
-        return RUNS, pack_runs(segmentation.get("counts"), segmentation.get("size"), height, width)
-    raise segmentation if isinstance(segmentation, ValueError) else ValueError(f"has segmentation = {segmentation!r}")
 
 
 def load(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> dict[str, list[dict[str, Any]]]:
@@ -216,67 +224,21 @@ def _objects(entries: list[Any]) -> bool:
     return {*map(type, entries)} <= {dict}
 
 
-def _column(
-    file: Path,
-    section: str,
-    entries: list[dict[str, Any]],
-    key: str,
-    dtype: type[np.generic],
-    default: Any = None,
-    shape: tuple[int, ...] = (),
-) -> NDArray[Any]:
-    """Take one value of each entry; DataError names the first entry where it is missing or of another kind."""
+def _picture(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is needed of the entry of an image.
 
-    def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
-        values = [entry.get(key) for entry in entries]
-        if None in values:
-            if default is None:
-                raise ValueError("missing")
-            values = [default if value is None else value for value in values]
-        if not shape and {list, dict} & {*map(type, values)}:
-            raise ValueError("not one value")
-        array = np.array(values, dtype=dtype).reshape(len(values), *shape)
-        if default is None and dtype is np.float64 and not np.isfinite(array).all():
-            raise ValueError("not a number")
-        return array
-
-    try:
-        return convert(entries)
-    except (ValueError, TypeError, OverflowError):
-        for position, entry in enumerate(entries):
-            try:
-                convert([entry])
-            except (ValueError, TypeError, OverflowError):
-                name = f"{section}[{position}] (id {entry.get('id')})"
-                raise DataError(f"{file}: {name} has {key} = {entry.get(key)!r}") from None
-        raise
-
-
-def _is_set(value: Any) -> bool:
-    """Whether a flag that is not of COCO is a number above 0: other people may mean anything by its name."""
-    try:
-        return value is not None and float(value) > 0
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _name_by_address(pictures: list[dict[str, Any]]) -> None:
-    """Give images their file names, which LVIS has as the end of an address: COCO's folder, and the name in it."""
-    for entry in pictures:
-        if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
-            entry["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
-
-
-def _ids(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
-    """Image ids, which are numbers in COCO and text in some other people's files."""
-    numbers = {type(entry.get(key)) for entry in entries} <= {int, bool}
-    return _column(file, section, entries, key, np.int64 if numbers else np.str_)
+    LVIS has file names as the end of an address: COCO's folder, and the name in it.
+    """
+    found: dict[str, Any] = {key: entry[key] for key in ("id", "file_name", "height", "width") if key in entry}
+    if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
+        found["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
+    return found
 
 
 def _classes(file: Path, categories: list[dict[str, Any]], used: set[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Names and ids, in the order of ids, without a placeholder of id 0 that stands for the background or for all."""
-    ids = _column(file, "categories", categories, "id", np.int64).tolist()
-    names = _column(file, "categories", categories, "name", np.str_).tolist()
+    ids = column(file, "categories", categories, "id", np.int64).tolist()
+    names = column(file, "categories", categories, "name", np.str_).tolist()
     parents = {str(entry.get("supercategory")) for entry in categories if entry.get("id") != 0}
     classes = sorted(
         (number, name)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from detseg.data.bad_samples import BadSamples
 from detseg.data.base import hold_out
-from detseg.data.coco_format import Split, load, packed_mask, with_packed_masks
+from detseg.data.coco_format import Split, load
 from detseg.data.coco_layout import Places, find_only_annotations
+from detseg.data.coco_objects import packed_mask, with_packed_masks
 from detseg.data.images import image_size, read_image
 from detseg.data.label_maps import LabelMaps, label_maps
 from detseg.data.layout import leads_out

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import orjson
 
-WINDOW = 1 << 22  # characters that are read at a time
+WINDOW = 1 << 17  # characters that are read at a time: what they become stays in the caches of a processor
 
 SPACE = re.compile(r"[ \t\n\r]*")
 BETWEEN = re.compile(r"\}([ \t\n\r]*,)[ \t\n\r]*\{")  # two objects of a list
@@ -101,7 +101,8 @@ class _Text:
         while mark == ",":
             if values := self._objects():
                 yield values
-            first, values = self.window, []
+                continue
+            first = self.window
             while mark == "," and self.window is first:  # one by one what is left of the window
                 values.append(self.value())
                 mark = self.take(",]")

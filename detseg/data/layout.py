@@ -92,7 +92,7 @@ def by_split(files: list[str]) -> dict[str, list[str]]:
 def leads_out(name: str) -> bool:
     """Whether a path that a data file gives may be one outside of the folder that it is relative to."""
     path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
-    return path.startswith("/") or ".." in path.split("/") or name[1:2] == ":"
+    return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
 
 
 def located(source: Path, root: Path, names: list[str]) -> list[str]:
@@ -120,9 +120,11 @@ def sought(source: Path, root: Path, names: list[str]) -> list[str]:
 
     A name that is found nowhere stays as it is.
     """
-    folders = {os.path.dirname(name) for name in names if not leads_out(name)}
-    there = {os.path.join(folder, name) for folder in folders for name in _listed(root / folder)}
-    if all(name in there for name in names):
+    there: set[str] = set()
+    for folder in {name.rpartition("/")[0] for name in names}:
+        if not leads_out(folder):
+            there.update(map(os.path.join(folder, "").__add__, _listed(root / folder)))
+    if there.issuperset(names):
         return names
     tree = Tree(root)
     label = source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name

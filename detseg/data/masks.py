@@ -16,7 +16,7 @@ from detseg.ops.polygons import surely_drawn
 from detseg.ops.runs import area, decode, from_text, to_text
 
 NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
-MANY = 20_000  # objects that are looked at together
+MANY = 1000  # objects that are looked at together: their corners stay in the caches of a processor
 
 # Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
 MaskUse = Literal["none", "all", "sound"]
@@ -90,6 +90,7 @@ class Masks:
         """Which objects (N,) have no pixel in their images, whose ``sizes`` are (N, 2), or no mask at all."""
         found = np.ones(len(self), dtype=bool)
         polygons = np.flatnonzero(self.kinds == POLYGONS)
+        polygons = polygons[np.argsort(self.spans[polygons, 0])]  # as they lie in memory
         for start in range(0, len(polygons), MANY):
             rows = polygons[start : start + MANY]
             # One part that shows is enough; drawing all of them takes twenty times as long.
@@ -110,51 +111,62 @@ class Masks:
 
 def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
     """Put masks, each a kind and its bytes, one behind the other."""
-    lengths = np.array([len(content) for _, content in masks], dtype=np.int64)
-    ends = np.cumsum(-(-lengths // 8) * 8)
-    starts = np.append(0, ends)[:-1]
-    kinds = np.array([kind for kind, _ in masks], dtype=np.uint8)
-    data = np.frombuffer(
-        b"".join(content + bytes(-len(content) % 8) if len(content) % 8 else content for _, content in masks),
-        dtype=np.uint8,
-    )
-    return Masks(kinds, np.stack([starts, starts + lengths], axis=1), data)
+    data = bytearray()
+    spans = append(data, [content for _, content in masks])
+    return Masks(np.array([kind for kind, _ in masks], dtype=np.uint8), spans, np.frombuffer(data, dtype=np.uint8))
 
 
-def pack_many(objects: Sequence[Any]) -> Sequence[bytes | ValueError]:
-    """``pack_polygons`` of many objects, all at once where nothing is wrong with any; else each, or its error."""
+def append(data: bytearray, contents: Sequence[bytes]) -> NDArray[np.int64]:
+    """Put the bytes of masks behind ``data``, which grows; gives where those of each (N, 2) begin and end in it."""
+    lengths = np.fromiter(map(len, contents), dtype=np.int64, count=len(contents))
+    padded = -(-lengths // 8) * 8
+    starts = len(data) + np.cumsum(padded) - padded
+    if (padded > lengths).any():
+        contents = [content + bytes(-len(content) % 8) for content in contents]
+    data += b"".join(contents)
+    return np.stack([starts, starts + lengths], axis=1)
+
+
+def pack_many(objects: Sequence[Any]) -> tuple[bytes, NDArray[np.int64], dict[int, ValueError]]:
+    """``pack_polygons`` of many objects: all the bytes, where those of each (N, 2) begin and end, and by row its error.
+
+    It is done all at once where nothing is wrong with any, and else one by one.
+    """
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         parts = list(chain.from_iterable(objects))
         counts = np.fromiter(map(len, objects), dtype=np.int64, count=len(objects))
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
         corners = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=lengths.sum())
-        whole = counts.all() and (lengths >= 6).all() and not (lengths % 2).any() and {*map(type, parts)} <= {list}
+        whole = counts.all() and (lengths >= 6).all() and not (lengths % 2).any() and {*map(type, parts)} == {list}
         if whole and (np.abs(corners) < 1e6).all():
-            return _joined(counts, lengths, corners)
-    packed: list[bytes | ValueError] = []
-    for one in objects:
+            return *_joined(counts, lengths, corners), {}
+    data, contents, errors = bytearray(), [], {}
+    for row, one in enumerate(objects):
         try:
-            packed.append(pack_polygons(one))
+            contents.append(pack_polygons(one))
         except ValueError as error:
-            packed.append(error)
-    return packed
+            contents.append(b"")
+            errors[row] = error
+    spans = append(data, contents)
+    return bytes(data), spans, errors
 
 
-def _joined(counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]) -> list[bytes]:
-    """The bytes of objects with so many parts each, of so many numbers each."""
-    of = np.repeat(np.arange(len(counts)), counts)
-    numbers = np.bincount(of, weights=lengths, minlength=len(counts)).astype(np.int64)
-    ends = np.cumsum(1 + counts + numbers)
-    starts = ends - 1 - counts - numbers
-    words = np.empty(ends[-1] if len(ends) else 0, dtype=np.float64)
+def _joined(
+    counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]
+) -> tuple[bytes, NDArray[np.int64]]:
+    """The bytes of objects with so many parts each, of so many numbers each, and where each begins and ends."""
+    first = np.cumsum(counts) - counts
+    ends = np.cumsum(1 + counts + np.add.reduceat(lengths, first))
+    starts = np.append(0, ends[:-1])
+    # An object begins with how many parts it has, then how many numbers each; behind these come its corners.
+    heads = np.arange(len(lengths)) + np.repeat(starts + 1 - first, counts)
+    is_corner = np.ones(ends[-1], dtype=bool)
+    is_corner[starts] = is_corner[heads] = False
+    words = np.empty(ends[-1], dtype=np.float64)
     words.view(np.int64)[starts] = counts
-    # Behind its head come the lengths of an object's parts, behind these its corners.
-    words.view(np.int64)[np.arange(len(lengths)) + np.repeat(starts + 1 - (np.cumsum(counts) - counts), counts)] = (
-        lengths
-    )
-    words[np.arange(len(corners)) + np.repeat(ends - np.cumsum(numbers), numbers)] = corners
-    content = words.tobytes()
-    return [content[8 * start : 8 * end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    words.view(np.int64)[heads] = lengths
+    words[is_corner] = corners
+    return words.tobytes(), 8 * np.stack([starts, ends], axis=1)
 
 
 def pack_polygons(parts: Sequence[Sequence[float]]) -> bytes:

@@ -20,19 +20,22 @@ def surely_drawn(
     column between its first and second crossing with the sides, third and fourth, and so on; with less than half a
     pixel of error in each, two crossings that are two pixels apart have one between them.
     """
-    x, y = np.trunc(FINE * corners + 0.5).T
-    ends = np.cumsum(counts)
-    following = np.arange(1, len(x) + 1)
-    following[ends - 1] = ends - counts
-    polygon = np.repeat(np.arange(len(counts)), counts)
     if not len(counts):
         return np.zeros(0, dtype=bool)
-    middle = (np.minimum.reduceat(x, ends - counts) + np.maximum.reduceat(x, ends - counts)) / 2
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    x = np.trunc(FINE * corners[:, 0] + 0.5)
+    middle = (np.minimum.reduceat(x, starts) + np.maximum.reduceat(x, starts)) / 2
     column = np.clip(middle // FINE, 0, sizes[:, 1] - 1)
-    line = (FINE * (column + 0.5))[polygon]  # no corner lies on it
-    sides = np.flatnonzero((x < line) != (x[following] < line))
-    after, polygon = following[sides], polygon[sides]
-    x, y, x_after, y_after, line = x[sides], y[sides], x[after], y[after], line[sides]
+    lines = FINE * (column + 0.5)  # no corner lies on them
+    left = x < np.repeat(lines, counts)
+    left_after = np.append(left[1:], False)
+    left_after[ends - 1] = left[starts]
+    sides = np.flatnonzero(left != left_after)
+    polygon = np.searchsorted(ends, sides, side="right")
+    after = np.where(sides + 1 == ends[polygon], starts[polygon], sides + 1)
+    x, x_after, line = x[sides], x[after], lines[polygon]
+    y, y_after = (np.trunc(FINE * corners[place, 1] + 0.5) for place in (sides, after))
     crossings = np.clip((y + (y_after - y) * (line - x) / (x_after - x)) / FINE, 0, sizes[polygon, 0])
     order = np.lexsort((crossings, polygon))  # an even number of each polygon
     first, second = order[::2], order[1::2]
