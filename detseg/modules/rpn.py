@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.modules.convolution import Convolution
 from detseg.ops import boxes as box_ops
 from detseg.ops.anchors import cell_anchors, grid_anchors
 from detseg.ops.losses import delta_loss, objectness_loss
@@ -57,8 +58,8 @@ class RPN(nn.Module):
         self.high, self.low, self.nms, self.score_threshold = high, low, nms, score_threshold
         self.samples, self.positive_fraction = samples, positive_fraction
         anchors = len(sizes[0]) * len(ratios)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.deeper = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth - 1))
+        self.conv = Convolution(channels, channels, 3)
+        self.deeper = nn.ModuleList(Convolution(channels, channels, 3) for _ in range(depth - 1))
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
         for layer in (self.conv, *self.deeper, self.objectness, self.deltas):

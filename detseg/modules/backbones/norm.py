@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from detseg.ops.winograd import convolve
+
 Norm = Literal["frozen", "batch", "sync"]
 
 
@@ -52,7 +54,7 @@ class FoldedConv2d(nn.Conv2d):
         norm = self._norm[0]
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], norm.bias - mean * scale)  # type: ignore[no-any-return]
+        return convolve(self, x, self.weight * scale[:, None, None, None], norm.bias - mean * scale)
 
 
 class FoldedBatchNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from detseg.ops import winograd
+
+# Images, inputs, height, width, outputs: many small maps, few large ones, no side a multiple of a tile.
+SHAPES = [(12, 96, 14, 14, 96), (1, 96, 50, 61, 112), (13, 112, 17, 3, 96), (64, 96, 1, 2, 96)]
+
+
+def drawn(images: int, inputs: int, height: int, width: int, outputs: int) -> tuple[nn.Conv2d, Tensor]:
+    torch.manual_seed(0)
+    maps = torch.randn(images, inputs, height, width).to(memory_format=torch.channels_last)
+    return nn.Conv2d(inputs, outputs, 3, padding=1), maps
+
+
+def by_winograd(layer: nn.Conv2d, x: Tensor) -> bool:
+    return "_Convolution" in type(winograd.convolve(layer, x, layer.weight, layer.bias).grad_fn).__name__
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_are_those_of_the_plain_convolution(shape) -> None:
+    layer, x = drawn(*shape)
+    assert by_winograd(layer, x)
+    x.requires_grad_()
+    found = winograd.convolve(layer, x, layer.weight, layer.bias)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    exact = [value.detach().double().requires_grad_() for value in (x, *layer.parameters())]
+    expected = F.conv2d(*exact, padding=1)
+    assert_close(found, expected.float(), rtol=0, atol=1e-5)
+    direction = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, (x, *layer.parameters()), direction)
+    for gradient, right in zip(gradients, torch.autograd.grad(expected, exact, direction.double()), strict=True):
+        assert_close(gradient, right.float(), rtol=0, atol=float(1e-5 * right.abs().max()))
+
+
+def test_only_the_gradients_that_are_asked_for_are_made() -> None:
+    layer, x = drawn(*SHAPES[0])
+    layer.requires_grad_(False)
+    winograd.convolve(layer, x.requires_grad_(), layer.weight, layer.bias).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is None
+    layer.requires_grad_(True)
+    winograd.convolve(layer, x.detach(), layer.weight, None).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is None
+
+
+def test_the_output_may_be_changed_in_place() -> None:
+    layer, x = drawn(*SHAPES[0])
+    F.relu(winograd.convolve(layer, x, layer.weight, layer.bias), inplace=True).sum().backward()
+    expected = torch.autograd.grad(F.relu(F.conv2d(x, layer.weight, layer.bias, padding=1)).sum(), layer.weight)[0]
+    assert_close(layer.weight.grad, expected, rtol=0, atol=float(1e-4 * expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"padding_mode": "reflect"}]
+)
+def test_other_layers_are_left_alone(settings) -> None:
+    _, x = drawn(*SHAPES[0])
+    layer = nn.Conv2d(96, 96, 3, **{"padding": 1, **settings})
+    assert not by_winograd(layer, x)
+    assert_close(winograd.convolve(layer, x, layer.weight, layer.bias), layer(x), rtol=0, atol=0)
+
+
+def test_few_pixels_few_channels_and_other_precisions_are_left_alone() -> None:
+    layer, x = drawn(*SHAPES[0])
+    assert not by_winograd(layer, x[:1])
+    assert not by_winograd(nn.Conv2d(96, 16, 3, padding=1), x)
+    assert not by_winograd(layer, x.contiguous())
+    assert not by_winograd(layer.double(), x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not by_winograd(layer.float(), x)
