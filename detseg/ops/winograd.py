@@ -5,7 +5,8 @@ from its values at six points, so that 36 multiplications do what 144 would. Ove
 products of matrices. What goes in and comes out of them is transformed by small constant matrices.
 
 The rounding of single precision costs about twice what it costs a plain convolution. Half precision would lose too
-much; and a GPU has kernels that choose for themselves.
+much; and a GPU has kernels that choose for themselves. What is compiled, exported or traced keeps the plain
+convolution, which compilers know, and which takes maps of any size.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -41,6 +43,8 @@ def _fits(layer: nn.Conv2d) -> bool:
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     large = len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
     return (
@@ -54,9 +58,12 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _convolution(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     @once_differentiable
@@ -72,10 +79,11 @@ class _Convolution(torch.autograd.Function):
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     outputs, inputs = weight.shape[:2]
-    to_output, to_input, to_weight = _transforms()
+    to_output, to_input, to_weight = map(torch.from_numpy, _transforms())
     kernels = (to_weight @ weight.permute(2, 3, 1, 0).reshape(KERNEL**2, -1)).view(-1, inputs, outputs)
     maps = x.permute(0, 2, 3, 1)
-    found = torch.empty(len(x), outputs, *x.shape[2:], memory_format=torch.channels_last)
+    shape = len(x), outputs, *x.shape[2:]
+    found = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for images, rows in _parts(maps):
         windows = to_input @ _cut(maps, images, rows, WINDOW)
         products = windows.view(WINDOW**2, -1, inputs) @ kernels
@@ -89,7 +97,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    to_output, to_input, to_weight = _transforms()
+    to_output, to_input, to_weight = map(torch.from_numpy, _transforms())
     maps, gradient = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     inputs, outputs = maps.shape[3], gradient.shape[3]
     total = maps.new_zeros(WINDOW**2, inputs, outputs)
@@ -125,7 +133,7 @@ def _cut(maps: Tensor, images: slice, rows: slice, size: int) -> Tensor:
 
 
 @cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+def _transforms() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """What a tile is of 6 x 6 products, these of a window, and those of a kernel, both directions at once.
 
     (16, 36), (36, 36) and (36, 9). Toom and Cook: a polynomial of degree 5 is found from its values at five points and
@@ -136,5 +144,5 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     scales = np.array([np.prod([point - other for other in rest]) for point, rest in zip(POINTS, others, strict=True)])
     kernel = np.concatenate([powers[:-1, :KERNEL] / scales[:, None], [[0] * (KERNEL - 1) + [1]]])
     window = np.array([[*np.poly(rest)[::-1], 0] for rest in others] + [np.poly(POINTS)[::-1]])
-    both = (torch.from_numpy(np.kron(each, each)).float() for each in (powers.T, window, kernel))
-    return tuple(both)  # type: ignore[return-value]
+    to_output, to_input, to_weight = (np.kron(each, each).astype(np.float32) for each in (powers.T, window, kernel))
+    return to_output, to_input, to_weight

@@ -212,7 +212,8 @@ class Task(LightningModule):
         return lr
 
     def _optimizer(self, lr: float) -> Optimizer:
-        of_backbone = _of_backbone(self.network)
+        # At the same rate all are one group, as they are in checkpoints that know of no other.
+        of_backbone = _of_backbone(self.network) if self.backbone_lr_factor != 1 else set()
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [one for one in trained if one in of_backbone], "lr": lr * self.backbone_lr_factor},
@@ -319,6 +320,9 @@ class Task(LightningModule):
                 "a training is resumed on the data that it began with"
             )
         before, now = (config.get("model", {}) for config in (about.get("config", {}), self.config))
+        if before:
+            before = {"backbone_lr_factor": 1.0, **before}
+            self.backbone_lr_factor = before["backbone_lr_factor"]  # by which the optimizer has one group or two
         for name in ("lr", "backbone_lr_factor", "momentum", "weight_decay"):
             if name in before and name in now and before[name] != now[name]:
                 log.warning(

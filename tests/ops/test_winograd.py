@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from detseg.ops import winograd
@@ -75,3 +76,52 @@ def test_few_pixels_few_channels_and_other_precisions_are_left_alone() -> None:
     assert not by_winograd(layer.double(), x.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not by_winograd(layer.float(), x)
+
+
+class Layer(nn.Module):
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return winograd.convolve(self.layer, x, self.layer.weight, self.layer.bias)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+def test_what_is_compiled_exported_or_traced_keeps_the_plain_convolution() -> None:
+    layer, x = drawn(*SHAPES[0])
+    expected = layer(x)
+    exported = torch.export.export(Layer(layer), (x,), strict=False)
+    assert torch.ops.aten.conv2d.default in [node.target for node in exported.graph.nodes]
+    traced = torch.jit.trace(Layer(layer), x)
+    compiled = torch.compile(Layer(layer), fullgraph=True, backend="eager")
+    for network in (exported.module(), traced, compiled):
+        assert_close(network(x), expected, rtol=0, atol=0)
+    assert_close(traced(x[:1, :, :5, :9]), layer(x[:1, :, :5, :9]), rtol=0, atol=1e-6)
+
+
+def test_tensors_without_values_leave_nothing_behind() -> None:
+    layer, x = drawn(*SHAPES[0])
+    winograd._transforms.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        winograd.convolve(layer, mode.from_tensor(x), layer.weight, layer.bias)
+    with torch.inference_mode():
+        assert_close(Layer(layer)(x), layer(x), rtol=0, atol=1e-5)
+    assert by_winograd(layer, x)
+
+
+def test_the_precision_is_that_of_the_maps_whatever_the_default() -> None:
+    layer, x = drawn(*SHAPES[0])
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert Layer(layer)(x).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_gradients_may_be_those_of_a_function() -> None:
+    layer, x = drawn(*SHAPES[0])
+    weight = layer.weight.detach()
+    found = torch.func.grad(lambda weight: winograd.convolve(layer, x, weight, None).square().sum())(weight)
+    expected = torch.func.grad(lambda weight: F.conv2d(x, weight, padding=1).square().sum())(weight)
+    assert_close(found, expected, rtol=0, atol=float(1e-5 * expected.abs().max()))

@@ -406,6 +406,27 @@ def test_a_resumed_training_says_that_it_keeps_its_learning_rate(
     assert "momentum" not in caplog.text
 
 
+@pytest.mark.parametrize(("before", "now"), [(None, 0.1), (0.1, 1.0), (1.0, 0.1)])
+def test_a_resumed_training_keeps_the_rate_of_its_backbone(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, before: float | None, now: float
+) -> None:
+    """Also one from before there was such a setting."""
+    settings = {**QUIET, "enable_checkpointing": True, "callbacks": [LastCheckpoint(tmp_path)]}
+    rates = []
+    for epochs, factor in ((1, before), (2, now)):
+        network = ColourDetector()
+        network.backbone = torch.nn.Linear(1, 1)
+        task = Detection(network, lr=0.5, backbone_lr_factor=1.0 if factor is None else factor)
+        task.config = {"model": {"lr": 0.5} | ({} if factor is None else {"backbone_lr_factor": factor})}
+        resumed = tmp_path / "last.ckpt" if epochs > 1 else None
+        trainer = Trainer(**settings, max_epochs=epochs)
+        trainer.fit(task, colours(root), ckpt_path=resumed, weights_only=True)
+        rates.append([group["initial_lr"] for group in trainer.optimizers[0].param_groups])
+    assert rates[1] == rates[0]
+    assert len(rates[0]) == (2 if before == 0.1 else 1)
+    assert f"model.backbone_lr_factor: {now} is not used" in caplog.text
+
+
 def test_a_training_is_not_resumed_on_other_classes(root: Path, tmp_path: Path) -> None:
     settings = {**QUIET, "enable_checkpointing": True, "max_epochs": 1}
     Trainer(**settings, callbacks=[LastCheckpoint(tmp_path)]).fit(Detection(ColourDetector()), colours(root))
