@@ -125,11 +125,10 @@ class Annotations:
             for file, number, kind in zip(files, self.ids[rows[:5]].tolist(), masks.kinds[rows[:5]], strict=True)
         )
         if use == "all":
-            way_on = "correct them, or leave such objects out with `--data.masks sound`"
-            raise DataError(
-                f"{self.root}: {len(rows)} of {len(self.labels)} objects have no mask that can be used: {named}; "
-                + (WITHOUT if without.all() else way_on)
-            )
+            never = (masks.kinds == NONE).all() and {*reasons.values()} <= {*ABSENT}
+            way_on = WITHOUT if never else "correct them, or leave such objects out with `--data.masks sound`"
+            found = f"{len(rows)} of {len(self.labels)} objects have no mask that can be used"
+            raise DataError(f"{self.root}: {found}: {named}; {way_on}")
         if without.all():
             raise DataError(f"{self.root}: none of {len(rows)} objects has a mask that can be used: {named}; {WITHOUT}")
         log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(rows), named)

@@ -118,6 +118,17 @@ def test_a_broken_mask_is_refused_with_file_and_number(tmp_path: Path, segmentat
     assert len(read_coco(file, tmp_path).boxes) == 2  # nobody asked for masks
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "way_on"),
+    [(None, "train a network"), ([[10, 10, 30, 10]], "correct them"), ([[70, 10, 90, 10, 90, 30]], "correct them")],
+)
+def test_where_no_mask_is_sound_the_way_on_depends_on_whether_there_are_any(
+    tmp_path: Path, segmentation: Any, way_on: str
+) -> None:
+    with pytest.raises(DataError, match=f"2 of 2 objects have no mask .*; {way_on}"):
+        read_coco(write(tmp_path, segmentation, segmentation), tmp_path, "all")
+
+
 @pytest.mark.parametrize(("segmentation", "message"), BROKEN)
 def test_or_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, segmentation: Any, message: str
