@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
+from detseg.modules.convolution import Convolution
 from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.5  # torchvision's; PSPNet's is 0.4
@@ -59,7 +60,7 @@ class DilatedFCN(Segmenter):
 def _head(channels: int, num_classes: int) -> nn.Sequential:
     inner = channels // 4
     return nn.Sequential(
-        nn.Conv2d(channels, inner, 3, padding=1, bias=False),
+        Convolution(channels, inner, 3, bias=False),
         nn.BatchNorm2d(inner),
         nn.ReLU(inplace=True),
         nn.Dropout(0.1),

@@ -11,11 +11,11 @@ from detseg.ops.winograd import convolve
 class Convolution(nn.Conv2d):
     """A convolution of ``size`` x ``size`` pixels that keeps the size of the map, with ``norm`` after it, if any.
 
-    As in a backbone, batch norm takes the place of the bias.
+    As in a backbone, batch norm takes the place of the bias; ``bias`` false leaves it out for one that is elsewhere.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int, norm: Norm | None = None) -> None:
-        super().__init__(inputs, outputs, size, padding=size // 2, bias=norm is None)
+    def __init__(self, inputs: int, outputs: int, size: int, norm: Norm | None = None, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2, bias=bias and norm is None)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.norm: nn.Module = nn.Identity()
