@@ -43,7 +43,7 @@ def _fits(layer: nn.Conv2d) -> bool:
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     large = len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
