@@ -45,12 +45,11 @@ def _fits(layer: nn.Conv2d) -> bool:
 def _pays(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    large = len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
     return (
         x.device.type == "cpu"
-        and single
-        and large
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
     )

@@ -68,11 +68,13 @@ def test_other_layers_are_left_alone(settings) -> None:
     assert_close(winograd.convolve(layer, x, layer.weight, layer.bias), layer(x), rtol=0, atol=0)
 
 
-def test_few_pixels_few_channels_and_other_precisions_are_left_alone() -> None:
+def test_few_pixels_few_channels_other_precisions_and_devices_are_left_alone() -> None:
     layer, x = drawn(*SHAPES[0])
     assert not by_winograd(layer, x[:1])
     assert not by_winograd(nn.Conv2d(96, 16, 3, padding=1), x)
     assert not by_winograd(layer, x.contiguous())
+    assert not by_winograd(layer.to("meta"), x.to("meta"))
+    layer, x = drawn(*SHAPES[0])
     assert not by_winograd(layer.double(), x.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not by_winograd(layer.float(), x)
