@@ -174,8 +174,13 @@ def test_an_answer_in_chunks_has_no_length(script: types.ModuleType, mirror: str
     "address", ["mirror.example", "localhost:8000", "http://mirror.example:port", "http://[", "http://mirror.example/ä"]
 )
 def test_what_is_no_address_is_said_at_once(
-    script: types.ModuleType, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+    script: types.ModuleType,
+    tmp_path: Path,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**12))  # COCO itself is asked for
     assert run(script, tmp_path / "coco", address) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {address}/annotations/annotations_trainval2017.zip: is no address")
