@@ -1,10 +1,14 @@
-"""How the learning rate goes over a training."""
+"""The learning rate: how it goes over a training, and whose it is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
+
+from detseg.modules import FPN
 
 Schedule = Literal["step", "cosine", "plateau", "constant"]
 
@@ -30,3 +34,20 @@ def learning_rate_factor(
         return warmup
 
     return factor
+
+
+def parameter_groups(network: nn.Module, lr: float, backbone_factor: float) -> list[dict[str, Any]]:
+    """The parameters that train, for an optimizer: those of the backbone at ``backbone_factor`` times ``lr``.
+
+    A feature pyramid on a backbone is no part of it. With the same rate all are one group, as they are in checkpoints
+    that know of no other.
+    """
+    backbone = getattr(network, "backbone", None)
+    body = backbone.body if isinstance(backbone, FPN) else backbone
+    slower = set(body.parameters()) if body is not None and backbone_factor != 1 else set()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in trained if one in slower], "lr": lr * backbone_factor},
+        {"params": [one for one in trained if one not in slower], "lr": lr},
+    ]
+    return [group for group in groups if group["params"]]

@@ -24,10 +24,9 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
 from detseg.errors import CheckpointError, ConfigError, DetsegError
-from detseg.modules import FPN
 from detseg.recipe import recipe
 from detseg.structures import Batch
-from detseg.tasks.schedules import DECAY, WARMUP_FACTOR, Schedule, learning_rate_factor
+from detseg.tasks.schedules import DECAY, WARMUP_FACTOR, Schedule, learning_rate_factor, parameter_groups
 
 log = logging.getLogger(__name__)
 
@@ -212,14 +211,7 @@ class Task(LightningModule):
         return lr
 
     def _optimizer(self, lr: float) -> Optimizer:
-        # At the same rate all are one group, as they are in checkpoints that know of no other.
-        of_backbone = _of_backbone(self.network) if self.backbone_lr_factor != 1 else set()
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [one for one in trained if one in of_backbone], "lr": lr * self.backbone_lr_factor},
-            {"params": [one for one in trained if one not in of_backbone], "lr": lr},
-        ]
-        groups = [group for group in groups if group["params"]]
+        groups = parameter_groups(self.network, lr, self.backbone_lr_factor)
         # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
         fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
         if self.optimizer == "adamw":
@@ -330,14 +322,6 @@ class Task(LightningModule):
                     "begin a new one to change it",
                     *(name, now[name], before[name]),
                 )
-
-
-def _of_backbone(network: nn.Module) -> set[nn.Parameter]:
-    """The parameters of the backbone itself, without those of a feature pyramid on it."""
-    backbone = getattr(network, "backbone", None)
-    if isinstance(backbone, FPN):
-        backbone = backbone.body
-    return set(backbone.parameters()) if backbone is not None else set()
 
 
 Share = tuple[list[int], dict[str, float], float]  # of a rank: rows seen, sums of losses, seconds
