@@ -16,6 +16,7 @@ from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
 from detseg.modules.convolution import Convolution
+from detseg.modules.linear import Linear
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
 from detseg.ops.matching import POSITIVE, match
@@ -53,8 +54,8 @@ class TwoFCHead(RegionHead):
     ) -> None:
         super().__init__()
         self.in_channels, self.size, self.channels = in_channels, size, channels
-        self.fc6: nn.Module = nn.Linear(in_channels * size * size, channels)
-        self.fc7: nn.Module = nn.Linear(channels, channels)
+        self.fc6: nn.Module = Linear(in_channels * size * size, channels)
+        self.fc7: nn.Module = Linear(channels, channels)
         if ranks is not None:
             _split(self, *ranks)
 
@@ -78,7 +79,7 @@ class ConvFCHead(RegionHead):
         for layer in convolutions:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         self.convs = nn.ModuleList(convolutions)
-        self.fc = nn.Linear(in_channels * size * size, channels)
+        self.fc = Linear(in_channels * size * size, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.convs:

@@ -5,8 +5,9 @@ from its values at six points, so that 36 multiplications do what 144 would. Ove
 products of matrices. What goes in and comes out of them is transformed by small constant matrices.
 
 The rounding of single precision costs about twice what it costs a plain convolution. Half precision would lose too
-much; and a GPU has kernels that choose for themselves. What is compiled, exported or traced keeps the plain
-convolution, which compilers know, and which takes maps of any size.
+much: where a processor is not quicker in it, maps of bfloat16 are transformed and multiplied in single precision. A GPU
+has kernels that choose for themselves. What is compiled, exported or traced keeps the plain convolution, which
+compilers know, and which takes maps of any size.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from detseg.ops.precision import single_is_quicker
+
 TILE, KERNEL = 4, 3
 WINDOW = TILE + KERNEL - 1  # pixels of the input that a tile needs on each side
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity; 0, 1, -1, 2 and -2 would round twice as much
@@ -32,6 +35,7 @@ LEAST_TILES, LEAST_CHANNELS = 64, 96  # below, transforms take longer than the m
 def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What ``layer`` makes of maps ``x`` with this ``weight`` and ``bias`` in place of its own, the quickest way."""
     if _fits(layer) and _pays(x, weight):
+        x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
         return _Convolution.apply(x, weight, bias)  # type: ignore[no-any-return]
     return layer._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
 
@@ -47,8 +51,8 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
         return False
     return (
         x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and weight.dtype == torch.float32
+        and (single_is_quicker(x) if torch.is_autocast_enabled("cpu") else x.dtype == torch.float32)
         and len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -58,7 +62,8 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _convolution(x, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            return _convolution(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -69,11 +74,12 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            _convolution(gradient, weight.flip(2, 3).transpose(0, 1), None) if of_x else None,
-            _weight_gradient(x, gradient) if of_weight else None,
-            gradient.sum(dim=(0, 2, 3)) if of_bias else None,
-        )
+        with torch.autocast("cpu", enabled=False):
+            return (
+                _convolution(gradient, weight.flip(2, 3).transpose(0, 1), None) if of_x else None,
+                _weight_gradient(x, gradient) if of_weight else None,
+                gradient.sum(dim=(0, 2, 3), dtype=torch.float32) if of_bias else None,
+            )
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,7 +105,7 @@ def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     to_output, to_input, to_weight = map(torch.from_numpy, _transforms())
     maps, gradient = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     inputs, outputs = maps.shape[3], gradient.shape[3]
-    total = maps.new_zeros(WINDOW**2, inputs, outputs)
+    total = maps.new_zeros(WINDOW**2, inputs, outputs, dtype=torch.float32)
     for images, rows in _parts(maps):
         windows = (to_input @ _cut(maps, images, rows, WINDOW)).view(WINDOW**2, -1, inputs)
         tiles = (to_output.T @ _cut(gradient, images, rows, TILE)).view(WINDOW**2, -1, outputs)
@@ -122,13 +128,13 @@ def _parts(maps: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _cut(maps: Tensor, images: slice, rows: slice, size: int) -> Tensor:
-    """The ``size`` x ``size`` pixels about each tile of a part of maps (B, H, W, C): (size * size, tiles * C)."""
+    """``size`` x ``size`` pixels about each tile of a part of maps (B, H, W, C): float32 (size * size, tiles * C)."""
     margin = (size - TILE) // 2
     height, width = maps.shape[1:3]
     top, bottom = TILE * rows.start - margin, TILE * rows.stop + margin
     around = (margin, TILE * _tiles_along(width) + margin - width, max(0, -top), max(0, bottom - height))
     part = F.pad(maps[images, max(0, top) : bottom], (0, 0, *around))
-    return part.unfold(1, size, TILE).unfold(2, size, TILE).permute(4, 5, 0, 1, 2, 3).reshape(size * size, -1)
+    return part.unfold(1, size, TILE).unfold(2, size, TILE).permute(4, 5, 0, 1, 2, 3).reshape(size * size, -1).float()
 
 
 @cache

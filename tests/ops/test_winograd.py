@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from detseg.ops import winograd
+from detseg.ops import precision, winograd
 
 # Images, inputs, height, width, outputs: many small maps, few large ones, no side a multiple of a tile.
 SHAPES = [(12, 96, 14, 14, 96), (1, 96, 50, 61, 112), (13, 112, 17, 3, 96), (64, 96, 1, 2, 96)]
@@ -76,8 +76,41 @@ def test_few_pixels_few_channels_other_precisions_and_devices_are_left_alone() -
     assert not by_winograd(layer.to("meta"), x.to("meta"))
     layer, x = drawn(*SHAPES[0])
     assert not by_winograd(layer.double(), x.double())
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.float16):
         assert not by_winograd(layer.float(), x)
+
+
+def test_bfloat16_goes_this_way_where_the_processor_is_slow_in_it(monkeypatch) -> None:
+    layer, x = drawn(*SHAPES[0])
+    for slow in (False, True):
+        monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda slow=slow: slow)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert by_winograd(layer, x) == slow
+            assert by_winograd(layer, x.bfloat16()) == slow
+        assert by_winograd(layer, x)
+        assert not by_winograd(layer.bfloat16(), x.bfloat16())
+        layer.float()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_is_rounded_on_its_way_in_and_out_alone(shape, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda: True)
+    layer, x = drawn(*shape)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = winograd.convolve(layer, x, layer.weight, layer.bias)
+    assert found.dtype == torch.bfloat16
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    exact = [value.detach().double().requires_grad_() for value in (x.bfloat16(), *layer.parameters())]
+    expected = F.conv2d(*exact, padding=1)
+    assert_close(found.double(), expected, rtol=2**-8, atol=1e-5)
+    direction = torch.randn_like(found)
+    with torch.autocast("cpu", torch.bfloat16):  # some call backward() in it
+        of_x, *others = torch.autograd.grad(found, (x, *layer.parameters()), direction)
+    right_of_x, *right = torch.autograd.grad(expected, exact, direction.double())
+    assert_close(of_x, right_of_x.float(), rtol=2**-8, atol=float(1e-5 * right_of_x.abs().max()))
+    for gradient, expected in zip(others, right, strict=True):
+        assert_close(gradient, expected.float(), rtol=0, atol=float(1e-5 * expected.abs().max()))
 
 
 class Layer(nn.Module):
