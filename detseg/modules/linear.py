@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.ops.precision import single_is_quicker
+from detseg.ops.processor import single_is_quicker
 
 
 class Linear(nn.Linear):

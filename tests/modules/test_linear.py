@@ -5,12 +5,12 @@ import torch
 from torch.testing import assert_close
 
 from detseg.modules.linear import Linear
-from detseg.ops import precision
+from detseg.ops import processor
 
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_under_autocast_bfloat16_comes_out_and_gradients_are_right(slow, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda: slow)
+    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: slow)
     torch.manual_seed(0)
     layer, x = Linear(64, 8), torch.randn(5, 64).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -30,7 +30,7 @@ def test_under_autocast_bfloat16_comes_out_and_gradients_are_right(slow, monkeyp
 
 
 def test_it_can_be_compiled_under_autocast(monkeypatch) -> None:
-    monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
     layer, x = Linear(64, 8), torch.randn(5, 64)
     with torch.autocast("cpu", torch.bfloat16):
         found = torch.compile(layer, fullgraph=True, backend="eager")(x)

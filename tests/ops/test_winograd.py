@@ -7,10 +7,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from detseg.ops import precision, winograd
+from detseg.ops import processor, winograd
 
 # Images, inputs, height, width, outputs: many small maps, few large ones, no side a multiple of a tile.
 SHAPES = [(12, 96, 14, 14, 96), (1, 96, 50, 61, 112), (13, 112, 17, 3, 96), (64, 96, 1, 2, 96)]
+
+
+@pytest.fixture(autouse=True)
+def intel(monkeypatch) -> None:
+    monkeypatch.setattr(winograd, "is_amd", lambda: False)
 
 
 def drawn(images: int, inputs: int, height: int, width: int, outputs: int) -> tuple[nn.Conv2d, Tensor]:
@@ -80,10 +85,15 @@ def test_few_pixels_few_channels_other_precisions_and_devices_are_left_alone() -
         assert not by_winograd(layer.float(), x)
 
 
+def test_processors_that_multiply_matrices_slowly_are_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(winograd, "is_amd", lambda: True)
+    assert not by_winograd(*drawn(*SHAPES[0]))
+
+
 def test_bfloat16_goes_this_way_where_the_processor_is_slow_in_it(monkeypatch) -> None:
     layer, x = drawn(*SHAPES[0])
     for slow in (False, True):
-        monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda slow=slow: slow)
+        monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda slow=slow: slow)
         with torch.autocast("cpu", torch.bfloat16):
             assert by_winograd(layer, x) == slow
             assert by_winograd(layer, x.bfloat16()) == slow
@@ -94,7 +104,7 @@ def test_bfloat16_goes_this_way_where_the_processor_is_slow_in_it(monkeypatch) -
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_is_rounded_on_its_way_in_and_out_alone(shape, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
     layer, x = drawn(*shape)
     x.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detseg.ops import precision
+from detseg.ops import processor
 
 INTEL, AMD = "Intel Xeon", "AMD EPYC 9B45"
 
@@ -22,21 +22,21 @@ INTEL, AMD = "Intel Xeon", "AMD EPYC 9B45"
 )
 def test_which_processors_are_slow_in_bfloat16(has, slow, monkeypatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    precision._slow_in_bfloat16.cache_clear()
+    processor._slow_in_bfloat16.cache_clear()
     try:
-        assert precision._slow_in_bfloat16() == slow
+        assert processor._slow_in_bfloat16() == slow
     finally:
-        precision._slow_in_bfloat16.cache_clear()
+        processor._slow_in_bfloat16.cache_clear()
 
 
 def test_single_precision_is_quicker_than_bfloat16_alone_under_autocast_alone(monkeypatch) -> None:
-    monkeypatch.setattr(precision, "_slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
     x = torch.zeros(1)
-    assert not precision.single_is_quicker(x)
+    assert not processor.single_is_quicker(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert precision.single_is_quicker(x)
-        assert precision.single_is_quicker(x.bfloat16())
-        assert not precision.single_is_quicker(x.double())
-        assert not precision.single_is_quicker(x.to("meta"))
+        assert processor.single_is_quicker(x)
+        assert processor.single_is_quicker(x.bfloat16())
+        assert not processor.single_is_quicker(x.double())
+        assert not processor.single_is_quicker(x.to("meta"))
     with torch.autocast("cpu", torch.float16):
-        assert not precision.single_is_quicker(x)
+        assert not processor.single_is_quicker(x)

@@ -1,4 +1,4 @@
-"""In which precision a processor multiplies quickest."""
+"""What a processor is quick at, where that decides how to compute."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def _slow_in_bfloat16() -> bool:
     not measured.
     """
     has = torch.cpu.get_capabilities()
-    amd = str(has.get("cpu_name")).startswith("AMD")
-    quick = has.get("amx_bf16") or (has.get("avx512_bf16") and amd)
+    quick = has.get("amx_bf16") or (has.get("avx512_bf16") and is_amd())
     return has.get("architecture") == "x86_64" and not quick
+
+
+def is_amd() -> bool:
+    return str(torch.cpu.get_capabilities().get("cpu_name")).startswith("AMD")
