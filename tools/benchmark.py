@@ -1,7 +1,7 @@
 """Measure detseg against its peers: the same weights, images, threads and precision, in turns, in one run.
 
     python tools/benchmark.py [PART ...] [--precision fp32 bf16] [--json FILE]
-    python tools/benchmark.py train mask_train infer mask_infer --device cuda --size 800 1344 --batch 12
+    python tools/benchmark.py train mask_train infer mask_infer --device cuda --size 800 1344 --batch 12 --compile
 
 ``train`` and ``infer`` are Faster R-CNN R50-FPN, ``mask_train`` (with 128 regions of objects in each image) and
 ``mask_infer`` (with 100 detections) Mask R-CNN R50-FPN, ``mobilenet_train`` Faster R-CNN on MobileNetV3, all at
@@ -29,7 +29,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +109,8 @@ def waits(call: Call) -> int:
 
 
 def operations_of(call: Call) -> int:
-    """Floating-point operations of the convolutions and matrix products of a call."""
-    with FlopCounterMode(display=False) as counter:
+    """Floating-point operations of the convolutions and matrix products of a call; what is compiled has none to see."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
@@ -144,8 +143,10 @@ def row(name: str, found: dict[str, dict[str, Any]]) -> str:
 def run(part: str, half: bool, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The figures of each side of a part."""
     shape = Shape(arguments.batch, *arguments.size)
-    make = partial(PARTS[part], shape=shape) if part in DETECTORS else PARTS[part]
-    sides = make(arguments.device, half)
+    settings: dict[str, Any] = {"shape": shape} if part in DETECTORS else {}
+    if arguments.compile and part in DETECTORS and part.endswith("train"):
+        settings["compile_loss"] = True
+    sides = PARTS[part](arguments.device, half, **settings)
     found = measure(sides, arguments.repeats, arguments.device)
     if part in (*DETECTORS, *SEGMENTERS):
         images = 1 if part.endswith("infer") else shape.images if part in DETECTORS else segmenters.IMAGES
@@ -162,6 +163,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", default=[], metavar="part", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="our training steps of detectors; a minute each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2, help="images in a training step of a detector")

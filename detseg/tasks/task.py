@@ -8,6 +8,7 @@ import time
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.recipe import recipe
 from detseg.structures import Batch
+from detseg.tasks.compilation import Loss, compiled
 from detseg.tasks.schedules import DECAY, WARMUP_FACTOR, Schedule, learning_rate_factor, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,8 @@ class Task(LightningModule):
     the first ``warmup_steps``, the first epoch at most; then the ``schedule`` lowers it: tenfold after each of the
     ``milestones`` (epochs) with "step", to zero with "cosine", tenfold when the figure that matters no longer rises
     with "plateau". ``momentum`` is SGD's. The backbone learns at ``backbone_lr_factor`` times that rate: below 1, what
-    is new learns quickly, and what the backbone knows is not lost by it.
+    is new learns quickly, and what the backbone knows is not lost by it. ``compile_loss`` has ``torch.compile`` make
+    training steps quicker, which takes it a minute or more for each shape of images.
 
     After a validation ``losses`` holds the losses by name, and ``figures`` these and what the task measures.
     ``classes`` and ``category_ids`` are those of the data.
@@ -87,6 +90,7 @@ class Task(LightningModule):
         schedule: Schedule = "step",
         milestones: Sequence[int] = (8, 11),
         warmup_steps: int = 1000,
+        compile_loss: bool = False,
     ) -> None:
         super().__init__()
         least = {"lr": (lr, 0), "weight_decay": (weight_decay, 0), "momentum": (momentum, 0)}
@@ -99,6 +103,7 @@ class Task(LightningModule):
         self.lr, self.reference_batch, self.backbone_lr_factor = lr, reference_batch, backbone_lr_factor
         self.optimizer, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
         self.schedule, self.milestones, self.warmup_steps = schedule, milestones, warmup_steps
+        self.compile_loss = compile_loss
 
         self.classes: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] = ()
@@ -138,8 +143,13 @@ class Task(LightningModule):
 
     # Training
 
+    @cached_property
+    def _loss(self) -> Loss:
+        loss: Loss = self.network.loss
+        return compiled(loss) if self.compile_loss else loss
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        losses: dict[str, Tensor] = self.network.loss(batch)
+        losses = self._loss(batch)
         total = torch.stack(list(losses.values())).sum()
         self._check()
         self._last = Step(self.global_step, {name: value.detach() for name, value in losses.items()}, batch.rows, total)

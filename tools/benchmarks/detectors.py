@@ -24,6 +24,7 @@ from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.ops.masks import GRID
 from detseg.ops.runs import runs
 from detseg.structures import Batch, Instances
+from detseg.tasks.compilation import compiled
 
 CLASSES, OBJECTS = 80, 10
 MASKED_OBJECTS = 60  # so many that every image has its 128 regions of objects
@@ -125,22 +126,30 @@ def polygons(data: Batch) -> list[list[Tensor]]:
     return [[box[:2] + circle * (box[2:] - box[:2]) for box in boxes.cpu()] for boxes in data.targets.boxes]
 
 
-def train(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) -> dict[str, Call]:  # noqa: B008
+def train(
+    device: str,
+    half: bool,
+    shape: Shape = Shape(),  # noqa: B008
+    masks: bool = False,
+    compile_loss: bool = False,
+) -> dict[str, Call]:
     """One training step: forward, backward, SGD."""
     sides = models(device, shape, masks)
-    return steps(sides, batch(shape, device, MASKED_OBJECTS if masks else OBJECTS, masks), device, half)
+    return steps(sides, batch(shape, device, MASKED_OBJECTS if masks else OBJECTS, masks), device, half, compile_loss)
 
 
-def steps(sides: dict[str, nn.Module], data: Batch, device: str, half: bool) -> dict[str, Call]:
-    """A training step of each side."""
+def steps(sides: dict[str, nn.Module], data: Batch, device: str, half: bool, compile_loss: bool) -> dict[str, Call]:
+    """A training step of each side; ``compile_loss`` is of ours."""
     assert data.targets.labels is not None
     images = [image / 255 for image in data.images]
     pairs = zip(data.targets.boxes, data.targets.labels, strict=True)
     targets: list[dict[str, Tensor]] = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in pairs]
     if data.targets.masks is not None:
         targets = [target | {"masks": masks} for target, masks in zip(targets, maps(data), strict=True)]
+    loss: Any = sides["detseg"].loss
+    loss = compiled(loss) if compile_loss else loss
     losses: dict[str, Callable[[], dict[str, Tensor]]] = {
-        "detseg": lambda: sides["detseg"].loss(data),  # type: ignore[operator]
+        "detseg": lambda: loss(data),
         "torchvision": lambda: sides["torchvision"](images, targets),
     }
     if "detectron2" in sides:
@@ -189,7 +198,12 @@ mask_train = partial(train, masks=True)
 mask_infer = partial(infer, masks=True)
 
 
-def mobilenet_train(device: str, half: bool, shape: Shape = Shape()) -> dict[str, Call]:  # noqa: B008
+def mobilenet_train(
+    device: str,
+    half: bool,
+    shape: Shape = Shape(),  # noqa: B008
+    compile_loss: bool = False,
+) -> dict[str, Call]:
     """One training step of torchvision's fasterrcnn_mobilenet_v3_large_320_fpn."""
     torch.manual_seed(0)
     sides = {"min_size": min(shape[1:]), "max_size": max(shape[1:])}
@@ -219,4 +233,4 @@ def mobilenet_train(device: str, half: bool, shape: Shape = Shape()) -> dict[str
         value.requires_grad_(name.replace("body.", "body.features.") not in frozen)
     layout = {"device": device, "memory_format": torch.channels_last}
     both = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
-    return steps(both, batch(shape, device), device, half)
+    return steps(both, batch(shape, device), device, half, compile_loss)
