@@ -138,7 +138,10 @@ def _called(source: Source, root: Path) -> str:
 def _nearly(tree: Tree) -> str:
     """What is wrong with the files that could have been COCO's, if there are few."""
     files = tree.ending(".json")
-    return f"; no images, annotations and categories of COCO in {', '.join(files)}" if 0 < len(files) < 4 else ""
+    if not 0 < len(files) < 4:
+        return ""
+    cut = [f"; {file} is cut off: copy it again" for file in files if is_cut(tree.root / file)]
+    return "".join([f"; no images, annotations and categories of COCO in {', '.join(files)}", *cut])
 
 
 def _start(file: Path) -> bytes:

@@ -72,7 +72,10 @@ def test_all_parts_of_coco_are_found_and_other_json_is_not_taken_for_it(tmp_path
     (one / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
     assert whole(one, format="LabelMe").boxes.tolist() == [[1, 2, 11, 22]]
     (one / "a.json").write_text("{}")
-    with pytest.raises(DataError, match=r"no images, annotations and categories of COCO in a\.json"):
+    with pytest.raises(DataError, match=r"no images, annotations and categories of COCO in a\.json$"):
+        find_source(one)
+    (one / "a.json").write_text('{"images": [{"id": 1, "file_na')
+    with pytest.raises(DataError, match=r"a\.json is cut off: copy it again$"):
         find_source(one)
 
 
