@@ -78,7 +78,7 @@ def is_coco(file: Path) -> bool:
 
 def is_cut(file: Path) -> bool:
     """Whether a file begins as COCO annotations may, and ends before its JSON does."""
-    return holds(file, "images") and not ends(file, b"}")
+    return holds(file, "images") and not ends(file, b"}") and not ends(file, b"]")
 
 
 def is_lvis(file: Path) -> bool:

@@ -331,8 +331,8 @@ def _two_layers(name: str, layer: nn.Module, rank: int) -> nn.Sequential:
     if not 1 <= rank <= min(layer.weight.shape):
         raise ValueError(f"{name}: rank {rank} must be between 1 and {min(layer.weight.shape)}")
     kind: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    first = nn.Linear(layer.in_features, rank, bias=False, **kind)
-    return nn.Sequential(first, nn.Linear(rank, layer.out_features, **kind))
+    first = Linear(layer.in_features, rank, bias=False, **kind)
+    return nn.Sequential(first, Linear(rank, layer.out_features, **kind))
 
 
 @torch.no_grad()

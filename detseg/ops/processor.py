@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def single_is_quicker(x: Tensor) -> bool:
+def autocast_slows(x: Tensor) -> bool:
     """Whether autocast would have ``x`` multiplied in bfloat16 on a processor that is quicker in float32.
 
     What is compiled, exported or traced is left alone: it may run on another processor.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from detseg.ops.processor import is_amd, single_is_quicker
+from detseg.ops.processor import autocast_slows, is_amd
 
 TILE, KERNEL = 4, 3
 WINDOW = TILE + KERNEL - 1  # pixels of the input that a tile needs on each side
@@ -53,7 +53,7 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and weight.dtype == torch.float32
-        and (single_is_quicker(x) if torch.is_autocast_enabled("cpu") else x.dtype == torch.float32)
+        and (autocast_slows(x) if torch.is_autocast_enabled("cpu") else x.dtype == torch.float32)
         and len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
-"""The losses of a network, compiled; on a GPU they are replayed as a CUDA graph."""
+"""The losses of a network, compiled; on a GPU they are replayed as CUDA graphs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,21 +12,31 @@ from torch import Tensor
 from detseg.errors import ConfigError
 from detseg.structures import Instances
 
-SHAPES = 32  # of batches that may be compiled: six sizes of images, each in full batches and in the rest of an epoch
+log = logging.getLogger(__name__)
+
+SHAPES = 16  # of images that are compiled: those that batches are padded to, and a few of mixed batches
 
 Loss = Callable[[Any], dict[str, Tensor]]
 
 
-def compiled(loss: Loss) -> Loss:
+def compiled(loss: Loss, graphs: bool = True) -> Loss:
     """``loss``, a network's, compiled as one graph for each shape of images, when a batch first has it.
 
-    How many objects there are is left open: padded to powers of two, they would multiply the shapes.
-    Raises ConfigError where it cannot be compiled, as without a compiler.
+    How many objects there are is left open: padded to powers of two, they would multiply the shapes. ``graphs`` asks
+    for CUDA graphs, which leave gradients where the next step overwrites them: not for gradients that are accumulated.
+    After ``SHAPES`` shapes of images, others are left as they are. Raises ConfigError where it cannot be compiled, as
+    without a compiler.
     """
-    torch.compiler.config.recompile_limit = max(SHAPES, torch.compiler.config.recompile_limit)
-    quick = torch.compile(loss, fullgraph=True, dynamic=False, mode="reduce-overhead")
+    torch.compiler.config.recompile_limit = max(2 * SHAPES, torch.compiler.config.recompile_limit)
+    quick = torch.compile(loss, fullgraph=True, dynamic=False, mode="reduce-overhead" if graphs else "default")
+    shapes: set[torch.Size] = set()
 
     def run(batch: Any) -> dict[str, Tensor]:
+        shape = batch.images.shape
+        if shape not in shapes and len(shapes) == SHAPES:
+            log.warning("images %s: %d other shapes are compiled, this one is not", tuple(shape), SHAPES)
+            return loss(batch)
+        shapes.add(shape)
         for values in batch:
             for value in values if isinstance(values, Instances) else ():
                 if value is not None and value.shape[1] > 1:  # of one object, as a classifier's, there is always one
@@ -33,6 +44,7 @@ def compiled(loss: Loss) -> Loss:
         try:
             losses = quick(batch)
         except torch._dynamo.exc.TorchDynamoException as error:
+            loss(batch)  # what is wrong with the batch, and not with the compiler, is said better here
             reason = str(error).split("\n\n")[0]  # what follows is for developers of PyTorch
             raise ConfigError(f"model.compile_loss: torch.compile failed, train without it: {reason}") from error
         # Copies: the next step would overwrite what a CUDA graph has given.

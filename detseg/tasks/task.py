@@ -8,7 +8,6 @@ import time
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -68,8 +67,8 @@ class Task(LightningModule):
     the first ``warmup_steps``, the first epoch at most; then the ``schedule`` lowers it: tenfold after each of the
     ``milestones`` (epochs) with "step", to zero with "cosine", tenfold when the figure that matters no longer rises
     with "plateau". ``momentum`` is SGD's. The backbone learns at ``backbone_lr_factor`` times that rate: below 1, what
-    is new learns quickly, and what the backbone knows is not lost by it. ``compile_loss`` has ``torch.compile`` make
-    training steps quicker, which takes it a minute or more for each shape of images.
+    is new learns quickly, and what the backbone knows is not lost by it. With ``compile_loss``, ``torch.compile`` makes
+    the training step, for GPUs; it takes a minute or more for each shape of images.
 
     After a validation ``losses`` holds the losses by name, and ``figures`` these and what the task measures.
     ``classes`` and ``category_ids`` are those of the data.
@@ -104,6 +103,7 @@ class Task(LightningModule):
         self.optimizer, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
         self.schedule, self.milestones, self.warmup_steps = schedule, milestones, warmup_steps
         self.compile_loss = compile_loss
+        self._compiled: Loss | None = None
 
         self.classes: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] = ()
@@ -140,16 +140,18 @@ class Task(LightningModule):
         if stage == "fit":
             self.category_ids, self.data_recipe = data.category_ids, recipe(data)
             self.describe()  # what no checkpoint can describe is said now, not after an epoch
+        if stage == "fit" and self.compile_loss:
+            if self.trainer.strategy.root_device.type == "cpu":
+                log.warning("model.compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
+            self._compiled = compiled(self.network.loss, graphs=self.trainer.accumulate_grad_batches == 1)
+
+    def teardown(self, stage: str) -> None:
+        self._compiled = None  # it knows this network alone, and is neither copied nor pickled
 
     # Training
 
-    @cached_property
-    def _loss(self) -> Loss:
-        loss: Loss = self.network.loss
-        return compiled(loss) if self.compile_loss else loss
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        losses = self._loss(batch)
+        losses = (self._compiled or self.network.loss)(batch)
         total = torch.stack(list(losses.values())).sum()
         self._check()
         self._last = Step(self.global_step, {name: value.detach() for name, value in losses.items()}, batch.rows, total)

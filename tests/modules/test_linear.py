@@ -35,3 +35,10 @@ def test_it_can_be_compiled_under_autocast(monkeypatch) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = torch.compile(layer, fullgraph=True, backend="eager")(x)
         assert_close(found, torch.nn.functional.linear(x, layer.weight, layer.bias), rtol=0, atol=0)
+
+
+def test_weights_of_half_precision_are_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
+    layer, x = Linear(64, 8).bfloat16(), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), rtol=0, atol=0)

@@ -32,11 +32,11 @@ def test_which_processors_are_slow_in_bfloat16(has, slow, monkeypatch) -> None:
 def test_single_precision_is_quicker_than_bfloat16_alone_under_autocast_alone(monkeypatch) -> None:
     monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
     x = torch.zeros(1)
-    assert not processor.single_is_quicker(x)
+    assert not processor.autocast_slows(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert processor.single_is_quicker(x)
-        assert processor.single_is_quicker(x.bfloat16())
-        assert not processor.single_is_quicker(x.double())
-        assert not processor.single_is_quicker(x.to("meta"))
+        assert processor.autocast_slows(x)
+        assert processor.autocast_slows(x.bfloat16())
+        assert not processor.autocast_slows(x.double())
+        assert not processor.autocast_slows(x.to("meta"))
     with torch.autocast("cpu", torch.float16):
-        assert not processor.single_is_quicker(x)
+        assert not processor.autocast_slows(x)
