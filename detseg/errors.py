@@ -13,5 +13,9 @@ class DataError(DetsegError):
     """A data set, image or annotation that is missing or broken."""
 
 
+class MaskError(DataError):
+    """Objects without masks, which are no fault of a data set unless a network learns from them."""
+
+
 class CheckpointError(DetsegError):
     """A checkpoint or weights file that is missing, broken or of another model."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def write(folder: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None
     save_file(tensors, folder / WEIGHTS)
     card = {**about, "sha256": _digest(folder / WEIGHTS)}
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    shutil.copymode(folder / CARD, folder / WEIGHTS)  # safetensors writes what nobody else may read
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -36,12 +38,16 @@ def read(folder: Path) -> dict[str, Any]:
     """
     for file in (folder / CARD, folder / WEIGHTS):
         if not file.is_file():
-            raise CheckpointError(f"{file}: no such file; a folder of `detseg publish` has {CARD} and {WEIGHTS}")
+            inside = ", ".join(map(str, sorted(folder.glob("*.ckpt"))))
+            way_on = f"give one of {inside}" if inside else f"a folder of `detseg publish` has {CARD} and {WEIGHTS}"
+            raise CheckpointError(f"{file}: no such file; {way_on}")
     try:
         card = json.loads((folder / CARD).read_text())
         expected = card["sha256"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{folder / CARD}: not the card of a published network") from error
+        raise CheckpointError(
+            f"{folder / CARD}: damaged, or not the card of a published network; get it again"
+        ) from error
     if _digest(folder / WEIGHTS) != expected:
         raise CheckpointError(
             f"{folder / WEIGHTS}: its sha256 is not that in {CARD}: it was changed or damaged; get both files again"

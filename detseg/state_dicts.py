@@ -43,7 +43,9 @@ def read(path: str | Path) -> dict[str, Any]:
                 f"{path}: holds {named[1]}, and only tensors and plain values are read, since anything else could run "
                 "code; save its state_dict alone where the file comes from"
             ) from error
-        raise CheckpointError(f"{path}: damaged, cut short, or no checkpoint") from error
+        raise CheckpointError(
+            f"{path}: damaged, cut short, or no checkpoint; get it again, or give another file"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     return content

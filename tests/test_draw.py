@@ -41,7 +41,18 @@ def test_masks_tint_their_pixels_alone() -> None:
     plain, tinted = (draw(image, [[50, 60, 250, 180]], [0], CLASSES, masks=masks) for masks in ((), iter([mask])))
     assert (image == 128).all()
     assert np.array_equal(tinted[~mask], plain[~mask])
-    assert np.abs(tinted[mask] - (0.4 * 128 + 0.6 * np.array(colour(0)))).max() <= 0.5
+    tint = 0.4 * 128 + 0.6 * np.array(colour(0))
+    assert np.abs(tinted[81:119, 101:199] - tint).max() <= 0.5
+    mask[81:119, 101:199] = False
+    assert np.abs(tinted[mask] - tint / 3).max() <= 1
+
+
+def test_masks_of_a_class_that_touch_are_told_apart() -> None:
+    masks = np.zeros((2, 200, 300), bool)
+    masks[0, 80:120, 100:150] = masks[1, 80:120, 140:200] = True
+    picture = draw(grey(200, 300), [[50, 60, 250, 180]] * 2, [0, 0], CLASSES, masks=masks)
+    dark = (picture[100, 100:200].sum(axis=1) < 0.6 * picture[100, 120].sum()).nonzero()[0] + 100
+    assert dark.tolist() == [100, 149, 150, 199]
 
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 640), (2000, 1500)])

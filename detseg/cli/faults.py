@@ -83,6 +83,7 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
             text = f"there is no such setting{nearest(key, known)}"
         case "stray":
             key, text = fault.about, "belongs to no option"
+            text += f"; write --config {key}" if has_config and key.endswith((".yaml", ".yml")) else ""
         case "value":
             key, text = fault.about, "its value is missing"
         case "required":

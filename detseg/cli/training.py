@@ -25,7 +25,7 @@ from detseg.cli import usage
 from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.data import DetectionData
-from detseg.errors import CheckpointError, ConfigError, DataError
+from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
 from detseg.recipe import subclasses
 from detseg.tasks import (
     TASKS,
@@ -113,7 +113,7 @@ class TrainCLI(LightningCLI):
         """An error of the data with the command that lists all that is wrong there."""
         settings = self.config.data.get("init_args")
         root = settings.get("root") if settings else None
-        if not isinstance(error, DataError) or not root or not Path(root).is_dir():
+        if not isinstance(error, DataError) or isinstance(error, MaskError) or not root or not Path(root).is_dir():
             return error
         return DataError(f"{error}. All that is wrong there: `detseg check {shlex.quote(root)}`")
 

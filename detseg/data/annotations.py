@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.masks import NONE, WITHOUT, MaskReading, Masks, pack_masks
 from detseg.data.reports import collects, report
-from detseg.errors import DataError
+from detseg.errors import MaskError
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +128,9 @@ class Annotations:
             never = (masks.kinds == NONE).all() and {*reasons.values()} <= {*ABSENT}
             way_on = WITHOUT if never else "correct them, or leave such objects out with `--data.masks sound`"
             found = f"{len(rows)} of {len(self.labels)} objects have no mask that can be used"
-            raise DataError(f"{self.root}: {found}: {named}; {way_on}")
+            raise MaskError(f"{self.root}: {found}: {named}; {way_on}")
         if without.all():
-            raise DataError(f"{self.root}: none of {len(rows)} objects has a mask that can be used: {named}; {WITHOUT}")
+            raise MaskError(f"{self.root}: none of {len(rows)} objects has a mask that can be used: {named}; {WITHOUT}")
         log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(rows), named)
         return self.where(~without)
 

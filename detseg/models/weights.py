@@ -328,4 +328,4 @@ def _renamed(name: str, table: Iterable[tuple[str, str]], network: str) -> str:
     for old, new in table:
         if name.startswith(old):
             return new + name.removeprefix(old)
-    raise CheckpointError(f"{name}: not an entry of {network}")
+    raise CheckpointError(f"{name}: not an entry of {network}; weights of a backbone alone are its own `weights`")

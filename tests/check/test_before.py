@@ -75,3 +75,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit, match="2"):
         cli.train(["--config", "my.yaml"])
     assert "All that is wrong there: `detseg check colours`" in capsys.readouterr().err
+
+
+def test_missing_masks_are_no_fault_that_a_check_would_list(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").write_text(CONFIG)
+    data(tmp_path / "colours", [entry(0)], [entry(2)])
+    with pytest.raises(SystemExit, match="2"):
+        cli.train(["--config", "my.yaml", "--data.masks", "all"])
+    said = capsys.readouterr().err
+    assert "1 of 1 objects have no mask that can be used" in said
+    assert "detseg check" not in said

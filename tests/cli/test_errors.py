@@ -141,6 +141,7 @@ LINES = [
     ("--resume last", "no run of other has left a last.ckpt in runs/"),
     ("--resume absent.ckpt", "absent.ckpt: no such file"),
     ("stray", "stray: belongs to no option"),
+    ("other.yaml", "other.yaml: belongs to no option; write --config other.yaml"),
     ("--model.network.backbone.body.weights absent.pth", "absent.pth: neither a file nor weights of mobilenet_v2"),
 ]
 

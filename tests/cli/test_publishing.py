@@ -163,11 +163,23 @@ def test_changed_files_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
         checkpoint.load("changed")
 
 
+def test_others_may_read_the_weights_as_they_may_read_the_card(folder: Path) -> None:
+    modes = [(folder / "tiny" / name).stat().st_mode for name in ("model.safetensors", "card.json")]
+    assert modes[0] == modes[1]
+
+
+def test_the_checkpoints_of_a_folder_that_is_not_published_are_named(tmp_path: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"card.json: no such file; give one of .*/best.ckpt, .*/last.ckpt$"):
+        checkpoint.load(tmp_path)
+
+
 @pytest.mark.parametrize("card", ["", "[1, 2]", "{}", "[" * 100_000, "null"])
 def test_a_broken_card_is_refused(card: str, tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "broken"))
     (folder / "card.json").write_text(card)
-    with pytest.raises(CheckpointError, match=r"broken/card.json: not the card of a published network"):
+    with pytest.raises(CheckpointError, match=r"broken/card.json: damaged, or not the card of a published network"):
         checkpoint.load(folder)
 
 

@@ -51,7 +51,13 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
     choices = published(name)
     if weights in choices:
         fetched = torchvision.models.get_model_weights(name)[weights]
-        return fetched.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
+        try:
+            return fetched.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
+        except (OSError, RuntimeError) as error:  # RuntimeError for another hash
+            raise CheckpointError(
+                f"could not fetch the weights {weights} of {name} from {fetched.url}: {error}; "
+                "give their file as the backbone's `weights`, or null to begin at random"
+            ) from error
     if not Path(weights).exists():
         there = f"torchvision has {', '.join(choices)}" if choices else "torchvision has none, so give a file"
         raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {there}")

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from urllib.error import URLError
+
 import pytest
 import torch
+import torchvision
 
+from detseg.errors import CheckpointError
 from detseg.modules.backbones import MobileNetV1, MobileNetV2, MobileNetV3
 from tests.modules.backbones.cost import cost
 from tests.modules.backbones.tester import BackboneTester, PretrainedTester, images
@@ -102,3 +106,12 @@ def test_the_map_that_a_stage_begins_with() -> None:
         maps = backbone(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
     assert (backbone.strides, backbone.channels) == ([16, 32, 32], [112, 160, 960])
     assert [tuple(feature.shape[1:]) for feature in maps] == [(112, 4, 6), (160, 2, 3), (960, 2, 3)]
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.models.MobileNet_V2_Weights, "get_state_dict", fail)
+    with pytest.raises(CheckpointError, match=r"IMAGENET1K_V1 of mobilenet_v2 from http.*no network.*give their file"):
+        MobileNetV2(weights="IMAGENET1K_V1")
