@@ -80,7 +80,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
     match fault.reason:
         case "unknown":
             key, known = _unknown(fault, parser)
-            text = f"there is no such setting{nearest(key, known)}"
+            alone = key in known  # which is given by its place
+            text = "is given without its name" if alone else f"there is no such setting{nearest(key, known)}"
         case "stray":
             key, text = fault.about, "belongs to no option"
             text += f"; write --config {key}" if has_config and key.endswith((".yaml", ".yml")) else ""

@@ -178,6 +178,12 @@ def test_prediction_does_not_overwrite_images(folder: Path, capsys: pytest.Captu
     assert Path("colours/val/val0.png").read_bytes() == before
 
 
+def test_images_are_given_without_their_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.predict(["--checkpoint", "runs/tiny/best.ckpt", "--images", "colours/val"])
+    assert "error: images (command line): is given without its name" in capsys.readouterr().err
+
+
 def test_prediction_without_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in ("absent.jpg", "absent/*.jpg", "configs"):
         with pytest.raises(SystemExit):
