@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from detseg import publication
 from detseg.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 COUNT = "num_batches_tracked"  # of batch norm that trains; frozen batch norm has none, and nobody else reads it
 
@@ -49,6 +52,16 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def fetch(choice: WeightsEnum) -> dict[str, Any]:
+    """torchvision's published weights, from its cache or the network. Raises CheckpointError where neither has them."""
+    try:
+        return choice.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError) as error:  # RuntimeError for another hash
+        raise CheckpointError(
+            f"could not fetch {choice.url}: {error}; give its file in place of its name, or null to begin at random"
+        ) from error
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:

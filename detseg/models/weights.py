@@ -21,7 +21,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg.errors import CheckpointError
 from detseg.recipe import IN_CHECKPOINT
-from detseg.state_dicts import faults, of_network, read_weights
+from detseg.state_dicts import faults, fetch, of_network, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -268,10 +268,7 @@ def _fetch(network: nn.Module, *of: str) -> tuple[str, dict[str, Tensor]]:
     choices = torchvision.models.get_model_weights(names[0])
     if version not in choices.__members__:
         raise CheckpointError(f"torchvision has {', '.join(known.name for known in choices)} of {names[0]}")
-    try:
-        return names[0], choices[version].get_state_dict(check_hash=True, progress=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError for another hash
-        raise CheckpointError(f"could not fetch {choices[version].url}: {error}; give its file") from error
+    return names[0], fetch(choices[version])
 
 
 def _shape_of_one(name: str, value: Tensor) -> tuple[int, ...]:

@@ -29,14 +29,16 @@ def compiled(loss: Loss, graphs: bool = True) -> Loss:
     """
     torch.compiler.config.recompile_limit = max(2 * SHAPES, torch.compiler.config.recompile_limit)
     quick = torch.compile(loss, fullgraph=True, dynamic=False, mode="reduce-overhead" if graphs else "default")
-    shapes: set[torch.Size] = set()
+    shapes: dict[torch.Size, bool] = {}  # that were seen: is it compiled?
 
     def run(batch: Any) -> dict[str, Tensor]:
         shape = batch.images.shape
-        if shape not in shapes and len(shapes) == SHAPES:
-            log.warning("images %s: %d other shapes are compiled, this one is not", tuple(shape), SHAPES)
+        if shape not in shapes:
+            shapes[shape] = len(shapes) < SHAPES
+            if not shapes[shape]:
+                log.warning("images %s: %d other shapes are compiled, this one is not", tuple(shape), SHAPES)
+        if not shapes[shape]:
             return loss(batch)
-        shapes.add(shape)
         for values in batch:
             for value in values if isinstance(values, Instances) else ():
                 if value is not None and value.shape[1] > 1:  # of one object, as a classifier's, there is always one

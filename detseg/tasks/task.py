@@ -140,10 +140,10 @@ class Task(LightningModule):
         if stage == "fit":
             self.category_ids, self.data_recipe = data.category_ids, recipe(data)
             self.describe()  # what no checkpoint can describe is said now, not after an epoch
-        if stage == "fit" and self.compile_loss:
-            if self.trainer.strategy.root_device.type == "cpu":
-                log.warning("model.compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
-            self._compiled = compiled(self.network.loss, graphs=self.trainer.accumulate_grad_batches == 1)
+            if self.compile_loss:
+                if self.trainer.strategy.root_device.type == "cpu":
+                    log.warning("model.compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
+                self._compiled = compiled(self.network.loss, graphs=self.trainer.accumulate_grad_batches == 1)
 
     def teardown(self, stage: str) -> None:
         self._compiled = None  # it knows this network alone, and is neither copied nor pickled

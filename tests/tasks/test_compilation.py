@@ -121,7 +121,7 @@ def test_after_so_many_shapes_others_are_left_as_they_are(
     monkeypatch.setattr(compilation, "SHAPES", 1)
     ours, batch = network(), scene()
     loss = compiled(ours.loss)
-    for one in (batch, wider(batch), batch):
+    for one in (batch, wider(batch), batch, wider(batch)):
         torch.manual_seed(0)
         expected = ours.loss(one)
         torch.manual_seed(0)

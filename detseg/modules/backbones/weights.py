@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detseg.errors import CheckpointError
 from detseg.recipe import IN_CHECKPOINT
-from detseg.state_dicts import COUNT, faults, read_weights
+from detseg.state_dicts import COUNT, faults, fetch, read_weights
 
 PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
 
@@ -50,14 +50,7 @@ def published(name: str) -> list[str]:
 def _read(name: str, weights: str) -> dict[str, Tensor]:
     choices = published(name)
     if weights in choices:
-        fetched = torchvision.models.get_model_weights(name)[weights]
-        try:
-            return fetched.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
-        except (OSError, RuntimeError) as error:  # RuntimeError for another hash
-            raise CheckpointError(
-                f"could not fetch the weights {weights} of {name} from {fetched.url}: {error}; "
-                "give their file as the backbone's `weights`, or null to begin at random"
-            ) from error
+        return fetch(torchvision.models.get_model_weights(name)[weights])
     if not Path(weights).exists():
         there = f"torchvision has {', '.join(choices)}" if choices else "torchvision has none, so give a file"
         raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {there}")
