@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
 def write_coco(root: Path, out: Path) -> None:
     """Write what the masks show in COCO's format, unless it is there: whole or not at all."""
     try:
-        from detseg.data.builder import Source
-        from detseg.data.conversion import convert
-        from detseg.data.penn_fudan import read_penn_fudan
+        from detseg.data.annotations.builder import Source
+        from detseg.data.formats.conversion import convert
+        from detseg.data.formats.penn_fudan import read_penn_fudan
         from detseg.errors import DataError
     except ImportError:
         raise Stop("detseg is not installed: `pip install -e .` first") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from detseg import state_dicts
+from detseg.configurable import build
 from detseg.data import (
     COCO,
     VOC,
@@ -28,9 +28,9 @@ from detseg.data import (
     VOCSegmentation,
 )
 from detseg.errors import CheckpointError
-from detseg.recipe import build
 from detseg.tasks import TASKS, Task
-from detseg.tasks.task import FORMAT
+from detseg.tasks.base import FORMAT
+from detseg.weights import state_dict
 
 # Imported to be known by name, to checkpoints and on the command line.
 DATA = (
@@ -48,7 +48,7 @@ def read(path: str | Path) -> dict[str, Any]:
         found = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
         newest = f"; the newest checkpoint here is {found[-1]}" if found else ""
         raise CheckpointError(f"{path}: no such file{newest}")
-    return state_dicts.read(path)
+    return state_dict.read(path)
 
 
 def load(path: str | Path) -> Task:
@@ -69,7 +69,7 @@ def load(path: str | Path) -> Task:
         kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
         if kind is None:
             raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
-        network.load_state_dict(state_dicts.of_network(content))
+        network.load_state_dict(state_dict.of_network(content))
         task = TASKS[kind](network)
         task.classes = tuple(map(str, about["classes"]))
         task.category_ids = tuple(map(int, about["category_ids"]))

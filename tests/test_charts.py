@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detseg.charts import COLOURS, Bars, Line, bar_chart, labelled_grid, line_chart
+from detseg.analysis.charts import COLOURS, Bars, Line, bar_chart, labelled_grid, line_chart
 
 
 def middle(chart: np.ndarray, colour: int, column: int) -> float:

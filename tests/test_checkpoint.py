@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from detseg import checkpoint
+from detseg.callbacks import BestCheckpoint, LastCheckpoint
 from detseg.errors import CheckpointError
-from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint
+from detseg.tasks import Detection
 from tests.colours import IDS, ColourDetector, colours, write_colours
 
 

@@ -132,7 +132,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str, name: str
 def test_right_imports_pass(tmp_path: Path) -> None:
     for file, lines in {
         "__init__.py": "from detseg.models import FasterRCNN",
-        "metrics/voc.py": "from detseg.data.annotations import Annotations\nfrom .detections import Detections",
+        "metrics/voc.py": "from detseg.data.annotations.detection import Annotations\nfrom .detections import Detections",
         "modules/backbones/resnet.py": "from ...ops import boxes\nfrom . import backbone\nimport torch",
         "data/base.py": "from lightning.pytorch import LightningDataModule",
         "cli/main.py": "import detseg\nfrom detseg.tasks import Detection\nimport lightning",

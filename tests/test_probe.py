@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from detseg.data.pictures import hold_out
+from detseg.analysis.probing import STRENGTHS, accuracy, at_random, features, pooled, spread_depths
+from detseg.data.modules.crops import hold_out
 from detseg.modules.backbones import MobileNetV2, ResNet
-from detseg.probe import STRENGTHS, accuracy, at_random, features, pooled, spread_depths
 from tests.small_net import SmallNet, identity
 
 

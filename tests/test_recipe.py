@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from detseg.configurable import IN_CHECKPOINT, Recipe, build, recipe
 from detseg.modules import backbones
-from detseg.recipe import IN_CHECKPOINT, Recipe, build, recipe
 
 
 class Engine(Recipe):

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from detseg import publication
 from detseg.errors import CheckpointError
-from detseg.state_dicts import faults, of_network, read, read_weights
+from detseg.weights import model_card
+from detseg.weights.state_dict import faults, of_network, read, read_weights
 
 
 def test_the_same_weights_from_every_kind_of_file(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_the_same_weights_from_every_kind_of_file(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "plain.pth")
     save_file(state, tmp_path / "plain.safetensors")
     torch.save({"state_dict": prefixed, "detseg": {"classes": ["a"]}}, tmp_path / "task.ckpt")
-    publication.write(tmp_path / "folder", prefixed, {"classes": ["a"]})
+    model_card.write(tmp_path / "folder", prefixed, {"classes": ["a"]})
     for name in ("plain.pth", "plain.safetensors", "task.ckpt", "folder"):
         found = of_network(read_weights(tmp_path / name))
         assert list(found) == ["conv.weight"]

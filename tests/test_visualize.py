@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from detseg.analysis.visualization import activations, ascend, exciting_patches, extent, paint
 from detseg.modules.backbones import MobileNetV2
-from detseg.visualize import activations, ascend, exciting_patches, extent, paint
 from tests.small_net import SmallNet, identity
 
 

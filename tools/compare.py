@@ -31,13 +31,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from detseg.data import DetectionData, Folder, Transforms
 from detseg.metrics import Collector, coco_ap
 from detseg.models import FasterRCNN, MaskRCNN
-from detseg.models.weights import to_torchvision
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
-from detseg.ops.runs import Window, encode, paste, to_text
+from detseg.ops.rle import Window, encode, paste, to_text
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks import Detection
 from detseg.tasks.schedules import learning_rate_factor
+from detseg.weights.torchvision import to_torchvision
 
 LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
 CHANNELS = 128  # of the pyramid: half of the usual, for a CPU

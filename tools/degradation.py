@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from detseg import cli
-from detseg.charts import Line, line_chart
+from detseg.analysis.charts import Line, line_chart
 
 NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
 

@@ -25,14 +25,14 @@ from PIL import Image
 from torch import nn
 
 from detseg import checkpoint, cli
-from detseg.charts import Bars, bar_chart
+from detseg.analysis.charts import Bars, bar_chart
 from detseg.cli import console
+from detseg.configurable import build
 from detseg.data import DetectionData
 from detseg.errors import ConfigError
 from detseg.metrics import Collector, coco_ap
 from detseg.models import RCNN, FasterRCNN
 from detseg.proposals.cache import Proposals, cache_file
-from detseg.recipe import build
 from detseg.structures import rescale
 
 SYSTEMS = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}

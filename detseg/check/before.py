@@ -7,8 +7,8 @@ import shlex
 
 import numpy as np
 
-from detseg.data.annotations import Annotations, in_shares
-from detseg.data.base import Data
+from detseg.data.annotations.detection import Annotations, in_shares
+from detseg.data.modules.base import Data
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from detseg.check.labels import class_counts, class_faults, duplicates, map_faults, object_faults
 from detseg.check.parts import Found, Part
 from detseg.check.pictures import Seen, Task, look_at
-from detseg.data.annotations import Annotations
-from detseg.data.label_maps import LabelFiles, LabelMaps
-from detseg.data.reports import KINDS, Fault, collecting
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.issues import KINDS, Fault, collecting
+from detseg.data.annotations.semantic import LabelFiles, LabelMaps
 from detseg.errors import DataError
 
 # Gives what is to be called after each of so many images.

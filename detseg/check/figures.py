@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations
-from detseg.data.transforms import fit
+from detseg.data.annotations.detection import Annotations
+from detseg.data.transforms.detection import fit
 from detseg.ops.anchors import cell_anchors
 
 STRIDES = (4, 8, 16, 32, 64)  # of the maps of a pyramid, P2 to P6 (Feature pyramid networks, section 4.1)

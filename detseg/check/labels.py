@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.check.parts import Part
-from detseg.data.annotations import Annotations
-from detseg.data.label_maps import LabelFiles, LabelMaps
-from detseg.data.layout import identical
-from detseg.data.reports import Fault, shifted
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.issues import Fault, shifted
+from detseg.data.annotations.semantic import LabelFiles, LabelMaps
+from detseg.data.formats.layout import identical
 from detseg.structures import VOID
 
 UNBALANCED = 10  # so many times fewer objects than the largest class has

@@ -15,9 +15,9 @@ from detseg.check.checking import Checked
 from detseg.check.figures import Figures, covered
 from detseg.check.summary import part_rows, short
 from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
-from detseg.data.annotations import Annotations
-from detseg.data.images import SUFFIXES, read_image
-from detseg.data.reports import KINDS, Fault, collecting
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.images import SUFFIXES, read_image
+from detseg.data.annotations.issues import KINDS, Fault, collecting
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
 

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from detseg.data.annotations import Annotations
-from detseg.data.camvid import CamVid
-from detseg.data.cityscapes import NUMBERS, TRAIN_NUMBERS, CityscapesSegmentation
-from detseg.data.class_names import FILES
-from detseg.data.finding import FINDERS, find_source
-from detseg.data.label_maps import LabelMaps, pair
-from detseg.data.layout import Tree, split_of
-from detseg.data.voc_segmentation import VOCSegmentation
+from detseg.data.annotations.class_names import FILES
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.semantic import LabelMaps, pair
+from detseg.data.formats.discovery import FINDERS, find_source
+from detseg.data.formats.layout import Tree, split_of
+from detseg.data.modules.camvid import CamVid
+from detseg.data.modules.cityscapes import NUMBERS, TRAIN_NUMBERS, CityscapesSegmentation
+from detseg.data.modules.voc_segmentation import VOCSegmentation
 from detseg.errors import ConfigError, DataError
 
 Part = Annotations | LabelMaps

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.data.images import is_turned
+from detseg.data.annotations.images import is_turned
 from detseg.errors import DataError
 
 # What Pillow calls the contents that belong to an ending. MPO is how some cameras keep several JPEGs in a file.
@@ -74,7 +74,7 @@ def _calm() -> None:
 def _look(task: Task, decode: bool) -> Seen:
     numbers, flaws = None, []
     if task.mask is not None:
-        from detseg.data.label_maps import read_numbers  # which takes long to import, in every process
+        from detseg.data.annotations.semantic import read_numbers  # which takes long to import, in every process
 
         try:
             pixels = read_numbers(task.mask)

@@ -16,10 +16,10 @@ from PIL import Image
 
 from detseg.check.checking import Checked, readable
 from detseg.check.labels import repeated
-from detseg.data.annotations import Annotations, in_shares
-from detseg.data.images import read_image
-from detseg.data.label_maps import LabelMaps
-from detseg.data.reports import collecting
+from detseg.data.annotations.detection import Annotations, in_shares
+from detseg.data.annotations.images import read_image
+from detseg.data.annotations.issues import collecting
+from detseg.data.annotations.semantic import LabelMaps
 from detseg.errors import DataError
 from detseg.folders import make_folder
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from detseg.check.checking import Checked
 from detseg.check.figures import Figures, covered
-from detseg.data.annotations import Annotations
-from detseg.data.reports import KINDS, Fault
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.issues import KINDS, Fault
 
 FIRST = 3  # faults of each kind that are listed unless all are asked for
 CLASSES = 30  # classes that are listed

@@ -22,12 +22,12 @@ from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.training import task_of
 from detseg.data import DetectionData, SegmentationData
-from detseg.data.base import Data
-from detseg.data.layout import read_text
+from detseg.data.formats.layout import read_text
+from detseg.data.modules.base import Data
 from detseg.draw import Picture, draw, overlay
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
-from detseg.ops.runs import paste
+from detseg.ops.rle import paste
 from detseg.structures import Sample
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
-from detseg.tasks.progress import progress
+from detseg.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import yaml
 
 import detseg
 from detseg.data import MODULES, DetectionData, SegmentationData
-from detseg.data.layout import read_text
+from detseg.data.formats.layout import read_text
 from detseg.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")

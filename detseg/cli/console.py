@@ -14,7 +14,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
-from detseg.data.base import WORKER_DIED, worker_died
+from detseg.data.modules.base import WORKER_DIED, worker_died
 from detseg.errors import ConfigError, DetsegError
 
 log = logging.getLogger("detseg")

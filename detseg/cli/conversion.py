@@ -17,12 +17,19 @@ from detseg import checkpoint
 from detseg.cli.configs import find_config
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
+from detseg.configurable import build, recipe
 from detseg.data import VOCSegmentation
-from detseg.data.voc_segmentation import VOC_CLASSES
+from detseg.data.modules.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import DilatedFCN, FasterRCNN
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
-from detseg.models.weights import (
+from detseg.modules import FPN
+from detseg.modules.backbones import MobileNetV3, ResNet
+from detseg.modules.backbones.resnet import PLAIN
+from detseg.ops.anchors import cell_anchors
+from detseg.tasks import Detection, Segmentation, Task
+from detseg.weights.state_dict import COUNT, faults, read_weights
+from detseg.weights.torchvision import (
     COCO,
     PUBLISHED,
     epsilon,
@@ -33,13 +40,6 @@ from detseg.models.weights import (
     structures,
     to_torchvision,
 )
-from detseg.modules import FPN
-from detseg.modules.backbones import MobileNetV3, ResNet
-from detseg.modules.backbones.resnet import PLAIN
-from detseg.ops.anchors import cell_anchors
-from detseg.recipe import build, recipe
-from detseg.state_dicts import COUNT, faults, read_weights
-from detseg.tasks import Detection, Segmentation, Task
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from detseg.cli.faults import PARSER, parse
-from detseg.data.conversion import convert
-from detseg.data.finding import FINDERS, find_source
+from detseg.data.formats.conversion import convert
+from detseg.data.formats.discovery import FINDERS, find_source
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
 

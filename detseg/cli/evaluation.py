@@ -14,15 +14,16 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 
 from detseg import checkpoint
+from detseg.callbacks import ProgressBar
 from detseg.cli.configs import find_configs, for_other_data
 from detseg.cli.console import check_writable, import_module
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.viewing import add_views, views
+from detseg.configurable import build
 from detseg.data import DetectionData, SegmentationData
 from detseg.errors import CheckpointError, ConfigError
 from detseg.metrics import coco_results
-from detseg.recipe import build
-from detseg.tasks import Detection, ProgressBar, Segmentation, Task
+from detseg.tasks import Detection, Segmentation, Task
 from detseg.tasks.figures import write_figures
 
 # Types of settings whose values jsonargparse takes as they are; for any other it may import what a text names.

@@ -19,8 +19,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from detseg.cli.configs import nearest, where
+from detseg.configurable import subclasses
 from detseg.errors import ConfigError, DetsegError
-from detseg.recipe import subclasses
 
 KEY = re.compile(r'Parser key "([^"]+)"')
 CLASS = re.compile(r"Problem with given class_path '([^']+)'")

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detseg import checkpoint
-from detseg.charts import labelled_grid
+from detseg.analysis.charts import labelled_grid
 from detseg.cli.backbones import check_picture
 from detseg.cli.configs import find_configs, nearest
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.prediction import find_device
-from detseg.data.images import read_image
-from detseg.data.pictures import shorter_side
+from detseg.data.annotations.images import read_image
+from detseg.data.modules.crops import shorter_side
 from detseg.draw import heat
 from detseg.errors import ConfigError, DataError
+from detseg.inference.prediction import stored_data
 from detseg.models import Classifier, ConvolutionalClassifier
 from detseg.modules.backbones import ConvNet
 from detseg.tasks import Classification
-from detseg.tasks.prediction import stored_data
 
 log = logging.getLogger(__name__)
 

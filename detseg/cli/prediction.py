@@ -19,22 +19,14 @@ from detseg import checkpoint
 from detseg.cli.console import import_module
 from detseg.cli.faults import PARSER, parse
 from detseg.cli.viewing import add_views, views
-from detseg.data.images import SUFFIXES, read_image
+from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.draw import draw, overlay, save_labels
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
-from detseg.ops.runs import decode, from_text
-from detseg.tasks import (
-    Answer,
-    Classification,
-    Detection,
-    Prediction,
-    Segmentation,
-    Segmented,
-    Task,
-    Views,
-    find_images,
-)
+from detseg.inference.prediction import Prediction, find_images
+from detseg.inference.tta import Views
+from detseg.ops.rle import decode, from_text
+from detseg.tasks import Answer, Classification, Detection, Segmentation, Segmented, Task
 
 log = logging.getLogger(__name__)
 

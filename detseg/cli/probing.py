@@ -10,13 +10,13 @@ import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
-from detseg.charts import Line, line_chart
+from detseg.analysis.charts import Line, line_chart
+from detseg.analysis.probing import HELD_OUT, accuracy, at_random, features, spread_depths
 from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
 from detseg.data import DetectionData
-from detseg.data.pictures import Pictures, draw, from_annotations, from_folder, hold_out, with_enough
+from detseg.data.modules.crops import Pictures, draw, from_annotations, from_folder, hold_out, with_enough
 from detseg.errors import ConfigError, DataError
 from detseg.modules.backbones import ConvNet
-from detseg.probe import HELD_OUT, accuracy, at_random, features, spread_depths
 
 log = logging.getLogger(__name__)
 

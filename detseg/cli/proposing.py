@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
 from detseg.cli.faults import PARSER, cause, parse
+from detseg.configurable import build
 from detseg.data import DetectionData, collate
-from detseg.data.annotations import Annotations
-from detseg.data.detection import MOST_PROPOSALS
+from detseg.data.annotations.detection import Annotations
+from detseg.data.modules.detection import MOST_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
+from detseg.progress import progress
 from detseg.proposals.cache import Proposals, Writer, about, cache_file
 from detseg.proposals.detectron2 import read_detectron2
 from detseg.proposals.grid import grid
 from detseg.proposals.making import Made, Method, make
 from detseg.proposals.selective_search import selective_search
-from detseg.publication import WEIGHTS
-from detseg.recipe import build
 from detseg.structures import Sample, rescale
-from detseg.tasks.progress import progress
+from detseg.weights.model_card import WEIGHTS
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,11 @@ from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 
 import detseg
-from detseg import checkpoint, publication
+from detseg import checkpoint
 from detseg.cli.console import check_writable, import_module
 from detseg.cli.faults import PARSER, parse
 from detseg.errors import ConfigError
+from detseg.weights import model_card
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def publish(arguments: Sequence[str]) -> None:
         import_module(options.module)
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ConfigError(f"--out {options.out}: is there already; name a folder that is new or empty")
-    check_writable("--out", options.out / publication.WEIGHTS)
+    check_writable("--out", options.out / model_card.WEIGHTS)
     task = checkpoint.load(options.checkpoint)
     about = task.describe()
     about["metrics"] = {name: None if math.isnan(value) else value for name, value in task.figures.items()}
@@ -47,12 +48,12 @@ def publish(arguments: Sequence[str]) -> None:
         "python": platform.python_version(),
     }
     try:
-        publication.write(options.out, task.state_dict(), about)
+        model_card.write(options.out, task.state_dict(), about)
     except (OSError, SafetensorError) as error:  # such as a disk that is full
         raise ConfigError(f"--out {options.out}: cannot be written: {error}; name another folder") from error
     _say(about, options.out)
 
 
 def _say(about: dict[str, Any], folder: Path) -> None:
-    files = f"{folder / publication.WEIGHTS}, {folder / publication.CARD}"
+    files = f"{folder / model_card.WEIGHTS}, {folder / model_card.CARD}"
     log.info("%s: a %s for %d classes", files, about["network"]["class"], len(about["classes"]))

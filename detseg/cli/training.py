@@ -20,25 +20,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
+from detseg.callbacks import BestCheckpoint, DataWait, LastCheckpoint, Pictures, ProgressBar, ProgressLog
 from detseg.check.before import look_before_training
 from detseg.cli import usage
 from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli.faults import PARSER, cause, parse
+from detseg.configurable import subclasses
 from detseg.data import DetectionData
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
-from detseg.recipe import subclasses
-from detseg.tasks import (
-    TASKS,
-    BestCheckpoint,
-    DataWait,
-    Detection,
-    LastCheckpoint,
-    Pictures,
-    ProgressBar,
-    ProgressLog,
-    Segmentation,
-    Task,
-)
+from detseg.tasks import TASKS, Detection, Segmentation, Task
 from detseg.tasks.figures import write_figures
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from detseg.tasks import Views
+from detseg.inference.tta import Views
 
 
 def add_views(parser: ArgumentParser) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 
-from detseg.charts import labelled_grid
+from detseg.analysis.charts import labelled_grid
+from detseg.analysis.visualization import Patch, activations, ascend, exciting_patches, paint
 from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone
-from detseg.data.images import read_image
-from detseg.data.pictures import shorter_side
+from detseg.data.annotations.images import read_image
+from detseg.data.modules.crops import shorter_side
 from detseg.draw import Picture
 from detseg.errors import ConfigError, DataError
+from detseg.inference.prediction import find_images
 from detseg.modules.backbones import ConvNet
-from detseg.tasks import find_images
-from detseg.visualize import Patch, activations, ascend, exciting_patches, paint
 
 log = logging.getLogger(__name__)
 

@@ -9,54 +9,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detseg.data.annotations import Annotations as Annotations
-    from detseg.data.batching import collate as collate
-    from detseg.data.camvid import CamVid as CamVid
-    from detseg.data.cityscapes import CityscapesSegmentation as CityscapesSegmentation
-    from detseg.data.coco import COCO as COCO
-    from detseg.data.coco_segmentation import COCOSegmentation as COCOSegmentation
-    from detseg.data.detection import DetectionData as DetectionData
-    from detseg.data.folder import Folder as Folder
-    from detseg.data.folder_segmentation import FolderSegmentation as FolderSegmentation
-    from detseg.data.image_folders import ImageFolders as ImageFolders
-    from detseg.data.label_maps import LabelMaps as LabelMaps
-    from detseg.data.mixing import MixingTransforms as MixingTransforms
-    from detseg.data.sampling import ClassBalanced as ClassBalanced
-    from detseg.data.sampling import RepeatFactor as RepeatFactor
-    from detseg.data.sampling import Sampling as Sampling
-    from detseg.data.segmentation import SegmentationData as SegmentationData
-    from detseg.data.segmentation_transforms import SegmentationTransforms as SegmentationTransforms
-    from detseg.data.shapes import ShapeCrops as ShapeCrops
-    from detseg.data.shapes import Shapes as Shapes
-    from detseg.data.shapes_segmentation import ShapesSegmentation as ShapesSegmentation
-    from detseg.data.transforms import Transforms as Transforms
-    from detseg.data.voc import VOC as VOC
-    from detseg.data.voc_segmentation import VOCSegmentation as VOCSegmentation
+    from detseg.data.annotations.detection import Annotations as Annotations
+    from detseg.data.annotations.semantic import LabelMaps as LabelMaps
+    from detseg.data.loading.collate import collate as collate
+    from detseg.data.loading.repeat_factors import ClassBalanced as ClassBalanced
+    from detseg.data.loading.repeat_factors import RepeatFactor as RepeatFactor
+    from detseg.data.loading.repeat_factors import Sampling as Sampling
+    from detseg.data.modules.camvid import CamVid as CamVid
+    from detseg.data.modules.cityscapes import CityscapesSegmentation as CityscapesSegmentation
+    from detseg.data.modules.classification import ImageFolders as ImageFolders
+    from detseg.data.modules.coco import COCO as COCO
+    from detseg.data.modules.coco_segmentation import COCOSegmentation as COCOSegmentation
+    from detseg.data.modules.detection import DetectionData as DetectionData
+    from detseg.data.modules.folder import Folder as Folder
+    from detseg.data.modules.folder_segmentation import FolderSegmentation as FolderSegmentation
+    from detseg.data.modules.segmentation import SegmentationData as SegmentationData
+    from detseg.data.modules.shapes import ShapeCrops as ShapeCrops
+    from detseg.data.modules.shapes import Shapes as Shapes
+    from detseg.data.modules.shapes_segmentation import ShapesSegmentation as ShapesSegmentation
+    from detseg.data.modules.voc import VOC as VOC
+    from detseg.data.modules.voc_segmentation import VOCSegmentation as VOCSegmentation
+    from detseg.data.transforms.detection import Transforms as Transforms
+    from detseg.data.transforms.mixing import MixingTransforms as MixingTransforms
+    from detseg.data.transforms.segmentation import SegmentationTransforms as SegmentationTransforms
 
 MODULES = {
-    "Annotations": "annotations",
-    "COCO": "coco",
-    "COCOSegmentation": "coco_segmentation",
-    "CamVid": "camvid",
-    "CityscapesSegmentation": "cityscapes",
-    "DetectionData": "detection",
-    "ClassBalanced": "sampling",
-    "ImageFolders": "image_folders",
-    "MixingTransforms": "mixing",
-    "RepeatFactor": "sampling",
-    "Sampling": "sampling",
-    "ShapeCrops": "shapes",
-    "FolderSegmentation": "folder_segmentation",
-    "LabelMaps": "label_maps",
-    "SegmentationData": "segmentation",
-    "SegmentationTransforms": "segmentation_transforms",
-    "Folder": "folder",
-    "Shapes": "shapes",
-    "ShapesSegmentation": "shapes_segmentation",
-    "Transforms": "transforms",
-    "VOC": "voc",
-    "VOCSegmentation": "voc_segmentation",
-    "collate": "batching",
+    "Annotations": "annotations.detection",
+    "COCO": "modules.coco",
+    "COCOSegmentation": "modules.coco_segmentation",
+    "CamVid": "modules.camvid",
+    "CityscapesSegmentation": "modules.cityscapes",
+    "DetectionData": "modules.detection",
+    "ClassBalanced": "loading.repeat_factors",
+    "ImageFolders": "modules.classification",
+    "MixingTransforms": "transforms.mixing",
+    "RepeatFactor": "loading.repeat_factors",
+    "Sampling": "loading.repeat_factors",
+    "ShapeCrops": "modules.shapes",
+    "FolderSegmentation": "modules.folder_segmentation",
+    "LabelMaps": "annotations.semantic",
+    "SegmentationData": "modules.segmentation",
+    "SegmentationTransforms": "transforms.segmentation",
+    "Folder": "modules.folder",
+    "Shapes": "modules.shapes",
+    "ShapesSegmentation": "modules.shapes_segmentation",
+    "Transforms": "transforms.detection",
+    "VOC": "modules.voc",
+    "VOCSegmentation": "modules.voc_segmentation",
+    "collate": "loading.collate",
 }
 
 

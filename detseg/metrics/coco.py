@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from faster_coco_eval.core import mask as runs
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.metrics.detections import Detections
 from detseg.metrics.matching import (
     AREAS,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.ops.runs import runs
+from detseg.ops.rle import runs
 from detseg.structures import Instances
 
 

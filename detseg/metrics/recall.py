@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.ops.boxes import iou
 
 THRESHOLDS = np.arange(10) * 0.05 + 0.5

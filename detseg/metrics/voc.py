@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.metrics.detections import Detections
 
 Floats = NDArray[np.float64]

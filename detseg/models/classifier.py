@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.configurable import Recipe
 from detseg.modules.backbones import Backbone, ConvNet
-from detseg.recipe import Recipe
 from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet, section 5)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from detseg.configurable import Recipe
 from detseg.errors import DataError
-from detseg.recipe import Recipe
 from detseg.structures import Batch, Instances
 
 

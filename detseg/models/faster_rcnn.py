@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from detseg.models.detector import Detector, check
-from detseg.models.weights import load_weights
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import (
     BoxHead,
@@ -20,6 +19,7 @@ from detseg.modules.box_head import (
 )
 from detseg.modules.rpn import RPN, Predictions
 from detseg.structures import Batch, Instances, trim
+from detseg.weights.torchvision import load_weights
 
 
 class FasterRCNN(Detector):

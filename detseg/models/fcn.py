@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from detseg.configurable import IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.models.classifier import Classifier
 from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
-from detseg.modules.convolutional import convolutional, hidden_layers
+from detseg.modules.fully_convolutional import convolutional, hidden_layers
 from detseg.modules.upsampling import Upsampling
-from detseg.recipe import IN_CHECKPOINT
-from detseg.state_dicts import faults, of_network, read_weights
+from detseg.weights.state_dict import faults, of_network, read_weights
 
 log = logging.getLogger(__name__)
 

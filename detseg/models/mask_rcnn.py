@@ -11,13 +11,13 @@ from torch import Tensor
 from detseg.errors import DataError
 from detseg.models.detector import check
 from detseg.models.faster_rcnn import FasterRCNN
-from detseg.models.weights import load_weights
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.box_head import Conv5Head, RegionHead, pool_regions, sample_regions
 from detseg.modules.mask_head import MaskHead
 from detseg.modules.rpn import Predictions
 from detseg.structures import Batch, Instances, trim
+from detseg.weights.torchvision import load_weights
 
 BINS = 14  # of a region's features on each side, from which the mask is made (figure 4)
 

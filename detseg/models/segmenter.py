@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.configurable import Recipe
 from detseg.ops.boxes import as_float
 from detseg.ops.losses import dice_loss, focal_loss, semantic_loss
-from detseg.recipe import Recipe
 from detseg.structures import STRIDE, Batch
 
 Criterion = Literal["cross_entropy", "focal", "dice"]

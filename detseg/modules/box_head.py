@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.configurable import Recipe
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
-from detseg.modules.convolution import Convolution
+from detseg.modules.conv import Convolution
 from detseg.modules.linear import Linear
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
 from detseg.ops.matching import POSITIVE, match
-from detseg.ops.regions import roi_align, roi_pool
+from detseg.ops.nms import suppress
+from detseg.ops.roi_pooling import roi_align, roi_pool
 from detseg.ops.sampling import sample
-from detseg.ops.suppression import suppress
-from detseg.recipe import Recipe
 from detseg.structures import Instances
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # makes the targets' deviation about 1, as in the original implementations

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.norm import Norm
-from detseg.modules.convolution import Convolution
+from detseg.modules.conv import Convolution
 
 
 class FPN(Backbone):

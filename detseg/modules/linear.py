@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.ops.processor import autocast_slows
+from detseg.kernels.processor import autocast_slows
 
 
 class Linear(nn.Linear):

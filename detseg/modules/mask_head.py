@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.modules.backbones.norm import Norm
-from detseg.modules.convolution import Convolution
+from detseg.modules.conv import Convolution
 from detseg.ops.losses import mask_loss
 from detseg.ops.masks import mask_targets
 from detseg.structures import Instances

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.modules.convolution import Convolution
+from detseg.modules.conv import Convolution
 from detseg.ops import boxes as box_ops
 from detseg.ops.anchors import cell_anchors, grid_anchors
 from detseg.ops.losses import delta_loss, objectness_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
-from detseg.ops.regions import patches
+from detseg.ops.nms import suppress
+from detseg.ops.roi_pooling import patches
 from detseg.ops.sampling import sample
-from detseg.ops.suppression import suppress
 from detseg.structures import Instances
 
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)

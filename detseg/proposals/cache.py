@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.errors import DataError
 
 FORMAT = 1  # of the file

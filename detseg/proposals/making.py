@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.images import read_image
+from detseg.data.annotations.images import read_image
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (h, w, 3) RGB to boxes (N, 4) xyxy, likeliest first
 Image = tuple[Path, tuple[int, int]]  # its file, its height and width as labelled

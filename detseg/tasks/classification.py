@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data import ImageFolders, collate
-from detseg.data.images import read_image
+from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError
+from detseg.inference.prediction import evaluating, find_images, stored_data
 from detseg.metrics import TopK
 from detseg.models import Classifier
 from detseg.structures import Batch, Sample
-from detseg.tasks.prediction import evaluating, find_images, stored_data
-from detseg.tasks.task import Task
+from detseg.tasks.base import Task
 
 
 class Answer(NamedTuple):

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from detseg.data import DetectionData
 from detseg.errors import ConfigError
+from detseg.inference.prediction import Prediction, predict
 from detseg.metrics import Collector, Detections
 from detseg.models import Detector
-from detseg.models.weights import match_classes
 from detseg.structures import Batch, Instances, rescale
+from detseg.tasks.base import Task
 from detseg.tasks.figures import average_precision, explain_zero, figures_table
-from detseg.tasks.prediction import Prediction, predict
-from detseg.tasks.task import Task
+from detseg.weights.torchvision import match_classes
 
 log = logging.getLogger(__name__)
 

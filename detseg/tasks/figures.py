@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.metrics import Detections, coco_ap, table, voc_ap
 from detseg.ops.boxes import iou
 

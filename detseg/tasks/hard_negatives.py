@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detseg.ops.linear import svm
-from detseg.tasks.progress import progress
+from detseg.progress import progress
 from detseg.tasks.region_features import RegionFeatures, image_name, scale_of
 
 log = logging.getLogger(__name__)

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.errors import CheckpointError, ConfigError
+from detseg.inference.prediction import Prediction, evaluating
 from detseg.models import RCNN
 from detseg.models.detector import given
 from detseg.ops.linear import ridge
 from detseg.ops.losses import class_loss
+from detseg.progress import progress
 from detseg.structures import Batch, rescale, trim
 from detseg.tasks.detection import Detection
 from detseg.tasks.hard_negatives import fit_machines
-from detseg.tasks.prediction import Prediction, evaluating
-from detseg.tasks.progress import progress
 from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name, scale_of
 
 log = logging.getLogger(__name__)

@@ -16,19 +16,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from detseg.configurable import recipe
 from detseg.data import DetectionData, collate
-from detseg.data.annotations import Annotations
-from detseg.data.detection import MOST_PROPOSALS, DetectionDataset
+from detseg.data.annotations.detection import Annotations
+from detseg.data.modules.detection import MOST_PROPOSALS, DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import given
 from detseg.models.rcnn import RCNN
 from detseg.modules.box_head import DELTA_WEIGHTS
 from detseg.ops import boxes as box_ops
 from detseg.ops.boxes import TINY
+from detseg.progress import progress
 from detseg.proposals.cache import fingerprint
-from detseg.recipe import recipe
 from detseg.structures import Instances, Sample
-from detseg.tasks.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data import SegmentationData
-from detseg.data.images import read_image
+from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError
+from detseg.inference.prediction import evaluating, find_images, stored_data
+from detseg.inference.tta import Views, segment
 from detseg.metrics import Confusion, segmentation_table
 from detseg.models import Segmenter
 from detseg.ops.losses import median_frequency_weights
 from detseg.structures import VOID, Batch
-from detseg.tasks.prediction import evaluating, find_images, stored_data
-from detseg.tasks.task import Task
-from detseg.tasks.views import Views, segment
+from detseg.tasks.base import Task
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from detseg import cli
 from detseg.check.checking import Checked, check
 from detseg.check.parts import find_parts
-from detseg.data.reports import KINDS
+from detseg.data.annotations.issues import KINDS
 from tests.data import made
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from detseg import cli
 from detseg.check.parts import find_parts
-from detseg.data.annotation_cache import LEAST
+from detseg.data.annotations.cache import LEAST
 from detseg.errors import ConfigError
 from tests.check.test_checking import coco, kinds, look, write
 from tests.data import made

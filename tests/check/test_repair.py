@@ -13,7 +13,7 @@ from PIL import Image
 from detseg import cli
 from detseg.check.repair import repair
 from detseg.data import COCO, Folder
-from detseg.data.images import read_image
+from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError, DataError
 from tests.check.test_checking import coco, kinds, look, write
 from tests.data import made

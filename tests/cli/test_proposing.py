@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detseg import checkpoint, cli
+from detseg.configurable import recipe
 from detseg.data import COCO
 from detseg.errors import DataError
 from detseg.metrics import proposal_recall
@@ -22,7 +23,6 @@ from detseg.modules.backbones import MobileNetV2
 from detseg.modules.box_head import TwoFCHead
 from detseg.proposals.cache import Proposals
 from detseg.proposals.grid import grid
-from detseg.recipe import recipe
 from detseg.structures import rescale
 from detseg.tasks import Detection
 from tests.colours import colours, write_colours

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detseg import checkpoint, cli
+from detseg.configurable import recipe
 from detseg.errors import CheckpointError
 from detseg.models import Classifier, FasterRCNN
 from detseg.modules import FPN, TwoFCHead
 from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
-from detseg.recipe import recipe
 from detseg.tasks import Classification, Detection
 from tests.colours import IDS, ColourDetector, colours, write_colours
 
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_while_publishing(
     def fail(*_: Any) -> None:
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("detseg.publication.save_file", fail)
+    monkeypatch.setattr("detseg.weights.model_card.save_file", fail)
     with pytest.raises(SystemExit):
         cli.publish(["tiny.ckpt", "--out", str(tmp_path / "full")])
     assert "full: cannot be written: No space left on device; name another folder" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detseg.data.annotations import Annotations, pack
+from detseg.data.annotations.detection import Annotations, pack
 
 
 def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from detseg.data import annotation_cache
-from detseg.data.annotation_cache import cached
-from detseg.data.annotations import Annotations
-from detseg.data.coco import COCO
-from detseg.data.coco_format import read_coco
-from detseg.data.finding import find_source
-from detseg.data.lvis_format import read_lvis
+from detseg.data.annotations.cache import cached
+from detseg.data.annotations.detection import Annotations
+from detseg.data.formats.coco.reader import read_coco
+from detseg.data.formats.discovery import find_source
+from detseg.data.formats.lvis import read_lvis
+from detseg.data.modules.coco import COCO
 from tests.data import made
 
 IMAGES = [{"id": number, "file_name": f"{number}é.png", "height": 48, "width": 64} for number in range(6)]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg.data.annotations import Annotations, pack
+from detseg.data.annotations.detection import Annotations, pack
 from tests.data import made
 
 COUNTS = st.lists(st.integers(0, 4), min_size=1, max_size=8)
@@ -87,7 +87,7 @@ def test_description_counts() -> None:
 
 def test_reading_needs_neither_torch_nor_lightning() -> None:
     code = (
-        "import sys, detseg.data.annotations, detseg.data.coco_format, detseg.data.voc_format, detseg.data.images;"
+        "import sys, detseg.data.annotations.detection, detseg.data.formats.coco.reader, detseg.data.formats.voc, detseg.data.annotations.images;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'albumentations')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

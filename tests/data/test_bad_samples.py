@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from detseg.data import COCO, MixingTransforms, Transforms
-from detseg.data.bad_samples import BadSamples, Skipping
+from detseg.data.loading.bad_samples import BadSamples, Skipping
 from detseg.errors import DataError
 from detseg.structures import Sample
 from tests.data import made

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg.data.batching import buckets, collate, smallest
-from detseg.data.transforms import fit
+from detseg.data.loading.collate import buckets, collate, smallest
+from detseg.data.transforms.detection import fit
 from detseg.structures import Sample
 
 STANDARD = [(800, 800), (800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800)]

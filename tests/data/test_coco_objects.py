@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from detseg.data import coco_format, json_lists
-from detseg.data.coco_format import read_coco
-from detseg.data.masks import MaskReading, pack_many, pack_polygons
-from detseg.data.reports import collecting
+from detseg.data.annotations.issues import collecting
+from detseg.data.annotations.masks import MaskReading, pack_many, pack_polygons
+from detseg.data.formats.coco.reader import read_coco
 from detseg.errors import DataError
 
 HEIGHT, WIDTH = 60, 80

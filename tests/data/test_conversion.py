@@ -21,10 +21,10 @@ from pycocotools import mask as reference
 
 from detseg import cli
 from detseg.cli.data_conversion import convert_data
-from detseg.data.conversion import convert
-from detseg.data.finding import find_source
-from detseg.data.masks import POLYGONS, pack_masks, pack_polygons
-from detseg.data.outlines import clockwise, joined, rings, signed_area
+from detseg.data.annotations.contours import clockwise, joined, rings, signed_area
+from detseg.data.annotations.masks import POLYGONS, pack_masks, pack_polygons
+from detseg.data.formats.conversion import convert
+from detseg.data.formats.discovery import find_source
 from detseg.errors import ConfigError, DataError
 from tests.data import made
 
@@ -291,8 +291,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("detseg.data.conversion.os.link", full)
-    monkeypatch.setattr("detseg.data.conversion.shutil.copyfile", full)
+    monkeypatch.setattr("detseg.data.formats.conversion.os.link", full)
+    monkeypatch.setattr("detseg.data.formats.conversion.shutil.copyfile", full)
     with pytest.raises(ConfigError, match=f"--out {tmp_path / 'new'}: .*No space left"):
         convert_data([*command, str(tmp_path / "new")])
 

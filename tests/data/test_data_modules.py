@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from detseg.configurable import build, recipe
 from detseg.data import COCO, VOC, Transforms
-from detseg.data.base import Loader, split_rows
-from detseg.data.detection import DetectionDataset
-from detseg.data.images import read_image
+from detseg.data.annotations.images import read_image
+from detseg.data.modules.base import Loader, split_rows
+from detseg.data.modules.detection import DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
-from detseg.recipe import build, recipe
 from detseg.structures import Batch
 from tests.data import made
 

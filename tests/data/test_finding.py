@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from detseg.data.annotations import Annotations
-from detseg.data.base import hold_out
-from detseg.data.finding import find_source
-from detseg.data.layout import leads_out
+from detseg.data.annotations.detection import Annotations
+from detseg.data.formats.discovery import find_source
+from detseg.data.formats.layout import leads_out
+from detseg.data.modules.base import hold_out
 from detseg.errors import DataError
 from tests.data import made
 

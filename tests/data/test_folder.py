@@ -85,7 +85,7 @@ def test_a_folder_is_a_value_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("mine", "COCO"):
         (tmp_path / name).mkdir()
     found = for_other_data([*arguments, "--model.lr", "0.1"], DetectionData)
-    base = "--data=detseg.data.detection.DetectionData"
+    base = "--data=detseg.data.modules.detection.DetectionData"
     assert " ".join(found).replace("=Folder", " Folder") == f"{base} --data Folder --data.root=mine --model.lr 0.1"
     assert for_other_data(["--data", "COCO"], DetectionData) == [base, "--data", "COCO"]
 

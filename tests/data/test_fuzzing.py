@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCOSegmentation, Folder, FolderSegmentation
-from detseg.data.reports import collecting
+from detseg.data.annotations.issues import collecting
 from detseg.errors import DetsegError
 from tests.data import made
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.images import image_size, read_image
+from detseg.data.annotations.images import image_size, read_image
 from detseg.errors import DataError
 from tests.data import made
 

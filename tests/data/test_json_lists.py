@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.json_lists import read_lists
+from detseg.data.formats.coco.json_stream import read_lists
 
 NAMES = ("images", "annotations")
 VALUES = st.recursive(

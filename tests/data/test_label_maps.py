@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from detseg.data.class_names import find_classes
-from detseg.data.label_maps import LabelFiles, LabelMaps, by_stem, label_maps, read_numbers
+from detseg.data.annotations.class_names import find_classes
+from detseg.data.annotations.semantic import LabelFiles, LabelMaps, by_stem, label_maps, read_numbers
 from detseg.draw import save_labels
 from detseg.errors import DataError
 

@@ -16,12 +16,12 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO as Reference
 
 from detseg.data import COCO, VOC, Folder, Shapes, Transforms
-from detseg.data.annotations import Annotations
-from detseg.data.coco_format import read_coco
-from detseg.data.conversion import convert
-from detseg.data.finding import find_source
-from detseg.data.masks import RUNS, pack_masks
-from detseg.data.voc_format import read_voc
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.masks import RUNS, pack_masks
+from detseg.data.formats.coco.reader import read_coco
+from detseg.data.formats.conversion import convert
+from detseg.data.formats.discovery import find_source
+from detseg.data.formats.voc import read_voc
 from detseg.errors import DataError
 from tests.data import made
 

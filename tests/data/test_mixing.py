@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO, Transforms
-from detseg.data.mixing import GREY, MixingTransforms, bounds, copy_paste, cut, mosaic, whole
-from detseg.data.transforms import Picture
+from detseg.data.transforms.detection import Picture
+from detseg.data.transforms.mixing import GREY, MixingTransforms, bounds, copy_paste, cut, mosaic, whole
 from detseg.errors import ConfigError
 from detseg.ops.masks import grids
 from tests.data import made

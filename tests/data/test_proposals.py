@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO, VOC, Shapes, Transforms, collate
-from detseg.data.transforms import Picture
+from detseg.data.transforms.detection import Picture
 from detseg.errors import DataError
 from detseg.proposals.cache import Writer, about, cache_file
 from detseg.structures import Sample

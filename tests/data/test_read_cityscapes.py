@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from detseg.data import CityscapesSegmentation
-from detseg.data.annotations import Annotations
-from detseg.data.cityscapes_format import find_cityscapes, paint
-from detseg.data.layout import Tree
-from detseg.data.masks import RUNS
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.masks import RUNS
+from detseg.data.formats.cityscapes import find_cityscapes, paint
+from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from tests.data import made
 

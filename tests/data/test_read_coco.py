@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO as Reference
 
 from detseg.data import COCO, VOC
-from detseg.data.coco_format import read_coco
-from detseg.data.coco_layout import find_annotations, find_images, find_only_annotations
-from detseg.data.reports import collecting
+from detseg.data.annotations.issues import collecting
+from detseg.data.formats.coco.layout import find_annotations, find_images, find_only_annotations
+from detseg.data.formats.coco.reader import read_coco
 from detseg.errors import DataError
 from tests.data import made
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.csv_format import find_csv, read_csv
-from detseg.data.layout import Tree
+from detseg.data.formats.csv import find_csv, read_csv
+from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from tests.data import made
 

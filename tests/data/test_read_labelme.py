@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.labelme_format import find_labelme, read_labelme
-from detseg.data.layout import Tree
+from detseg.data.formats.labelme import find_labelme, read_labelme
+from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from tests.data import made
 

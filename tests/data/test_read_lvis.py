@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import Folder
-from detseg.data.annotations import Annotations
-from detseg.data.finding import find_source
-from detseg.data.layout import Tree
-from detseg.data.lvis_format import find_lvis, frequencies, read_lvis
+from detseg.data.annotations.detection import Annotations
+from detseg.data.formats.discovery import find_source
+from detseg.data.formats.layout import Tree
+from detseg.data.formats.lvis import find_lvis, frequencies, read_lvis
 from detseg.errors import DataError
 from tests.data import made
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import Folder
-from detseg.data.annotations import Annotations
-from detseg.data.layout import Tree
-from detseg.data.open_images_format import find_open_images, read_descriptions, read_open_images
+from detseg.data.annotations.detection import Annotations
+from detseg.data.formats.layout import Tree
+from detseg.data.formats.open_images import find_open_images, read_descriptions, read_open_images
 from detseg.errors import DataError
 from tests.data import made
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.annotations import Annotations
-from detseg.data.layout import Tree
-from detseg.data.yolo_format import find_yolo, read_names, read_yolo
+from detseg.data.annotations.detection import Annotations
+from detseg.data.formats.layout import Tree
+from detseg.data.formats.yolo import find_yolo, read_names, read_yolo
 from detseg.errors import DataError
 from tests.data import made
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.samplers import EvaluationSampler, TrainingSampler
+from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
 
 GROUPS = st.lists(st.integers(-1, 3), min_size=1, max_size=40).map(np.array)
 BATCH = st.integers(1, 5)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO
-from detseg.data.annotations import Annotations
-from detseg.data.samplers import TrainingSampler
-from detseg.data.sampling import ClassBalanced, RepeatFactor
+from detseg.data.annotations.detection import Annotations
+from detseg.data.loading.repeat_factors import ClassBalanced, RepeatFactor
+from detseg.data.loading.samplers import TrainingSampler
 from detseg.errors import ConfigError
 from tests.data import made
 

@@ -15,6 +15,7 @@ import torch
 from pycocotools import mask
 from pycocotools.coco import COCO as Reference
 
+from detseg.configurable import build, recipe
 from detseg.data import (
     CamVid,
     COCOSegmentation,
@@ -24,13 +25,12 @@ from detseg.data import (
     ShapesSegmentation,
     VOCSegmentation,
 )
-from detseg.data.coco_segmentation import read_coco_maps
-from detseg.data.images import read_image
-from detseg.data.segmentation import SegmentationDataset
-from detseg.data.shapes_generator import CLASSES
+from detseg.data.annotations.images import read_image
+from detseg.data.modules.coco_segmentation import read_coco_maps
+from detseg.data.modules.segmentation import SegmentationDataset
+from detseg.data.modules.shapes_generator import CLASSES
 from detseg.draw import save_labels
 from detseg.errors import ConfigError, DataError
-from detseg.recipe import build, recipe
 from detseg.structures import VOID, Batch
 from tests.data import made
 from tests.data.test_data_modules import Recorder, rows, trainer
@@ -153,7 +153,7 @@ def test_lightning_trains_and_validates_on_it(tmp_path: Path) -> None:
 
 def test_a_rank_without_images_gets_an_empty_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = FolderSegmentation(str(write_folder(tmp_path, 2, 1)), workers=0)
-    monkeypatch.setattr("detseg.data.base._rank", lambda: (1, 2))
+    monkeypatch.setattr("detseg.data.modules.base._rank", lambda: (1, 2))
     (batch,) = data.val_dataloader()
     assert batch.semantic.shape == (0, *batch.images.shape[2:])
 
@@ -355,7 +355,7 @@ def test_camvid(tmp_path: Path) -> None:
 
 def test_shapes(tmp_path: Path) -> None:
     """The labels are those that were drawn, but for the outlines."""
-    from detseg.data.shapes_generator import draw
+    from detseg.data.modules.shapes_generator import draw
 
     data = ShapesSegmentation(str(tmp_path / "shapes"), train=6, val=2, workers=0)
     assert data.classes == ("background", *CLASSES)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.segmentation_transforms import SegmentationTransforms
+from detseg.configurable import build, recipe
+from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import ConfigError
-from detseg.recipe import build, recipe
 from detseg.structures import VOID
 
 SHADE = 40  # of a class in the image of ``blocks``

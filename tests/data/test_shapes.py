@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools.coco import COCO as Reference
 
 from detseg.data import VOC, ShapeCrops, Shapes
-from detseg.data.images import read_image
-from detseg.data.shapes_generator import CLASSES, MOST, VISIBLE, Shape, draw
+from detseg.data.annotations.images import read_image
+from detseg.data.modules.shapes_generator import CLASSES, MOST, VISIBLE, Shape, draw
 from detseg.errors import DataError
 
 
@@ -103,7 +103,7 @@ def test_an_object_is_where_its_mask_is(monkeypatch: pytest.MonkeyPatch) -> None
     """Draw with plain textures, a darker one each time: every pixel must tell which object it belongs to."""
     values = iter(np.linspace(250, 60, 40))
     monkeypatch.setattr(
-        "detseg.data.shapes_generator._texture",
+        "detseg.data.modules.shapes_generator._texture",
         lambda _, height, width: np.full((height, width, 3), next(values), dtype=np.float32),
     )
     image, shapes = next((image, shapes) for image, shapes in (draw((0, n)) for n in range(9)) if len(shapes) >= 3)
@@ -193,7 +193,7 @@ def test_a_crop_shows_its_shape_in_the_middle(tmp_path: Path, monkeypatch: pytes
     image[30:70, 20:60] = 255
     mask = image[..., 0] > 0
     shapes = [Shape(label, mask, np.zeros((0, 2)), whole=True) for label in range(5)]
-    monkeypatch.setattr("detseg.data.shapes_generator.draw", lambda seed: (image, shapes))
+    monkeypatch.setattr("detseg.data.modules.shapes_generator.draw", lambda seed: (image, shapes))
     listing = ShapeCrops(str(tmp_path / "crops"), train=5, val=5, size=50, workers=0).annotations("train")
     for file in listing.files:
         crop = cv2.imread(str(listing.root / file))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.transforms import Picture, Transforms, fit
+from detseg.data.transforms.detection import Picture, Transforms, fit
 from detseg.errors import ConfigError
 
 

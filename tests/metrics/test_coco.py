@@ -13,9 +13,9 @@ from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detseg.data.annotations import Annotations
-from detseg.data.coco_format import read_coco
-from detseg.data.masks import RUNS, pack_masks
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.masks import RUNS, pack_masks
+from detseg.data.formats.coco.reader import read_coco
 from detseg.metrics import Detections, coco_ap, coco_results, matching
 from tests.metrics import generated
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from detseg.metrics import Collector, Detections
-from detseg.ops.runs import decode, from_text
+from detseg.ops.rle import decode, from_text
 from detseg.structures import Instances
 
 IMAGES = 7  # odd, and one of the batches is not full

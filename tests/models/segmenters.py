@@ -10,8 +10,8 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
+from detseg.configurable import build, recipe
 from detseg.models import Segmenter
-from detseg.recipe import build, recipe
 from detseg.structures import VOID, Batch, Instances
 
 CLASSES = 3

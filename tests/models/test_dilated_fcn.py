@@ -14,9 +14,9 @@ from torchvision.transforms.functional import normalize
 
 from detseg.errors import CheckpointError
 from detseg.models import DilatedFCN
-from detseg.models.weights import segmenter_from_torchvision, segmenter_to_torchvision
 from detseg.modules.backbones import ResNet
 from detseg.structures import VOID
+from detseg.weights.torchvision import segmenter_from_torchvision, segmenter_to_torchvision
 from tests.models.segmenters import CLASSES, SegmenterTester, scene
 from tests.modules.backbones.tester import shake
 

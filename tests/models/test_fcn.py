@@ -14,12 +14,12 @@ from torch.testing import assert_close
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
-from detseg import publication
 from detseg.errors import CheckpointError
 from detseg.models import FCN, DilatedFCN
 from detseg.modules import FPN, backbones
 from detseg.modules.backbones import VGG, AlexNet, Backbone, ConvNet, ResNet
 from detseg.modules.upsampling import Upsampling
+from detseg.weights import model_card
 from tests.models.segmenters import CLASSES, SegmenterTester, rows, scene
 from tests.models.test_backbones import FAMILIES, smallest
 from tests.modules.backbones.tester import Narrow, images
@@ -143,7 +143,7 @@ def test_a_finer_net_has_its_own_weights_of_the_classes(tmp_path: Path, caplog: 
 
 def test_a_published_folder_is_gone_on_from(tmp_path: Path) -> None:
     coarse = stage(16)
-    publication.write(tmp_path / "coarse", {f"network.{name}": one for name, one in coarse.state_dict().items()}, {})
+    model_card.write(tmp_path / "coarse", {f"network.{name}": one for name, one in coarse.state_dict().items()}, {})
     finer = stage(8, str(tmp_path / "coarse"))
     assert torch.equal(finer.backbone.conv1.weight, coarse.backbone.conv1.weight)
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from detseg import checkpoint, publication
+from detseg import checkpoint
+from detseg.configurable import build, recipe
 from detseg.errors import CheckpointError
 from detseg.models import FasterRCNN
-from detseg.models.weights import COCO, from_torchvision, load_weights, match_classes, to_torchvision
 from detseg.modules import FPN, TwoFCHead
 from detseg.modules.backbones import MobileNetV2, MobileNetV3, ResNet
-from detseg.recipe import build, recipe
 from detseg.tasks import Detection
+from detseg.weights import model_card
+from detseg.weights.torchvision import COCO, from_torchvision, load_weights, match_classes, to_torchvision
 
 # The ids in COCO's own annotation files: 91 labels, of which these are used.
 IDS = [label for label in range(1, 91) if label not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -130,7 +131,7 @@ def test_classes_without_names(tmp_path, caplog) -> None:
 def published(network: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Path:
     task = Detection(network)
     task.classes = classes
-    publication.write(folder, task.state_dict(), task.describe())
+    model_card.write(folder, task.state_dict(), task.describe())
     checkpoint.save(task, folder / "whole.ckpt")
     return folder
 

@@ -23,10 +23,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.conversion import _recipe
+from detseg.configurable import build, recipe
 from detseg.data import COCO as COCOData
-from detseg.models.weights import COCO, PUBLISHED, from_torchvision, to_torchvision
-from detseg.recipe import build, recipe
 from detseg.structures import Batch, Instances
+from detseg.weights.torchvision import COCO, PUBLISHED, from_torchvision, to_torchvision
 
 LABELS = list(COCO.values())
 HEIGHT, WIDTH = 96, 128

@@ -14,10 +14,10 @@ from torchvision.models.detection.image_list import ImageList
 
 from detseg.errors import CheckpointError
 from detseg.models import FasterRCNN
-from detseg.models.weights import from_torchvision, to_torchvision
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.structures import Batch, Instances
+from detseg.weights.torchvision import from_torchvision, to_torchvision
 
 CLASSES = 5
 SIZES = [(160, 224), (128, 192), (160, 100)]

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torchvision.ops import box_iou
 
+from detseg.configurable import build, recipe
 from detseg.models import Detector
 from detseg.ops.boxes import clip
-from detseg.recipe import build, recipe
 from detseg.structures import Batch, Instances
 
 CLASSES = 3

@@ -12,11 +12,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from detseg.configurable import build, recipe
 from detseg.errors import CheckpointError
 from detseg.modules import ClassifierHead, Conv5Head, ConvFCHead, TwoFCHead, truncate
 from detseg.modules.backbones import ConvNet, ResNet
 from detseg.modules.box_head import BoxHead, sample_regions
-from detseg.recipe import build, recipe
 from detseg.structures import Instances
 
 CLASSES = 3

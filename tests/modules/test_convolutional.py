@@ -14,7 +14,7 @@ from torchvision.transforms.functional import normalize
 from detseg.models import Classifier, ConvolutionalClassifier
 from detseg.modules import backbones
 from detseg.modules.backbones import VGG, AlexNet, GoogLeNet, ResNet, SqueezeNet
-from detseg.modules.convolutional import convolutional, hidden_layers
+from detseg.modules.fully_convolutional import convolutional, hidden_layers
 from tests.modules.backbones.tester import Narrow, images, shake
 
 NETWORKS: list[tuple[str, dict[str, Any]]] = [

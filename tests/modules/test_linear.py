@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detseg.kernels import processor
 from detseg.modules.linear import Linear
-from detseg.ops import processor
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detseg.ops import processor
+from detseg.kernels import processor
 
 INTEL, AMD = "Intel Xeon", "AMD EPYC 9B45"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
-from detseg.ops import regions
+from detseg.ops import roi_pooling as regions
 from tests.ops.drawn import random_boxes, random_maps
 
 STRIDES = (4, 8, 16, 32)

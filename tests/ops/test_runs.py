@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as reference
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detseg.ops.runs import Window, area, decode, encode, from_text, paste, runs, to_text
+from detseg.ops.rle import Window, area, decode, encode, from_text, paste, runs, to_text
 
 
 def coco(mask: NDArray[np.bool_]) -> bytes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from detseg.ops.suppression import suppress
+from detseg.ops.nms import suppress
 from tests.ops.drawn import random_boxes
 
 
@@ -95,7 +95,7 @@ def test_the_kernel_for_gpus_agrees_with_the_operator() -> None:
     """Interpreted, on random boxes, on tied scores and equal boxes, and where nothing is valid."""
     code = """
 import torch
-from detseg.ops import suppression
+from detseg.ops import nms as suppression
 from tests.ops.test_suppression import candidates
 
 for tied in (False, True):
@@ -120,7 +120,7 @@ def test_the_kernel_for_gpus_compiles() -> None:
     code = """
 import triton
 from triton.backends.compiler import GPUTarget
-from detseg.ops.greedy import WARPS, _suppress
+from detseg.kernels.triton_nms import WARPS, _suppress
 
 names = dict(boxes="*fp32", scores="*fp32", groups="*i64", indices="*i64", kept="*i1", threshold="fp32")
 source = triton.compiler.ASTSource(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from detseg.ops import processor, winograd
+from detseg.kernels import processor, winograd
 
 # Images, inputs, height, width, outputs: many small maps, few large ones, no side a multiple of a tile.
 SHAPES = [(12, 96, 14, 14, 96), (1, 96, 50, 61, 112), (13, 112, 17, 3, 96), (64, 96, 1, 2, 96)]

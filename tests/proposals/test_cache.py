@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.errors import DataError
 from detseg.proposals.cache import Proposals, Writer, about, cache_file
 from detseg.proposals.grid import grid

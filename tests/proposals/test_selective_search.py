@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2hsv, rgb2lab
 
 from detseg.data import VOC
-from detseg.data.images import read_image
+from detseg.data.annotations.images import read_image
 from detseg.metrics import proposal_recall
 from detseg.proposals.selective_search import (
     STRATEGIES,

@@ -16,15 +16,16 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 from detseg import checkpoint
+from detseg.callbacks import BestCheckpoint, LastCheckpoint
+from detseg.configurable import recipe
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.modules.box_head import TwoFCHead
-from detseg.ops.runs import decode, from_text
-from detseg.recipe import recipe
+from detseg.ops.rle import decode, from_text
 from detseg.structures import Batch
-from detseg.tasks import BestCheckpoint, Detection, LastCheckpoint
+from detseg.tasks import Detection
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 
 QUIET: dict[str, Any] = {
@@ -441,7 +442,8 @@ import json, sys
 from pathlib import Path
 from lightning.pytorch import Trainer
 from tests.colours import ColourDetector, ColourMaskDetector, colours
-from detseg.tasks import Detection, Pictures
+from detseg.tasks import (Detection)
+from detseg.callbacks import (Pictures)
 
 trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                   enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])

@@ -21,7 +21,7 @@ from torchvision.ops import box_iou
 
 from detseg import checkpoint, cli
 from detseg.data import Transforms
-from detseg.data.annotations import Annotations
+from detseg.data.annotations.detection import Annotations
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
 from detseg.models import RCNN
 from detseg.modules.backbones import SqueezeNet
@@ -64,7 +64,7 @@ trainer:
 KILLED = """\
 import functools, os, signal, sys
 from detseg import cli
-from detseg.tasks import RCNNTraining, rcnn
+from detseg.tasks import (RCNNTraining, rcnn)
 from detseg.tasks.region_features import RegionFeatures
 
 rcnn.fit_machines = functools.partial(rcnn.fit_machines, enough=40)

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detseg import checkpoint
+from detseg.callbacks import LastCheckpoint
 from detseg.data import FolderSegmentation, SegmentationTransforms
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
+from detseg.inference.tta import Views, segment
 from detseg.models import FCN, DilatedFCN, Segmenter
 from detseg.modules.backbones import ResNet
 from detseg.structures import VOID
-from detseg.tasks import LastCheckpoint, Segmentation, Views
-from detseg.tasks.views import segment
+from detseg.tasks import Segmentation
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -306,7 +307,8 @@ import json, sys
 from pathlib import Path
 from lightning.pytorch import Trainer
 from tests.tasks.test_segmentation import Brightest, data
-from detseg.tasks import Pictures, Segmentation
+from detseg.tasks import (Segmentation)
+from detseg.callbacks import (Pictures)
 
 trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                   enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])

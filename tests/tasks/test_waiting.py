@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from detseg.tasks import DataWait
-from detseg.tasks import waiting as module
+from detseg.callbacks import DataWait
+from detseg.callbacks import data_loading as module
 
 
 class Clock:

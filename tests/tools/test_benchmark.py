@@ -18,7 +18,7 @@ from detseg.models import MaskRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.ops.masks import average
-from detseg.ops.regions import roi_align
+from detseg.ops.roi_pooling import roi_align
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detseg.data.shapes_generator import write
+from detseg.data.modules.shapes_generator import write
 
 TOOL = Path(__file__).parents[2] / "tools" / "history.py"
 

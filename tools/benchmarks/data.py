@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from pycocotools.coco import COCO as PycocotoolsCOCO
 
-from detseg.data.annotation_cache import cached
-from detseg.data.annotations import Annotations, pack
-from detseg.data.batching import buckets, collate
-from detseg.data.coco_format import read_coco
-from detseg.data.detection import DetectionDataset
-from detseg.data.images import read_image
-from detseg.data.transforms import Picture, Transforms, mirror, scale
+from detseg.data.annotations.cache import cached
+from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.images import read_image
+from detseg.data.formats.coco.reader import read_coco
+from detseg.data.loading.collate import buckets, collate
+from detseg.data.modules.detection import DetectionDataset
+from detseg.data.transforms.detection import Picture, Transforms, mirror, scale
 
 HEIGHT, WIDTH, IMAGES, OBJECTS = 480, 640, 32, 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

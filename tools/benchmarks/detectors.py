@@ -18,13 +18,13 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detseg.models import Detector, FasterRCNN, MaskRCNN
-from detseg.models.weights import from_torchvision
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.ops.masks import GRID
-from detseg.ops.runs import runs
+from detseg.ops.rle import runs
 from detseg.structures import Batch, Instances
 from detseg.tasks.compilation import compiled
+from detseg.weights.torchvision import from_torchvision
 
 CLASSES, OBJECTS = 80, 10
 MASKED_OBJECTS = 60  # so many that every image has its 128 regions of objects

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detseg.data.annotations import Annotations
-from detseg.data.masks import POLYGONS, Masks, pack_masks, pack_polygons
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.masks import POLYGONS, Masks, pack_masks, pack_polygons
 from detseg.metrics import Collector, Detections, coco_ap, coco_results
 from detseg.structures import Instances
 

@@ -12,9 +12,9 @@ from pycocotools.mask import encode
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from detseg.data.masks import POLYGONS, pack_masks, pack_polygons
+from detseg.data.annotations.masks import POLYGONS, pack_masks, pack_polygons
 from detseg.ops.masks import GRID, grids, mask_targets
-from detseg.ops.runs import runs
+from detseg.ops.rle import runs
 
 HEIGHT, WIDTH = 480, 640
 

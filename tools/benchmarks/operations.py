@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from detseg.ops.regions import assign_levels, roi_align
-from detseg.ops.suppression import suppress
+from detseg.ops.nms import suppress
+from detseg.ops.roi_pooling import assign_levels, roi_align
 
 STRIDES = (4, 8, 16, 32)
 IMAGES, HEIGHT, WIDTH = Shape()

@@ -12,9 +12,9 @@ from torchvision.models.segmentation import fcn_resnet50
 from torchvision.transforms.functional import normalize
 
 from detseg.models import DilatedFCN
-from detseg.models.weights import segmenter_from_torchvision
 from detseg.modules.backbones import ResNet
 from detseg.structures import VOID, Batch, Instances
+from detseg.weights.torchvision import segmenter_from_torchvision
 
 SIDE, CLASSES = 480, 21
 IMAGES = 2  # of a training step

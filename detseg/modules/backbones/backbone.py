@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from detseg.recipe import Recipe
+from detseg.configurable import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

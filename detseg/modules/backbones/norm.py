@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detseg.ops.winograd import convolve
+from detseg.kernels.winograd import convolve
 
 Norm = Literal["frozen", "batch", "sync"]
 

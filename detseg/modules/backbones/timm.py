@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detseg.configurable import IN_CHECKPOINT
 from detseg.errors import CheckpointError, ConfigError
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import known_stages
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.weights import load_weights
-from detseg.recipe import IN_CHECKPOINT
 
 USUALLY_FROZEN = 2  # as for the networks of our own
 TRIAL = 128  # pixels of the image that is tried; the least that every network takes is below

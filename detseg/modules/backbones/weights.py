@@ -9,9 +9,9 @@ from pathlib import Path
 import torchvision
 from torch import Tensor, nn
 
+from detseg.configurable import IN_CHECKPOINT
 from detseg.errors import CheckpointError
-from detseg.recipe import IN_CHECKPOINT
-from detseg.state_dicts import COUNT, faults, fetch, read_weights
+from detseg.weights.state_dict import COUNT, faults, fetch, read_weights
 
 PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
 

@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
+from detseg.configurable import build, recipe
 from detseg.errors import CheckpointError
 from detseg.models import Classifier
 from detseg.modules.backbones import Backbone
-from detseg.recipe import build, recipe
 from detseg.structures import Batch, Instances
 
 

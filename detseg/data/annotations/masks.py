@@ -1,0 +1,221 @@
+"""The masks of a data set's objects, packed: polygons and run lengths in one array of bytes, and no picture of any."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.ops.polygons import surely_drawn
+from detseg.ops.rle import area, decode, from_text, to_text
+
+NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
+MANY = 1000  # objects that are looked at together: their corners stay in the caches of a processor
+
+# Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
+MaskUse = Literal["none", "all", "sound"]
+# Conversions read those that there are, and keep the other objects too.
+MaskReading = MaskUse | Literal["any"]
+
+# What to do about a data set that has none.
+WITHOUT = (
+    "train a network that learns from boxes alone, such as `--config faster_rcnn_r50.yaml`, or give labels with masks: "
+    "polygons of COCO, YOLO or LabelMe, run lengths of COCO, or VOC's folder SegmentationObject"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The masks of N objects. Those of a large data set take a few hundred bytes each.
+
+    The bytes of polygons are the number of parts and how many numbers each has (int64), then their corners (float64, x
+    and y in turn); those of run lengths are COCO's text. Each object begins at a multiple of 8.
+    """
+
+    kinds: NDArray[np.uint8]  # (N,) NONE, POLYGONS or RUNS
+    spans: NDArray[np.int64]  # (N, 2) where the bytes of each object begin and end
+    data: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Count the objects."""
+        return len(self.kinds)
+
+    def take(self, objects: NDArray[np.int64]) -> Masks:
+        """Keep the objects of these rows, in their order. The bytes of all stay where they are."""
+        return Masks(self.kinds[objects], self.spans[objects], self.data)
+
+    def polygons(self, row: int) -> list[NDArray[np.float64]]:
+        """The parts of an object, each x and y in turn; none where its mask is no polygons."""
+        return unpack_polygons(self._bytes(row)) if self.kinds[row] == POLYGONS else []
+
+    def _bytes(self, row: int) -> bytes:
+        start, end = self.spans[row].tolist()
+        return self.data[start:end].tobytes()
+
+    def runs(self, row: int, height: int, width: int) -> bytes:
+        """The text of the run lengths of an object in an image of this size; nothing is inside where it has no mask."""
+        if self.kinds[row] == RUNS:
+            return self._bytes(row)
+        parts = self.polygons(row)
+        if not parts:
+            return to_text(np.array([height * width]))
+        from faster_coco_eval.core import mask
+
+        text: bytes = mask.merge(mask.frPyObjects(parts, height, width))["counts"]
+        return text
+
+    def segmentation(self, row: int, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
+        """The mask of an object of an image of this size as COCO's files hold it: polygons, run lengths, or None."""
+        if self.kinds[row] == NONE:
+            return None
+        if self.kinds[row] == RUNS:
+            return {"size": [height, width], "counts": self.runs(row, height, width).decode("ascii")}
+        return [part.tolist() for part in self.polygons(row)]
+
+    def areas(self, rows: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Count the pixels (n,) of the objects ``rows`` in images of ``sizes`` (n, 2); none where there is no mask."""
+        counted = [
+            area(from_text(self.runs(row, *size))) if self.kinds[row] != NONE else 0
+            for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)
+        ]
+        return np.array(counted, dtype=np.int64)
+
+    def blank(self, sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which objects (N,) have no pixel in their images, whose ``sizes`` are (N, 2), or no mask at all."""
+        found = np.ones(len(self), dtype=bool)
+        polygons = np.flatnonzero(self.kinds == POLYGONS)
+        polygons = polygons[np.argsort(self.spans[polygons, 0])]  # as they lie in memory
+        for start in range(0, len(polygons), MANY):
+            rows = polygons[start : start + MANY]
+            # One part that shows is enough; drawing all of them takes twenty times as long.
+            first = self.spans[rows, 0] // 8
+            parts, numbers = (self.data.view(np.int64)[first + place] for place in (0, 1))
+            places = np.arange(numbers.sum()) + np.repeat(first + parts + 1 - (np.cumsum(numbers) - numbers), numbers)
+            corners = self.data.view(np.float64)[places].reshape(-1, 2)
+            found[rows] = ~surely_drawn(corners, numbers // 2, sizes[rows])
+        unclear = np.flatnonzero(found)
+        found[unclear] = self.areas(unclear, sizes[unclear]) == 0
+        return found
+
+    def draw(self, rows: NDArray[np.int64], height: int, width: int) -> Iterator[NDArray[np.bool_]]:
+        """The masks (h, w) of the objects ``rows`` of an image of this size, one at a time: each takes much memory."""
+        for row in rows.tolist():
+            yield decode(from_text(self.runs(row, height, width)), height, width)
+
+
+def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
+    """Put masks, each a kind and its bytes, one behind the other."""
+    data = bytearray()
+    spans = append(data, [content for _, content in masks])
+    return Masks(np.array([kind for kind, _ in masks], dtype=np.uint8), spans, np.frombuffer(data, dtype=np.uint8))
+
+
+def append(data: bytearray, contents: Sequence[bytes]) -> NDArray[np.int64]:
+    """Put the bytes of masks behind ``data``, which grows; gives where those of each (N, 2) begin and end in it."""
+    lengths = np.fromiter(map(len, contents), dtype=np.int64, count=len(contents))
+    padded = -(-lengths // 8) * 8
+    starts = len(data) + np.cumsum(padded) - padded
+    if (padded > lengths).any():
+        contents = [content + bytes(-len(content) % 8) for content in contents]
+    data += b"".join(contents)
+    return np.stack([starts, starts + lengths], axis=1)
+
+
+def pack_many(objects: Sequence[Any]) -> tuple[bytes, NDArray[np.int64], dict[int, ValueError]]:
+    """``pack_polygons`` of many objects: all the bytes, where those of each (N, 2) begin and end, and by row its error.
+
+    It is done all at once where nothing is wrong with any, and else one by one.
+    """
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        parts = list(chain.from_iterable(objects))
+        counts = np.fromiter(map(len, objects), dtype=np.int64, count=len(objects))
+        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+        corners = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=lengths.sum())
+        whole = counts.all() and (lengths >= 6).all() and not (lengths % 2).any() and {*map(type, parts)} == {list}
+        if whole and (np.abs(corners) < 1e6).all():
+            return *_joined(counts, lengths, corners), {}
+    data, contents, errors = bytearray(), [], {}
+    for row, one in enumerate(objects):
+        try:
+            contents.append(pack_polygons(one))
+        except ValueError as error:
+            contents.append(b"")
+            errors[row] = error
+    spans = append(data, contents)
+    return bytes(data), spans, errors
+
+
+def _joined(
+    counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]
+) -> tuple[bytes, NDArray[np.int64]]:
+    """The bytes of objects with so many parts each, of so many numbers each, and where each begins and ends."""
+    first = np.cumsum(counts) - counts
+    ends = np.cumsum(1 + counts + np.add.reduceat(lengths, first))
+    starts = np.append(0, ends[:-1])
+    # An object begins with how many parts it has, then how many numbers each; behind these come its corners.
+    heads = np.arange(len(lengths)) + np.repeat(starts + 1 - first, counts)
+    is_corner = np.ones(ends[-1], dtype=bool)
+    is_corner[starts] = is_corner[heads] = False
+    words = np.empty(ends[-1], dtype=np.float64)
+    words.view(np.int64)[starts] = counts
+    words.view(np.int64)[heads] = lengths
+    words[is_corner] = corners
+    return words.tobytes(), 8 * np.stack([starts, ends], axis=1)
+
+
+def pack_polygons(parts: Sequence[Sequence[float]]) -> bytes:
+    """The bytes of polygons, each x and y in turn.
+
+    Raises ValueError, saying what is wrong, for a part that is none. One that crosses itself is drawn as COCO does.
+    """
+    if not parts:
+        raise ValueError("has no polygon")
+    for number, part in enumerate(parts, start=1):
+        if not isinstance(part, (list, tuple)) or len(part) % 2:
+            raise ValueError(f"has a polygon (part {number}) that is no list of x and y in turn")
+        if len(part) < 6:
+            raise ValueError(f"has a polygon (part {number}) of {len(part) // 2} points; it takes 3 or more")
+    lengths = [len(parts), *map(len, parts)]
+    try:
+        corners = np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=sum(lengths[1:]))
+    except (TypeError, ValueError, OverflowError):
+        corners = np.array([math.nan])
+    if not (np.abs(corners) < 1e6).all():
+        raise ValueError("has a polygon with a corner beyond 1,000,000 pixels, or that is no number")
+    return np.array(lengths, dtype=np.int64).tobytes() + corners.tobytes()
+
+
+def unpack_polygons(content: bytes) -> list[NDArray[np.float64]]:
+    """The inverse of ``pack_polygons``."""
+    count = int(np.frombuffer(content, dtype=np.int64, count=1)[0])
+    lengths = np.frombuffer(content, dtype=np.int64, count=count, offset=8)
+    corners = np.frombuffer(content, dtype=np.float64, offset=8 * (count + 1))
+    return np.split(corners, np.cumsum(lengths)[:-1])
+
+
+def pack_runs(counts: Any, size: Any, height: int, width: int) -> bytes:
+    """The text of run lengths, given as a list of numbers or as text already, of an image of this height and width.
+
+    Raises ValueError, saying what is wrong, if they are not run lengths of such an image.
+    """
+    if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+        raise ValueError(f"has run lengths of a size {size!r}, but its image is {[height, width]} (height, width)")
+    if isinstance(counts, (str, bytes)):
+        text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+        numbers = from_text(text)
+    elif isinstance(counts, list) and all(type(number) is int and 0 <= number < 2**31 for number in counts):
+        numbers = np.array(counts, dtype=np.int64)
+        text = to_text(numbers) if counts else b""
+    else:
+        raise ValueError("has run lengths that are neither text nor a list of numbers")
+    if len(numbers) and numbers.min() < 0:
+        raise ValueError("has a run length below 0")
+    if numbers.sum() != height * width:
+        raise ValueError(f"has run lengths of {numbers.sum()} pixels, but its image has {height * width}")
+    return text

@@ -1,0 +1,192 @@
+"""The annotations of a COCO file as columns, made of a few entries at a time: as dicts, all would take gigabytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations.masks import NONE, POLYGONS, RUNS, Masks, append, pack_many, pack_runs
+from detseg.errors import DataError
+
+Entries = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The annotations of a file, one row each in the order of the file."""
+
+    images: NDArray[Any]  # (N,) ids of their images: int64, or text
+    ids: NDArray[np.int64]  # (N,)
+    categories: NDArray[np.int64]  # (N,)
+    boxes: NDArray[np.float64]  # (N, 4) xyxy
+    areas: NDArray[np.float64]  # (N,) NaN where none is given
+    crowd: NDArray[np.bool_]  # (N,)
+    difficult: NDArray[np.bool_]  # (N,) VOC's, converted
+    spans: NDArray[np.int64]  # (N, 2) where the polygons begin and end in ``data``; both 0 where it is something else
+    data: bytearray
+    others: dict[int, Any]  # by row, what ``packed_mask`` makes a mask of, as soon as the size of its image is known
+
+    def where(self, kept: NDArray[np.bool_]) -> Objects:
+        """Keep the rows for which ``kept`` (N,) is true."""
+        places = np.cumsum(kept) - 1
+        return replace(
+            self,
+            images=self.images[kept],
+            ids=self.ids[kept],
+            categories=self.categories[kept],
+            boxes=self.boxes[kept],
+            areas=self.areas[kept],
+            crowd=self.crowd[kept],
+            difficult=self.difficult[kept],
+            spans=self.spans[kept],
+            others={int(places[row]): value for row, value in self.others.items() if kept[row]},
+        )
+
+    def masks(self, sizes: NDArray[np.int32]) -> tuple[Masks, dict[int, str]]:
+        """The masks in images of ``sizes`` (N, 2), and by the id of an annotation what is wrong with some."""
+        kinds = np.full(len(self.ids), POLYGONS, dtype=np.uint8)
+        contents, reasons = [], {}
+        for row, value in self.others.items():
+            try:
+                kinds[row], content = packed_mask(value, *sizes[row].tolist())
+            except ValueError as error:
+                kinds[row], content = NONE, b""
+                reasons[int(self.ids[row])] = str(error)
+            contents.append(content)
+        spans = self.spans.copy()
+        spans[[*self.others]] = append(self.data, contents)
+        return Masks(kinds, spans, np.frombuffer(self.data, dtype=np.uint8)), reasons
+
+
+class Gathering:
+    """Takes down entries as they are read, and gives their ``Objects`` at the end."""
+
+    def __init__(self, file: Path, masks: bool) -> None:
+        self.file, self.masks = file, masks
+        self.parts: list[tuple[NDArray[Any], ...]] = []
+        self.data, self.others = bytearray(), dict[int, Any]()
+        self.count = 0
+
+    def add(self, entries: Entries) -> None:
+        """Take down what is needed of these entries, their masks too if asked for.
+
+        Raises DataError, naming the entry by its position among these, for a value that is missing or broken.
+        """
+        file = self.file
+        images = id_column(file, "annotations", entries, "image_id")
+        numbers = column(file, "annotations", entries, "id", np.int64)
+        categories = column(file, "annotations", entries, "category_id", np.int64)
+        boxes = column(file, "annotations", entries, "bbox", np.float64, shape=(4,))
+        areas = column(file, "annotations", entries, "area", np.float64, default=np.nan)
+        crowd = column(file, "annotations", entries, "iscrowd", np.int64, default=0) > 0
+        difficult = np.array(["difficult" in entry and _is_set(entry["difficult"]) for entry in entries], dtype=bool)
+        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        spans = self._add_masks(entries) if self.masks else np.zeros((len(entries), 2), dtype=np.int64)
+        self.parts.append((images, numbers, categories, boxes, areas, crowd, difficult, spans))
+        self.count += len(entries)
+
+    def _add_masks(self, entries: Entries) -> NDArray[np.int64]:
+        found = [entry.get("segmentation") for entry in entries]
+        polygons = [row for row, value in enumerate(found) if type(value) is list]
+        content, places, errors = pack_many([found[row] for row in polygons])
+        for number, error in errors.items():
+            found[polygons[number]] = error
+        self.others |= {self.count + row: value for row, value in enumerate(found) if type(value) is not list}
+        spans = np.zeros((len(found), 2), dtype=np.int64)
+        spans[polygons] = len(self.data) + places
+        self.data += content
+        return spans
+
+    def objects(self) -> Objects:
+        """All that was taken down. Raises ValueError if some images have numbers as ids and others text."""
+        if len({images.dtype.kind for images, *_ in self.parts}) != 1:
+            raise ValueError("ids of images that are numbers here and text there")
+        images, numbers, categories, boxes, areas, crowd, difficult, spans = (
+            np.concatenate(parts) for parts in zip(*self.parts, strict=True)
+        )
+        return Objects(images, numbers, categories, boxes, areas, crowd, difficult, spans, self.data, self.others)
+
+
+def without_masks(entries: Entries) -> None:
+    """Forget the masks of annotations: they are most of a file."""
+    for entry in entries:
+        entry.pop("segmentation", None)
+
+
+def with_packed_masks(entries: Entries) -> None:
+    """Pack the polygons of annotations: as lists of numbers they would take many times the memory."""
+    polygons = [entry for entry in entries if isinstance(entry.get("segmentation"), list)]
+    content, spans, errors = pack_many([entry["segmentation"] for entry in polygons])
+    for row, (entry, (start, end)) in enumerate(zip(polygons, spans.tolist(), strict=True)):
+        entry["segmentation"] = errors[row] if row in errors else content[start:end]
+
+
+def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
+    """What ``with_packed_masks`` has left of a mask in an image of this size, as a kind and its bytes.
+
+    Raises ValueError, saying what is wrong, for one that is broken.
+    """
+    if isinstance(segmentation, bytes):
+        return POLYGONS, segmentation
+    if isinstance(segmentation, dict):
+        return RUNS, pack_runs(segmentation.get("counts"), segmentation.get("size"), height, width)
+    raise segmentation if isinstance(segmentation, ValueError) else ValueError(f"has segmentation = {segmentation!r}")
+
+
+def column(
+    file: Path,
+    section: str,
+    entries: list[dict[str, Any]],
+    key: str,
+    dtype: type[np.generic],
+    default: Any = None,
+    shape: tuple[int, ...] = (),
+) -> NDArray[Any]:
+    """Take one value of each entry; DataError names the first entry where it is missing or of another kind."""
+
+    def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
+        values: Any = [entry.get(key) for entry in entries]
+        kinds = {*map(type, values)}
+        if NoneType in kinds:
+            if default is None:
+                raise ValueError("missing")
+            values = [default if value is None else value for value in values]
+        if not shape and kinds & {list, dict}:
+            raise ValueError("not one value")
+        if kinds == {list} and {*map(len, values)} == {*shape}:  # the most usual, many times as fast
+            values = np.fromiter(chain.from_iterable(values), dtype=dtype, count=len(values) * shape[0])
+        array = np.array(values, dtype=dtype).reshape(len(entries), *shape)
+        if default is None and dtype is np.float64 and not np.isfinite(array).all():
+            raise ValueError("not a number")
+        return array
+
+    try:
+        return convert(entries)
+    except (ValueError, TypeError, OverflowError):
+        for position, entry in enumerate(entries):
+            try:
+                convert([entry])
+            except (ValueError, TypeError, OverflowError):
+                name = f"{section}[{position}] (id {entry.get('id')})"
+                raise DataError(f"{file}: {name} has {key} = {entry.get(key)!r}") from None
+        raise
+
+
+def id_column(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
+    """Image ids, which are numbers in COCO and text in some other people's files."""
+    numbers = {type(entry.get(key)) for entry in entries} <= {int, bool}
+    return column(file, section, entries, key, np.int64 if numbers else np.str_)
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a flag that is not of COCO is a number above 0: other people may mean anything by its name."""
+    try:
+        return value is not None and float(value) > 0
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -1,0 +1,107 @@
+"""Tables of boxes in CSV: a line for each box, the meaning of the columns told by their header."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from functools import partial
+
+from detseg.data.annotations.builder import Builder, Source
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.issues import Flaw, report
+from detseg.data.formats.layout import Tree, by_split, read_text
+from detseg.errors import DataError
+
+# What programs call the columns, in small letters.
+COLUMNS = {
+    "file": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path", "filepath"),
+    "name": ("class", "label", "name", "class_name", "category", "label_name"),
+    "x1": ("xmin", "x_min", "x1", "left", "bbox_xmin"),
+    "y1": ("ymin", "y_min", "y1", "top", "bbox_ymin"),
+    "x2": ("xmax", "x_max", "x2", "right", "bbox_xmax"),
+    "y2": ("ymax", "y_max", "y2", "bottom", "bbox_ymax"),
+}
+CORNERS = ("x1", "y1", "x2", "y2")
+
+
+def find_csv(tree: Tree) -> list[Source]:
+    """The tables of a folder whose header has a file, a class and four corners."""
+    files = []
+    for file in tree.ending(".csv"):
+        with (tree.root / file).open("rb") as stream:
+            header = stream.readline(4096).decode("utf-8-sig", errors="replace")
+        if len(_columns(_split(header))) == len(COLUMNS):
+            files.append(file)
+    if not files:
+        return []
+    parts = {split: partial(read_csv, tree, part) for split, part in by_split(files).items()}
+    return [Source("CSV", tree.root / files[0] if len(files) == 1 else tree.root, parts)]
+
+
+def read_csv(tree: Tree, files: list[str]) -> Annotations:
+    """Read tables, paths relative to the root of ``tree``. A line with no corners is of an image without objects.
+
+    Images are found by their names anywhere below the root. The classes are the names found, sorted. Raises DataError,
+    naming file and line.
+    """
+    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root)
+    rows: dict[str, int] = {}
+    for name in files:
+        file = tree.root / name
+        header, *_ = text = read_text(file).splitlines(keepends=True) or [""]
+        columns = _columns(_split(header))
+        if missing := [column for column in COLUMNS if column not in columns]:
+            known = "; ".join(f"{column}: {', '.join(COLUMNS[column])}" for column in missing)
+            raise DataError(f"{file}: its header lacks columns (any of these names will do): {known}")
+        lines = csv.reader(io.StringIO("".join(text), newline=""), delimiter=_delimiter(header))
+        try:
+            for values in lines:
+                if lines.line_num > 1 and any(map(str.strip, values)):
+                    try:
+                        _read_line(tree, name, values, columns, builder, rows)
+                    except Flaw as flaw:
+                        report(flaw.kind, file, f"{file}: line {lines.line_num} {flaw}", lines.line_num)
+        except csv.Error as error:
+            report("label-broken", file, f"{file}: line {lines.line_num} broken CSV: {error}")
+    return builder.annotations()
+
+
+def _read_line(
+    tree: Tree, file: str, values: list[str], columns: dict[str, int], builder: Builder, rows: dict[str, int]
+) -> None:
+    """Add the image and the box of one line. Raises Flaw."""
+    if len(values) <= max(columns.values()):
+        raise Flaw("label-broken", f"has {len(values)} values, fewer than the header")
+    entry = {column: values[position].strip() for column, position in columns.items()}
+    image = tree.image_of(file, entry["file"].replace("\\", "/"))
+    if image is None:
+        raise Flaw("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
+    if image not in rows:
+        rows[image] = builder.image(image)
+    if not any(entry[key] for key in CORNERS):
+        return
+    try:
+        x1, y1, x2, y2 = (float(entry[key]) for key in CORNERS)
+    except ValueError:
+        x1 = y1 = x2 = y2 = math.nan
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise Flaw("box-nan", f"has corners {[entry[key] for key in CORNERS]}, which are no numbers")
+    if not entry["name"]:
+        raise Flaw("label-broken", "has no name of a class")
+    builder.add(rows[image], entry["name"], (x1, y1, x2, y2))
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _split(header: str) -> list[str]:
+    return header.strip().split(_delimiter(header))
+
+
+def _columns(header: list[str]) -> dict[str, int]:
+    """Position of each column that the header has."""
+    names = [name.strip().strip('"').lower() for name in header]
+    found = {column: [names.index(name) for name in known if name in names] for column, known in COLUMNS.items()}
+    return {column: positions[0] for column, positions in found.items() if positions}

@@ -1,0 +1,242 @@
+"""Which files a folder holds, which image belongs to which label file, and which split a file is of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from detseg.data.annotations.images import SUFFIXES
+from detseg.errors import DataError
+
+# Whole words only, so that "trainval" is neither and "evaluation" is not "val"; digits may follow, as in val2017.
+WORDS = {
+    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
+    "val": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])"),
+    "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
+}
+
+
+class Tree:
+    """All files below a folder, by paths relative to it; hidden ones are left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = sorted(_walk(str(root), ""))
+
+    def ending(self, *suffixes: str) -> list[str]:
+        """Files of these suffixes, in small letters or capitals."""
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Files that are called images."""
+        return self.ending(*SUFFIXES)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for file in self.images:
+            found[PurePosixPath(file).stem].append(file)
+        return dict(found)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for file in self.images:
+            found[file.rpartition("/")[2]].append(file)
+        return dict(found)
+
+    def image_of(self, label: str, name: str | None = None) -> str | None:
+        """The image of a label file: called ``name``, else of the same stem; of several, that of the most alike path,
+        and of these the one in a folder called images (beside masks, say).
+
+        None where there is none, or where several are equally alike.
+        """
+        found = (
+            self._by_name.get(name.rpartition("/")[2], []) if name else self._by_stem.get(PurePosixPath(label).stem, [])
+        )
+        if len(found) < 2:
+            return found[0] if found else None
+        wanted = name if name and "/" in name else label
+        likeness = sorted(((_alike(wanted, image), _called_images(image), image) for image in found), reverse=True)
+        return likeness[0][2] if likeness[0][:2] != likeness[1][:2] else None
+
+
+def split_of(file: str) -> str:
+    """The split that a path names, "all" for none: "train", "val" (or valid, validation), "test"."""
+    for part in reversed(file.lower().split("/")):
+        words = [word for word, pattern in WORDS.items() if pattern.search(part)]
+        if len(words) == 1:
+            return words[0]
+    return "all"
+
+
+def by_split(files: list[str]) -> dict[str, list[str]]:
+    """Files by the split that their path names. All are one part unless some are named train and some val or test."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        parts[split_of(file)].append(file)
+    if "train" not in parts or len(parts) == 1 or "all" in parts:
+        return {"all": files}
+    return dict(parts)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path that a data file gives may be one outside of the folder that it is relative to."""
+    path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
+    return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
+
+
+def located(source: Path, root: Path, names: list[str]) -> list[str]:
+    """Where the images that the file ``source`` names lie below ``root``, as ``sought`` finds them.
+
+    Raises DataError for a name that leads out of ``root`` and is not found.
+    """
+    found = sought(source, root, names)
+    for name in found:
+        if leads_out(name):
+            raise DataError(led_out(source, root, name))
+    return found
+
+
+def led_out(source: Path, root: Path, name: str) -> str:
+    """What to say of a name that leads out of ``root`` and is not found."""
+    return (
+        f"{source}: file_name {name!r} leads out of the folder of the images, {root}, and there is no image of "
+        "this name in it; put the image there, or correct the name"
+    )
+
+
+def sought(source: Path, root: Path, names: list[str]) -> list[str]:
+    """Where images lie: as the file ``source`` says, else wherever below ``root`` one is called so.
+
+    A name that is found nowhere stays as it is.
+    """
+    there: set[str] = set()
+    for folder in {name.rpartition("/")[0] for name in names}:
+        if not leads_out(folder):
+            there.update(map(os.path.join(folder, "").__add__, _listed(root / folder)))
+    if there.issuperset(names):
+        return names
+    tree = Tree(root)
+    label = source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name
+    return [name if name in there else tree.image_of(label, name.replace("\\", "/")) or name for name in names]
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):
+        return []
+
+
+def read_text(file: Path) -> str:
+    """The text of a label file. Raises DataError."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this file: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. Raises DataError."""
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: broken JSON: {error}") from None
+
+
+def holds(file: Path, *keys: str) -> bool:
+    """Whether the first or the last part of a JSON file, or all of it if it is small, has all of these keys."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(1 << 20)
+            stream.seek(max(file.stat().st_size - (1 << 20), 0))
+            text = start + stream.read()
+    except OSError:
+        return False
+    return all(f'"{key}"'.encode() in text for key in keys)
+
+
+def ends(file: Path, mark: bytes) -> bool:
+    """Whether a file of text ends so, apart from spaces."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(file.stat().st_size - 4096, 0))
+            return stream.read().rstrip().endswith(mark)
+    except OSError:
+        return False
+
+
+def holds_anywhere(file: Path, *keys: str) -> bool:
+    """Whether a JSON file of any size has all of these keys."""
+    if holds(file, *keys):
+        return True
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
+    except (OSError, ValueError):  # one that is empty cannot be mapped
+        return False
+
+
+def identical(files: list[Path]) -> list[list[int]]:
+    """Positions of files, grouped where they are the same byte by byte; only those of one size are read.
+
+    One that cannot be read is like no other: whoever needs it says what is wrong.
+    """
+    sizes: dict[int, list[int]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for position, file in enumerate(files):
+        try:
+            sizes[file.stat().st_size].append(position)
+        except OSError:
+            groups[-1, str(position)].append(position)
+    for size, positions in sizes.items():
+        for position in positions:
+            try:
+                same = hashlib.sha256(files[position].read_bytes()).hexdigest() if len(positions) > 1 else ""
+            except OSError:
+                same = str(position)
+            groups[size, same].append(position)
+    return sorted(groups.values())
+
+
+def _walk(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if not entry.is_symlink() or not os.path.realpath(folder).startswith(os.path.realpath(entry.path)):
+                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
+
+
+def _alike(one: str, other: str) -> int:
+    """How many folders two paths have in common, counted from both ends."""
+    folders = one.split("/")[:-1], other.split("/")[:-1]
+    count = 0
+    for pair in (zip(*folders, strict=False), zip(*map(reversed, folders), strict=False)):
+        for a, b in pair:
+            if a != b:
+                break
+            count += 1
+    return count
+
+
+def _called_images(file: str) -> bool:
+    """Whether a path has a folder called images, JPEGImages or the like."""
+    return any(part.startswith(("images", "jpegimages", "img")) for part in file.lower().split("/")[:-1])

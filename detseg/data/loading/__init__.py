@@ -1,0 +1,1 @@
+"""Collation, samplers and repeat factors."""

@@ -1,0 +1,164 @@
+"""Pictures of one thing each: the images of class folders, or the objects of a detection data set, cut out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.images import read_image
+from detseg.data.modules.classification import list_images
+from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """N pictures with a label each, read when they are needed."""
+
+    classes: tuple[str, ...]
+    files: list[Path]  # (N,)
+    labels: NDArray[np.int64]  # (N,) 0..K-1
+    boxes: NDArray[np.float64] | None = None  # (N, 4) xyxy, the part of each file that counts; None: all of it
+    sizes: NDArray[np.int32] | None = None  # (N, 2) height and width of the files as the boxes were labelled
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.files)
+
+    def take(self, rows: NDArray[np.int64]) -> Pictures:
+        """Keep the pictures of these rows."""
+        return replace(
+            self,
+            files=[self.files[row] for row in rows],
+            labels=self.labels[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
+            sizes=None if self.sizes is None else self.sizes[rows],
+        )
+
+    def batches(self, side: int, batch_size: int) -> Iterator[Tensor]:
+        """All pictures in order as squares, (B, 3, side, side) uint8. Raises DataError, naming it, for a broken one."""
+        for start in range(0, len(self), batch_size):
+            images = [self._read(row, side) for row in range(start, min(start + batch_size, len(self)))]
+            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+    def _read(self, row: int, side: int) -> NDArray[np.uint8]:
+        if self.boxes is None or self.sizes is None:
+            return square(read_image(self.files[row]), side)
+        height, width = self.sizes[row].tolist()
+        x1, y1, x2, y2 = surrounding(self.boxes[row], height, width)
+        return square(read_image(self.files[row], (height, width))[y1:y2, x1:x2], side)
+
+
+def surrounding(box: NDArray[np.float64], height: int, width: int) -> tuple[int, int, int, int]:
+    """The square around a box, with what lies beside the object; moved into the image, or cut if that is smaller."""
+    x1, y1, x2, y2 = box.clip(0, (width, height, width, height))
+    side = max(1, round(max(x2 - x1, y2 - y1)))
+    left = int(np.clip(round((x1 + x2 - side) / 2), 0, max(0, width - side)))
+    top = int(np.clip(round((y1 + y2 - side) / 2), 0, max(0, height - side)))
+    return left, top, min(left + side, width), min(top + side, height)
+
+
+def shorter_side(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize an image (h, w, 3) so that its shorter side is ``side``."""
+    height, width = image.shape[:2]
+    scale = side / min(height, width)
+    size = max(side, round(width * scale)), max(side, round(height * scale))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The middle of an image (h, w, 3), its shorter side made ``side``."""
+    resized = shorter_side(image, side)
+    top, left = ((length - side) // 2 for length in resized.shape[:2])
+    return resized[top : top + side, left : left + side]
+
+
+def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Pictures, Pictures]:
+    """Pictures to train and to validate on from ``root/train/CLASS`` and ``root/val/CLASS``, or from ``root/CLASS``.
+
+    The latter are split: ``val_fraction`` of every class, drawn by ``seed``. Raises DataError for a folder without
+    pictures.
+    """
+    splits = [name for name in ("train", "val") if (root / name).is_dir()]
+    if splits == ["train"]:
+        raise DataError(f"{root}: has a folder train and none val; both are needed, or the folders of classes alone")
+    if len(splits) == 2:
+        train = list_images(root / "train")
+        val = list_images(root / "val").relabel(train.classes)
+    else:
+        whole = list_images(root)
+        held_out = hold_out(whole.labels, val_fraction, seed)
+        train, val = whole.subset(~held_out), whole.subset(held_out)
+    first, second = (
+        Pictures(found.classes, [found.path(row) for row in range(len(found))], found.labels) for found in (train, val)
+    )
+    return first, second
+
+
+def from_annotations(annotations: Annotations) -> Pictures:
+    """The objects of a detection data set as pictures, without crowds and difficult ones."""
+    kept = np.flatnonzero(~(annotations.crowd | annotations.difficult))
+    images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[kept]
+    return Pictures(
+        annotations.classes,
+        [annotations.path(image) for image in images],
+        annotations.labels[kept],
+        annotations.boxes[kept],
+        annotations.sizes[images],
+    )
+
+
+def with_enough(train: Pictures, val: Pictures, count: int) -> tuple[Pictures, Pictures]:
+    """Keep the classes with ``count`` pictures to train and one to validate on; the log names the others.
+
+    Raises DataError if less than two classes are left.
+    """
+    numbers = np.array([np.bincount(part.labels, minlength=len(train.classes)) for part in (train, val)])
+    enough = (numbers[0] >= count) & (numbers[1] >= 1)
+    few = [f"{train.classes[k]} ({n} + {m})" for k, (n, m) in enumerate(numbers.T) if n + m and not enough[k]]
+    if few:
+        log.warning(
+            "left out %d classes with less than %d pictures to train or 1 to validate on: %s",
+            *(len(few), count, ", ".join(few)),
+        )
+    if enough.sum() < 2:
+        raise DataError(
+            f"{enough.sum()} of {len(train.classes)} classes have {count} pictures to train and 1 to validate on; "
+            "two classes at least are needed: give more pictures, or a smaller --min_count"
+        )
+    new = np.where(enough, np.cumsum(enough) - 1, -1)
+    classes = tuple(np.array(train.classes)[enough].tolist())
+    parts = [part.take(np.flatnonzero(enough[part.labels])) for part in (train, val)]
+    first, second = (replace(part, classes=classes, labels=new[part.labels]) for part in parts)
+    return first, second
+
+
+def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which of some samples to set aside: ``fraction`` of every class, at least one, but never the last one."""
+    generator = np.random.default_rng(seed)
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        held_out[rows[: min(max(round(len(rows) * fraction), 1), len(rows) - 1)]] = True
+    return held_out
+
+
+def draw(labels: NDArray[np.int64], count: int, least: int, seed: int) -> NDArray[np.int64]:
+    """Rows of about ``count`` samples, the same share of every class, but ``least`` of each if there are so many."""
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: max(round(len(rows) * count / len(labels)), least)])
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,106 @@
+"""What data sets for semantic segmentation share: their samples, and the sizes of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from detseg.data.annotations.images import read_image
+from detseg.data.annotations.semantic import LabelMaps
+from detseg.data.formats.coco.reader import Split
+from detseg.data.loading.bad_samples import BadSamples
+from detseg.data.loading.collate import Buckets, collate
+from detseg.data.loading.samplers import Key
+from detseg.data.modules.base import Data
+from detseg.data.transforms.segmentation import SegmentationTransforms
+from detseg.structures import STRIDE, VOID, Batch, Sample
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Images, each with the class of every pixel."""
+
+    def __init__(self, annotations: LabelMaps, transforms: SegmentationTransforms, training: bool) -> None:
+        self.annotations, self.transforms, self.training = annotations, transforms, training
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | Key) -> Sample:
+        """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
+        row, seed = key if isinstance(key, tuple) else (key, key)
+        labels = self.annotations.labels(row)
+        height, width = labels.shape
+        image = read_image(self.annotations.path(row), (height, width), self.annotations.source(row))
+        if self.training:
+            image, labels = self.transforms.train(image, labels, seed)
+        return Sample(
+            image=torch.from_numpy(image).permute(2, 0, 1),
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            row=row,
+            original_size=(height, width),
+            semantic=torch.from_numpy(np.ascontiguousarray(labels)),
+        )
+
+
+def collate_semantic(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
+    """Collate as ``collate`` does, with ``semantic`` (B, H, W): padding is void, and there are no objects."""
+    batch = collate(samples, buckets)
+    semantic = torch.full((len(samples), *batch.images.shape[2:]), VOID)
+    for i, sample in enumerate(samples):
+        assert sample.semantic is not None
+        h, w = sample.semantic.shape
+        semantic[i, :h, :w] = sample.semantic
+    return batch._replace(semantic=semantic)
+
+
+class SegmentationData(Data[LabelMaps]):
+    """A data set with a class for every pixel; subclasses say how to ``read`` its labels.
+
+    Images are evaluated at their full size, in batches whose images need the same padding: so no prediction depends on
+    the batch size. Pixels of classes that are left out become void. The rest is as in ``Data``.
+    """
+
+    collate = staticmethod(collate_semantic)
+
+    def __init__(
+        self,
+        transforms: SegmentationTransforms | None = None,
+        batch_size: int = 4,
+        workers: int = 2,
+        bad_samples: BadSamples = "error",
+    ) -> None:
+        super().__init__(batch_size, workers, bad_samples)
+        self.transforms = transforms or SegmentationTransforms()
+
+    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Return an RGB image (h, w, 3) as evaluation takes it, which is as it is, with its height and width."""
+        return image, (image.shape[0], image.shape[1])
+
+    @property
+    def buckets(self) -> list[tuple[int, int]]:
+        """Heights and widths that batches are padded to: none, since evaluation pads to multiples of 32."""
+        return []
+
+    @property
+    def train_buckets(self) -> list[tuple[int, int]]:
+        """The size of the crops, if there are any."""
+        edge = -(-(self.transforms.crop or 0) // STRIDE) * STRIDE
+        return [(edge, edge)] if edge else []
+
+    def groups(self, split: Split) -> NDArray[np.int64]:
+        """A number for each image, the same for those that are padded to the same size."""
+        annotations = self.annotations(split)
+        if split == "train" and self.transforms.crop:
+            return np.zeros(len(annotations), dtype=np.int64)
+        padded = -(-annotations.sizes // STRIDE)
+        return np.unique(padded, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def dataset(self, split: Split) -> SegmentationDataset:
+        """The images of a split."""
+        return SegmentationDataset(self.annotations(split), self.transforms, training=split == "train")

@@ -1,0 +1,1 @@
+"""Transforms between the image file and the batch."""

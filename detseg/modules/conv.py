@@ -1,0 +1,27 @@
+"""The convolution that the parts above a backbone are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from detseg.kernels.winograd import convolve
+from detseg.modules.backbones.norm import Norm, set_norm
+
+
+class Convolution(nn.Conv2d):
+    """A convolution of ``size`` x ``size`` pixels that keeps the size of the map, with ``norm`` after it, if any.
+
+    As in a backbone, batch norm takes the place of the bias; ``bias`` false leaves it out for one that is elsewhere.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, norm: Norm | None = None, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2, bias=bias and norm is None)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.norm: nn.Module = nn.Identity()
+        if norm is not None:
+            self.norm = nn.BatchNorm2d(outputs)
+            set_norm(self, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(convolve(self, x, self.weight, self.bias))  # type: ignore[no-any-return]

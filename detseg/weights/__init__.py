@@ -1,0 +1,1 @@
+"""Weight files: safe reading, exchange with torchvision, published folders."""
