@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detseg.data import COCO, VOC, Shapes
     from detseg.models import FCN, RCNN, FasterRCNN, FastRCNN, MaskRCNN
-    from detseg.tasks import Detection, Segmentation
+    from detseg.tasks import DetectionTask, SegmentationTask
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "FCN",
     "RCNN",
     "VOC",
-    "Detection",
+    "DetectionTask",
     "FastRCNN",
     "FasterRCNN",
     "MaskRCNN",
-    "Segmentation",
+    "SegmentationTask",
     "Shapes",
     "__version__",
 ]
@@ -37,8 +37,8 @@ HOMES = {
     "FasterRCNN": "detseg.models",
     "FCN": "detseg.models",
     "MaskRCNN": "detseg.models",
-    "Detection": "detseg.tasks",
-    "Segmentation": "detseg.tasks",
+    "DetectionTask": "detseg.tasks",
+    "SegmentationTask": "detseg.tasks",
 }
 
 

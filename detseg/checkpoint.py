@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from detseg.configurable import build
+from detseg.configurable import from_config
 from detseg.data import (
     COCO,
     VOC,
@@ -65,7 +65,7 @@ def load(path: str | Path) -> Task:
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path}: written by another version of detseg (format {about.get('format')})")
     try:
-        network = build(about["network"])
+        network = from_config(about["network"])
         kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
         if kind is None:
             raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")

@@ -13,11 +13,11 @@ PACKAGE = __name__.partition(".")[0]
 
 # In the place of the weights that an object was built with. What depends on whether there were any stays as it was, but
 # nothing is read or fetched again: the values are in the checkpoint.
-IN_CHECKPOINT = "(in the checkpoint)"
+WEIGHTS_IN_CHECKPOINT = "(in the checkpoint)"
 
 
-class Recipe:
-    """Remembers the arguments its subclass was built with: ``recipe(object)`` reads them, ``build`` repeats them."""
+class Configurable:
+    """Record the arguments of a constructor: ``to_config`` reads them, ``from_config`` builds the object again."""
 
     arguments: dict[str, Any]
 
@@ -45,51 +45,51 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def recipe(value: Any) -> Any:
-    """Describe a ``Recipe`` object, a plain value, or a list, tuple or dictionary of them.
+def to_config(value: Any) -> Any:
+    """Describe a ``Configurable`` object, a plain value, or a list, tuple or dictionary of them.
 
     An object becomes ``{"class": name, "arguments": {...}}``; the name of a class of another package than ours begins
-    with its module. An argument called ``weights``, where it is not None, becomes ``IN_CHECKPOINT``.
+    with its module. An argument called ``weights``, where it is not None, becomes ``WEIGHTS_IN_CHECKPOINT``.
 
     Raises TypeError for a value that is none of these, naming its type.
     """
-    if isinstance(value, Recipe):
-        arguments = {key: _weightless(key, recipe(item)) for key, item in value.__dict__["arguments"].items()}
+    if isinstance(value, Configurable):
+        arguments = {key: _weightless(key, to_config(item)) for key, item in value.__dict__["arguments"].items()}
         return {"class": _name(type(value)), "arguments": arguments}
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [recipe(item) for item in value]
+        return [to_config(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): recipe(item) for key, item in value.items()}
+        return {str(key): to_config(item) for key, item in value.items()}
     raise TypeError(
-        f"a checkpoint cannot describe a {type(value).__name__}; let its class inherit detseg.configurable.Recipe"
+        f"a checkpoint cannot describe a {type(value).__name__}; let its class inherit detseg.configurable.Configurable"
     )
 
 
-def build(description: Any, **replaced: Any) -> Any:
-    """Rebuild what ``recipe`` described; ``replaced`` overrides arguments of the outermost object.
+def from_config(description: Any, **replaced: Any) -> Any:
+    """Rebuild what ``to_config`` described; ``replaced`` overrides arguments of the outermost object.
 
-    Classes are looked up by name among the subclasses of ``Recipe`` that are already imported: nothing that the
+    Classes are looked up by name among the subclasses of ``Configurable`` that are already imported: nothing that the
     description names is imported or executed. Raises KeyError for a class that is not among them.
     """
     if isinstance(description, dict) and set(description) == {"class", "arguments"}:
-        known = {_name(cls): cls for cls in subclasses(Recipe)}
+        known = {_name(cls): cls for cls in subclasses(Configurable)}
         if description["class"] not in known:
             raise KeyError(f"{description['class']}: not a class of detseg; import the module that defines it first")
-        arguments = {key: build(_weightless(key, item)) for key, item in description["arguments"].items()}
+        arguments = {key: from_config(_weightless(key, item)) for key, item in description["arguments"].items()}
         return known[description["class"]](**{**arguments, **replaced})
     if isinstance(description, dict):
-        return {key: build(item) for key, item in description.items()}
+        return {key: from_config(item) for key, item in description.items()}
     if isinstance(description, (list, tuple)):
-        return [build(item) for item in description]
+        return [from_config(item) for item in description]
     return description
 
 
 def _weightless(key: str, value: Any) -> Any:
-    return IN_CHECKPOINT if key == "weights" and value is not None else value
+    return WEIGHTS_IN_CHECKPOINT if key == "weights" and value is not None else value
 
 
 def _name(cls: type[Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Picture = NDArray[np.uint8]  # (H, W, 3), RGB
+ImageArray = NDArray[np.uint8]  # (H, W, 3), RGB
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, the last pixel included
 
 GOLDEN_RATIO = 0.618034
@@ -19,13 +19,13 @@ TINT = 0.6  # share of the colour of a class in an overlay
 
 
 def draw(
-    image: Picture,
+    image: ImageArray,
     boxes: ArrayLike,
     labels: ArrayLike,
     classes: Sequence[str],
     scores: ArrayLike | None = None,
     masks: Iterable[NDArray[np.bool_]] = (),
-) -> Picture:
+) -> ImageArray:
     """Draw boxes (N, 4), xyxy in pixels of the image, with their class names and scores in per cent on a copy.
 
     A class keeps its colour in every picture. Lines and text grow with the image; every text lies inside of it, if
@@ -77,7 +77,7 @@ def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~inside
 
 
-def grid(rows: Sequence[Sequence[Picture]], side: int = 640) -> Picture:
+def grid(rows: Sequence[Sequence[ImageArray]], side: int = 640) -> ImageArray:
     """Put pictures in rows, for example the truth left and the prediction right.
 
     A picture whose longer side is above ``side`` is made smaller; all keep their shape.
@@ -116,7 +116,7 @@ def save_labels(labels: NDArray[np.uint8], path: Path) -> None:
     picture.save(path)
 
 
-def overlay(image: Picture, labels: NDArray[np.uint8], classes: Sequence[str]) -> Picture:
+def overlay(image: ImageArray, labels: NDArray[np.uint8], classes: Sequence[str]) -> ImageArray:
     """Tint an image by the class of each pixel, labels (H, W); below it stands a legend of the classes that it shows.
 
     The colours are those of ``palette``. Pixels of no class, such as void ones, are left as they are.
@@ -148,7 +148,7 @@ def overlay(image: Picture, labels: NDArray[np.uint8], classes: Sequence[str]) -
     return np.concatenate([tinted, np.asarray(legend)])
 
 
-def heat(image: Picture, values: NDArray[np.float32]) -> Picture:
+def heat(image: ImageArray, values: NDArray[np.float32]) -> ImageArray:
     """Light up an image where ``values`` (H, W), between 0 and 1, are high: grey and dark at 0, in red at 1."""
     grey = image.mean(axis=2, keepdims=True) * (1 - TINT)
     hot = TINT * np.array((255, 40, 0)) + (1 - TINT) * image
@@ -222,7 +222,7 @@ def _meet(one: Rectangle, other: Rectangle) -> bool:
     return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
-def _shrunk(picture: Picture, side: int) -> Picture:
+def _shrunk(picture: ImageArray, side: int) -> ImageArray:
     scale = side / max(picture.shape[:2])
     if scale >= 1:
         return picture

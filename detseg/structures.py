@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 STRIDE = 32  # of the coarsest map of a backbone: sizes that are no multiple of it would be padded once more there
-VOID = 255  # in a map of labels: a pixel that belongs to no class, neither learnt nor measured
+IGNORE_INDEX = 255  # in a map of labels: a pixel that belongs to no class, neither learnt nor measured
 
 
 class Instances(NamedTuple):
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     image: Tensor  # (3, h, w) uint8, RGB
     boxes: Tensor  # (n, 4) float32, pixels of ``image``
     labels: Tensor  # (n,) int64
-    row: int  # of the image in its Annotations
+    image_index: int  # row of the image in its annotations
     original_size: tuple[int, int]  # height and width of the image file
     masks: Tensor | None = None  # (n, S, S) uint8, over the boxes, see ops.masks
     proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, likeliest first
@@ -48,10 +48,10 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """Samples of similar shape, padded at the right and the bottom to one size."""
 
-    images: Tensor  # (B, 3, H, W) uint8, RGB; zero outside ``sizes``
-    sizes: Tensor  # (B, 2) int64, height and width of each image inside the padding
+    images: Tensor  # (B, 3, H, W) uint8, RGB; zero outside ``image_sizes``
+    image_sizes: Tensor  # (B, 2) int64, height and width of each image inside the padding
     targets: Instances  # ground truth to learn from (no crowds, no difficult objects)
-    rows: Tensor  # (B,) int64, row of each image in its Annotations
+    image_index: Tensor  # (B,) int64, row of each image in its annotations
     original_sizes: Tensor  # (B, 2) int64, height and width of each image file
     proposals: Instances | None = None  # boxes from a file, for models that do not make their own
     semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel, or VOID
@@ -66,7 +66,7 @@ def rescale(instances: Instances, sizes: Tensor, original_sizes: Tensor) -> Inst
     return instances._replace(boxes=instances.boxes * scale.flip(1).repeat(1, 2)[:, None])
 
 
-def trim(instances: Instances) -> Instances:
+def drop_padding(instances: Instances) -> Instances:
     """On a CPU, drop the slots that are padding in every image, if they come last; elsewhere, change nothing.
 
     Work on padding is cheap on a GPU, where asking for the number of objects would make the host wait for the device.

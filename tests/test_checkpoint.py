@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from detseg import checkpoint
 from detseg.callbacks import BestCheckpoint, LastCheckpoint
 from detseg.errors import CheckpointError
-from detseg.tasks import Detection
+from detseg.tasks import DetectionTask
 from tests.colours import IDS, ColourDetector, colours, write_colours
 
 
@@ -22,7 +22,7 @@ from tests.colours import IDS, ColourDetector, colours, write_colours
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that a training of one epoch wrote."""
     folder = tmp_path_factory.mktemp("trained")
-    task = Detection(ColourDetector(losses=2.0), lr=1.0)
+    task = DetectionTask(ColourDetector(losses=2.0), lr=1.0)
     task.config = {"trainer": {"max_epochs": 1}}
     trainer = Trainer(
         accelerator="cpu",

@@ -14,7 +14,7 @@ from torch import nn
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.training import TrainCLI
-from detseg.data import DetectionData, ImageFolders, SegmentationData
+from detseg.data import DetectionDataModule, ImageFolders, SegmentationDataModule
 from tests.colours import write_classes, write_colours
 from tests.modules.backbones.tester import Narrow
 
@@ -171,9 +171,9 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
 def test_a_data_set_builds(name: str) -> None:
     assert checkpoint.DATA
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments((DetectionData, ImageFolders, SegmentationData), "data")
+    parser.add_subclass_arguments((DetectionDataModule, ImageFolders, SegmentationDataModule), "data")
     data = parser.instantiate_classes(parser.parse_args(["--data", str(CONFIGS / "data" / name)])).data
-    assert isinstance(data, (DetectionData, ImageFolders, SegmentationData))
+    assert isinstance(data, (DetectionDataModule, ImageFolders, SegmentationDataModule))
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -10,51 +10,39 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"errors", "folders", "recipe", "structures", "publication", "state_dicts"}
+GROUND = {"errors", "folders", "configurable", "structures", "weights"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
-    "folders": {"errors"},
-    "recipe": {"errors"},
     "structures": set(),
-    "publication": {"errors"},
-    "state_dicts": {"errors", "publication"},
+    "progress": set(),
     "draw": set(),
-    "ops": GROUND,
-    "modules": GROUND | {"ops"},
+    "folders": {"errors"},
+    "configurable": {"errors"},
+    "weights": {"errors", "configurable"},
+    "ops": GROUND | {"kernels"},
+    "kernels": GROUND | {"ops"},
+    "modules": GROUND | {"ops", "kernels"},
     "models": GROUND | {"ops", "modules"},
     "data": GROUND | {"ops", "proposals.cache", "draw"},
     "metrics": GROUND | {"ops", "data.annotations"},
-    "proposals": GROUND | {"data.annotations", "data.images"},
+    "proposals": GROUND | {"data.annotations"},
     "check": GROUND | {"ops", "data", "draw"},
-    "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw"},
-    "checkpoint": GROUND | {"ops", "modules", "models", "data", "metrics", "tasks"},
-    "charts": {"draw"},
-    "probe": GROUND | {"modules"},
-    "visualize": GROUND | {"modules"},
+    "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "inference"},
+    "inference": GROUND | {"ops", "models", "data", "metrics", "proposals", "tasks"},
+    "callbacks": GROUND | {"ops", "tasks", "draw"},
+    "checkpoint": GROUND | {"data", "tasks"},
+    "analysis": GROUND | {"modules", "draw"},
     "cli": GROUND
-    | {
-        "checkpoint",
-        "ops",
-        "modules",
-        "models",
-        "data",
-        "metrics",
-        "proposals",
-        "draw",
-        "charts",
-        "probe",
-        "visualize",
-        "tasks",
-        "check",
-    },
+    | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}
+    | {"callbacks", "checkpoint", "analysis", "check"},
 }
 """What each part may import, besides itself."""
 
 ONLY: dict[str, tuple[str, ...]] = {
-    "lightning": ("tasks/", "checkpoint.py", "cli/", "data/base.py"),
+    "lightning": ("tasks/", "callbacks/", "cli/", "data/modules/"),
     "pytorch_lightning": (),  # the other name of lightning: two names give two classes of everything
-    "albumentations": ("data/transforms.py",),
-    "faster_coco_eval": ("metrics/coco.py", "data/masks.py"),
+    "albumentations": ("data/transforms/",),
+    "faster_coco_eval": ("metrics/coco.py", "data/annotations/masks.py"),
 }
 """Where some libraries may be imported, and nowhere else."""
 
@@ -108,17 +96,17 @@ def test_the_floors_hold() -> None:
         ("structures.py", "import detseg.ops.boxes", "detseg.ops.boxes"),
         ("modules/backbones/resnet.py", "from ...models import FasterRCNN", "detseg.models.FasterRCNN"),
         ("models/faster_rcnn.py", "from detseg.data import COCO", "detseg.data.COCO"),
-        ("data/coco.py", "from detseg.models import FasterRCNN", "detseg.models.FasterRCNN"),
+        ("data/modules/coco.py", "from detseg.models import FasterRCNN", "detseg.models.FasterRCNN"),
         ("metrics/coco.py", "from detseg.models import FasterRCNN", "detseg.models.FasterRCNN"),
         ("metrics/coco.py", "from detseg.data import COCO", "detseg.data.COCO"),
         ("proposals/cache.py", "from detseg.models import FasterRCNN", "detseg.models.FasterRCNN"),
         ("proposals/cache.py", "from detseg.data import COCO", "detseg.data.COCO"),
-        ("data/detection.py", "from detseg.proposals.grid import grid", "detseg.proposals.grid.grid"),
+        ("data/modules/detection.py", "from detseg.proposals.grid import grid", "detseg.proposals.grid.grid"),
         ("tasks/detection.py", "def f():\n    from detseg.cli import main", "detseg.cli.main"),
         ("models/faster_rcnn.py", "import lightning.pytorch as pl", "lightning.pytorch"),
-        ("data/annotations.py", "from lightning import LightningDataModule", "lightning.LightningDataModule"),
+        ("data/annotations/detection.py", "from lightning import LightningDataModule", "lightning.LightningDataModule"),
         ("tasks/detection.py", "from pytorch_lightning import Trainer", "pytorch_lightning.Trainer"),
-        ("data/base.py", "import albumentations", "albumentations"),
+        ("data/modules/base.py", "import albumentations", "albumentations"),
         ("ops/boxes.py", "from detseg import models", "detseg.models"),
     ],
 )
@@ -132,9 +120,9 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str, name: str
 def test_right_imports_pass(tmp_path: Path) -> None:
     for file, lines in {
         "__init__.py": "from detseg.models import FasterRCNN",
-        "metrics/voc.py": "from detseg.data.annotations.detection import Annotations\nfrom .detections import Detections",
+        "metrics/voc.py": "from detseg.data import annotations\nfrom .detections import Detections",
         "modules/backbones/resnet.py": "from ...ops import boxes\nfrom . import backbone\nimport torch",
-        "data/base.py": "from lightning.pytorch import LightningDataModule",
+        "data/modules/base.py": "from lightning.pytorch import LightningDataModule",
         "cli/main.py": "import detseg\nfrom detseg.tasks import Detection\nimport lightning",
     }.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

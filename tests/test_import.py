@@ -42,7 +42,7 @@ def test_a_training_explains_itself_at_once(option: str) -> None:
 
 
 def test_annotations_need_numpy_alone() -> None:
-    modules = loaded("from detseg.data.annotations.detection import Annotations")
+    modules = loaded("from detseg.data.annotations.detection import DetectionAnnotations")
     assert "numpy" in modules
     assert modules & {"torch", "lightning", "albumentations", "PIL"} == set()
 

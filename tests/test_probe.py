@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from detseg.analysis.probing import STRENGTHS, accuracy, at_random, features, pooled, spread_depths
-from detseg.data.modules.crops import hold_out
+from detseg.data.modules.crops import train_val_split
 from detseg.modules.backbones import MobileNetV2, ResNet
 from tests.small_net import SmallNet, identity
 
@@ -32,7 +32,7 @@ def test_the_probe_of_an_identity_is_scikit_learn_on_pixels(count: int) -> None:
         features(network, torch.from_numpy(images).permute(0, 3, 1, 2).split(7), ["relu"])["relu"]
         for images in (train, val)
     ]
-    held_out = hold_out(labels, 0.25, 0)
+    held_out = train_val_split(labels, 0.25, 0)
     ours = accuracy(found[0], labels, found[1], val_labels, held_out)
 
     # The same by scikit-learn alone, on pixels in the order of the file.
@@ -88,7 +88,7 @@ def test_random_weights_are_those_of_the_seed() -> None:
 
 def test_a_part_of_every_class_is_held_out() -> None:
     labels = np.repeat([0, 1, 2, 3], [40, 10, 2, 1])
-    held_out = hold_out(labels, 0.3, seed=0)
+    held_out = train_val_split(labels, 0.3, seed=0)
     assert np.bincount(labels[held_out], minlength=4).tolist() == [12, 3, 1, 0]
-    assert (held_out == hold_out(labels, 0.3, seed=0)).all()
-    assert (held_out != hold_out(labels, 0.3, seed=1)).any()
+    assert (held_out == train_val_split(labels, 0.3, seed=0)).all()
+    assert (held_out != train_val_split(labels, 0.3, seed=1)).any()

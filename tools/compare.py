@@ -28,14 +28,14 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detseg.data import DetectionData, Folder, Transforms
+from detseg.data import DetectionDataModule, Folder, Transforms
 from detseg.metrics import Collector, coco_ap
 from detseg.models import FasterRCNN, MaskRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
 from detseg.ops.rle import Window, encode, paste, to_text
 from detseg.structures import Batch, Instances, rescale
-from detseg.tasks import Detection
+from detseg.tasks import DetectionTask
 from detseg.tasks.schedules import learning_rate_factor
 from detseg.weights.torchvision import to_torchvision
 
@@ -43,7 +43,7 @@ LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
 CHANNELS = 128  # of the pyramid: half of the usual, for a CPU
 
 
-def network(data: DetectionData, weights: str, regions: int) -> FasterRCNN | MaskRCNN:
+def network(data: DetectionDataModule, weights: str, regions: int) -> FasterRCNN | MaskRCNN:
     pyramid = FPN(MobileNetV2(weights=weights), channels=CHANNELS)
     if data.masks != "none":
         return MaskRCNN(pyramid, data.num_classes, samples=regions)
@@ -70,18 +70,18 @@ def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
 
 
 def images_of(batch: Batch) -> list[torch.Tensor]:
-    return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.sizes.tolist(), strict=True)]
+    return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.image_sizes.tolist(), strict=True)]
 
 
 def whole_masks(batch: Batch, image: int, there: torch.Tensor) -> torch.Tensor:
     """The masks (n, h, w) uint8 of the objects of an image."""
-    height, width = batch.sizes[image].tolist()
+    height, width = batch.image_sizes[image].tolist()
     objects = zip(batch.targets.masks[image][there].numpy(), batch.targets.boxes[image][there].numpy(), strict=True)
     pasted = [paste(mask / np.float32(255), box, height, width).whole(height, width) for mask, box in objects]
     return torch.from_numpy(np.array(pasted, dtype=np.uint8).reshape(-1, height, width))
 
 
-def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionData, epochs: int) -> None:
+def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule, epochs: int) -> None:
     loader = data.train_dataloader()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
@@ -107,7 +107,7 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionData, epochs:
 
 
 @torch.inference_mode()
-def evaluate_torchvision(model: TorchvisionFasterRCNN, data: DetectionData) -> dict[str, float]:
+def evaluate_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule) -> dict[str, float]:
     """Their boxes and masks by our evaluation; the masks are pasted into the image files as torchvision does."""
     collector = Collector()
     masks: dict[int, list[bytes]] = {}
@@ -122,10 +122,10 @@ def evaluate_torchvision(model: TorchvisionFasterRCNN, data: DetectionData) -> d
             boxes, scores, labels = (found[name][None] for name in ("boxes", "scores", "labels"))
             detections = Instances(boxes, torch.ones_like(labels, dtype=torch.bool), labels - 1, scores)
             one = slice(row, row + 1)
-            moved = rescale(detections, batch.sizes[one], batch.original_sizes[one])
-            collector.add(batch.rows[one], moved)
+            moved = rescale(detections, batch.image_sizes[one], batch.original_sizes[one])
+            collector.add(batch.image_index[one], moved)
             height, width = batch.original_sizes[row].tolist()
-            masks[int(batch.rows[row])] = [
+            masks[int(batch.image_index[row])] = [
                 to_text(encode(Window(0, 0, (pixels[0] >= 0.5).numpy().T), height, width))
                 for mask, box in zip(found.get("masks", ()), moved.boxes[0], strict=False)
                 for pixels in paste_masks_in_image(mask[None], box[None], (height, width))
@@ -170,7 +170,7 @@ def main() -> None:
         )
         ours = network(data, arguments.weights, arguments.regions)
         theirs = torchvision_network(ours)
-        task = Detection(
+        task = DetectionTask(
             ours,
             lr=LR,
             reference_batch=arguments.batch_size,

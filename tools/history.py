@@ -27,8 +27,8 @@ from torch import nn
 from detseg import checkpoint, cli
 from detseg.analysis.charts import Bars, bar_chart
 from detseg.cli import console
-from detseg.configurable import build
-from detseg.data import DetectionData
+from detseg.configurable import from_config
+from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
 from detseg.metrics import Collector, coco_ap
 from detseg.models import RCNN, FasterRCNN
@@ -90,8 +90,8 @@ def timed(owner: nn.Module, method: str) -> list[float]:
 def test(system: str, images: int, training: float | None) -> Record:
     """Measure a trained system on the first ``images`` of the validation set, one by one."""
     task = checkpoint.load(Path("runs") / f"history_{system}" / "last.ckpt")
-    data = build(task.data_recipe)
-    assert isinstance(data, DetectionData)
+    data = from_config(task.data_recipe)
+    assert isinstance(data, DetectionDataModule)
     network = task.network
     total = timed(network, "forward")
     cnn = timed(network, "features") if isinstance(network, RCNN) else timed(network.backbone, "forward")
@@ -102,8 +102,8 @@ def test(system: str, images: int, training: float | None) -> Record:
         if row == 0:
             for seconds in (total, cnn, *own):
                 seconds.clear()
-        batch = DetectionData.collate([dataset[row]], data.buckets)
-        network(batch.images, batch.sizes, batch.proposals)
+        batch = DetectionDataModule.collate([dataset[row]], data.buckets)
+        network(batch.images, batch.image_sizes, batch.proposals)
     proposals = sum(map(sum, own)) / count
     head = (sum(total) - sum(cnn)) / count - proposals
     if network.needs_proposals:
@@ -116,18 +116,18 @@ def test(system: str, images: int, training: float | None) -> Record:
 def ablation() -> None:
     """Print AP50 of R-CNN with each of its two scores, with and without refined boxes."""
     task = checkpoint.load(Path("runs") / "history_rcnn" / "last.ckpt")
-    data, network = build(task.data_recipe), task.network
+    data, network = from_config(task.data_recipe), task.network
     dataset = data.dataset("val")
     variants = list(itertools.product(("svm", "softmax"), (True, False)))
     found = {variant: Collector() for variant in variants}
     for row in range(len(dataset)):
-        batch = DetectionData.collate([dataset[row]], data.buckets)
+        batch = DetectionDataModule.collate([dataset[row]], data.buckets)
         with torch.autocast("cpu", torch.bfloat16):
-            features = network.features(batch.images, batch.sizes, batch.proposals)
+            features = network.features(batch.images, batch.image_sizes, batch.proposals)
         for network.scores, network.box_regression in variants:
-            detections = network.detect(features, batch.proposals, batch.sizes)
+            detections = network.detect(features, batch.proposals, batch.image_sizes)
             collector = found[network.scores, network.box_regression]
-            collector.add(batch.rows, rescale(detections, batch.sizes, batch.original_sizes))
+            collector.add(batch.image_index, rescale(detections, batch.image_sizes, batch.original_sizes))
     for (scores, boxes), collector in found.items():
         figures = coco_ap(data.annotations("val"), collector.gather())
         refined = "refined boxes" if boxes else "proposals as they are"

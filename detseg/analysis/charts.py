@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detseg.draw import Picture
+from detseg.draw import ImageArray
 
 INK, FAINT, PAPER = (40, 40, 40), (222, 222, 222), (255, 255, 255)
 COLOURS = ((0, 101, 189), (217, 95, 14), (110, 110, 110), (0, 130, 80))
@@ -56,7 +56,7 @@ class Frame(NamedTuple):
 
 def line_chart(
     title: str, places: Sequence[str], lines: Sequence[Line], below: str, beside: str, size: tuple[int, int]
-) -> Picture:
+) -> ImageArray:
     """Draw values from 0 to 1 in per cent over named ``places``; ``below`` and ``beside`` say what the axes are.
 
     ``size`` is width and height in pixels.
@@ -83,7 +83,9 @@ def line_chart(
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
-def bar_chart(title: str, places: Sequence[str], bars: Sequence[Bars], beside: str, size: tuple[int, int]) -> Picture:
+def bar_chart(
+    title: str, places: Sequence[str], bars: Sequence[Bars], beside: str, size: tuple[int, int]
+) -> ImageArray:
     """Draw positive values over named ``places``, on a logarithmic scale; a value of 0 is said, and has no bar.
 
     ``beside`` says what the values are, ``size`` is width and height in pixels.
@@ -121,7 +123,9 @@ def bar_chart(title: str, places: Sequence[str], bars: Sequence[Bars], beside: s
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
-def labelled_grid(title: str, pictures: Sequence[Picture], texts: Sequence[str], columns: int, side: int) -> Picture:
+def labelled_grid(
+    title: str, pictures: Sequence[ImageArray], texts: Sequence[str], columns: int, side: int
+) -> ImageArray:
     """Put pictures in rows of ``columns``, each with its text below, under a title.
 
     A picture is made so large or small that its longer side is ``side``; small ones keep their hard pixels.
@@ -197,14 +201,14 @@ def _stroke(
             pen.line([(x1 + t * (x2 - x1), y1 + t * (y2 - y1)) for t in ends], fill=colour, width=2 * SMOOTH)
 
 
-def _sized(picture: Picture, side: int) -> Picture:
+def _sized(picture: ImageArray, side: int) -> ImageArray:
     scale = side / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     how = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(picture).resize(size, how))
 
 
-def _captioned(picture: Picture, text: str, side: int, height: int) -> Image.Image:
+def _captioned(picture: ImageArray, text: str, side: int, height: int) -> Image.Image:
     """A picture in the middle of a cell of paper, with a text below."""
     image = Image.new("RGB", (side, height + CAPTION), PAPER)
     image.paste(Image.fromarray(picture), ((side - picture.shape[1]) // 2, (height - picture.shape[0]) // 2))

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.modules.backbones import ConvNet
 
 NUMBERS = 9000  # of one picture at one depth
@@ -50,7 +50,7 @@ def at_random(backbone: ConvNet, seed: int) -> ConvNet:
     """The same network without its weights; nothing else draws random numbers by it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: ConvNet = build(recipe(backbone), weights=None)
+        network: ConvNet = from_config(to_config(backbone), weights=None)
     return network
 
 

@@ -23,7 +23,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from detseg.modules.backbones import ConvNet
 
-Picture = NDArray[np.uint8]  # (H, W, 3), RGB
+ImageSample = NDArray[np.uint8]  # (H, W, 3), RGB
 
 # Square root of the covariance of red, green and blue in ImageNet (Olah et al. 2017); one column, one direction.
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -37,7 +37,7 @@ START = 0.01  # deviation of the numbers that the pictures begin with
 class Ascent(NamedTuple):
     """What gradient ascent made for some channels, and how strong they are in the mean over all cells."""
 
-    pictures: list[Picture]
+    pictures: list[ImageSample]
     before: list[float]  # on the picture of the start
     after: list[float]
 
@@ -58,7 +58,7 @@ class Patch(NamedTuple):
 
     activation: float
     image: Path
-    pixels: Picture  # the image, as the network saw it
+    pixels: ImageSample  # the image, as the network saw it
     box: tuple[int, int, int, int]  # x1, y1, x2, y2: what the cell sees of ``pixels``
     centre: tuple[int, int, int, int]  # x1, y1, x2, y2: what lies under the cell alone
 
@@ -116,7 +116,7 @@ def ascend(
 
 
 @torch.no_grad()
-def activations(backbone: ConvNet, block: str, image: Picture) -> NDArray[np.float32]:
+def activations(backbone: ConvNet, block: str, image: ImageSample) -> NDArray[np.float32]:
     """The map (C, H, W) of an image after a block."""
     device = next(backbone.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
@@ -124,7 +124,7 @@ def activations(backbone: ConvNet, block: str, image: Picture) -> NDArray[np.flo
     return np.asarray(feature[0].float().cpu().numpy(), dtype=np.float32)
 
 
-def paint(feature: NDArray[np.float32]) -> Picture:
+def paint(feature: NDArray[np.float32]) -> ImageSample:
     """One channel's map (H, W) in colours: red above zero, blue below, white at it, the largest value fully."""
     strength = feature / max(float(np.abs(feature).max()), 1e-12)
     above, below = np.array((178, 24, 43)), np.array((33, 102, 172))
@@ -156,13 +156,13 @@ def extent(backbone: ConvNet, block: str, axis: int, cell: int, length: int) -> 
 
 
 def exciting_patches(
-    backbone: ConvNet, block: str, channels: Sequence[int], images: Iterable[tuple[Path, Picture]], count: int
+    backbone: ConvNet, block: str, channels: Sequence[int], images: Iterable[tuple[Path, ImageSample]], count: int
 ) -> list[list[Patch]]:
     """For each channel, the ``count`` images that excite one of its cells most, and what that cell sees of them.
 
     Only these images are kept while the others are looked through.
     """
-    best: list[list[tuple[float, int, Path, Picture, tuple[int, int], tuple[int, int]]]] = [[] for _ in channels]
+    best: list[list[tuple[float, int, Path, ImageSample, tuple[int, int], tuple[int, int]]]] = [[] for _ in channels]
     for number, (path, image) in enumerate(images):
         feature = activations(backbone, block, image)
         cells = feature.shape[1], feature.shape[2]

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 log = logging.getLogger(__name__)
 
 
-class DataWait(Callback):
+class DataLoadingMonitor(Callback):
     """Warn at the end of an epoch in which the device waited for data for more than ``share`` of the time.
 
     On a GPU it is the time that passes on the device between a step and the next one, not on the host, which is ahead.

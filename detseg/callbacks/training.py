@@ -19,9 +19,9 @@ from detseg.draw import draw, grid, overlay
 from detseg.ops.rle import paste
 from detseg.structures import Batch, Instances
 from detseg.tasks.base import Task
-from detseg.tasks.detection import Detection
+from detseg.tasks.detection import DetectionTask
 from detseg.tasks.figures import write_figures
-from detseg.tasks.segmentation import Segmentation
+from detseg.tasks.segmentation import SegmentationTask
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
             write_figures(trainer.lightning_module.figures, Path(self.best_model_path).with_name("metrics.json"))
 
 
-class Pictures(Callback):
+class PredictionImages(Callback):
     """Draw the first ``count`` validation images after each validation: truth at the left, predictions at the right.
 
     Of segmentation, the image alone comes first. They go into ``folder``, by default ``pictures`` in the trainer's log
@@ -80,14 +80,14 @@ class Pictures(Callback):
     ) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or outputs is None:
             return
-        assert isinstance(module, (Detection, Segmentation))
+        assert isinstance(module, (DetectionTask, SegmentationTask))
         assert self.folder is not None
-        for row in range(min(len(batch.rows), self.count - self._drawn)):
-            if isinstance(module, Segmentation):
+        for row in range(min(len(batch.image_index), self.count - self._drawn)):
+            if isinstance(module, SegmentationTask):
                 picture = image_truth_and_labels(batch, outputs["labels"], row, module.classes)
             else:
                 picture = truth_and_prediction(batch, outputs["detections"], row, module.classes, self.threshold)
-            name = module.data.val_annotations.path(int(batch.rows[row])).stem
+            name = module.data.val_annotations.path(int(batch.image_index[row])).stem
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(self.folder / f"{name}.jpg")
             for logger in trainer.loggers:
@@ -132,7 +132,7 @@ def truth_and_prediction(
     batch: Batch, found: Instances, row: int, classes: Sequence[str], threshold: float
 ) -> NDArray[np.uint8]:
     """One image of a batch twice, (H, W, 3): with its ground truth, and with what was found in it."""
-    height, width = batch.sizes[row].tolist()
+    height, width = batch.image_sizes[row].tolist()
     image = batch.images[row, :, :height, :width].permute(1, 2, 0).cpu().numpy()
     assert found.scores is not None
     pictures = []
@@ -158,7 +158,7 @@ def truth_and_prediction(
 
 def image_truth_and_labels(batch: Batch, labels: Tensor, row: int, classes: Sequence[str]) -> NDArray[np.uint8]:
     """One image of a batch, (H, W, 3), beside it its true labels, and those of ``labels`` (B, H, W), laid over it."""
-    height, width = batch.sizes[row].tolist()
+    height, width = batch.image_sizes[row].tolist()
     image = batch.images[row, :, :height, :width].permute(1, 2, 0).cpu().numpy()
     assert batch.semantic is not None
     maps = (map[row, :height, :width].cpu().numpy().astype(np.uint8) for map in (batch.semantic, labels))

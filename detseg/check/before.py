@@ -7,8 +7,8 @@ import shlex
 
 import numpy as np
 
-from detseg.data.annotations.detection import Annotations, in_shares
-from detseg.data.modules.base import Data
+from detseg.data.annotations.detection import DetectionAnnotations, in_shares
+from detseg.data.modules.base import BaseDataModule
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 MANY = 0.5  # share of the boxes of which something makes the whole meaningless
 
 
-def look_before_training(data: Data[Annotations], validates: bool) -> None:
+def look_before_training(data: BaseDataModule[DetectionAnnotations], validates: bool) -> None:
     """Raise DataError for labels from which nothing can be learnt, or on which nothing can be measured."""
     parts = {"train": data.train_annotations} | ({"val": data.val_annotations} if validates else {})
     for split, part in parts.items():

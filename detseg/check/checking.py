@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from detseg.check.labels import class_counts, class_faults, duplicates, map_faults, object_faults
 from detseg.check.parts import Found, Part
 from detseg.check.pictures import Seen, Task, look_at
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import KINDS, Fault, collecting
-from detseg.data.annotations.semantic import LabelFiles, LabelMaps
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.errors import DataError
 
 # Gives what is to be called after each of so many images.
@@ -66,7 +66,7 @@ def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress)
     for split, part in parts.items():
         for task, one in zip(tasks[split], seen[split], strict=True):
             faults += [Fault(kind, str(task.path), text) for kind, text in one.flaws]
-        if isinstance(part, Annotations):
+        if isinstance(part, DetectionAnnotations):
             faults += object_faults(split, part, broken)
         else:
             faults += map_faults(part, [one.numbers for one in seen[split]])
@@ -87,7 +87,7 @@ def readable(sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.boo
 
 
 def _tasks(part: Part) -> Iterator[Task]:
-    if isinstance(part, LabelMaps):
+    if isinstance(part, SemanticAnnotations):
         for image, row in enumerate(part.rows.tolist()):
             mask = Path(str(part.maps.paths[row])) if isinstance(part.maps, LabelFiles) else None
             yield Task(part.path(image), (0, 0), mask)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.transforms.detection import fit
 from detseg.ops.anchors import cell_anchors
 
@@ -30,7 +30,7 @@ class Figures(NamedTuple):
     groups: NDArray[np.str_]  # (N,) small, medium or large
 
 
-def figures(parts: Mapping[str, Annotations], side: int) -> Figures:
+def figures(parts: Mapping[str, DetectionAnnotations], side: int) -> Figures:
     """Measure boxes, those in images resized to the short edge ``side`` where anchors are concerned."""
     counts = [np.diff(part.offsets) for part in parts.values()]
     sizes = [np.repeat(part.sizes, np.diff(part.offsets), axis=0) for part in parts.values()]

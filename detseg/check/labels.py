@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.check.parts import Part
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Fault, shifted
-from detseg.data.annotations.semantic import LabelFiles, LabelMaps
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.formats.layout import identical
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 UNBALANCED = 10  # so many times fewer objects than the largest class has
 
@@ -25,7 +25,7 @@ def class_counts(parts: Mapping[str, Part], numbers: Mapping[str, NDArray[np.int
         name: dict.fromkeys(parts, 0) for part in parts.values() for name in part.classes
     }
     for split, part in parts.items():
-        if isinstance(part, Annotations):
+        if isinstance(part, DetectionAnnotations):
             counts = np.bincount(part.labels, minlength=len(part.classes))
         else:
             counts = numbers[split][known_numbers(part)]
@@ -60,7 +60,7 @@ def unified(name: str) -> str:
     return "".join(name.casefold().split())
 
 
-def object_faults(split: str, part: Annotations, broken: Container[str | None]) -> Iterator[Fault]:
+def object_faults(split: str, part: DetectionAnnotations, broken: Container[str | None]) -> Iterator[Fault]:
     """Parts without any object, and images without one, unless the labels of these are ``broken``."""
     if not len(part.labels):
         yield Fault("objects-none", str(part.root), f"{part.root}: the part {split} has no object that can be used")
@@ -71,12 +71,12 @@ def object_faults(split: str, part: Annotations, broken: Container[str | None]) 
             yield Fault("image-empty", file, f"{file}: no object")
 
 
-def known_numbers(part: LabelMaps) -> list[int]:
+def known_numbers(part: SemanticAnnotations) -> list[int]:
     """The number of each class in the maps of labels."""
     return list(getattr(part.maps, "numbers", None) or range(len(part.classes)))
 
 
-def map_faults(part: LabelMaps, numbers: list[NDArray[np.int64] | None]) -> Iterator[Fault]:
+def map_faults(part: SemanticAnnotations, numbers: list[NDArray[np.int64] | None]) -> Iterator[Fault]:
     """Numbers in maps of labels that stand for no class; ``numbers`` (256,) count the pixels of each image."""
     if not isinstance(part.maps, LabelFiles):
         return
@@ -92,7 +92,7 @@ def map_faults(part: LabelMaps, numbers: list[NDArray[np.int64] | None]) -> Iter
         for number in sorted(seen - known):
             told = f"{path}: {counts[number]} pixels have the number {number}; the classes are {part.maps.named()}"
             yield Fault("mask-undefined", path, told, number)
-    if shift := shifted(used - set(part.maps.void) - {VOID}, classes):
+    if shift := shifted(used - set(part.maps.void) - {IGNORE_INDEX}, classes):
         yield Fault("off-by-one", str(part.root), f"{part.root}: number {shift}")
 
 

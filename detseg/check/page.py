@@ -15,7 +15,7 @@ from detseg.check.checking import Checked
 from detseg.check.figures import Figures, covered
 from detseg.check.summary import part_rows, short
 from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.data.annotations.issues import KINDS, Fault, collecting
 from detseg.draw import draw, overlay
@@ -55,7 +55,7 @@ def page(checked: Checked, found: Figures, side: int) -> str:
 
 
 def _charts(checked: Checked, found: Figures, side: int) -> Iterator[str]:
-    objects = any(isinstance(part, Annotations) for part in checked.parts.values())
+    objects = any(isinstance(part, DetectionAnnotations) for part in checked.parts.values())
     totals = sorted(((sum(parts.values()), name) for name, parts in checked.counts.items()), reverse=True)
     more = f", the first {CLASSES} of {len(totals)}" if len(totals) > CLASSES else ""
     unit = "Objects" if objects else "Pixels"
@@ -153,7 +153,7 @@ def _labelled(checked: Checked, split: str, row: int) -> Shown | None:
     path = part.path(row)
     name = f"{split}: {path.relative_to(checked.root) if path.is_relative_to(checked.root) else path}"
     try:
-        if not isinstance(part, Annotations):
+        if not isinstance(part, DetectionAnnotations):
             with collecting():
                 labels = part.labels(row)
             picture = overlay(read_image(path, (labels.shape[0], labels.shape[1])), labels, part.classes)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.annotations.class_names import FILES
-from detseg.data.annotations.detection import Annotations
-from detseg.data.annotations.semantic import LabelMaps, pair
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.semantic import SemanticAnnotations, pair
 from detseg.data.formats.discovery import FINDERS, find_source
 from detseg.data.formats.layout import Tree, split_of
 from detseg.data.modules.camvid import CamVid
@@ -17,7 +17,7 @@ from detseg.data.modules.cityscapes import NUMBERS, TRAIN_NUMBERS, CityscapesSeg
 from detseg.data.modules.voc_segmentation import VOCSegmentation
 from detseg.errors import ConfigError, DataError
 
-Part = Annotations | LabelMaps
+Part = DetectionAnnotations | SemanticAnnotations
 Readers = Mapping[str, Callable[[], Part]]  # by "train", "val", "test", or "all" where the set is not split
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from detseg.check.checking import Checked, readable
 from detseg.check.labels import repeated
-from detseg.data.annotations.detection import Annotations, in_shares
+from detseg.data.annotations.detection import DetectionAnnotations, in_shares
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.issues import collecting
-from detseg.data.annotations.semantic import LabelMaps
+from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
 from detseg.folders import make_folder
 
@@ -57,7 +57,7 @@ def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str
     for fault in checked.faults:
         if fault.kind in CHANGED:
             wrong[fault.file].append(fault.kind)
-    maps = any(isinstance(part, LabelMaps) for part in checked.parts.values())
+    maps = any(isinstance(part, SemanticAnnotations) for part in checked.parts.values())
     taken: dict[str, set[str]] = defaultdict(set)
     for split, row, path, size in _images(checked):
         advance()
@@ -84,7 +84,7 @@ def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str
 def _images(checked: Checked) -> Iterator[tuple[str, int, Path, tuple[int, int]]]:
     """Part, row, path, and height and width as labelled of each image."""
     for split, part in checked.parts.items():
-        sizes = part.sizes if isinstance(part, Annotations) else checked.sizes[split]
+        sizes = part.sizes if isinstance(part, DetectionAnnotations) else checked.sizes[split]
         for row, (height, width) in enumerate(sizes.tolist()):
             yield split, row, part.path(row), (height, width)
 
@@ -144,7 +144,7 @@ def _write_objects(checked: Checked, copied: dict[str, dict[int, str]], out: Pat
     names, changes = _names(checked)
     ids = _category_ids(checked, names)
     for split, part in checked.parts.items():
-        assert isinstance(part, Annotations)
+        assert isinstance(part, DetectionAnnotations)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for row, name in copied[split].items():
@@ -170,7 +170,7 @@ def _write_objects(checked: Checked, copied: dict[str, dict[int, str]], out: Pat
     return changes
 
 
-def _entry(part: Annotations, number: int, box: NDArray[np.float64], size: tuple[int, int]) -> dict[str, Any]:
+def _entry(part: DetectionAnnotations, number: int, box: NDArray[np.float64], size: tuple[int, int]) -> dict[str, Any]:
     """What an annotation says beside its numbers."""
     x1, y1, x2, y2 = box.tolist()
     clipped = not np.array_equal(box, part.boxes[number])
@@ -230,7 +230,7 @@ def _write_maps(checked: Checked, copied: dict[str, dict[int, str]], out: Path) 
     """Write the map of labels of each image: the number of the class of each pixel, 255 for none."""
     undefined = {fault.file: fault.text for fault in checked.of_kind("mask-undefined")}
     for split, part in checked.parts.items():
-        assert isinstance(part, LabelMaps)
+        assert isinstance(part, SemanticAnnotations)
         for row, name in copied[split].items():
             target = out / "masks" / ("" if split == "all" else split) / f"{PurePosixPath(name).stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)

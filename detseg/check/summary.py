@@ -9,7 +9,7 @@ import numpy as np
 
 from detseg.check.checking import Checked
 from detseg.check.figures import Figures, covered
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import KINDS, Fault
 
 FIRST = 3  # faults of each kind that are listed unless all are asked for
@@ -21,7 +21,7 @@ def text(checked: Checked, found: Figures, side: int, everything: bool) -> str:
     """The report for a terminal."""
     lines = [f"{checked.root}: {checked.format}, {', '.join(checked.parts) or 'nothing that can be read'}", ""]
     lines += _table(list(part_rows(checked)))
-    unit = "objects" if any(isinstance(part, Annotations) for part in checked.parts.values()) else "pixels"
+    unit = "objects" if any(isinstance(part, DetectionAnnotations) for part in checked.parts.values()) else "pixels"
     ranked = sorted(checked.counts.items(), key=lambda one: -sum(one[1].values()))
     shown = ranked if everything else ranked[:CLASSES]
     rows = [[name, *(f"{count:,}" for count in counts.values())] for name, counts in shown]
@@ -74,7 +74,7 @@ def part_rows(checked: Checked) -> Iterator[list[str]]:
         order = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
         text = ", ".join(f"{order[at][1]}x{order[at][0]}" for at in (0, len(order) // 2, -1)) if len(order) else "none"
         counts = [0, 0, 0, 0]
-        if isinstance(part, Annotations):
+        if isinstance(part, DetectionAnnotations):
             counts = [
                 int((np.diff(part.offsets) == 0).sum()),
                 len(part.labels),

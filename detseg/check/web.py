@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from detseg.draw import Picture
+from detseg.draw import ImageArray
 
 BAR, GAP, NAME, ROOM, VALUE = 16, 6, 150, 260, 110  # pixels of a chart of bars: two heights and three widths
 PLOT = (480, 150)  # width and height of a histogram
@@ -107,14 +107,14 @@ def document(title: str, body: Iterable[str]) -> str:
     )
 
 
-def shrunk(picture: Picture, side: int = SIDE) -> Picture:
+def shrunk(picture: ImageArray, side: int = SIDE) -> ImageArray:
     """A picture whose longer side is at most ``side``."""
     scale = min(1.0, side / max(picture.shape[:2]))
     size = max(1, round(scale * picture.shape[1])), max(1, round(scale * picture.shape[0]))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def data_uri(picture: Picture) -> str:
+def data_uri(picture: ImageArray) -> str:
     """A picture as a JPEG in a data: URI."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="JPEG", quality=QUALITY)

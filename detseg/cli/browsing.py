@@ -21,10 +21,10 @@ from detseg.cli.configs import SUFFIXES, find_config, find_configs, for_other_da
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.training import task_of
-from detseg.data import DetectionData, SegmentationData
+from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
-from detseg.data.modules.base import Data
-from detseg.draw import Picture, draw, overlay
+from detseg.data.modules.base import BaseDataModule
+from detseg.draw import ImageArray, draw, overlay
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
 from detseg.ops.rle import paste
@@ -46,7 +46,7 @@ def browse(arguments: Sequence[str]) -> None:
         getattr(data_sets, name)
     parser = ArgumentParser(prog="detseg browse", usage=USAGE, **PARSER)
     parser.add_argument("what", type=str, help="A folder of data, or a YAML file for `detseg train` or of data alone.")
-    parser.add_subclass_arguments(Data, "data", required=True, help="What is to be other than that.")
+    parser.add_subclass_arguments(BaseDataModule, "data", required=True, help="What is to be other than that.")
     parser.add_argument("--out", type=Path, default=Path("browse.html"), help="A page (.html), or a folder.")
     parser.add_argument("--split", type=Literal["train", "val"], default="train", help="With or without changes.")
     parser.add_argument("--count", type=int, default=24, help="Pictures.")
@@ -65,9 +65,9 @@ def browse(arguments: Sequence[str]) -> None:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
-    if not isinstance(data, DetectionData | SegmentationData):
+    if not isinstance(data, DetectionDataModule | SegmentationDataModule):
         raise ConfigError(f"{options.what}: {type(data).__name__} has neither boxes nor maps of labels to draw")
-    if isinstance(data, DetectionData):
+    if isinstance(data, DetectionDataModule):
         data.proposals = None  # not drawn, and perhaps not made yet
     shown = _samples(data, options.split, options.count, options.seed)
     with writing("--out", options.out):
@@ -110,7 +110,9 @@ def _masks_for(content: dict[str, Any]) -> list[str]:
     return ["--data.masks=all"] if getattr(getattr(models, name, None), "needs_masks", False) else []
 
 
-def _samples(data: Data[Any], split: Literal["train", "val"], count: int, seed: int) -> Iterator[tuple[Picture, Shown]]:
+def _samples(
+    data: BaseDataModule[Any], split: Literal["train", "val"], count: int, seed: int
+) -> Iterator[tuple[ImageArray, Shown]]:
     """Pictures with their labels drawn, and what there is to say of each."""
     dataset, annotations = data.dataset(split), data.annotations(split)
     generator = np.random.default_rng(seed)
@@ -124,7 +126,7 @@ def _samples(data: Data[Any], split: Literal["train", "val"], count: int, seed: 
         yield picture, Shown("", text, tuple(data.classes[label] for label in labels))
 
 
-def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[Picture, list[int]]:
+def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[ImageArray, list[int]]:
     """A sample with its labels, and which these are."""
     image: NDArray[np.uint8] = sample.image.permute(1, 2, 0).contiguous().numpy()
     if sample.semantic is not None:
@@ -137,7 +139,7 @@ def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[Picture, list[int]]:
     return draw(image, boxes, sample.labels.numpy(), classes, masks=masks), sorted(set(sample.labels.tolist()))
 
 
-def _write(shown: Iterator[tuple[Picture, Shown]], out: Path, title: str) -> int:
+def _write(shown: Iterator[tuple[ImageArray, Shown]], out: Path, title: str) -> int:
     """Write pictures to a page or a folder; return how many."""
     if out.suffix == ".html":
         pictures = [one._replace(picture=data_uri(shrunk(picture, SIDE))) for picture, one in shown]

@@ -18,7 +18,7 @@ from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
 from detseg.progress import progress
@@ -39,7 +39,7 @@ def check(arguments: Sequence[str]) -> None:
     if options.fix:
         make_folder("--fix", options.fix, root)
     checked = check_parts(root, found, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
-    boxes = {split: part for split, part in checked.parts.items() if isinstance(part, Annotations)}
+    boxes = {split: part for split, part in checked.parts.items() if isinstance(part, DetectionAnnotations)}
     measured = figures(boxes, options.side)
     if options.json:
         print(json.dumps(values(checked, measured, options.side), indent=2))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 import detseg
-from detseg.data import MODULES, DetectionData, SegmentationData
+from detseg.data import MODULES, DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
 from detseg.errors import ConfigError
 
@@ -18,7 +18,7 @@ SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
 
 # What a folder as data is, where it is not of the one class of its kind.
-FOLDERS = {DetectionData: "Folder", SegmentationData: "FolderSegmentation"}
+FOLDERS = {DetectionDataModule: "Folder", SegmentationDataModule: "FolderSegmentation"}
 
 SETTINGS = ("--config", "-c", "--data", "--model", "--trainer")  # beginnings of the options that a file may set
 

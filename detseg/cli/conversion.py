@@ -17,7 +17,7 @@ from detseg import checkpoint
 from detseg.cli.configs import find_config
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.data import VOCSegmentation
 from detseg.data.modules.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
@@ -27,7 +27,7 @@ from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
 from detseg.ops.anchors import cell_anchors
-from detseg.tasks import Detection, Segmentation, Task
+from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.weights.state_dict import COUNT, faults, read_weights
 from detseg.weights.torchvision import (
     COCO,
@@ -186,7 +186,7 @@ def _fits(name: str, state: dict[str, Tensor]) -> bool:
     return next(shapes) == next(shapes)
 
 
-def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str | None) -> Detection:
+def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str | None) -> DetectionTask:
     """The task that a state dict of torchvision's is of: as configs/torchvision says, with the file's own classes."""
     known = published(source)
     model = model or known or next(iter(structures(theirs)), None)
@@ -204,17 +204,17 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str
         body["name"] = _resnet(theirs, "backbone.body.")
     body["norm"] = "batch" if any(name.endswith(COUNT) for name in state) else "frozen"
     body["eps"] = epsilon(theirs, known)
-    built = build(network, num_classes=len(classes))
+    built = from_config(network, num_classes=len(classes))
     if said := faults(state, built.state_dict()):
         raise CheckpointError(f"not the weights of {model}: {said}")
     built.load_state_dict(state, strict=False)  # counts of batch norm may be missing
-    task = Detection(built)
+    task = DetectionTask(built)
     task.classes, task.category_ids = classes, labels  # torchvision's labels are the ids of the data set
     task.data_recipe = data
     return task
 
 
-def _segmentation(theirs: dict[str, Tensor], names: str | None) -> Segmentation:
+def _segmentation(theirs: dict[str, Tensor], names: str | None) -> SegmentationTask:
     """The task that a state dict of torchvision's FCN is of."""
     state = segmenter_from_torchvision(theirs)
     name = _resnet(theirs, "backbone.")
@@ -227,7 +227,7 @@ def _segmentation(theirs: dict[str, Tensor], names: str | None) -> Segmentation:
     if said := faults(theirs, segmenter_to_torchvision(network.state_dict())):
         raise CheckpointError(f"not the weights of {FCNS[name]} for {count} classes: {said}")
     network.load_state_dict(state, strict=False)  # as above
-    task = Segmentation(network)
+    task = SegmentationTask(network)
     if names is None and count != len(VOC_CLASSES):
         raise ConfigError(f"--classes: the network has {count} classes, and VOC {len(VOC_CLASSES)}; name them all")
     task.classes = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
@@ -237,7 +237,7 @@ def _segmentation(theirs: dict[str, Tensor], names: str | None) -> Segmentation:
             "background too"
         )
     task.category_ids = tuple(range(count))
-    task.data_recipe = recipe(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
+    task.data_recipe = to_config(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
     return task
 
 

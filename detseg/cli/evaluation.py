@@ -19,11 +19,11 @@ from detseg.cli.configs import find_configs, for_other_data
 from detseg.cli.console import check_writable, import_module
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.viewing import add_views, views
-from detseg.configurable import build
-from detseg.data import DetectionData, SegmentationData
+from detseg.configurable import from_config
+from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
 from detseg.metrics import coco_results
-from detseg.tasks import Detection, Segmentation, Task
+from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.tasks.figures import write_figures
 
 # Types of settings whose values jsonargparse takes as they are; for any other it may import what a text names.
@@ -40,16 +40,16 @@ def evaluate(arguments: Sequence[str]) -> None:
         import_module(module)
     name = _value(arguments, "--checkpoint")
     task = checkpoint.load(name) if name else None
-    base = task.learns_from if task else DetectionData
+    base = task.learns_from if task else DetectionDataModule
     parser = _parser(base)
     if task and task.data_recipe:  # of a training
         parser.set_defaults(data=_data_settings(task.data_recipe, str(name), base))
     options = parse(parser, for_other_data(arguments, base))
     assert task is not None  # or the parser has missed it
-    if options.out and not isinstance(task, Detection):
+    if options.out and not isinstance(task, DetectionTask):
         kind = type(task.network).__name__
         raise ConfigError(f"--out {options.out}: {kind} has no detections to write; --metrics writes its figures")
-    if isinstance(task, Segmentation):
+    if isinstance(task, SegmentationTask):
         task.views = views(options)
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
         check_writable(f"--{option}", getattr(options, option))
@@ -58,7 +58,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
     data.use_classes(task.classes)
-    if isinstance(task, Detection) and task.network.needs_masks and data.masks == "none":
+    if isinstance(task, DetectionTask) and task.network.needs_masks and data.masks == "none":
         data.masks = "all"
 
     callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
@@ -99,7 +99,7 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_argument("--precision", type=str, default="32-true", help=PRECISION)
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="File for every figure by name, as JSON.")
-    if base is SegmentationData:
+    if base is SegmentationDataModule:
         add_views(parser)
     return parser
 
@@ -113,39 +113,39 @@ def _value(arguments: Sequence[str], option: str) -> str | None:
     return None
 
 
-def _data_settings(recipe: Any, path: str, base: type[Any]) -> Any:
+def _data_settings(config: Any, path: str, base: type[Any]) -> Any:
     """The data of a checkpoint as the default of ``data``. Raises CheckpointError for what is no recipe of data."""
     try:
-        if not isinstance(build(recipe), base):
+        if not isinstance(from_config(config), base):
             raise TypeError("it is no data set")
-        return _settings(recipe, plain=False)
+        return _settings(config, plain=False)
     except Exception as error:  # the file may hold anything
         raise CheckpointError(f"{path}: cannot rebuild its data: {str(error).strip(chr(39))}") from error
 
 
-def _settings(recipe: Any, plain: bool) -> Any:
+def _settings(config: Any, plain: bool) -> Any:
     """A recipe as the default of a parser's setting, so that parts of it can be given otherwise.
 
     jsonargparse imports the classes that a default names. So only the recipe of an object, whose class is known
     already, may stand where a class is expected. Raises TypeError for what else could be taken as the name of one;
     ``plain`` tells that the setting is of a type where a text is a text.
     """
-    if isinstance(recipe, dict) and set(recipe) == {"class", "arguments"}:
-        cls = type(build(recipe))  # not imported for its name: known already, or an error
+    if isinstance(config, dict) and set(config) == {"class", "arguments"}:
+        cls = type(from_config(config))  # not imported for its name: known already, or an error
         hints: dict[str, Any] = {}
         for base in reversed(cls.__mro__):  # a subclass may hand on arguments that only its base declares
             hints |= typing.get_type_hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
-        init_args = {name: _settings(value, _is_plain(hints.get(name))) for name, value in recipe["arguments"].items()}
+        init_args = {name: _settings(value, _is_plain(hints.get(name))) for name, value in config["arguments"].items()}
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
-    if isinstance(recipe, dict):
-        if named := {"class_path", "init_args", "dict_kwargs"} & set(recipe):
+    if isinstance(config, dict):
+        if named := {"class_path", "init_args", "dict_kwargs"} & set(config):
             raise TypeError(f"{min(named)} could name code to be imported")
-        return {key: _settings(value, plain) for key, value in recipe.items()}
-    if isinstance(recipe, (list, tuple)):
-        return [_settings(value, plain) for value in recipe]
-    if isinstance(recipe, str) and not plain:
-        raise TypeError(f"{recipe!r} stands where a class is expected, and could name code to be imported")
-    return recipe
+        return {key: _settings(value, plain) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [_settings(value, plain) for value in config]
+    if isinstance(config, str) and not plain:
+        raise TypeError(f"{config!r} stands where a class is expected, and could name code to be imported")
+    return config
 
 
 def _is_plain(hint: Any) -> bool:
@@ -161,7 +161,7 @@ def _report(task: Task, data: Any, out: Path | None, metrics: Path | None) -> No
     print(f"images per second: {task.figures['images_per_second']:.1f}")
     if metrics:
         write_figures(task.figures, metrics)
-    if out and isinstance(task, Detection) and task.detections is not None:
+    if out and isinstance(task, DetectionTask) and task.detections is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(coco_results(data.val_annotations, task.detections)) + "\n")
     for file in filter(None, (metrics, out)):

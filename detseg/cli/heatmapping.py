@@ -26,7 +26,7 @@ from detseg.errors import ConfigError, DataError
 from detseg.inference.prediction import stored_data
 from detseg.models import Classifier, ConvolutionalClassifier
 from detseg.modules.backbones import ConvNet
-from detseg.tasks import Classification
+from detseg.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         raise ConfigError("give one of --checkpoint, a classifier that was trained here, and --backbone")
     if options.checkpoint:
         task = checkpoint.load(options.checkpoint)
-        if not isinstance(task, Classification):
+        if not isinstance(task, ClassificationTask):
             raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.network).__name__}, no classifier")
         return task.network, task.classes, stored_data(task).size
     if options.backbone.init_args.get("weights") is None:

@@ -23,10 +23,10 @@ from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.draw import draw, overlay, save_labels
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
-from detseg.inference.prediction import Prediction, find_images
-from detseg.inference.tta import Views
+from detseg.inference.prediction import DetectionResult, find_images
+from detseg.inference.tta import TTAConfig
 from detseg.ops.rle import decode, from_text
-from detseg.tasks import Answer, Classification, Detection, Segmentation, Segmented, Task
+from detseg.tasks import ClassificationResult, ClassificationTask, DetectionTask, SegmentationTask, SemanticResult, Task
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +48,19 @@ def predict(arguments: Sequence[str]) -> None:
     failed = 0
     for path, target in zip(paths, targets, strict=True):
         try:
-            if isinstance(task, Detection):
+            if isinstance(task, DetectionTask):
                 done += [_save(task, one, target, options.instances) for one in task.predict(path, options.threshold)]
-            elif isinstance(task, Classification):
+            elif isinstance(task, ClassificationTask):
                 done += map(_say, task.predict(path))
-            elif isinstance(task, Segmentation):
+            elif isinstance(task, SegmentationTask):
                 done += [_save_labels(task, one, target) for one in task.predict(path)]
         except DataError as error:
             log.error("%s", error)
             failed += 1
     report = options.out / REPORT
     report.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
-    objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, Detection) else ""
-    if isinstance(task, Segmentation):
+    objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, DetectionTask) else ""
+    if isinstance(task, SegmentationTask):
         print(_shares(task, done))
     log.info("%d images%s: %s", len(done), objects, report)
     if failed:
@@ -93,11 +93,11 @@ def _task(options: Namespace) -> Task:
     """The task in the checkpoint, on its device. Raises ConfigError for an option that is not for such a task."""
     device = find_device(options.device)
     task = checkpoint.load(options.checkpoint).to(device)
-    if isinstance(task, Segmentation):
+    if isinstance(task, SegmentationTask):
         task.views = views(options)
-    elif views(options) != Views():
+    elif views(options) != TTAConfig():
         raise ConfigError(f"--window, --scales and --flip are for segmentation; {options.checkpoint} does none")
-    if options.instances and not (isinstance(task, Detection) and task.network.needs_masks):
+    if options.instances and not (isinstance(task, DetectionTask) and task.network.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
     return task
 
@@ -111,13 +111,13 @@ def _targets(task: Task, paths: Sequence[Path], options: Namespace) -> list[Path
     images = {path.resolve() for path in paths}
     targets = []
     for path in paths:
-        segments = isinstance(task, Segmentation)  # label images are PNGs, whatever the image is
+        segments = isinstance(task, SegmentationTask)  # label images are PNGs, whatever the image is
         target = options.out / _free_name(path.with_suffix(".png") if segments else path, names)
         targets.append(target)
         written = [options.out / REPORT]
         if segments:
             written += [_in(LABELS, target), _in(OVERLAYS, target)]
-        elif isinstance(task, Detection):
+        elif isinstance(task, DetectionTask):
             written += [target, *([_instances(target)] if options.instances else [])]
         taken = next((file for file in written if file.resolve() in images), None)
         if taken is not None:
@@ -160,7 +160,7 @@ def _free_name(path: Path, taken: set[str]) -> str:
     return name
 
 
-def _say(answer: Answer) -> dict[str, Any]:
+def _say(answer: ClassificationResult) -> dict[str, Any]:
     """Print the surest classes of an image and return its entry in the JSON file."""
     scores = [round(float(score), 4) for score in answer.scores]
     said = ", ".join(f"{name} {score:.3f}" for name, score in zip(answer.classes, scores, strict=True))
@@ -168,7 +168,7 @@ def _say(answer: Answer) -> dict[str, Any]:
     return {"file": str(answer.path), "classes": answer.classes, "scores": scores}
 
 
-def instance_map(found: Prediction) -> NDArray[np.uint16]:
+def instance_map(found: DetectionResult) -> NDArray[np.uint16]:
     """The number of the object of each pixel (h, w), from 1 in the order of the scores; the surer one is on top."""
     numbers = np.zeros(found.size, dtype=np.uint16)
     for number, text in reversed([*enumerate(found.masks or (), start=1)]):
@@ -176,7 +176,7 @@ def instance_map(found: Prediction) -> NDArray[np.uint16]:
     return numbers
 
 
-def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> dict[str, Any]:
+def _save(task: DetectionTask, found: DetectionResult, target: Path, instances: bool) -> dict[str, Any]:
     """Write one picture, with ``instances`` the numbers of its objects too, and return its entry in the JSON file."""
     labels = [task.classes.index(name) for name in found.classes]
     masks = (decode(from_text(text), *found.size) for text in found.masks or ())
@@ -199,7 +199,7 @@ def _save(task: Detection, found: Prediction, target: Path, instances: bool) -> 
     }
 
 
-def _save_labels(task: Segmentation, found: Segmented, target: Path) -> dict[str, Any]:
+def _save_labels(task: SegmentationTask, found: SemanticResult, target: Path) -> dict[str, Any]:
     """Write the labels of one image and a picture of them, each in a folder, and return its entry in the JSON file."""
     labels, picture = _in(LABELS, target), _in(OVERLAYS, target)
     for file in (labels, picture):
@@ -216,7 +216,7 @@ def _save_labels(task: Segmentation, found: Segmented, target: Path) -> dict[str
     }
 
 
-def _shares(task: Segmentation, done: Sequence[dict[str, Any]]) -> str:
+def _shares(task: SegmentationTask, done: Sequence[dict[str, Any]]) -> str:
     """The mean share of each class over the images, the largest first, for a terminal."""
     means = {name: sum(one["shares"].get(name, 0.0) for one in done) / max(1, len(done)) for name in task.classes}
     width = max(map(len, means))

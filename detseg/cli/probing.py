@@ -13,8 +13,15 @@ from PIL import Image
 from detseg.analysis.charts import Line, line_chart
 from detseg.analysis.probing import HELD_OUT, accuracy, at_random, features, spread_depths
 from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
-from detseg.data import DetectionData
-from detseg.data.modules.crops import Pictures, draw, from_annotations, from_folder, hold_out, with_enough
+from detseg.data import DetectionDataModule
+from detseg.data.modules.crops import (
+    ClassificationCrops,
+    draw,
+    from_annotations,
+    from_folder,
+    train_val_split,
+    with_enough,
+)
 from detseg.errors import ConfigError, DataError
 from detseg.modules.backbones import ConvNet
 
@@ -60,7 +67,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--data",
-        type=DetectionData | str,
+        type=DetectionDataModule | str,
         required=True,
         sub_configs=True,
         help="A folder with train/CLASS and val/CLASS, or CLASS, or a detection data set, whose objects are cut out.",
@@ -76,7 +83,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _pictures(options: Namespace) -> tuple[Pictures, Pictures]:
+def _pictures(options: Namespace) -> tuple[ClassificationCrops, ClassificationCrops]:
     """What to train and to validate on. Raises DataError if there is not enough."""
     if isinstance(options.data, str):
         root = Path(options.data)
@@ -87,13 +94,13 @@ def _pictures(options: Namespace) -> tuple[Pictures, Pictures]:
             )
         train, val = from_folder(root, options.val_fraction, options.seed)
     else:
-        data: DetectionData = options.data
+        data: DetectionDataModule = options.data
         train, val = from_annotations(data.train_annotations), from_annotations(data.val_annotations)
     train, val = with_enough(train, val, options.min_count)
     return _at_most(train, 2, options), _at_most(val, 1, options)  # of two one chooses the regularisation
 
 
-def _at_most(pictures: Pictures, least: int, options: Namespace) -> Pictures:
+def _at_most(pictures: ClassificationCrops, least: int, options: Namespace) -> ClassificationCrops:
     """No more pictures than there is to be memory for, the same part of every class."""
     if len(pictures) <= options.max_pictures:
         return pictures
@@ -103,12 +110,17 @@ def _at_most(pictures: Pictures, least: int, options: Namespace) -> Pictures:
 
 
 def _accuracies(
-    backbone: ConvNet, depths: Sequence[str], train: Pictures, val: Pictures, options: Namespace, what: str
+    backbone: ConvNet,
+    depths: Sequence[str],
+    train: ClassificationCrops,
+    val: ClassificationCrops,
+    options: Namespace,
+    what: str,
 ) -> tuple[list[float], list[int]]:
     """The accuracy at each depth, and the numbers of a picture there."""
     log.info("%s: features of %d pictures", what, len(train) + len(val))
     parts = [features(backbone, part.batches(options.size, options.batch_size), depths) for part in (train, val)]
-    held_out = hold_out(train.labels, HELD_OUT, options.seed)
+    held_out = train_val_split(train.labels, HELD_OUT, options.seed)
     found, numbers = [], []
     for depth in depths:
         first, second = (part.pop(depth) for part in parts)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from detseg import checkpoint
 from detseg.cli.configs import find_configs, for_other_data
 from detseg.cli.faults import PARSER, cause, parse
-from detseg.configurable import build
-from detseg.data import DetectionData, collate
-from detseg.data.annotations.detection import Annotations
+from detseg.configurable import from_config
+from detseg.data import DetectionDataModule, collate
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.modules.detection import MOST_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.metrics import proposal_recall
@@ -45,13 +45,13 @@ FILES = ("rpn", "detectron2")  # methods that are given with a file, as rpn:FILE
 
 def propose(arguments: Sequence[str]) -> None:
     """Make the proposals that ``arguments`` ask for, or what is missing of them, and say how good they are."""
-    arguments = for_other_data(find_configs(arguments), DetectionData)
+    arguments = for_other_data(find_configs(arguments), DetectionDataModule)
     parser = ArgumentParser(
         prog="detseg propose",
         usage="detseg propose --data NAME.yaml|CLASS|FOLDER [--method selective_search] [--jobs 1] [--out FOLDER]",
         **PARSER,
     )
-    parser.add_subclass_arguments(DetectionData, "data", required=True, help="The images, as for `detseg train`.")
+    parser.add_subclass_arguments(DetectionDataModule, "data", required=True, help="The images, as for `detseg train`.")
     parser.add_argument(
         "--method",
         type=str,
@@ -99,7 +99,9 @@ def _method(text: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def _work(name: str, file: Path | None, annotations: Annotations, rows: list[int], jobs: int) -> Iterator[Made]:
+def _work(
+    name: str, file: Path | None, annotations: DetectionAnnotations, rows: list[int], jobs: int
+) -> Iterator[Made]:
     """The proposals of images, in the order of ``rows``."""
     if name == "detectron2" and file:
         found = read_detectron2(file)
@@ -120,10 +122,10 @@ def _work(name: str, file: Path | None, annotations: Annotations, rows: list[int
 def _region_proposal_network(file: Path) -> Method:
     """The RPN of a checkpoint: as many proposals as its head is trained on. Raises CheckpointError if it has none."""
     task = checkpoint.load(file)
-    network, data = task.network, build(task.data_recipe)
+    network, data = task.network, from_config(task.data_recipe)
     if not isinstance(network, FasterRCNN):
         raise CheckpointError(f"{file}: holds {type(network).__name__}, and only FasterRCNN makes proposals")
-    if not isinstance(data, DetectionData):
+    if not isinstance(data, DetectionDataModule):
         raise CheckpointError(f"{file}: never trained, so that the size of its images is not known")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
@@ -134,7 +136,7 @@ def _region_proposal_network(file: Path) -> Method:
         nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
         batch = collate([sample], data.buckets)
-        images, sizes, original_sizes = (x.to(device) for x in (batch.images, batch.sizes, batch.original_sizes))
+        images, sizes, original_sizes = (x.to(device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
         predictions = network.rpn(network.backbone(images, sizes), (images.shape[2], images.shape[3]))
         found = network.rpn.propose(predictions, sizes, network.rpn_candidates[0], network.proposals[0])
         boxes: NDArray[np.float32] = rescale(found, sizes, original_sizes).boxes[0][found.valid[0]].cpu().numpy()
@@ -143,7 +145,7 @@ def _region_proposal_network(file: Path) -> Method:
     return method
 
 
-def _fill(writer: Writer, annotations: Annotations, work: Iterator[Made]) -> None:
+def _fill(writer: Writer, annotations: DetectionAnnotations, work: Iterator[Made]) -> None:
     """Write what is missing, as it is made."""
     rows = writer.missing()
     if 0 < len(rows) < len(annotations):
@@ -154,7 +156,7 @@ def _fill(writer: Writer, annotations: Annotations, work: Iterator[Made]) -> Non
             advance()
 
 
-def _report(split: str, annotations: Annotations, proposals: Proposals) -> str:
+def _report(split: str, annotations: DetectionAnnotations, proposals: Proposals) -> str:
     """What the proposals of a split are worth, in a line."""
     counts = []
 

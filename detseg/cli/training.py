@@ -20,15 +20,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
-from detseg.callbacks import BestCheckpoint, DataWait, LastCheckpoint, Pictures, ProgressBar, ProgressLog
+from detseg.callbacks import (
+    BestCheckpoint,
+    DataLoadingMonitor,
+    LastCheckpoint,
+    PredictionImages,
+    ProgressBar,
+    ProgressLog,
+)
 from detseg.check.before import look_before_training
 from detseg.cli import usage
 from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.configurable import subclasses
-from detseg.data import DetectionData
+from detseg.data import DetectionDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
-from detseg.tasks import TASKS, Detection, Segmentation, Task
+from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
 from detseg.tasks.figures import write_figures
 
 log = logging.getLogger(__name__)
@@ -112,9 +119,9 @@ class TrainCLI(LightningCLI):
         if settings["logger"] in (None, True):
             # Without a name and a version below the folder: all of a run lies in one place.
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
-        drawn = isinstance(self.model, (Detection, Segmentation))
-        callbacks: list[Callback] = [Pictures(self.folder / "pictures")] if drawn else []
-        callbacks.append(DataWait())
+        drawn = isinstance(self.model, (DetectionTask, SegmentationTask))
+        callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if drawn else []
+        callbacks.append(DataLoadingMonitor())
         if settings["enable_checkpointing"] is not False:
             callbacks += [BestCheckpoint(self.folder, self.model.headline[0]), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:
@@ -142,7 +149,7 @@ def train(arguments: Sequence[str]) -> None:
     """Train as ``arguments`` say, and show what came of it."""
     cli = TrainCLI(arguments)
     task, trainer, folder = cli.model, cli.trainer, cli.folder
-    if isinstance(cli.datamodule, DetectionData):
+    if isinstance(cli.datamodule, DetectionDataModule):
         look_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
     made = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
@@ -176,7 +183,7 @@ def task_of(arguments: Sequence[str]) -> type[Task]:
     for kind, task in TASKS.items():
         if any(cls is named or (cls.__name__ == last and not module) for cls in (kind, *subclasses(kind))):
             return task
-    return Detection
+    return DetectionTask
 
 
 def _find_checkpoint(name: str, resume: str) -> Path:

@@ -12,7 +12,7 @@ from detseg import checkpoint, modules
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, parse
 from detseg.errors import CheckpointError, ConfigError
-from detseg.modules import ClassifierHead, TwoFCHead
+from detseg.modules import ClassifierHead, TwoMLPHead
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def truncate(arguments: Sequence[str]) -> None:
     check_writable("target", options.target)
     task = checkpoint.load(options.source)
     head = getattr(getattr(task.network, "box_head", None), "body", None)
-    if not isinstance(head, (TwoFCHead, ClassifierHead)):
+    if not isinstance(head, (TwoMLPHead, ClassifierHead)):
         held = type(task.network).__name__ + (f" with a {type(head).__name__}" if head else "")
         raise CheckpointError(f"{options.source}: holds {held}; there are no fc6 and fc7 to truncate")
     before = sum(parameter.numel() for parameter in head.parameters())

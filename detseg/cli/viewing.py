@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from detseg.inference.tta import Views
+from detseg.inference.tta import TTAConfig
 
 
 def add_views(parser: ArgumentParser) -> None:
@@ -14,6 +14,6 @@ def add_views(parser: ArgumentParser) -> None:
     parser.add_argument("--flip", type=bool, default=False, help="Segmentation: whether to look at mirror images too.")
 
 
-def views(options: Namespace) -> Views:
+def views(options: Namespace) -> TTAConfig:
     """What the options say. Raises ConfigError for values that make no sense."""
-    return Views(options.window, options.scales, options.flip)
+    return TTAConfig(options.window, options.scales, options.flip)

@@ -15,7 +15,7 @@ from detseg.analysis.visualization import Patch, activations, ascend, exciting_p
 from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
-from detseg.draw import Picture
+from detseg.draw import ImageArray
 from detseg.errors import ConfigError, DataError
 from detseg.inference.prediction import find_images
 from detseg.modules.backbones import ConvNet
@@ -86,7 +86,7 @@ def _channels(options: Namespace, backbone: ConvNet, block: str) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
-def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
+def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> ImageArray:
     made = ascend(
         backbone,
         block,
@@ -109,7 +109,7 @@ def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
     return labelled_grid(title, made.pictures, texts, COLUMNS, options.size)
 
 
-def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
+def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> ImageArray:
     image = shorter_side(read_image(Path(options.image)), options.size)
     found = activations(backbone, block, image)
     channels = channels or np.argsort(-found.std(axis=(1, 2)), kind="stable")[:MAPS].tolist()
@@ -119,12 +119,12 @@ def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
     return labelled_grid(title, pictures, [Path(options.image).name, *texts], COLUMNS, 200)
 
 
-def _patches(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> Picture:
+def _patches(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> ImageArray:
     if not Path(options.images).is_dir():
         raise DataError(f"--images {options.images}: no such folder; for the maps of one image there is --image")
     paths = find_images(options.images)
 
-    def pictures() -> Iterator[tuple[Path, Picture]]:
+    def pictures() -> Iterator[tuple[Path, ImageArray]]:
         for path in paths:
             yield path, shorter_side(read_image(path), options.size)
 
@@ -139,7 +139,7 @@ def _patches(options: Namespace, backbone: ConvNet, block: str, channels: list[i
     return labelled_grid(title, cells, texts, min(PATCHES, len(paths)), 200)
 
 
-def _framed(patch: Patch) -> Picture:
+def _framed(patch: Patch) -> ImageArray:
     """What a cell sees, with a frame around what lies under it where it sees much more than that."""
     x1, y1, x2, y2 = patch.box
     left, top, right, bottom = patch.centre

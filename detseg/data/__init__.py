@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detseg.data.annotations.detection import Annotations as Annotations
-    from detseg.data.annotations.semantic import LabelMaps as LabelMaps
+    from detseg.data.annotations.detection import DetectionAnnotations as DetectionAnnotations
+    from detseg.data.annotations.semantic import SemanticAnnotations as SemanticAnnotations
     from detseg.data.loading.collate import collate as collate
     from detseg.data.loading.repeat_factors import ClassBalanced as ClassBalanced
     from detseg.data.loading.repeat_factors import RepeatFactor as RepeatFactor
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from detseg.data.modules.classification import ImageFolders as ImageFolders
     from detseg.data.modules.coco import COCO as COCO
     from detseg.data.modules.coco_segmentation import COCOSegmentation as COCOSegmentation
-    from detseg.data.modules.detection import DetectionData as DetectionData
+    from detseg.data.modules.detection import DetectionDataModule as DetectionDataModule
     from detseg.data.modules.folder import Folder as Folder
     from detseg.data.modules.folder_segmentation import FolderSegmentation as FolderSegmentation
-    from detseg.data.modules.segmentation import SegmentationData as SegmentationData
+    from detseg.data.modules.segmentation import SegmentationDataModule as SegmentationDataModule
     from detseg.data.modules.shapes import ShapeCrops as ShapeCrops
     from detseg.data.modules.shapes import Shapes as Shapes
     from detseg.data.modules.shapes_segmentation import ShapesSegmentation as ShapesSegmentation
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from detseg.data.transforms.segmentation import SegmentationTransforms as SegmentationTransforms
 
 MODULES = {
-    "Annotations": "annotations.detection",
+    "DetectionAnnotations": "annotations.detection",
     "COCO": "modules.coco",
     "COCOSegmentation": "modules.coco_segmentation",
     "CamVid": "modules.camvid",
     "CityscapesSegmentation": "modules.cityscapes",
-    "DetectionData": "modules.detection",
+    "DetectionDataModule": "modules.detection",
     "ClassBalanced": "loading.repeat_factors",
     "ImageFolders": "modules.classification",
     "MixingTransforms": "transforms.mixing",
@@ -47,8 +47,8 @@ MODULES = {
     "Sampling": "loading.repeat_factors",
     "ShapeCrops": "modules.shapes",
     "FolderSegmentation": "modules.folder_segmentation",
-    "LabelMaps": "annotations.semantic",
-    "SegmentationData": "modules.segmentation",
+    "SemanticAnnotations": "annotations.semantic",
+    "SegmentationDataModule": "modules.segmentation",
     "SegmentationTransforms": "transforms.segmentation",
     "Folder": "modules.folder",
     "Shapes": "modules.shapes",

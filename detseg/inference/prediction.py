@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from detseg.configurable import build
-from detseg.data import DetectionData, collate
+from detseg.configurable import from_config
+from detseg.data import DetectionDataModule, collate
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.data.modules.detection import MOST_PROPOSALS
 from detseg.errors import CheckpointError, DataError
@@ -25,13 +25,13 @@ from detseg.structures import Instances, Sample, rescale
 
 if TYPE_CHECKING:
     from detseg.tasks.base import Task
-    from detseg.tasks.detection import Detection
+    from detseg.tasks.detection import DetectionTask
 
 
 log = logging.getLogger(__name__)
 
 
-class Prediction(NamedTuple):
+class DetectionResult(NamedTuple):
     """The objects found in one image, the surest first."""
 
     path: Path
@@ -63,7 +63,7 @@ def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
 def stored_data(task: Task) -> Any:
     """The data that a task was trained on, without the images: how these are resized. Raises CheckpointError."""
     try:
-        data = build(task.data_recipe)
+        data = from_config(task.data_recipe)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"how images are resized cannot be rebuilt: {error}") from error
     if not isinstance(data, task.learns_from):
@@ -82,7 +82,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def predict(task: Detection, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
+def predict(
+    task: DetectionTask, images: str | Path | Iterable[str | Path], threshold: float = 0.5
+) -> Iterator[DetectionResult]:
     """Find objects of a score of at least ``threshold`` in image files, one after the other.
 
     Raises DataError, naming it, for a file that is missing or is no image.
@@ -102,13 +104,13 @@ def _propose(image: NDArray[np.uint8], height: int, width: int) -> Instances:
 
 
 @torch.inference_mode()
-def _predict(task: Detection, data: DetectionData, path: Path, threshold: float) -> Prediction:
+def _predict(task: DetectionTask, data: DetectionDataModule, path: Path, threshold: float) -> DetectionResult:
     image = read_image(path)
     resized, (height, width) = data.eval_transform(image)
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
     batch = collate([sample], data.buckets)
-    images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.sizes, batch.original_sizes))
+    images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
     proposals = None
     if task.network.needs_proposals:
         made = _propose(image, height, width)
@@ -118,7 +120,7 @@ def _predict(task: Detection, data: DetectionData, path: Path, threshold: float)
     assert found.scores is not None
     assert found.labels is not None
     kept = found.valid[0] & (found.scores[0] >= threshold)
-    return Prediction(
+    return DetectionResult(
         path,
         [task.classes[label] for label in found.labels[0][kept].tolist()],
         found.scores[0][kept].float().cpu().numpy(),

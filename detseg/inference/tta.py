@@ -17,7 +17,7 @@ STEP = 2 / 3  # of a window, from one to the next
 
 
 @dataclass(frozen=True)
-class Views:
+class TTAConfig:
     """How often and in which parts an image is looked at. By default once, as a whole and as it is.
 
     ``window`` pixels is the side of the parts of a larger image, which overlap by a third. ``scales`` are factors that
@@ -40,9 +40,9 @@ class Views:
             raise ConfigError(f"flip {self.flip}: must be true or false")
 
 
-def segment(network: Segmenter, images: Tensor, sizes: Tensor, views: Views) -> Tensor:
+def segment(network: Segmenter, images: Tensor, sizes: Tensor, views: TTAConfig) -> Tensor:
     """Labels (B, H, W) of images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding."""
-    if views == Views():
+    if views == TTAConfig():
         return network(images, sizes).argmax(dim=1)  # type: ignore[no-any-return]
     labels = torch.zeros(len(images), *images.shape[2:], dtype=torch.int64, device=images.device)
     for row, (height, width) in enumerate(sizes.tolist()):
@@ -53,7 +53,7 @@ def segment(network: Segmenter, images: Tensor, sizes: Tensor, views: Views) -> 
     return labels
 
 
-def _probabilities(network: Segmenter, image: Tensor, views: Views) -> Tensor:
+def _probabilities(network: Segmenter, image: Tensor, views: TTAConfig) -> Tensor:
     """Sums (1, K, h, w) over the views of an image (1, 3, h, w)."""
     height, width = image.shape[2:]
     total = torch.zeros(1, network.num_classes, height, width, device=image.device)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from faster_coco_eval.core import mask as runs
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.metrics.detections import Detections
 from detseg.metrics.matching import (
     AREAS,
@@ -32,7 +32,7 @@ COUNTS = (1, 10, 100)  # detections of one class in one image
 
 
 def coco_ap(
-    annotations: Annotations, detections: Detections, of: Literal["boxes", "masks"] = "boxes"
+    annotations: DetectionAnnotations, detections: Detections, of: Literal["boxes", "masks"] = "boxes"
 ) -> dict[str, float]:
     """The 12 numbers of the COCO benchmark, and ``AP/<class>`` for every class, all between 0 and 1.
 
@@ -54,7 +54,7 @@ def coco_ap(
     return {name: _mean(values) for name, values in result.items()}
 
 
-def coco_results(annotations: Annotations, detections: Detections) -> list[dict[str, Any]]:
+def coco_results(annotations: DetectionAnnotations, detections: Detections) -> list[dict[str, Any]]:
     """Detections in the COCO result format: the data set's own image and category ids, boxes as x, y, width, height.
 
     Masks are run lengths. (Where a result has both, pycocotools takes its area from the box: take ``bbox`` out for its
@@ -82,7 +82,7 @@ def coco_results(annotations: Annotations, detections: Detections) -> list[dict[
 
 
 def _evaluate(
-    annotations: Annotations, detections: Detections, areas: Floats, overlaps: Overlaps
+    annotations: DetectionAnnotations, detections: Detections, areas: Floats, overlaps: Overlaps
 ) -> tuple[Floats, Floats]:
     """Average precision (K, 4 area ranges, 10 thresholds) and recall (K, 3 counts, 4, 10), nan without an object.
 
@@ -109,7 +109,7 @@ def _evaluate(
     return precision.reshape(classes, *shape), recall.reshape(classes, len(COUNTS), *shape)
 
 
-def _places(annotations: Annotations, detections: Detections) -> tuple[Rows, Rows]:
+def _places(annotations: DetectionAnnotations, detections: Detections) -> tuple[Rows, Rows]:
     """The image of each detection and of each object, counted as pycocotools does: in the order of the images' ids."""
     images = len(annotations)
     if ((detections.images < 0) | (detections.images >= images)).any():
@@ -139,7 +139,7 @@ def _figures(right: Bits, wrong: Bits, ranks: Rows, objects: Rows) -> tuple[Floa
     return np.where(many > 0, average, np.nan), np.where(many > 0, found / np.maximum(many, 1), np.nan)
 
 
-def _boxes(annotations: Annotations, detections: Detections) -> tuple[Floats, Overlaps]:
+def _boxes(annotations: DetectionAnnotations, detections: Detections) -> tuple[Floats, Overlaps]:
     """Areas of the detections, and overlaps as pycocotools computes them: not even the rounding differs."""
     a, b = _xywh(detections.boxes).T.copy(), _xywh(annotations.boxes).T.copy()
 
@@ -154,7 +154,7 @@ def _boxes(annotations: Annotations, detections: Detections) -> tuple[Floats, Ov
     return a[2] * a[3], overlaps
 
 
-def _masks(annotations: Annotations, detections: Detections) -> tuple[Floats, Overlaps]:
+def _masks(annotations: DetectionAnnotations, detections: Detections) -> tuple[Floats, Overlaps]:
     """Areas of the detections, and overlaps, of an image and a class at a time, as COCO's code computes them."""
     assert detections.masks is not None
     assert annotations.masks is not None

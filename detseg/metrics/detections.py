@@ -15,7 +15,7 @@ from detseg.structures import Instances
 
 
 class Detections(NamedTuple):
-    """Detections on the images of an ``Annotations``, one row each, in the order of the images."""
+    """Detections on the images of an ``DetectionAnnotations``, one row each, in the order of the images."""
 
     images: NDArray[np.int64]  # (M,) row of the image in its Annotations
     boxes: NDArray[np.float64]  # (M, 4) xyxy, pixels of the image file

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.ops.boxes import iou
 
 THRESHOLDS = np.arange(10) * 0.05 + 0.5
 
 
-def proposal_recall(annotations: Annotations, proposals: Iterable[NDArray[np.float32]]) -> dict[str, float]:
+def proposal_recall(annotations: DetectionAnnotations, proposals: Iterable[NDArray[np.float32]]) -> dict[str, float]:
     """``recall50`` and ``recall70``, the shares of objects with a box of an IoU of at least .5 and .7, and ``AR``.
 
     ``proposals`` are the boxes (N, 4), xyxy, of each image. AR is the mean of the recalls at .5, .55 ... .95, for the

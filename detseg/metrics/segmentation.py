@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 BOUNDARY = 0.02  # width of the boundary, as a share of the diagonal of the image (Cheng et al. 2021, section 4.3)
 
@@ -37,10 +37,10 @@ class Confusion:
         self.boundaries = torch.zeros(3, self.num_classes, dtype=torch.int64)
 
     def add(self, predictions: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Add a batch: predicted classes (B, H, W), labels (B, H, W) in which VOID does not count, ``Batch.sizes``."""
+        """Add a batch: predicted classes (B, H, W), labels (B, H, W) in which VOID does not count, ``Batch.image_sizes``."""
         count, device = self.num_classes, labels.device
         self.matrix, self.boundaries = self.matrix.to(device), self.boundaries.to(device)
-        predictions, valid = predictions.to(torch.int64), labels != VOID
+        predictions, valid = predictions.to(torch.int64), labels != IGNORE_INDEX
         self.matrix += _histogram(labels * count + predictions, valid, count * count).view(count, count)
         at_label, at_prediction = (_at_boundary(classes, sizes) & valid for classes in (labels, predictions))
         both = at_label & at_prediction & (labels == predictions)

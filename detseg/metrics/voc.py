@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.metrics.detections import Detections
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
-def voc_ap(annotations: Annotations, detections: Detections, year: Literal[2007, 2010]) -> dict[str, float]:
+def voc_ap(annotations: DetectionAnnotations, detections: Detections, year: Literal[2007, 2010]) -> dict[str, float]:
     """``AP``, the mean over the classes, and ``AP/<class>`` for every class, all between 0 and 1.
 
     2007 stands for VOC 2007 to 2009 (precision at the 11 recalls 0, .1 ... 1), 2010 for 2010 to 2012 (area under the

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.modules.backbones import Backbone, ConvNet
 from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet, section 5)
 
 
-class Classifier(nn.Module, Recipe):
+class Classifier(nn.Module, Configurable):
     """Says which of ``num_classes`` classes an image shows.
 
     ``backbone`` must be whole; it is taken as it was published, no longer ``aligned`` for detectors. Its weights come

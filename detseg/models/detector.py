@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.errors import DataError
 from detseg.structures import Batch, Instances
 
 
-class Detector(nn.Module, Recipe):
+class Detector(nn.Module, Configurable):
     """Finds objects of ``num_classes`` classes. What it returns does not depend on whether it is training."""
 
     num_classes: int
@@ -22,7 +22,7 @@ class Detector(nn.Module, Recipe):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
         """What ``loss`` and ``forward`` say of a batch; a network that computes features for both does so once."""
-        return self.loss(batch), self(batch.images, batch.sizes, batch.proposals)
+        return self.loss(batch), self(batch.images, batch.image_sizes, batch.proposals)
 
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
         """Detections, best first, in pixels of the network input.
@@ -43,7 +43,7 @@ def check(counts: dict[str, int], shares: dict[str, float]) -> None:
             raise ValueError(f"{name} is {share}, and must be between 0 and 1")
 
 
-def given(proposals: Instances | None, name: str) -> Instances:
+def require_proposals(proposals: Instances | None, name: str) -> Instances:
     """The proposals that came with the images, with room for one at least. Raises DataError if there are none."""
     if proposals is None:
         raise DataError(

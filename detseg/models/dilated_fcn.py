@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
-from detseg.modules.conv import Convolution
+from detseg.modules.conv import ConvNormAct
 from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.5  # torchvision's; PSPNet's is 0.4
@@ -43,7 +43,7 @@ class DilatedFCN(Segmenter):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         heads = [self.head] if self.auxiliary is None else [self.head, self.auxiliary]
-        logits, *others = self._logits(batch.images, batch.sizes, heads)
+        logits, *others = self._logits(batch.images, batch.image_sizes, heads)
         losses = {"pixels": self.pixel_loss(logits, batch)}
         if others:
             losses["auxiliary"] = self.auxiliary_weight * self.pixel_loss(others[0], batch)
@@ -60,7 +60,7 @@ class DilatedFCN(Segmenter):
 def _head(channels: int, num_classes: int) -> nn.Sequential:
     inner = channels // 4
     return nn.Sequential(
-        Convolution(channels, inner, 3, bias=False),
+        ConvNormAct(channels, inner, 3, bias=False),
         nn.BatchNorm2d(inner),
         nn.ReLU(inplace=True),
         nn.Dropout(0.1),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detseg.models.detector import Detector, check, given
+from detseg.models.detector import Detector, check, require_proposals
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import (
     BoxHead,
     Pooling,
     RegionHead,
-    TwoFCHead,
+    TwoMLPHead,
     check_fit,
     pool_regions,
     sample_regions,
 )
-from detseg.structures import Batch, Instances, trim
+from detseg.structures import Batch, Instances, drop_padding
 
 BETA = 1.0  # of smooth L1 (equation 3)
 
@@ -53,7 +53,7 @@ class FastRCNN(Detector):
         detections: int = 100,
     ) -> None:
         super().__init__()
-        head = head or TwoFCHead(backbone.channels[0])
+        head = head or TwoMLPHead(backbone.channels[0])
         self.arguments["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
         shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
@@ -75,18 +75,18 @@ class FastRCNN(Detector):
         return pool_regions(features, regions, self.strides, self.box_head.body.size, self.pooling)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self._loss(batch, self.backbone(batch.images, batch.sizes))
+        return self._loss(batch, self.backbone(batch.images, batch.image_sizes))
 
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
         return self._detect(self.backbone(images, sizes), proposals, sizes)
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
-        features = self.backbone(batch.images, batch.sizes)
-        return self._loss(batch, features), self._detect(features, batch.proposals, batch.sizes)
+        features = self.backbone(batch.images, batch.image_sizes)
+        return self._loss(batch, features), self._detect(features, batch.proposals, batch.image_sizes)
 
     def _loss(self, batch: Batch, features: list[Tensor]) -> dict[str, Tensor]:
         regions, truth, _ = sample_regions(
-            given(batch.proposals, "Fast R-CNN"),
+            require_proposals(batch.proposals, "Fast R-CNN"),
             batch.targets,
             self.num_classes,
             self.iou,
@@ -98,7 +98,7 @@ class FastRCNN(Detector):
         return self.box_head.loss(logits, deltas, regions, truth, BETA)
 
     def _detect(self, features: list[Tensor], proposals: Instances | None, sizes: Tensor) -> Instances:
-        regions = trim(given(proposals, "Fast R-CNN"))
+        regions = drop_padding(require_proposals(proposals, "Fast R-CNN"))
         logits, deltas = self.box_head(self.pool(features, regions))
         return self.box_head.detect(
             logits, deltas, regions, sizes, self.score_threshold, self.nms, self.candidates, self.detections

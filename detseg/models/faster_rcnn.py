@@ -12,13 +12,13 @@ from detseg.modules.box_head import (
     BoxHead,
     Pooling,
     RegionHead,
-    TwoFCHead,
+    TwoMLPHead,
     check_fit,
     pool_regions,
     sample_regions,
 )
 from detseg.modules.rpn import RPN, Predictions
-from detseg.structures import Batch, Instances, trim
+from detseg.structures import Batch, Instances, drop_padding
 from detseg.weights.torchvision import load_weights
 
 
@@ -67,7 +67,7 @@ class FasterRCNN(Detector):
         levels = len(backbone.strides)
         if anchor_sizes is None:
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
-        head = head or TwoFCHead(backbone.channels[0])
+        head = head or TwoMLPHead(backbone.channels[0])
         self.arguments["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
         _check_anchors(backbone, anchor_sizes)
@@ -104,7 +104,7 @@ class FasterRCNN(Detector):
         return pool_regions(features, regions, self.strides, self.box_head.body.size, self.pooling)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.backbone(batch.images, batch.sizes)
+        features = self.backbone(batch.images, batch.image_sizes)
         return self._loss(batch, features, self.rpn.survey(features, batch.images.shape[-2:]))
 
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
@@ -115,13 +115,13 @@ class FasterRCNN(Detector):
         return self._detect(features, proposals, sizes)
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
-        features = self.backbone(batch.images, batch.sizes)
+        features = self.backbone(batch.images, batch.image_sizes)
         predictions = self.rpn.survey(features, batch.images.shape[-2:])
-        proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[1], self.proposals[1])
-        return self._loss(batch, features, predictions), self._detect(features, proposals, batch.sizes)
+        proposals = self.rpn.propose(predictions, batch.image_sizes, self.rpn_candidates[1], self.proposals[1])
+        return self._loss(batch, features, predictions), self._detect(features, proposals, batch.image_sizes)
 
     def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
-        proposals = self.rpn.propose(predictions, batch.sizes, self.rpn_candidates[0], self.proposals[0])
+        proposals = self.rpn.propose(predictions, batch.image_sizes, self.rpn_candidates[0], self.proposals[0])
         regions, truth, _ = sample_regions(
             proposals, batch.targets, self.num_classes, self.iou, 0.0, self.samples, self.positive_fraction
         )
@@ -132,7 +132,7 @@ class FasterRCNN(Detector):
         }
 
     def _detect(self, features: list[Tensor], proposals: Instances, sizes: Tensor) -> Instances:
-        proposals = trim(proposals)
+        proposals = drop_padding(proposals)
         logits, deltas = self.box_head(self.pool(features, proposals))
         return self.box_head.detect(
             logits, deltas, proposals, sizes, self.score_threshold, self.nms, self.candidates, self.detections

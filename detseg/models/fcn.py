@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detseg.configurable import IN_CHECKPOINT
+from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.models.classifier import Classifier
 from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
@@ -105,7 +105,7 @@ class FCN(Segmenter):
         self.upsamplings = nn.ModuleDict(
             {str(fine): Upsampling(num_classes, coarse // fine) for fine, coarse in pairwise(self.strides)}
         )
-        if weights not in (None, IN_CHECKPOINT):
+        if weights not in (None, WEIGHTS_IN_CHECKPOINT):
             self._go_on_from(Path(weights))
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:

@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detseg.models.detector import Detector, check, given
+from detseg.models.detector import Detector, check, require_proposals
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import best_detections, label_regions
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import class_loss
 from detseg.ops.sampling import sample
 from detseg.ops.warping import warp
-from detseg.structures import Batch, Instances, trim
+from detseg.structures import Batch, Instances, drop_padding
 
 GRID = 3  # bins along each side of a map that the network itself would average over all its pixels
 
@@ -40,7 +40,7 @@ class RCNN(Detector):
     drawn, from all of a batch together and at most ``positive_fraction`` of them objects, at IoU >= ``iou``; two images
     make 32 and 96 (section 2.3). ``scores`` are those of a support vector machine for each class, or the network's own
     softmax (appendix B); ``box_regression`` says whether boxes are refined (appendix C). Both are fitted afterwards,
-    see ``RCNNTraining``. The score of a margin m is sigmoid(m), 0.5 where the machine decides. At inference ``batch``
+    see ``RCNNTask``. The score of a margin m is sigmoid(m), 0.5 where the machine decides. At inference ``batch``
     regions are looked at together; of the ``candidates`` best (region, class) pairs ``detections`` an image leave the
     suppression.
 
@@ -107,7 +107,7 @@ class RCNN(Detector):
         return {"class": class_loss(*self.classify(batch))}
 
     def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
-        regions = trim(given(proposals, "R-CNN"))
+        regions = drop_padding(require_proposals(proposals, "R-CNN"))
         return self.detect(self.features(images, sizes, regions), regions, sizes)
 
     def classify(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,9 @@ class RCNN(Detector):
 
         The label ``num_classes`` is the background.
         """
-        regions, _, _ = label_regions(given(batch.proposals, "R-CNN"), batch.targets, self.num_classes, self.iou)
+        regions, _, _ = label_regions(
+            require_proposals(batch.proposals, "R-CNN"), batch.targets, self.num_classes, self.iou
+        )
         assert regions.labels is not None
         boxes, valid, labels = regions.boxes.flatten(0, 1), regions.valid.flatten(), regions.labels.flatten()
         objects, background = ((valid & kind)[None] for kind in (labels < self.num_classes, labels == self.num_classes))
@@ -123,7 +125,7 @@ class RCNN(Detector):
         chosen, valid = sample(objects, background, count, self.positive_fraction)
         chosen, valid = chosen[0], valid[0]
         drawn = torch.where(valid[:, None], boxes[chosen], 0)
-        features = self._see(batch.images, batch.sizes, drawn, chosen // regions.valid.shape[1])
+        features = self._see(batch.images, batch.image_sizes, drawn, chosen // regions.valid.shape[1])
         return self.classes(features.hidden), labels[chosen], valid
 
     def features(self, images: Tensor, sizes: Tensor, regions: Instances) -> Features:

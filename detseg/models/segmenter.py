@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.ops.boxes import as_float
 from detseg.ops.losses import dice_loss, focal_loss, semantic_loss
 from detseg.structures import STRIDE, Batch
@@ -17,7 +17,7 @@ from detseg.structures import STRIDE, Batch
 Criterion = Literal["cross_entropy", "focal", "dice"]
 
 
-class Segmenter(nn.Module, Recipe):
+class Segmenter(nn.Module, Configurable):
     """Says which of ``num_classes`` classes each pixel belongs to; the background, if there is one, is one of them.
 
     ``criterion`` is the loss. Cross entropy counts a pixel of a class as ``class_weights`` (K,) of it, which are ones
@@ -42,7 +42,7 @@ class Segmenter(nn.Module, Recipe):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """What ``loss`` and ``forward`` say of a batch, with the features computed once."""
-        logits = self(batch.images, batch.sizes)
+        logits = self(batch.images, batch.image_sizes)
         return {"pixels": self.pixel_loss(logits, batch)}, logits
 
     def pixel_loss(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """Parts that models share."""
 
-from detseg.modules.box_head import ClassifierHead, Conv5Head, ConvFCHead, RegionHead, TwoFCHead, truncate
+from detseg.modules.box_head import ClassifierHead, ConvFCHead, RegionHead, Res5Head, TwoMLPHead, truncate
 from detseg.modules.fpn import FPN
 
-__all__ = ["FPN", "ClassifierHead", "Conv5Head", "ConvFCHead", "RegionHead", "TwoFCHead", "truncate"]
+__all__ = ["FPN", "ClassifierHead", "ConvFCHead", "RegionHead", "Res5Head", "TwoMLPHead", "truncate"]

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
-from detseg.modules.conv import Convolution
+from detseg.modules.conv import ConvNormAct
 from detseg.modules.linear import Linear
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
@@ -32,7 +32,7 @@ MIN_SIDE = 1e-2  # pixels; a detection that clipping made narrower lies outside 
 Pooling = Literal["roi_align", "roi_pool"]
 
 
-class RegionHead(nn.Module, Recipe):
+class RegionHead(nn.Module, Configurable):
     """What a region's features pass before they are judged.
 
     Takes (M, in_channels, size, size), the features of M regions, and gives (M, channels).
@@ -43,7 +43,7 @@ class RegionHead(nn.Module, Recipe):
     channels: int
 
 
-class TwoFCHead(RegionHead):
+class TwoMLPHead(RegionHead):
     """Two fully connected layers (FPN, section 5.2; VGG's fc6 and fc7 in Fast R-CNN).
 
     ``ranks`` are for a head that has been through ``truncate``.
@@ -75,7 +75,7 @@ class ConvFCHead(RegionHead):
     ) -> None:
         super().__init__()
         self.in_channels, self.size, self.channels = in_channels, size, channels
-        convolutions = [Convolution(in_channels, in_channels, 3, norm) for _ in range(depth)]
+        convolutions = [ConvNormAct(in_channels, in_channels, 3, norm) for _ in range(depth)]
         for layer in convolutions:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         self.convs = nn.ModuleList(convolutions)
@@ -118,7 +118,7 @@ class ClassifierHead(RegionHead):
         return F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
 
 
-class Conv5Head(RegionHead):
+class Res5Head(RegionHead):
     """The last stage of a ResNet, run on each region, then averaged (ResNet, appendix A).
 
     For a backbone that ends with conv4: ``ResNet(name, stages=[4])``. ``weights`` and ``norm`` as in ``ResNet``.
@@ -303,7 +303,7 @@ class BoxHead(nn.Module):
         return best_detections(scores, deltas, regions, sizes, score_threshold, nms, candidates, limit)
 
 
-def truncate(head: TwoFCHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
+def truncate(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
     """Make a trained head quicker: each layer becomes two, with so many units between them (Fast R-CNN, section 3.1).
 
     The two are as close to the one as any of that rank. The layers are replaced in place; a checkpoint that is written
@@ -318,7 +318,7 @@ def truncate(head: TwoFCHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) 
     head.arguments["ranks"] = (fc6, fc7)
 
 
-def _split(head: TwoFCHead | ClassifierHead, *ranks: int) -> None:
+def _split(head: TwoMLPHead | ClassifierHead, *ranks: int) -> None:
     """Put two layers, with ``ranks`` units between them, in the place of fc6 and of fc7."""
     layers = {"fc6": head.fc6, "fc7": head.fc7}
     pairs = [_two_layers(name, layer, rank) for (name, layer), rank in zip(layers.items(), ranks, strict=True)]

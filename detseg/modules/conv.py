@@ -8,7 +8,7 @@ from detseg.kernels.winograd import convolve
 from detseg.modules.backbones.norm import Norm, set_norm
 
 
-class Convolution(nn.Conv2d):
+class ConvNormAct(nn.Conv2d):
     """A convolution of ``size`` x ``size`` pixels that keeps the size of the map, with ``norm`` after it, if any.
 
     As in a backbone, batch norm takes the place of the bias; ``bias`` false leaves it out for one that is elsewhere.

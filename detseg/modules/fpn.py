@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.norm import Norm
-from detseg.modules.conv import Convolution
+from detseg.modules.conv import ConvNormAct
 
 
 class FPN(Backbone):
@@ -22,8 +22,8 @@ class FPN(Backbone):
     def __init__(self, body: Backbone, channels: int = 256, norm: Norm | None = None) -> None:
         super().__init__()
         self.body = body
-        self.inner = nn.ModuleList(Convolution(width, channels, 1, norm) for width in body.channels)
-        self.outer = nn.ModuleList(Convolution(channels, channels, 3, norm) for _ in body.channels)
+        self.inner = nn.ModuleList(ConvNormAct(width, channels, 1, norm) for width in body.channels)
+        self.outer = nn.ModuleList(ConvNormAct(channels, channels, 3, norm) for _ in body.channels)
         for layer in (*self.inner, *self.outer):
             nn.init.kaiming_uniform_(layer.weight, a=1)
         self.channels = [channels] * (len(body.channels) + 1)

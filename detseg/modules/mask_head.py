@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.modules.backbones.norm import Norm
-from detseg.modules.conv import Convolution
+from detseg.modules.conv import ConvNormAct
 from detseg.ops.losses import mask_loss
 from detseg.ops.masks import mask_targets
 from detseg.structures import Instances
@@ -24,7 +24,7 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels, *[channels] * convs]
-        self.convs = nn.ModuleList(Convolution(widths[i], channels, 3, norm) for i in range(convs))
+        self.convs = nn.ModuleList(ConvNormAct(widths[i], channels, 3, norm) for i in range(convs))
         self.deconv = nn.ConvTranspose2d(widths[-1], channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         for layer in (*self.convs, self.deconv, self.logits):

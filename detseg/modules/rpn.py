@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.modules.conv import Convolution
+from detseg.modules.conv import ConvNormAct
 from detseg.ops import boxes as box_ops
 from detseg.ops.anchors import cell_anchors, grid_anchors
 from detseg.ops.losses import delta_loss, objectness_loss
@@ -58,8 +58,8 @@ class RPN(nn.Module):
         self.high, self.low, self.nms, self.score_threshold = high, low, nms, score_threshold
         self.samples, self.positive_fraction = samples, positive_fraction
         anchors = len(sizes[0]) * len(ratios)
-        self.conv = Convolution(channels, channels, 3)
-        self.deeper = nn.ModuleList(Convolution(channels, channels, 3) for _ in range(depth - 1))
+        self.conv = ConvNormAct(channels, channels, 3)
+        self.deeper = nn.ModuleList(ConvNormAct(channels, channels, 3) for _ in range(depth - 1))
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
         for layer in (self.conv, *self.deeper, self.objectness, self.deltas):

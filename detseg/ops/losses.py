@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.ops.boxes import as_float
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 BETA = 1 / 9  # where smooth L1 turns from a parabola into a line, as in torchvision and py-faster-rcnn (sigma = 3)
 
@@ -52,7 +52,7 @@ def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 
     ``weights`` (K,) count the pixels of a class as so many. Zero where everything is void.
     """
-    valid, entropy = labels != VOID, _entropy(logits, labels)
+    valid, entropy = labels != IGNORE_INDEX, _entropy(logits, labels)
     if weights is None:
         return entropy.sum() / valid.sum().clamp(min=1)
     each = torch.where(valid, weights.to(entropy)[torch.where(valid, labels, 0)], 0)
@@ -67,7 +67,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     Zero where everything is void.
     """
     entropy = _entropy(logits, labels)
-    return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / (labels != VOID).sum().clamp(min=1)
+    return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Shapes as in ``semantic_loss``. Milletari et al. 2016 (arXiv:1606.04797), section 3, for each class that the labels
     show. Zero where everything is void.
     """
-    valid = (labels != VOID)[:, None]
+    valid = (labels != IGNORE_INDEX)[:, None]
     probabilities = torch.where(valid, as_float(logits).softmax(dim=1), 0)
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
     truth = (labels[:, None] == classes).to(probabilities.dtype)
@@ -89,7 +89,7 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of each pixel (B, H, W), 0 where void."""
     # F.cross_entropy of maps has no deterministic form on CUDA.
-    valid = labels != VOID
+    valid = labels != IGNORE_INDEX
     chosen = as_float(logits).log_softmax(dim=1).gather(1, torch.where(valid, labels, 0)[:, None])
     return torch.where(valid, -chosen[:, 0], 0)
 

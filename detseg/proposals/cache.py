@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import DataError
 
 FORMAT = 1  # of the file
@@ -44,13 +44,13 @@ def cache_file(folder: str | Path, split: str) -> Path:
     return Path(folder, f"{split}.sqlite")
 
 
-def about(annotations: Annotations, method: str, **settings: Any) -> About:
+def about(annotations: DetectionAnnotations, method: str, **settings: Any) -> About:
     """What a file of the proposals of these images says of itself. Raises DataError for an image that is missing."""
     own = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
     return About(method, own, fingerprint(annotations), len(annotations))
 
 
-def fingerprint(annotations: Annotations) -> str:
+def fingerprint(annotations: DetectionAnnotations) -> str:
     """A number that changes with the names, the sizes and the order of the images, and not with their labels.
 
     Files are not read for it, but looked up: one that was replaced is noticed by its length. Raises DataError for one
@@ -73,7 +73,7 @@ class Proposals:
     something else, or of other images than those of ``annotations``. The command begins with ``command``.
     """
 
-    def __init__(self, file: Path, annotations: Annotations, command: str) -> None:
+    def __init__(self, file: Path, annotations: DetectionAnnotations, command: str) -> None:
         self.file, self.command = file, command
         if not file.exists():
             raise DataError(f"{file}: no such file of proposals; make it: {command} --method selective_search")

@@ -4,26 +4,26 @@ from torch import nn
 
 from detseg.models import RCNN, Classifier, Detector, Segmenter
 from detseg.tasks.base import Task
-from detseg.tasks.classification import Answer, Classification
-from detseg.tasks.detection import Detection
-from detseg.tasks.rcnn import RCNNTraining
-from detseg.tasks.segmentation import Segmentation, Segmented
+from detseg.tasks.classification import ClassificationResult, ClassificationTask
+from detseg.tasks.detection import DetectionTask
+from detseg.tasks.rcnn import RCNNTask
+from detseg.tasks.segmentation import SegmentationTask, SemanticResult
 
 # What trains a network of each kind; the first that it is of counts.
 TASKS: dict[type[nn.Module], type[Task]] = {
-    RCNN: RCNNTraining,
-    Detector: Detection,
-    Classifier: Classification,
-    Segmenter: Segmentation,
+    RCNN: RCNNTask,
+    Detector: DetectionTask,
+    Classifier: ClassificationTask,
+    Segmenter: SegmentationTask,
 }
 
 __all__ = [
     "TASKS",
-    "Answer",
-    "Classification",
-    "Detection",
-    "RCNNTraining",
-    "Segmentation",
-    "Segmented",
+    "ClassificationResult",
+    "ClassificationTask",
+    "DetectionTask",
+    "RCNNTask",
+    "SegmentationTask",
+    "SemanticResult",
     "Task",
 ]

@@ -23,7 +23,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
-from detseg.configurable import recipe
+from detseg.configurable import to_config
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.structures import Batch
 from detseg.tasks.compilation import Loss, compiled
@@ -35,7 +35,7 @@ FORMAT = 1  # of what a checkpoint says about itself; another number is another 
 PATIENCE = 3  # validations without a better figure, after which "plateau" lowers the learning rate
 
 
-class Step:
+class LossCheck:
     """A step of training whose loss is known to the device, but not yet here."""
 
     def __init__(self, number: int, losses: dict[str, Tensor], rows: Tensor, total: Tensor) -> None:
@@ -111,7 +111,7 @@ class Task(LightningModule):
         self.config: dict[str, Any] = {}
         self.figures: dict[str, float] = {}
         self.losses: dict[str, float] = {}
-        self._last: Step | None = None
+        self._last: LossCheck | None = None
         self._reset()
 
     @property
@@ -138,7 +138,7 @@ class Task(LightningModule):
                 "build it with num_classes=data.num_classes"
             )
         if stage == "fit":
-            self.category_ids, self.data_recipe = data.category_ids, recipe(data)
+            self.category_ids, self.data_recipe = data.category_ids, to_config(data)
             self.describe()  # what no checkpoint can describe is said now, not after an epoch
             if self.compile_loss:
                 if self.trainer.strategy.root_device.type == "cpu":
@@ -154,7 +154,9 @@ class Task(LightningModule):
         losses = (self._compiled or self.network.loss)(batch)
         total = torch.stack(list(losses.values())).sum()
         self._check()
-        self._last = Step(self.global_step, {name: value.detach() for name, value in losses.items()}, batch.rows, total)
+        self._last = LossCheck(
+            self.global_step, {name: value.detach() for name, value in losses.items()}, batch.image_index, total
+        )
         named = {f"train/{name}": value.detach() for name, value in {"loss": total, **losses}.items()}
         self.log_dict(named, prog_bar=True, batch_size=len(batch.images))
         return total
@@ -257,15 +259,15 @@ class Task(LightningModule):
         self._start = time.perf_counter()
 
     def validation_step(self, batch: Batch, index: int) -> Any:
-        if not len(batch.rows):  # the share of a process that has no image
+        if not len(batch.image_index):  # the share of a process that has no image
             return None
         # The losses draw samples: the same ones each time, whatever the rank, and none of those that training draws.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(batch.rows[0]))
+            torch.manual_seed(int(batch.image_index[0]))
             losses, outputs = self.validate(batch)
         for name, value in {"loss": torch.stack(list(losses.values())).sum(), **losses}.items():
-            self._losses[name] += value * len(batch.rows)
-        self._seen.append(batch.rows)
+            self._losses[name] += value * len(batch.image_index)
+        self._seen.append(batch.image_index)
         return outputs
 
     def on_validation_epoch_end(self) -> None:
@@ -304,7 +306,7 @@ class Task(LightningModule):
         """What a checkpoint says about itself, in plain values: enough to evaluate and predict with nothing else."""
         return {
             "format": FORMAT,
-            "network": recipe(self.network),
+            "network": to_config(self.network),
             "data": self.data_recipe,
             "classes": list(self.classes),
             "category_ids": list(self.category_ids),

@@ -22,7 +22,7 @@ from detseg.structures import Batch, Sample
 from detseg.tasks.base import Task
 
 
-class Answer(NamedTuple):
+class ClassificationResult(NamedTuple):
     """What one image shows, the surest first."""
 
     path: Path
@@ -30,8 +30,8 @@ class Answer(NamedTuple):
     scores: NDArray[np.float32]  # (n,) that add up to 1 over all classes
 
 
-class Classification(Task):
-    """Train and evaluate a classifier on ``ImageFolders``: ``Trainer(...).fit(Classification(network), data)``.
+class ClassificationTask(Task):
+    """Train and evaluate a classifier on ``ImageFolders``: ``Trainer(...).fit(ClassificationTask(network), data)``.
 
     The settings are those of ``Task``; by default they are ResNet's for ImageNet (section 3.4), over 90 epochs. After a
     validation ``figures`` holds the losses, ``top1`` and ``top5``, and ``top1`` of each class.
@@ -90,7 +90,7 @@ class Classification(Task):
         width = max((len(name) for name, _ in classes), default=0)
         return "\n".join([*overall, "", *(f"{name:<{width}} {100 * value:5.1f} %" for name, value in classes)])
 
-    def predict(self, images: str | Path | Iterable[str | Path], count: int = 5) -> Iterator[Answer]:
+    def predict(self, images: str | Path | Iterable[str | Path], count: int = 5) -> Iterator[ClassificationResult]:
         """Say which ``count`` classes image files show most surely: a path, a folder, a glob, or several."""
         data = stored_data(self)
         for path in find_images(images):
@@ -98,8 +98,10 @@ class Classification(Task):
             yield self._answer(path, torch.from_numpy(image).permute(2, 0, 1), count)
 
     @torch.inference_mode()
-    def _answer(self, path: Path, image: Tensor, count: int) -> Answer:
+    def _answer(self, path: Path, image: Tensor, count: int) -> ClassificationResult:
         with evaluating(self.network):
             scores = self.network(image[None].to(self.device)).softmax(dim=1)[0]
         best = scores.topk(min(count, len(self.classes)))
-        return Answer(path, [self.classes[label] for label in best.indices.tolist()], best.values.float().cpu().numpy())
+        return ClassificationResult(
+            path, [self.classes[label] for label in best.indices.tolist()], best.values.float().cpu().numpy()
+        )

@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data import DetectionData
+from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
-from detseg.inference.prediction import Prediction, predict
+from detseg.inference.prediction import DetectionResult, predict
 from detseg.metrics import Collector, Detections
 from detseg.models import Detector
 from detseg.structures import Batch, Instances, rescale
@@ -25,15 +25,15 @@ from detseg.weights.torchvision import match_classes
 log = logging.getLogger(__name__)
 
 
-class Detection(Task):
-    """Train and evaluate a detector on a ``DetectionData``: ``Trainer(...).fit(Detection(network), data)``.
+class DetectionTask(Task):
+    """Train and evaluate a detector on a ``DetectionDataModule``: ``Trainer(...).fit(DetectionTask(network), data)``.
 
     The settings are those of ``Task``. After a validation ``figures`` holds the losses, the COCO and the VOC average
     precision by name, of masks as well if the network finds them, and ``detections`` what was found, in pixels of the
     image files.
     """
 
-    learns_from = DetectionData
+    learns_from = DetectionDataModule
     headline: Sequence[str] = ("AP", "AP50")
 
     def __init__(self, network: Detector, **settings: Any) -> None:
@@ -55,7 +55,9 @@ class Detection(Task):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Instances]]:
         losses, found = self.network.validate(batch)
-        self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes), batch.original_sizes)
+        self._collector.add(
+            batch.image_index, rescale(found, batch.image_sizes, batch.original_sizes), batch.original_sizes
+        )
         return losses, {"detections": found}
 
     def gather(self) -> None:
@@ -81,6 +83,6 @@ class Detection(Task):
         if self.figures.get("AP") == 0 and self.detections is not None and self.trainer.is_global_zero:
             log.warning(explain_zero(self.data.val_annotations, self.detections))
 
-    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
+    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[DetectionResult]:
         """Find objects with a score of at least ``threshold`` in image files: a path, a folder, a glob, or several."""
         return predict(self, images, threshold)

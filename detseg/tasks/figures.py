@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.metrics import Detections, coco_ap, table, voc_ap
 from detseg.ops.boxes import iou
 
@@ -19,7 +19,9 @@ MASK_SUMMARY = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 EXPLAINED_IMAGES = 200  # enough to see why nothing was found
 
 
-def average_precision(annotations: Annotations, detections: Detections, rows: NDArray[np.int64]) -> dict[str, float]:
+def average_precision(
+    annotations: DetectionAnnotations, detections: Detections, rows: NDArray[np.int64]
+) -> dict[str, float]:
     """COCO's figures under their names, over the images ``rows`` alone.
 
     VOC's are called ``VOC07_AP``, ``VOC10_AP/<class>`` and so on, COCO's of masks ``mask_AP``, ``mask_AP/<class>``.
@@ -62,7 +64,7 @@ def write_figures(figures: Mapping[str, float], path: Path) -> None:
     path.write_text(json.dumps(plain, indent=2) + "\n")
 
 
-def explain_zero(annotations: Annotations, detections: Detections) -> str:
+def explain_zero(annotations: DetectionAnnotations, detections: Detections) -> str:
     """Why AP is zero, in one paragraph: what was predicted, and how it relates to what is there."""
     if not len(annotations.boxes):
         return "AP is 0 because the validation images have no object."
@@ -81,7 +83,7 @@ def explain_zero(annotations: Annotations, detections: Detections) -> str:
     )
 
 
-def _best_iou(annotations: Annotations, detections: Detections) -> float:
+def _best_iou(annotations: DetectionAnnotations, detections: Detections) -> float:
     best = 0.0
     for image in range(min(len(annotations), EXPLAINED_IMAGES)):
         truth = torch.from_numpy(annotations.boxes[annotations.objects(image)])

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.errors import CheckpointError, ConfigError
-from detseg.inference.prediction import Prediction, evaluating
+from detseg.inference.prediction import DetectionResult, evaluating
 from detseg.models import RCNN
-from detseg.models.detector import given
+from detseg.models.detector import require_proposals
 from detseg.ops.linear import ridge
 from detseg.ops.losses import class_loss
 from detseg.progress import progress
-from detseg.structures import Batch, rescale, trim
-from detseg.tasks.detection import Detection
+from detseg.structures import Batch, drop_padding, rescale
+from detseg.tasks.detection import DetectionTask
 from detseg.tasks.hard_negatives import fit_machines
 from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name, scale_of
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 RIDGE = 1000.0  # lambda of the regressors (appendix C)
 
 
-class RCNNTraining(Detection):
+class RCNNTask(DetectionTask):
     """Train and evaluate R-CNN: ``Trainer(...).fit(task, data)``, then ``task.finish(folder)``.
 
     The epochs fine-tune the network on single regions; their validations measure the ``accuracy`` of the softmax on
@@ -147,14 +147,14 @@ class RCNNTraining(Detection):
             return {"class": class_loss(logits, labels, valid)}, None
         losses = self.network.loss(batch)
         start = self._now()
-        regions = trim(given(batch.proposals, "R-CNN"))
-        features = self.network.features(batch.images, batch.sizes, regions)
+        regions = drop_padding(require_proposals(batch.proposals, "R-CNN"))
+        features = self.network.features(batch.images, batch.image_sizes, regions)
         middle = self._now()
-        found = self.network.detect(features, regions, batch.sizes)
+        found = self.network.detect(features, regions, batch.image_sizes)
         self._images += len(batch.images)
         self._seconds["cnn"] += middle - start
         self._seconds["head"] += self._now() - middle
-        self._collector.add(batch.rows, rescale(found, batch.sizes, batch.original_sizes))
+        self._collector.add(batch.image_index, rescale(found, batch.image_sizes, batch.original_sizes))
         return losses, {"detections": found}
 
     def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
@@ -166,7 +166,7 @@ class RCNNTraining(Detection):
         log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
         return {**super().measure(rows), **seconds}
 
-    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[Prediction]:
+    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[DetectionResult]:
         self._check_complete()
         return super().predict(images, threshold)
 

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detseg.configurable import recipe
-from detseg.data import DetectionData, collate
-from detseg.data.annotations.detection import Annotations
+from detseg.configurable import to_config
+from detseg.data import DetectionDataModule, collate
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.modules.detection import MOST_PROPOSALS, DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
-from detseg.models.detector import given
+from detseg.models.detector import require_proposals
 from detseg.models.rcnn import RCNN
 from detseg.modules.box_head import DELTA_WEIGHTS
 from detseg.ops import boxes as box_ops
@@ -114,16 +114,16 @@ def scale_of(files: RegionFeatures, images: int, *keys: str) -> float:
     return TARGET_NORM / max(float(norms.mean()), TINY) if len(norms) else 1.0
 
 
-def training_images(data: DetectionData) -> DetectionDataset:
+def training_images(data: DetectionDataModule) -> DetectionDataset:
     """The training images as they are evaluated: without random changes. Raises DataError if they have no proposals."""
     dataset = data.dataset("train")
     if dataset.proposals is None:
-        given(None, "R-CNN")
+        require_proposals(None, "R-CNN")
     dataset.training = False
     return dataset
 
 
-def describe(network: RCNN, data: DetectionData, precision: str) -> str:
+def describe(network: RCNN, data: DetectionDataModule, precision: str) -> str:
     """All that the features depend on, as a text; ``precision`` is the trainer's, in which the network runs."""
     annotations, dataset = data.train_annotations, training_images(data)
     weights = hashlib.sha256()
@@ -140,13 +140,13 @@ def describe(network: RCNN, data: DetectionData, precision: str) -> str:
         "region": [network.size, network.context],
         "images": fingerprint(annotations),
         "labels": labels.hexdigest(),
-        "transforms": recipe(data.transforms),
+        "transforms": to_config(data.transforms),
         "proposals": [str(dataset.proposals.file), state.st_size, state.st_mtime_ns],
     }
     return json.dumps(content, indent=2)
 
 
-def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
+def check_room(network: RCNN, data: DetectionDataModule, limit: float) -> None:
     """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB, DataError without objects.
 
     Boxes are compared as they are in the files, before the images are resized.
@@ -175,7 +175,7 @@ def check_room(network: RCNN, data: DetectionData, limit: float) -> None:
 
 
 @torch.no_grad()
-def extract(network: RCNN, data: DetectionData, files: RegionFeatures, device: torch.device) -> None:
+def extract(network: RCNN, data: DetectionDataModule, files: RegionFeatures, device: torch.device) -> None:
     """Write the features of all training images that are not there yet, in half precision.
 
     For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,) of
@@ -191,17 +191,17 @@ def extract(network: RCNN, data: DetectionData, files: RegionFeatures, device: t
             advance()
 
 
-def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: torch.device) -> dict[str, Any]:
+def _image_features(network: RCNN, sample: Sample, data: DetectionDataModule, device: torch.device) -> dict[str, Any]:
     batch = collate([sample], data.buckets)
     truth, labels = sample.boxes.to(device), sample.labels.to(device)
     assert sample.proposals is not None
     proposals = sample.proposals.to(device)
     boxes = torch.cat([truth, proposals])[None]
     regions = Instances(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=device))
-    found = network.features(batch.images.to(device), batch.sizes.to(device), regions)
+    found = network.features(batch.images.to(device), batch.image_sizes.to(device), regions)
     hidden, grid = (each[0].half() for each in found)
     if not (hidden.isfinite().all() and grid.isfinite().all()):
-        path = data.train_annotations.path(sample.row)
+        path = data.train_annotations.path(sample.image_index)
         raise DetsegError(f"{path}: its features are not finite in half precision; lower --model.lr and begin anew")
 
     nothing = proposals.new_zeros(1, len(proposals))
@@ -220,9 +220,9 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionData, device: 
     }
 
 
-def _overlaps(boxes: Tensor, sample: Sample, annotations: Annotations, num_classes: int) -> Tensor:
+def _overlaps(boxes: Tensor, sample: Sample, annotations: DetectionAnnotations, num_classes: int) -> Tensor:
     """The highest IoU (n, K) of boxes (n, 4) with an object of each class, be it a crowd, difficult or to be learnt."""
-    objects = annotations.objects(sample.row)
+    objects = annotations.objects(sample.image_index)
     height, width = sample.original_size
     scale = sample.image.shape[2] / width, sample.image.shape[1] / height
     inside = annotations.boxes[objects].clip(0, (width, height, width, height))

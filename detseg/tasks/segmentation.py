@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data import SegmentationData
+from detseg.data import SegmentationDataModule
 from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError
 from detseg.inference.prediction import evaluating, find_images, stored_data
-from detseg.inference.tta import Views, segment
+from detseg.inference.tta import TTAConfig, segment
 from detseg.metrics import Confusion, segmentation_table
 from detseg.models import Segmenter
 from detseg.ops.losses import median_frequency_weights
-from detseg.structures import VOID, Batch
+from detseg.structures import IGNORE_INDEX, Batch
 from detseg.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_IoU", "frequency_weighted_IoU", "mean_boundary_IoU")
 
 
-class Segmented(NamedTuple):
+class SemanticResult(NamedTuple):
     """What each pixel of one image shows."""
 
     path: Path
@@ -36,8 +36,8 @@ class Segmented(NamedTuple):
     shares: dict[str, float]  # of the pixels, by class; only those that there are, the largest first
 
 
-class Segmentation(Task):
-    """Train and evaluate a network on a ``SegmentationData``: ``Trainer(...).fit(Segmentation(network), data)``.
+class SegmentationTask(Task):
+    """Train and evaluate a segmenter on a ``SegmentationDataModule``: ``Trainer(...).fit(task, data)``.
 
     ``class_weights`` "median_frequency" makes rare classes count more in the cross entropy (see
     ``ops.losses.median_frequency_weights``; every label file is read once for it). The other settings are those of
@@ -46,7 +46,7 @@ class Segmentation(Task):
     epoch or in a validation, is named in a warning: the other figures may be perfect without it.
     """
 
-    learns_from = SegmentationData
+    learns_from = SegmentationDataModule
     headline = ("mean_IoU", "pixel_accuracy")
 
     def __init__(
@@ -58,7 +58,7 @@ class Segmentation(Task):
                 f"model.class_weights: {network.criterion} has none; take criterion cross_entropy, or null"
             )
         self.class_weights = class_weights
-        self.views = Views()
+        self.views = TTAConfig()
         self._confusion = Confusion(network.num_classes)
         self._labelled: Tensor | None = None  # (256,) 1 for each label that the first epoch has shown
         self._warned: set[str] = set()
@@ -70,7 +70,7 @@ class Segmentation(Task):
             self.network.class_weights.copy_(median_frequency_weights(counts))
 
     def on_train_start(self) -> None:
-        self._labelled = torch.zeros(VOID + 1, dtype=torch.uint8, device=self.device)
+        self._labelled = torch.zeros(IGNORE_INDEX + 1, dtype=torch.uint8, device=self.device)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self._labelled is not None:
@@ -81,7 +81,7 @@ class Segmentation(Task):
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
         if self._labelled is not None:
-            of_all = torch.as_tensor(self.all_gather(self._labelled)).view(-1, VOID + 1).amax(dim=0)
+            of_all = torch.as_tensor(self.all_gather(self._labelled)).view(-1, IGNORE_INDEX + 1).amax(dim=0)
             self._labelled = None
             self._warn_of_absent(of_all.cpu().numpy(), "the first epoch", "nothing is learnt of them")
 
@@ -93,7 +93,7 @@ class Segmentation(Task):
             log.warning(
                 "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is no class: if it is "
                 "meant for one, write the number of that class (0 to %d)",
-                *(where, ", ".join(absent), effect, VOID, len(self.classes) - 1),
+                *(where, ", ".join(absent), effect, IGNORE_INDEX, len(self.classes) - 1),
             )
 
     def on_validation_epoch_start(self) -> None:
@@ -102,12 +102,12 @@ class Segmentation(Task):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         losses, logits = self.network.validate(batch)
-        if self.views == Views():
+        if self.views == TTAConfig():
             labels = logits.argmax(dim=1)
         else:
-            labels = segment(self.network, batch.images, batch.sizes, self.views)
+            labels = segment(self.network, batch.images, batch.image_sizes, self.views)
         assert batch.semantic is not None
-        self._confusion.add(labels, batch.semantic, batch.sizes)
+        self._confusion.add(labels, batch.semantic, batch.image_sizes)
         return losses, {"labels": labels}
 
     def gather(self) -> None:
@@ -124,7 +124,7 @@ class Segmentation(Task):
         measured = {name: value for name, value in figures.items() if "/" in name or name in OVERALL}
         return segmentation_table(measured)
 
-    def predict(self, images: str | Path | Iterable[str | Path]) -> Iterator[Segmented]:
+    def predict(self, images: str | Path | Iterable[str | Path]) -> Iterator[SemanticResult]:
         """Say what every pixel of image files shows, at their own size: a path, a folder, a glob, or several."""
         data = stored_data(self)
         for path in find_images(images):
@@ -132,10 +132,10 @@ class Segmentation(Task):
             yield self._segmented(path, torch.from_numpy(image).permute(2, 0, 1)[None])
 
     @torch.inference_mode()
-    def _segmented(self, path: Path, image: Tensor) -> Segmented:
+    def _segmented(self, path: Path, image: Tensor) -> SemanticResult:
         with evaluating(self.network):
             found = segment(self.network, image.to(self.device), torch.tensor([image.shape[2:]]), self.views)
         labels = found[0].cpu().numpy().astype(np.uint8)
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))
         order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
-        return Segmented(path, labels, {self.classes[label]: counts[label] / labels.size for label in order})
+        return SemanticResult(path, labels, {self.classes[label]: counts[label] / labels.size for label in order})

@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from detseg.configurable import IN_CHECKPOINT
+from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.weights.state_dict import faults, fetch, of_network, read_weights
 
@@ -174,7 +174,7 @@ def load_weights(network: nn.Module, weights: str | None) -> None:
     Raises CheckpointError, naming weights and tensors, for those of another network or that cannot be read.
     """
     network.pretrained = None  # type: ignore[assignment]
-    if weights is None or weights == IN_CHECKPOINT:
+    if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return
     state, classes, eps = _read(network, weights)
     own = network.state_dict()

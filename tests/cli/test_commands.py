@@ -23,7 +23,7 @@ from detseg.cli.training import quickest_precision
 from detseg.models import FasterRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
-from detseg.tasks import Detection
+from detseg.tasks import DetectionTask
 from tests.colours import IDS, write_colours
 
 CONFIG = """\
@@ -37,7 +37,7 @@ model:
           channels: 16
           body: MobileNetV2
       head:
-        class_path: TwoFCHead
+        class_path: TwoMLPHead
         init_args:
           in_channels: 16
           channels: 32
@@ -478,7 +478,7 @@ def test_truncation_says_what_cannot_be(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_truncation_of_a_head_that_the_network_made_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    task = Detection(FasterRCNN(FPN(MobileNetV2(), channels=8), num_classes=3))
+    task = DetectionTask(FasterRCNN(FPN(MobileNetV2(), channels=8), num_classes=3))
     checkpoint.save(task, "own_head.ckpt")
     cli.truncate(["own_head.ckpt", "own_quick.ckpt", "--fc6", "16", "--fc7", "16"])
     assert checkpoint.load("own_quick.ckpt").network.box_head.body.fc6[0].out_features == 16

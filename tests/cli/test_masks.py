@@ -24,7 +24,7 @@ model:
           channels: 16
           body: MobileNetV2
       head:
-        class_path: TwoFCHead
+        class_path: TwoMLPHead
         init_args:
           in_channels: 16
           channels: 32

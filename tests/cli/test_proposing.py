@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from detseg import checkpoint, cli
-from detseg.configurable import recipe
+from detseg.configurable import to_config
 from detseg.data import COCO
 from detseg.errors import DataError
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
-from detseg.modules.box_head import TwoFCHead
+from detseg.modules.box_head import TwoMLPHead
 from detseg.proposals.cache import Proposals
 from detseg.proposals.grid import grid
 from detseg.structures import rescale
-from detseg.tasks import Detection
+from detseg.tasks import DetectionTask
 from tests.colours import colours, write_colours
 
 DATA = ["--data", "COCO", "--data.root", "colours", "--data.workers", "0"]
@@ -88,12 +88,12 @@ def test_selective_search_is_the_default(data: COCO, monkeypatch: pytest.MonkeyP
 
 def network() -> FasterRCNN:
     torch.manual_seed(0)
-    return FasterRCNN(FPN(MobileNetV2(), 16), 3, TwoFCHead(16, 16), proposals=(30, 20))
+    return FasterRCNN(FPN(MobileNetV2(), 16), 3, TwoMLPHead(16, 16), proposals=(30, 20))
 
 
 def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) -> None:
-    task = Detection(network())
-    task.data_recipe = recipe(colours(Path("colours")))
+    task = DetectionTask(network())
+    task.data_recipe = to_config(colours(Path("colours")))
     task.data_recipe["arguments"]["transforms"]["arguments"].update(size=96, max_size=96)
     task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
@@ -103,11 +103,13 @@ def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) ->
     large = colours(Path("colours"), transforms=checkpoint.build(task.data_recipe).transforms)
     model = task.network.eval()
     for batch in large.val_dataloader():
-        assert batch.sizes.tolist() == [[96, 96]] * len(batch.sizes)
+        assert batch.image_sizes.tolist() == [[96, 96]] * len(batch.image_sizes)
         with torch.inference_mode():
-            predictions = model.rpn(model.backbone(batch.images, batch.sizes), (96, 96))
-            expected = rescale(model.rpn.propose(predictions, batch.sizes, 2000, 30), batch.sizes, batch.original_sizes)
-        for row, boxes, valid in zip(batch.rows.tolist(), expected.boxes, expected.valid, strict=True):
+            predictions = model.rpn(model.backbone(batch.images, batch.image_sizes), (96, 96))
+            expected = rescale(
+                model.rpn.propose(predictions, batch.image_sizes, 2000, 30), batch.image_sizes, batch.original_sizes
+            )
+        for row, boxes, valid in zip(batch.image_index.tolist(), expected.boxes, expected.valid, strict=True):
             assert 0 < len(found[row]) <= 30
             assert_close_sets(boxes[valid], torch.from_numpy(found[row]))
             assert found[row].max() <= 64 + 1e-3
@@ -120,8 +122,8 @@ def assert_close_sets(a: Tensor, b: Tensor) -> None:
 
 
 def test_another_checkpoint_is_another_setting(data: COCO, capsys: pytest.CaptureFixture[str]) -> None:
-    task = Detection(network())
-    task.data_recipe = recipe(colours(Path("colours")))
+    task = DetectionTask(network())
+    task.data_recipe = to_config(colours(Path("colours")))
     task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     line = [*DATA, "--split", "val", "--method", "rpn:rpn.ckpt"]

@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from detseg import checkpoint, cli
-from detseg.configurable import recipe
+from detseg.configurable import to_config
 from detseg.errors import CheckpointError
 from detseg.models import Classifier, FasterRCNN
-from detseg.modules import FPN, TwoFCHead
+from detseg.modules import FPN, TwoMLPHead
 from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
-from detseg.tasks import Classification, Detection
+from detseg.tasks import ClassificationTask, DetectionTask
 from tests.colours import IDS, ColourDetector, colours, write_colours
 
 TRAINING = """\
@@ -38,7 +38,7 @@ model:
           channels: 8
           body: MobileNetV2
       head:
-        class_path: TwoFCHead
+        class_path: TwoMLPHead
         init_args:
           in_channels: 8
           channels: 8
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.yaml").write_text(TRAINING)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        head = TwoFCHead(8, channels=8)
+        head = TwoMLPHead(8, channels=8)
         save(ColourDetector(blunder=2.0), "colours.ckpt")
         save(FasterRCNN(FPN(MobileNetV2(), 8), 3, head, proposals=(10, 10), samples=8), "tiny.ckpt")
         cli.publish(["colours.ckpt", "--out", "colours"])
@@ -77,9 +77,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save(network: Any, name: str) -> None:
-    task = Detection(network)
+    task = DetectionTask(network)
     task.classes, task.category_ids = tuple(IDS), tuple(IDS.values())
-    task.data_recipe = recipe(colours(Path("data")))
+    task.data_recipe = to_config(colours(Path("data")))
     task.config, task.figures = {"model": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
     checkpoint.save(task, name)
 
@@ -93,7 +93,7 @@ def test_the_card_says_it_all() -> None:
     card = json.loads(Path("tiny/card.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert card["classes"] == ["red", "green", "blue"]
     assert card["category_ids"] == list(IDS.values())
-    assert card["network"] == recipe(checkpoint.load("tiny.ckpt").network)
+    assert card["network"] == to_config(checkpoint.load("tiny.ckpt").network)
     assert card["data"]["class"] == "COCO"
     assert card["config"] == {"model": {"lr": 0.1}}
     assert card["metrics"] == {"AP": 0.25, "AP_small": None}
@@ -133,7 +133,7 @@ def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_backbone_is_taken_from_a_published_classifier() -> None:
-    task = Classification(Classifier(MobileNetV2(), 3))
+    task = ClassificationTask(Classifier(MobileNetV2(), 3))
     task.classes = tuple(IDS)
     checkpoint.save(task, "classifier.ckpt")
     cli.publish(["classifier.ckpt", "--out", "classifier"])
@@ -257,7 +257,7 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_torchvision_cannot_load_is_not_converted(
     body: Backbone, settings: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(FasterRCNN(FPN(body, 8), 3, TwoFCHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
+    save(FasterRCNN(FPN(body, 8), 3, TwoMLPHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
     with pytest.raises(SystemExit):
         cli.convert([str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
     assert re.search(rf"error: .*other.ckpt: .*{reason}", capsys.readouterr().err)
@@ -278,7 +278,7 @@ def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: p
 def test_converting_names_no_function_that_builds_another_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(FasterRCNN(FPN(ResNet("resnet50"), 8), 3, TwoFCHead(8, channels=8)), str(tmp_path / "thin.ckpt"))
+    save(FasterRCNN(FPN(ResNet("resnet50"), 8), 3, TwoMLPHead(8, channels=8)), str(tmp_path / "thin.ckpt"))
     cli.convert([str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
     assert "it is loaded by a detector of torchvision's with the same layers" in said

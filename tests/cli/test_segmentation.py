@@ -21,7 +21,7 @@ from detseg.cli.conversion import check_dilated
 from detseg.errors import CheckpointError
 from detseg.models import FCN, DilatedFCN
 from detseg.modules.backbones import ResNet
-from detseg.tasks import Segmentation
+from detseg.tasks import SegmentationTask
 
 TRAIN = [
     *("--config", "fcn_shapes.yaml", "--data.root", "shapes", "--data.train", "12", "--data.val", "5"),
@@ -196,10 +196,12 @@ def test_torchvisions_weights_are_converted_both_ways(folder: Path, capsys: pyte
     assert "runs/first/best.ckpt: holds FCN" in capsys.readouterr().err
 
 
-def dilated(name: Any = "resnet50", auxiliary_weight: float = 0.5, classes: int = 2, **settings: Any) -> Segmentation:
+def dilated(
+    name: Any = "resnet50", auxiliary_weight: float = 0.5, classes: int = 2, **settings: Any
+) -> SegmentationTask:
     """A task as after a training."""
     backbone = ResNet(name, **{"stages": [4, 5], "norm": "batch", "output_stride": 8, **settings})
-    task = Segmentation(DilatedFCN(backbone, classes, auxiliary_weight))
+    task = SegmentationTask(DilatedFCN(backbone, classes, auxiliary_weight))
     task.classes = tuple(f"class {number}" for number in range(classes))
     return task
 

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 
 
 def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
@@ -52,7 +52,7 @@ def box(name: str, x1: float, y1: float, x2: float, y2: float, more: str = "") -
     )
 
 
-def annotations(counts: Sequence[int], classes: int = 3, seed: int = 0) -> Annotations:
+def annotations(counts: Sequence[int], classes: int = 3, seed: int = 0) -> DetectionAnnotations:
     """Random objects, ``counts`` of them in each image."""
     generator = np.random.default_rng(seed)
     total = sum(counts)

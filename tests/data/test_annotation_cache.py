@@ -13,7 +13,7 @@ import pytest
 
 from detseg.data import annotation_cache
 from detseg.data.annotations.cache import cached
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.discovery import find_source
 from detseg.data.formats.lvis import read_lvis
@@ -42,11 +42,11 @@ def write(folder: Path, x: float = 3) -> Path:
     return made.coco(folder / "a.json", IMAGES, objects, {1: "cat"})
 
 
-def through(file: Path, masks: str = "all") -> tuple[Annotations, bool]:
+def through(file: Path, masks: str = "all") -> tuple[DetectionAnnotations, bool]:
     """The annotations of a file through its cache, and whether they were read."""
     reads = []
 
-    def read() -> tuple[Annotations, bool]:
+    def read() -> tuple[DetectionAnnotations, bool]:
         reads.append(1)
         return read_coco(file, file.parent, masks), True  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def test_a_file_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(saved) == 2
 
 
-def _private(queue: multiprocessing.Queue[int], found: Annotations) -> None:
+def _private(queue: multiprocessing.Queue[int], found: DetectionAnnotations) -> None:
     def private() -> int:
         content = Path("/proc/self/smaps_rollup").read_text()
         return int(content.partition("Private_Dirty:")[2].split()[0])

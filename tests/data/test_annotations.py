@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 from tests.data import made
 
 COUNTS = st.lists(st.integers(0, 4), min_size=1, max_size=8)
 
 
-def listed(annotations: Annotations) -> list[tuple[str, list[tuple[object, ...]]]]:
+def listed(annotations: DetectionAnnotations) -> list[tuple[str, list[tuple[object, ...]]]]:
     """The same content as lists: file, then id, class, box, area and flags of each object."""
     a = annotations
     names = [a.classes[label] for label in a.labels]
@@ -50,7 +50,7 @@ def test_relabel_logs_what_it_leaves_out(caplog: pytest.LogCaptureFixture) -> No
     assert f"left out {(whole.labels > 0).sum()} objects of other classes: class1, class2" in caplog.text
 
 
-def pack_boxes(boxes: list[list[float]], rows: list[int]) -> Annotations:
+def pack_boxes(boxes: list[list[float]], rows: list[int]) -> DetectionAnnotations:
     return pack(
         Path("source.json"),
         classes=["cat"],
@@ -87,7 +87,8 @@ def test_description_counts() -> None:
 
 def test_reading_needs_neither_torch_nor_lightning() -> None:
     code = (
-        "import sys, detseg.data.annotations.detection, detseg.data.formats.coco.reader, detseg.data.formats.voc, detseg.data.annotations.images;"
+        "import sys, detseg.data.annotations.detection, detseg.data.annotations.images;"
+        "import detseg.data.formats.coco.reader, detseg.data.formats.voc;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'albumentations')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

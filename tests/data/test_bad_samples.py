@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from detseg.data import COCO, MixingTransforms, Transforms
-from detseg.data.loading.bad_samples import BadSamples, Skipping
+from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
 from detseg.errors import DataError
 from detseg.structures import Sample
 from tests.data import made
@@ -35,9 +35,9 @@ class Numbers(Dataset[Sample]):
 
 def test_the_next_one_comes_in_its_place_and_it_is_tried_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     numbers = Numbers(3000, {5, 6, 2999})
-    found = Skipping(numbers)
-    assert [found[row].row for row in (4, 5, 6, 2999, 5)] == [4, 7, 7, 0, 7]
-    assert found[(5, 99)].row == 7
+    found = SkipBadSamples(numbers)
+    assert [found[row].image_index for row in (4, 5, 6, 2999, 5)] == [4, 7, 7, 0, 7]
+    assert found[(5, 99)].image_index == 7
     assert numbers.tried[-1] == (7, 99)
     assert [numbers.tried.count(row) for row in (5, 6, 2999)] == [1, 1, 1]
     assert [record.getMessage() for record in caplog.records] == [
@@ -49,7 +49,7 @@ def test_the_next_one_comes_in_its_place_and_it_is_tried_and_named_once(caplog: 
 
 @pytest.mark.parametrize(("count", "budget"), [(10, 1), (1000, 1), (1001, 1), (1999, 1), (2000, 2), (5000, 5)])
 def test_the_budget_is_a_thousandth_and_one_at_least(count: int, budget: int) -> None:
-    found = Skipping(Numbers(count, set(range(budget + 1))))
+    found = SkipBadSamples(Numbers(count, set(range(budget + 1))))
     with pytest.raises(DataError, match=rf"{budget + 1} of {count} images .* allows {budget} .*{budget}.jpg: broken"):
         found[0]
 
@@ -59,9 +59,9 @@ def test_a_broken_partner_of_a_mosaic_is_not_counted_for_it(tmp_path: Path) -> N
     made.simple_coco(tmp_path / "val.json", tmp_path / "images", count=12)
     (tmp_path / "images" / "5.png").write_text("no image")
     data = COCO(str(tmp_path), transforms=MixingTransforms(48, 64, mosaic=1.0))
-    found = Skipping(data.dataset("train"))
+    found = SkipBadSamples(data.dataset("train"))
     for seed in range(12):
-        assert [found[(row, seed)].row for row in range(12)] == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
+        assert [found[(row, seed)].image_index for row in range(12)] == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
     assert found.bad.nonzero().ravel().tolist() == [5]
 
 
@@ -74,7 +74,7 @@ def test_a_data_set(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixtu
     def rows(policy: BadSamples, split: str = "train") -> list[int]:
         data = COCO(str(tmp_path), transforms=Transforms(48, 64), workers=workers, bad_samples=policy)
         loader = data.train_dataloader() if split == "train" else data.val_dataloader()
-        return sorted(row for _ in range(2) for batch in loader for row in batch.rows.tolist())
+        return sorted(row for _ in range(2) for batch in loader for row in batch.image_index.tolist())
 
     assert rows("skip") == sorted([0, 1, 3, 4, 5, 3] * 2)
     for policy, split in (("error", "train"), ("skip", "val"), ("error", "val")):

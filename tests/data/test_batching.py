@@ -57,7 +57,7 @@ def test_padding_goes_to_the_smallest_bucket_that_holds_all(
 ) -> None:
     batch = collate([sample(i, *size, 0) for i, size in enumerate(sizes)], STANDARD)
     assert batch.images.shape == (len(sizes), 3, *padded)
-    assert batch.sizes.tolist() == [list(size) for size in sizes]
+    assert batch.image_sizes.tolist() == [list(size) for size in sizes]
 
 
 @given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(0, 9)), min_size=1, max_size=4))
@@ -71,7 +71,7 @@ def test_what_goes_in_comes_out(shapes: list[tuple[int, int, int]]) -> None:
     assert count == 4 or count < 2 * most
     assert batch.targets.labels is not None
     assert batch.images.dtype == torch.uint8
-    assert batch.rows.tolist() == [s.row for s in samples]
+    assert batch.image_index.tolist() == [s.image_index for s in samples]
     assert batch.original_sizes.tolist() == [list(s.original_size) for s in samples]
     for i, one in enumerate(samples):
         height, width = one.image.shape[1:]
@@ -85,11 +85,11 @@ def test_what_goes_in_comes_out(shapes: list[tuple[int, int, int]]) -> None:
 def test_no_samples_give_an_empty_batch() -> None:
     batch = collate([], STANDARD)
     assert batch.images.shape == (0, 3, 800, 800)
-    assert batch.sizes.shape == batch.original_sizes.shape == (0, 2)
+    assert batch.image_sizes.shape == batch.original_sizes.shape == (0, 2)
     assert batch.targets.boxes.shape == (0, 4, 4)
     assert batch.targets.valid.dtype == torch.bool
-    assert batch.rows.shape == (0,)
-    assert batch.rows.dtype == batch.sizes.dtype == torch.int64
+    assert batch.image_index.shape == (0,)
+    assert batch.image_index.dtype == batch.image_sizes.dtype == torch.int64
 
 
 def test_images_lie_channels_last() -> None:

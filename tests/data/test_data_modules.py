@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.data import COCO, VOC, Transforms
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.base import Loader, split_rows
@@ -33,7 +33,7 @@ def whole_coco(root: Path, train: int = 5, val: int = 3) -> Path:
 
 
 def rows(loader: Any) -> list[int]:
-    return [row for batch in loader for row in batch.rows.tolist()]
+    return [row for batch in loader for row in batch.image_index.tolist()]
 
 
 def test_coco_needs_a_root_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,14 +196,14 @@ def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
     data = COCO(str(whole_coco(tmp_path)), transforms=Transforms([60, 96], 200), workers=0)
     batch = next(iter(data.val_dataloader()))
     image, size = data.eval_transform(read_image(data.val_annotations.path(0)))
-    assert size == tuple(batch.sizes[0].tolist()) == (96, 128)
+    assert size == tuple(batch.image_sizes[0].tolist()) == (96, 128)
     assert torch.equal(batch.images[0, :, :96, :128], torch.from_numpy(image).permute(2, 0, 1))
 
 
 def test_a_recipe_rebuilds_it_without_any_data() -> None:
     data = COCO("nowhere", batch_size=3, transforms=Transforms([60, 96], 200, augment={"ColorJitter": {"p": 0.5}}))
-    again = build(json.loads(json.dumps(recipe(data))))
-    assert recipe(again) == recipe(data)
+    again = from_config(json.loads(json.dumps(to_config(data))))
+    assert to_config(again) == to_config(data)
     assert again.buckets == data.buckets
     assert again.eval_transform(np.zeros((48, 64, 3), np.uint8))[1] == (96, 128)
 
@@ -260,11 +260,11 @@ class Recorder(pl.LightningModule):
         self.validated: list[list[int]] = []
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        self.trained.append([self.current_epoch, *batch.rows.tolist()])
+        self.trained.append([self.current_epoch, *batch.image_index.tolist()])
         return self.layer(batch.images / 255).mean()
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self.validated.append(batch.rows.tolist())
+        self.validated.append(batch.image_index.tolist())
         self.layer(batch.images / 255)
 
     def on_validation_epoch_end(self) -> None:

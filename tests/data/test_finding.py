@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.discovery import find_source
 from detseg.data.formats.layout import leads_out
-from detseg.data.modules.base import hold_out
+from detseg.data.modules.base import train_val_split
 from detseg.errors import DataError
 from tests.data import made
 
 
-def whole(root: Path, part: str = "all", format: str = "COCO") -> Annotations:
+def whole(root: Path, part: str = "all", format: str = "COCO") -> DetectionAnnotations:
     source = find_source(root)
     assert source.format == format
     return source.parts[part]()
@@ -196,11 +196,11 @@ def test_coco_and_voc_keep_identical_pictures_on_one_side(tmp_path: Path) -> Non
         made.image(tmp_path / entry["file_name"], seed=entry["id"] // 4)
     made.coco(tmp_path / "all.json", images, [], {1: "cat"})
     found = whole(tmp_path)
-    sides = {tuple(hold_out(found, 0.5, seed, "val").tolist()) for seed in range(8)}
+    sides = {tuple(train_val_split(found, 0.5, seed, "val").tolist()) for seed in range(8)}
     assert sides == {(0, 1, 2, 3), (4, 5, 6, 7)}
-    assert len(hold_out(found, 0.2, 0, "val")) == 4  # no smaller share keeps them together
+    assert len(train_val_split(found, 0.2, 0, "val")) == 4  # no smaller share keeps them together
     with pytest.raises(DataError, match="its 4 images are the same byte by byte"):
-        hold_out(found.subset([0, 1, 2, 3]), 0.2, 0, "val")
+        train_val_split(found.subset([0, 1, 2, 3]), 0.2, 0, "val")
 
 
 def test_what_it_is_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from detseg import cli
 from detseg.cli.configs import for_other_data
-from detseg.data import DetectionData, Folder, Transforms
+from detseg.data import DetectionDataModule, Folder, Transforms
 from detseg.errors import ConfigError, DataError
 from tests.data import made
 
@@ -84,10 +84,10 @@ def test_a_folder_is_a_value_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "COCO"):
         (tmp_path / name).mkdir()
-    found = for_other_data([*arguments, "--model.lr", "0.1"], DetectionData)
-    base = "--data=detseg.data.modules.detection.DetectionData"
+    found = for_other_data([*arguments, "--model.lr", "0.1"], DetectionDataModule)
+    base = "--data=detseg.data.modules.detection.DetectionDataModule"
     assert " ".join(found).replace("=Folder", " Folder") == f"{base} --data Folder --data.root=mine --model.lr 0.1"
-    assert for_other_data(["--data", "COCO"], DetectionData) == [base, "--data", "COCO"]
+    assert for_other_data(["--data", "COCO"], DetectionDataModule) == [base, "--data", "COCO"]
 
 
 @pytest.mark.parametrize(("name", "train", "val"), [("raccoon", 160, 40), ("tiny_coco", 50, 50), ("nuts_coco", 14, 4)])

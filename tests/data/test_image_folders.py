@@ -46,7 +46,7 @@ def test_a_batch_has_a_class_for_each_image(root: Path) -> None:
 def test_training_sees_every_image_once_and_is_repeatable(root: Path) -> None:
     loader = data(root, batch_size=5).train_dataloader()
     first, again = list(loader), list(loader)
-    assert sorted(torch.cat([batch.rows for batch in first]).tolist()) == list(range(12))
+    assert sorted(torch.cat([batch.image_index for batch in first]).tolist()) == list(range(12))
     assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from detseg.data.annotations.class_names import find_classes
-from detseg.data.annotations.semantic import LabelFiles, LabelMaps, by_stem, label_maps, read_numbers
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, label_maps, read_numbers
 from detseg.draw import save_labels
 from detseg.errors import DataError
 
@@ -113,7 +113,7 @@ def test_void_and_what_is_no_class(tmp_path: Path) -> None:
         LabelFiles(np.array([str(tmp_path / "a.png")]), 5, (11,)).read(0)
 
 
-def maps(tmp_path: Path, *numbers: np.ndarray) -> LabelMaps:
+def maps(tmp_path: Path, *numbers: np.ndarray) -> SemanticAnnotations:
     paths = [str(tmp_path / f"{row}.png") for row in range(len(numbers))]
     for path, one in zip(paths, numbers, strict=True):
         save_labels(one, Path(path))

@@ -16,7 +16,7 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO as Reference
 
 from detseg.data import COCO, VOC, Folder, Shapes, Transforms
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RUNS, pack_masks
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.conversion import convert
@@ -56,7 +56,7 @@ def write(folder: Path, *segmentations: Any, **more: Any) -> Path:
     return made.coco(folder / "a.json", images, objects, NAMES)
 
 
-def drawn(annotations: Annotations, row: int = 0) -> NDArray[np.bool_]:
+def drawn(annotations: DetectionAnnotations, row: int = 0) -> NDArray[np.bool_]:
     assert annotations.masks is not None
     height, width = annotations.sizes[0].tolist()
     return next(annotations.masks.draw(np.array([row]), height, width))

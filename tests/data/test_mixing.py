@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO, Transforms
-from detseg.data.transforms.detection import Picture
+from detseg.data.transforms.detection import ImageSample
 from detseg.data.transforms.mixing import GREY, MixingTransforms, bounds, copy_paste, cut, mosaic, whole
 from detseg.errors import ConfigError
 from detseg.ops.masks import grids
 from tests.data import made
 
 
-def picture(height: int, width: int, first: int, seed: int, masks: bool = True) -> Picture:
+def picture(height: int, width: int, first: int, seed: int, masks: bool = True) -> ImageSample:
     """Ellipses, each of a colour of its own, which is also its label; where they overlap, the later one is seen."""
     generator = np.random.default_rng(seed)
     image = np.full((height, width, 3), 200 + first, dtype=np.uint8)
@@ -28,10 +28,10 @@ def picture(height: int, width: int, first: int, seed: int, masks: bool = True) 
     maps = {colour: map for colour, map in maps.items() if map.any()}
     boxes = np.array([bounds(map) for map in maps.values()], dtype=np.float32).reshape(-1, 4)
     drawn = grids(maps.values(), torch.from_numpy(boxes)).numpy() if masks else None
-    return Picture(image, boxes, np.array([*maps], dtype=np.int64), drawn)
+    return ImageSample(image, boxes, np.array([*maps], dtype=np.int64), drawn)
 
 
-def assert_exact(found: Picture, colours: int = 40) -> None:
+def assert_exact(found: ImageSample, colours: int = 40) -> None:
     """Each object that is seen has its label, its box, and, but for a pixel or two, its mask; no other has."""
     height, width = found.image.shape[:2]
     assert (found.boxes.dtype, found.labels.dtype, found.image.dtype) == (np.float32, np.int64, np.uint8)
@@ -102,7 +102,7 @@ def test_jitter_scales_and_cuts(seed: int) -> None:
     image = np.full((60, 80, 3), 255, dtype=np.uint8)
     image[20:40, 30:50] = 7
     box = np.array([[30, 20, 50, 40]], np.float32)
-    original = Picture(image, box, np.array([7]), np.full((1, 32, 32), 255, np.uint8))
+    original = ImageSample(image, box, np.array([7]), np.full((1, 32, 32), 255, np.uint8))
     found = MixingTransforms(60, 80, flip=0, jitter=(0.2, 2.0)).train(original, seed)
     height, width = found.image.shape[:2]
     assert height <= 60
@@ -127,7 +127,9 @@ def test_how_large_pictures_become() -> None:
 
 
 def test_without_masks_boxes_are_cut() -> None:
-    one = Picture(np.zeros((50, 50, 3), np.uint8), np.array([[5, 5, 25, 25], [0, 0, 9, 9]], np.float32), np.arange(2))
+    one = ImageSample(
+        np.zeros((50, 50, 3), np.uint8), np.array([[5, 5, 25, 25], [0, 0, 9, 9]], np.float32), np.arange(2)
+    )
     found = cut(one, 10, 12, 50, 50)
     assert found.boxes.tolist() == [[0, 0, 15, 13]]
     assert found.labels.tolist() == [0]
@@ -138,7 +140,7 @@ def test_a_seed_draws_the_same_again_and_evaluation_mixes_nothing() -> None:
     transforms = MixingTransforms([50, 60], 80, jitter=(0.5, 1.5), mosaic=0.5, copy_paste=0.5)
     drawn: list[int] = []
 
-    def another(generator: np.random.Generator) -> Picture:
+    def another(generator: np.random.Generator) -> ImageSample:
         drawn.append(int(generator.integers(9)))
         return picture(60, 80, 21, drawn[-1])
 

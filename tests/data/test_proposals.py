@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO, VOC, Shapes, Transforms, collate
-from detseg.data.transforms.detection import Picture
+from detseg.data.transforms.detection import ImageSample
 from detseg.errors import DataError
 from detseg.proposals.cache import Writer, about, cache_file
 from detseg.structures import Sample
@@ -24,10 +24,10 @@ BOXES = np.array([[0, 6, 20, 30], [40, 2, 64, 48], [0, 0, 64, 48], [3.5, 4.25, 9
 AUGMENT: dict[str, dict[str, Any]] = {"VerticalFlip": {"p": 0.5}, "Transpose": {"p": 0.5}, "Rotate": {"p": 0.3}}
 
 
-def picture(boxes: np.ndarray, proposals: np.ndarray | None, masks: bool = False) -> Picture:
+def picture(boxes: np.ndarray, proposals: np.ndarray | None, masks: bool = False) -> ImageSample:
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     labels = np.arange(len(boxes), dtype=np.int64)
-    return Picture(image, boxes, labels, np.full((len(boxes), 32, 32), 255, np.uint8) if masks else None, proposals)
+    return ImageSample(image, boxes, labels, np.full((len(boxes), 32, 32), 255, np.uint8) if masks else None, proposals)
 
 
 @settings(max_examples=60, deadline=None)
@@ -134,7 +134,7 @@ def test_batches_of_both_splits_carry_them(tmp_path: Path, workers: int) -> None
         for batch in loader:
             assert batch.proposals is not None
             for row, found, valid in zip(
-                batch.rows.tolist(), batch.proposals.boxes, batch.proposals.valid, strict=True
+                batch.image_index.tolist(), batch.proposals.boxes, batch.proposals.valid, strict=True
             ):
                 assert np.allclose(found[valid], 2 * boxes[split][row][:2000])  # the papers' number
                 rows.append(row)

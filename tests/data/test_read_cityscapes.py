@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from detseg.data import CityscapesSegmentation
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RUNS
 from detseg.data.formats.cityscapes import find_cityscapes, paint
 from detseg.data.formats.layout import Tree
@@ -55,7 +55,7 @@ def shape(label: str, *points: tuple[float, float], **more: Any) -> dict[str, An
     return {"label": label, "polygon": points, **more}
 
 
-def read(root: Path, part: str) -> Annotations:
+def read(root: Path, part: str) -> DetectionAnnotations:
     (found,) = find_cityscapes(Tree(root))
     return found.parts[part]()
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import Folder
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.discovery import find_source
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.lvis import find_lvis, frequencies, read_lvis
@@ -82,7 +82,7 @@ def test_frequencies_count_images() -> None:
     for label, count in counts.items():
         labels[:count, label] = label
     labels[:, 4] = labels[:, 0]  # a class twice in an image is in one image
-    made_up = Annotations(**{**plain.__dict__, "labels": labels.ravel()})
+    made_up = DetectionAnnotations(**{**plain.__dict__, "labels": labels.ravel()})
     assert frequencies(made_up).tolist() == [0, 1, 1, 2, 2]
 
 

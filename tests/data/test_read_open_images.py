@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import Folder
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.open_images import find_open_images, read_descriptions, read_open_images
 from detseg.errors import DataError
@@ -36,7 +36,7 @@ def table(root: Path, split: str, *lines: str, names: str = NAMES, header: str =
     return file
 
 
-def read(root: Path, part: str = "all") -> Annotations:
+def read(root: Path, part: str = "all") -> DetectionAnnotations:
     (found,) = find_open_images(Tree(root))
     return found.parts[part]()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.yolo import find_yolo, read_names, read_yolo
 from detseg.errors import DataError
@@ -27,7 +27,7 @@ def yolo(root: Path, labels: dict[str, str], names: str = "names: [cat, dog]\n")
     return root
 
 
-def read(root: Path, part: str = "all") -> Annotations:
+def read(root: Path, part: str = "all") -> DetectionAnnotations:
     (found,) = find_yolo(Tree(root))
     return found.parts[part]()
 

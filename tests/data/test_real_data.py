@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data import COCO, VOC, DetectionData, Transforms
+from detseg.data import COCO, VOC, DetectionDataModule, Transforms
 
 VOC_WITHOUT_BIRD = (
     *("aeroplane", "bicycle", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
@@ -17,13 +17,13 @@ VOC_WITHOUT_BIRD = (
 SMALL = Transforms(64, 96)
 
 
-def counts(data: DetectionData) -> tuple[int, ...]:
+def counts(data: DetectionDataModule) -> tuple[int, ...]:
     """Images and objects for training, and for validation."""
     train, val = data.train_annotations, data.val_annotations
     return len(train), len(train.boxes), len(val), len(val.boxes)
 
 
-def check_samples(data: DetectionData) -> None:
+def check_samples(data: DetectionDataModule) -> None:
     """Every image can be read, and what is learnt lies inside it."""
     for loader, expected in (
         (data.train_dataloader(), data.train_annotations),
@@ -31,9 +31,9 @@ def check_samples(data: DetectionData) -> None:
     ):
         seen = 0
         for batch in loader:
-            seen += len(batch.rows)
-            assert batch.original_sizes.tolist() == expected.sizes[batch.rows.numpy()].tolist()
-            boxes, limits = batch.targets.boxes, batch.sizes.flip(1).repeat(1, 2)[:, None]
+            seen += len(batch.image_index)
+            assert batch.original_sizes.tolist() == expected.sizes[batch.image_index.numpy()].tolist()
+            boxes, limits = batch.targets.boxes, batch.image_sizes.flip(1).repeat(1, 2)[:, None]
             inside = (boxes >= 0) & (boxes <= limits + 1e-3)
             assert inside[batch.targets.valid].all()
         assert seen == len(expected)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.loading.repeat_factors import ClassBalanced, RepeatFactor
 from detseg.data.loading.samplers import TrainingSampler
 from detseg.errors import ConfigError
@@ -19,7 +19,7 @@ from tests.data import made
 TIMES = st.lists(st.tuples(st.integers(-1, 2), st.floats(0.1, 5)), min_size=1, max_size=30)
 
 
-def of(images: list[list[int]], classes: int) -> Annotations:
+def of(images: list[list[int]], classes: int) -> DetectionAnnotations:
     """Images with objects of these labels."""
     found = made.annotations([len(labels) for labels in images], classes)
     labels = np.array([label for labels in images for label in labels], dtype=np.int64)

@@ -15,12 +15,12 @@ import torch
 from pycocotools import mask
 from pycocotools.coco import COCO as Reference
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.data import (
     CamVid,
     COCOSegmentation,
     FolderSegmentation,
-    SegmentationData,
+    SegmentationDataModule,
     SegmentationTransforms,
     ShapesSegmentation,
     VOCSegmentation,
@@ -31,7 +31,7 @@ from detseg.data.modules.segmentation import SegmentationDataset
 from detseg.data.modules.shapes_generator import CLASSES
 from detseg.draw import save_labels
 from detseg.errors import ConfigError, DataError
-from detseg.structures import VOID, Batch
+from detseg.structures import IGNORE_INDEX, Batch
 from tests.data import made
 from tests.data.test_data_modules import Recorder, rows, trainer
 from tests.data.test_label_maps import sbd
@@ -41,7 +41,7 @@ SMALL = SegmentationTransforms((0.5, 2), crop=32)
 
 def labels(seed: int, height: int = 48, width: int = 64, classes: int = 3) -> np.ndarray:
     found = np.random.default_rng(seed).integers(0, classes, (height, width), dtype=np.uint8)
-    found[0, :5] = VOID
+    found[0, :5] = IGNORE_INDEX
     return found
 
 
@@ -82,18 +82,20 @@ def test_evaluation_gives_images_and_labels_as_they_are(tmp_path: Path) -> None:
     for batch in data.val_dataloader():
         assert isinstance(batch, Batch)
         assert batch.semantic.dtype == torch.int64
-        assert batch.semantic.shape == (len(batch.rows), *batch.images.shape[2:])
+        assert batch.semantic.shape == (len(batch.image_index), *batch.images.shape[2:])
         assert all(length % 32 == 0 for length in batch.semantic.shape[1:])
         assert not batch.targets.valid.any()
-        assert batch.sizes.tolist() == batch.original_sizes.tolist()
-        for row, image, semantic, size in zip(batch.rows, batch.images, batch.semantic, batch.sizes, strict=True):
+        assert batch.image_sizes.tolist() == batch.original_sizes.tolist()
+        for row, image, semantic, size in zip(
+            batch.image_index, batch.images, batch.semantic, batch.image_sizes, strict=True
+        ):
             row, (h, w) = int(row), size.tolist()
             seen.append(row)
             expected = labels(row, *sizes[row % 4])
             assert (h, w) == expected.shape
             assert np.array_equal(semantic[:h, :w].numpy(), expected)
-            assert (semantic[h:] == VOID).all()
-            assert (semantic[:, w:] == VOID).all()
+            assert (semantic[h:] == IGNORE_INDEX).all()
+            assert (semantic[:, w:] == IGNORE_INDEX).all()
             assert np.array_equal(image[:, :h, :w].permute(1, 2, 0).numpy(), read_image(data.path("val", row)))
             assert not image[:, h:].any()
             # No image is padded more than it would be alone.
@@ -106,14 +108,14 @@ def test_training_gives_crops_of_one_size(tmp_path: Path, crop: int, edge: int) 
     transforms = SegmentationTransforms((0.5, 2), crop=crop)
     data = FolderSegmentation(str(write_folder(tmp_path)), transforms=transforms, workers=0, batch_size=2)
     batches = list(data.train_dataloader())
-    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(5))
+    assert sorted(row for batch in batches for row in batch.image_index.tolist()) == list(range(5))
     for batch in batches:
         assert batch.images.shape[2:] == batch.semantic.shape[1:] == (edge, edge)
-        assert batch.sizes.max() <= crop
-        for semantic, (h, w) in zip(batch.semantic, batch.sizes.tolist(), strict=True):
-            assert (semantic[h:] == VOID).all()
-            assert (semantic[:, w:] == VOID).all()
-            assert set(semantic[:h, :w].unique().tolist()) <= {0, 1, 2, VOID}
+        assert batch.image_sizes.max() <= crop
+        for semantic, (h, w) in zip(batch.semantic, batch.image_sizes.tolist(), strict=True):
+            assert (semantic[h:] == IGNORE_INDEX).all()
+            assert (semantic[:, w:] == IGNORE_INDEX).all()
+            assert set(semantic[:h, :w].unique().tolist()) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def test_training_on_whole_images_groups_their_shapes(tmp_path: Path) -> None:
@@ -201,10 +203,10 @@ def test_values_that_make_no_sense_are_errors(values: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("kind", [VOCSegmentation, COCOSegmentation, FolderSegmentation, CamVid])
-def test_nothing_is_read_before_it_is_needed(kind: type[SegmentationData]) -> None:
+def test_nothing_is_read_before_it_is_needed(kind: type[SegmentationDataModule]) -> None:
     data = kind("nowhere", transforms=SegmentationTransforms(crop=99), batch_size=3)  # type: ignore[call-arg]
-    again = build(json.loads(json.dumps(recipe(data))))
-    assert recipe(again) == recipe(data)
+    again = from_config(json.loads(json.dumps(to_config(data))))
+    assert to_config(again) == to_config(data)
     assert again.transforms.crop == 99
     with pytest.raises(DataError, match="nowhere: no such folder"):
         _ = again.classes
@@ -220,7 +222,7 @@ def test_a_model_brings_its_classes(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         data.use_classes(["pole", "car", "sky"])
     assert "left out the pixels of other classes: road" in caplog.text
-    table = np.full(256, VOID)
+    table = np.full(256, IGNORE_INDEX)
     table[[0, 2]] = 2, 1
     assert np.array_equal(data.val_annotations.labels(0), table[before])
     data.use_classes(["road", "sky", "car"])  # what was left out is there again
@@ -245,7 +247,7 @@ def test_a_folder_without_splits_is_split(tmp_path: Path) -> None:
     assert (len(train), len(val)) == (8, 2)
     assert not set(train.files) & set(val.files)
     row = int(val.files[1].removesuffix(".jpg"))
-    assert np.array_equal(val.labels(1), np.where(labels(row) == 2, VOID, labels(row)))
+    assert np.array_equal(val.labels(1), np.where(labels(row) == 2, IGNORE_INDEX, labels(row)))
     assert val.path(1) == tmp_path / "images" / f"{row}.jpg"
 
 
@@ -306,7 +308,7 @@ def test_sbd_adds_what_is_not_for_validation(tmp_path: Path) -> None:
     root = write_voc(tmp_path / "VOC2012", {"train": ["a", "b"], "val": ["c", "d"]})
     extra = tmp_path / "benchmark" / "dataset"
     for stem in "bcef":
-        sbd(extra / "cls" / f"{stem}.mat", np.where(labels(1) == VOID, 0, labels(1)))
+        sbd(extra / "cls" / f"{stem}.mat", np.where(labels(1) == IGNORE_INDEX, 0, labels(1)))
         made.image(extra / "img" / f"{stem}.jpg")
     (extra / "train.txt").write_text("b\nc\n")
     (extra / "val.txt").write_text("e\nf\n")
@@ -316,7 +318,7 @@ def test_sbd_adds_what_is_not_for_validation(tmp_path: Path) -> None:
     assert train.path(1).parent == root / "JPEGImages"
     assert np.array_equal(train.labels(1), labels(ord("b"), classes=21))  # VOC's, with void
     assert train.path(2) == root / "../benchmark/dataset/img/e.jpg"
-    assert np.array_equal(train.labels(2), np.where(labels(1) == VOID, 0, labels(1)))
+    assert np.array_equal(train.labels(2), np.where(labels(1) == IGNORE_INDEX, 0, labels(1)))
     assert [data.path("val", row).stem for row in (0, 1)] == ["c", "d"]
     assert len(list(data.train_dataloader())) == 1
     with pytest.raises(DataError, match="nowhere: it has no folder cls with SBD's labels"):
@@ -364,10 +366,10 @@ def test_shapes(tmp_path: Path) -> None:
         found, expected = data.train_annotations.labels(row), 0
         for shape in draw((0, row + 1))[1]:
             expected = np.where(shape.mask, shape.label + 1, expected)
-        assert (found == VOID).mean() < 0.3
-        assert np.array_equal(found, np.where(found == VOID, VOID, expected))
+        assert (found == IGNORE_INDEX).mean() < 0.3
+        assert np.array_equal(found, np.where(found == IGNORE_INDEX, IGNORE_INDEX, expected))
     assert {tuple(batch.semantic.shape[1:]) for batch in data.train_dataloader()} == {(128, 128)}
-    again = build(json.loads(json.dumps(recipe(data))))
+    again = from_config(json.loads(json.dumps(to_config(data))))
     assert again.shapes.settings == data.shapes.settings
 
 
@@ -417,10 +419,10 @@ def test_objects_are_painted_as_torchvision_does(tmp_path: Path) -> None:
             if entry["segmentation"]
         ]
         stack = np.stack([*masks, np.zeros((48, 64), np.uint8)])
-        expected = np.where((stack > 0).sum(axis=0) > 1, VOID, stack.max(axis=0))
+        expected = np.where((stack > 0).sum(axis=0) > 1, IGNORE_INDEX, stack.max(axis=0))
         assert np.array_equal(found.labels(row), expected)
         assert found.labels(row).dtype == np.uint8
-    assert {*np.unique(found.labels(2))} == {0, 1, 3, VOID}
+    assert {*np.unique(found.labels(2))} == {0, 1, 3, IGNORE_INDEX}
     assert {*np.unique(found.labels(1))} == {0}
 
 
@@ -440,7 +442,7 @@ def test_coco_finds_its_files(tmp_path: Path) -> None:
     write_coco(tmp_path, objects())
     data = COCOSegmentation(str(tmp_path), val_fraction=0.4, workers=0)
     assert (len(data.train_annotations), len(data.val_annotations)) == (2, 1)
-    assert sum(len(batch.rows) for batch in data.train_dataloader()) == 2
+    assert sum(len(batch.image_index) for batch in data.train_dataloader()) == 2
     with pytest.raises(DataError, match="give train_file"):
         _ = COCOSegmentation(str(tmp_path / "train"), val_file="../train.json").classes
 
@@ -533,7 +535,7 @@ def write_panoptic(root: Path) -> tuple[Path, np.ndarray]:
     }
     file = root / "panoptic_train.json"
     file.write_text(json.dumps(content))
-    expected = np.full((48, 64), VOID)
+    expected = np.full((48, 64), IGNORE_INDEX)
     for number, category in segments:
         expected[ids == number] = (2, 5, 200).index(category)
     return file, expected
@@ -547,7 +549,7 @@ def test_panoptic_segments(tmp_path: Path) -> None:
     assert np.array_equal(found.labels(0), expected)
     assert found.sizes.tolist() == [[48, 64]]
     some = read_coco_maps(file, tmp_path / "train", ["class 200", "class 2"])
-    assert np.array_equal(some.labels(0), np.array([1, VOID, 0, *[VOID] * 253])[expected])
+    assert np.array_equal(some.labels(0), np.array([1, IGNORE_INDEX, 0, *[IGNORE_INDEX] * 253])[expected])
 
 
 @pytest.mark.parametrize(
@@ -634,14 +636,14 @@ def test_real_camvid(shared_data: Path) -> None:
     assert 100 * (1 - counts.sum() / total) == pytest.approx(1.7, abs=0.1)
     batch = next(iter(data.val_dataloader()))
     assert batch.semantic.shape == (4, 384, 480)
-    assert (batch.semantic[:, 360:] == VOID).all()
+    assert (batch.semantic[:, 360:] == IGNORE_INDEX).all()
 
 
 def test_real_voc(shared_data: Path) -> None:
     data = VOCSegmentation(str(shared_data / "voc2011_seg_mini"), workers=0)
     assert (len(data.train_annotations), len(data.val_annotations)) == (2, 1)
     assert (data.classes[0], data.classes[15]) == ("_background_", "person")
-    assert sum(len(batch.rows) for batch in data.train_dataloader()) == 2
+    assert sum(len(batch.image_index) for batch in data.train_dataloader()) == 2
     other = VOCSegmentation(str(shared_data / "voc2012_seg_icevision"))
     assert other.train_annotations.files[0].endswith("2007_000063.jpg")
     shown = other.train_annotations.counts()[0].nonzero()[0]
@@ -662,7 +664,7 @@ def test_real_panoptic_and_instances(shared_data: Path) -> None:
     things = dict(zip(panoptic.classes, range(200), strict=False))
     for row in range(0, 100, 10):
         label, other = instances.labels(row), panoptic.labels(row)
-        for thing in np.setdiff1d(label, [0, VOID]):
+        for thing in np.setdiff1d(label, [0, IGNORE_INDEX]):
             assert (other[label == thing] == things[instances.classes[thing]]).all()
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import ConfigError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 SHADE = 40  # of a class in the image of ``blocks``
 
@@ -25,7 +25,7 @@ def assert_together(image: np.ndarray, labels: np.ndarray) -> None:
     """Image and labels agree, but for pixels at edges: mixing shades, a pixel is at most half a class off, rounded."""
     assert image.dtype == labels.dtype == np.uint8
     assert image.shape == (*labels.shape, 3)
-    shown = labels != VOID
+    shown = labels != IGNORE_INDEX
     exact = np.abs(image[..., 0].astype(int) - SHADE * labels.astype(int)) <= 1
     same = np.ones_like(shown)
     padded = np.pad(labels, 1, mode="edge")
@@ -98,16 +98,16 @@ def test_what_an_augmentation_leaves_empty_is_void() -> None:
         (1, 1), None, 0, {"Affine": {"translate_px": {"x": [10, 10], "y": [0, 0]}, "p": 1}}
     )
     image, labels = transforms.train(*original, 0)
-    assert (labels[:, :10] == VOID).all()
+    assert (labels[:, :10] == IGNORE_INDEX).all()
     assert np.array_equal(labels[:, 10:], original[1][:, :-10])
     assert np.array_equal(image[:, 10:], original[0][:, :-10])
     turned = SegmentationTransforms((1, 1), None, 0, {"Rotate": {"limit": [30, 30], "p": 1}}).train(*original, 0)
-    assert {*np.unique(turned[1])} == {*np.unique(original[1]), VOID}
+    assert {*np.unique(turned[1])} == {*np.unique(original[1]), IGNORE_INDEX}
 
 
 def test_colours_change_no_label_and_void_stays_void() -> None:
     image, labels = blocks(60, 80, 10)
-    labels[:7] = VOID
+    labels[:7] = IGNORE_INDEX
     transforms = SegmentationTransforms((1, 1), None, 0, {"ColorJitter": {"brightness": [2, 2], "p": 1}})
     changed, found = transforms.train(image, labels, 0)
     assert np.array_equal(found, labels)
@@ -123,7 +123,7 @@ def test_a_seed_draws_the_same_again() -> None:
         assert np.array_equal(one, two)
     assert first[1].shape != other[1].shape or (first[1] != other[1]).any()
     assert all(np.array_equal(one, two) for one, two in zip(before, original, strict=True))
-    assert recipe(build(recipe(transforms))) == recipe(transforms)
+    assert to_config(from_config(to_config(transforms))) == to_config(transforms)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.transforms.detection import Picture, Transforms, fit
+from detseg.data.transforms.detection import ImageSample, Transforms, fit
 from detseg.errors import ConfigError
 
 
-def picture(height: int, width: int, boxes: list[list[int]]) -> Picture:
+def picture(height: int, width: int, boxes: list[list[int]]) -> ImageSample:
     """Each box has a colour of its own, which its label says; its mask is the left and lower third, a bit lighter."""
     image = np.full((height, width, 3), 255, dtype=np.uint8)
     masks = np.zeros((len(boxes), 48, 48), dtype=np.uint8)
@@ -18,10 +18,10 @@ def picture(height: int, width: int, boxes: list[list[int]]) -> Picture:
         image[y1:y2, x1:x2] = 20 * number
         image[y1:y2, x1 : round(x1 + (x2 - x1) / 3)] = 20 * number + 10
         image[round(y2 - (y2 - y1) / 3) : y2, x1:x2] = 20 * number + 10
-    return Picture(image, np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes), dtype=np.int64), masks)
+    return ImageSample(image, np.array(boxes, np.float32).reshape(-1, 4), np.arange(len(boxes), dtype=np.int64), masks)
 
 
-def assert_together(found: Picture) -> None:
+def assert_together(found: ImageSample) -> None:
     """Box, mask and colour of each object are at the same place. Resizing mixes the colours at the edges."""
     assert found.masks is not None
     assert found.image.dtype == np.uint8

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.metrics import Detections
 
 
 def annotations(
     seed: int, images: int = 12, classes: int = 5, objects: int = 9, *, crowds: bool = True, names: bool = False
-) -> Annotations:
+) -> DetectionAnnotations:
     """Images of 320 x 240 with 0 to ``objects`` boxes; ids of categories have gaps, the last class has no object.
 
     Corners are whole numbers, so that ties of IoU happen. ``names`` gives the images VOC's ids, and makes some objects
@@ -26,7 +26,7 @@ def annotations(
     sides = np.where(sides > 0, sides, random.integers(20, 200, (total, 2)))
     corners = random.integers(0, 100, (total, 2))
     ids = random.permutation(10 * images)[:images]
-    return Annotations(
+    return DetectionAnnotations(
         classes=tuple(f"class{label}" for label in range(classes)),
         category_ids=tuple(3 + 7 * label for label in range(classes)),
         root=Path("nowhere"),
@@ -43,7 +43,7 @@ def annotations(
     )
 
 
-def detections(truth: Annotations, seed: int, false: int = 6) -> Detections:
+def detections(truth: DetectionAnnotations, seed: int, false: int = 6) -> Detections:
     """Each object found up to three times with moved corners, and ``false`` boxes an image anywhere.
 
     Scores have two decimals, so that ties happen.

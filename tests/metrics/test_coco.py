@@ -13,7 +13,7 @@ from pycocotools import mask as reference_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RUNS, pack_masks
 from detseg.data.formats.coco.reader import read_coco
 from detseg.metrics import Detections, coco_ap, coco_results, matching
@@ -24,7 +24,7 @@ NUMBERS = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
 NUMBERS += ["AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large"]
 
 
-def as_coco(truth: Annotations) -> dict:
+def as_coco(truth: DetectionAnnotations) -> dict:
     """Annotations as a COCO file."""
     images = np.repeat(np.arange(len(truth)), np.diff(truth.offsets))
     objects = []
@@ -271,14 +271,14 @@ def test_equals_pycocotools_from_file_to_figures(shared_data: Path, split: str) 
     assert 0.1 < ours["AP"] < 0.9
 
 
-def read(dataset: dict) -> Annotations:
+def read(dataset: dict) -> DetectionAnnotations:
     """The boxes of a COCO file, straight from its rows."""
     numbers = [category["id"] for category in dataset["categories"]]
     per_image = [[o for o in dataset["annotations"] if o["image_id"] == image["id"]] for image in dataset["images"]]
     objects = [item for image in per_image for item in image]
     boxes = np.array([item["bbox"] for item in objects])
     boxes[:, 2:] += boxes[:, :2]
-    return Annotations(
+    return DetectionAnnotations(
         classes=tuple(category["name"] for category in dataset["categories"]),
         category_ids=tuple(numbers),
         root=Path("nowhere"),
@@ -295,7 +295,7 @@ def read(dataset: dict) -> Annotations:
     )
 
 
-def with_masks(truth: Annotations, found: Detections) -> tuple[Annotations, Detections]:
+def with_masks(truth: DetectionAnnotations, found: Detections) -> tuple[DetectionAnnotations, Detections]:
     """Ellipses in the boxes on both sides, crowds too; where they are in pixels of an image of 240 x 320."""
 
     def ellipses(boxes: np.ndarray) -> list[bytes]:

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from detseg.metrics import Confusion, segmentation_table
 from detseg.metrics.table import WIDTH
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 CLASSES = ("sky", "road", "car", "tree", "pole")
 IMAGES = 5
@@ -37,10 +37,10 @@ def generated(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     labels, other = blocks(seed), blocks(seed + 100)
     random = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed))
     predictions = torch.where(blocks(seed + 200) > 2, other, labels.roll((1, 2), (1, 2)))
-    labels = torch.where(random < 0.05, VOID, labels)
+    labels = torch.where(random < 0.05, IGNORE_INDEX, labels)
     sizes = torch.tensor([[60, 80], [60, 79], [41, 80], [60, 80], [33, 65]])
     for one, (height, width) in zip(labels, sizes.tolist(), strict=True):
-        one[height:], one[:, width:] = VOID, VOID
+        one[height:], one[:, width:] = IGNORE_INDEX, IGNORE_INDEX
     return predictions, labels, sizes
 
 
@@ -68,7 +68,7 @@ def test_counts_by_a_loop(seed: int) -> None:
     confusion.add(predictions, labels, sizes)
     expected = np.zeros((5, 5), dtype=np.int64)
     for truth, found in zip(labels.flatten().tolist(), predictions.flatten().tolist(), strict=True):
-        if truth != VOID:
+        if truth != IGNORE_INDEX:
             expected[truth, found] += 1
     assert confusion.matrix.dtype == torch.int64
     assert confusion.matrix.tolist() == expected.tolist()
@@ -97,10 +97,10 @@ def test_equals_torchmetrics() -> None:
         ("weighted", "frequency_weighted_IoU", "pixel_accuracy"),
         ("micro", None, "pixel_accuracy"),
     ):
-        theirs = MulticlassAccuracy(5, average=average, ignore_index=VOID)(predictions, labels)
+        theirs = MulticlassAccuracy(5, average=average, ignore_index=IGNORE_INDEX)(predictions, labels)
         assert figures[accuracy] == pytest.approx(theirs.item(), abs=1e-6)
         if iou:
-            theirs = MulticlassJaccardIndex(5, average=average, ignore_index=VOID)(predictions, labels)
+            theirs = MulticlassJaccardIndex(5, average=average, ignore_index=IGNORE_INDEX)(predictions, labels)
             assert figures[iou] == pytest.approx(theirs.item(), abs=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_boundary_iou_as_its_authors_count(seed: int) -> None:
         found, truth = found[:height, :width], truth[:height, :width]
         for label in range(5):
             masks = ((values == label).astype(np.uint8) for values in (truth, found))
-            first, second = (boundary(mask) & (truth != VOID) for mask in masks)
+            first, second = (boundary(mask) & (truth != IGNORE_INDEX) for mask in masks)
             both[label] += (first & second).sum()
             either[label] += (first | second).sum()
     figures = confusion.figures(CLASSES)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.metrics import Detections, voc_ap
 from tests.metrics import generated
 
 
-def development_kit(truth: Annotations, found: Detections, label: int, year: int) -> float:
+def development_kit(truth: DetectionAnnotations, found: Detections, label: int, year: int) -> float:
     """The kit's rules for one class, one detection after the other, with its pixels that count both ends."""
     objects = {}
     for image in range(len(truth)):
@@ -76,10 +76,10 @@ def test_equals_the_development_kit(seed: int, year: int) -> None:
     assert math.isnan(ours["AP/class4"])
 
 
-def one_class(boxes: list[list[float]], difficult: list[bool] | None = None) -> Annotations:
+def one_class(boxes: list[list[float]], difficult: list[bool] | None = None) -> DetectionAnnotations:
     """Objects of one class in one image."""
     count = len(boxes)
-    return Annotations(
+    return DetectionAnnotations(
         classes=("cat",),
         category_ids=(1,),
         root=Path("nowhere"),

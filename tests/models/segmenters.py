@@ -10,9 +10,9 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.models import Segmenter
-from detseg.structures import VOID, Batch, Instances
+from detseg.structures import IGNORE_INDEX, Batch, Instances
 
 CLASSES = 3
 SIZES = ((96, 96), (70, 84))
@@ -22,7 +22,7 @@ def scene() -> Batch:
     """Two images of different sizes: a noisy ground, and a rectangle of each other class in its colour."""
     random = torch.Generator().manual_seed(0)
     images = torch.zeros(2, 3, 96, 96, dtype=torch.uint8)
-    semantic = torch.full((2, 96, 96), VOID)
+    semantic = torch.full((2, 96, 96), IGNORE_INDEX)
     for row, (height, width) in enumerate(SIZES):
         images[row, :, :height, :width] = torch.randint(100, 140, (3, height, width), generator=random)
         semantic[row, :height, :width] = 0
@@ -43,8 +43,8 @@ def right(network: Segmenter, batch: Batch) -> float:
     """The share of the pixels that are not void which get their class."""
     assert batch.semantic is not None
     with torch.no_grad():
-        found = network.eval()(batch.images, batch.sizes).argmax(dim=1)
-    valid = batch.semantic != VOID
+        found = network.eval()(batch.images, batch.image_sizes).argmax(dim=1)
+    valid = batch.semantic != IGNORE_INDEX
     return float((found == batch.semantic)[valid].float().mean())
 
 
@@ -78,9 +78,9 @@ class SegmenterTester:
         other = batch.images.clone()
         other[1, :, SIZES[1][0] :] = 200
         network.eval()
-        assert torch.equal(network(batch.images, batch.sizes), network(other, batch.sizes))
-        alone = network(batch.images[1:], batch.sizes[1:])
-        assert_close(network(batch.images, batch.sizes)[1:], alone, rtol=1e-4, atol=1e-5)
+        assert torch.equal(network(batch.images, batch.image_sizes), network(other, batch.image_sizes))
+        alone = network(batch.images[1:], batch.image_sizes[1:])
+        assert_close(network(batch.images, batch.image_sizes)[1:], alone, rtol=1e-4, atol=1e-5)
 
     def test_it_learns_two_images(self) -> None:
         torch.manual_seed(0)
@@ -102,7 +102,7 @@ class SegmenterTester:
     @pytest.mark.parametrize("criterion", ["cross_entropy", "focal", "dice"])
     def test_a_batch_that_is_all_void_changes_nothing(self, criterion: str) -> None:
         network, batch = self.make(criterion=criterion), scene()
-        losses = network.loss(batch._replace(semantic=torch.full_like(batch.semantic, VOID)))
+        losses = network.loss(batch._replace(semantic=torch.full_like(batch.semantic, IGNORE_INDEX)))
         assert all(loss.item() == 0 for loss in losses.values())
         torch.stack(list(losses.values())).sum().backward()
         for name, value in network.named_parameters():
@@ -114,20 +114,20 @@ class SegmenterTester:
         batch = scene()
         network.eval()
         losses, logits = network.validate(batch)
-        assert_close(logits, network(batch.images, batch.sizes))
-        expected = torch.nn.functional.cross_entropy(logits, batch.semantic, ignore_index=VOID)
+        assert_close(logits, network(batch.images, batch.image_sizes))
+        expected = torch.nn.functional.cross_entropy(logits, batch.semantic, ignore_index=IGNORE_INDEX)
         assert_close(losses["pixels"], expected)
         assert {name: loss.item() for name, loss in network.loss(batch).items()} == pytest.approx(
             {name: loss.item() for name, loss in losses.items()}
         )
         network.class_weights.copy_(torch.tensor([1.0, 5.0, 0.5]))
         weighted = torch.nn.functional.cross_entropy(
-            logits, batch.semantic, torch.tensor([1.0, 5.0, 0.5]), ignore_index=VOID
+            logits, batch.semantic, torch.tensor([1.0, 5.0, 0.5]), ignore_index=IGNORE_INDEX
         )
         assert_close(network.loss(batch)["pixels"], weighted)
 
     def test_recipe_and_state_round_trip(self, network: Segmenter) -> None:
-        copied = build(json.loads(json.dumps(recipe(network))))
+        copied = from_config(json.loads(json.dumps(to_config(network))))
         copied.load_state_dict(network.state_dict())
         batch = scene()
         with torch.no_grad():
@@ -139,4 +139,6 @@ class SegmenterTester:
         batch = scene()
         network.eval()
         compiled = torch.compile(network, fullgraph=True, backend="eager")
-        assert_close(compiled(batch.images, batch.sizes), network(batch.images, batch.sizes), rtol=1e-4, atol=1e-4)
+        assert_close(
+            compiled(batch.images, batch.image_sizes), network(batch.images, batch.image_sizes), rtol=1e-4, atol=1e-4
+        )

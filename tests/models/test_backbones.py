@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detseg.models import FasterRCNN
-from detseg.modules import FPN, TwoFCHead, backbones
+from detseg.modules import FPN, TwoMLPHead, backbones
 from detseg.modules.backbones import Backbone, ConvNet
 from tests.models.tester import CLASSES, backward, scene
 
@@ -21,7 +21,10 @@ def smallest(kind: type[Backbone]) -> dict[str, Any]:
     if kind is backbones.Timm:
         return {"name": "test_resnet"}
     with torch.device("meta"):
-        return min(kind.variants(), key=lambda given: sum(value.numel() for value in kind(**given).parameters()))
+        return min(
+            kind.variants(),
+            key=lambda given: sum(value.numel() for value in kind(**given).parameters()),
+        )
 
 
 FAMILIES = [
@@ -41,7 +44,7 @@ def test_a_detector_trains(kind: type[Backbone], pyramid: bool) -> None:
             stages = kind(**given).stages
         backbone = kind(**given, stages=[stages[-2]])
     settings: dict[str, Any] = SMALL if pyramid else {**SMALL, "anchor_sizes": [[16, 32, 64]]}
-    network = FasterRCNN(backbone, CLASSES, head=TwoFCHead(backbone.channels[0], channels=16), **settings).train()
+    network = FasterRCNN(backbone, CLASSES, head=TwoMLPHead(backbone.channels[0], channels=16), **settings).train()
     batch = scene()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)  # moves by as much whatever the scale of a gradient
     before = {name: value.clone() for name, value in network.named_parameters()}

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import normalize
 from detseg.errors import CheckpointError
 from detseg.models import DilatedFCN
 from detseg.modules.backbones import ResNet
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.weights.torchvision import segmenter_from_torchvision, segmenter_to_torchvision
 from tests.models.segmenters import CLASSES, SegmenterTester, scene
 from tests.modules.backbones.tester import shake
@@ -41,12 +41,14 @@ def test_logits_losses_and_gradients_are_those_of_torchvision(theirs: nn.Module)
     ours = dilated().eval()
     ours.load_state_dict(segmenter_from_torchvision(theirs.state_dict()))
     batch = scene()
-    batch = batch._replace(sizes=torch.tensor([(96, 96)] * 2))  # theirs knows of no padding
+    batch = batch._replace(image_sizes=torch.tensor([(96, 96)] * 2))  # theirs knows of no padding
     outputs = theirs(normalize(batch.images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     assert outputs["out"].std() > 0.01
     losses, logits = ours.validate(batch)
     assert_close(logits, outputs["out"], rtol=1e-4, atol=1e-4)
-    expected = {name: F.cross_entropy(value, batch.semantic, ignore_index=VOID) for name, value in outputs.items()}
+    expected = {
+        name: F.cross_entropy(value, batch.semantic, ignore_index=IGNORE_INDEX) for name, value in outputs.items()
+    }
     assert_close(losses["pixels"], expected["out"], rtol=1e-4, atol=1e-5)
     assert_close(losses["auxiliary"], 0.5 * expected["aux"], rtol=1e-4, atol=1e-5)
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from detseg.errors import DataError
 from detseg.models import Detector, FastRCNN
-from detseg.modules import FPN, TwoFCHead
+from detseg.modules import FPN, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
 from tests.models.tester import CLASSES, DetectorTester, backward, detect, gradients, scene, with_padding
@@ -24,7 +24,7 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        head = TwoFCHead(128, channels=128)
+        head = TwoMLPHead(128, channels=128)
         return FastRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=head, **{**SMALL, **arguments})
 
 
@@ -36,7 +36,7 @@ class TestWithPyramid(DetectorTester):
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
         settings = {"pooling": "roi_align", **SMALL, **arguments}
-        return FastRCNN(backbone, CLASSES, head=TwoFCHead(32, channels=64), **settings)
+        return FastRCNN(backbone, CLASSES, head=TwoMLPHead(32, channels=64), **settings)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_defaults_are_the_papers() -> None:
 def test_loss_is_that_of_the_paper(network) -> None:
     """Equations 1 to 3, written out region by region over every proposal and the ground truth."""
     batch = scene(proposals=True)
-    features = network.backbone(batch.images, batch.sizes)
+    features = network.backbone(batch.images, batch.image_sizes)
     entropy, smooth, count = 0.0, 0.0, 0
     for image in range(2):
         truth = batch.targets.boxes[image, batch.targets.valid[image]]
@@ -159,7 +159,7 @@ def test_both_poolings_train_every_parameter_of_a_pyramid(pooling) -> None:
     ("stages", "arguments", "message"),
     [
         ([2, 3], {}, r"\[64, 128\] channels.*FPN"),
-        ([3], {"head": TwoFCHead(64, channels=8)}, "takes 64 channels.* gives 128"),
+        ([3], {"head": TwoMLPHead(64, channels=8)}, "takes 64 channels.* gives 128"),
         ([3], {"samples": 0}, "samples is 0"),
         ([3], {"background_iou": 0.6}, "background_iou is 0.6.*iou, 0.5"),
     ],

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from detseg.models import Detector, FasterRCNN
-from detseg.modules import FPN, Conv5Head, TwoFCHead
+from detseg.modules import FPN, Res5Head, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
 from tests.models.tester import CLASSES, DetectorTester, Operations, backward, gradients, scene, with_padding
@@ -22,7 +22,7 @@ class TestWithPyramid(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
-        return FasterRCNN(backbone, CLASSES, head=TwoFCHead(32, channels=64), **{**SMALL, **arguments})
+        return FasterRCNN(backbone, CLASSES, head=TwoMLPHead(32, channels=64), **{**SMALL, **arguments})
 
 
 class TestWithOneMap(DetectorTester):
@@ -30,7 +30,7 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        head = TwoFCHead(128, channels=128)
+        head = TwoMLPHead(128, channels=128)
         settings = {"anchor_sizes": [[16, 32, 64]], **SMALL, **arguments}
         return FasterRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=head, **settings)
 
@@ -52,7 +52,7 @@ def test_losses_have_names() -> None:
 def test_given_proposals_are_used(network) -> None:
     batch = scene()
     one = Instances(torch.tensor([[[8.0, 10, 50, 42]], [[20, 36, 56, 76]]]), torch.tensor([[True], [False]]))
-    boxes, valid, _, _, _ = network(batch.images, batch.sizes, one)
+    boxes, valid, _, _, _ = network(batch.images, batch.image_sizes, one)
     assert valid.any(dim=1).tolist() == [True, False]
     assert_close(boxes[0, 0], one.boxes[0, 0], rtol=0, atol=2)  # an untrained head hardly moves it
 
@@ -60,10 +60,10 @@ def test_given_proposals_are_used(network) -> None:
 @torch.no_grad()
 def test_padding_of_the_proposals_changes_nothing(network) -> None:
     batch = scene()
-    features = network.backbone(batch.images, batch.sizes)
-    proposals = network.rpn.propose(network.rpn(features, (96, 96)), batch.sizes, 100, 20)
-    expected = network(batch.images, batch.sizes, proposals)
-    detections = network(batch.images, batch.sizes, with_padding(proposals))
+    features = network.backbone(batch.images, batch.image_sizes)
+    proposals = network.rpn.propose(network.rpn(features, (96, 96)), batch.image_sizes, 100, 20)
+    expected = network(batch.images, batch.image_sizes, proposals)
+    detections = network(batch.images, batch.image_sizes, with_padding(proposals))
     assert expected.valid.sum() > 10
     assert torch.equal(detections.valid, expected.valid)
     assert_close(detections.boxes, expected.boxes, rtol=0, atol=1e-3)
@@ -87,11 +87,11 @@ def test_settings_reach_the_loss(setting, small, large) -> None:
 @torch.no_grad()
 def test_settings_reach_the_detections(network, setting, value) -> None:
     batch = scene()
-    before = network(batch.images, batch.sizes).valid.sum(dim=1)
+    before = network(batch.images, batch.image_sizes).valid.sum(dim=1)
     state = network.state_dict()
     network = TestWithPyramid.make(**EXHAUSTIVE, **{setting: value}).eval()
     network.load_state_dict(state)
-    detections = network(batch.images, batch.sizes)
+    detections = network(batch.images, batch.image_sizes)
     assert (detections.valid.sum(dim=1) < before).all()
     if setting == "score_threshold":
         assert (detections.scores[detections.valid] > 0.9).all()
@@ -101,10 +101,12 @@ def test_settings_reach_the_detections(network, setting, value) -> None:
 
 @torch.no_grad()
 def test_inference_does_not_wait_for_the_device(network, monkeypatch) -> None:
-    monkeypatch.setattr("detseg.models.faster_rcnn.trim", lambda proposals: proposals)  # which asks on a CPU alone
+    monkeypatch.setattr(
+        "detseg.models.faster_rcnn.drop_padding", lambda proposals: proposals
+    )  # which asks on a CPU alone
     batch = scene()
     with Operations() as operations:
-        detections = network(batch.images, batch.sizes)
+        detections = network(batch.images, batch.image_sizes)
     assert detections.valid.any()
     assert operations.waiting == []
 
@@ -113,24 +115,24 @@ def test_roi_pool_trains_and_detects() -> None:
     network, batch = TestWithPyramid.make(pooling="roi_pool"), scene()
     backward(network, batch)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network).values())
-    assert network(batch.images, batch.sizes).boxes.isfinite().all()
+    assert network(batch.images, batch.image_sizes).boxes.isfinite().all()
 
 
 def test_last_stage_of_a_resnet_as_the_head_of_a_single_map() -> None:
     """ResNet, appendix A."""
     settings = {**SMALL, "samples": 4, "proposals": (8, 4), "anchor_sizes": [[32, 64]]}
-    network = FasterRCNN(ResNet("resnet50", stages=[4]), CLASSES, head=Conv5Head(), **settings)
+    network = FasterRCNN(ResNet("resnet50", stages=[4]), CLASSES, head=Res5Head(), **settings)
     batch = scene()
     backward(network, batch)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network).values())
-    assert network.eval()(batch.images, batch.sizes).boxes.shape == (2, 100, 4)
+    assert network.eval()(batch.images, batch.image_sizes).boxes.shape == (2, 100, 4)
 
 
 @pytest.mark.parametrize(
     ("stages", "arguments", "message"),
     [
         ([2, 3], {}, r"\[64, 128\] channels.*FPN"),
-        ([3], {"head": TwoFCHead(64, channels=8)}, "takes 64 channels.* gives 128"),
+        ([3], {"head": TwoMLPHead(64, channels=8)}, "takes 64 channels.* gives 128"),
         ([3], {"anchor_sizes": [[32], [64]]}, "2 lists.* 1 maps"),
     ],
 )

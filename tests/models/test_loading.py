@@ -14,12 +14,12 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from detseg import checkpoint
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.errors import CheckpointError
 from detseg.models import FasterRCNN
-from detseg.modules import FPN, TwoFCHead
+from detseg.modules import FPN, TwoMLPHead
 from detseg.modules.backbones import MobileNetV2, MobileNetV3, ResNet
-from detseg.tasks import Detection
+from detseg.tasks import DetectionTask
 from detseg.weights import model_card
 from detseg.weights.torchvision import COCO, from_torchvision, load_weights, match_classes, to_torchvision
 
@@ -28,7 +28,7 @@ IDS = [label for label in range(1, 91) if label not in (12, 26, 29, 30, 45, 66, 
 
 
 def small(num_classes: int, weights: str | None = None) -> FasterRCNN:
-    return FasterRCNN(FPN(MobileNetV2(), 16), num_classes, TwoFCHead(16, channels=8), weights=weights)
+    return FasterRCNN(FPN(MobileNetV2(), 16), num_classes, TwoMLPHead(16, channels=8), weights=weights)
 
 
 def rows(network: FasterRCNN) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def test_coco_in_its_order(source) -> None:
         assert torch.equal(value[:80], expected[name][used])
     assert torch.equal(rows(loaded)["biases"][80], expected["biases"][90])  # of the background
     assert torch.equal(loaded.rpn.conv.weight, of_91.rpn.conv.weight)
-    assert type(build(recipe(loaded))) is FasterRCNN
+    assert type(from_config(to_config(loaded))) is FasterRCNN
     assert torch.equal(
         loaded.backbone.body.features[7].conv[0][0].weight, of_91.backbone.body.features[7].conv[0][0].weight
     )
@@ -129,7 +129,7 @@ def test_classes_without_names(tmp_path, caplog) -> None:
 
 
 def published(network: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Path:
-    task = Detection(network)
+    task = DetectionTask(network)
     task.classes = classes
     model_card.write(folder, task.state_dict(), task.describe())
     checkpoint.save(task, folder / "whole.ckpt")
@@ -149,43 +149,43 @@ def test_from_what_was_trained_here(tmp_path, name) -> None:
 def test_epsilon_of_what_was_trained_here_comes_along(tmp_path) -> None:
     def make(weights: str | None = None, **settings: Any) -> FasterRCNN:
         body = ResNet("resnet18", norm="frozen", **settings)
-        return FasterRCNN(FPN(body, 8), 2, TwoFCHead(8, channels=8), weights=weights)
+        return FasterRCNN(FPN(body, 8), 2, TwoMLPHead(8, channels=8), weights=weights)
 
     place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
     loaded = make(str(place))
     assert loaded.backbone.body.layer4[1].bn2.eps == 0.0
-    assert build(recipe(loaded)).backbone.body.layer4[1].bn2.eps == 0.0
+    assert from_config(to_config(loaded)).backbone.body.layer4[1].bn2.eps == 0.0
 
 
 def test_epsilon_comes_along_without_a_pyramid(tmp_path) -> None:
     def make(weights: str | None = None, **settings: Any) -> FasterRCNN:
         body = ResNet("resnet18", stages=[4], norm="frozen", **settings)
-        return FasterRCNN(body, 2, TwoFCHead(256, channels=8), weights=weights)
+        return FasterRCNN(body, 2, TwoMLPHead(256, channels=8), weights=weights)
 
     place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
     loaded = make(str(place))
     assert loaded.backbone.layer3[1].bn2.eps == 0.0
-    assert build(recipe(loaded)).backbone.layer3[1].bn2.eps == 0.0
+    assert from_config(to_config(loaded)).backbone.layer3[1].bn2.eps == 0.0
 
 
 def test_a_file_that_is_taken_for_cocos_is_said(tmp_path, caplog) -> None:
-    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, TwoFCHead(8, channels=8))
+    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, TwoMLPHead(8, channels=8))
     torch.save(to_torchvision(network.state_dict()), tmp_path / "x.pth")
     with caplog.at_level("INFO", logger="detseg"):
-        load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoFCHead(8, channels=8)), str(tmp_path / "x.pth"))
+        load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8)), str(tmp_path / "x.pth"))
     assert "x.pth: taken for weights with COCO's classes, for it has their 91 labels" in caplog.text
 
 
 def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
     """torchvision adds nothing to the variances of its oldest weights."""
-    network = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoFCHead(8, channels=8))
+    network = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoMLPHead(8, channels=8))
     torch.save(to_torchvision(network.state_dict()), tmp_path / "x.pth")
     load_weights(network, str(tmp_path / "x.pth"))
     assert network.backbone.body.bn1.eps == 1e-5
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: SimpleNamespace(hexdigest=lambda: "258fb6c6" + 56 * "0"))
     load_weights(network, str(tmp_path / "x.pth"))
     assert network.backbone.body.bn1.eps == 0.0
-    assert recipe(network)["arguments"]["backbone"]["arguments"]["body"]["arguments"]["eps"] == 0.0
+    assert to_config(network)["arguments"]["backbone"]["arguments"]["body"]["arguments"]["eps"] == 0.0
 
 
 def test_names_of_published_mask_heads() -> None:
@@ -213,8 +213,8 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch, weights, reason) -> None
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
     monkeypatch.chdir(tmp_path)
-    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoFCHead(8, channels=8))
-    wide = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoFCHead(8, channels=16))
+    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8))
+    wide = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=16))
     torch.save({"transformer.weight": torch.zeros(1)}, "other.pth")
     torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, "part.pth")
     torch.save(to_torchvision(wide.state_dict()), "wide.pth")

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from detseg.errors import DataError
 from detseg.models import Detector, FasterRCNN, MaskRCNN, faster_rcnn
-from detseg.modules import FPN, Conv5Head, TwoFCHead, box_head
+from detseg.modules import FPN, Res5Head, TwoMLPHead, box_head
 from detseg.modules.backbones import ResNet
 from tests.models.tester import CLASSES, OBJECTS, DetectorTester, backward, detect, gradients, scene
 
@@ -23,7 +23,7 @@ class TestWithPyramid(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
-        return MaskRCNN(backbone, CLASSES, head=TwoFCHead(32, channels=64), **{**SMALL, **arguments})
+        return MaskRCNN(backbone, CLASSES, head=TwoMLPHead(32, channels=64), **{**SMALL, **arguments})
 
     @torch.no_grad()
     def test_masks_are_learnt(self, trained, batch) -> None:
@@ -42,7 +42,7 @@ class TestWithOneMapAndRoIPool(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         settings = {"anchor_sizes": [[16, 32, 64]], "pooling": "roi_pool", **SMALL, **arguments}
-        return MaskRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=TwoFCHead(128, channels=512), **settings)
+        return MaskRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=TwoMLPHead(128, channels=512), **settings)
 
 
 def test_losses_have_names() -> None:
@@ -59,7 +59,7 @@ def small_conv5() -> MaskRCNN:
     return MaskRCNN(
         ResNet("resnet50", stages=[4]),
         CLASSES,
-        Conv5Head(),
+        Res5Head(),
         samples=8,
         rpn_candidates=(50, 20),
         proposals=(20, 10),
@@ -103,7 +103,7 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
 
     monkeypatch.setattr(faster_rcnn, "sample_regions", sample_regions)
     torch.manual_seed(1)
-    features = network.backbone(batch.images, batch.sizes)
+    features = network.backbone(batch.images, batch.image_sizes)
     predictions = network.rpn.survey(features, batch.images.shape[-2:])
     twice = FasterRCNN._loss(network, batch, features, predictions)
     objects, matched = network._objects(drawn[0][0], drawn[0][2])
@@ -121,7 +121,7 @@ def test_masks_are_those_of_the_boxes_and_classes_that_were_found() -> None:
     torch.manual_seed(0)
     network, batch = TestWithPyramid.make(score_threshold=0.0).eval(), scene(masks=True)
     found = detect(network, batch)
-    features = network.backbone(batch.images, batch.sizes)
+    features = network.backbone(batch.images, batch.image_sizes)
     alone = network.masks(features, found._replace(masks=None)).sigmoid().unflatten(0, found.valid.shape)
     assert found.masks.shape == (2, 100, 28, 28)
     assert len(found.labels[found.valid].unique()) > 1

@@ -23,7 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from detseg import checkpoint, cli
 from detseg.cli.configs import find_config
 from detseg.cli.conversion import _recipe
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.data import COCO as COCOData
 from detseg.structures import Batch, Instances
 from detseg.weights.torchvision import COCO, PUBLISHED, from_torchvision, to_torchvision
@@ -111,11 +111,11 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 def build_ours(name: str) -> Any:
-    """With the weights that the configuration names, which ``build`` alone would take for those of a checkpoint."""
+    """Build with the weights that the configuration names; ``from_config`` alone expects them in a checkpoint."""
     described = _recipe(settings(name)["model"]["network"])
-    network = build(described, num_classes=len(COCO))
+    network = from_config(described, num_classes=len(COCO))
     assert network.pretrained is None
-    return build(described, num_classes=len(COCO), weights=described["arguments"]["weights"])
+    return from_config(described, num_classes=len(COCO), weights=described["arguments"]["weights"])
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_settings_are_those_of_torchvision(request, pair) -> None:
         "score_threshold": rpn.score_thresh,
     }
     assert {name: getattr(ours.rpn, name) for name in pairs} == pairs
-    data = build(_recipe(settings(request.node.callspec.params["pair"])["data"]))
+    data = from_config(_recipe(settings(request.node.callspec.params["pair"])["data"]))
     assert isinstance(data, COCOData)
     assert (*data.transforms.sizes, data.transforms.max_size) == (*theirs.transform.min_size, theirs.transform.max_size)
 
@@ -197,7 +197,7 @@ def test_what_learns_is_what_learns_in_torchvision(pair) -> None:
 def test_detections(pair, batch, monkeypatch) -> None:
     fewer(pair, monkeypatch)
     theirs, ours, _ = pair
-    detections = ours(batch.images, batch.sizes)
+    detections = ours(batch.images, batch.image_sizes)
     expected = theirs(as_list(batch)[0])
     assert sum(len(image["boxes"]) for image in expected) == DETECTIONS * len(SIZES)
     assert len({int(label) for image in expected for label in image["labels"]}) > 3
@@ -271,9 +271,9 @@ def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     task = checkpoint.load(ours)
     assert task.classes == tuple(COCO)
     assert task.category_ids == tuple(LABELS)
-    described = recipe(task.network)["arguments"]
+    described = to_config(task.network)["arguments"]
     assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
-        key: value for key, value in recipe(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
+        key: value for key, value in to_config(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
     }
     cli.convert([ours, again])
     back = torch.load(again, weights_only=True)

@@ -30,7 +30,7 @@ def fit(network: RCNN, batch: Batch) -> None:
         torch.cat([batch.targets.boxes, batch.proposals.boxes], dim=1),
         torch.cat([batch.targets.valid, batch.proposals.valid], dim=1),
     )
-    features = network.eval().features(batch.images, batch.sizes, every)
+    features = network.eval().features(batch.images, batch.image_sizes, every)
     hidden, grid, boxes, overlaps, labels, matched = [], [], [], [], [], []
     for row in range(len(batch.images)):
         valid, truth = every.valid[row], batch.targets.boxes[row, batch.targets.valid[row]]
@@ -135,10 +135,10 @@ def test_features_of_alexnet_are_fc7_and_pool5() -> None:
     for name, layer in (("1", network.hidden[3]), ("4", network.hidden[6])):
         published.classifier.get_submodule(name).load_state_dict(layer.state_dict())
     regions = Instances(batch.proposals.boxes[:1, :2], batch.proposals.valid[:1, :2])
-    crops = warp(batch.images[:1], batch.sizes[:1], regions.boxes[0], torch.zeros(2, dtype=torch.int64), 227, 16,
+    crops = warp(batch.images[:1], batch.image_sizes[:1], regions.boxes[0], torch.zeros(2, dtype=torch.int64), 227, 16,
                  network.backbone.mean)  # fmt: skip
     pool5 = published.features((crops - network.backbone.mean) / network.backbone.std)
-    found = network.features(batch.images[:1], batch.sizes[:1], regions)
+    found = network.features(batch.images[:1], batch.image_sizes[:1], regions)
     assert_close(found.grid[0], pool5.flatten(1), rtol=1e-4, atol=1e-5)
     assert_close(found.hidden[0], published.classifier[:6](pool5.flatten(1)), rtol=1e-4, atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_loss_is_the_entropy_of_every_region(network) -> None:
         for box in torch.cat([batch.proposals.boxes[image, batch.proposals.valid[image]], truth]):
             overlap, best = box_iou(box[None], truth)[0].max(dim=0)
             region = Instances(box.view(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
-            features = network.features(batch.images[[image]], batch.sizes[[image]], region)
+            features = network.features(batch.images[[image]], batch.image_sizes[[image]], region)
             logits = network.classes(features.hidden[0, 0])
             entropy.append(-logits.log_softmax(dim=0)[classes[best] if overlap >= 0.5 else CLASSES])
     assert_close(network.loss(batch), {"class": torch.stack(entropy).mean()}, rtol=1e-4, atol=1e-5)
@@ -187,7 +187,7 @@ def test_scores_and_boxes_follow_the_settings(network) -> None:
     batch = scene(proposals=True)
     keep = {"nms": 1.0, "score_threshold": 0.0, "candidates": 10**6, "detections": 10**6}
     regions = batch.proposals
-    features = network.features(batch.images, batch.sizes, regions)
+    features = network.features(batch.images, batch.image_sizes, regions)
     margins = network.svms(features.hidden)
     expected = {"svm": 1 / (1 + (-margins).exp()), "softmax": network.classes(features.hidden).softmax(-1)[..., :-1]}
     for scores, own in expected.items():
@@ -206,7 +206,7 @@ def test_scores_and_boxes_follow_the_settings(network) -> None:
 def test_the_size_of_a_portion_does_not_matter(network) -> None:
     batch = scene(proposals=True)
     expected, found = (
-        variant(network, batch=size).features(batch.images, batch.sizes, batch.proposals) for size in (10**6, 14)
+        variant(network, batch=size).features(batch.images, batch.image_sizes, batch.proposals) for size in (10**6, 14)
     )
     assert expected.hidden.std(dim=1).mean() > 0.05
     assert_close(found, expected, rtol=1e-4, atol=1e-4)

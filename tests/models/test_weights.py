@@ -91,7 +91,7 @@ def their_features(theirs: torch.nn.Module, batch: Batch) -> tuple[ImageList, di
 @torch.no_grad()
 def test_features_rpn_and_proposals(theirs, ours, batch, their_features) -> None:
     images, features = their_features
-    own = ours.backbone(batch.images, batch.sizes)
+    own = ours.backbone(batch.images, batch.image_sizes)
     for one, other in zip(own, features.values(), strict=True):
         assert_close(one, other)
 
@@ -104,7 +104,7 @@ def test_features_rpn_and_proposals(theirs, ours, batch, their_features) -> None
     anchors = theirs.rpn.anchor_generator(images, list(features.values()))
     assert torch.equal(predictions.anchors, anchors[0])
 
-    proposals = ours.rpn.propose(predictions, batch.sizes, 1000, 1000)
+    proposals = ours.rpn.propose(predictions, batch.image_sizes, 1000, 1000)
     expected, _ = theirs.rpn(images, features)
     for boxes, valid, other in zip(proposals.boxes, proposals.valid, expected, strict=True):
         assert_close(boxes[valid], other)
@@ -112,7 +112,7 @@ def test_features_rpn_and_proposals(theirs, ours, batch, their_features) -> None
 
 @torch.no_grad()
 def test_detections(theirs, ours, batch) -> None:
-    detections = ours(batch.images, batch.sizes)
+    detections = ours(batch.images, batch.image_sizes)
     expected = theirs(as_list(batch)[0])
     assert sum(len(image["boxes"]) for image in expected) > 50
     for row, image in enumerate(expected):

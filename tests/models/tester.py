@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torchvision.ops import box_iou
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.models import Detector
 from detseg.ops.boxes import clip
 from detseg.structures import Batch, Instances
@@ -66,7 +66,7 @@ def jittered(targets: Instances, sizes: Tensor, random: torch.Generator) -> Inst
 
 
 def detect(network: Detector, batch: Batch) -> Instances:
-    return network(batch.images, batch.sizes, batch.proposals)
+    return network(batch.images, batch.image_sizes, batch.proposals)
 
 
 def rows(batch: Batch, chosen: list[int]) -> Batch:
@@ -296,7 +296,7 @@ class DetectorTester:
         assert len(empty.boxes) == 0
 
     def test_recipe_round_trip(self, trained, batch) -> None:
-        rebuilt = build(json.loads(json.dumps(recipe(trained)))).eval()
+        rebuilt = from_config(json.loads(json.dumps(to_config(trained)))).eval()
         rebuilt.load_state_dict(trained.state_dict())
         with torch.no_grad():
             ours, same = detect(trained, batch), detect(rebuilt, batch)
@@ -346,6 +346,6 @@ class DetectorTester:
         torch.compiler.reset()
         expected = detect(trained, batch)
         boxes = torch.compile(trained, fullgraph=True, backend="eager")(
-            batch.images, batch.sizes, batch.proposals
+            batch.images, batch.image_sizes, batch.proposals
         ).boxes
         assert_close(boxes, expected.boxes, rtol=0, atol=1e-2)

@@ -12,9 +12,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.errors import CheckpointError
-from detseg.modules import ClassifierHead, Conv5Head, ConvFCHead, TwoFCHead, truncate
+from detseg.modules import ClassifierHead, ConvFCHead, Res5Head, TwoMLPHead, truncate
 from detseg.modules.backbones import ConvNet, ResNet
 from detseg.modules.box_head import BoxHead, sample_regions
 from detseg.structures import Instances
@@ -31,7 +31,7 @@ def instances(*boxes: list[float], labels: list[int] | None = None) -> Instances
 
 @pytest.fixture
 def head() -> BoxHead:
-    return BoxHead(TwoFCHead(in_channels=1, size=1, channels=1), CLASSES)
+    return BoxHead(TwoMLPHead(in_channels=1, size=1, channels=1), CLASSES)
 
 
 def detect(head: BoxHead, probabilities: list[list[float]], regions: Instances, **changed: float) -> Instances:
@@ -164,7 +164,7 @@ def test_boxes_are_clipped_and_dropped_outside(head) -> None:
 
 def test_a_new_head_is_undecided() -> None:
     """Fast R-CNN, section 2.3: the layers start near zero."""
-    head = BoxHead(TwoFCHead(4, size=2, channels=8), CLASSES)
+    head = BoxHead(TwoMLPHead(4, size=2, channels=8), CLASSES)
     logits, deltas = head(torch.randn(5, 4, 2, 2))
     assert (logits.shape, deltas.shape) == ((5, CLASSES + 1), (5, CLASSES, 4))
     assert_close(logits.softmax(dim=1), torch.full((5, CLASSES + 1), 1 / (CLASSES + 1)), rtol=0, atol=0.05)
@@ -172,7 +172,7 @@ def test_a_new_head_is_undecided() -> None:
 
 def test_two_fc_head_is_that_of_torchvision() -> None:
     theirs = torchvision.models.detection.faster_rcnn.TwoMLPHead(4 * 9, 8)
-    ours = TwoFCHead(4, size=3, channels=8)
+    ours = TwoMLPHead(4, size=3, channels=8)
     ours.load_state_dict(theirs.state_dict())
     features = torch.randn(5, 4, 3, 3)
     assert_close(ours(features), theirs(features))
@@ -195,20 +195,20 @@ class TestConv5Head:
     def test_is_the_end_of_torchvisions_network(self, theirs, weights) -> None:
         features = torch.rand(2, 1024, 14, 14)
         expected = theirs.avgpool(theirs.layer4(features)).flatten(1)
-        assert_close(Conv5Head(weights=weights).eval()(features), expected, rtol=1e-4, atol=1e-4)
+        assert_close(Res5Head(weights=weights).eval()(features), expected, rtol=1e-4, atol=1e-4)
 
     def test_recipe_gives_the_same_architecture_without_the_weights(self, weights) -> None:
-        head = Conv5Head(weights=weights)
-        description = json.dumps(recipe(head))
+        head = Res5Head(weights=weights)
+        description = json.dumps(to_config(head))
         assert weights not in description
-        rebuilt = build(json.loads(description))
+        rebuilt = from_config(json.loads(description))
         assert {name: type(module) for name, module in rebuilt.named_modules()} == {
             name: type(module) for name, module in head.named_modules()
         }
 
     def test_weights_that_do_not_exist(self) -> None:
         with pytest.raises(CheckpointError, match="nowhere"):
-            Conv5Head(weights="nowhere.pth")
+            Res5Head(weights="nowhere.pth")
 
 
 class Published(nn.Module):
@@ -232,7 +232,7 @@ class Chain(ConvNet):
         self.alexnet = alexnet
         super().__init__("chain", weights, stages, frozen=0)
 
-    def build(self, num_classes: int) -> nn.Module:
+    def from_config(self, num_classes: int) -> nn.Module:
         return Published(num_classes, 6 if self.alexnet else 7, self.alexnet)
 
     def head(self, network: Any) -> dict[str, nn.Module]:
@@ -263,9 +263,9 @@ class TestClassifierHead:
     def test_recipe_gives_the_same_head_without_the_weights(self, tmp_path) -> None:
         torch.save(Published(1000, 6, True).state_dict(), tmp_path / "weights.pth")
         head = ClassifierHead(Chain(str(tmp_path / "weights.pth"), alexnet=True), dropout=0.1)
-        description = json.dumps(recipe(head))
+        description = json.dumps(to_config(head))
         assert "weights.pth" not in description
-        rebuilt = build(json.loads(description))
+        rebuilt = from_config(json.loads(description))
         rebuilt.load_state_dict(head.state_dict())
         assert (rebuilt.size, rebuilt.dropout) == (6, 0.1)
 
@@ -287,9 +287,9 @@ class TestTruncate:
     features = torch.randn(6, 3, 4, 4)
 
     @pytest.fixture
-    def head(self) -> TwoFCHead:
+    def head(self) -> TwoMLPHead:
         torch.manual_seed(0)
-        return TwoFCHead(3, size=4, channels=20)
+        return TwoMLPHead(3, size=4, channels=20)
 
     @torch.no_grad()
     def test_full_rank_changes_nothing(self, head) -> None:
@@ -310,7 +310,7 @@ class TestTruncate:
             assert torch.equal(second.bias, layer.bias)
 
     def test_a_wide_layer_and_a_tall_one(self) -> None:
-        head = TwoFCHead(1, size=2, channels=9)
+        head = TwoMLPHead(1, size=2, channels=9)
         weight = head.fc6.weight.detach().clone()
         truncate(head, 4, 9)
         assert_close(head.fc6[1].weight @ head.fc6[0].weight, weight, rtol=0, atol=1e-6)
@@ -335,7 +335,7 @@ class TestTruncate:
 
     def test_recipe_is_of_the_truncated_head(self, head) -> None:
         truncate(head, 7, 5)
-        again = build(recipe(head))
+        again = from_config(to_config(head))
         again.load_state_dict(head.state_dict())
         assert_close(again(self.features), head(self.features))
         assert again.fc6[0].weight.shape == (7, 48)

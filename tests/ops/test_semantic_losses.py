@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from detseg.ops.losses import dice_loss, focal_loss, median_frequency_weights, semantic_loss
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 LOSSES = (semantic_loss, focal_loss, dice_loss)
 
@@ -22,20 +22,20 @@ def maps(classes: int = 4, void: float = 0.3) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     logits = (3 * torch.randn(2, classes, 5, 7)).requires_grad_()
     labels = torch.randint(0, classes, (2, 5, 7))
-    return logits, torch.where(torch.rand(2, 5, 7) < void, VOID, labels)
+    return logits, torch.where(torch.rand(2, 5, 7) < void, IGNORE_INDEX, labels)
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0, 0.0])])
 def test_cross_entropy_is_the_mean_over_what_is_not_void(weights: Tensor | None) -> None:
     logits, labels = maps()
-    valid = labels != VOID
+    valid = labels != IGNORE_INDEX
     flat = logits.permute(0, 2, 3, 1)[valid]
     assert_close(semantic_loss(logits, labels, weights), F.cross_entropy(flat, labels[valid], weights))
 
 
 def test_focal_loss_of_two_classes_is_torchvisions() -> None:
     logits, labels = maps(2)
-    valid = labels != VOID
+    valid = labels != IGNORE_INDEX
     difference = (logits[:, 1] - logits[:, 0])[valid]
     expected = sigmoid_focal_loss(difference, labels[valid].float(), alpha=-1, gamma=2, reduction="mean")
     assert_close(focal_loss(logits, labels), expected)
@@ -53,7 +53,7 @@ def test_dice_loss_by_a_loop() -> None:
     parts = []
     for label in (0, 1, 3):
         both = first = second = 0.0
-        for b, y, x in np.argwhere(g != VOID):
+        for b, y, x in np.argwhere(g != IGNORE_INDEX):
             truth = float(g[b, y, x] == label)
             both += p[b, label, y, x] * truth
             first += p[b, label, y, x] ** 2
@@ -65,7 +65,7 @@ def test_dice_loss_by_a_loop() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_certainty_costs_nothing(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     _, labels = maps()
-    logits = 100 * F.one_hot(torch.where(labels == VOID, 0, labels), 4).permute(0, 3, 1, 2).float()
+    logits = 100 * F.one_hot(torch.where(labels == IGNORE_INDEX, 0, labels), 4).permute(0, 3, 1, 2).float()
     assert loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
     assert loss(-logits, labels).item() > 0.5
 
@@ -75,7 +75,7 @@ def test_void_gets_no_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None
     logits, labels = maps()
     loss(logits, labels).backward()
     assert logits.grad is not None
-    assert torch.equal((logits.grad != 0).any(dim=1), labels != VOID)
+    assert torch.equal((logits.grad != 0).any(dim=1), labels != IGNORE_INDEX)
 
 
 @pytest.mark.parametrize("loss", [*LOSSES, lambda logits, labels: semantic_loss(logits, labels, torch.ones(4))])

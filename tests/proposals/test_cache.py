@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import DataError
 from detseg.proposals.cache import Proposals, Writer, about, cache_file
 from detseg.proposals.grid import grid
@@ -24,7 +24,7 @@ from tests.data import made
 COMMAND = "detseg propose --data X"
 
 
-def images(folder: Path, count: int) -> Annotations:
+def images(folder: Path, count: int) -> DetectionAnnotations:
     for number in range(count):
         made.image(folder / f"{number}.png", 50, 60, seed=number)
     whole = made.annotations([1] * count)
@@ -35,7 +35,7 @@ def boxes(row: int) -> NDArray[np.float32]:
     return np.random.default_rng(row).uniform(0, 50, (row % 5, 4)).astype(np.float32)
 
 
-def fill(file: Path, annotations: Annotations, rows: range, method: str = "grid") -> Path:
+def fill(file: Path, annotations: DetectionAnnotations, rows: range, method: str = "grid") -> Path:
     with Writer(file, about(annotations, method)) as writer:
         for row in rows:
             writer.add(row, boxes(row), 0.5)

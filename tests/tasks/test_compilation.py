@@ -19,9 +19,9 @@ from detseg.errors import ConfigError, DetsegError
 from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
-from detseg.modules.box_head import TwoFCHead
+from detseg.modules.box_head import TwoMLPHead
 from detseg.structures import Batch
-from detseg.tasks import Detection, compilation
+from detseg.tasks import DetectionTask, compilation
 from detseg.tasks.compilation import compiled
 from tests.colours import ColourDetector, colours, write_colours
 from tests.models.tester import scene
@@ -57,7 +57,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 def network() -> FasterRCNN:
     seed_everything(0, verbose=False)
-    return FasterRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoFCHead(16, channels=16), samples=8)
+    return FasterRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoMLPHead(16, channels=16), samples=8)
 
 
 def more_objects(batch: Batch, count: int) -> Batch:
@@ -71,7 +71,7 @@ def wider(batch: Batch) -> Batch:
     return batch._replace(images=pad(batch.images, (0, 32)))
 
 
-def fit(task: Detection, root: Path, **settings: Any) -> None:
+def fit(task: DetectionTask, root: Path, **settings: Any) -> None:
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -135,7 +135,7 @@ def test_a_training_gives_the_same_weights_and_leaves_nothing_compiled(compiler:
     root = write_colours(tmp_path)
     found = []
     for compile_loss in (False, True):
-        task = Detection(ColourDetector(), lr=0.1, compile_loss=compile_loss)
+        task = DetectionTask(ColourDetector(), lr=0.1, compile_loss=compile_loss)
         fit(task, root)
         found.append(task.network.state_dict())
         assert bool(compiler.graphs) == compile_loss
@@ -152,12 +152,12 @@ def test_a_training_gives_the_same_weights_and_leaves_nothing_compiled(compiler:
 
 
 def test_gradients_that_are_accumulated_are_not_left_in_cuda_graphs(compiler: Compiler, tmp_path: Path) -> None:
-    fit(Detection(ColourDetector(), compile_loss=True), write_colours(tmp_path), accumulate_grad_batches=2)
+    fit(DetectionTask(ColourDetector(), compile_loss=True), write_colours(tmp_path), accumulate_grad_batches=2)
     assert [settings["mode"] for settings in compiler.asked] == ["default"]
 
 
 def test_a_cpu_is_said_to_gain_little(compiler: Compiler, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fit(Detection(ColourDetector(), compile_loss=True), write_colours(tmp_path))
+    fit(DetectionTask(ColourDetector(), compile_loss=True), write_colours(tmp_path))
     assert "model.compile_loss: made for GPUs; on a CPU the steps may take longer than without it" in caplog.messages
 
 
@@ -168,6 +168,6 @@ def test_what_cannot_be_compiled_is_said(compiler: Compiler) -> None:
 
 
 def test_what_is_wrong_with_the_batch_is_said_as_ever(compiler: Compiler) -> None:
-    ours = FastRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoFCHead(16, channels=16))
+    ours = FastRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoMLPHead(16, channels=16))
     with pytest.raises(DetsegError, match="proposals"):
         compiled(ours.loss)(scene())

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from detseg import checkpoint
 from detseg.callbacks import BestCheckpoint, LastCheckpoint
-from detseg.configurable import recipe
+from detseg.configurable import to_config
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
-from detseg.modules.box_head import TwoFCHead
+from detseg.modules.box_head import TwoMLPHead
 from detseg.ops.rle import decode, from_text
 from detseg.structures import Batch
-from detseg.tasks import Detection
+from detseg.tasks import DetectionTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 
 QUIET: dict[str, Any] = {
@@ -55,13 +55,13 @@ class Rates(Callback):
 def rates(root: Path, trainer: dict[str, Any], batch_size: int = 2, **arguments: Any) -> list[float]:
     """The learning rates of a training on 4 images."""
     noted = Rates()
-    task = Detection(ColourDetector(), **arguments)
+    task = DetectionTask(ColourDetector(), **arguments)
     Trainer(**QUIET, callbacks=[noted], **trainer).fit(task, colours(root, batch_size=batch_size))
     return noted.seen
 
 
 def test_perfect_detections_have_perfect_figures(root: Path) -> None:
-    task = Detection(ColourDetector())
+    task = DetectionTask(ColourDetector())
     Trainer(**QUIET).validate(task, colours(root), verbose=False)
     assert {task.figures[name] for name in ("AP", "AP50", "AP/red", "VOC07_AP", "VOC10_AP/blue")} == {1.0}
     # 3 images in batches of 2 and 1: means are over images, and the total is the sum of the losses
@@ -73,7 +73,7 @@ def test_perfect_detections_have_perfect_figures(root: Path) -> None:
 
 
 def test_perfect_masks_have_perfect_figures(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    task, data = Detection(ColourMaskDetector()), colours(root, masks="all")
+    task, data = DetectionTask(ColourMaskDetector()), colours(root, masks="all")
     Trainer(**QUIET, max_epochs=1).fit(task, data)
     assert {task.figures[name] for name in ("AP", "mask_AP", "mask_AP50", "mask_AP/red")} == {1.0}
     assert task.detections is not None
@@ -92,19 +92,19 @@ def test_perfect_masks_have_perfect_figures(root: Path, caplog: pytest.LogCaptur
 
 def test_a_network_that_learns_from_masks_needs_them(root: Path) -> None:
     with pytest.raises(ConfigError, match='ColourMaskDetector learns from masks: build the data with masks="all"'):
-        Trainer(**QUIET, max_epochs=1).fit(Detection(ColourMaskDetector()), colours(root))
+        Trainer(**QUIET, max_epochs=1).fit(DetectionTask(ColourMaskDetector()), colours(root))
 
 
 def test_validation_losses_are_means_over_images(root: Path) -> None:
     batches = list(colours(root, batch_size=1).val_dataloader())
     expected = sum(float((batch.images.float().mean(dim=(2, 3)) / 255).square().sum()) for batch in batches) / 3
-    task = Detection(ColourDetector())
+    task = DetectionTask(ColourDetector())
     Trainer(**QUIET).validate(task, colours(root, batch_size=2), verbose=False)
     assert task.figures["colour"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_limited_validation_measures_the_images_it_saw(root: Path) -> None:
-    task = Detection(ColourDetector())
+    task = DetectionTask(ColourDetector())
     Trainer(**QUIET, limit_val_batches=1).validate(task, colours(root, batch_size=2), verbose=False)
     assert task.figures["AP"] == 1.0
 
@@ -149,11 +149,11 @@ def test_a_training_may_count_steps_instead_of_epochs(root: Path) -> None:
 )
 def test_values_that_make_no_sense(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"model.{next(iter(setting))}: -?\d.* must be at least"):
-        Detection(ColourDetector(), **setting)
+        DetectionTask(ColourDetector(), **setting)
 
 
 def test_adamw_is_there(root: Path) -> None:
-    task = Detection(ColourDetector(), optimizer="adamw")
+    task = DetectionTask(ColourDetector(), optimizer="adamw")
     trainer = Trainer(**QUIET, fast_dev_run=True)
     trainer.fit(task, colours(root))
     assert isinstance(trainer.optimizers[0], torch.optim.AdamW)
@@ -164,9 +164,9 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
     steps = []
     for factor in (1.0, 0.125):
         seed_everything(0, verbose=False)
-        network = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, TwoFCHead(16, channels=16))
+        network = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, TwoMLPHead(16, channels=16))
         before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        task = Detection(network, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
+        task = DetectionTask(network, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
         Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
         steps.append({name: parameter.detach() - before[name] for name, parameter in network.named_parameters()})
     for name, step in steps[0].items():
@@ -183,11 +183,11 @@ def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
     network = FasterRCNN(
         FPN(ResNet("resnet18", frozen=2, norm="batch"), 16),
         3,
-        TwoFCHead(16, channels=16),
+        TwoMLPHead(16, channels=16),
         samples=8,
         proposals=(20, 20),
     )
-    task = Detection(network, lr=0.1)
+    task = DetectionTask(network, lr=0.1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     trainer = Trainer(
         **QUIET,
@@ -215,7 +215,7 @@ class Broken(ColourDetector):
 
 def test_a_loss_that_is_not_finite_stops_with_its_name_and_the_images(root: Path) -> None:
     with pytest.raises(DetsegError, match=r"bad nan.*train\d\.png") as caught:
-        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(Detection(Broken()), colours(root))
+        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(DetectionTask(Broken()), colours(root))
     assert "constant 2" in str(caught.value)
 
 
@@ -230,7 +230,7 @@ class BrokenOnce(ColourDetector):
         self.step += self.training
         broken = self.training and self.step == self.bad
         if broken:
-            self.seen = batch.rows
+            self.seen = batch.image_index
         return {**super().loss(batch), "bad": self.weight.sum() * 0 + (float("inf") if broken else 1)}
 
 
@@ -238,7 +238,7 @@ class BrokenOnce(ColourDetector):
 def test_the_step_and_the_images_of_a_loss_that_was_not_finite_are_named(root: Path, step: int) -> None:
     data, network = colours(root, batch_size=1), BrokenOnce(step)
     with pytest.raises(DetsegError, match=f"in step {step}: .*bad inf") as caught:
-        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(Detection(network), data)
+        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(DetectionTask(network), data)
     assert str(data.path("train", int(network.seen))) in str(caught.value)
     assert str(caught.value).count(".png") == 1
 
@@ -266,7 +266,7 @@ def test_what_is_not_finite_does_not_reach_the_weights(root, step, only_gradient
     """Without momentum and decay, the weights are those that the steps before have left."""
 
     def fit(network: Spoiling, **limit: int) -> Tensor:
-        task = Detection(network, lr=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.0)
+        task = DetectionTask(network, lr=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.0)
         quiet = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0, "gradient_clip_val": clip}
         Trainer(**quiet, **limit).fit(task, colours(root, batch_size=1))
         return network.weight.detach()
@@ -281,20 +281,20 @@ def test_what_is_not_finite_does_not_reach_the_weights(root, step, only_gradient
 
 def test_data_must_be_whole(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer.fit\(task, data\)"):
-        Trainer(**QUIET, max_epochs=1).fit(Detection(ColourDetector()), colours(root).train_dataloader())
+        Trainer(**QUIET, max_epochs=1).fit(DetectionTask(ColourDetector()), colours(root).train_dataloader())
 
 
 def test_classes_of_network_and_data_must_agree(root: Path) -> None:
     with pytest.raises(ConfigError, match="5 classes, but the data 3"):
-        Trainer(**QUIET, max_epochs=1).fit(Detection(ColourDetector(5)), colours(root))
-    task = Detection(ColourDetector())
+        Trainer(**QUIET, max_epochs=1).fit(DetectionTask(ColourDetector(5)), colours(root))
+    task = DetectionTask(ColourDetector())
     task.classes = ("red", "green", "violet")
     with pytest.raises(ConfigError, match="violet"):
         Trainer(**QUIET, max_epochs=1).fit(task, colours(root))
 
 
 def test_no_detection_is_explained(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Trainer(**QUIET).validate(Detection(ColourDetector(blunder=30.0)), colours(root), verbose=False)
+    Trainer(**QUIET).validate(DetectionTask(ColourDetector(blunder=30.0)), colours(root), verbose=False)
     assert "6 predictions (2.0 an image)" in caplog.text
     assert "red" in caplog.text
     assert "IoU of" in caplog.text
@@ -313,7 +313,7 @@ def test_validation_draws_the_same_each_time_and_nothing_from_training(root: Pat
         torch.manual_seed(seed)
         expected = torch.rand(3)
         torch.manual_seed(seed)
-        task = Detection(Draws())
+        task = DetectionTask(Draws())
         Trainer(**QUIET).validate(task, colours(root), verbose=False)
         assert torch.equal(torch.rand(3), expected)
         figures.append(task.figures["drawn"])
@@ -324,14 +324,14 @@ def test_validation_draws_the_same_each_time_and_nothing_from_training(root: Pat
 def test_the_last_checkpoint_is_of_the_last_epoch(root: Path, tmp_path: Path, every: int, epochs: int) -> None:
     settings = {**QUIET, "enable_checkpointing": True, "max_epochs": epochs, "check_val_every_n_epoch": every}
     callbacks = [BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
-    Trainer(**settings, callbacks=callbacks).fit(Detection(ColourDetector()), colours(root))
+    Trainer(**settings, callbacks=callbacks).fit(DetectionTask(ColourDetector()), colours(root))
     assert checkpoint.read(tmp_path / "last.ckpt")["epoch"] == epochs - 1
     assert (tmp_path / "best.ckpt").exists() == (every <= epochs)
 
 
 def test_what_no_checkpoint_can_describe_is_said_before_training(root: Path) -> None:
     with pytest.raises(TypeError, match="cannot describe a set"):
-        Trainer(**QUIET, fast_dev_run=True).fit(Detection(ColourDetector(losses={1})), colours(root))  # type: ignore[arg-type]
+        Trainer(**QUIET, fast_dev_run=True).fit(DetectionTask(ColourDetector(losses={1})), colours(root))  # type: ignore[arg-type]
 
 
 def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
             self.validated = [module.network.weight.detach().clone()]
 
     watch = Watch()
-    task = Detection(ColourDetector(), lr=1.0, warmup_steps=0)
+    task = DetectionTask(ColourDetector(), lr=1.0, warmup_steps=0)
     settings = {**QUIET, "enable_checkpointing": True}
     ema = EMAWeightAveraging(decay=0.9)
     Trainer(**settings, max_epochs=2, callbacks=[LastCheckpoint(tmp_path), ema, watch]).fit(task, colours(root))
@@ -360,7 +360,7 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
 
 def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
     data = colours(root)
-    task = Detection(ColourDetector(data.num_classes))
+    task = DetectionTask(ColourDetector(data.num_classes))
     Trainer(**QUIET, max_epochs=1).fit(task, data)
     found = list(task.predict(root / "val", threshold=0.6))
     assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
@@ -369,19 +369,19 @@ def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
 
 def test_prediction_makes_the_proposals_that_a_network_needs(root: Path) -> None:
     data = colours(root)
-    task = Detection(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, head=TwoFCHead(128, channels=8)))
-    task.data_recipe, task.classes = recipe(data), data.classes
+    task = DetectionTask(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, head=TwoMLPHead(128, channels=8)))
+    task.data_recipe, task.classes = to_config(data), data.classes
     found = list(task.predict(root / "val", threshold=0.0))
     assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
     assert all(len(prediction.boxes) for prediction in found)
 
 
 def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> None:
-    def fit(folder: Path, epochs: int, resumed: Path | None = None) -> tuple[Detection, Trainer, list[float]]:
+    def fit(folder: Path, epochs: int, resumed: Path | None = None) -> tuple[DetectionTask, Trainer, list[float]]:
         noted = Rates()
         settings = {**QUIET, "enable_checkpointing": True, "max_epochs": epochs}
         trainer = Trainer(**settings, callbacks=[BestCheckpoint(folder), LastCheckpoint(folder), noted])
-        task = Detection(ColourDetector(), lr=4.0, milestones=[2], warmup_steps=1)
+        task = DetectionTask(ColourDetector(), lr=4.0, milestones=[2], warmup_steps=1)
         trainer.fit(task, colours(root), ckpt_path=resumed, weights_only=True)
         return task, trainer, noted.seen
 
@@ -398,7 +398,7 @@ def test_a_resumed_training_says_that_it_keeps_its_learning_rate(
 ) -> None:
     settings = {**QUIET, "enable_checkpointing": True, "callbacks": [LastCheckpoint(tmp_path)]}
     for epochs, lr in ((1, 0.5), (2, 0.001)):
-        task = Detection(ColourDetector(), lr=lr)
+        task = DetectionTask(ColourDetector(), lr=lr)
         task.config = {"model": {"lr": lr, "momentum": 0.9}}
         resumed = tmp_path / "last.ckpt" if epochs > 1 else None
         Trainer(**settings, max_epochs=epochs).fit(task, colours(root), ckpt_path=resumed, weights_only=True)
@@ -417,7 +417,7 @@ def test_a_resumed_training_keeps_the_rate_of_its_backbone(
     for epochs, factor in ((1, before), (2, now)):
         network = ColourDetector()
         network.backbone = torch.nn.Linear(1, 1)
-        task = Detection(network, lr=0.5, backbone_lr_factor=1.0 if factor is None else factor)
+        task = DetectionTask(network, lr=0.5, backbone_lr_factor=1.0 if factor is None else factor)
         task.config = {"model": {"lr": 0.5} | ({} if factor is None else {"backbone_lr_factor": factor})}
         resumed = tmp_path / "last.ckpt" if epochs > 1 else None
         trainer = Trainer(**settings, max_epochs=epochs)
@@ -430,11 +430,13 @@ def test_a_resumed_training_keeps_the_rate_of_its_backbone(
 
 def test_a_training_is_not_resumed_on_other_classes(root: Path, tmp_path: Path) -> None:
     settings = {**QUIET, "enable_checkpointing": True, "max_epochs": 1}
-    Trainer(**settings, callbacks=[LastCheckpoint(tmp_path)]).fit(Detection(ColourDetector()), colours(root))
+    Trainer(**settings, callbacks=[LastCheckpoint(tmp_path)]).fit(DetectionTask(ColourDetector()), colours(root))
     data = colours(root)
     data.use_classes(["red", "green", "violet"])
     with pytest.raises(CheckpointError, match="violet"):
-        Trainer(**settings).fit(Detection(ColourDetector()), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+        Trainer(**settings).fit(
+            DetectionTask(ColourDetector()), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+        )
 
 
 RANKS = """
@@ -464,7 +466,7 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
     subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
     for root in roots:
-        task = Detection(ColourMaskDetector(blunder=1.0))
+        task = DetectionTask(ColourMaskDetector(blunder=1.0))
         Trainer(**QUIET).validate(task, colours(root, masks="all"), verbose=False)
         together = json.loads((tmp_path / f"{root.name}.json").read_text())
         average_precision = {name for name in together if name.startswith(("AP", "AR_", "VOC", "mask_"))}

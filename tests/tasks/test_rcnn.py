@@ -21,11 +21,11 @@ from torchvision.ops import box_iou
 
 from detseg import checkpoint, cli
 from detseg.data import Transforms
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
 from detseg.models import RCNN
 from detseg.modules.backbones import SqueezeNet
-from detseg.tasks import RCNNTraining
+from detseg.tasks import RCNNTask
 from detseg.tasks.hard_negatives import Machine, fit_machines
 from detseg.tasks.rcnn import fit_regressors
 from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name
@@ -64,7 +64,7 @@ trainer:
 KILLED = """\
 import functools, os, signal, sys
 from detseg import cli
-from detseg.tasks import (RCNNTraining, rcnn)
+from detseg.tasks import (RCNNTask, rcnn)
 from detseg.tasks.region_features import RegionFeatures
 
 rcnn.fit_machines = functools.partial(rcnn.fit_machines, enough=40)
@@ -89,10 +89,10 @@ def note(owner, method, word):
 def run(name, place, resume):
     child = os.fork()
     if not child:
-        note(RCNNTraining, "on_train_epoch_end", lambda self: f"{name} epoch {self.current_epoch}")
+        note(RCNNTask, "on_train_epoch_end", lambda self: f"{name} epoch {self.current_epoch}")
         note(RegionFeatures, "write", lambda self, file, tensors: f"{name} {file}")
         if place == "epoch":
-            kill_after(RCNNTraining, "on_train_epoch_start", lambda self: self.current_epoch == 1)
+            kill_after(RCNNTask, "on_train_epoch_start", lambda self: self.current_epoch == 1)
         elif place:
             kill_after(RegionFeatures, "write", lambda self, file, tensors: file == place)
         cli.train(["--config", "small.yaml", "--name", name, *(["--resume", "last"] if resume else [])])
@@ -164,7 +164,7 @@ def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: py
     assert sorted(file.stem for file in (run / "features").glob("*.safetensors")) == [
         "mining", "regression", "regressors", "svms"]  # fmt: skip
     task = checkpoint.load(run / "best.ckpt")
-    assert isinstance(task, RCNNTraining)
+    assert isinstance(task, RCNNTask)
     assert task.network.complete
     figures = json.loads((run / "metrics.json").read_text())
     assert figures["seconds_cnn"] > figures["seconds_head"] > 0
@@ -208,7 +208,7 @@ def test_without_machines_and_regressors_no_features_are_made(
 
 
 def test_a_fine_tuned_network_alone_is_refused(folder: Path) -> None:
-    task = RCNNTraining(network())
+    task = RCNNTask(network())
     with pytest.raises(CheckpointError, match="--resume last"):
         task.predict(folder / "colours" / "val" / "val0.png")
 
@@ -395,7 +395,7 @@ def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> N
 def test_an_image_without_objects_gives_negatives_alone(folder: Path, tmp_path: Path) -> None:
     files = RegionFeatures(tmp_path / "features", "about")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Annotations, "objects", lambda self, image: slice(0, 0))
+        patch.setattr(DetectionAnnotations, "objects", lambda self, image: slice(0, 0))
         extract(network(), data(folder), files, torch.device("cpu"))
         proposals = data(folder).dataset("train")[0].proposals
     truth, hidden, overlaps, grid = files.read(image_name(0), "truth", "hidden", "overlaps", "grid")

@@ -24,11 +24,11 @@ from detseg.callbacks import LastCheckpoint
 from detseg.data import FolderSegmentation, SegmentationTransforms
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
-from detseg.inference.tta import Views, segment
+from detseg.inference.tta import TTAConfig, segment
 from detseg.models import FCN, DilatedFCN, Segmenter
 from detseg.modules.backbones import ResNet
-from detseg.structures import VOID
-from detseg.tasks import Segmentation
+from detseg.structures import IGNORE_INDEX
+from detseg.tasks import SegmentationTask
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -64,7 +64,7 @@ def write_colours(root: Path, train: int = 2, val: int = 5) -> Path:
             labels = pixels.argmax(2).astype(np.uint8)
             wrong = generator.random(labels.shape)
             labels[wrong < 0.2] = generator.integers(0, 3, (wrong < 0.2).sum())
-            labels[wrong > 0.9] = VOID
+            labels[wrong > 0.9] = IGNORE_INDEX
             Image.fromarray(pixels).save(root / "images" / split / f"{number}.png")
             save_labels(labels, root / "masks" / split / f"{number}.png")
     (root / "classes.txt").write_text("\n".join(CLASSES))
@@ -88,7 +88,7 @@ def brute_force(root: Path, bias: float = 0.0) -> dict[str, float]:
         pixels = np.array(Image.open(path)) / 64 + np.array([bias, 0, 0])
         labels = np.array(Image.open(root / "masks" / "val" / path.name))
         for found, label in zip(pixels.argmax(2).ravel().tolist(), labels.ravel().tolist(), strict=True):
-            if label != VOID:
+            if label != IGNORE_INDEX:
                 counts[label][found] += 1
     total = sum(map(sum, counts))
     of_class = [sum(row) for row in counts]
@@ -104,7 +104,7 @@ def brute_force(root: Path, bias: float = 0.0) -> dict[str, float]:
 
 @pytest.mark.parametrize(("batch_size", "bias"), [(1, 0.0), (3, 0.5)])
 def test_figures_are_those_of_a_count_of_the_files(root: Path, batch_size: int, bias: float) -> None:
-    task = Segmentation(Brightest(bias=bias))
+    task = SegmentationTask(Brightest(bias=bias))
     Trainer(**QUIET).validate(task, data(root, batch_size=batch_size), verbose=False)
     expected = brute_force(root, bias)
     assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
@@ -114,16 +114,16 @@ def test_figures_are_those_of_a_count_of_the_files(root: Path, batch_size: int, 
 
 
 def test_validation_loss_is_the_mean_over_images(root: Path) -> None:
-    task = Segmentation(Brightest())
+    task = SegmentationTask(Brightest())
     Trainer(**QUIET).validate(task, data(root, batch_size=1), verbose=False)
     losses = []
     for batch in data(root, batch_size=1).val_dataloader():
-        losses.append(F.cross_entropy(batch.images / 64, batch.semantic, ignore_index=VOID))
+        losses.append(F.cross_entropy(batch.images / 64, batch.semantic, ignore_index=IGNORE_INDEX))
     assert task.figures["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
 def test_class_weights_are_the_median_frequency(root: Path, tmp_path: Path) -> None:
-    task = Segmentation(Brightest(), class_weights="median_frequency", lr=0.1, warmup_steps=0)
+    task = SegmentationTask(Brightest(), class_weights="median_frequency", lr=0.1, warmup_steps=0)
     settings = {**QUIET, "enable_checkpointing": True}
     Trainer(**settings, max_epochs=1, callbacks=[LastCheckpoint(tmp_path)]).fit(task, data(root))
     pixels, shown = np.zeros(3), np.zeros(3)
@@ -135,12 +135,12 @@ def test_class_weights_are_the_median_frequency(root: Path, tmp_path: Path) -> N
     loaded = checkpoint.load(tmp_path / "last.ckpt")
     assert torch.equal(loaded.network.class_weights, task.network.class_weights)
     with pytest.raises(ConfigError, match=r"model.class_weights: dice has none"):
-        Segmentation(Brightest(criterion="dice"), class_weights="median_frequency")
+        SegmentationTask(Brightest(criterion="dice"), class_weights="median_frequency")
 
 
 def test_classes_must_agree(root: Path) -> None:
     with pytest.raises(ConfigError, match="4 classes, but the data 3"):
-        Trainer(**QUIET, max_epochs=1).fit(Segmentation(Brightest(4)), data(root))
+        Trainer(**QUIET, max_epochs=1).fit(SegmentationTask(Brightest(4)), data(root))
 
 
 # Views
@@ -156,9 +156,16 @@ class Place(Segmenter):
 
 
 @pytest.mark.parametrize(
-    "views", [Views(), Views(window=24), Views(flip=True), Views(scales=(0.5, 1.0)), Views(24, (1.0, 1.5), True)]
+    "views",
+    [
+        TTAConfig(),
+        TTAConfig(window=24),
+        TTAConfig(flip=True),
+        TTAConfig(scales=(0.5, 1.0)),
+        TTAConfig(24, (1.0, 1.5), True),
+    ],
 )
-def test_views_are_averaged(views: Views) -> None:
+def test_views_are_averaged(views: TTAConfig) -> None:
     """Against loops that are written out: windows a sixth of their side further each time would be others."""
     height, width = 50, 61
     network = Place(3)
@@ -166,7 +173,7 @@ def test_views_are_averaged(views: Views) -> None:
     sizes = torch.tensor([[height, width], [64, 64]])
     found = segment(network, images, sizes, views)
     assert found.shape == (2, 64, 64)
-    if views == Views():
+    if views == TTAConfig():
         assert torch.equal(found, network(images).argmax(dim=1))
         return
     image = images[:1, :, :height, :width]
@@ -208,13 +215,13 @@ def test_views_are_averaged(views: Views) -> None:
 )
 def test_views_that_make_no_sense(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Views(**values)
+        TTAConfig(**values)
 
 
 def test_views_are_values() -> None:
-    assert Views(scales=[1.0]) == Views()
+    assert TTAConfig(scales=[1.0]) == TTAConfig()
     with pytest.raises(AttributeError):
-        Views().window = 3  # type: ignore[misc]
+        TTAConfig().window = 3  # type: ignore[misc]
 
 
 def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,7 +234,7 @@ def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pyte
         mask[10:20] = 255
         Image.fromarray(mask).save(tmp_path / "masks" / split / "a.png")
     (tmp_path / "classes.txt").write_text("ground\ncrack\nleaf\n")
-    task = Segmentation(Brightest())
+    task = SegmentationTask(Brightest())
     Trainer(**QUIET, max_epochs=2).fit(task, data(tmp_path, batch_size=1))
     assert task.figures["mean_IoU"] == 1.0
     said = [message for message in caplog.messages if "no pixel that is labelled" in message]
@@ -240,7 +247,7 @@ def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pyte
 
 
 def test_no_class_is_named_where_all_are_labelled(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Trainer(**QUIET, max_epochs=1).fit(Segmentation(Brightest()), data(root))
+    Trainer(**QUIET, max_epochs=1).fit(SegmentationTask(Brightest()), data(root))
     assert "no pixel that is labelled" not in caplog.text
 
 
@@ -281,15 +288,15 @@ def test_evaluation_and_prediction_give_the_same_logits(make: Any, height: int, 
 
 def test_views_are_for_figures_and_predictions(root: Path) -> None:
     """Each pixel by itself: a network without any surroundings says the same however it is looked at."""
-    task = Segmentation(Brightest())
-    task.views = Views(window=16, flip=True)
+    task = SegmentationTask(Brightest())
+    task.views = TTAConfig(window=16, flip=True)
     Trainer(**QUIET).validate(task, data(root), verbose=False)
     expected = brute_force(root)
     assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
 
 
 def test_prediction_is_of_the_image_file(root: Path, tmp_path: Path) -> None:
-    task = Segmentation(Brightest(), lr=0.0)
+    task = SegmentationTask(Brightest(), lr=0.0)
     Trainer(**QUIET, max_epochs=1).fit(task, data(root))
     found = list(task.predict(root / "images" / "val"))
     assert [one.path.name for one in found] == [f"{number}.png" for number in range(5)]
@@ -328,7 +335,7 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
     subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
     for root in roots:
-        task = Segmentation(Brightest(bias=0.3))
+        task = SegmentationTask(Brightest(bias=0.3))
         Trainer(**QUIET).validate(task, data(root), verbose=False)
         together = json.loads((tmp_path / f"{root.name}.json").read_text())
         measured = [name for name in together if "IoU" in name or "accuracy" in name]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from detseg.callbacks import DataWait
+from detseg.callbacks import DataLoadingMonitor
 from detseg.callbacks import data_loading as module
 
 
@@ -28,9 +28,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def run(
     clock: Clock, steps: list[tuple[float, float]], validation: float = 0, workers: int = 0, rank: int = 0
-) -> DataWait:
+) -> DataLoadingMonitor:
     """An epoch of steps, each with seconds of waiting and of work; a validation after the third."""
-    callback = DataWait()
+    callback = DataLoadingMonitor()
     trainer: Any = SimpleNamespace(
         is_global_zero=rank == 0, current_epoch=4, datamodule=SimpleNamespace(workers=workers)
     )
@@ -98,7 +98,7 @@ def test_a_trainer_calls_it(caplog: pytest.LogCaptureFixture) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    callback = DataWait(share=0)
+    callback = DataLoadingMonitor(share=0)
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[callback],

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO as PycocotoolsCOCO
 
 from detseg.data.annotations.cache import cached
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.loading.collate import buckets, collate
 from detseg.data.modules.detection import DetectionDataset
-from detseg.data.transforms.detection import Picture, Transforms, mirror, scale
+from detseg.data.transforms.detection import ImageSample, Transforms, mirror, scale
 
 HEIGHT, WIDTH, IMAGES, OBJECTS = 480, 640, 32, 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,7 +69,7 @@ def stages(files: list[Path], dataset: DetectionDataset) -> None:
     """Print how many images a second each stage takes of one core, and its share of the time of all."""
     contents = [np.fromfile(file, dtype=np.uint8) for file in files]
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    pictures = [Picture(read_image(file), *nothing) for file in files]
+    pictures = [ImageSample(read_image(file), *nothing) for file in files]
     large = [scale(picture, 800, 1067) for picture in pictures]
     samples = [dataset[row, row] for row in range(0, IMAGES, 2)]
     pad = partial(collate, buckets=buckets(800, 1333))
@@ -103,7 +103,7 @@ def photograph(file: Path, random: np.random.Generator) -> Path:
     return file
 
 
-def torchvision_way(annotations: Annotations) -> list[object]:
+def torchvision_way(annotations: DetectionAnnotations) -> list[object]:
     """torchvision's decoder and v2 transforms on tensors."""
     from torchvision import io, tv_tensors
     from torchvision.transforms import v2
@@ -125,7 +125,7 @@ def torchvision_way(annotations: Annotations) -> list[object]:
     return found
 
 
-def albumentations_way(annotations: Annotations) -> list[object]:
+def albumentations_way(annotations: DetectionAnnotations) -> list[object]:
     """OpenCV's decoder and albumentations, as most examples have it."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations

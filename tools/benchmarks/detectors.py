@@ -181,7 +181,7 @@ def infer(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) 
     image = data.images[0] / 255
 
     def ours() -> Any:
-        found = sides["detseg"](data.images, data.sizes)
+        found = sides["detseg"](data.images, data.image_sizes)
         if masks:
             texts = list(runs(found.masks[0].float().cpu().numpy(), found.boxes[0].cpu().numpy(), *shape[1:]))
         return texts if masks else found

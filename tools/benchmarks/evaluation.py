@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import POLYGONS, Masks, pack_masks, pack_polygons
 from detseg.metrics import Collector, Detections, coco_ap, coco_results
 from detseg.structures import Instances
@@ -123,7 +123,7 @@ def outlines(boxes: NDArray[np.float64]) -> Masks:
     return pack_masks([(POLYGONS, pack_polygons([one])) for one in corners.reshape(len(boxes), -1).tolist()])
 
 
-def evaluation_case(images: int = 5000) -> tuple[Annotations, Detections]:
+def evaluation_case(images: int = 5000) -> tuple[DetectionAnnotations, Detections]:
     """Objects as many and as clustered as in val2017, four in ten detections near one of them, 1 % crowds."""
     random = np.random.default_rng(0)
     classes, each = 80, 100
@@ -133,7 +133,7 @@ def evaluation_case(images: int = 5000) -> tuple[Annotations, Detections]:
     labels = there[np.repeat(np.arange(images), counts), random.integers(0, 3, total)]
     boxes, sides = random_boxes(random, total)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    annotations = Annotations(
+    annotations = DetectionAnnotations(
         classes=tuple(str(label) for label in range(classes)),
         category_ids=tuple(range(1, classes + 1)),
         root=Path(),

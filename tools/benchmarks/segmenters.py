@@ -13,7 +13,7 @@ from torchvision.transforms.functional import normalize
 
 from detseg.models import DilatedFCN
 from detseg.modules.backbones import ResNet
-from detseg.structures import VOID, Batch, Instances
+from detseg.structures import IGNORE_INDEX, Batch, Instances
 from detseg.weights.torchvision import segmenter_from_torchvision
 
 SIDE, CLASSES = 480, 21
@@ -51,7 +51,9 @@ def train(device: str, half: bool) -> dict[str, Call]:
 
     def their_loss() -> Tensor:
         outputs = theirs(images)
-        losses = {name: F.cross_entropy(value, data.semantic, ignore_index=VOID) for name, value in outputs.items()}
+        losses = {
+            name: F.cross_entropy(value, data.semantic, ignore_index=IGNORE_INDEX) for name, value in outputs.items()
+        }
         return losses["out"] + 0.5 * losses["aux"]
 
     def step(model: nn.Module, loss: Callable[[], Tensor]) -> None:
@@ -82,6 +84,6 @@ def infer(device: str, half: bool) -> dict[str, Call]:
         return torch.inference_mode()(torch.autocast(device, torch.bfloat16, enabled=half)(call))
 
     return {
-        "detseg": within(lambda: ours(data.images, data.sizes)),
+        "detseg": within(lambda: ours(data.images, data.image_sizes)),
         "torchvision": within(lambda: theirs(images)["out"]),
     }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import image_size
 from detseg.data.annotations.issues import Flaw
 from detseg.data.annotations.masks import NONE, POLYGONS, RUNS, pack_masks, pack_polygons
@@ -68,7 +68,7 @@ class Builder:
         self.crowd.append(crowd)
         self.masks.append(mask)
 
-    def annotations(self, category_ids: Mapping[str, int] | None = None) -> Annotations:
+    def annotations(self, category_ids: Mapping[str, int] | None = None) -> DetectionAnnotations:
         """What was gathered. Without ``category_ids`` the classes are the names found, sorted, numbered from 1."""
         if category_ids is None:
             category_ids = {name: number for number, name in enumerate(sorted(set(self.names)), start=1)}
@@ -96,7 +96,7 @@ class Source(NamedTuple):
 
     format: str
     place: Path  # the label file or folder that tells
-    parts: Mapping[str, Callable[[], Annotations]]  # by "train", "val", "test", or "all" where it is not split
+    parts: Mapping[str, Callable[[], DetectionAnnotations]]  # by "train", "val", "test", or "all" where it is not split
     numbered: bool = False  # whether its classes have numbers of their own
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import collects
 from detseg.data.annotations.masks import Masks
 
@@ -34,8 +34,8 @@ ALIGNED = 64  # where a block begins, so that its numbers lie as numpy wants the
 
 
 def cached(
-    file: Path, settings: list[str], read: Callable[[], tuple[Annotations, bool]], least: int = LEAST
-) -> Annotations:
+    file: Path, settings: list[str], read: Callable[[], tuple[DetectionAnnotations, bool]], least: int = LEAST
+) -> DetectionAnnotations:
     """What ``read`` makes of an annotation file under these ``settings``, from its cache if there is one.
 
     ``read`` says too whether all of it comes from the file: what other files say is not kept, as these may change.
@@ -78,7 +78,7 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "detseg", "annotations")
 
 
-def save(cache: Path, state: list[Any], annotations: Annotations, said: list[str]) -> None:
+def save(cache: Path, state: list[Any], annotations: DetectionAnnotations, said: list[str]) -> None:
     """Write a cache: it is there whole or not at all. Raises OSError."""
     arrays = {}
     for name, holder in (("", annotations), ("masks.", annotations.masks)):
@@ -109,7 +109,7 @@ def save(cache: Path, state: list[Any], annotations: Annotations, said: list[str
             raise
 
 
-def load(cache: Path, state: list[Any]) -> tuple[Annotations, list[str]] | None:
+def load(cache: Path, state: list[Any]) -> tuple[DetectionAnnotations, list[str]] | None:
     """The annotations of a cache and what was said of them; None where there is none of this ``state``."""
     try:
         with open(cache, "rb") as file:
@@ -120,7 +120,7 @@ def load(cache: Path, state: list[Any]) -> tuple[Annotations, list[str]] | None:
             return None
         arrays = dict(zip(head["arrays"], blocks, strict=True))
         masks = {name.removeprefix("masks."): arrays.pop(name) for name in head["arrays"] if name.startswith("masks.")}
-        annotations = Annotations(
+        annotations = DetectionAnnotations(
             classes=tuple(head["classes"]),
             category_ids=tuple(head["category_ids"]),
             root=Path(head["root"]),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg.errors import DataError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 FILES = ("classes.json", "classes.txt", "class_names.txt")
 
@@ -25,23 +25,25 @@ def find_classes(
     if file is None:
         if default is None:
             raise DataError(f"{root}: it has no classes.txt with the name of a class in each line, nor a classes.json")
-        return root, tuple(default), (*void, VOID)
+        return root, tuple(default), (*void, IGNORE_INDEX)
     try:
         text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         if file.suffix == ".txt":
-            return file, _lines(file, text), (VOID,)
+            return file, _lines(file, text), (IGNORE_INDEX,)
         content = json.loads(text)
     except OSError as error:
         raise DataError(f"{file}: cannot read the names of the classes: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot read the names of the classes: {error}") from None
     content = content if isinstance(content, dict) else {"classes": content}
-    names, ignored = content.get("classes"), content.get("ignore_index", VOID)
+    names, ignored = content.get("classes"), content.get("ignore_index", IGNORE_INDEX)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file}: it has no list of names of classes")
-    if not isinstance(ignored, int) or not len(names) <= ignored <= VOID:
-        raise DataError(f"{file}: ignore_index is {ignored!r}; it must be a number after the classes, at most {VOID}")
-    return file, tuple(names), (ignored, VOID)
+    if not isinstance(ignored, int) or not len(names) <= ignored <= IGNORE_INDEX:
+        raise DataError(
+            f"{file}: ignore_index is {ignored!r}; it must be a number after the classes, at most {IGNORE_INDEX}"
+        )
+    return file, tuple(names), (ignored, IGNORE_INDEX)
 
 
 def _lines(file: Path, text: str) -> tuple[str, ...]:

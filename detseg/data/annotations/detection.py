@@ -22,7 +22,7 @@ ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # what is
 
 
 @dataclass(frozen=True, eq=False)
-class Annotations:
+class DetectionAnnotations:
     """I images with N objects, in original pixels, crowds and difficult objects included.
 
     The objects of image i are the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``boxes`` and of the arrays after it.
@@ -55,7 +55,7 @@ class Annotations:
         """Where the file of one image lies."""
         return self.root / str(self.files[image])
 
-    def subset(self, rows: ArrayLike) -> Annotations:
+    def subset(self, rows: ArrayLike) -> DetectionAnnotations:
         """Keep the images of these rows with their objects, in the order of ``rows``."""
         images = np.asarray(rows, dtype=np.int64)
         counts = np.diff(self.offsets)[images]
@@ -75,7 +75,7 @@ class Annotations:
         flags = [f"{n} {name}" for name, n in (("crowd", self.crowd.sum()), ("difficult", self.difficult.sum())) if n]
         return counts + (f" ({', '.join(flags)})" if flags else "")
 
-    def relabel(self, classes: Sequence[str]) -> Annotations:
+    def relabel(self, classes: Sequence[str]) -> DetectionAnnotations:
         """Renumber the labels to ``classes``, matching by name.
 
         Objects of other classes are dropped, and counted in the log. A name the data does not have gets the category
@@ -98,11 +98,11 @@ class Annotations:
             log.warning("%s: left out %d objects of other classes: %s", self.root, dropped, ", ".join(unknown))
         return kept
 
-    def where(self, kept: NDArray[np.bool_]) -> Annotations:
+    def where(self, kept: NDArray[np.bool_]) -> DetectionAnnotations:
         """Keep the objects for which ``kept`` (N,) is true, and every image."""
         return replace(self, offsets=_offsets(kept)[self.offsets])._take(np.flatnonzero(kept))
 
-    def with_masks(self, use: MaskReading, reasons: Mapping[int, str]) -> Annotations:
+    def with_masks(self, use: MaskReading, reasons: Mapping[int, str]) -> DetectionAnnotations:
         """Take care that every object has a mask, if ``use`` asks for it: drop those without, or raise DataError.
 
         ``reasons`` say by the number of an object why it has none. One without a pixel in its image counts as none. It
@@ -142,7 +142,7 @@ class Annotations:
             if text not in ABSENT:
                 report("mask-broken", self.root / file, f"{self.root / file} annotation {number} {text}", number)
 
-    def _take(self, objects: NDArray[np.int64]) -> Annotations:
+    def _take(self, objects: NDArray[np.int64]) -> DetectionAnnotations:
         """Keep these rows of the arrays with one row for each object."""
         return replace(
             self,
@@ -173,8 +173,8 @@ def pack(
     crowd: NDArray[np.bool_] | None = None,
     difficult: NDArray[np.bool_] | None = None,
     masks: Masks | None = None,
-) -> Annotations:
-    """Make ``Annotations`` of objects in any order, each with the row of its image in ``rows``.
+) -> DetectionAnnotations:
+    """Make ``DetectionAnnotations`` of objects in any order, each with the row of its image in ``rows``.
 
     Boxes without area inside their image are dropped; the log names ``source``, file and annotation id. The others stay
     as they are, also where they reach beyond it: an evaluation compares with what was labelled, and training clips.
@@ -202,7 +202,7 @@ def pack(
         areas[missing] = masks.areas(missing, sizes[rows[missing]])
     kept = np.flatnonzero(valid)[np.argsort(rows[valid], kind="stable")]
     flags = np.zeros(len(boxes), dtype=bool)
-    return Annotations(
+    return DetectionAnnotations(
         classes=tuple(classes),
         category_ids=tuple(category_ids),
         root=root,

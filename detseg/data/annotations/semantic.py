@@ -17,11 +17,11 @@ from detseg.data.annotations.class_names import find_classes
 from detseg.data.annotations.images import SUFFIXES, image_size
 from detseg.data.annotations.issues import collects, report
 from detseg.errors import DataError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
-MOST = VOID  # classes that a pixel of one byte can tell apart, besides VOID
+MOST = IGNORE_INDEX  # classes that a pixel of one byte can tell apart, besides VOID
 UNKNOWN = -1  # in a table of labels: a number that stands for no class
 
 
@@ -39,7 +39,7 @@ class Maps(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class LabelMaps:
+class SemanticAnnotations:
     """I images, each with a map of labels of its size. Maps are read when they are asked for."""
 
     classes: tuple[str, ...]  # names, in the order of the labels
@@ -76,12 +76,12 @@ class LabelMaps:
         rows = [np.bincount(self.labels(image).ravel(), minlength=256) for image in range(len(self))]
         return np.array(rows, dtype=np.int64).reshape(-1, 256)[:, : len(self.classes)]
 
-    def subset(self, rows: ArrayLike) -> LabelMaps:
+    def subset(self, rows: ArrayLike) -> SemanticAnnotations:
         """Keep the images of these rows, in the order of ``rows``."""
         kept = np.asarray(rows, dtype=np.int64)
         return replace(self, files=self.files[kept], rows=self.rows[kept])
 
-    def relabel(self, classes: Sequence[str]) -> LabelMaps:
+    def relabel(self, classes: Sequence[str]) -> SemanticAnnotations:
         """Renumber the labels to ``classes``, matching by name.
 
         Pixels of other classes become void, and the log names these classes. A name the data does not have gets the
@@ -94,8 +94,8 @@ class LabelMaps:
         if unknown:
             log.warning("%s: left out the pixels of other classes: %s", self.root, ", ".join(unknown))
         own = dict(zip(self.classes, self.category_ids, strict=True))
-        table = np.full(256, VOID, dtype=np.uint8)
-        table[: len(self.classes)] = [position.get(name, VOID) for name in self.classes]
+        table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+        table[: len(self.classes)] = [position.get(name, IGNORE_INDEX) for name in self.classes]
         return replace(
             self,
             classes=tuple(classes),
@@ -110,7 +110,7 @@ class LabelMaps:
 
 def label_maps(
     source: Path, classes: Sequence[str], category_ids: Sequence[int], root: Path, files: Sequence[str], maps: Maps
-) -> LabelMaps:
+) -> SemanticAnnotations:
     """Put together images and ``maps`` in the same order.
 
     Raises DataError, naming ``source``, unless there are 1 to 255 classes of different names.
@@ -120,7 +120,7 @@ def label_maps(
     twice = [name for name in classes if classes.count(name) > 1]
     if twice:
         raise DataError(f"{source}: more than one class has the name {twice[0]!r}; make them differ")
-    return LabelMaps(
+    return SemanticAnnotations(
         classes=tuple(classes),
         category_ids=tuple(category_ids),
         root=root,
@@ -146,7 +146,7 @@ class LabelFiles:
         numbers = read_numbers(path)
         table = np.full(256, UNKNOWN, dtype=np.int16)
         table[list(self.numbers or range(self.classes))] = np.arange(self.classes)
-        table[list(self.void)] = VOID
+        table[list(self.void)] = IGNORE_INDEX
         unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
@@ -241,7 +241,7 @@ def pair(
     default: tuple[str, ...] | None = None,
     void: tuple[int, ...] = (),
     stems: list[str] | None = None,
-) -> LabelMaps:
+) -> SemanticAnnotations:
     """Pair the images and the label images of two folders by their names; classes are found in ``root``.
 
     ``default`` and ``void`` are as in ``find_classes``; ``stems`` are the images to take, all by default. Raises

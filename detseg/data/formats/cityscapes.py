@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.builder import Builder, Source
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.instance_id_maps import add_instances, read_instances
 from detseg.data.annotations.issues import report
 from detseg.data.formats.layout import Tree, by_split, read_json
@@ -63,7 +63,7 @@ def image_of(tree: Tree, frame: str) -> str:
     return image
 
 
-def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> Annotations:
+def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> DetectionAnnotations:
     """Read label files by their frames, as ``label_files`` gives them: images of instances, or polygons.
 
     Polygons are painted in their order, as cityscapesScripts makes images of instances of them, so that both give the

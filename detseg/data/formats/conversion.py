@@ -19,7 +19,7 @@ import yaml
 
 from detseg.data.annotations.builder import Source
 from detseg.data.annotations.contours import Points, clockwise, joined, rings
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import image_size
 from detseg.data.annotations.masks import NONE, POLYGONS, pack_masks, pack_polygons
 from detseg.errors import DataError
@@ -50,7 +50,7 @@ def convert(source: Source, to: str, out: Path, masks: bool = True, copy: bool =
     return losses
 
 
-def _same_classes(parts: Mapping[str, Annotations], numbered: bool) -> dict[str, Annotations]:
+def _same_classes(parts: Mapping[str, DetectionAnnotations], numbered: bool) -> dict[str, DetectionAnnotations]:
     """Number the classes of all parts alike: a part may lack some."""
     ids: dict[str, int] = {}
     for part in parts.values():
@@ -61,7 +61,7 @@ def _same_classes(parts: Mapping[str, Annotations], numbered: bool) -> dict[str,
     return {name: replace(part.relabel(list(ids)), category_ids=tuple(ids.values())) for name, part in parts.items()}
 
 
-def _names(parts: Mapping[str, Annotations]) -> dict[str, list[str]]:
+def _names(parts: Mapping[str, DetectionAnnotations]) -> dict[str, list[str]]:
     """A name for each image, by parts: its own, with its folders in front where another has it too, and a number behind
     where that is not enough: capitals do not tell files apart everywhere."""
     own = {part: [Path(str(file)) for file in annotations.files] for part, annotations in parts.items()}
@@ -82,7 +82,7 @@ def _names(parts: Mapping[str, Annotations]) -> dict[str, list[str]]:
 
 
 def _write_coco(
-    parts: Mapping[str, Annotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
+    parts: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
 ) -> None:
     names = _names(parts)
     (out / "annotations").mkdir()
@@ -108,7 +108,7 @@ def _write_coco(
         (out / "annotations" / f"instances{ending}.json").write_text(json.dumps(content))
 
 
-def _coco_object(annotations: Annotations, i: int, height: int, width: int) -> dict[str, Any]:
+def _coco_object(annotations: DetectionAnnotations, i: int, height: int, width: int) -> dict[str, Any]:
     x1, y1, x2, y2 = annotations.boxes[i].tolist()
     entry = {
         "id": int(annotations.ids[i]),
@@ -126,7 +126,7 @@ def _coco_object(annotations: Annotations, i: int, height: int, width: int) -> d
 
 
 def _write_voc(
-    parts: Mapping[str, Annotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
+    parts: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
 ) -> None:
     names = _names(parts)
     for name in chain(next(iter(parts.values())).classes, *names.values()):
@@ -161,7 +161,7 @@ def _write_voc(
     losses["classes without an object are forgotten"] += len(first.classes) - len(seen)
 
 
-def _count(annotations: Annotations, losses: Losses) -> None:
+def _count(annotations: DetectionAnnotations, losses: Losses) -> None:
     """What VOC has no place for."""
     losses["crowds become difficult objects"] += int(annotations.crowd.sum())
     if annotations.masks is not None:
@@ -192,7 +192,7 @@ def _voc_object(name: str, corners: tuple[float, ...], difficult: bool) -> Eleme
 
 
 def _write_yolo(
-    parts: Mapping[str, Annotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
+    parts: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None], losses: Losses
 ) -> None:
     names = _names(parts)
     first = next(iter(parts.values()))
@@ -219,7 +219,7 @@ def _write_yolo(
     (out / "data.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _yolo_line(annotations: Annotations, i: int, height: int, width: int, losses: Losses) -> str:
+def _yolo_line(annotations: DetectionAnnotations, i: int, height: int, width: int, losses: Losses) -> str:
     """The line of an object: its class, and the box or the polygon as shares of the image; empty for a crowd."""
     if annotations.crowd[i]:
         losses["crowds are left out"] += 1
@@ -240,7 +240,7 @@ def _yolo_line(annotations: Annotations, i: int, height: int, width: int, losses
     return " ".join([str(annotations.labels[i]), *map(repr, numbers)])
 
 
-def _polygon(annotations: Annotations, i: int, height: int, width: int, losses: Losses) -> Points:
+def _polygon(annotations: DetectionAnnotations, i: int, height: int, width: int, losses: Losses) -> Points:
     """The mask of an object as one polygon that is drawn as the same pixels."""
     masks = annotations.masks
     assert masks is not None

@@ -8,7 +8,7 @@ import math
 from functools import partial
 
 from detseg.data.annotations.builder import Builder, Source
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Flaw, report
 from detseg.data.formats.layout import Tree, by_split, read_text
 from detseg.errors import DataError
@@ -39,7 +39,7 @@ def find_csv(tree: Tree) -> list[Source]:
     return [Source("CSV", tree.root / files[0] if len(files) == 1 else tree.root, parts)]
 
 
-def read_csv(tree: Tree, files: list[str]) -> Annotations:
+def read_csv(tree: Tree, files: list[str]) -> DetectionAnnotations:
     """Read tables, paths relative to the root of ``tree``. A line with no corners is of an image without objects.
 
     Images are found by their names anywhere below the root. The classes are the names found, sorted. Raises DataError,

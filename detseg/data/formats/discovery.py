@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from detseg.data.annotations.builder import Source
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.cityscapes import find_cityscapes
 from detseg.data.formats.coco.layout import find_images, find_only_annotations, find_split, is_coco, is_cut
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.csv import find_csv
 from detseg.data.formats.labelme import find_labelme
-from detseg.data.formats.layout import WORDS, Tree, by_split
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, by_split
 from detseg.data.formats.lvis import find_lvis
 from detseg.data.formats.open_images import find_open_images
 from detseg.data.formats.voc import SeveralError, find_ids, find_splits, find_voc, read_voc, read_xml
@@ -38,7 +38,7 @@ def find_coco(tree: Tree, masks: MaskReading = "none") -> list[Source]:
 
     Raises DataError where several files could be one of these.
     """
-    named = {word: file for word in WORDS if (file := find_split(tree.root, word))}
+    named = {word: file for word in SPLIT_PATTERNS if (file := find_split(tree.root, word))}
     files = {word: file for word, file in named.items() if is_coco(file)}
     if files:  # then one that is cut off is a fault, and not something else
         files |= {word: file for word, file in named.items() if word not in files and is_cut(file)}
@@ -55,7 +55,7 @@ def find_coco(tree: Tree, masks: MaskReading = "none") -> list[Source]:
     return [Source("COCO", tree.root, parts, numbered=True)] if files else []
 
 
-def _read_coco(root: Path, word: str, file: Path, masks: MaskReading) -> Annotations:
+def _read_coco(root: Path, word: str, file: Path, masks: MaskReading) -> DetectionAnnotations:
     """Read the file of a part; its images are looked for now, not when the format is found out."""
     images = find_images(root, file, None if word == "all" else word)
     return read_coco(file, images, masks)
@@ -85,7 +85,7 @@ def find_voc_sets(tree: Tree, masks: MaskReading = "none") -> list[Source]:
     return [Source("VOC", root, {word: partial(_read_voc, root, name, kind, masks) for word, name in lists.items()})]
 
 
-def _read_voc(root: Path, name: str | None, kind: str, masks: MaskReading) -> Annotations:
+def _read_voc(root: Path, name: str | None, kind: str, masks: MaskReading) -> DetectionAnnotations:
     """Read the images of a list, or all."""
     return read_voc(root, find_ids(root, name, kind), masks)
 

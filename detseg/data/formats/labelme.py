@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from detseg.data.annotations.builder import Builder, Source, polygon_area, polygon_box
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Flaw, collects, report
 from detseg.data.formats.layout import Tree, by_split, holds, read_json
 from detseg.errors import DataError
@@ -28,7 +28,7 @@ def find_labelme(tree: Tree) -> list[Source]:
     return [Source("LabelMe", tree.root, parts)]
 
 
-def read_labelme(tree: Tree, files: list[str]) -> Annotations:
+def read_labelme(tree: Tree, files: list[str]) -> DetectionAnnotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
     Polygons, rectangles and circles become the boxes around them, and keep their areas and masks; points and lines have

@@ -17,7 +17,7 @@ from detseg.data.annotations.images import SUFFIXES
 from detseg.errors import DataError
 
 # Whole words only, so that "trainval" is neither and "evaluation" is not "val"; digits may follow, as in val2017.
-WORDS = {
+SPLIT_PATTERNS = {
     "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
     "val": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])"),
     "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
@@ -73,7 +73,7 @@ class Tree:
 def split_of(file: str) -> str:
     """The split that a path names, "all" for none: "train", "val" (or valid, validation), "test"."""
     for part in reversed(file.lower().split("/")):
-        words = [word for word, pattern in WORDS.items() if pattern.search(part)]
+        words = [word for word, pattern in SPLIT_PATTERNS.items() if pattern.search(part)]
         if len(words) == 1:
             return words[0]
     return "all"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.builder import Source
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.coco.layout import MANY, is_lvis
 from detseg.data.formats.coco.reader import read_coco
@@ -36,7 +36,7 @@ def find_lvis(tree: Tree, masks: MaskReading = "none") -> list[Source]:
     return [Source("LVIS", tree.root / found[0] if len(found) == 1 else tree.root, read, numbered=True)]
 
 
-def read_lvis(root: Path, file: Path, masks: MaskReading = "none") -> Annotations:
+def read_lvis(root: Path, file: Path, masks: MaskReading = "none") -> DetectionAnnotations:
     """Read an annotation file; its images are COCO's, which its coco_url names, anywhere below ``root``.
 
     Which classes were looked for in an image (neg_category_ids, not_exhaustive_category_ids) is not used: an
@@ -54,7 +54,7 @@ def read_lvis(root: Path, file: Path, masks: MaskReading = "none") -> Annotation
     return found
 
 
-def frequencies(annotations: Annotations) -> NDArray[np.int64]:
+def frequencies(annotations: DetectionAnnotations) -> NDArray[np.int64]:
     """The group of each class (K,) by its number of training images: 0 rare, up to 10; 1 common, up to 100; 2 frequent.
 
     Gupta et al. 2019, section 3.1; LVIS's own groups are those of its training file.

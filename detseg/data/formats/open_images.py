@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from detseg.data.annotations.builder import Source
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import image_size
 from detseg.data.annotations.issues import Flaw, report
 from detseg.data.formats.layout import Tree, by_split
@@ -37,7 +37,7 @@ def find_open_images(tree: Tree) -> list[Source]:
     return [Source("OpenImages", tree.root / files[0] if len(files) == 1 else tree.root, parts)]
 
 
-def read_open_images(tree: Tree, files: list[str]) -> Annotations:
+def read_open_images(tree: Tree, files: list[str]) -> DetectionAnnotations:
     """Read tables of boxes, paths relative to the root of ``tree``; images are found by their ids anywhere below it.
 
     The classes are those of class-descriptions-boxable.csv, in its order; a box of a group is a crowd. Most people have

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.data.annotations.builder import Builder
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.instance_id_maps import add_instances, read_instances
 from detseg.errors import DataError
 
 CLASS = "pedestrian"
 
 
-def read_penn_fudan(root: Path) -> Annotations:
+def read_penn_fudan(root: Path) -> DetectionAnnotations:
     """Read PNGImages and PedMasks below ``root``: in a mask, 1 is the first pedestrian, 2 the next.
 
     Raises DataError for whatever is missing or broken.

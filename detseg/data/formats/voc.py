@@ -14,7 +14,7 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import SUFFIXES, image_size
 from detseg.data.annotations.issues import Flaw, collects, report
 from detseg.data.annotations.masks import NONE, RUNS, WITHOUT, MaskReading, pack_masks
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 FLAG = re.compile(r"\s+(-1|0|1)$")  # behind the name of an image: whether it shows a class; 0 for difficult objects
-VOID = 255  # in an image of objects: a pixel on an outline
+IGNORE_INDEX = 255  # in an image of objects: a pixel on an outline
 
 
 class SeveralError(DataError):
@@ -43,7 +43,7 @@ class Objects:
     difficult: list[bool] = field(default_factory=list)
 
 
-def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> Annotations:
+def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> DetectionAnnotations:
     """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
 
     The classes are the names found, sorted, which for VOC itself is the devkit's order. They are numbered from 1, and
@@ -63,7 +63,7 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> Ann
     return _read(folder, pairs, images, segments, masks)
 
 
-def read_xml(tree: Tree, files: Sequence[str], masks: MaskReading = "none") -> Annotations:
+def read_xml(tree: Tree, files: Sequence[str], masks: MaskReading = "none") -> DetectionAnnotations:
     """Read annotation files that lie anywhere, paths relative to the root of ``tree``, as ``read_voc`` reads them.
 
     The image of a file has its stem; where none has, it is the one that the file names. Such files have no masks.
@@ -86,7 +86,7 @@ def read_xml(tree: Tree, files: Sequence[str], masks: MaskReading = "none") -> A
 
 def _read(
     folder: Path, pairs: Mapping[str, str], images: Path, segments: Path | None, masks: MaskReading
-) -> Annotations:
+) -> DetectionAnnotations:
     """Read the annotation files of ``pairs``, relative to ``folder``, each with its image, relative to ``images``.
 
     ``segments`` is the folder of the images that show the objects as masks, if they are to be read.
@@ -234,7 +234,7 @@ def _read_masks(
     numbers = _read_numbers(file, height, width)
     if numbers is None:
         return [(NONE, b"")] * count
-    shown = set(np.unique(numbers).tolist()) - {0, VOID}
+    shown = set(np.unique(numbers).tolist()) - {0, IGNORE_INDEX}
     if shown and max(shown) > count:
         told = f"{file}: shows an object {max(shown)}, but the annotation of {stem} lists {count}"
         report("mask-broken", file, told, max(shown))

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from detseg.data.annotations.builder import Box, Builder, Source, polygon_area, polygon_box
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Flaw, collects, report, shifted
 from detseg.data.formats.layout import Tree, by_split, read_text
 from detseg.errors import DataError
@@ -100,7 +100,9 @@ def _images_at(tree: Tree, images: list[str], places: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def read_yolo(root: Path, pairs: dict[str, str | None], lost: list[str], names: str | None = None) -> Annotations:
+def read_yolo(
+    root: Path, pairs: dict[str, str | None], lost: list[str], names: str | None = None
+) -> DetectionAnnotations:
     """Read the label files of images, paths relative to ``root``. ``lost`` are label files without an image.
 
     The classes are those of data.yaml, classes.txt or a file such as obj.names, numbered from 0. Raises DataError,

@@ -19,7 +19,7 @@ BadSamples = Literal["error", "skip"]
 ONE_IN = 1000  # of so many images of a set, one may be left out
 
 
-class Skipping(Dataset[Sample]):
+class SkipBadSamples(Dataset[Sample]):
     """The samples of ``dataset``; in the place of one that raises DataError comes the next one that does not.
 
     The log names each such image once, whichever worker met it. Raises DataError where more than one in ONE_IN, and

@@ -67,9 +67,9 @@ def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
     proposals = [sample.proposals for sample in samples if sample.proposals is not None]
     return Batch(
         images=images,
-        sizes=torch.from_numpy(sizes),
+        image_sizes=torch.from_numpy(sizes),
         targets=targets._replace(labels=labels),
-        rows=torch.tensor([sample.row for sample in samples], dtype=torch.int64),
+        image_index=torch.tensor([sample.image_index for sample in samples], dtype=torch.int64),
         original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64).reshape(-1, 2),
         proposals=_pad(proposals) if len(proposals) == len(samples) else None,
     )

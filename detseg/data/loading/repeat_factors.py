@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.configurable import Recipe
-from detseg.data.annotations.detection import Annotations
+from detseg.configurable import Configurable
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import ConfigError
 
 
-class Sampling(Recipe):
+class Sampling(Configurable):
     """Says how often an image is to come in an epoch; without one, each comes once."""
 
-    def times(self, annotations: Annotations) -> NDArray[np.float64]:
+    def times(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
         """How often each image (I,) comes in an epoch on average: 0.5 is in every other one."""
         raise NotImplementedError
 
@@ -30,7 +30,7 @@ class RepeatFactor(Sampling):
             raise ConfigError(f"data.sampling: threshold {threshold} must be above 0 and not above 1, such as 0.001")
         self.threshold = threshold
 
-    def times(self, annotations: Annotations) -> NDArray[np.float64]:
+    def times(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
         images, labels = present(annotations)
         share = np.bincount(labels, minlength=len(annotations.classes)).clip(1) / len(annotations)
         times = np.ones(len(annotations))
@@ -44,7 +44,7 @@ class ClassBalanced(Sampling):
     An epoch has as many images as there are; those without objects come once.
     """
 
-    def times(self, annotations: Annotations) -> NDArray[np.float64]:
+    def times(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
         images, labels = present(annotations)
         counts = np.bincount(labels, minlength=len(annotations.classes))
         times = np.bincount(images, weights=1 / counts[labels], minlength=len(annotations))
@@ -53,7 +53,7 @@ class ClassBalanced(Sampling):
         return np.where(filled, times, 1.0)
 
 
-def present(annotations: Annotations) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def present(annotations: DetectionAnnotations) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Each image (n,) with each of the classes (n,) that it has an object of, to learn from."""
     learnt = ~(annotations.crowd | annotations.difficult)
     images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[learnt]

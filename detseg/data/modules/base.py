@@ -15,10 +15,10 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.layout import identical
-from detseg.data.loading.bad_samples import BadSamples, Skipping
+from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
 from detseg.data.loading.collate import Buckets, collate
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
 from detseg.errors import ConfigError, DataError, DetsegError
@@ -27,7 +27,7 @@ from detseg.structures import Batch, Sample
 log = logging.getLogger(__name__)
 
 
-class Labels(Protocol):
+class AnnotationTable(Protocol):
     """The images of a split, and what is known of each."""
 
     @property
@@ -55,7 +55,7 @@ class Labels(Protocol):
         """Say in one line what there is."""
 
 
-L = TypeVar("L", bound=Labels)
+L = TypeVar("L", bound=AnnotationTable)
 
 
 def worker_died(error: RuntimeError) -> bool:
@@ -84,7 +84,7 @@ class Loader(DataLoader[Sample]):
             raise
 
 
-class Data(LightningDataModule, Recipe, Generic[L]):
+class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     """A data set for training and evaluation; subclasses say how to ``read`` its labels, and what a sample is.
 
     ``batch_size`` is that of one device, ``workers`` the processes that read images for it. An image that cannot be
@@ -213,7 +213,7 @@ class Data(LightningDataModule, Recipe, Generic[L]):
     def _loader(self, split: Split, sampler: TrainingSampler | EvaluationSampler, buckets: Buckets) -> Loader:
         dataset = self.dataset(split)
         return Loader(
-            Skipping(dataset) if split == "train" and self.bad_samples == "skip" else dataset,
+            SkipBadSamples(dataset) if split == "train" and self.bad_samples == "skip" else dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
             collate_fn=partial(self.collate, buckets=buckets),
@@ -254,7 +254,7 @@ def split_rows(
     return np.flatnonzero(chosen if split == "val" else ~chosen)
 
 
-def hold_out(images: Labels, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
+def train_val_split(images: AnnotationTable, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
     """Rows of one side of a split by ``seed``: images that are the same byte by byte are on the same side.
 
     Raises DataError if all are the same, else as ``split_rows`` does.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detseg.data.annotations.semantic import LabelMaps, pair
+from detseg.data.annotations.semantic import SemanticAnnotations, pair
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.voc import read_list
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.segmentation import SegmentationData
+from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
@@ -18,7 +18,7 @@ CAMVID_CLASSES = (
 UNLABELLED = 11
 
 
-class CamVid(SegmentationData):
+class CamVid(SegmentationDataModule):
     """The folders train and trainannot, val and valannot, test and testannot of SegNet's version (480 x 360 pixels).
 
     A list such as train.txt, where there is one, says which images are taken. The 11 classes are SegNet's, unless a
@@ -41,7 +41,7 @@ class CamVid(SegmentationData):
         self.root = Path(root)
         self.splits = {"train": train_split, "val": val_split}
 
-    def read(self, split: Split) -> LabelMaps:
+    def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.annotations.semantic import LabelFiles, LabelMaps, label_maps
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, label_maps
 from detseg.data.formats.cityscapes import LABELS, image_of, label_files
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.layout import Tree, split_of
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.segmentation import SegmentationData
+from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
@@ -20,7 +20,7 @@ CLASSES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32,
 NUMBERS, TRAIN_NUMBERS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
-class CityscapesSegmentation(SegmentationData):
+class CityscapesSegmentation(SegmentationDataModule):
     """A folder with gtFine and leftImg8bit, as their archives unpack.
 
     The classes are the 19 of the benchmark, with their numbers in labelIds; the other labels are void. Label images are
@@ -43,7 +43,7 @@ class CityscapesSegmentation(SegmentationData):
         super().__init__(transforms, batch_size, workers, bad_samples)
         self.root, self.splits = Path(root), {"train": train_split, "val": val_split}
 
-    def read(self, split: Split) -> LabelMaps:
+    def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split."""
         own = {frame: file for frame, file in self._files.items() if split_of(frame) == self.splits[split]}
         if not own:

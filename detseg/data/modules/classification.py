@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.samplers import Key
-from detseg.data.modules.base import Data, split_rows
-from detseg.data.transforms.detection import Picture, augment, compose
+from detseg.data.modules.base import BaseDataModule, split_rows
+from detseg.data.transforms.detection import ImageSample, augment, compose
 from detseg.errors import ConfigError, DataError
 from detseg.structures import Sample
 
@@ -30,7 +30,7 @@ NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class ClassificationIndex:
     """The images of a split, of one class each."""
 
     root: Path
@@ -51,11 +51,11 @@ class Listing:
         """Where the file of one image lies."""
         return self.root / str(self.files[image])
 
-    def subset(self, rows: NDArray[Any]) -> Listing:
+    def subset(self, rows: NDArray[Any]) -> ClassificationIndex:
         """Keep the images of these rows."""
         return replace(self, files=self.files[rows], labels=self.labels[rows])
 
-    def relabel(self, classes: Sequence[str]) -> Listing:
+    def relabel(self, classes: Sequence[str]) -> ClassificationIndex:
         """Renumber the labels to ``classes``, matching by name. Images of other classes are left out and logged."""
         position = {name: label for label, name in enumerate(classes)}
         labels = np.array([position.get(name, -1) for name in self.classes], dtype=np.int64)[self.labels]
@@ -73,7 +73,7 @@ class Listing:
 class ClassificationDataset(Dataset[Sample]):
     """Square images, each with one object: its class, over all of it."""
 
-    def __init__(self, data: ImageFolders, listing: Listing, training: bool) -> None:
+    def __init__(self, data: ImageFolders, listing: ClassificationIndex, training: bool) -> None:
         self.data, self.listing, self.training = data, listing, training
 
     def __len__(self) -> int:
@@ -90,12 +90,12 @@ class ClassificationDataset(Dataset[Sample]):
             image=torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
             boxes=torch.tensor([[0.0, 0.0, self.data.size, self.data.size]]),
             labels=torch.from_numpy(self.listing.labels[row : row + 1]),
-            row=row,
+            image_index=row,
             original_size=(height, width),
         )
 
 
-class ImageFolders(Data[Listing]):
+class ImageFolders(BaseDataModule[ClassificationIndex]):
     """Images below ``root``/``train_split``/CLASS and ``root``/``val_split``/CLASS.
 
     Where there is no folder ``train_split``, the classes are the folders of ``root`` itself, and of each class the
@@ -132,7 +132,7 @@ class ImageFolders(Data[Listing]):
         self.val_fraction, self.size, self.area, self.flip = val_fraction, size, area, flip
         self.augment = compose(augment) if augment else None
 
-    def read(self, split: Split) -> Listing:
+    def read(self, split: Split) -> ClassificationIndex:
         """List the images of a split, or its part of a folder that is not split."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder; data.root names the one with the images")
@@ -160,7 +160,7 @@ class ImageFolders(Data[Listing]):
         if generator.random() < self.flip:
             image = image[:, ::-1]
         if self.augment is not None:
-            picture = Picture(np.ascontiguousarray(image), NO_BOXES, np.zeros(0, np.int64))
+            picture = ImageSample(np.ascontiguousarray(image), NO_BOXES, np.zeros(0, np.int64))
             image = augment(picture, self.augment, int(generator.integers(2**32))).image
         return image
 
@@ -185,7 +185,7 @@ class ImageFolders(Data[Listing]):
         return ClassificationDataset(self, self.annotations(split), training=split == "train")
 
 
-def list_images(folder: Path) -> Listing:
+def list_images(folder: Path) -> ClassificationIndex:
     """Every image below the folders of ``folder``, in the order of their names. Raises DataError for one without."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
@@ -202,7 +202,7 @@ def list_images(folder: Path) -> Listing:
             raise DataError(f"{folder / name}: no image of this class ({', '.join(SUFFIXES)})")
         files += own
         labels += [label] * len(own)
-    return Listing(folder, tuple(classes), np.array(files, dtype=np.str_), np.array(labels, dtype=np.int64))
+    return ClassificationIndex(folder, tuple(classes), np.array(files, dtype=np.str_), np.array(labels, dtype=np.int64))
 
 
 def _random_part(image: NDArray[np.uint8], area: tuple[float, float], generator: Any) -> NDArray[np.uint8]:

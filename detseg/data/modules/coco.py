@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.coco.layout import Places, find_only_annotations
 from detseg.data.formats.coco.reader import Split, read_coco
 from detseg.data.formats.voc import holds_voc
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.base import hold_out
-from detseg.data.modules.detection import DetectionData
+from detseg.data.modules.base import train_val_split
+from detseg.data.modules.detection import DetectionDataModule
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import DataError
 
@@ -23,7 +23,7 @@ WAYS = (
 )
 
 
-class COCO(DetectionData):
+class COCO(DetectionDataModule):
     """A folder with annotations in COCO format.
 
     Only ``root`` must be given: annotation files and image folders of the usual layouts are found, see
@@ -58,19 +58,19 @@ class COCO(DetectionData):
         )
         self.val_fraction, self.seed = val_fraction, seed
 
-    def read(self, split: Split) -> Annotations:
+    def read(self, split: Split) -> DetectionAnnotations:
         """Read the file of a split, or the part of the only file that belongs to it."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder. {WAYS}")
         if self.places.file("val") is None:
-            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
+            return self._whole.subset(train_val_split(self._whole, self.val_fraction, self.seed, split))
         file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
         return self._read(file, split)
 
     @cached_property
-    def _whole(self) -> Annotations:
+    def _whole(self) -> DetectionAnnotations:
         """All of a data set that is not split."""
         file = self.places.file("train")
         if file:
@@ -83,5 +83,5 @@ class COCO(DetectionData):
             raise
         return self._read(file, None)
 
-    def _read(self, file: Path, split: Split | None) -> Annotations:
+    def _read(self, file: Path, split: Split | None) -> DetectionAnnotations:
         return read_coco(file, self.places.folder(file, split), self.masks)

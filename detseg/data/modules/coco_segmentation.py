@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.images import image_size, read_image
 from detseg.data.annotations.masks import Masks, pack_masks
-from detseg.data.annotations.semantic import LabelMaps, label_maps
+from detseg.data.annotations.semantic import SemanticAnnotations, label_maps
 from detseg.data.formats.coco.columns import packed_mask, with_packed_masks
 from detseg.data.formats.coco.layout import Places, find_only_annotations
 from detseg.data.formats.coco.reader import Split, load
 from detseg.data.formats.layout import leads_out
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.base import hold_out
-from detseg.data.modules.segmentation import SegmentationData
+from detseg.data.modules.base import train_val_split
+from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 
 
-class COCOSegmentation(SegmentationData):
+class COCOSegmentation(SegmentationDataModule):
     """A folder with annotations in COCO format, of instances or panoptic.
 
     Files and images are found, and split if need be, as by ``COCO``. Of a file of instances, the classes are the
@@ -66,19 +66,19 @@ class COCOSegmentation(SegmentationData):
         self.chosen = classes
         self.val_fraction, self.seed = val_fraction, seed
 
-    def read(self, split: Split) -> LabelMaps:
+    def read(self, split: Split) -> SemanticAnnotations:
         """Read the file of a split, or the part of the only file that belongs to it."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
         if self.places.file("val") is None:
-            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
+            return self._whole.subset(train_val_split(self._whole, self.val_fraction, self.seed, split))
         file = self.places.file(split)
         if file is None:
             raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
         return read_coco_maps(file, self.places.folder(file, split), self.chosen)
 
     @cached_property
-    def _whole(self) -> LabelMaps:
+    def _whole(self) -> SemanticAnnotations:
         """All of a data set that is not split."""
         file = self.places.file("train")
         split: Split | None = "train" if file else None
@@ -86,7 +86,7 @@ class COCOSegmentation(SegmentationData):
         return read_coco_maps(file, self.places.folder(file, split), self.chosen)
 
 
-def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None) -> LabelMaps:
+def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None) -> SemanticAnnotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``; images by their ids.
 
     ``chosen`` are the names of the categories to take, all by default. Raises DataError, naming file and entry, for
@@ -141,7 +141,7 @@ class ObjectMaps:
             np.copyto(labels, label, where=mask)
             twice |= once & mask
             once |= mask
-        np.copyto(labels, VOID, where=twice)
+        np.copyto(labels, IGNORE_INDEX, where=twice)
         return np.ascontiguousarray(labels)
 
     def size(self, row: int) -> tuple[int, int]:
@@ -174,7 +174,7 @@ class SegmentMaps:
             raise DataError(f"{path}: must show the segments of an image of {width}x{height}, but is {found}")
         numbers, where = np.unique(image.astype(np.int64) @ (1, 256, 65536), return_inverse=True)
         own = slice(self.offsets[row], self.offsets[row + 1])
-        table = dict(zip(self.ids[own].tolist(), self.labels[own].tolist(), strict=True)) | {0: VOID}
+        table = dict(zip(self.ids[own].tolist(), self.labels[own].tolist(), strict=True)) | {0: IGNORE_INDEX}
         unknown = set(numbers.tolist()) - set(table)
         if unknown:
             raise DataError(f"{path}: it shows a segment {min(unknown)}, which its annotation does not list")
@@ -234,7 +234,7 @@ def _read_segments(
                     f"{256**3 - 1}, and 0 is void"
                 )
             ids.append(number)
-            found.append(labels.get(_category(file, segments[number], entry, known), VOID))
+            found.append(labels.get(_category(file, segments[number], entry, known), IGNORE_INDEX))
         counts.append(len(segments))
     return SegmentMaps(
         sizes,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.classification import list_images
 from detseg.errors import DataError
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class ClassificationCrops:
     """N pictures with a label each, read when they are needed."""
 
     classes: tuple[str, ...]
@@ -35,7 +35,7 @@ class Pictures:
         """Count the pictures."""
         return len(self.files)
 
-    def take(self, rows: NDArray[np.int64]) -> Pictures:
+    def take(self, rows: NDArray[np.int64]) -> ClassificationCrops:
         """Keep the pictures of these rows."""
         return replace(
             self,
@@ -84,7 +84,7 @@ def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return resized[top : top + side, left : left + side]
 
 
-def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Pictures, Pictures]:
+def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[ClassificationCrops, ClassificationCrops]:
     """Pictures to train and to validate on from ``root/train/CLASS`` and ``root/val/CLASS``, or from ``root/CLASS``.
 
     The latter are split: ``val_fraction`` of every class, drawn by ``seed``. Raises DataError for a folder without
@@ -98,19 +98,20 @@ def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Pictures, P
         val = list_images(root / "val").relabel(train.classes)
     else:
         whole = list_images(root)
-        held_out = hold_out(whole.labels, val_fraction, seed)
+        held_out = train_val_split(whole.labels, val_fraction, seed)
         train, val = whole.subset(~held_out), whole.subset(held_out)
     first, second = (
-        Pictures(found.classes, [found.path(row) for row in range(len(found))], found.labels) for found in (train, val)
+        ClassificationCrops(found.classes, [found.path(row) for row in range(len(found))], found.labels)
+        for found in (train, val)
     )
     return first, second
 
 
-def from_annotations(annotations: Annotations) -> Pictures:
+def from_annotations(annotations: DetectionAnnotations) -> ClassificationCrops:
     """The objects of a detection data set as pictures, without crowds and difficult ones."""
     kept = np.flatnonzero(~(annotations.crowd | annotations.difficult))
     images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[kept]
-    return Pictures(
+    return ClassificationCrops(
         annotations.classes,
         [annotations.path(image) for image in images],
         annotations.labels[kept],
@@ -119,7 +120,9 @@ def from_annotations(annotations: Annotations) -> Pictures:
     )
 
 
-def with_enough(train: Pictures, val: Pictures, count: int) -> tuple[Pictures, Pictures]:
+def with_enough(
+    train: ClassificationCrops, val: ClassificationCrops, count: int
+) -> tuple[ClassificationCrops, ClassificationCrops]:
     """Keep the classes with ``count`` pictures to train and one to validate on; the log names the others.
 
     Raises DataError if less than two classes are left.
@@ -144,7 +147,7 @@ def with_enough(train: Pictures, val: Pictures, count: int) -> tuple[Pictures, P
     return first, second
 
 
-def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+def train_val_split(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
     """Which of some samples to set aside: ``fraction`` of every class, at least one, but never the last one."""
     generator = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), dtype=bool)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from detseg.configurable import recipe
-from detseg.data.annotations.detection import Annotations
+from detseg.configurable import to_config
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.coco.reader import Split
@@ -22,8 +22,8 @@ from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.collate import buckets, smallest
 from detseg.data.loading.repeat_factors import Sampling
 from detseg.data.loading.samplers import Key
-from detseg.data.modules.base import Data
-from detseg.data.transforms.detection import Picture, Transforms, fit
+from detseg.data.modules.base import BaseDataModule
+from detseg.data.transforms.detection import ImageSample, Transforms, fit
 from detseg.data.transforms.mixing import MixingTransforms
 from detseg.errors import DataError
 from detseg.ops.masks import grids
@@ -38,7 +38,7 @@ class DetectionDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        annotations: Annotations,
+        annotations: DetectionAnnotations,
         transforms: Transforms,
         training: bool,
         proposals: Proposals | None = None,
@@ -64,19 +64,19 @@ class DetectionDataset(Dataset[Sample]):
             image=torch.from_numpy(picture.image).permute(2, 0, 1),
             boxes=torch.from_numpy(picture.boxes),
             labels=torch.from_numpy(picture.labels),
-            row=row,
+            image_index=row,
             original_size=(height, width),
             masks=None if picture.masks is None else torch.from_numpy(np.ascontiguousarray(picture.masks)),
             proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
         )
 
-    def picture(self, row: int) -> Picture:
+    def picture(self, row: int) -> ImageSample:
         """Read an image, with its objects and proposals, as the files have them."""
         objects = self.annotations.objects(row)
         learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
         height, width = self.annotations.sizes[row].tolist()
         boxes = self.annotations.boxes[objects][learnt].clip(0, (width, height, width, height))
-        return Picture(
+        return ImageSample(
             image=read_image(self.annotations.path(row), (height, width)),
             boxes=boxes.astype(np.float32),
             labels=self.annotations.labels[objects][learnt],
@@ -84,7 +84,7 @@ class DetectionDataset(Dataset[Sample]):
             proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
         )
 
-    def _another(self, generator: np.random.Generator) -> Picture:
+    def _another(self, generator: np.random.Generator) -> ImageSample:
         """A picture at random, or the next that can be read: what is wrong with one is for its own turn to say."""
         row = int(generator.integers(len(self)))
         for place in chain(range(row, len(self)), range(row)):
@@ -105,13 +105,13 @@ class DetectionDataset(Dataset[Sample]):
         return found
 
 
-class DetectionData(Data[Annotations]):
+class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
     """A data set of objects in boxes; subclasses say how to ``read`` its annotations.
 
     ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. ``masks`` says
     whether masks come with the boxes: of "all" objects, one that has none or a broken one being an error, or of those
     where they are "sound", the others being left out and counted in the log. ``sampling`` says how often an image comes
-    in an epoch of training, by default once. The rest is as in ``Data``.
+    in an epoch of training, by default once. The rest is as in ``BaseDataModule``.
     """
 
     purpose = "to find"
@@ -136,7 +136,9 @@ class DetectionData(Data[Annotations]):
 
     def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
-        resized = self.transforms.evaluate(Picture(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))).image
+        resized = self.transforms.evaluate(
+            ImageSample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+        ).image
         return resized, (resized.shape[0], resized.shape[1])
 
     @property
@@ -163,8 +165,8 @@ class DetectionData(Data[Annotations]):
 
     def _propose_command(self, split: Split) -> str:
         """The command that makes the proposals of a split, but for its method."""
-        own = recipe(self)
-        general = inspect.signature(DetectionData).parameters
+        own = to_config(self)
+        general = inspect.signature(DetectionDataModule).parameters
         places = {
             f"--data.{name}": value if isinstance(value, str) else json.dumps(value)
             for name, value in own["arguments"].items()

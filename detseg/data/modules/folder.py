@@ -7,19 +7,19 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations.builder import Source
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.discovery import FINDERS, find_source
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.base import hold_out
-from detseg.data.modules.detection import DetectionData
+from detseg.data.modules.base import train_val_split
+from detseg.data.modules.detection import DetectionDataModule
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import ConfigError
 
 
-class Folder(DetectionData):
+class Folder(DetectionDataModule):
     """A folder in any format that is known: COCO, VOC, YOLO, LabelMe, CSV, Cityscapes, LVIS or OpenImages.
 
     ``format`` says which, where it holds labels in more than one; ``labels`` names one of several folders of YOLO
@@ -52,14 +52,14 @@ class Folder(DetectionData):
         self.root, self.format, self.labels, self.names = Path(root), format, labels, names
         self.val_fraction, self.seed = val_fraction, seed
 
-    def read(self, split: Split) -> Annotations:
+    def read(self, split: Split) -> DetectionAnnotations:
         """Read a split, or its part of a data set that is not split."""
         if "all" in self._found.parts:
-            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
+            return self._whole.subset(train_val_split(self._whole, self.val_fraction, self.seed, split))
         part = "test" if split == "val" and "val" not in self._found.parts else split
         return self._found.parts[part]().with_masks(self.masks, {})
 
-    def _match(self, annotations: Annotations) -> Annotations:
+    def _match(self, annotations: DetectionAnnotations) -> DetectionAnnotations:
         """Number the classes in their order where the format has no numbers of its own for them."""
         matched = super()._match(annotations)
         if self._found.numbered:
@@ -67,7 +67,7 @@ class Folder(DetectionData):
         return replace(matched, category_ids=tuple(range(1, self.num_classes + 1)))
 
     @cached_property
-    def _whole(self) -> Annotations:
+    def _whole(self) -> DetectionAnnotations:
         return self._found.parts["all"]().with_masks(self.masks, {})
 
     @cached_property

@@ -6,16 +6,16 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
-from detseg.data.annotations.semantic import LabelMaps, pair
+from detseg.data.annotations.semantic import SemanticAnnotations, pair
 from detseg.data.formats.coco.layout import holds_coco
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.voc import holds_voc
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.base import hold_out
+from detseg.data.modules.base import train_val_split
 from detseg.data.modules.camvid import CamVid
 from detseg.data.modules.cityscapes import CityscapesSegmentation
 from detseg.data.modules.coco_segmentation import COCOSegmentation
-from detseg.data.modules.segmentation import SegmentationData
+from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.modules.voc_segmentation import VOCSegmentation
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
@@ -23,7 +23,7 @@ from detseg.errors import DataError
 log = logging.getLogger(__name__)
 
 
-class FolderSegmentation(SegmentationData):
+class FolderSegmentation(SegmentationDataModule):
     """A folder in any format that is known: Cityscapes, CamVid, VOC, COCO, or one of images and one of label images.
 
     The latter are ``root``/images, and in ``root``/masks a PNG of the same name with the number of the class of each
@@ -47,7 +47,7 @@ class FolderSegmentation(SegmentationData):
         self.root = Path(root)
         self.val_fraction, self.seed = val_fraction, seed
 
-    def read(self, split: Split) -> LabelMaps:
+    def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split, or its part of a data set that is not split."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder; give the place of your data as root")
@@ -57,13 +57,13 @@ class FolderSegmentation(SegmentationData):
         if (images / "train").is_dir():
             return pair(self.root, images / split, masks / split)
         found = pair(self.root, images, masks)
-        return found.subset(hold_out(found, self.val_fraction, self.seed, split))
+        return found.subset(train_val_split(found, self.val_fraction, self.seed, split))
 
     @cached_property
-    def _found(self) -> SegmentationData | None:
+    def _found(self) -> SegmentationDataModule | None:
         """The data set in a format of its own that the folder is, if it is one."""
         root, share = str(self.root), {"val_fraction": self.val_fraction, "seed": self.seed}
-        found: SegmentationData | None = None
+        found: SegmentationDataModule | None = None
         if (self.root / "images").is_dir() and (self.root / "masks").is_dir():
             return None
         if (self.root / "gtFine").is_dir():

@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from detseg.data.annotations.images import read_image
-from detseg.data.annotations.semantic import LabelMaps
+from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.collate import Buckets, collate
 from detseg.data.loading.samplers import Key
-from detseg.data.modules.base import Data
+from detseg.data.modules.base import BaseDataModule
 from detseg.data.transforms.segmentation import SegmentationTransforms
-from detseg.structures import STRIDE, VOID, Batch, Sample
+from detseg.structures import IGNORE_INDEX, STRIDE, Batch, Sample
 
 
 class SegmentationDataset(Dataset[Sample]):
     """Images, each with the class of every pixel."""
 
-    def __init__(self, annotations: LabelMaps, transforms: SegmentationTransforms, training: bool) -> None:
+    def __init__(self, annotations: SemanticAnnotations, transforms: SegmentationTransforms, training: bool) -> None:
         self.annotations, self.transforms, self.training = annotations, transforms, training
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class SegmentationDataset(Dataset[Sample]):
             image=torch.from_numpy(image).permute(2, 0, 1),
             boxes=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.int64),
-            row=row,
+            image_index=row,
             original_size=(height, width),
             semantic=torch.from_numpy(np.ascontiguousarray(labels)),
         )
@@ -51,7 +51,7 @@ class SegmentationDataset(Dataset[Sample]):
 def collate_semantic(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
     """Collate as ``collate`` does, with ``semantic`` (B, H, W): padding is void, and there are no objects."""
     batch = collate(samples, buckets)
-    semantic = torch.full((len(samples), *batch.images.shape[2:]), VOID)
+    semantic = torch.full((len(samples), *batch.images.shape[2:]), IGNORE_INDEX)
     for i, sample in enumerate(samples):
         assert sample.semantic is not None
         h, w = sample.semantic.shape
@@ -59,11 +59,11 @@ def collate_semantic(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
     return batch._replace(semantic=semantic)
 
 
-class SegmentationData(Data[LabelMaps]):
+class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
     """A data set with a class for every pixel; subclasses say how to ``read`` its labels.
 
     Images are evaluated at their full size, in batches whose images need the same padding: so no prediction depends on
-    the batch size. Pixels of classes that are left out become void. The rest is as in ``Data``.
+    the batch size. Pixels of classes that are left out become void. The rest is as in ``BaseDataModule``.
     """
 
     collate = staticmethod(collate_semantic)

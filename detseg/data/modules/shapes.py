@@ -10,12 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.classification import ImageFolders, Listing
+from detseg.data.modules.classification import ClassificationIndex, ImageFolders
 from detseg.data.modules.coco import COCO
 from detseg.data.modules.shapes_generator import write, write_crops
 from detseg.data.transforms.detection import Transforms
@@ -61,7 +61,7 @@ class Shapes(COCO):
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 
-    def read(self, split: Split) -> Annotations:
+    def read(self, split: Split) -> DetectionAnnotations:
         """Read the annotations of a split, drawing the data set first if need be."""
         self.prepare()
         return super().read(split)
@@ -93,7 +93,7 @@ class ShapeCrops(ImageFolders):
         super().__init__(root, val_split=val_split, size=size, area=area, batch_size=batch_size, workers=workers)
         self.settings = {"train": train, "val": val, "seed": seed, "size": size}
 
-    def read(self, split: Split) -> Listing:
+    def read(self, split: Split) -> ClassificationIndex:
         """List the images of a split, drawing them first if need be."""
         prepare(self.root, self.settings, write_crops)
         return super().read(split)

@@ -22,7 +22,7 @@ MOST = 6  # objects in an image
 EMPTY = 0.04  # share of the images that show none
 VISIBLE = 0.5  # share of an object that the edge of the image and later objects must leave
 FINE = 4  # outlines are drawn so many times larger, to know by how much they cover a pixel
-VOID = 255  # label of the pixels on an outline, as VOC has them
+IGNORE_INDEX = 255  # label of the pixels on an outline, as VOC has them
 
 Image = NDArray[np.uint8]
 Points = NDArray[np.float64]
@@ -239,5 +239,5 @@ def _write_segmentation(voc: Path, number: int, height: int, width: int, shapes:
             labels[shape.mask] = shape.label + 1 if folder == "SegmentationClass" else position + 1
         for shape in shapes:
             edge = cv2.morphologyEx(shape.mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-            labels[edge > 0] = VOID
+            labels[edge > 0] = IGNORE_INDEX
         save_labels(labels, voc / folder / f"{number:06d}.png")

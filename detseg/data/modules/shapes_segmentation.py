@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detseg.data.annotations.semantic import LabelMaps
+from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.modules.shapes import Shapes
@@ -41,7 +41,7 @@ class ShapesSegmentation(VOCSegmentation):
         )
         self.shapes = Shapes(root, train, val, seed)
 
-    def read(self, split: Split) -> LabelMaps:
+    def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split, drawing the data set first if need be."""
         self.shapes.prepare()
         return super().read(split)

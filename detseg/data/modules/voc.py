@@ -6,20 +6,20 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from detseg.data.annotations.detection import Annotations
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.coco.layout import holds_coco
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.voc import find_ids, find_splits, find_voc, read_voc
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.base import hold_out
-from detseg.data.modules.detection import DetectionData
+from detseg.data.modules.base import train_val_split
+from detseg.data.modules.detection import DetectionDataModule
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import DataError
 
 
-class VOC(DetectionData):
+class VOC(DetectionDataModule):
     """A folder with annotations in Pascal VOC format, one file for each image.
 
     Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found, see
@@ -52,16 +52,16 @@ class VOC(DetectionData):
         self.splits = {"train": train_split, "val": val_split}
         self.val_fraction, self.seed = val_fraction, seed
 
-    def read(self, split: Split) -> Annotations:
+    def read(self, split: Split) -> DetectionAnnotations:
         """Read the images of a split, or its part of a data set that is not split."""
         if self._split("val") is None:
-            return self._whole.subset(hold_out(self._whole, self.val_fraction, self.seed, split))
+            return self._whole.subset(train_val_split(self._whole, self.val_fraction, self.seed, split))
         name = self._split(split)
         if name is None:
             raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")
         return read_voc(self._folder, find_ids(self._folder, name, self._kind), self.masks)
 
-    def _match(self, annotations: Annotations) -> Annotations:
+    def _match(self, annotations: DetectionAnnotations) -> DetectionAnnotations:
         """Number the classes in their order, since VOC has no numbers of its own for them."""
         return replace(super()._match(annotations), category_ids=tuple(range(1, self.num_classes + 1)))
 
@@ -77,7 +77,7 @@ class VOC(DetectionData):
             raise
 
     @cached_property
-    def _whole(self) -> Annotations:
+    def _whole(self) -> DetectionAnnotations:
         """All of a data set that is not split."""
         return read_voc(self._folder, find_ids(self._folder, self._split("train"), self._kind), self.masks)
 

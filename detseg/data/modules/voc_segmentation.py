@@ -9,13 +9,13 @@ import numpy as np
 
 from detseg.data.annotations.class_names import find_classes
 from detseg.data.annotations.images import SUFFIXES
-from detseg.data.annotations.semantic import LabelFiles, LabelMaps, by_stem, label_maps
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, label_maps
 from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.layout import identical
 from detseg.data.formats.voc import find_ids, find_splits, find_voc, read_list
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.modules.base import split_rows
-from detseg.data.modules.segmentation import SegmentationData
+from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
@@ -25,7 +25,7 @@ VOC_CLASSES = (
 )
 
 
-class VOCSegmentation(SegmentationData):
+class VOCSegmentation(SegmentationDataModule):
     """A folder with JPEGImages and SegmentationClass, one palette image for each, in which 255 is void.
 
     Only ``root`` must be given: the folder itself, or one above it such as VOCdevkit, is found. The splits are names of
@@ -62,7 +62,7 @@ class VOCSegmentation(SegmentationData):
         self.sbd = sbd
         self.val_fraction, self.seed = val_fraction, seed
 
-    def read(self, split: Split) -> LabelMaps:
+    def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split, or its part of a data set that is not split."""
         ids = self._ids(split)
         images, labels = self._images, self._labels

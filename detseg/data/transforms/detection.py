@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.errors import ConfigError
 from detseg.ops.masks import grids
 from detseg.ops.rle import paste
 
 
-class Picture(NamedTuple):
+class ImageSample(NamedTuple):
     """An image with the objects to learn from."""
 
     image: NDArray[np.uint8]  # (h, w, 3) RGB
@@ -30,10 +30,10 @@ class Picture(NamedTuple):
     proposals: NDArray[np.float32] | None = None  # (m, 4) xyxy, moved as the boxes are
 
 
-Another = Callable[[np.random.Generator], Picture]  # gives a picture at random
+Another = Callable[[np.random.Generator], ImageSample]  # gives a picture at random
 
 
-class Transforms(Recipe):
+class Transforms(Configurable):
     """Resize by the short edge; in training also crop and mirror at random, and whatever ``augment`` adds.
 
     ``size`` is the short edge after resizing; of a list, training takes one at random and evaluation the largest. The
@@ -62,7 +62,7 @@ class Transforms(Recipe):
                 raise ConfigError(f"transforms: {name} {value} must be between 0 and 1")
         self.augment = compose(augment) if augment else None
 
-    def train(self, picture: Picture, seed: int, another: Another | None = None) -> Picture:
+    def train(self, picture: ImageSample, seed: int, another: Another | None = None) -> ImageSample:
         """Change a picture as ``seed`` draws it. Boxes left without area go, with their labels and masks.
 
         Proposals are cut off at the edges of the result; those left without area go. ``another`` is for transforms that
@@ -74,7 +74,7 @@ class Transforms(Recipe):
             picture = _crop(picture, generator)
         return self.finish(_resize(picture, size, self.max_size), generator)
 
-    def finish(self, picture: Picture, generator: np.random.Generator) -> Picture:
+    def finish(self, picture: ImageSample, generator: np.random.Generator) -> ImageSample:
         """What training does to a picture that has its size."""
         if generator.random() < self.flip:
             picture = mirror(picture)
@@ -82,7 +82,7 @@ class Transforms(Recipe):
             picture = augment(picture, self.augment, int(generator.integers(2**32)))
         return _cut_off(picture)
 
-    def evaluate(self, picture: Picture) -> Picture:
+    def evaluate(self, picture: ImageSample) -> ImageSample:
         """Resize a picture; its proposals are cut off at its edges."""
         return _cut_off(_resize(picture, max(self.sizes), self.max_size))
 
@@ -95,12 +95,12 @@ def fit(sizes: NDArray[Any], size: int, max_size: int) -> NDArray[np.int64]:
     return fitted
 
 
-def _resize(picture: Picture, size: int, max_size: int) -> Picture:
+def _resize(picture: ImageSample, size: int, max_size: int) -> ImageSample:
     height, width = fit(np.array(picture.image.shape[:2]), size, max_size).tolist()
     return scale(picture, height, width)
 
 
-def scale(picture: Picture, height: int, width: int) -> Picture:
+def scale(picture: ImageSample, height: int, width: int) -> ImageSample:
     """A picture resized to this height and width."""
     old = picture.image.shape[:2]
     if (height, width) == old:
@@ -110,7 +110,7 @@ def scale(picture: Picture, height: int, width: int) -> Picture:
     return _move(picture, lambda boxes: boxes * factors)._replace(image=image)
 
 
-def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
+def _crop(picture: ImageSample, generator: np.random.Generator) -> ImageSample:
     """Cut out a random part that holds all the boxes, or the middle of a picture without any."""
     image, boxes = picture.image, picture.boxes
     height, width = image.shape[:2]
@@ -121,7 +121,7 @@ def _crop(picture: Picture, generator: np.random.Generator) -> Picture:
     return _move(picture, lambda boxes: boxes - corner)._replace(image=image[top:bottom, left:right])
 
 
-def mirror(picture: Picture) -> Picture:
+def mirror(picture: ImageSample) -> ImageSample:
     """A picture with its left and right exchanged."""
     image, masks = picture.image, picture.masks
     width = np.float32(image.shape[1])
@@ -134,13 +134,13 @@ def mirror(picture: Picture) -> Picture:
     return _move(picture, turn)._replace(image=mirrored, masks=masks if masks is None else masks[:, :, ::-1])
 
 
-def _move(picture: Picture, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Picture:
+def _move(picture: ImageSample, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> ImageSample:
     """Change the boxes and the proposals in the same way; masks lie over their boxes, wherever these are."""
     proposals = None if picture.proposals is None else change(picture.proposals)
     return picture._replace(boxes=change(picture.boxes), proposals=proposals)
 
 
-def _cut_off(picture: Picture) -> Picture:
+def _cut_off(picture: ImageSample) -> ImageSample:
     """Clip the proposals to the image, and drop those that lie outside."""
     if picture.proposals is None:
         return picture
@@ -149,7 +149,7 @@ def _cut_off(picture: Picture) -> Picture:
     return picture._replace(proposals=clipped[(clipped[:, 2:] > clipped[:, :2]).all(axis=1)])
 
 
-def augment(picture: Picture, steps: Any, seed: int) -> Picture:
+def augment(picture: ImageSample, steps: Any, seed: int) -> ImageSample:
     """Change a picture and its objects by the ``steps`` that ``compose`` made, as ``seed`` draws them."""
     masks = picture.masks
     more = {"masks": _whole(picture)} if masks is not None and len(masks) else {}
@@ -167,7 +167,7 @@ def augment(picture: Picture, steps: Any, seed: int) -> Picture:
     if masks is not None:
         masks = grids(itertools.compress(changed, area), torch.from_numpy(boxes)).numpy()
     moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
-    return Picture(image, boxes, picture.labels[rows], masks, moved)
+    return ImageSample(image, boxes, picture.labels[rows], masks, moved)
 
 
 def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -176,7 +176,7 @@ def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, 0, 0)
 
 
-def _whole(picture: Picture) -> NDArray[np.uint8]:
+def _whole(picture: ImageSample) -> NDArray[np.uint8]:
     """The masks (n, h, w) of a picture as maps of all of it."""
     height, width = picture.image.shape[:2]
     assert picture.masks is not None

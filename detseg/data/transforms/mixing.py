@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.transforms.detection import Another, Picture, Transforms, bounds, fit, mirror, scale
+from detseg.data.transforms.detection import Another, ImageSample, Transforms, bounds, fit, mirror, scale
 from detseg.errors import ConfigError
 from detseg.ops.masks import grids
 from detseg.ops.rle import paste
@@ -55,7 +55,7 @@ class MixingTransforms(Transforms):
         if proposals and (self.copy_paste or self.mosaic):
             raise ConfigError("transforms: proposals do not know of the objects that mosaic and copy_paste bring in")
 
-    def train(self, picture: Picture, seed: int, another: Another | None = None) -> Picture:
+    def train(self, picture: ImageSample, seed: int, another: Another | None = None) -> ImageSample:
         """Change a picture as ``seed`` draws it; ``another`` gives those that it is mixed with."""
         generator = np.random.default_rng(seed)
         size = int(generator.choice(self.sizes))
@@ -71,7 +71,7 @@ class MixingTransforms(Transforms):
             picture = copy_paste(picture, cut(other, 0, 0, width, height), generator)
         return self.finish(picture, generator)
 
-    def _resized(self, picture: Picture, size: int, generator: np.random.Generator) -> Picture:
+    def _resized(self, picture: ImageSample, size: int, generator: np.random.Generator) -> ImageSample:
         """A picture of its usual size, or jittered and within that size."""
         height, width = fit(np.array(picture.image.shape[:2]), size, self.max_size).tolist()
         if self.jitter is None:
@@ -85,7 +85,7 @@ class MixingTransforms(Transforms):
         return cut(larger, left, top, left + width, top + height)
 
 
-def mosaic(pictures: Sequence[Picture], height: int, width: int, generator: np.random.Generator) -> Picture:
+def mosaic(pictures: Sequence[ImageSample], height: int, width: int, generator: np.random.Generator) -> ImageSample:
     """Four pictures around a point, each with the corner that is next to it there, cut at the edges of the frame."""
     y, x = (int(generator.integers(length // 4, 3 * length // 4, endpoint=True)) for length in (height, width))
     image = np.full((height, width, 3), GREY, dtype=np.uint8)
@@ -103,7 +103,7 @@ def mosaic(pictures: Sequence[Picture], height: int, width: int, generator: np.r
     return joined(parts)._replace(image=image)
 
 
-def copy_paste(picture: Picture, source: Picture, generator: np.random.Generator) -> Picture:
+def copy_paste(picture: ImageSample, source: ImageSample, generator: np.random.Generator) -> ImageSample:
     """Paste some objects of ``source`` on a picture, which grows (black) where it is smaller; both have masks."""
     assert source.masks is not None
     rows = np.flatnonzero(generator.random(len(source.boxes)) < PASTED)
@@ -125,7 +125,7 @@ def copy_paste(picture: Picture, source: Picture, generator: np.random.Generator
     return joined([redrawn(picture, hidden), pasted])
 
 
-def cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
+def cut(picture: ImageSample, left: int, top: int, right: int, bottom: int) -> ImageSample:
     """The part of a picture in a window, as far as it reaches, and the parts of its objects that are in it."""
     height, width = picture.image.shape[:2]
     right, bottom = min(right, width), min(bottom, height)
@@ -145,7 +145,7 @@ def cut(picture: Picture, left: int, top: int, right: int, bottom: int) -> Pictu
     return redrawn(moved, maps)
 
 
-def redrawn(picture: Picture, maps: Mapping[int, NDArray[np.bool_]]) -> Picture:
+def redrawn(picture: ImageSample, maps: Mapping[int, NDArray[np.bool_]]) -> ImageSample:
     """A picture with other masks (h, w) of some of its objects, and the boxes around these; what has no area goes."""
     boxes, masks = picture.boxes.copy(), picture.masks
     for row, map in maps.items():
@@ -159,7 +159,7 @@ def redrawn(picture: Picture, maps: Mapping[int, NDArray[np.bool_]]) -> Picture:
     return picture._replace(boxes=boxes[there], labels=picture.labels[there], masks=masks)
 
 
-def joined(pictures: Sequence[Picture]) -> Picture:
+def joined(pictures: Sequence[ImageSample]) -> ImageSample:
     """The first picture with the objects of all."""
     masks = [picture.masks for picture in pictures if picture.masks is not None]
     return pictures[0]._replace(
@@ -169,7 +169,7 @@ def joined(pictures: Sequence[Picture]) -> Picture:
     )
 
 
-def whole(picture: Picture, row: int, height: int, width: int) -> NDArray[np.bool_]:
+def whole(picture: ImageSample, row: int, height: int, width: int) -> NDArray[np.bool_]:
     """The mask of an object as a map (height, width)."""
     assert picture.masks is not None
     return paste(picture.masks[row].astype(np.float32) / 255, picture.boxes[row], height, width).whole(height, width)

@@ -9,17 +9,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 from detseg.data.transforms.detection import apply, compose
 from detseg.errors import ConfigError
 
 Image = NDArray[np.uint8]  # (h, w, 3) RGB
-Labels = NDArray[np.uint8]  # (h, w), 0..K-1 or VOID
+LabelMap = NDArray[np.uint8]  # (h, w), 0..K-1 or VOID
 
 NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 
 
-class SegmentationTransforms(Recipe):
+class SegmentationTransforms(Configurable):
     """In training scale, crop and mirror at random, and apply whatever ``augment`` adds; evaluation changes nothing.
 
     A factor within ``scale`` (smallest and largest) is drawn, then a part of ``crop`` x ``crop`` pixels at a random
@@ -46,7 +46,7 @@ class SegmentationTransforms(Recipe):
         self.scale, self.crop, self.flip = scale, crop, flip
         self.augment = compose(augment) if augment else None
 
-    def train(self, image: Image, labels: Labels, seed: int) -> tuple[Image, Labels]:
+    def train(self, image: Image, labels: LabelMap, seed: int) -> tuple[Image, LabelMap]:
         """Change an image and its labels as ``seed`` draws it."""
         generator = np.random.default_rng(seed)
         image, labels = _scaled_part(image, labels, generator.uniform(*self.scale), self.crop, generator)
@@ -63,8 +63,8 @@ class SegmentationTransforms(Recipe):
 
 
 def _scaled_part(
-    image: Image, labels: Labels, scale: float, crop: int | None, generator: np.random.Generator
-) -> tuple[Image, Labels]:
+    image: Image, labels: LabelMap, scale: float, crop: int | None, generator: np.random.Generator
+) -> tuple[Image, LabelMap]:
     """A random part of the image after scaling; only the part is scaled, and no more pixels than it has are touched."""
     lengths = image.shape[:2]
     limit = max(lengths) * scale + 1 if crop is None else crop

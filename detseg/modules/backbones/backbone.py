@@ -8,13 +8,13 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from detseg.configurable import Recipe
+from detseg.configurable import Configurable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Backbone(nn.Module, Recipe):
+class Backbone(nn.Module, Configurable):
     """Turns images into feature maps, fine to coarse.
 
     ``channels`` and ``strides`` say what the maps are: the i-th is (B, channels[i], H / strides[i], W / strides[i]).

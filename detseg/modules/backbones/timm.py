@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detseg.configurable import IN_CHECKPOINT
+from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError, ConfigError
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import known_stages
@@ -137,7 +137,7 @@ def _load(name: str, weights: str | None, maps: Sequence[int]) -> Any:
             return timm.create_model(name, pretrained=True, **settings)
         except Exception as error:  # of the network, the file system or the file: timm and its hub raise many
             raise CheckpointError(f"{weights}: timm could not fetch weights of {name}: {error}") from error
-    if weights is None or weights == IN_CHECKPOINT:
+    if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return timm.create_model(name, **settings)
     if not Path(weights).exists():
         there = "timm fetches its own as pretrained" if timm.is_model_pretrained(name) else "timm has none"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torchvision
 from torch import Tensor, nn
 
-from detseg.configurable import IN_CHECKPOINT
+from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.weights.state_dict import COUNT, faults, fetch, read_weights
 
@@ -29,7 +29,7 @@ def load_weights(network: nn.Module, name: str, weights: str | None, required: C
 
     Raises CheckpointError, naming the file and the keys, if the state dict is not one of this network.
     """
-    if weights is None or weights == IN_CHECKPOINT:
+    if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return []
     own = network.state_dict()
     state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items() if not key.endswith(COUNT)}

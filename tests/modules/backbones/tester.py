@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
-from detseg.configurable import build, recipe
+from detseg.configurable import from_config, to_config
 from detseg.errors import CheckpointError
 from detseg.models import Classifier
 from detseg.modules.backbones import Backbone
@@ -251,7 +251,7 @@ class BackboneTester:
     def test_recipe_round_trip(self, arguments) -> None:
         with torch.device("meta"):
             backbone = self.make(**arguments)
-            rebuilt = build(json.loads(json.dumps(recipe(backbone))))
+            rebuilt = from_config(json.loads(json.dumps(to_config(backbone))))
         assert architecture(rebuilt) == architecture(backbone)
         assert (rebuilt.channels, rebuilt.strides) == (backbone.channels, backbone.strides)
 
@@ -260,7 +260,7 @@ class BackboneTester:
         batch = labelled(images(2, 3, *self.classified), [0, 2])
         sum(classifier.loss(batch).values()).backward()
         assert [name for name, value in classifier.named_parameters() if value.grad is None] == []
-        rebuilt = build(json.loads(json.dumps(recipe(classifier))))
+        rebuilt = from_config(json.loads(json.dumps(to_config(classifier))))
         assert architecture(rebuilt) == architecture(classifier)
         logits = classifier.eval()(batch.images)
         assert logits.shape == (2, 3)
@@ -351,9 +351,9 @@ class PretrainedTester(BackboneTester):
         if "norm" in arguments and "norm" not in inspect.signature(self.kind).parameters:
             pytest.skip("a network without batch norm")
         backbone = self.make(weights=weights, **arguments)
-        description = json.dumps(recipe(backbone))
+        description = json.dumps(to_config(backbone))
         assert weights not in description
-        rebuilt = build(json.loads(description))
+        rebuilt = from_config(json.loads(description))
         assert architecture(rebuilt) == architecture(backbone)
 
     def test_a_subclass_with_a_constructor_of_its_own(self, weights) -> None:
@@ -366,7 +366,7 @@ class PretrainedTester(BackboneTester):
 
         Own.__qualname__ = f"{type(self).__name__}.Own"  # those of other tests may still be there
         backbone = Own(weights)
-        assert architecture(build(recipe(backbone))) == architecture(backbone)
+        assert architecture(from_config(to_config(backbone))) == architecture(backbone)
 
     @pytest.mark.parametrize("weights", ["no/such/file.pth", "IMAGENET1K_V9"])
     def test_weights_that_do_not_exist(self, weights) -> None:

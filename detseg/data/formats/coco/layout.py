@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from detseg.data.annotations.issues import collects
 from detseg.data.formats.coco.reader import Split
-from detseg.data.formats.layout import WORDS, Tree, ends, holds, holds_anywhere, leads_out
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, ends, holds, holds_anywhere, leads_out
 from detseg.errors import DataError
 
 MANY = 50  # files that could be annotations are looked into; more are of one image each
@@ -60,7 +60,7 @@ def find_split(root: Path, word: str) -> Path | None:
 
 def find_only_annotations(root: Path) -> Path:
     """Look for the one annotation file of a data set that is not split. Raises DataError if it is not one."""
-    files = [f for f in _json_files(root) if all(_rank(f.relative_to(root), word) is None for word in WORDS)]
+    files = [f for f in _json_files(root) if all(_rank(f.relative_to(root), word) is None for word in SPLIT_PATTERNS)]
     files = _most_likely(files)
     if len(files) == 1:
         return files[0]
@@ -115,7 +115,7 @@ def find_images(root: Path, file: Path, split: str | None) -> Path:
     folders = [*_folders(root), *_folders(root / "images"), *_folders(file.parent), root, file.parent]
 
     def rank(folder: Path) -> int:
-        words = {word for word, pattern in WORDS.items() if pattern.search(folder.name.lower())}
+        words = {word for word, pattern in SPLIT_PATTERNS.items() if pattern.search(folder.name.lower())}
         if not words:
             return 2 if folder == file.parent else 3
         if split in words or (split == "val" and "test" in words):
@@ -145,7 +145,7 @@ def _most_likely(files: list[Path]) -> list[Path]:
 def _rank(file: Path, word: str) -> int | None:
     """How likely this file is the one of a split: the lower the better, None if it is not."""
     text = str(file).lower()
-    if not WORDS[word].search(text):
+    if not SPLIT_PATTERNS[word].search(text):
         return None
     if file.stem == f"instances_{word}2017":
         return 0

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.cache import cached
-from detseg.data.annotations.detection import Annotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import image_size
 from detseg.data.annotations.issues import collects, shifted
 from detseg.data.annotations.masks import MaskReading
@@ -54,7 +54,7 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotations:
+def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> DetectionAnnotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
     Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Large
@@ -70,7 +70,7 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Annotati
 
 
 @without_collection()
-def _read(file: Path, images: Path, masks: MaskReading) -> tuple[Annotations, bool]:
+def _read(file: Path, images: Path, masks: MaskReading) -> tuple[DetectionAnnotations, bool]:
     """What ``read_coco`` returns, and whether the file alone says it: no image had to be looked for or measured."""
     content = (None if collects() else _in_pieces(file, masks)) or _at_once(file, images, masks)
     image_ids, files, sizes, lasting = _images(file, images, content.pop("images"))
