@@ -37,7 +37,7 @@ class Confusion:
         self.boundaries = torch.zeros(3, self.num_classes, dtype=torch.int64)
 
     def add(self, predictions: Tensor, labels: Tensor, sizes: Tensor) -> None:
-        """Add a batch: predicted classes (B, H, W), labels (B, H, W) in which VOID does not count, ``Batch.image_sizes``."""
+        """Add predicted classes and labels (B, H, W), IGNORE_INDEX not counted, with ``Batch.image_sizes``."""
         count, device = self.num_classes, labels.device
         self.matrix, self.boundaries = self.matrix.to(device), self.boundaries.to(device)
         predictions, valid = predictions.to(torch.int64), labels != IGNORE_INDEX
