@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from detseg.compat import FORMAT
 from detseg.configurable import from_config
 from detseg.data import (
     COCO,
@@ -29,7 +30,6 @@ from detseg.data import (
 )
 from detseg.errors import CheckpointError
 from detseg.tasks import TASKS, Task
-from detseg.tasks.base import FORMAT
 from detseg.weights import state_dict
 
 # Imported to be known by name, to checkpoints and on the command line.
@@ -65,12 +65,12 @@ def load(path: str | Path) -> Task:
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path}: written by another version of detseg (format {about.get('format')})")
     try:
-        network = from_config(about["network"])
-        kind = next((kind for kind in TASKS if isinstance(network, kind)), None)
+        model = from_config(about["model"])
+        kind = next((kind for kind in TASKS if isinstance(model, kind)), None)
         if kind is None:
-            raise TypeError(f"{type(network).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
-        network.load_state_dict(state_dict.of_network(content))
-        task = TASKS[kind](network)
+            raise TypeError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
+        model.load_state_dict(state_dict.of_network(content))
+        task = TASKS[kind](model)
         task.classes = tuple(map(str, about["classes"]))
         task.category_ids = tuple(map(int, about["category_ids"]))
         task.data_recipe, task.config = about["data"], about["config"]

@@ -28,7 +28,7 @@ class SmallNet(ConvNet):
         conv.weight.data = self.kernel.clone()
         return nn.Sequential(OrderedDict(conv=conv, relu=nn.ReLU(inplace=True)))
 
-    def head(self, network: Any) -> dict[str, nn.Module]:
+    def head(self, model: Any) -> dict[str, nn.Module]:
         return {}
 
 

@@ -59,10 +59,10 @@ def test_it_carries_all_that_evaluation_and_prediction_need(trained: Path) -> No
     assert task.category_ids == tuple(IDS.values())
     assert task.config == {"trainer": {"max_epochs": 1}}
     assert task.figures["AP"] == 1.0
-    assert isinstance(task.network, ColourDetector)
-    assert task.network.losses == 2.0
-    assert task.network.weight.abs().sum() > 0
-    assert not task.network.training
+    assert isinstance(task.model, ColourDetector)
+    assert task.model.losses == 2.0
+    assert task.model.weight.abs().sum() > 0
+    assert not task.model.training
     found = next(task.predict(trained.parent / "data" / "val" / "val2.png"))
     assert sorted(found.classes) == ["blue", "green", "red"]
 
@@ -82,7 +82,7 @@ def test_a_saved_task_is_the_loaded_one(trained: Path, tmp_path: Path) -> None:
     checkpoint.save(checkpoint.load(trained), tmp_path / "again.ckpt")
     one, other = checkpoint.load(trained), checkpoint.load(tmp_path / "again.ckpt")
     assert str(one.describe()) == str(other.describe())  # as text, since nan is not nan
-    assert torch.equal(one.network.weight, other.network.weight)
+    assert torch.equal(one.model.weight, other.model.weight)
 
 
 def test_a_missing_file_is_named_with_the_newest_there_is(
@@ -127,14 +127,14 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')\nclass Net: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("evil.Net", "os.system", "Net"):
-        path = altered(trained, tmp_path / "bad.ckpt", network={"class": name, "arguments": {}})
+        path = altered(trained, tmp_path / "bad.ckpt", model={"class": name, "arguments": {}})
         with pytest.raises(CheckpointError, match=rf"{name}: not a class of detseg"):
             checkpoint.load(path)
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
-    ("network", "reason"),
+    ("model", "reason"),
     [
         ({"class": "COCO", "arguments": {"root": "x"}}, "COCO is none of RCNN, Detector, Classifier, Segmenter"),
         ({"class": "tests.colours.ColourDetector", "arguments": {"colour": 1}}, "unexpected keyword argument"),
@@ -143,14 +143,14 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
         (None, "NoneType is none of RCNN, Detector, Classifier, Segmenter"),
     ],
 )
-def test_a_wrong_network_is_said(trained: Path, tmp_path: Path, network: Any, reason: str) -> None:
+def test_a_wrong_network_is_said(trained: Path, tmp_path: Path, model: Any, reason: str) -> None:
     with pytest.raises(CheckpointError, match=reason):
-        checkpoint.load(altered(trained, tmp_path / "bad.ckpt", network=network))
+        checkpoint.load(altered(trained, tmp_path / "bad.ckpt", model=model))
 
 
 def test_weights_of_another_network_are_said(trained: Path, tmp_path: Path) -> None:
     content = checkpoint.read(trained)
-    content["state_dict"] = {"network.other": torch.zeros(1)}
+    content["state_dict"] = {"model.other": torch.zeros(1)}
     torch.save(content, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match=r"(?s)bad.ckpt: .*weight"):
         checkpoint.load(tmp_path / "bad.ckpt")

@@ -76,10 +76,10 @@ trainer:
 
 # What makes a network small, or provides it with what it needs.
 MORE = {
-    "FasterRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
-    "MaskRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
-    "FastRCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
-    "RCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
+    "FasterRCNN": ["--model.samples=8", "--model.proposals=[20, 20]"],
+    "MaskRCNN": ["--model.samples=8", "--model.proposals=[20, 20]"],
+    "FastRCNN": ["--model.samples=8", "--data.proposals=proposals"],
+    "RCNN": ["--model.samples=8", "--data.proposals=proposals"],
     "Classifier": [],
     "FCN": [],
     "DilatedFCN": [],
@@ -117,13 +117,13 @@ def write_masks(root: Path) -> None:
     (root / "classes.txt").write_text("\n".join(("red", "green", "blue")))
 
 
-def network(name: str) -> str:
+def model_of(name: str) -> str:
     """The class of the network in a file."""
-    return yaml.safe_load((CONFIGS / name).read_text())["model"]["network"]["class_path"]
+    return yaml.safe_load((CONFIGS / name).read_text())["model"]["class_path"]
 
 
 def small_data(name: str) -> tuple[str, str, str]:
-    return OTHERS.get(network(name), ("small.yaml", "COCO", "colours"))
+    return OTHERS.get(model_of(name), ("small.yaml", "COCO", "colours"))
 
 
 def without_weights(name: str) -> list[str]:
@@ -150,9 +150,9 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    if network(name) == "FCN":
+    if model_of(name) == "FCN":
         monkeypatch.setattr(nn, "Linear", Narrow)  # fc6 and fc7 would take the most time
-    small = ["--config", small_data(name)[0], *without_weights(name), *MORE[network(name)]]
+    small = ["--config", small_data(name)[0], *without_weights(name), *MORE[model_of(name)]]
     cli.train(["--config", name, *small])
 
 
@@ -163,7 +163,7 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
     _, kind, root = small_data(name)
     (folder / "my_data.yaml").write_text(f"class_path: {kind}\ninit_args:\n  root: {root}\n")
     training = TrainCLI(["--config", name, "--data", "my_data.yaml", *without_weights(name)])
-    assert training.model.network.num_classes == 3
+    assert training.model.num_classes == 3
     assert training.trainer.max_epochs
 
 

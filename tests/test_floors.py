@@ -10,15 +10,16 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"errors", "folders", "configurable", "structures", "weights"}
+GROUND = {"compat", "errors", "folders", "configurable", "structures", "weights"}
 BELOW: dict[str, set[str]] = {
+    "compat": set(),
     "errors": set(),
     "structures": set(),
     "progress": set(),
     "draw": set(),
     "folders": {"errors"},
     "configurable": {"errors"},
-    "weights": {"errors", "configurable"},
+    "weights": {"compat", "errors", "configurable"},
     "ops": GROUND | {"kernels"},
     "kernels": GROUND | {"ops"},
     "modules": GROUND | {"ops", "kernels"},

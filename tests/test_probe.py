@@ -27,9 +27,9 @@ def noisy(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("count", [60, 240])  # less pictures than the 192 numbers of each, and more
 def test_the_probe_of_an_identity_is_scikit_learn_on_pixels(count: int) -> None:
     (train, labels), (val, val_labels) = noisy(count, 0), noisy(300, 1)
-    network = SmallNet(identity().tolist())
+    model = SmallNet(identity().tolist())
     found = [
-        features(network, torch.from_numpy(images).permute(0, 3, 1, 2).split(7), ["relu"])["relu"]
+        features(model, torch.from_numpy(images).permute(0, 3, 1, 2).split(7), ["relu"])["relu"]
         for images in (train, val)
     ]
     held_out = train_val_split(labels, 0.25, 0)
@@ -50,10 +50,10 @@ def test_the_probe_of_an_identity_is_scikit_learn_on_pixels(count: int) -> None:
 
 @torch.no_grad()
 def test_every_depth_has_about_9000_numbers() -> None:
-    network = MobileNetV2()
-    depths = spread_depths(network)
+    model = MobileNetV2()
+    depths = spread_depths(model)
     images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    for name, found in features(network, [images], depths).items():
+    for name, found in features(model, [images], depths).items():
         assert found.shape[1] == pytest.approx(9000, rel=0.3), name
 
 
@@ -78,9 +78,9 @@ def test_depths_are_the_ends_of_the_stages_and_what_lies_between() -> None:
 
 
 def test_random_weights_are_those_of_the_seed() -> None:
-    network = MobileNetV2()
+    model = MobileNetV2()
     state = torch.get_rng_state()
-    first, again, other = (at_random(network, seed).state_dict()["features.3.conv.2.weight"] for seed in (0, 0, 1))
+    first, again, other = (at_random(model, seed).state_dict()["features.3.conv.2.weight"] for seed in (0, 0, 1))
     assert torch.get_rng_state().equal(state)
     assert first.equal(again)
     assert not first.equal(other)

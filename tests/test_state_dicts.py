@@ -17,7 +17,7 @@ from detseg.weights.state_dict import faults, of_network, read, read_weights
 
 def test_the_same_weights_from_every_kind_of_file(tmp_path: Path) -> None:
     state = {"conv.weight": torch.arange(3.0)}
-    prefixed = {f"network.{name}": value for name, value in state.items()}
+    prefixed = {f"model.{name}": value for name, value in state.items()}
     torch.save(state, tmp_path / "plain.pth")
     save_file(state, tmp_path / "plain.safetensors")
     torch.save({"state_dict": prefixed, "detseg": {"classes": ["a"]}}, tmp_path / "task.ckpt")
@@ -36,7 +36,7 @@ def test_the_same_weights_from_every_kind_of_file(tmp_path: Path) -> None:
         ({"model": {"x": torch.zeros(1)}}, "not a state dict, .* model is none"),
         ({1: torch.zeros(1)}, "not a state dict"),
         ({"detseg": {}}, "not a state dict"),
-        ({"detseg": {}, "state_dict": {"network.x": 3}}, "not a state dict, .* network.x is none"),
+        ({"detseg": {}, "state_dict": {"model.x": 3}}, "not a state dict, .* model.x is none"),
         ({"x": Path("x")}, "holds pathlib.*, and only tensors and plain values are read"),
     ],
 )

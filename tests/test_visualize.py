@@ -22,8 +22,8 @@ def dot() -> list[list[list[list[float]]]]:
 
 @pytest.mark.parametrize("decorrelated", [True, False])
 def test_ascent_makes_its_channel_strong_and_no_other(decorrelated: bool) -> None:
-    network = SmallNet(identity().tolist()).requires_grad_(False)
-    made = ascend(network, "relu", [0, 2], side=24, steps=60, jitter=2, decorrelated=decorrelated)
+    model = SmallNet(identity().tolist()).requires_grad_(False)
+    made = ascend(model, "relu", [0, 2], side=24, steps=60, jitter=2, decorrelated=decorrelated)
     assert made.before == pytest.approx([127.5, 127.5], abs=5)  # it begins in grey
     for channel, picture, after in zip([0, 2], made.pictures, made.after, strict=True):
         assert after > 1.4 * 127.5
@@ -32,19 +32,19 @@ def test_ascent_makes_its_channel_strong_and_no_other(decorrelated: bool) -> Non
 
 def test_a_channel_that_is_silent_at_the_start_is_woken() -> None:
     kernel = [torch.cat([torch.ones(1, 5, 5), -torch.ones(2, 5, 5)]).tolist()]  # in grey far below zero: silent
-    network = SmallNet(kernel).requires_grad_(False)
-    assert isinstance(network.relu, nn.ReLU)
-    made = ascend(network, "relu", [0], side=24, steps=80, jitter=2)
+    model = SmallNet(kernel).requires_grad_(False)
+    assert isinstance(model.relu, nn.ReLU)
+    made = ascend(model, "relu", [0], side=24, steps=80, jitter=2)
     assert made.before == [0]
     assert made.after[0] > 25 * 20
-    assert isinstance(network.relu, nn.ReLU)  # the network itself is left as it was
+    assert isinstance(model.relu, nn.ReLU)  # the network itself is left as it was
 
 
 def test_ascent_repeats_by_its_seed_and_blur_smooths() -> None:
-    network = SmallNet(dot()).requires_grad_(False)
+    model = SmallNet(dot()).requires_grad_(False)
     settings = {"side": 24, "steps": 10, "decorrelated": False}
     first, again, other, smooth = (
-        ascend(network, "relu", [0], **settings, seed=seed, blur=blur).pictures[0].astype(float)
+        ascend(model, "relu", [0], **settings, seed=seed, blur=blur).pictures[0].astype(float)
         for seed, blur in ((0, 0), (0, 0), (1, 0), (0, 2))
     )
     assert (first == again).all()
@@ -55,8 +55,8 @@ def test_ascent_repeats_by_its_seed_and_blur_smooths() -> None:
 
 def test_deep_channels_are_climbed_by_far() -> None:
     torch.manual_seed(0)
-    network = MobileNetV2(norm="frozen").eval().requires_grad_(False)
-    made = ascend(network, "features.3", [0, 5], side=48, steps=30)
+    model = MobileNetV2(norm="frozen").eval().requires_grad_(False)
+    made = ascend(model, "features.3", [0, 5], side=48, steps=30)
     for before, after in zip(made.before, made.after, strict=True):
         assert after > 2.5 * abs(before)
 
@@ -69,12 +69,12 @@ def test_receptive_fields_are_those_of_the_rule(block: str, strides: str) -> Non
     side, jump = 1, 1
     for stride in map(int, strides):
         side, jump = side + 2 * jump, jump * stride
-    network = MobileNetV2(norm="frozen").eval().requires_grad_(False)
+    model = MobileNetV2(norm="frozen").eval().requires_grad_(False)
     for axis, cell, length in ((0, 8, 160), (1, 10, 192)):
-        first, end = extent(network, block, axis, cell, length)
+        first, end = extent(model, block, axis, cell, length)
         assert end - first == side
         assert (first + end - 1) / 2 == pytest.approx(cell * jump, abs=jump)
-        assert extent(network, block, axis, 0, length)[0] == 0  # cut at the edge
+        assert extent(model, block, axis, 0, length)[0] == 0  # cut at the edge
 
 
 def test_the_patch_found_is_the_planted_one() -> None:
@@ -97,10 +97,10 @@ def test_the_patch_found_is_the_planted_one() -> None:
 
 def test_maps_are_what_the_block_gives_and_painted_by_sign() -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 11, 3)).astype(np.uint8)
-    network = SmallNet(dot())
+    model = SmallNet(dot())
     expected = nn.functional.conv2d(torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.tensor(dot()))
-    np.testing.assert_allclose(activations(network, "conv", image), expected[0], rtol=1e-4, atol=1e-2)
-    assert (activations(network, "relu", image) >= 0).all()
+    np.testing.assert_allclose(activations(model, "conv", image), expected[0], rtol=1e-4, atol=1e-2)
+    assert (activations(model, "relu", image) >= 0).all()
     colours = paint(np.array([[0, 2], [-2, -1]], np.float32))
     assert colours[0, 0].tolist() == [255, 255, 255]
     assert colours[0, 1].tolist() == [178, 24, 43]

@@ -92,10 +92,10 @@ def test(system: str, images: int, training: float | None) -> Record:
     task = checkpoint.load(Path("runs") / f"history_{system}" / "last.ckpt")
     data = from_config(task.data_recipe)
     assert isinstance(data, DetectionDataModule)
-    network = task.network
-    total = timed(network, "forward")
-    cnn = timed(network, "features") if isinstance(network, RCNN) else timed(network.backbone, "forward")
-    own = [timed(network.rpn, name) for name in ("forward", "propose")] if isinstance(network, FasterRCNN) else []
+    model = task.model
+    total = timed(model, "forward")
+    cnn = timed(model, "features") if isinstance(model, RCNN) else timed(model.backbone, "forward")
+    own = [timed(model.rpn, name) for name in ("forward", "propose")] if isinstance(model, FasterRCNN) else []
     dataset = data.dataset("val")
     count = min(images, len(dataset))  # type: ignore[arg-type]
     for row in [0, *range(count)]:  # the first once more: it warms up
@@ -103,10 +103,10 @@ def test(system: str, images: int, training: float | None) -> Record:
             for seconds in (total, cnn, *own):
                 seconds.clear()
         batch = DetectionDataModule.collate([dataset[row]], data.buckets)
-        network(batch.images, batch.image_sizes, batch.proposals)
+        model(batch.images, batch.image_sizes, batch.proposals)
     proposals = sum(map(sum, own)) / count
     head = (sum(total) - sum(cnn)) / count - proposals
-    if network.needs_proposals:
+    if model.needs_proposals:
         annotations = data.annotations("val")
         proposals = Proposals(cache_file(PROPOSALS, "val"), annotations, "detseg propose").seconds()
     return Record(SYSTEMS[system], task.figures["AP50"], training, proposals, sum(cnn) / count, head)
@@ -116,17 +116,17 @@ def test(system: str, images: int, training: float | None) -> Record:
 def ablation() -> None:
     """Print AP50 of R-CNN with each of its two scores, with and without refined boxes."""
     task = checkpoint.load(Path("runs") / "history_rcnn" / "last.ckpt")
-    data, network = from_config(task.data_recipe), task.network
+    data, model = from_config(task.data_recipe), task.model
     dataset = data.dataset("val")
     variants = list(itertools.product(("svm", "softmax"), (True, False)))
     found = {variant: Collector() for variant in variants}
     for row in range(len(dataset)):
         batch = DetectionDataModule.collate([dataset[row]], data.buckets)
         with torch.autocast("cpu", torch.bfloat16):
-            features = network.features(batch.images, batch.image_sizes, batch.proposals)
-        for network.scores, network.box_regression in variants:
-            detections = network.detect(features, batch.proposals, batch.image_sizes)
-            collector = found[network.scores, network.box_regression]
+            features = model.features(batch.images, batch.image_sizes, batch.proposals)
+        for model.scores, model.box_regression in variants:
+            detections = model.detect(features, batch.proposals, batch.image_sizes)
+            collector = found[model.scores, model.box_regression]
             collector.add(batch.image_index, rescale(detections, batch.image_sizes, batch.original_sizes))
     for (scores, boxes), collector in found.items():
         figures = coco_ap(data.annotations("val"), collector.gather())
@@ -147,7 +147,7 @@ def history(arguments: Sequence[str]) -> None:
     splits = [value for value in settings if value.startswith(("--data.train_split=", "--data.val_split="))]
     cli.propose(["--data", "VOC", "--data.root", options.root, *splits, "--out", str(PROPOSALS)])
     if options.weights:
-        settings += ["--model.network.backbone.weights", options.weights]
+        settings += ["--model.backbone.weights", options.weights]
     records = [test(system, options.images, train(system, settings)) for system in SYSTEMS]
     report(records, options.out)
     if options.ablation:

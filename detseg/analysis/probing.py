@@ -50,8 +50,8 @@ def at_random(backbone: ConvNet, seed: int) -> ConvNet:
     """The same network without its weights; nothing else draws random numbers by it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: ConvNet = from_config(to_config(backbone), weights=None)
-    return network
+        model: ConvNet = from_config(to_config(backbone), weights=None)
+    return model
 
 
 def pooled(feature: Tensor) -> Tensor:

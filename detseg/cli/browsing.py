@@ -21,6 +21,7 @@ from detseg.cli.configs import SUFFIXES, find_config, find_configs, for_other_da
 from detseg.cli.console import check_writable
 from detseg.cli.faults import PARSER, cause, parse
 from detseg.cli.training import task_of
+from detseg.compat import translate_settings
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
 from detseg.data.modules.base import BaseDataModule
@@ -88,7 +89,7 @@ def _data_of(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"{what}: name a folder of data, or a YAML file")
     file = find_config(what)
     try:
-        content = yaml.safe_load(read_text(file))
+        content = translate_settings(yaml.safe_load(read_text(file)))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not valid YAML: {error}") from None
     if not isinstance(content, dict) or not {"data", "class_path"} & content.keys():
@@ -104,7 +105,7 @@ def _data_of(arguments: Sequence[str]) -> list[str]:
 def _masks_for(content: dict[str, Any]) -> list[str]:
     """The option that gives masks to a network that learns from them."""
     try:
-        name = str(content["model"]["network"]["class_path"]).rpartition(".")[2]
+        name = str(content["model"]["class_path"]).rpartition(".")[2]
     except (KeyError, TypeError):
         return []
     return ["--data.masks=all"] if getattr(getattr(models, name, None), "needs_masks", False) else []

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 import detseg
+from detseg.compat import translate_key, translate_options
 from detseg.data import MODULES, DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
 from detseg.errors import ConfigError
@@ -20,7 +21,7 @@ WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that a
 # What a folder as data is, where it is not of the one class of its kind.
 FOLDERS = {DetectionDataModule: "Folder", SegmentationDataModule: "FolderSegmentation"}
 
-SETTINGS = ("--config", "-c", "--data", "--model", "--trainer")  # beginnings of the options that a file may set
+SETTINGS = ("--config", "-c", "--data", "--model", "--task", "--trainer")  # options that a file may set begin so
 
 
 class Setting(NamedTuple):
@@ -57,6 +58,7 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 
     Raises ConfigError for a file that is not there, or that does not hold settings.
     """
+    arguments = translate_options(arguments)
     found = list(arguments)
     for position, _, value in _files(arguments):
         found[position] = arguments[position].removesuffix(value) + str(find_config(value))
@@ -158,9 +160,9 @@ def _node_settings(node: yaml.Node | None, path: Path, key: str) -> Iterator[Set
             text = value.value if isinstance(value, yaml.ScalarNode) else ""
             if name.value not in WRAPPERS:
                 inner = f"{key}.{name.value}".removeprefix(".")
-                yield Setting(inner, path, line, text)
+                yield Setting(translate_key(inner), path, line, text)
             elif name.value == "class_path":
-                yield Setting(f"{key}.class_path", path, line, text)
+                yield Setting(f"{translate_key(key)}.class_path", path, line, text)
             yield from _node_settings(value, path, inner)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

@@ -76,9 +76,9 @@ def convert(arguments: Sequence[str]) -> None:
     content = read_weights(options.source)
     if "detseg" in content:
         task: Task = checkpoint.load(options.source)
-        if not isinstance(task.network, (FasterRCNN, DilatedFCN)):
+        if not isinstance(task.model, (FasterRCNN, DilatedFCN)):
             raise CheckpointError(
-                f"{options.source}: holds {type(task.network).__name__}, which is not turned into torchvision's"
+                f"{options.source}: holds {type(task.model).__name__}, which is not turned into torchvision's"
             )
         state = _for_torchvision(task, options.source)
         torch.save(state, options.target)
@@ -98,26 +98,26 @@ def convert(arguments: Sequence[str]) -> None:
 
 def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
     """The state dict of a task's network under torchvision's names. Raises CheckpointError if torchvision has none."""
-    network = task.network
-    if isinstance(network, DilatedFCN):
-        check_dilated(network, source)
-        return segmenter_to_torchvision(network.state_dict())
-    backbone = getattr(network, "backbone", None)
+    model = task.model
+    if isinstance(model, DilatedFCN):
+        check_dilated(model, source)
+        return segmenter_to_torchvision(model.state_dict())
+    backbone = getattr(model, "backbone", None)
     body = getattr(backbone, "body", None)
     name = getattr(body, "name", "")
     resnet = isinstance(body, ResNet) and body.stages == [2, 3, 4, 5] and name not in PLAIN
     mobile = isinstance(body, MobileNetV3) and body.stages == [5] and len(body.strides) == 2
     if not isinstance(backbone, FPN) or not (resnet or (mobile and name == "mobilenet_v3_large")):
-        parts = " on ".join(type(part).__name__ for part in (network, backbone, body) if part is not None)
+        parts = " on ".join(type(part).__name__ for part in (model, backbone, body) if part is not None)
         parts += f" ({name})" if name else ""
         raise CheckpointError(
             f"{source}: holds {parts}; torchvision's detectors are on an FPN on {', '.join(RESNETS.values())} with "
             "stages 2 to 5, or on mobilenet_v3_large with stage 5 and its entry"
         )
-    if network.pooling != "roi_align":
-        raise CheckpointError(f"{source}: has {network.pooling}, and torchvision's detectors roi_align")
+    if model.pooling != "roi_align":
+        raise CheckpointError(f"{source}: has {model.pooling}, and torchvision's detectors roi_align")
     sizes = [[32, 64, 128, 256, 512]] * 3 if mobile else [[32], [64], [128], [256], [512]]
-    cells = [value for name, value in network.rpn.named_buffers() if name.startswith("cells")]
+    cells = [value for name, value in model.rpn.named_buffers() if name.startswith("cells")]
     published = [cell_anchors(of_map, (0.5, 1.0, 2.0)) for of_map in sizes]
     if len(cells) != len(published) or not all(map(torch.equal, cells, published)):
         raise CheckpointError(
@@ -125,19 +125,19 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
             f"{sizes} and ratios 0.5, 1 and 2"
         )
     try:
-        return to_torchvision(network.state_dict(), list(COCO.values()) if task.classes == tuple(COCO) else None)
+        return to_torchvision(model.state_dict(), list(COCO.values()) if task.classes == tuple(COCO) else None)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
 
-def check_dilated(network: DilatedFCN, source: Path) -> None:
+def check_dilated(model: DilatedFCN, source: Path) -> None:
     """Raise CheckpointError, naming what differs, if torchvision's FCN computes anything else with the same tensors."""
-    backbone = network.backbone
+    backbone = model.backbone
     name = getattr(backbone, "name", type(backbone).__name__)
     differs = [f"is on {name}"] if not isinstance(backbone, ResNet) or name not in FCNS else []
     if isinstance(backbone, ResNet):
-        read = backbone.stages[-2:] if network.auxiliary else backbone.stages[-1:]  # by the heads
-        if read != ([4, 5] if network.auxiliary else [5]):
+        read = backbone.stages[-2:] if model.auxiliary else backbone.stages[-1:]  # by the heads
+        if read != ([4, 5] if model.auxiliary else [5]):
             differs.append(f"has stages {backbone.stages}")
         if backbone.output_stride != 8:
             differs.append(f"has output_stride {backbone.output_stride}")
@@ -152,13 +152,13 @@ def check_dilated(network: DilatedFCN, source: Path) -> None:
 
 def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     """Say which of torchvision's functions builds the network that ``state`` is for, and what it must be told."""
-    network = task.network
-    if isinstance(network, DilatedFCN):
-        body, count = network.backbone, len(task.classes)
-        names = [f"{FCNS[str(body.name)]}({_settings(count)}, aux_loss={network.auxiliary is not None})"]
+    model = task.model
+    if isinstance(model, DilatedFCN):
+        body, count = model.backbone, len(task.classes)
+        names = [f"{FCNS[str(body.name)]}({_settings(count)}, aux_loss={model.auxiliary is not None})"]
         log.info("%s: state dict for torchvision, %d classes", target, count)
     else:
-        body, count = network.backbone.body, len(state[SCORES])
+        body, count = model.backbone.body, len(state[SCORES])
         names = [f"{name}({_settings(count)})" for name in structures(state) if _fits(name, state)]
         log.info(
             "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), count
@@ -166,7 +166,7 @@ def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     log.info(
         "it is loaded by %s", " or ".join(names) or "a detector of torchvision's with the same layers, to be built"
     )
-    if not isinstance(network, DilatedFCN):
+    if not isinstance(model, DilatedFCN):
         log.info("thresholds and numbers of boxes are torchvision's own, if it is not told others")
     found = {layer.eps for layer in body.modules() if hasattr(layer, "running_var")}
     if found != {EPSILON}:
@@ -186,27 +186,27 @@ def _fits(name: str, state: dict[str, Tensor]) -> bool:
     return next(shapes) == next(shapes)
 
 
-def _task(theirs: dict[str, Tensor], source: Path, names: str | None, model: str | None) -> DetectionTask:
+def _task(theirs: dict[str, Tensor], source: Path, names: str | None, name: str | None) -> DetectionTask:
     """The task that a state dict of torchvision's is of: as configs/torchvision says, with the file's own classes."""
     known = published(source)
-    model = model or known or next(iter(structures(theirs)), None)
-    if model is None or SCORES not in theirs:
+    name = name or known or next(iter(structures(theirs)), None)
+    if name is None or SCORES not in theirs:
         held = next(iter(theirs), "nothing")
         known_ones = ", ".join([*PUBLISHED, *FCNS.values()])
         raise CheckpointError(f"holds {held}, but not the weights of one of {known_ones}")
     classes, labels = _classes(len(theirs[SCORES]) - 1, names)
     state = from_torchvision(theirs, labels)
-    settings = yaml.safe_load(find_config(f"torchvision/{model}.yaml").read_text())
-    network, data = _recipe(settings["model"]["network"]), _recipe(settings["data"])
-    del network["arguments"]["weights"]
-    body = network["arguments"]["backbone"]["arguments"]["body"]["arguments"]
+    settings = yaml.safe_load(find_config(f"torchvision/{name}.yaml").read_text())
+    model, data = _recipe(settings["model"]), _recipe(settings["data"])
+    del model["arguments"]["weights"]
+    body = model["arguments"]["backbone"]["arguments"]["body"]["arguments"]
     if body["name"] == "resnet50":
         body["name"] = _resnet(theirs, "backbone.body.")
-    body["norm"] = "batch" if any(name.endswith(COUNT) for name in state) else "frozen"
+    body["norm"] = "batch" if any(key.endswith(COUNT) for key in state) else "frozen"
     body["eps"] = epsilon(theirs, known)
-    built = from_config(network, num_classes=len(classes))
+    built = from_config(model, num_classes=len(classes))
     if said := faults(state, built.state_dict()):
-        raise CheckpointError(f"not the weights of {model}: {said}")
+        raise CheckpointError(f"not the weights of {name}: {said}")
     built.load_state_dict(state, strict=False)  # counts of batch norm may be missing
     task = DetectionTask(built)
     task.classes, task.category_ids = classes, labels  # torchvision's labels are the ids of the data set
@@ -223,11 +223,11 @@ def _segmentation(theirs: dict[str, Tensor], names: str | None) -> SegmentationT
     count = len(state["head.4.weight"])
     backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
     auxiliary = any(key.startswith("aux_classifier.") for key in theirs)
-    network = DilatedFCN(backbone, count, AUXILIARY_WEIGHT if auxiliary else 0.0)
-    if said := faults(theirs, segmenter_to_torchvision(network.state_dict())):
+    model = DilatedFCN(backbone, count, AUXILIARY_WEIGHT if auxiliary else 0.0)
+    if said := faults(theirs, segmenter_to_torchvision(model.state_dict())):
         raise CheckpointError(f"not the weights of {FCNS[name]} for {count} classes: {said}")
-    network.load_state_dict(state, strict=False)  # as above
-    task = SegmentationTask(network)
+    model.load_state_dict(state, strict=False)  # as above
+    task = SegmentationTask(model)
     if names is None and count != len(VOC_CLASSES):
         raise ConfigError(f"--classes: the network has {count} classes, and VOC {len(VOC_CLASSES)}; name them all")
     task.classes = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))

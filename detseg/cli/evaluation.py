@@ -47,7 +47,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = parse(parser, for_other_data(arguments, base))
     assert task is not None  # or the parser has missed it
     if options.out and not isinstance(task, DetectionTask):
-        kind = type(task.network).__name__
+        kind = type(task.model).__name__
         raise ConfigError(f"--out {options.out}: {kind} has no detections to write; --metrics writes its figures")
     if isinstance(task, SegmentationTask):
         task.views = views(options)
@@ -58,7 +58,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise cause(error) from error
     data.use_classes(task.classes)
-    if isinstance(task, DetectionTask) and task.network.needs_masks and data.masks == "none":
+    if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
 
     callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []

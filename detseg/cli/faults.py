@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from detseg.cli.configs import nearest, where
+from detseg.compat import translate_settings
 from detseg.configurable import subclasses
 from detseg.errors import ConfigError, DetsegError
 
@@ -35,7 +36,7 @@ REASONS = {
     "class": re.compile(r"Expected a dot import path string: (.+)|Unexpected import path format: (.+)"),
     "module": re.compile(r"(No module named '[^']+'|cannot import name '[^']+'|has no attribute '[^']+')"),
     "abstract": re.compile(r"instantiatable class, but \S+ is (abstract)"),
-    "not a class": re.compile(r"Not a valid subclass of (\w+)\. "),
+    "not a class": re.compile(r"Not a valid subclass of (\w+)"),
     "type": re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value: .*)?$"),
 }
 GIVEN = re.compile(r"Got value: (.+)|Given value: (.+)")
@@ -113,7 +114,7 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
 
 def load_value(text: str) -> Any:
     """YAML, where "None" is null too: by that name jsonargparse hands a null from the command line down the levels."""
-    return None if text == "None" else get_loader("yaml")(text)
+    return None if text == "None" else translate_settings(get_loader("yaml")(text))
 
 
 set_loader("detseg", load_value, (yaml.YAMLError,))
@@ -155,7 +156,10 @@ def _unknown(fault: Fault, parser: ArgumentParser) -> tuple[str, list[str]]:
     if fault.owner:
         names = _parameters(fault.owner)
         return f"{fault.key}.{about}", [f"{fault.key}.{name}" for name in names if name != "num_classes"]
+    links = getattr(parser, "_links_group", None)
+    linked = {action.target[0] for action in links._group_actions} if links else set()
     options = [action.dest for action in parser._actions if not action.dest.endswith("help")]
+    options = [option for option in options if option not in linked]
     groups = {option.split(".")[0] for option in options}
     inside = [option for option in options if option.startswith(f"{about.split('.')[0]}.")]
     return about, inside or sorted({*groups, *options})

@@ -53,9 +53,9 @@ def heatmap(arguments: Sequence[str]) -> None:
             f"classifier looks at; --side {size} makes it as large"
         )
     device = find_device(options.device)
-    network = ConvolutionalClassifier(classifier.eval(), size).to(device)
+    model = ConvolutionalClassifier(classifier.eval(), size).to(device)
     with torch.inference_mode():
-        scores = network(torch.from_numpy(image).permute(2, 0, 1)[None].to(device)).softmax(dim=1)[0]
+        scores = model(torch.from_numpy(image).permute(2, 0, 1)[None].to(device)).softmax(dim=1)[0]
     maps = scores.float().cpu().numpy()
     chosen = _chosen(options.classes, classes, maps, options.count)
     stride = classifier.backbone.strides[-1]
@@ -95,8 +95,8 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
     if options.checkpoint:
         task = checkpoint.load(options.checkpoint)
         if not isinstance(task, ClassificationTask):
-            raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.network).__name__}, no classifier")
-        return task.network, task.classes, stored_data(task).size
+            raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.model).__name__}, no classifier")
+        return task.model, task.classes, stored_data(task).size
     if options.backbone.init_args.get("weights") is None:
         raise ConfigError("backbone.weights must be set, to a file or a name such as IMAGENET1K_V1")
     try:

@@ -97,7 +97,7 @@ def _task(options: Namespace) -> Task:
         task.views = views(options)
     elif views(options) != TTAConfig():
         raise ConfigError(f"--window, --scales and --flip are for segmentation; {options.checkpoint} does none")
-    if options.instances and not (isinstance(task, DetectionTask) and task.network.needs_masks):
+    if options.instances and not (isinstance(task, DetectionTask) and task.model.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
     return task
 

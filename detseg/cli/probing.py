@@ -50,8 +50,8 @@ def probe(arguments: Sequence[str]) -> None:
     trained, numbers = _accuracies(backbone, depths, train, val, options, "trained weights")
     random = []
     for seed in range(options.seed, options.seed + options.random):
-        network = prepare(at_random(backbone, seed), next(backbone.parameters()).device)
-        random.append(_accuracies(network, depths, train, val, options, f"random weights, seed {seed}")[0])
+        model = prepare(at_random(backbone, seed), next(backbone.parameters()).device)
+        random.append(_accuracies(model, depths, train, val, options, f"random weights, seed {seed}")[0])
 
     guess = float((val.labels == np.bincount(train.labels).argmax()).mean())
     print(_table(depths, numbers, trained, random, guess, train.classes[int(np.bincount(train.labels).argmax())]))

@@ -122,13 +122,13 @@ def _work(
 def _region_proposal_network(file: Path) -> Method:
     """The RPN of a checkpoint: as many proposals as its head is trained on. Raises CheckpointError if it has none."""
     task = checkpoint.load(file)
-    network, data = task.network, from_config(task.data_recipe)
-    if not isinstance(network, FasterRCNN):
-        raise CheckpointError(f"{file}: holds {type(network).__name__}, and only FasterRCNN makes proposals")
+    model, data = task.model, from_config(task.data_recipe)
+    if not isinstance(model, FasterRCNN):
+        raise CheckpointError(f"{file}: holds {type(model).__name__}, and only FasterRCNN makes proposals")
     if not isinstance(data, DetectionDataModule):
         raise CheckpointError(f"{file}: never trained, so that the size of its images is not known")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
+    model.to(device)
 
     @torch.inference_mode()
     def method(image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -137,8 +137,8 @@ def _region_proposal_network(file: Path) -> Method:
         sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
         batch = collate([sample], data.buckets)
         images, sizes, original_sizes = (x.to(device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
-        predictions = network.rpn(network.backbone(images, sizes), (images.shape[2], images.shape[3]))
-        found = network.rpn.propose(predictions, sizes, network.rpn_candidates[0], network.proposals[0])
+        predictions = model.rpn(model.backbone(images, sizes), (images.shape[2], images.shape[3]))
+        found = model.rpn.propose(predictions, sizes, model.rpn_candidates[0], model.proposals[0])
         boxes: NDArray[np.float32] = rescale(found, sizes, original_sizes).boxes[0][found.valid[0]].cpu().numpy()
         return boxes
 

@@ -56,4 +56,4 @@ def publish(arguments: Sequence[str]) -> None:
 
 def _say(about: dict[str, Any], folder: Path) -> None:
     files = f"{folder / model_card.WEIGHTS}, {folder / model_card.CARD}"
-    log.info("%s: a %s for %d classes", files, about["network"]["class"], len(about["classes"]))
+    log.info("%s: a %s for %d classes", files, about["model"]["class"], len(about["classes"]))

@@ -41,7 +41,6 @@ from detseg.tasks.figures import write_figures
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
-NETWORK = "model.network.init_args.num_classes"
 
 
 class TrainCLI(LightningCLI):
@@ -69,22 +68,32 @@ class TrainCLI(LightningCLI):
             parser_kwargs={"prog": "detseg train", "usage": usage.TRAIN, "description": "Train a network.", **PARSER},
         )
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``trainer``, ``model`` (the network), ``task`` (its training) and ``data``."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        base = next(base for base, task in TASKS.items() if task is self.model_class)
+        parser.add_subclass_arguments(base, "model", fail_untyped=False, required=True)
+        parser.add_lightning_class_args(self._model_class, "task")
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("model", "task.model", apply_on="instantiate")
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="Name of the run, runs/NAME; by default the config's.")
         parser.add_argument("--resume", type=str | None, help="A checkpoint to go on from, or 'last'.")
-        parser.link_arguments("data.num_classes", NETWORK, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parse(parser, args)
         self._ask_for_masks()
         if self.config.trainer.precision is None:
             self.config.trainer.precision = quickest_precision(self.config.trainer.accelerator)
-        if place := where("model.network.num_classes", self.arguments):
-            raise ConfigError(f"model.network.num_classes{place}: comes from the data; leave it out")
+        if place := where("model.num_classes", self.arguments):
+            raise ConfigError(f"model.num_classes{place}: comes from the data; leave it out")
 
     def _ask_for_masks(self) -> None:
         """Let the data give masks to a network that learns from them."""
-        module, _, name = self.config.model.network.class_path.rpartition(".")
+        module, _, name = self.config.model.class_path.rpartition(".")
         if not getattr(getattr(sys.modules[module], name), "needs_masks", False):
             return
         settings = self.config.data.init_args
@@ -99,12 +108,14 @@ class TrainCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         try:
-            super().instantiate_classes()
+            self.config_init = self.parser.instantiate_classes(self.config)
         except (ValueError, DataError) as error:  # the first is what jsonargparse makes of any error in a constructor
             raise self._with_way_on(cause(error)) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         del settings["resume"]  # whoever trains by these settings again begins anew
-        self.model.config = settings
+        self.datamodule, self.task = self.config_init["data"], self.config_init["task"]
+        self.task.config = settings
+        self.trainer = self.instantiate_trainer()
 
     def _with_way_on(self, error: Exception) -> Exception:
         """An error of the data with the command that lists all that is wrong there."""
@@ -119,11 +130,11 @@ class TrainCLI(LightningCLI):
         if settings["logger"] in (None, True):
             # Without a name and a version below the folder: all of a run lies in one place.
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
-        drawn = isinstance(self.model, (DetectionTask, SegmentationTask))
+        drawn = isinstance(self.task, (DetectionTask, SegmentationTask))
         callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if drawn else []
         callbacks.append(DataLoadingMonitor())
         if settings["enable_checkpointing"] is not False:
-            callbacks += [BestCheckpoint(self.folder, self.model.headline[0]), LastCheckpoint(self.folder)]
+            callbacks += [BestCheckpoint(self.folder, self.task.headline[0]), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))
@@ -148,7 +159,7 @@ def quickest_precision(accelerator: Any) -> str:
 def train(arguments: Sequence[str]) -> None:
     """Train as ``arguments`` say, and show what came of it."""
     cli = TrainCLI(arguments)
-    task, trainer, folder = cli.model, cli.trainer, cli.folder
+    task, trainer, folder = cli.task, cli.trainer, cli.folder
     if isinstance(cli.datamodule, DetectionDataModule):
         look_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
     made = trainer.is_global_zero and not folder.exists()
@@ -174,7 +185,7 @@ def train(arguments: Sequence[str]) -> None:
 
 def task_of(arguments: Sequence[str]) -> type[Task]:
     """What trains the network that the arguments name; detection where they name none that is known."""
-    name = class_path("model.network", arguments) or ""
+    name = class_path("model", arguments) or ""
     module, _, last = name.rpartition(".")
     if module:
         with contextlib.suppress(ImportError, ValueError):  # said better by the parser
@@ -217,7 +228,7 @@ def _begin(task: Task, folder: Path) -> None:
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
     log.info(
         "%s with %.1f million parameters, %.1f of them learn; %d classes; results in %s",
-        *(type(task.network).__name__, counts[0] / 1e6, counts[1] / 1e6, task.network.num_classes, folder),
+        *(type(task.model).__name__, counts[0] / 1e6, counts[1] / 1e6, task.model.num_classes, folder),
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(task.config, sort_keys=False))

@@ -3,7 +3,7 @@
 TRAIN = """detseg train --config NAME.yaml [--data NAME.yaml|CLASS|FOLDER] [--KEY VALUE ...]
 
   detseg train --config faster_rcnn_shapes.yaml
-  detseg train --config faster_rcnn_r50.yaml --data.root my/coco --trainer.max_epochs 3 --model.lr 0.01
+  detseg train --config faster_rcnn_r50.yaml --data.root my/coco --trainer.max_epochs 3 --task.lr 0.01
   detseg train --config faster_rcnn_r50.yaml --resume last"""
 
 TRAIN_HELP = f"""usage: {TRAIN}
@@ -14,8 +14,8 @@ Train a detector, a segmenter or a classifier as a configuration says.
   --data FILE|CLASS|FOLDER other data than the configuration's: a file of settings, a class such as COCO, or a folder,
                            of which is found out what it holds
   --data.KEY VALUE         one setting of the data, such as root, batch_size, workers
-  --model.KEY VALUE        one setting of the training, such as lr, schedule, milestones, or of the network,
-                           such as network.backbone.channels
+  --model.KEY VALUE        one setting of the model, such as backbone.channels
+  --task.KEY VALUE         one setting of its training, such as lr, schedule, milestones
   --trainer.KEY VALUE      one argument of Lightning's Trainer, such as max_epochs, devices, accelerator, precision
   --trainer FILE           some of them, such as trainer/gpu.yaml
   --name NAME              the folder of the run, runs/NAME; by default the name of the configuration

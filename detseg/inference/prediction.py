@@ -72,14 +72,14 @@ def stored_data(task: Task) -> Any:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode, and afterwards into the mode that it was in."""
-    was_training = network.training
-    network.eval()
+    was_training = model.training
+    model.eval()
     try:
         yield
     finally:
-        network.train(was_training)
+        model.train(was_training)
 
 
 def predict(
@@ -90,7 +90,7 @@ def predict(
     Raises DataError, naming it, for a file that is missing or is no image.
     """
     data = stored_data(task)
-    if task.network.needs_proposals:
+    if task.model.needs_proposals:
         log.info("proposals are those of selective search, fast, whatever the training had")
     for path in find_images(images):
         yield _predict(task, data, path, threshold)
@@ -112,11 +112,11 @@ def _predict(task: DetectionTask, data: DetectionDataModule, path: Path, thresho
     batch = collate([sample], data.buckets)
     images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
     proposals = None
-    if task.network.needs_proposals:
+    if task.model.needs_proposals:
         made = _propose(image, height, width)
         proposals = made._replace(boxes=made.boxes.to(task.device), valid=made.valid.to(task.device))
-    with evaluating(task.network):
-        found = rescale(task.network(images, sizes, proposals), sizes, original_sizes)
+    with evaluating(task.model):
+        found = rescale(task.model(images, sizes, proposals), sizes, original_sizes)
     assert found.scores is not None
     assert found.labels is not None
     kept = found.valid[0] & (found.scores[0] >= threshold)

@@ -40,28 +40,26 @@ class TTAConfig:
             raise ConfigError(f"flip {self.flip}: must be true or false")
 
 
-def segment(network: Segmenter, images: Tensor, sizes: Tensor, views: TTAConfig) -> Tensor:
+def segment(model: Segmenter, images: Tensor, sizes: Tensor, views: TTAConfig) -> Tensor:
     """Labels (B, H, W) of images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding."""
     if views == TTAConfig():
-        return network(images, sizes).argmax(dim=1)  # type: ignore[no-any-return]
+        return model(images, sizes).argmax(dim=1)  # type: ignore[no-any-return]
     labels = torch.zeros(len(images), *images.shape[2:], dtype=torch.int64, device=images.device)
     for row, (height, width) in enumerate(sizes.tolist()):
         # By itself: a mirror image would have its padding at the other side.
-        labels[row, :height, :width] = _probabilities(network, images[row, None, :, :height, :width], views)[0].argmax(
-            0
-        )
+        labels[row, :height, :width] = _probabilities(model, images[row, None, :, :height, :width], views)[0].argmax(0)
     return labels
 
 
-def _probabilities(network: Segmenter, image: Tensor, views: TTAConfig) -> Tensor:
+def _probabilities(model: Segmenter, image: Tensor, views: TTAConfig) -> Tensor:
     """Sums (1, K, h, w) over the views of an image (1, 3, h, w)."""
     height, width = image.shape[2:]
-    total = torch.zeros(1, network.num_classes, height, width, device=image.device)
+    total = torch.zeros(1, model.num_classes, height, width, device=image.device)
     for scale in views.scales:
         size = [max(1, round(length * scale)) for length in (height, width)]
         scaled = image if scale == 1 else _resized(image, size)
         for flip in (False, True)[: 1 + views.flip]:
-            found = _windows(network, scaled.flip(3) if flip else scaled, views.window)
+            found = _windows(model, scaled.flip(3) if flip else scaled, views.window)
             found = found.flip(3) if flip else found
             if scale != 1:
                 found = F.interpolate(found, size=(height, width), mode="bilinear", align_corners=False)
@@ -69,17 +67,17 @@ def _probabilities(network: Segmenter, image: Tensor, views: TTAConfig) -> Tenso
     return total
 
 
-def _windows(network: Segmenter, image: Tensor, window: int | None) -> Tensor:
+def _windows(model: Segmenter, image: Tensor, window: int | None) -> Tensor:
     """Probabilities (1, K, h, w) of an image, the mean of the windows that show a pixel."""
     height, width = image.shape[2:]
     if window is None or window >= max(height, width):
-        return network(image).float().softmax(dim=1)  # type: ignore[no-any-return]
-    total = torch.zeros(1, network.num_classes, height, width, device=image.device)
+        return model(image).float().softmax(dim=1)  # type: ignore[no-any-return]
+    total = torch.zeros(1, model.num_classes, height, width, device=image.device)
     count = torch.zeros(height, width, device=image.device)
     for top in _starts(height, window):
         for left in _starts(width, window):
             place = (..., slice(top, top + window), slice(left, left + window))
-            total[place] += network(image[place]).float().softmax(dim=1)
+            total[place] += model(image[place]).float().softmax(dim=1)
             count[place] += 1
     return total / count
 

@@ -124,7 +124,7 @@ class FCN(Segmenter):
             raise CheckpointError(f"{path}: no such file; train the coarser net first, or set weights to null")
         given, own = of_network(read_weights(path)), self.state_dict()
         if not torch.equal(given.get("class_weights", own["class_weights"]), own["class_weights"]):
-            log.info("%s: its weights of the classes are not taken; this net has those of model.class_weights", path)
+            log.info("%s: its weights of the classes are not taken; this net has those of task.class_weights", path)
         given["class_weights"] = own["class_weights"]
         new = [name for name in own if name not in given and name.startswith(("scores.", "upsamplings."))]
         if said := faults(given, own, lambda name: name not in new):

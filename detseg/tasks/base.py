@@ -23,6 +23,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
+from detseg.compat import FORMAT, translate_checkpoint
 from detseg.configurable import to_config
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.structures import Batch
@@ -31,7 +32,6 @@ from detseg.tasks.schedules import DECAY, WARMUP_FACTOR, Schedule, learning_rate
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of what a checkpoint says about itself; another number is another layout
 PATIENCE = 3  # validations without a better figure, after which "plateau" lowers the learning rate
 
 
@@ -60,7 +60,7 @@ class LossCheck:
 
 
 class Task(LightningModule):
-    """Train and evaluate a ``network``: ``Trainer(...).fit(task, data)``.
+    """Train and evaluate a ``model``: ``Trainer(...).fit(task, data)``.
 
     ``lr`` is the learning rate at ``reference_batch`` images a step, and is scaled in proportion to the images of the
     real step (Goyal et al. 2017, arXiv:1706.02677): batch size x devices x accumulated batches. It rises to that over
@@ -79,7 +79,7 @@ class Task(LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        model: nn.Module,
         lr: float = 0.02,
         reference_batch: int = 16,
         backbone_lr_factor: float = 1.0,
@@ -97,8 +97,8 @@ class Task(LightningModule):
         least |= {"warmup_steps": (warmup_steps, 0)}
         for name, (value, limit) in least.items():
             if value < limit:
-                raise ConfigError(f"model.{name}: {value} must be at least {limit}")
-        self.network: Any = network.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
+                raise ConfigError(f"task.{name}: {value} must be at least {limit}")
+        self.model: Any = model.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
         self.lr, self.reference_batch, self.backbone_lr_factor = lr, reference_batch, backbone_lr_factor
         self.optimizer, self.momentum, self.weight_decay = optimizer, momentum, weight_decay
         self.schedule, self.milestones, self.warmup_steps = schedule, milestones, warmup_steps
@@ -132,9 +132,9 @@ class Task(LightningModule):
                 f"the network was trained to find {', '.join(self.classes)}, the data has {', '.join(data.classes)}: "
                 "data.use_classes(task.classes) matches them by name, or build a network for those of the data"
             )
-        if data.num_classes != self.network.num_classes:
+        if data.num_classes != self.model.num_classes:
             raise ConfigError(
-                f"the network has {self.network.num_classes} classes, but the data {data.num_classes}: "
+                f"the network has {self.model.num_classes} classes, but the data {data.num_classes}: "
                 "build it with num_classes=data.num_classes"
             )
         if stage == "fit":
@@ -142,8 +142,8 @@ class Task(LightningModule):
             self.describe()  # what no checkpoint can describe is said now, not after an epoch
             if self.compile_loss:
                 if self.trainer.strategy.root_device.type == "cpu":
-                    log.warning("model.compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
-                self._compiled = compiled(self.network.loss, graphs=self.trainer.accumulate_grad_batches == 1)
+                    log.warning("task.compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
+                self._compiled = compiled(self.model.loss, graphs=self.trainer.accumulate_grad_batches == 1)
 
     def teardown(self, stage: str) -> None:
         self._compiled = None  # it knows this network alone, and is neither copied nor pickled
@@ -151,7 +151,7 @@ class Task(LightningModule):
     # Training
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        losses = (self._compiled or self.network.loss)(batch)
+        losses = (self._compiled or self.model.loss)(batch)
         total = torch.stack(list(losses.values())).sum()
         self._check()
         self._last = LossCheck(
@@ -171,7 +171,7 @@ class Task(LightningModule):
         which = "loss" if not all(value.isfinite() for value in last.losses.values()) else "gradient of the loss"
         raise DetsegError(
             f"the {which} is not finite in step {last.number}: {values}; the images were {images}. "
-            "Look at their labels; if they are sound, lower --model.lr or raise --model.warmup_steps"
+            "Look at their labels; if they are sound, lower --task.lr or raise --task.warmup_steps"
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -182,7 +182,7 @@ class Task(LightningModule):
         # Of float16 such gradients are the rule, and whoever scales them leaves out the step.
         if self._last is None or getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self._last.require(get_total_norm(gradients))  # of all ranks, whose losses this one has not seen
         finite = self._last.finite
         if finite.device.type == "cpu" and finite:  # nobody is asked
@@ -225,7 +225,7 @@ class Task(LightningModule):
         return lr
 
     def _optimizer(self, lr: float) -> Optimizer:
-        groups = parameter_groups(self.network, lr, self.backbone_lr_factor)
+        groups = parameter_groups(self.model, lr, self.backbone_lr_factor)
         # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
         fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
         if self.optimizer == "adamw":
@@ -306,7 +306,7 @@ class Task(LightningModule):
         """What a checkpoint says about itself, in plain values: enough to evaluate and predict with nothing else."""
         return {
             "format": FORMAT,
-            "network": to_config(self.network),
+            "model": to_config(self.model),
             "data": self.data_recipe,
             "classes": list(self.classes),
             "category_ids": list(self.category_ids),
@@ -318,6 +318,7 @@ class Task(LightningModule):
         checkpoint["detseg"] = self.describe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(translate_checkpoint(checkpoint))
         about = checkpoint.get("detseg", {})
         classes = about.get("classes", list(self.classes))
         if classes != list(self.classes):
@@ -325,14 +326,14 @@ class Task(LightningModule):
                 f"the checkpoint knows {', '.join(classes)}, but the data has {', '.join(self.classes)}; "
                 "a training is resumed on the data that it began with"
             )
-        before, now = (config.get("model", {}) for config in (about.get("config", {}), self.config))
+        before, now = (config.get("task", {}) for config in (about.get("config", {}), self.config))
         if before:
             before = {"backbone_lr_factor": 1.0, **before}
             self.backbone_lr_factor = before["backbone_lr_factor"]  # by which the optimizer has one group or two
         for name in ("lr", "backbone_lr_factor", "momentum", "weight_decay"):
             if name in before and name in now and before[name] != now[name]:
                 log.warning(
-                    "model.%s: %s is not used: a training that is resumed goes on with its own, %s; "
+                    "task.%s: %s is not used: a training that is resumed goes on with its own, %s; "
                     "begin a new one to change it",
                     *(name, now[name], before[name]),
                 )

@@ -31,7 +31,7 @@ class ClassificationResult(NamedTuple):
 
 
 class ClassificationTask(Task):
-    """Train and evaluate a classifier on ``ImageFolders``: ``Trainer(...).fit(ClassificationTask(network), data)``.
+    """Train and evaluate a classifier on ``ImageFolders``: ``Trainer(...).fit(ClassificationTask(model), data)``.
 
     The settings are those of ``Task``; by default they are ResNet's for ImageNet (section 3.4), over 90 epochs. After a
     validation ``figures`` holds the losses, ``top1`` and ``top5``, and ``top1`` of each class.
@@ -42,15 +42,15 @@ class ClassificationTask(Task):
 
     def __init__(
         self,
-        network: Classifier,
+        model: Classifier,
         lr: float = 0.1,
         reference_batch: int = 256,
         milestones: Sequence[int] = (30, 60),
         warmup_steps: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(network, lr, reference_batch, milestones=milestones, warmup_steps=warmup_steps, **settings)
-        self._counts = TopK(network.num_classes)
+        super().__init__(model, lr, reference_batch, milestones=milestones, warmup_steps=warmup_steps, **settings)
+        self._counts = TopK(model.num_classes)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -59,18 +59,18 @@ class ClassificationTask(Task):
         image = Sample(torch.zeros(3, size, size, dtype=torch.uint8), whole, label, 0, (size, size))
         batch = self.transfer_batch_to_device(collate([image], self.data.buckets), self.device, 0)
         try:
-            with evaluating(self.network), torch.no_grad():
-                self.network.loss(batch)
+            with evaluating(self.model), torch.no_grad():
+                self.model.loss(batch)
         except RuntimeError as error:
-            name = type(self.network.backbone).__name__
+            name = type(self.model.backbone).__name__
             raise ConfigError(f"data.size {size}: too small for {name}: {error}") from error
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self._counts = TopK(self.network.num_classes)
+        self._counts = TopK(self.model.num_classes)
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        logits = self.network(batch.images)
+        logits = self.model(batch.images)
         assert batch.targets.labels is not None
         labels = batch.targets.labels[:, 0]
         self._counts.add(logits, labels)
@@ -99,8 +99,8 @@ class ClassificationTask(Task):
 
     @torch.inference_mode()
     def _answer(self, path: Path, image: Tensor, count: int) -> ClassificationResult:
-        with evaluating(self.network):
-            scores = self.network(image[None].to(self.device)).softmax(dim=1)[0]
+        with evaluating(self.model):
+            scores = self.model(image[None].to(self.device)).softmax(dim=1)[0]
         best = scores.topk(min(count, len(self.classes)))
         return ClassificationResult(
             path, [self.classes[label] for label in best.indices.tolist()], best.values.float().cpu().numpy()

@@ -48,7 +48,7 @@ def compiled(loss: Loss, graphs: bool = True) -> Loss:
         except torch._dynamo.exc.TorchDynamoException as error:
             loss(batch)  # what is wrong with the batch, and not with the compiler, is said better here
             reason = str(error).split("\n\n")[0]  # what follows is for developers of PyTorch
-            raise ConfigError(f"model.compile_loss: torch.compile failed, train without it: {reason}") from error
+            raise ConfigError(f"task.compile_loss: torch.compile failed, train without it: {reason}") from error
         # Copies: the next step would overwrite what a CUDA graph has given.
         return {name: value.clone() for name, value in losses.items()}
 

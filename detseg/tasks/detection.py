@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
-    """Train and evaluate a detector on a ``DetectionDataModule``: ``Trainer(...).fit(DetectionTask(network), data)``.
+    """Train and evaluate a detector on a ``DetectionDataModule``: ``Trainer(...).fit(DetectionTask(model), data)``.
 
     The settings are those of ``Task``. After a validation ``figures`` holds the losses, the COCO and the VOC average
     precision by name, of masks as well if the network finds them, and ``detections`` what was found, in pixels of the
@@ -36,25 +36,25 @@ class DetectionTask(Task):
     learns_from = DetectionDataModule
     headline: Sequence[str] = ("AP", "AP50")
 
-    def __init__(self, network: Detector, **settings: Any) -> None:
-        super().__init__(network, **settings)
-        if network.needs_masks:
+    def __init__(self, model: Detector, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        if model.needs_masks:
             self.headline = ("mask_AP", "mask_AP50", "AP", "AP50")
         self.detections: Detections | None = None
-        self._collector = Collector(network.needs_masks)
+        self._collector = Collector(model.needs_masks)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if self.network.needs_masks and self.data.masks == "none":
-            raise ConfigError(f'{type(self.network).__name__} learns from masks: build the data with masks="all"')
-        match_classes(self.network, self.classes)
+        if self.model.needs_masks and self.data.masks == "none":
+            raise ConfigError(f'{type(self.model).__name__} learns from masks: build the data with masks="all"')
+        match_classes(self.model, self.classes)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self._collector.reset()
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Instances]]:
-        losses, found = self.network.validate(batch)
+        losses, found = self.model.validate(batch)
         self._collector.add(
             batch.image_index, rescale(found, batch.image_sizes, batch.original_sizes), batch.original_sizes
         )

@@ -56,7 +56,7 @@ class RCNNTask(DetectionTask):
 
     def __init__(
         self,
-        network: RCNN,
+        model: RCNN,
         lr: float = 0.001,
         reference_batch: int = 2,
         weight_decay: float = 5e-4,
@@ -66,7 +66,7 @@ class RCNNTask(DetectionTask):
         **settings: Any,
     ) -> None:
         super().__init__(
-            network,
+            model,
             lr=lr,
             reference_batch=reference_batch,
             weight_decay=weight_decay,
@@ -83,7 +83,7 @@ class RCNNTask(DetectionTask):
         if self.trainer.world_size > 1:
             raise ConfigError(f"trainer.devices {self.trainer.world_size}: R-CNN trains on one")
         if self._stages:
-            check_room(self.network, self.data, self.features_gib)
+            check_room(self.model, self.data, self.features_gib)
 
     def on_train_epoch_start(self) -> None:
         # The regions that are drawn shall be the same in a training that was interrupted before this epoch.
@@ -93,10 +93,10 @@ class RCNNTask(DetectionTask):
 
     def finish(self, folder: Path) -> bool:
         if self._stages:
-            files = RegionFeatures(folder / "features", describe(self.network, self.data, self.trainer.precision))
+            files = RegionFeatures(folder / "features", describe(self.model, self.data, self.trainer.precision))
             self._fit(files)
             for name in self._stages:
-                layer = {"svms": self.network.svms, "regressors": self.network.deltas}[name]
+                layer = {"svms": self.model.svms, "regressors": self.model.deltas}[name]
                 weight, bias = files.read(name, "weight", "bias")
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)
@@ -106,15 +106,15 @@ class RCNNTask(DetectionTask):
     @property
     def _stages(self) -> list[str]:
         """What is to be fitted to features of regions."""
-        return ["svms"] * (self.network.scores == "svm") + ["regressors"] * self.network.box_regression
+        return ["svms"] * (self.model.scores == "svm") + ["regressors"] * self.model.box_regression
 
     def _fit(self, files: RegionFeatures) -> None:
         """Write what is missing of ``svms`` and ``regressors``."""
         missing = [name for name in self._stages if name not in files]
         device, count = self.trainer.strategy.root_device, len(self.data.train_annotations)
         if missing:
-            with self._timed("features"), evaluating(self.network), self.trainer.precision_plugin.forward_context():
-                extract(self.network.to(device), self.data, files, device)
+            with self._timed("features"), evaluating(self.model), self.trainer.precision_plugin.forward_context():
+                extract(self.model.to(device), self.data, files, device)
         if "svms" in missing:
             with self._timed("support vector machines"):
                 fit_machines(files, count, self.classes)
@@ -142,15 +142,15 @@ class RCNNTask(DetectionTask):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
         if self._fine_tuning:
-            logits, labels, valid = self.network.classify(batch)
+            logits, labels, valid = self.model.classify(batch)
             self._right.append((logits.argmax(dim=1) == labels)[valid].float())
             return {"class": class_loss(logits, labels, valid)}, None
-        losses = self.network.loss(batch)
+        losses = self.model.loss(batch)
         start = self._now()
         regions = drop_padding(require_proposals(batch.proposals, "R-CNN"))
-        features = self.network.features(batch.images, batch.image_sizes, regions)
+        features = self.model.features(batch.images, batch.image_sizes, regions)
         middle = self._now()
-        found = self.network.detect(features, regions, batch.image_sizes)
+        found = self.model.detect(features, regions, batch.image_sizes)
         self._images += len(batch.images)
         self._seconds["cnn"] += middle - start
         self._seconds["head"] += self._now() - middle
@@ -175,7 +175,7 @@ class RCNNTask(DetectionTask):
         return self.trainer.state.fn == TrainerFn.FITTING
 
     def _check_complete(self) -> None:
-        if not self.network.complete:
+        if not self.model.complete:
             raise CheckpointError(
                 "this R-CNN has been fine-tuned and no more: what comes after the last epoch is missing; "
                 "its training must go on, with --resume last"

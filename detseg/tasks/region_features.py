@@ -123,11 +123,11 @@ def training_images(data: DetectionDataModule) -> DetectionDataset:
     return dataset
 
 
-def describe(network: RCNN, data: DetectionDataModule, precision: str) -> str:
+def describe(model: RCNN, data: DetectionDataModule, precision: str) -> str:
     """All that the features depend on, as a text; ``precision`` is the trainer's, in which the network runs."""
     annotations, dataset = data.train_annotations, training_images(data)
     weights = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in model.state_dict().items():
         if not name.startswith(("svms.", "deltas.")):
             weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     objects = (annotations.boxes, annotations.labels, annotations.crowd, annotations.difficult)
@@ -137,7 +137,7 @@ def describe(network: RCNN, data: DetectionDataModule, precision: str) -> str:
     content = {
         "weights": weights.hexdigest(),
         "precision": precision,
-        "region": [network.size, network.context],
+        "region": [model.size, model.context],
         "images": fingerprint(annotations),
         "labels": labels.hexdigest(),
         "transforms": to_config(data.transforms),
@@ -146,7 +146,7 @@ def describe(network: RCNN, data: DetectionDataModule, precision: str) -> str:
     return json.dumps(content, indent=2)
 
 
-def check_room(network: RCNN, data: DetectionDataModule, limit: float) -> None:
+def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
     """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB, DataError without objects.
 
     Boxes are compared as they are in the files, before the images are resized.
@@ -164,18 +164,18 @@ def check_room(network: RCNN, data: DetectionDataModule, limit: float) -> None:
         objects = annotations.objects(row)
         truth = torch.from_numpy(annotations.boxes[objects][learnt[objects]]).float()
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
-        total += 2 * network.svms.in_features * (len(boxes) + len(truth)) + 2 * network.deltas.in_features * near
-        total += 4 * network.num_classes * (len(boxes) + len(truth))
+        total += 2 * model.svms.in_features * (len(boxes) + len(truth)) + 2 * model.deltas.in_features * near
+        total += 4 * model.num_classes * (len(boxes) + len(truth))
     log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
     if total > limit * GIB:
         raise ConfigError(
-            f"model.features_gib: {limit:g} is not enough, the features of the training images take "
+            f"task.features_gib: {limit:g} is not enough, the features of the training images take "
             f"{total / GIB:.2f} GiB; raise it, or train with fewer proposals"
         )
 
 
 @torch.no_grad()
-def extract(network: RCNN, data: DetectionDataModule, files: RegionFeatures, device: torch.device) -> None:
+def extract(model: RCNN, data: DetectionDataModule, files: RegionFeatures, device: torch.device) -> None:
     """Write the features of all training images that are not there yet, in half precision.
 
     For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,) of
@@ -187,22 +187,22 @@ def extract(network: RCNN, data: DetectionDataModule, files: RegionFeatures, dev
     missing = [row for row in range(len(dataset)) if image_name(row) not in files]
     with progress(len(dataset) - len(missing), len(dataset), "features") as advance:
         for row in missing:
-            files.write(image_name(row), _image_features(network, dataset[row], data, device))
+            files.write(image_name(row), _image_features(model, dataset[row], data, device))
             advance()
 
 
-def _image_features(network: RCNN, sample: Sample, data: DetectionDataModule, device: torch.device) -> dict[str, Any]:
+def _image_features(model: RCNN, sample: Sample, data: DetectionDataModule, device: torch.device) -> dict[str, Any]:
     batch = collate([sample], data.buckets)
     truth, labels = sample.boxes.to(device), sample.labels.to(device)
     assert sample.proposals is not None
     proposals = sample.proposals.to(device)
     boxes = torch.cat([truth, proposals])[None]
     regions = Instances(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=device))
-    found = network.features(batch.images.to(device), batch.image_sizes.to(device), regions)
+    found = model.features(batch.images.to(device), batch.image_sizes.to(device), regions)
     hidden, grid = (each[0].half() for each in found)
     if not (hidden.isfinite().all() and grid.isfinite().all()):
         path = data.train_annotations.path(sample.image_index)
-        raise DetsegError(f"{path}: its features are not finite in half precision; lower --model.lr and begin anew")
+        raise DetsegError(f"{path}: its features are not finite in half precision; lower --task.lr and begin anew")
 
     nothing = proposals.new_zeros(1, len(proposals))
     iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # before the objects one that nothing is near to
@@ -213,7 +213,7 @@ def _image_features(network: RCNN, sample: Sample, data: DetectionDataModule, de
         "truth": hidden[: len(truth)],
         "labels": labels,
         "hidden": hidden[len(truth) :],
-        "overlaps": _overlaps(boxes[0], sample, data.train_annotations, network.num_classes),
+        "overlaps": _overlaps(boxes[0], sample, data.train_annotations, model.num_classes),
         "grid": grid[len(truth) :][near],
         "deltas": box_ops.encode(truth[nearest], proposals[near], DELTA_WEIGHTS),
         "classes": labels[nearest],

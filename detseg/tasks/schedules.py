@@ -36,16 +36,16 @@ def learning_rate_factor(
     return factor
 
 
-def parameter_groups(network: nn.Module, lr: float, backbone_factor: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, lr: float, backbone_factor: float) -> list[dict[str, Any]]:
     """The parameters that train, for an optimizer: those of the backbone at ``backbone_factor`` times ``lr``.
 
     A feature pyramid on a backbone is no part of it. With the same rate all are one group, as they are in checkpoints
     that know of no other.
     """
-    backbone = getattr(network, "backbone", None)
+    backbone = getattr(model, "backbone", None)
     body = backbone.body if isinstance(backbone, FPN) else backbone
     slower = set(body.parameters()) if body is not None and backbone_factor != 1 else set()
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [one for one in trained if one in slower], "lr": lr * backbone_factor},
         {"params": [one for one in trained if one not in slower], "lr": lr},

@@ -50,16 +50,14 @@ class SegmentationTask(Task):
     headline = ("mean_IoU", "pixel_accuracy")
 
     def __init__(
-        self, network: Segmenter, class_weights: Literal["median_frequency"] | None = None, **settings: Any
+        self, model: Segmenter, class_weights: Literal["median_frequency"] | None = None, **settings: Any
     ) -> None:
-        super().__init__(network, **settings)
-        if class_weights and network.criterion != "cross_entropy":
-            raise ConfigError(
-                f"model.class_weights: {network.criterion} has none; take criterion cross_entropy, or null"
-            )
+        super().__init__(model, **settings)
+        if class_weights and model.criterion != "cross_entropy":
+            raise ConfigError(f"task.class_weights: {model.criterion} has none; take criterion cross_entropy, or null")
         self.class_weights = class_weights
         self.views = TTAConfig()
-        self._confusion = Confusion(network.num_classes)
+        self._confusion = Confusion(model.num_classes)
         self._labelled: Tensor | None = None  # (256,) 1 for each label that the first epoch has shown
         self._warned: set[str] = set()
 
@@ -67,7 +65,7 @@ class SegmentationTask(Task):
         super().setup(stage)
         if stage == "fit" and self.class_weights:
             counts = torch.from_numpy(self.data.train_annotations.counts())
-            self.network.class_weights.copy_(median_frequency_weights(counts))
+            self.model.class_weights.copy_(median_frequency_weights(counts))
 
     def on_train_start(self) -> None:
         self._labelled = torch.zeros(IGNORE_INDEX + 1, dtype=torch.uint8, device=self.device)
@@ -101,11 +99,11 @@ class SegmentationTask(Task):
         self._confusion.reset()
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        losses, logits = self.network.validate(batch)
+        losses, logits = self.model.validate(batch)
         if self.views == TTAConfig():
             labels = logits.argmax(dim=1)
         else:
-            labels = segment(self.network, batch.images, batch.image_sizes, self.views)
+            labels = segment(self.model, batch.images, batch.image_sizes, self.views)
         assert batch.semantic is not None
         self._confusion.add(labels, batch.semantic, batch.image_sizes)
         return losses, {"labels": labels}
@@ -133,8 +131,8 @@ class SegmentationTask(Task):
 
     @torch.inference_mode()
     def _segmented(self, path: Path, image: Tensor) -> SemanticResult:
-        with evaluating(self.network):
-            found = segment(self.network, image.to(self.device), torch.tensor([image.shape[2:]]), self.views)
+        with evaluating(self.model):
+            found = segment(self.model, image.to(self.device), torch.tensor([image.shape[2:]]), self.views)
         labels = found[0].cpu().numpy().astype(np.uint8)
         counts = np.bincount(labels.ravel(), minlength=len(self.classes))
         order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]

@@ -18,7 +18,7 @@ from torch import Tensor
 from detseg.errors import CheckpointError
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
-PREFIX = "network."  # of the network's entries in a task's state dict; in the folder they have none
+PREFIX = "model."  # of the network's entries in a task's state dict; in the folder they have none
 
 
 def write(folder: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:

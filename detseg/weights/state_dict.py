@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detseg.compat import translate_checkpoint
 from detseg.errors import CheckpointError
 from detseg.weights import model_card
 
@@ -30,7 +31,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises CheckpointError, naming it, if it is missing, damaged, or holds more than tensors and plain values.
     """
     if Path(path).is_dir():
-        return model_card.read(Path(path))
+        return translate_checkpoint(model_card.read(Path(path)))
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -51,7 +52,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
-    return content
+    return translate_checkpoint(content)
 
 
 def fetch(choice: WeightsEnum) -> dict[str, Any]:

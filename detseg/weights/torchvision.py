@@ -161,8 +161,8 @@ def epsilon(state: Iterable[str], published: str | None) -> float | None:
     return PUBLISHED[found[0]] if len(found) > 1 else None  # one's own ResNet has that of today's torchvision
 
 
-def load_weights(network: nn.Module, weights: str | None) -> None:
-    """Load ``weights`` of a whole detector into ``network``, whatever classes they are for.
+def load_weights(model: nn.Module, weights: str | None) -> None:
+    """Load ``weights`` of a whole detector into ``model``, whatever classes they are for.
 
     ``weights`` is ``torchvision:COCO_V1``, the published weights of torchvision's detector with the structure of the
     network, or ``torchvision:NAME:COCO_V1``, those of the one called so (fetched, with their hash checked); or a file
@@ -173,33 +173,33 @@ def load_weights(network: nn.Module, weights: str | None) -> None:
 
     Raises CheckpointError, naming weights and tensors, for those of another network or that cannot be read.
     """
-    network.pretrained = None  # type: ignore[assignment]
+    model.pretrained = None  # type: ignore[assignment]
     if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return
-    state, classes, eps = _read(network, weights)
-    own = network.state_dict()
+    state, classes, eps = _read(model, weights)
+    own = model.state_dict()
     if said := faults(state, own, shape=_shape_of_one):
-        raise CheckpointError(f"{weights}: these are not weights of this {type(network).__name__}: {said}")
+        raise CheckpointError(f"{weights}: these are not weights of this {type(model).__name__}: {said}")
     rows = {name: value for name, value in state.items() if _rows(name)}
     random = {name: own[name].clone() for name in rows}
     fitting = {name for name in state if name in own and own[name].shape == state[name].shape}
-    network.load_state_dict({name: state[name] for name in fitting}, strict=False)
+    model.load_state_dict({name: state[name] for name in fitting}, strict=False)
     if eps is not None:
-        getattr(network.backbone, "body", network.backbone).set_eps(eps)  # type: ignore[operator, union-attr]
-    network.pretrained = Pretrained(weights, classes, rows, random)  # type: ignore[assignment]
+        getattr(model.backbone, "body", model.backbone).set_eps(eps)  # type: ignore[operator, union-attr]
+    model.pretrained = Pretrained(weights, classes, rows, random)  # type: ignore[assignment]
 
 
 @torch.no_grad()
-def match_classes(network: nn.Module, classes: Sequence[str]) -> None:
+def match_classes(model: nn.Module, classes: Sequence[str]) -> None:
     """Give each of the ``classes`` that the pretrained weights know by name its rows of the last layers.
 
     The others begin at random, which is logged with the names of the layers. Does nothing a second time, or where no
     weights were loaded.
     """
-    pretrained: Pretrained | None = getattr(network, "pretrained", None)
+    pretrained: Pretrained | None = getattr(model, "pretrained", None)
     if pretrained is None:
         return
-    network.pretrained = None  # type: ignore[assignment]
+    model.pretrained = None  # type: ignore[assignment]
     source, known, rows, random = pretrained
     layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in rows))
     if not known:
@@ -211,7 +211,7 @@ def match_classes(network: nn.Module, classes: Sequence[str]) -> None:
         return
     found = [(place, known.index(name)) for place, name in enumerate(classes) if name in known]
     to, of = ([pair[side] for pair in found] for side in (0, 1))
-    own = network.state_dict()
+    own = model.state_dict()
     for name, value in rows.items():
         new, old = (_by_class(rows, _rows(name)) for rows in (random[name], value))
         new[to] = old[of].to(new)
@@ -227,7 +227,7 @@ def match_classes(network: nn.Module, classes: Sequence[str]) -> None:
         log.info("%s: %s are taken over, for it knows all %d classes", source, layers, len(classes))
 
 
-def _read(network: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
+def _read(model: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     """The state that ``weights`` mean, under our names, its classes if they are known, and batch norm's epsilon."""
     name: str | None
     fetched = weights.startswith("torchvision:")
@@ -235,7 +235,7 @@ def _read(network: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[st
     try:
         if "detseg" in content:
             return _read_ours(content)
-        name, state = _fetch(network, *weights.split(":")[1:]) if fetched else (published(weights), content)
+        name, state = _fetch(model, *weights.split(":")[1:]) if fetched else (published(weights), content)
         scores = state.get("roi_heads.box_predictor.cls_score.weight")
         coco = scores is not None and len(scores) == len(_categories)
         if coco and name is None:
@@ -250,17 +250,17 @@ def _read_ours(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, .
     try:
         about = content["detseg"]
         state = of_network(content)
-        backbone = about["network"]["arguments"]["backbone"]
+        backbone = about["model"]["arguments"]["backbone"]
         body = backbone["arguments"].get("body", backbone)  # a single map has none
         return state, tuple(map(str, about["classes"])), body["arguments"].get("eps")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("not the checkpoint of a detector") from error
 
 
-def _fetch(network: nn.Module, *of: str) -> tuple[str, dict[str, Tensor]]:
+def _fetch(model: nn.Module, *of: str) -> tuple[str, dict[str, Tensor]]:
     """The detector that ``[NAME:]VERSION`` means, and its weights."""
     *named, version = of
-    names = named or structures(to_torchvision(network.state_dict()))
+    names = named or structures(to_torchvision(model.state_dict()))
     if len(names) != 1 or names[0] not in PUBLISHED:
         possible = [f"torchvision:{name}:{version}" for name in (names if len(names) > 1 else PUBLISHED)]
         way_on = "name one of them" if names else "none of these is like this network"
@@ -320,9 +320,9 @@ def segmenter_to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_renamed(name, DILATED_FCN, DILATED): state[name] for name in state if name != "class_weights"}
 
 
-def _renamed(name: str, table: Iterable[tuple[str, str]], network: str) -> str:
+def _renamed(name: str, table: Iterable[tuple[str, str]], model: str) -> str:
     """A name with the first beginning that ``table`` has exchanged. Raises CheckpointError if it has none."""
     for old, new in table:
         if name.startswith(old):
             return new + name.removeprefix(old)
-    raise CheckpointError(f"{name}: not an entry of {network}; weights of a backbone alone are its own `weights`")
+    raise CheckpointError(f"{name}: not an entry of {model}; weights of a backbone alone are its own `weights`")

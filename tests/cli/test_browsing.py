@@ -15,8 +15,7 @@ from tests.data import made
 
 CONFIG = """\
 model:
-  network:
-    class_path: MaskRCNN
+  class_path: MaskRCNN
 data:
   class_path: COCO
   init_args:

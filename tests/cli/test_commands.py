@@ -28,21 +28,20 @@ from tests.colours import IDS, write_colours
 
 CONFIG = """\
 model:
-  network:
-    class_path: FasterRCNN
-    init_args:
-      backbone:
-        class_path: FPN
-        init_args:
-          channels: 16
-          body: MobileNetV2
-      head:
-        class_path: TwoMLPHead
-        init_args:
-          in_channels: 16
-          channels: 32
-      proposals: [20, 20]
-      samples: 16
+  class_path: FasterRCNN
+  init_args:
+    backbone:
+      class_path: FPN
+      init_args:
+        channels: 16
+        body: MobileNetV2
+    head:
+      class_path: TwoMLPHead
+      init_args:
+        in_channels: 16
+        channels: 32
+    proposals: [20, 20]
+    samples: 16
 data: data/colours.yaml
 trainer:
   max_epochs: 2
@@ -232,14 +231,14 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
     """A second file overrides the first, the command line both, and the saved settings are the same settings."""
     Path("more.yaml").write_text("model:\n  lr: 0.5\n  weight_decay: 0.5\n")
     Path("my_data.yaml").write_text("class_path: COCO\ninit_args:\n  root: colours\n")
-    line = "--config tiny.yaml --config more.yaml --model.lr 0.25 --data my_data.yaml --data.batch_size 3"
-    line += " --model.network.backbone.body ResNet --model.network.backbone.body.name resnet18"
+    line = "--config tiny.yaml --config more.yaml --task.lr 0.25 --data my_data.yaml --data.batch_size 3"
+    line += " --model.backbone.body ResNet --model.backbone.body.name resnet18"
     with pytest.raises(SystemExit) as ended:
         cli.train([*line.split(), "--print_config"])
     assert not ended.value.code
     settings = yaml.safe_load(capsys.readouterr().out)
     assert (settings["model"]["lr"], settings["model"]["weight_decay"]) == (0.25, 0.5)
-    body = settings["model"]["network"]["init_args"]["backbone"]["init_args"]["body"]
+    body = settings["model"]["init_args"]["backbone"]["init_args"]["body"]
     assert (body["class_path"].split(".")[-1], body["init_args"]["name"]) == ("ResNet", "resnet18")
     data = settings["data"]["init_args"]
     assert (data["root"], data["batch_size"], data["transforms"]["init_args"]["size"]) == ("colours", 3, 64)
@@ -264,11 +263,11 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
     Path("mine.py").write_text(
         "from detseg.modules.backbones import MobileNetV2\n\n\nclass Mine(MobileNetV2):\n    pass\n"
     )
-    line = "--config tiny.yaml --name own --model.network.backbone.body mine.Mine --trainer.max_epochs 1"
+    line = "--config tiny.yaml --name own --model.backbone.body mine.Mine --trainer.max_epochs 1"
     monkeypatch.syspath_prepend(folder)
     cli.train(line.split())
     cli.evaluate(["--checkpoint", "runs/own/last.ckpt", "--module", "mine"])
-    assert type(checkpoint.load("runs/own/last.ckpt").network.backbone.body).__name__ == "Mine"
+    assert type(checkpoint.load("runs/own/last.ckpt").model.backbone.body).__name__ == "Mine"
 
 
 @pytest.mark.parametrize(
@@ -452,8 +451,8 @@ def test_conversion_makes_the_folder(folder: Path) -> None:
 
 
 def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = ("--data.train_file nope.json", "--data.root absent", "--trainer.devices 0", "--model.warmup_steps x")
-    for line in (*lines, "--model.schedule cosine --trainer.max_epochs -1"):
+    lines = ("--data.train_file nope.json", "--data.root absent", "--trainer.devices 0", "--task.warmup_steps x")
+    for line in (*lines, "--task.schedule cosine --trainer.max_epochs -1"):
         said = refused("train", capsys, "--config", "tiny.yaml", "--name", "failed", *line.split())
         assert "error: " in said
         assert not [*Path("runs").glob("failed*")]
@@ -461,7 +460,7 @@ def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFix
 
 def test_truncation_gives_a_checkpoint_with_a_smaller_head(folder: Path) -> None:
     cli.truncate([BEST, "small/quick.ckpt", "--fc6", "8", "--fc7", "32"])
-    quick, whole = (checkpoint.load(file).network.box_head.body for file in ("small/quick.ckpt", BEST))
+    quick, whole = (checkpoint.load(file).model.box_head.body for file in ("small/quick.ckpt", BEST))
     assert [tuple(layer.weight.shape) for layer in (*quick.fc6, *quick.fc7)] == [(8, 784), (32, 8), (32, 32), (32, 32)]
     best = torch.linalg.svd(whole.fc6.weight.detach().double())
     rank8 = (best.U[:, :8] * best.S[:8]) @ best.Vh[:8]
@@ -481,7 +480,7 @@ def test_truncation_of_a_head_that_the_network_made_itself(folder: Path, capsys:
     task = DetectionTask(FasterRCNN(FPN(MobileNetV2(), channels=8), num_classes=3))
     checkpoint.save(task, "own_head.ckpt")
     cli.truncate(["own_head.ckpt", "own_quick.ckpt", "--fc6", "16", "--fc7", "16"])
-    assert checkpoint.load("own_quick.ckpt").network.box_head.body.fc6[0].out_features == 16
+    assert checkpoint.load("own_quick.ckpt").model.box_head.body.fc6[0].out_features == 16
     said = refused("truncate", capsys, "own_head.ckpt", "x.ckpt", "--fc6", "300", "--fc7", "1024")
     assert "with --fc6 300 --fc7 1024 the head has" in said
     assert not Path("x.ckpt").exists()

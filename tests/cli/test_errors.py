@@ -14,14 +14,14 @@ from tests.colours import write_colours
 
 CONFIG = """\
 model:
-  network:
-    class_path: FasterRCNN
-    init_args:
-      backbone:
-        class_path: FPN
-        init_args:
-          channels: 16
-          body: MobileNetV2
+  class_path: FasterRCNN
+  init_args:
+    backbone:
+      class_path: FPN
+      init_args:
+        channels: 16
+        body: MobileNetV2
+task:
   lr: 0.01
 data:
   class_path: COCO
@@ -58,46 +58,46 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # What is replaced in the file, by what, and what must be said about it, in this order.
 FILES = [
     ("max_epochs", "max_epoch", ["trainer.max_epoch (my.yaml, line 16)", "did you mean trainer.max_epochs"]),
-    ("  lr:", "  lrr:", ["model.lrr (my.yaml, line 10)", "did you mean model.lr"]),
-    ("model:", "modell:", ["modell.network (my.yaml, line 2)", "did you mean model.network"]),
+    ("  lr:", "  lrr:", ["task.lrr (my.yaml, line 10)", "did you mean task.lr"]),
+    ("model:", "modell:", ["modell (my.yaml, line 1)", "did you mean model?"]),
     ("trainer:", "trainr:", ["trainr.max_epochs (my.yaml, line 16)", "trainer.max_epochs"]),
-    ("          channels", "          chanels", ["model.network.backbone.chanels (my.yaml, line 8)", "channels"]),
-    ("      backbone:", "      back:", ["model.network.back (my.yaml, line 5)", "did you mean model.network.backbone"]),
+    ("        channels", "        chanels", ["model.backbone.chanels (my.yaml, line 7)", "channels"]),
+    ("    backbone:", "    back:", ["model.back (my.yaml, line 4)", "did you mean model.backbone"]),
     ("    root:", "    rot:", ["data.rot (my.yaml, line 14)", "did you mean data.root"]),
     (
         "MobileNetV2",
         "MobileNetV9",
-        ["model.network.backbone.body (my.yaml, line 9): MobileNetV9", "did you mean MobileNet"],
+        ["model.backbone.body (my.yaml, line 8): MobileNetV9", "did you mean MobileNet"],
     ),
-    ("class_path: FPN", "class_path: FPPN", ["model.network.backbone (my.yaml, line 5): FPPN", "did you mean FPN?"]),
+    ("class_path: FPN", "class_path: FPPN", ["model.backbone (my.yaml, line 4): FPPN", "did you mean FPN?"]),
     ("class_path: COCO", "class_path: VCO", ["data (my.yaml, line 11): VCO", "did you mean VOC?"]),
-    ("class_path: Faster", "class_pth: Faster", ["model.network (my.yaml, line 2)", "class_path", "Detector"]),
-    ("lr: 0.01", "lr: high", ["model.lr (my.yaml, line 10): must be a number, not high"]),
+    ("class_path: Faster", "class_pth: Faster", ["model (my.yaml, line 1)", "class_path", "Detector"]),
+    ("lr: 0.01", "lr: high", ["task.lr (my.yaml, line 10): must be a number, not high"]),
     (
         "max_epochs: 1",
         "max_epochs: one",
         ["trainer.max_epochs (my.yaml, line 16): must be a whole number or null, not one"],
     ),
-    ("lr: 0.01", "optimizer: sdg", ["model.optimizer (my.yaml, line 10): must be sgd or adamw, not sdg"]),
-    ("lr: 0.01", "milestones: 3", ["model.milestones (my.yaml, line 10): must be a list, not 3"]),
-    ("          channels: 16", "          channels: [", ["my.yaml, line 10: not valid YAML"]),
+    ("lr: 0.01", "optimizer: sdg", ["task.optimizer (my.yaml, line 10): must be sgd or adamw, not sdg"]),
+    ("lr: 0.01", "milestones: 3", ["task.milestones (my.yaml, line 10): must be a list, not 3"]),
+    ("        channels: 16", "        channels: [", ["my.yaml, line 9: not valid YAML"]),
     (
-        "      backbone:",
-        "      num_classes: 3\n      backbone:",
-        ["model.network.num_classes (my.yaml, line 5): comes from"],
+        "    backbone:",
+        "    num_classes: 3\n    backbone:",
+        ["model.num_classes (my.yaml, line 4): comes from"],
     ),
     ("lr: 0.01", "lr: 0.01\n  lr: 0.02", ["my.yaml, line 11: lr is set twice"]),
     ("root: colours", "root: absent", ["absent: no such folder", "prepare_coco.py", "--data data/shapes.yaml"]),
     ("root: colours", "root: colours\n    batch_size: 0", ["batch_size 0 must be at least 1"]),
     (
-        "      backbone:",
-        "      anchor_sizes: [[8]]\n      backbone:",
+        "    backbone:",
+        "    anchor_sizes: [[8]]\n    backbone:",
         ["anchor_sizes has 1 lists, but the backbone 5 maps"],
     ),
     (
-        "    class_path: FasterRCNN\n    init_args:\n",
-        "    class_path: MaskRCNN\n    init_args:\n      nmss: 0.5\n",
-        ["model.network.nmss (my.yaml, line 5)", "did you mean model.network.nms"],  # a setting of the class above it
+        "  class_path: FasterRCNN\n  init_args:\n",
+        "  class_path: MaskRCNN\n  init_args:\n    nmss: 0.5\n",
+        ["model.nmss (my.yaml, line 4)", "did you mean model.nms"],  # a setting of the class above it
     ),
     ("max_epochs: 1", "accelerator: gpuu", ["gpuu", "cpu"]),
     ("max_epochs: 1", "devices: many", ["trainer: `devices`", "should be an int"]),
@@ -124,25 +124,25 @@ LINES = [
         "--trainer.max_epoch=3",
         "trainer.max_epoch (command line): there is no such setting; did you mean trainer.max_epochs",
     ),
-    ("--modl.lr 3", "modl.lr (command line): there is no such setting; did you mean model.lr"),
+    ("--taks.lr 3", "taks.lr (command line): there is no such setting; did you mean task.lr"),
     ("--resumee last", "resumee (command line): there is no such setting; did you mean resume?"),
-    ("--model.network.backbone.chanels 8", "model.network.backbone.chanels (command line): there is no such setting"),
-    ("--model.network.backbone.body.frozn 8", "did you mean model.network.backbone.body.frozen"),
+    ("--model.backbone.chanels 8", "model.backbone.chanels (command line): there is no such setting"),
+    ("--model.backbone.body.frozn 8", "did you mean model.backbone.body.frozen"),
     ("--data.rot x", "data.rot (command line): there is no such setting; did you mean data.root"),
     ("--data.batch_size two", "data.batch_size (command line): must be a whole number, not two"),
     ("--data COC", "data (command line): COC is neither"),
     ("--data no/such/folder", "data (command line): no/such/folder: no such file or folder"),
     ("--data data/coc.yaml", "data/coc.yaml: no such file, neither here nor in configs/; did you mean data/coco.yaml"),
     ("--data VOC", "data (command line): root must be set"),
-    ("--model.network ResNet", "model.network (command line): ResNet is neither"),
-    ("--model.lr", "model.lr (command line): its value is missing"),
-    ("--model.network.num_classes 3", "model.network.num_classes (command line): comes from the data"),
+    ("--model ResNet", "model (command line): ResNet is neither"),
+    ("--task.lr", "task.lr (command line): its value is missing"),
+    ("--model.num_classes 3", "model.num_classes (command line): comes from the data"),
     ("--trainer.callbacks+=EarlyStoping", "trainer.callbacks (command line): EarlyStoping is neither"),
     ("--resume last", "no run of other has left a last.ckpt in runs/"),
     ("--resume absent.ckpt", "absent.ckpt: no such file"),
     ("stray", "stray: belongs to no option"),
     ("other.yaml", "other.yaml: belongs to no option; write --config other.yaml"),
-    ("--model.network.backbone.body.weights absent.pth", "absent.pth: neither a file nor weights of mobilenet_v2"),
+    ("--model.backbone.body.weights absent.pth", "absent.pth: neither a file nor weights of mobilenet_v2"),
 ]
 
 
@@ -171,7 +171,7 @@ def test_a_missing_config_answers_with_the_nearest(capsys: pytest.CaptureFixture
 
 
 def test_no_config_at_all(capsys: pytest.CaptureFixture[str]) -> None:
-    assert error(capsys) == "error: model.network, data must be set; --config names a file that does"
+    assert error(capsys) == "error: data, model must be set; --config names a file that does"
 
 
 def test_unknown_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,23 +15,22 @@ from tests.colours import write_colours
 
 CONFIG = """\
 model:
-  network:
-    class_path: MaskRCNN
-    init_args:
-      backbone:
-        class_path: FPN
-        init_args:
-          channels: 16
-          body: MobileNetV2
-      head:
-        class_path: TwoMLPHead
-        init_args:
-          in_channels: 16
-          channels: 32
-      proposals: [20, 20]
-      samples: 16
-      mask_channels: 8
-      detections: 5
+  class_path: MaskRCNN
+  init_args:
+    backbone:
+      class_path: FPN
+      init_args:
+        channels: 16
+        body: MobileNetV2
+    head:
+      class_path: TwoMLPHead
+      init_args:
+        in_channels: 16
+        channels: 32
+    proposals: [20, 20]
+    samples: 16
+    mask_channels: 8
+    detections: 5
 data:
   class_path: COCO
   init_args:

@@ -86,13 +86,13 @@ def test_selective_search_is_the_default(data: COCO, monkeypatch: pytest.MonkeyP
     assert proposal_recall(data.val_annotations, found)["recall70"] == 1
 
 
-def network() -> FasterRCNN:
+def model() -> FasterRCNN:
     torch.manual_seed(0)
     return FasterRCNN(FPN(MobileNetV2(), 16), 3, TwoMLPHead(16, 16), proposals=(30, 20))
 
 
 def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) -> None:
-    task = DetectionTask(network())
+    task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
     task.data_recipe["arguments"]["transforms"]["arguments"].update(size=96, max_size=96)
     task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
@@ -101,13 +101,13 @@ def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) ->
     found = read("proposals/rpn", data)
 
     large = colours(Path("colours"), transforms=checkpoint.build(task.data_recipe).transforms)
-    model = task.network.eval()
+    detector = task.model.eval()
     for batch in large.val_dataloader():
         assert batch.image_sizes.tolist() == [[96, 96]] * len(batch.image_sizes)
         with torch.inference_mode():
-            predictions = model.rpn(model.backbone(batch.images, batch.image_sizes), (96, 96))
+            predictions = detector.rpn(detector.backbone(batch.images, batch.image_sizes), (96, 96))
             expected = rescale(
-                model.rpn.propose(predictions, batch.image_sizes, 2000, 30), batch.image_sizes, batch.original_sizes
+                detector.rpn.propose(predictions, batch.image_sizes, 2000, 30), batch.image_sizes, batch.original_sizes
             )
         for row, boxes, valid in zip(batch.image_index.tolist(), expected.boxes, expected.valid, strict=True):
             assert 0 < len(found[row]) <= 30
@@ -122,14 +122,14 @@ def assert_close_sets(a: Tensor, b: Tensor) -> None:
 
 
 def test_another_checkpoint_is_another_setting(data: COCO, capsys: pytest.CaptureFixture[str]) -> None:
-    task = DetectionTask(network())
+    task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
     task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     line = [*DATA, "--split", "val", "--method", "rpn:rpn.ckpt"]
     cli.propose(line)
     with torch.no_grad():
-        next(task.network.parameters()).add_(1)
+        next(task.model.parameters()).add_(1)
     checkpoint.save(task, "rpn.ckpt")
     with pytest.raises(SystemExit):
         cli.propose(line)

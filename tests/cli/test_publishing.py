@@ -29,21 +29,20 @@ from tests.colours import IDS, ColourDetector, colours, write_colours
 
 TRAINING = """\
 model:
-  network:
-    class_path: FasterRCNN
-    init_args:
-      backbone:
-        class_path: FPN
-        init_args:
-          channels: 8
-          body: MobileNetV2
-      head:
-        class_path: TwoMLPHead
-        init_args:
-          in_channels: 8
-          channels: 8
-      proposals: [10, 10]
-      samples: 8
+  class_path: FasterRCNN
+  init_args:
+    backbone:
+      class_path: FPN
+      init_args:
+        channels: 8
+        body: MobileNetV2
+    head:
+      class_path: TwoMLPHead
+      init_args:
+        in_channels: 8
+        channels: 8
+    proposals: [10, 10]
+    samples: 8
 data:
   class_path: COCO
   init_args:
@@ -76,11 +75,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save(network: Any, name: str) -> None:
-    task = DetectionTask(network)
+def save(model: Any, name: str) -> None:
+    task = DetectionTask(model)
     task.classes, task.category_ids = tuple(IDS), tuple(IDS.values())
     task.data_recipe = to_config(colours(Path("data")))
-    task.config, task.figures = {"model": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
+    task.config, task.figures = {"task": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
     checkpoint.save(task, name)
 
 
@@ -93,14 +92,14 @@ def test_the_card_says_it_all() -> None:
     card = json.loads(Path("tiny/card.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert card["classes"] == ["red", "green", "blue"]
     assert card["category_ids"] == list(IDS.values())
-    assert card["network"] == to_config(checkpoint.load("tiny.ckpt").network)
+    assert card["model"] == to_config(checkpoint.load("tiny.ckpt").model)
     assert card["data"]["class"] == "COCO"
-    assert card["config"] == {"model": {"lr": 0.1}}
+    assert card["config"] == {"task": {"lr": 0.1}}
     assert card["metrics"] == {"AP": 0.25, "AP_small": None}
     assert card["sha256"] == hashlib.sha256(Path("tiny/model.safetensors").read_bytes()).hexdigest()
     assert card["versions"]["torch"] == str(torch.__version__)
     with safe_open("tiny/model.safetensors", "pt") as file:
-        assert set(file.keys()) == set(checkpoint.load("tiny.ckpt").network.state_dict())
+        assert set(file.keys()) == set(checkpoint.load("tiny.ckpt").model.state_dict())
 
 
 def test_it_is_the_same_task() -> None:
@@ -122,13 +121,11 @@ def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.train(["--config", "train.yaml", "--model.network.weights", "tiny"])
+    cli.train(["--config", "train.yaml", "--model.weights", "tiny"])
     assert (
         "tiny: box_head.classes, box_head.deltas are taken over, for it knows all 3 classes" in capsys.readouterr().err
     )
-    cli.train(
-        ["--config", "train.yaml", "--model.network.weights", "colours.ckpt", "--model.network.weights", "tiny.ckpt"]
-    )
+    cli.train(["--config", "train.yaml", "--model.weights", "colours.ckpt", "--model.weights", "tiny.ckpt"])
     assert "tiny.ckpt: box_head.classes" in capsys.readouterr().err
 
 
@@ -138,7 +135,7 @@ def test_a_backbone_is_taken_from_a_published_classifier() -> None:
     checkpoint.save(task, "classifier.ckpt")
     cli.publish(["classifier.ckpt", "--out", "classifier"])
     backbone = MobileNetV2(weights="classifier")
-    expected = task.network.backbone.state_dict()
+    expected = task.model.backbone.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in backbone.state_dict().items())
 
 
@@ -184,7 +181,7 @@ def test_a_broken_card_is_refused(card: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"network": {"class": "os.system", "arguments": {}}}, {"metrics": [1]}, {"classes": 3}]
+    "changes", [{"model": {"class": "os.system", "arguments": {}}}, {"metrics": [1]}, {"classes": 3}]
 )
 def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, Any], tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "lying"))
@@ -197,7 +194,7 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
 def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "short"))
     card = json.loads((folder / "card.json").read_text())
-    card["network"]["arguments"]["rpn_iou"] = []
+    card["model"]["arguments"]["rpn_iou"] = []
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: .* index out of range"):
         checkpoint.load(folder)
@@ -265,8 +262,8 @@ def test_what_torchvision_cannot_load_is_not_converted(
 
 
 def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", eps=0.0)), 3)
-    save(network, str(tmp_path / "ours.ckpt"))
+    model = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", eps=0.0)), 3)
+    save(model, str(tmp_path / "ours.ckpt"))
     cli.convert([str(tmp_path / "ours.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
     assert "fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)" in said

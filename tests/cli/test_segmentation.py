@@ -53,7 +53,7 @@ def test_a_run_leaves_everything_in_one_folder(folder: Path) -> None:
     assert {"mean_IoU", "pixel_accuracy", "IoU/star", "boundary_IoU/ring", "loss", "pixels"} <= set(figures)
     assert figures["pixel_accuracy"] > 0.3
     task = checkpoint.load(run / "best.ckpt")
-    assert isinstance(task.network, FCN)
+    assert isinstance(task.model, FCN)
     assert task.classes == ("background", "circle", "ring", "square", "star", "triangle")
 
 
@@ -147,13 +147,13 @@ def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_finer_stage_goes_on_from_a_coarser_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = [*TRAIN, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
-    cli.train([*more, "--name", "coarse", "--model.network.stride", "8"])
-    line = ["--name", "finer", "--model.network.stride", "4", "--model.network.weights", "runs/coarse/last.ckpt"]
+    cli.train([*more, "--name", "coarse", "--model.stride", "8"])
+    line = ["--name", "finer", "--model.stride", "4", "--model.weights", "runs/coarse/last.ckpt"]
     capsys.readouterr()
     cli.train([*more, *line])
     assert "runs/coarse/last.ckpt: taken over; new are scores.4.weight" in capsys.readouterr().err
     Path("runs/coarse/last.ckpt").rename("runs/coarse/gone.ckpt")
-    assert checkpoint.load("runs/finer/last.ckpt").network.stride == 4  # needs the coarser one no more
+    assert checkpoint.load("runs/finer/last.ckpt").model.stride == 4  # needs the coarser one no more
 
 
 def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_torchvisions_weights_are_converted_both_ways(folder: Path, capsys: pyte
     torch.save(theirs.state_dict(), "fcn.pth")
     cli.convert(["fcn.pth", "fcn.ckpt"])
     task = checkpoint.load("fcn.ckpt")
-    assert isinstance(task.network, DilatedFCN)
+    assert isinstance(task.model, DilatedFCN)
     assert task.classes[:2] == ("background", "aeroplane")
     capsys.readouterr()
     cli.convert(["fcn.ckpt", "back.pth"])
@@ -226,15 +226,15 @@ def test_what_is_written_loads_as_it_is_said_and_computes_the_same(
     settings = "weights=None, weights_backbone=None, num_classes=2, aux_loss=False"
     assert f"it is loaded by fcn_resnet50({settings})" in printed
     assert "set eps of its batch norms to 0.001: it is 1e-05 there" in printed
-    network: Any = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
-    network.load_state_dict(torch.load("theirs.pth", weights_only=True), strict=True)
-    for layer in network.backbone.modules():
+    model: Any = fcn_resnet50(weights=None, weights_backbone=None, num_classes=2, aux_loss=False)
+    model.load_state_dict(torch.load("theirs.pth", weights_only=True), strict=True)
+    for layer in model.backbone.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = 1e-3
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        expected = network.eval()(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))["out"]
-        assert_close(task.network.eval()(images), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+        expected = model.eval()(normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))["out"]
+        assert_close(task.model.eval()(images), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_what_is_written_loads_as_it_is_said_and_computes_the_same(
 )
 def test_what_torchvision_builds_otherwise_is_not_converted(settings: dict[str, Any], said: str) -> None:
     with torch.device("meta"):
-        network = dilated(**settings).network
+        model = dilated(**settings).model
     said = re.escape(f"x.ckpt: its DilatedFCN {said}; torchvision's fcn_resnet50 and fcn_resnet101 are on")
     with pytest.raises(CheckpointError, match=f"{said}.* with stages .4, 5., output_stride 8 and norm batch"):
-        check_dilated(network, Path("x.ckpt"))
+        check_dilated(model, Path("x.ckpt"))
 
 
 def test_it_is_refused_before_a_file_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,17 +316,17 @@ def test_a_file_without_the_auxiliary_head(folder: Path, theirs: dict[str, torch
     torch.save({name: value for name, value in theirs.items() if not name.startswith("aux")}, "alone.pth")
     cli.convert(["alone.pth", "alone.ckpt", "--classes", "ground, crack"])
     task = checkpoint.load("alone.ckpt")
-    assert task.network.auxiliary is None
+    assert task.model.auxiliary is None
     assert task.classes == ("ground", "crack")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model.network.stride", "64"], "stride 64: the backbone has maps of strides 4, 8, 16"),
-        (["--model.network.weights", "no.ckpt"], "no.ckpt: no such file; train the coarser net first"),
+        (["--model.stride", "64"], "stride 64: the backbone has maps of strides 4, 8, 16"),
+        (["--model.weights", "no.ckpt"], "no.ckpt: no such file; train the coarser net first"),
         (["--data", "Shapes"], "Shapes"),
-        (["--model.network.criterion", "mse"], "must be cross_entropy or focal or dice"),
+        (["--model.criterion", "mse"], "must be cross_entropy or focal or dice"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,9 +84,9 @@ def test_a_folder_is_a_value_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "COCO"):
         (tmp_path / name).mkdir()
-    found = for_other_data([*arguments, "--model.lr", "0.1"], DetectionDataModule)
+    found = for_other_data([*arguments, "--task.lr", "0.1"], DetectionDataModule)
     base = "--data=detseg.data.modules.detection.DetectionDataModule"
-    assert " ".join(found).replace("=Folder", " Folder") == f"{base} --data Folder --data.root=mine --model.lr 0.1"
+    assert " ".join(found).replace("=Folder", " Folder") == f"{base} --data Folder --data.root=mine --task.lr 0.1"
     assert for_other_data(["--data", "COCO"], DetectionDataModule) == [base, "--data", "COCO"]
 
 

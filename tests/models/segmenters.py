@@ -39,11 +39,11 @@ def rows(batch: Batch, chosen: list[int]) -> Batch:
     return tree_map(lambda value: value if value is None else value[chosen], batch)
 
 
-def right(network: Segmenter, batch: Batch) -> float:
+def right(model: Segmenter, batch: Batch) -> float:
     """The share of the pixels that are not void which get their class."""
     assert batch.semantic is not None
     with torch.no_grad():
-        found = network.eval()(batch.images, batch.image_sizes).argmax(dim=1)
+        found = model.eval()(batch.images, batch.image_sizes).argmax(dim=1)
     valid = batch.semantic != IGNORE_INDEX
     return float((found == batch.semantic)[valid].float().mean())
 
@@ -55,90 +55,90 @@ class SegmenterTester:
         raise NotImplementedError
 
     @pytest.fixture
-    def network(self) -> Segmenter:
+    def model(self) -> Segmenter:
         torch.manual_seed(0)
-        network = self.make()
+        model = self.make()
         with torch.no_grad():
-            for name, value in network.named_parameters():
+            for name, value in model.named_parameters():
                 if name.startswith("scores."):
                     value.normal_(std=0.1)  # or everything would be zero
-        return network
+        return model
 
     @torch.no_grad()
     @pytest.mark.parametrize("size", [(96, 96), (64, 100), (33, 75)])
-    def test_logits_have_the_size_of_the_images(self, network: Segmenter, size: tuple[int, int]) -> None:
+    def test_logits_have_the_size_of_the_images(self, model: Segmenter, size: tuple[int, int]) -> None:
         images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-        logits = network.eval()(images)
+        logits = model.eval()(images)
         assert logits.shape == (2, CLASSES, *size)
-        assert_close(network(images, torch.tensor([size, size])), logits)
+        assert_close(model(images, torch.tensor([size, size])), logits)
 
     @torch.no_grad()
-    def test_padding_does_not_matter(self, network: Segmenter) -> None:
+    def test_padding_does_not_matter(self, model: Segmenter) -> None:
         batch = scene()
         other = batch.images.clone()
         other[1, :, SIZES[1][0] :] = 200
-        network.eval()
-        assert torch.equal(network(batch.images, batch.image_sizes), network(other, batch.image_sizes))
-        alone = network(batch.images[1:], batch.image_sizes[1:])
-        assert_close(network(batch.images, batch.image_sizes)[1:], alone, rtol=1e-4, atol=1e-5)
+        model.eval()
+        assert torch.equal(model(batch.images, batch.image_sizes), model(other, batch.image_sizes))
+        alone = model(batch.images[1:], batch.image_sizes[1:])
+        assert_close(model(batch.images, batch.image_sizes)[1:], alone, rtol=1e-4, atol=1e-5)
 
     def test_it_learns_two_images(self) -> None:
         torch.manual_seed(0)
-        network, batch = self.make(), scene()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-        network.train()
+        model, batch = self.make(), scene()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        model.train()
         for _ in range(60):
             optimizer.zero_grad()
-            torch.stack(list(network.loss(batch).values())).sum().backward()
+            torch.stack(list(model.loss(batch).values())).sum().backward()
             optimizer.step()
-        for module in network.modules():  # statistics of 60 batches have not settled
+        for module in model.modules():  # statistics of 60 batches have not settled
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
                 module.reset_running_stats()
         with torch.no_grad():
-            network.loss(batch)
-        assert right(network, batch) > 0.97
+            model.loss(batch)
+        assert right(model, batch) > 0.97
 
     @pytest.mark.parametrize("criterion", ["cross_entropy", "focal", "dice"])
     def test_a_batch_that_is_all_void_changes_nothing(self, criterion: str) -> None:
-        network, batch = self.make(criterion=criterion), scene()
-        losses = network.loss(batch._replace(semantic=torch.full_like(batch.semantic, IGNORE_INDEX)))
+        model, batch = self.make(criterion=criterion), scene()
+        losses = model.loss(batch._replace(semantic=torch.full_like(batch.semantic, IGNORE_INDEX)))
         assert all(loss.item() == 0 for loss in losses.values())
         torch.stack(list(losses.values())).sum().backward()
-        for name, value in network.named_parameters():
+        for name, value in model.named_parameters():
             if value.requires_grad:
                 assert value.grad is not None, name
                 assert not value.grad.any(), name
 
-    def test_loss_is_that_of_pytorch(self, network: Segmenter) -> None:
+    def test_loss_is_that_of_pytorch(self, model: Segmenter) -> None:
         batch = scene()
-        network.eval()
-        losses, logits = network.validate(batch)
-        assert_close(logits, network(batch.images, batch.image_sizes))
+        model.eval()
+        losses, logits = model.validate(batch)
+        assert_close(logits, model(batch.images, batch.image_sizes))
         expected = torch.nn.functional.cross_entropy(logits, batch.semantic, ignore_index=IGNORE_INDEX)
         assert_close(losses["pixels"], expected)
-        assert {name: loss.item() for name, loss in network.loss(batch).items()} == pytest.approx(
+        assert {name: loss.item() for name, loss in model.loss(batch).items()} == pytest.approx(
             {name: loss.item() for name, loss in losses.items()}
         )
-        network.class_weights.copy_(torch.tensor([1.0, 5.0, 0.5]))
+        model.class_weights.copy_(torch.tensor([1.0, 5.0, 0.5]))
         weighted = torch.nn.functional.cross_entropy(
             logits, batch.semantic, torch.tensor([1.0, 5.0, 0.5]), ignore_index=IGNORE_INDEX
         )
-        assert_close(network.loss(batch)["pixels"], weighted)
+        assert_close(model.loss(batch)["pixels"], weighted)
 
-    def test_recipe_and_state_round_trip(self, network: Segmenter) -> None:
-        copied = from_config(json.loads(json.dumps(to_config(network))))
-        copied.load_state_dict(network.state_dict())
+    def test_recipe_and_state_round_trip(self, model: Segmenter) -> None:
+        copied = from_config(json.loads(json.dumps(to_config(model))))
+        copied.load_state_dict(model.state_dict())
         batch = scene()
         with torch.no_grad():
-            assert torch.equal(copied.eval()(batch.images), network.eval()(batch.images))
+            assert torch.equal(copied.eval()(batch.images), model.eval()(batch.images))
 
     @torch.no_grad()
-    def test_compiles_into_one_graph(self, network: Segmenter) -> None:
+    def test_compiles_into_one_graph(self, model: Segmenter) -> None:
         torch.compiler.reset()
         batch = scene()
-        network.eval()
-        compiled = torch.compile(network, fullgraph=True, backend="eager")
+        model.eval()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
         assert_close(
-            compiled(batch.images, batch.image_sizes), network(batch.images, batch.image_sizes), rtol=1e-4, atol=1e-4
+            compiled(batch.images, batch.image_sizes), model(batch.images, batch.image_sizes), rtol=1e-4, atol=1e-4
         )

@@ -44,14 +44,14 @@ def test_a_detector_trains(kind: type[Backbone], pyramid: bool) -> None:
             stages = kind(**given).stages
         backbone = kind(**given, stages=[stages[-2]])
     settings: dict[str, Any] = SMALL if pyramid else {**SMALL, "anchor_sizes": [[16, 32, 64]]}
-    network = FasterRCNN(backbone, CLASSES, head=TwoMLPHead(backbone.channels[0], channels=16), **settings).train()
+    model = FasterRCNN(backbone, CLASSES, head=TwoMLPHead(backbone.channels[0], channels=16), **settings).train()
     batch = scene()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)  # moves by as much whatever the scale of a gradient
-    before = {name: value.clone() for name, value in network.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)  # moves by as much whatever the scale of a gradient
+    before = {name: value.clone() for name, value in model.named_parameters()}
     for _ in range(2):
-        losses = backward(network, batch)
+        losses = backward(model, batch)
         assert all(loss.isfinite() for loss in losses.values())
         optimizer.step()
-    assert all(value.isfinite().all() for value in network.parameters())
-    same = [name for name, value in network.named_parameters() if torch.equal(value, before[name])]
+    assert all(value.isfinite().all() for value in model.parameters())
+    same = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert same == []

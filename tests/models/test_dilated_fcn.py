@@ -66,11 +66,11 @@ def test_round_trip(auxiliary: bool) -> None:
     state = {name: torch.rand(value.shape).to(value.dtype) for name, value in state.items()}
     ours = segmenter_from_torchvision(state)
     with torch.device("meta"):
-        network = DilatedFCN(
+        model = DilatedFCN(
             ResNet("resnet101", stages=[4, 5], output_stride=8), 5, auxiliary_weight=0.5 if auxiliary else 0
         )
     assert {name: value.shape for name, value in ours.items()} == {
-        name: value.shape for name, value in network.state_dict().items()
+        name: value.shape for name, value in model.state_dict().items()
     }
     back = segmenter_to_torchvision(ours)
     assert list(back) == list(state)

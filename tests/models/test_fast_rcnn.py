@@ -40,20 +40,20 @@ class TestWithPyramid(DetectorTester):
 
 
 @pytest.fixture
-def network() -> Detector:
+def model() -> Detector:
     torch.manual_seed(0)
-    network = TestWithOneMap.make(**EXHAUSTIVE).eval()
-    torch.nn.init.normal_(network.box_head.classes.weight, std=0.1)  # sure enough of itself to tell regions apart
-    return network
+    model = TestWithOneMap.make(**EXHAUSTIVE).eval()
+    torch.nn.init.normal_(model.box_head.classes.weight, std=0.1)  # sure enough of itself to tell regions apart
+    return model
 
 
 def test_losses_have_names() -> None:
     assert list(TestWithOneMap.make().loss(scene(proposals=True))) == ["box_class", "box_delta"]
 
 
-def test_without_proposals_it_says_how_to_make_them(network) -> None:
+def test_without_proposals_it_says_how_to_make_them(model) -> None:
     batch = scene()
-    for call in (lambda: network.loss(batch), lambda: detect(network, batch), lambda: network.validate(batch)):
+    for call in (lambda: model.loss(batch), lambda: detect(model, batch), lambda: model.validate(batch)):
         with pytest.raises(DataError, match=r"Fast R-CNN needs proposals.*tools/propose.py .*selective_search"):
             call()
 
@@ -61,15 +61,15 @@ def test_without_proposals_it_says_how_to_make_them(network) -> None:
 def test_defaults_are_the_papers() -> None:
     """Section 2.3: 64 regions an image, a quarter of them objects, at IoU 0.5; background from 0.1. NMS as released."""
     with torch.device("meta"):
-        network = FastRCNN(ResNet("resnet18", stages=[3]), 20)
-    assert (network.pooling, network.samples, network.positive_fraction) == ("roi_pool", 64, 0.25)
-    assert (network.iou, network.background_iou, network.nms) == (0.5, 0.1, 0.3)
+        model = FastRCNN(ResNet("resnet18", stages=[3]), 20)
+    assert (model.pooling, model.samples, model.positive_fraction) == ("roi_pool", 64, 0.25)
+    assert (model.iou, model.background_iou, model.nms) == (0.5, 0.1, 0.3)
 
 
-def test_loss_is_that_of_the_paper(network) -> None:
+def test_loss_is_that_of_the_paper(model) -> None:
     """Equations 1 to 3, written out region by region over every proposal and the ground truth."""
     batch = scene(proposals=True)
-    features = network.backbone(batch.images, batch.image_sizes)
+    features = model.backbone(batch.images, batch.image_sizes)
     entropy, smooth, count = 0.0, 0.0, 0
     for image in range(2):
         truth = batch.targets.boxes[image, batch.targets.valid[image]]
@@ -82,7 +82,7 @@ def test_loss_is_that_of_the_paper(network) -> None:
             if overlap < 0.1:
                 continue
             region = Instances(box.view(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
-            logits, deltas = network.box_head(network.pool([f[[image]] for f in features], region))
+            logits, deltas = model.box_head(model.pool([f[[image]] for f in features], region))
             label = classes[best] if overlap >= 0.5 else torch.tensor(CLASSES)
             entropy = entropy - logits.log_softmax(dim=1)[0, label]
             count += 1
@@ -93,7 +93,7 @@ def test_loss_is_that_of_the_paper(network) -> None:
             target = torch.cat([10 * middle / size, 5 * (wanted / size).log()])
             x = (deltas[0, label] - target).abs()
             smooth = smooth + torch.where(x < 1, 0.5 * x**2, x - 0.5).sum()
-    losses = network.loss(batch)
+    losses = model.loss(batch)
     assert_close(losses["box_class"], entropy / count, rtol=1e-4, atol=1e-5)
     assert_close(losses["box_delta"], smooth / count, rtol=1e-4, atol=1e-5)
 
@@ -102,24 +102,24 @@ def test_loss_is_that_of_the_paper(network) -> None:
 def test_padding_of_the_proposals_changes_nothing() -> None:
     """With RoIAlign: RoIPool rounds some of these regions to the same pixels, and equal scores have no order."""
     torch.manual_seed(0)
-    network, batch = TestWithPyramid.make(**EXHAUSTIVE).eval(), scene(proposals=True)
-    torch.nn.init.normal_(network.box_head.classes.weight, std=0.5)
+    model, batch = TestWithPyramid.make(**EXHAUSTIVE).eval(), scene(proposals=True)
+    torch.nn.init.normal_(model.box_head.classes.weight, std=0.5)
     padded = batch._replace(proposals=with_padding(batch.proposals))
-    expected, detections = detect(network, batch), detect(network, padded)
+    expected, detections = detect(model, batch), detect(model, padded)
     assert expected.valid.sum() > 10
     assert torch.equal(detections.valid, expected.valid)
     assert_close(detections.boxes, expected.boxes, rtol=0, atol=1e-3)
-    for name, loss in network.loss(batch).items():
-        assert_close(network.loss(padded)[name], loss)
+    for name, loss in model.loss(batch).items():
+        assert_close(model.loss(padded)[name], loss)
 
 
-def test_an_image_without_proposals_trains_and_detects_nothing(network) -> None:
+def test_an_image_without_proposals_trains_and_detects_nothing(model) -> None:
     batch = scene(proposals=True)
     nothing = batch._replace(proposals=batch.proposals._replace(valid=torch.zeros_like(batch.proposals.valid)))
-    assert backward(network, nothing)["box_class"] > 0  # of the ground truth
-    assert not detect(network, nothing).valid.any()
+    assert backward(model, nothing)["box_class"] > 0  # of the ground truth
+    assert not detect(model, nothing).valid.any()
     none = batch._replace(proposals=Instances(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool)))
-    assert_close(network.loss(none), network.loss(nothing))
+    assert_close(model.loss(none), model.loss(nothing))
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_settings_reach_the_loss(setting, small, large) -> None:
     losses = []
     for value in (small, large):
         torch.manual_seed(0)
-        network = TestWithOneMap.make(**{**EXHAUSTIVE, "samples": 20, setting: value}).eval()
-        losses.append(sum(network.loss(scene(proposals=True)).values()))
+        model = TestWithOneMap.make(**{**EXHAUSTIVE, "samples": 20, setting: value}).eval()
+        losses.append(sum(model.loss(scene(proposals=True)).values()))
     assert losses[0] != losses[1]
 
 
@@ -139,20 +139,20 @@ def test_settings_reach_the_loss(setting, small, large) -> None:
     ("setting", "value"), [("detections", 3), ("candidates", 3), ("score_threshold", 0.6), ("nms", 0.05)]
 )
 @torch.no_grad()
-def test_settings_reach_the_detections(network, setting, value) -> None:
+def test_settings_reach_the_detections(model, setting, value) -> None:
     batch = scene(proposals=True)
-    before = detect(network, batch).valid.sum(dim=1)
-    state = network.state_dict()
-    network = TestWithOneMap.make(**EXHAUSTIVE, **{setting: value}).eval()
-    network.load_state_dict(state)
-    assert (detect(network, batch).valid.sum(dim=1) < before).all()
+    before = detect(model, batch).valid.sum(dim=1)
+    state = model.state_dict()
+    model = TestWithOneMap.make(**EXHAUSTIVE, **{setting: value}).eval()
+    model.load_state_dict(state)
+    assert (detect(model, batch).valid.sum(dim=1) < before).all()
 
 
 @pytest.mark.parametrize("pooling", ["roi_pool", "roi_align"])
 def test_both_poolings_train_every_parameter_of_a_pyramid(pooling) -> None:
-    network = TestWithPyramid.make(pooling=pooling)
-    backward(network, scene(proposals=True))
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network).values())
+    model = TestWithPyramid.make(pooling=pooling)
+    backward(model, scene(proposals=True))
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(model).values())
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_the_extra_map_of_a_pyramid_is_not_pooled() -> None:
         assert FastRCNN(FPN(ResNet("resnet18")), CLASSES).strides == [4, 8, 16, 32]
 
 
-def test_no_room_for_a_proposal_is_no_detection(network) -> None:
+def test_no_room_for_a_proposal_is_no_detection(model) -> None:
     batch = scene()
     nothing = Instances(torch.zeros(len(batch.images), 0, 4), torch.zeros(len(batch.images), 0, dtype=torch.bool))
-    losses, found = network.validate(batch._replace(proposals=nothing))
+    losses, found = model.validate(batch._replace(proposals=nothing))
     assert not found.valid.any()
     assert all(loss.isfinite() for loss in losses.values())

@@ -36,11 +36,11 @@ class TestWithOneMap(DetectorTester):
 
 
 @pytest.fixture
-def network() -> Detector:
+def model() -> Detector:
     torch.manual_seed(0)
-    network = TestWithPyramid.make(**EXHAUSTIVE).eval()
-    torch.nn.init.normal_(network.box_head.classes.weight, std=0.5)  # sure enough of itself to tell regions apart
-    return network
+    model = TestWithPyramid.make(**EXHAUSTIVE).eval()
+    torch.nn.init.normal_(model.box_head.classes.weight, std=0.5)  # sure enough of itself to tell regions apart
+    return model
 
 
 def test_losses_have_names() -> None:
@@ -49,21 +49,21 @@ def test_losses_have_names() -> None:
 
 
 @torch.no_grad()
-def test_given_proposals_are_used(network) -> None:
+def test_given_proposals_are_used(model) -> None:
     batch = scene()
     one = Instances(torch.tensor([[[8.0, 10, 50, 42]], [[20, 36, 56, 76]]]), torch.tensor([[True], [False]]))
-    boxes, valid, _, _, _ = network(batch.images, batch.image_sizes, one)
+    boxes, valid, _, _, _ = model(batch.images, batch.image_sizes, one)
     assert valid.any(dim=1).tolist() == [True, False]
     assert_close(boxes[0, 0], one.boxes[0, 0], rtol=0, atol=2)  # an untrained head hardly moves it
 
 
 @torch.no_grad()
-def test_padding_of_the_proposals_changes_nothing(network) -> None:
+def test_padding_of_the_proposals_changes_nothing(model) -> None:
     batch = scene()
-    features = network.backbone(batch.images, batch.image_sizes)
-    proposals = network.rpn.propose(network.rpn(features, (96, 96)), batch.image_sizes, 100, 20)
-    expected = network(batch.images, batch.image_sizes, proposals)
-    detections = network(batch.images, batch.image_sizes, with_padding(proposals))
+    features = model.backbone(batch.images, batch.image_sizes)
+    proposals = model.rpn.propose(model.rpn(features, (96, 96)), batch.image_sizes, 100, 20)
+    expected = model(batch.images, batch.image_sizes, proposals)
+    detections = model(batch.images, batch.image_sizes, with_padding(proposals))
     assert expected.valid.sum() > 10
     assert torch.equal(detections.valid, expected.valid)
     assert_close(detections.boxes, expected.boxes, rtol=0, atol=1e-3)
@@ -85,13 +85,13 @@ def test_settings_reach_the_loss(setting, small, large) -> None:
 
 @pytest.mark.parametrize(("setting", "value"), [("detections", 3), ("candidates", 3), ("score_threshold", 0.9)])
 @torch.no_grad()
-def test_settings_reach_the_detections(network, setting, value) -> None:
+def test_settings_reach_the_detections(model, setting, value) -> None:
     batch = scene()
-    before = network(batch.images, batch.image_sizes).valid.sum(dim=1)
-    state = network.state_dict()
-    network = TestWithPyramid.make(**EXHAUSTIVE, **{setting: value}).eval()
-    network.load_state_dict(state)
-    detections = network(batch.images, batch.image_sizes)
+    before = model(batch.images, batch.image_sizes).valid.sum(dim=1)
+    state = model.state_dict()
+    model = TestWithPyramid.make(**EXHAUSTIVE, **{setting: value}).eval()
+    model.load_state_dict(state)
+    detections = model(batch.images, batch.image_sizes)
     assert (detections.valid.sum(dim=1) < before).all()
     if setting == "score_threshold":
         assert (detections.scores[detections.valid] > 0.9).all()
@@ -100,32 +100,32 @@ def test_settings_reach_the_detections(network, setting, value) -> None:
 
 
 @torch.no_grad()
-def test_inference_does_not_wait_for_the_device(network, monkeypatch) -> None:
+def test_inference_does_not_wait_for_the_device(model, monkeypatch) -> None:
     monkeypatch.setattr(
         "detseg.models.faster_rcnn.drop_padding", lambda proposals: proposals
     )  # which asks on a CPU alone
     batch = scene()
     with Operations() as operations:
-        detections = network(batch.images, batch.image_sizes)
+        detections = model(batch.images, batch.image_sizes)
     assert detections.valid.any()
     assert operations.waiting == []
 
 
 def test_roi_pool_trains_and_detects() -> None:
-    network, batch = TestWithPyramid.make(pooling="roi_pool"), scene()
-    backward(network, batch)
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network).values())
-    assert network(batch.images, batch.image_sizes).boxes.isfinite().all()
+    model, batch = TestWithPyramid.make(pooling="roi_pool"), scene()
+    backward(model, batch)
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(model).values())
+    assert model(batch.images, batch.image_sizes).boxes.isfinite().all()
 
 
 def test_last_stage_of_a_resnet_as_the_head_of_a_single_map() -> None:
     """ResNet, appendix A."""
     settings = {**SMALL, "samples": 4, "proposals": (8, 4), "anchor_sizes": [[32, 64]]}
-    network = FasterRCNN(ResNet("resnet50", stages=[4]), CLASSES, head=Res5Head(), **settings)
+    model = FasterRCNN(ResNet("resnet50", stages=[4]), CLASSES, head=Res5Head(), **settings)
     batch = scene()
-    backward(network, batch)
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(network).values())
-    assert network.eval()(batch.images, batch.image_sizes).boxes.shape == (2, 100, 4)
+    backward(model, batch)
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(model).values())
+    assert model.eval()(batch.images, batch.image_sizes).boxes.shape == (2, 100, 4)
 
 
 @pytest.mark.parametrize(

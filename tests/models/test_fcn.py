@@ -45,12 +45,12 @@ def test_fcn_8s_is_the_paper_written_out(narrow: None, tmp_path: Path) -> None:
     theirs = torchvision.models.vgg11().eval()
     torch.save(theirs.state_dict(), tmp_path / "vgg11.pth")
     backbone = VGG("vgg11", weights=str(tmp_path / "vgg11.pth"), stages=[3, 4, 5], pooled=True)
-    network = FCN(backbone, CLASSES, stride=8, skip_scale=0.5).eval()
-    assert not any(value.any() for name, value in network.named_parameters() if name.startswith("scores."))
+    model = FCN(backbone, CLASSES, stride=8, skip_scale=0.5).eval()
+    assert not any(value.any() for name, value in model.named_parameters() if name.startswith("scores."))
     scores: dict[int, Any] = {}
     for stride, channels in ((8, 256), (16, 512), (32, 16)):
         scores[stride] = torch.randn(CLASSES, channels, 1, 1), torch.randn(CLASSES)
-        layer: Any = network.scores[str(stride)]
+        layer: Any = model.scores[str(stride)]
         layer.weight.copy_(scores[stride][0])
         layer.bias.copy_(scores[stride][1])
 
@@ -72,12 +72,12 @@ def test_fcn_8s_is_the_paper_written_out(narrow: None, tmp_path: Path) -> None:
     x = twice(x) + F.conv2d(0.5 * features["16"], *scores[16])
     x = twice(x) + F.conv2d(0.25 * features["8"], *scores[8])
     expected = F.interpolate(x, scale_factor=8, mode="bilinear")
-    assert_close(network(batch), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert_close(model(batch), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def saved(network: FCN, path: Path) -> str:
+def saved(model: FCN, path: Path) -> str:
     """A checkpoint as a training writes it."""
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
     torch.save({"state_dict": state, "detseg": {}}, path)
     return str(path)
 
@@ -124,7 +124,7 @@ def test_weights_that_do_not_fit(make: Any, said: str, tmp_path: Path, narrow: N
 
 
 def test_weights_would_run_no_code(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"network.x": Path("x")}}, tmp_path / "net.ckpt")
+    torch.save({"state_dict": {"model.x": Path("x")}}, tmp_path / "net.ckpt")
     with pytest.raises(CheckpointError, match=r"net.ckpt: holds pathlib.*only tensors and plain values are read"):
         stage(8, str(tmp_path / "net.ckpt"))
 
@@ -138,12 +138,12 @@ def test_a_finer_net_has_its_own_weights_of_the_classes(tmp_path: Path, caplog: 
     with caplog.at_level("INFO"):
         finer = stage(8, saved(coarse, tmp_path / "weighted.ckpt"))
     assert finer.class_weights.tolist() == [1, 1, 1]
-    assert "weighted.ckpt: its weights of the classes are not taken; this net has those of model.class_w" in caplog.text
+    assert "weighted.ckpt: its weights of the classes are not taken; this net has those of task.class_w" in caplog.text
 
 
 def test_a_published_folder_is_gone_on_from(tmp_path: Path) -> None:
     coarse = stage(16)
-    model_card.write(tmp_path / "coarse", {f"network.{name}": one for name, one in coarse.state_dict().items()}, {})
+    model_card.write(tmp_path / "coarse", {f"model.{name}": one for name, one in coarse.state_dict().items()}, {})
     finer = stage(8, str(tmp_path / "coarse"))
     assert torch.equal(finer.backbone.conv1.weight, coarse.backbone.conv1.weight)
 
@@ -152,12 +152,12 @@ def test_a_published_folder_is_gone_on_from(tmp_path: Path) -> None:
 def test_logits_are_upsampled_in_single_precision() -> None:
     """Under bfloat16, whose rounding would make neighbouring pixels alike and classes equal."""
     torch.manual_seed(0)
-    for network in (stage(16), DilatedFCN(ResNet("resnet18", stages=[2, 3]), CLASSES).eval()):
-        for name, value in network.named_parameters():
+    for model in (stage(16), DilatedFCN(ResNet("resnet18", stages=[2, 3]), CLASSES).eval()):
+        for name, value in model.named_parameters():
             if name.startswith("scores."):
                 value.normal_()
         with torch.autocast("cpu", torch.bfloat16):
-            logits = network(scene().images)
+            logits = model(scene().images)
         assert logits.dtype == torch.float32
         ramp = logits[0, 0, 48, 8:24]
         assert len(ramp.unique()) == 16  # of which bfloat16 would keep a few
@@ -178,24 +178,24 @@ def test_skips_work_over_every_family(kind: type[Backbone], monkeypatch: pytest.
         monkeypatch.setattr(nn, "Linear", Narrow)
     batch = rows(scene(), [1])
     backbone = kind(**smallest(kind))
-    network = FCN(backbone, CLASSES, stride=backbone.strides[0]).train()
-    assert network.strides == backbone.strides
-    before = {name: value.clone() for name, value in network.named_parameters()}
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    model = FCN(backbone, CLASSES, stride=backbone.strides[0]).train()
+    assert model.strides == backbone.strides
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     for _ in range(3):  # scores at zero let no gradient through, and then timm's scales at zero
         optimizer.zero_grad()
-        loss = network.loss(batch)["pixels"]
+        loss = model.loss(batch)["pixels"]
         assert loss.isfinite()
         loss.backward()
         optimizer.step()
-    assert [name for name, value in network.named_parameters() if torch.equal(value, before[name])] == []
+    assert [name for name, value in model.named_parameters() if torch.equal(value, before[name])] == []
 
 
 @torch.no_grad()
 def test_a_pyramid_is_a_backbone_too() -> None:
-    network = FCN(FPN(ResNet("resnet18", stages=[2, 3, 4]), 16), CLASSES, stride=4).eval()
-    assert network.strides == [4, 8, 16]  # without the map that is for anchors alone
-    assert network(scene().images).shape == (2, CLASSES, 96, 96)
+    model = FCN(FPN(ResNet("resnet18", stages=[2, 3, 4]), 16), CLASSES, stride=4).eval()
+    assert model.strides == [4, 8, 16]  # without the map that is for anchors alone
+    assert model(scene().images).shape == (2, CLASSES, 96, 96)
 
 
 def test_no_weights_are_said_to_be_missing_that_nobody_wants(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,13 +31,13 @@ def small(num_classes: int, weights: str | None = None) -> FasterRCNN:
     return FasterRCNN(FPN(MobileNetV2(), 16), num_classes, TwoMLPHead(16, channels=8), weights=weights)
 
 
-def rows(network: FasterRCNN) -> dict[str, Tensor]:
+def rows(model: FasterRCNN) -> dict[str, Tensor]:
     """What belongs to each class."""
     return {
-        "scores": network.box_head.classes.weight.detach().clone(),
-        "biases": network.box_head.classes.bias.detach().clone(),
-        "deltas": network.box_head.deltas.weight.detach().view(-1, 4, 8).clone(),
-        "shifts": network.box_head.deltas.bias.detach().view(-1, 4).clone(),
+        "scores": model.box_head.classes.weight.detach().clone(),
+        "biases": model.box_head.classes.bias.detach().clone(),
+        "deltas": model.box_head.deltas.weight.detach().view(-1, 4, 8).clone(),
+        "shifts": model.box_head.deltas.bias.detach().view(-1, 4).clone(),
     }
 
 
@@ -45,12 +45,12 @@ def rows(network: FasterRCNN) -> dict[str, Tensor]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, FasterRCNN]:
     """A file as torchvision writes it of a network for 91 labels, and the network."""
     torch.manual_seed(0)
-    network = small(90)
-    for value in (network.box_head.classes.bias, network.box_head.deltas.bias):
+    model = small(90)
+    for value in (model.box_head.classes.bias, model.box_head.deltas.bias):
         torch.nn.init.normal_(value)
     file = tmp_path_factory.mktemp("weights") / "coco.pth"
-    torch.save(to_torchvision(network.state_dict()), file)
-    return str(file), network
+    torch.save(to_torchvision(model.state_dict()), file)
+    return str(file), model
 
 
 def test_labels_of_coco() -> None:
@@ -74,30 +74,30 @@ def test_coco_in_its_order(source) -> None:
 
 def test_classes_are_matched_by_name(source, caplog) -> None:
     file, of_91 = source
-    network, expected = small(3, file), rows(of_91)
-    random = rows(network)
+    model, expected = small(3, file), rows(of_91)
+    random = rows(model)
     with caplog.at_level(logging.INFO):
-        match_classes(network, ["toothbrush", "nut", "person"])
-    for name, value in rows(network).items():
+        match_classes(model, ["toothbrush", "nut", "person"])
+    for name, value in rows(model).items():
         assert torch.equal(value[0], expected[name][89])
         assert torch.equal(value[1], random[name][1])
         assert torch.equal(value[2], expected[name][0])
-    assert torch.equal(rows(network)["scores"][3], expected["scores"][90])
+    assert torch.equal(rows(model)["scores"][3], expected["scores"][90])
     assert caplog.messages == [
         f"{file}: box_head.classes, box_head.deltas begin at random for nut, which it does not know"
     ]
 
     with torch.no_grad():
-        network.box_head.classes.weight.zero_()  # as if it had learnt
-    match_classes(network, ["toothbrush", "nut", "person"])
-    assert not network.box_head.classes.weight.any()
+        model.box_head.classes.weight.zero_()  # as if it had learnt
+    match_classes(model, ["toothbrush", "nut", "person"])
+    assert not model.box_head.classes.weight.any()
 
 
 def test_as_many_classes_in_another_order(source) -> None:
     file, of_91 = source
-    network, expected = small(80, file), rows(of_91)
-    match_classes(network, list(reversed(COCO)))
-    for name, value in rows(network).items():
+    model, expected = small(80, file), rows(of_91)
+    match_classes(model, list(reversed(COCO)))
+    for name, value in rows(model).items():
         assert torch.equal(value[:80], expected[name][[label - 1 for label in reversed(IDS)]])
 
 
@@ -107,20 +107,20 @@ def test_other_classes_begin_at_random(source, caplog) -> None:
         torch.manual_seed(1)
         random = rows(small(count))
         torch.manual_seed(1)
-        network = small(count, file)
+        model = small(count, file)
         with caplog.at_level(logging.INFO):
-            match_classes(network, [f"part {number}" for number in range(count)])
-        for name, value in rows(network).items():
+            match_classes(model, [f"part {number}" for number in range(count)])
+        for name, value in rows(model).items():
             assert torch.equal(value, random[name])
-        assert torch.equal(network.box_head.body.fc7.weight, of_91.box_head.body.fc7.weight)
+        assert torch.equal(model.box_head.body.fc7.weight, of_91.box_head.body.fc7.weight)
         assert "box_head.classes, box_head.deltas begin at random, for none of its classes" in caplog.messages[-1]
 
 
 def test_classes_without_names(tmp_path, caplog) -> None:
-    network = small(3)
-    torch.save(to_torchvision(network.state_dict()), tmp_path / "three.pth")
+    model = small(3)
+    torch.save(to_torchvision(model.state_dict()), tmp_path / "three.pth")
     same, fewer = small(3, str(tmp_path / "three.pth")), small(2, str(tmp_path / "three.pth"))
-    assert all(torch.equal(value, rows(network)[name]) for name, value in rows(same).items())
+    assert all(torch.equal(value, rows(model)[name]) for name, value in rows(same).items())
     with caplog.at_level(logging.INFO):
         match_classes(same, ["a", "b", "c"])
         match_classes(fewer, ["a", "b"])
@@ -128,8 +128,8 @@ def test_classes_without_names(tmp_path, caplog) -> None:
     assert "begin at random" in caplog.messages[1]
 
 
-def published(network: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Path:
-    task = DetectionTask(network)
+def published(model: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Path:
+    task = DetectionTask(model)
     task.classes = classes
     model_card.write(folder, task.state_dict(), task.describe())
     checkpoint.save(task, folder / "whole.ckpt")
@@ -138,9 +138,9 @@ def published(network: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Pa
 
 @pytest.mark.parametrize("name", ["", "whole.ckpt"])
 def test_from_what_was_trained_here(tmp_path, name) -> None:
-    network = small(2)
-    place = published(network, ("nut", "bolt"), tmp_path / "nuts") / name
-    loaded, expected = small(2, str(place)), rows(network)
+    model = small(2)
+    place = published(model, ("nut", "bolt"), tmp_path / "nuts") / name
+    loaded, expected = small(2, str(place)), rows(model)
     match_classes(loaded, ["bolt", "nut"])
     for part, value in rows(loaded).items():
         assert torch.equal(value[:2], expected[part][[1, 0]])
@@ -169,8 +169,8 @@ def test_epsilon_comes_along_without_a_pyramid(tmp_path) -> None:
 
 
 def test_a_file_that_is_taken_for_cocos_is_said(tmp_path, caplog) -> None:
-    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, TwoMLPHead(8, channels=8))
-    torch.save(to_torchvision(network.state_dict()), tmp_path / "x.pth")
+    model = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, TwoMLPHead(8, channels=8))
+    torch.save(to_torchvision(model.state_dict()), tmp_path / "x.pth")
     with caplog.at_level("INFO", logger="detseg"):
         load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8)), str(tmp_path / "x.pth"))
     assert "x.pth: taken for weights with COCO's classes, for it has their 91 labels" in caplog.text
@@ -178,14 +178,14 @@ def test_a_file_that_is_taken_for_cocos_is_said(tmp_path, caplog) -> None:
 
 def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
     """torchvision adds nothing to the variances of its oldest weights."""
-    network = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoMLPHead(8, channels=8))
-    torch.save(to_torchvision(network.state_dict()), tmp_path / "x.pth")
-    load_weights(network, str(tmp_path / "x.pth"))
-    assert network.backbone.body.bn1.eps == 1e-5
+    model = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoMLPHead(8, channels=8))
+    torch.save(to_torchvision(model.state_dict()), tmp_path / "x.pth")
+    load_weights(model, str(tmp_path / "x.pth"))
+    assert model.backbone.body.bn1.eps == 1e-5
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: SimpleNamespace(hexdigest=lambda: "258fb6c6" + 56 * "0"))
-    load_weights(network, str(tmp_path / "x.pth"))
-    assert network.backbone.body.bn1.eps == 0.0
-    assert to_config(network)["arguments"]["backbone"]["arguments"]["body"]["arguments"]["eps"] == 0.0
+    load_weights(model, str(tmp_path / "x.pth"))
+    assert model.backbone.body.bn1.eps == 0.0
+    assert to_config(model)["arguments"]["backbone"]["arguments"]["body"]["arguments"]["eps"] == 0.0
 
 
 def test_names_of_published_mask_heads() -> None:
@@ -213,26 +213,26 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch, weights, reason) -> None
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
     monkeypatch.chdir(tmp_path)
-    network = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8))
+    model = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8))
     wide = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=16))
     torch.save({"transformer.weight": torch.zeros(1)}, "other.pth")
     torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, "part.pth")
     torch.save(to_torchvision(wide.state_dict()), "wide.pth")
-    torch.save({"state_dict": {}, "detseg": {"network": {"arguments": {}}}}, "classifier.ckpt")
+    torch.save({"state_dict": {}, "detseg": {"model": {"arguments": {}}}}, "classifier.ckpt")
     with pytest.raises(CheckpointError, match=reason):
-        load_weights(network, weights)
+        load_weights(model, weights)
 
 
 def test_two_detectors_of_one_structure_are_told_apart_by_name() -> None:
     backbone = FPN(MobileNetV3(stages=[5], entry=True))
-    network = FasterRCNN(backbone, 2, anchor_sizes=[[32, 64, 128, 256, 512]] * 3)
+    model = FasterRCNN(backbone, 2, anchor_sizes=[[32, 64, 128, 256, 512]] * 3)
     with pytest.raises(CheckpointError, match=r"large_fpn:COCO_V1, torchvision:.*large_320_fpn:COCO_V1; name one"):
-        load_weights(network, "torchvision:COCO_V1")
+        load_weights(model, "torchvision:COCO_V1")
 
 
 def test_networks_that_torchvision_does_not_have() -> None:
     with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: torchvision has .*; none of these is like"):
         load_weights(small(2), "torchvision:COCO_V1")
-    network = FasterRCNN(ResNet("resnet18", stages=[4]), 2)
+    model = FasterRCNN(ResNet("resnet18", stages=[4]), 2)
     with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: backbone.conv1.weight: not an entry"):
-        load_weights(network, "torchvision:COCO_V1")
+        load_weights(model, "torchvision:COCO_V1")

@@ -70,31 +70,31 @@ def small_conv5() -> MaskRCNN:
 def test_conv5_is_shared_by_both_heads() -> None:
     """Figure 4, left: the mask head begins behind the conv5 of the box head, and has no convolution of its own."""
     torch.manual_seed(0)
-    network = small_conv5().eval()
-    assert not network.mask_head.convs
-    assert network.mask_head.deconv.in_channels == 2048
-    losses = backward(network, scene(masks=True))
+    model = small_conv5().eval()
+    assert not model.mask_head.convs
+    assert model.mask_head.deconv.in_channels == 2048
+    losses = backward(model, scene(masks=True))
     assert losses["mask"] > 0
-    assert gradients(network)["box_head.body.layer4.0.conv1.weight"].any()
-    found = detect(network, scene(masks=True))
+    assert gradients(model)["box_head.body.layer4.0.conv1.weight"].any()
+    found = detect(model, scene(masks=True))
     assert found.masks.shape == (2, 100, 14, 14)
 
 
 def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the losses and gradients of two passes, of all regions for the boxes and of the objects for the masks."""
     torch.manual_seed(0)
-    network = small_conv5().eval()
+    model = small_conv5().eval()
     batch = scene(masks=True)
     counted: list[int] = []
-    network.box_head.body.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
+    model.box_head.body.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
     torch.manual_seed(1)
-    once = backward(network, batch)
-    regions = 2 * network.samples
+    once = backward(model, batch)
+    regions = 2 * model.samples
     assert counted == [regions]
-    ours = gradients(network)
+    ours = gradients(model)
 
     counted.clear()
-    network.zero_grad()
+    model.zero_grad()
     drawn = []
 
     def sample_regions(*arguments: Any) -> Any:
@@ -103,15 +103,15 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
 
     monkeypatch.setattr(faster_rcnn, "sample_regions", sample_regions)
     torch.manual_seed(1)
-    features = network.backbone(batch.images, batch.image_sizes)
-    predictions = network.rpn.survey(features, batch.images.shape[-2:])
-    twice = FasterRCNN._loss(network, batch, features, predictions)
-    objects, matched = network._objects(drawn[0][0], drawn[0][2])
-    twice |= network.mask_head.loss(network.masks(features, objects), objects, batch.targets, matched)
+    features = model.backbone(batch.images, batch.image_sizes)
+    predictions = model.rpn.survey(features, batch.images.shape[-2:])
+    twice = FasterRCNN._loss(model, batch, features, predictions)
+    objects, matched = model._objects(drawn[0][0], drawn[0][2])
+    twice |= model.mask_head.loss(model.masks(features, objects), objects, batch.targets, matched)
     sum(twice.values()).backward()
     assert counted == [regions, objects.valid.numel()]
     assert_close(once, {name: loss.detach() for name, loss in twice.items()})
-    theirs = gradients(network)
+    theirs = gradients(model)
     for name in ours:
         assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-6 * float(theirs[name].abs().max()), msg=name)
 
@@ -119,10 +119,10 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
 @torch.no_grad()
 def test_masks_are_those_of_the_boxes_and_classes_that_were_found() -> None:
     torch.manual_seed(0)
-    network, batch = TestWithPyramid.make(score_threshold=0.0).eval(), scene(masks=True)
-    found = detect(network, batch)
-    features = network.backbone(batch.images, batch.image_sizes)
-    alone = network.masks(features, found._replace(masks=None)).sigmoid().unflatten(0, found.valid.shape)
+    model, batch = TestWithPyramid.make(score_threshold=0.0).eval(), scene(masks=True)
+    found = detect(model, batch)
+    features = model.backbone(batch.images, batch.image_sizes)
+    alone = model.masks(features, found._replace(masks=None)).sigmoid().unflatten(0, found.valid.shape)
     assert found.masks.shape == (2, 100, 28, 28)
     assert len(found.labels[found.valid].unique()) > 1
     assert_close(found.masks[found.valid], alone[found.valid])

@@ -112,7 +112,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 def build_ours(name: str) -> Any:
     """Build with the weights that the configuration names; ``from_config`` alone expects them in a checkpoint."""
-    described = _recipe(settings(name)["model"]["network"])
+    described = _recipe(settings(name)["model"])
     network = from_config(described, num_classes=len(COCO))
     assert network.pretrained is None
     return from_config(described, num_classes=len(COCO), weights=described["arguments"]["weights"])
@@ -271,7 +271,7 @@ def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     task = checkpoint.load(ours)
     assert task.classes == tuple(COCO)
     assert task.category_ids == tuple(LABELS)
-    described = to_config(task.network)["arguments"]
+    described = to_config(task.model)["arguments"]
     assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
         key: value for key, value in to_config(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
     }

@@ -24,13 +24,13 @@ EXHAUSTIVE = {"samples": 10**6, "positive_fraction": 1.0}
 
 
 @torch.no_grad()
-def fit(network: RCNN, batch: Batch) -> None:
+def fit(model: RCNN, batch: Batch) -> None:
     """Machines and regressors of the two images, by the rules of the paper but for the strength."""
     every = Instances(
         torch.cat([batch.targets.boxes, batch.proposals.boxes], dim=1),
         torch.cat([batch.targets.valid, batch.proposals.valid], dim=1),
     )
-    features = network.eval().features(batch.images, batch.image_sizes, every)
+    features = model.eval().features(batch.images, batch.image_sizes, every)
     hidden, grid, boxes, overlaps, labels, matched = [], [], [], [], [], []
     for row in range(len(batch.images)):
         valid, truth = every.valid[row], batch.targets.boxes[row, batch.targets.valid[row]]
@@ -49,10 +49,10 @@ def fit(network: RCNN, batch: Batch) -> None:
     for label in range(CLASSES):
         positive, negative = overlaps[:, label] == 1, overlaps[:, label] < 0.3
         weight, bias = svm(hidden[positive | negative], positive[positive | negative], 1.0, 2.0, 10.0)
-        network.svms.weight[label], network.svms.bias[label] = weight, bias
+        model.svms.weight[label], model.svms.bias[label] = weight, bias
         near = labels == label
         weight, bias = ridge([(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS))], 1.0)
-        network.deltas.weight.view(CLASSES, 4, -1)[label], network.deltas.bias.view(CLASSES, 4)[label] = weight, bias
+        model.deltas.weight.view(CLASSES, 4, -1)[label], model.deltas.bias.view(CLASSES, 4)[label] = weight, bias
 
 
 class TestWithMachines(DetectorTester):
@@ -64,49 +64,49 @@ class TestWithMachines(DetectorTester):
         return RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, **arguments})
 
     @pytest.fixture
-    def network(self, batch: Batch) -> Detector:
+    def model(self, batch: Batch) -> Detector:
         """With statistics of these images: without, deep maps would be all but zero."""
         torch.manual_seed(0)
-        network = self.make(**self.exhaustive).train()
+        model = self.make(**self.exhaustive).train()
         for _ in range(20):
-            network.loss(batch)
-        return network.eval()
+            model.loss(batch)
+        return model.eval()
 
     @pytest.fixture(scope="class")
     @classmethod
     def trained(cls) -> Detector:
         torch.manual_seed(0)
-        network = cls.make().train()
-        overfit(network, scene(proposals=True))
-        fit(network, scene(proposals=True))
-        return network
+        model = cls.make().train()
+        overfit(model, scene(proposals=True))
+        fit(model, scene(proposals=True))
+        return model
 
 
 @pytest.fixture(scope="module")
-def network() -> RCNN:
+def model() -> RCNN:
     """At random, but sure enough of itself to tell regions apart."""
     torch.manual_seed(0)
-    network = RCNN(SqueezeNet(), CLASSES, **{**SMALL, **EXHAUSTIVE}).eval()
+    model = RCNN(SqueezeNet(), CLASSES, **{**SMALL, **EXHAUSTIVE}).eval()
     with torch.no_grad():
-        for layer, std in ((network.classes, 1.0), (network.svms, 1.0), (network.deltas, 0.01)):
+        for layer, std in ((model.classes, 1.0), (model.svms, 1.0), (model.deltas, 0.01)):
             torch.nn.init.normal_(layer.weight, std=std)
-    return network
+    return model
 
 
-def variant(network: RCNN, **attributes: Any) -> RCNN:
-    network = copy.copy(network)
+def variant(model: RCNN, **attributes: Any) -> RCNN:
+    model = copy.copy(model)
     for name, value in attributes.items():
-        setattr(network, name, value)
-    return network
+        setattr(model, name, value)
+    return model
 
 
 def test_defaults_are_the_papers() -> None:
     """Sections 2.1 to 2.3, appendix A; two images make 32 objects and 96 backgrounds."""
     with torch.device("meta"):
-        network = RCNN(AlexNet(), 20)
-    assert (network.size, network.context, network.iou, network.nms) == (227, 16, 0.5, 0.3)
-    assert (2 * network.samples, 2 * network.samples * network.positive_fraction) == (128, 32)
-    assert (network.scores, network.box_regression) == ("svm", True)
+        model = RCNN(AlexNet(), 20)
+    assert (model.size, model.context, model.iou, model.nms) == (227, 16, 0.5, 0.3)
+    assert (2 * model.samples, 2 * model.samples * model.positive_fraction) == (128, 32)
+    assert (model.scores, model.box_regression) == ("svm", True)
 
 
 @pytest.mark.parametrize(
@@ -122,23 +122,23 @@ def test_defaults_are_the_papers() -> None:
 )
 def test_features_of_every_kind_of_network(backbone, hidden, grid) -> None:
     with torch.device("meta"):
-        network = RCNN(backbone(), 20)
-    assert (network.svms.in_features, network.classes.in_features, network.deltas.in_features) == (hidden, hidden, grid)
+        model = RCNN(backbone(), 20)
+    assert (model.svms.in_features, model.classes.in_features, model.deltas.in_features) == (hidden, hidden, grid)
 
 
 @torch.no_grad()
 def test_features_of_alexnet_are_fc7_and_pool5() -> None:
     torch.manual_seed(0)
-    network, batch = RCNN(AlexNet(), CLASSES).eval(), scene(proposals=True)
+    model, batch = RCNN(AlexNet(), CLASSES).eval(), scene(proposals=True)
     published = torchvision.models.alexnet().eval()
-    published.features.load_state_dict(network.backbone.features.state_dict())
-    for name, layer in (("1", network.hidden[3]), ("4", network.hidden[6])):
+    published.features.load_state_dict(model.backbone.features.state_dict())
+    for name, layer in (("1", model.hidden[3]), ("4", model.hidden[6])):
         published.classifier.get_submodule(name).load_state_dict(layer.state_dict())
     regions = Instances(batch.proposals.boxes[:1, :2], batch.proposals.valid[:1, :2])
     crops = warp(batch.images[:1], batch.image_sizes[:1], regions.boxes[0], torch.zeros(2, dtype=torch.int64), 227, 16,
-                 network.backbone.mean)  # fmt: skip
-    pool5 = published.features((crops - network.backbone.mean) / network.backbone.std)
-    found = network.features(batch.images[:1], batch.image_sizes[:1], regions)
+                 model.backbone.mean)  # fmt: skip
+    pool5 = published.features((crops - model.backbone.mean) / model.backbone.std)
+    found = model.features(batch.images[:1], batch.image_sizes[:1], regions)
     assert_close(found.grid[0], pool5.flatten(1), rtol=1e-4, atol=1e-5)
     assert_close(found.hidden[0], published.classifier[:6](pool5.flatten(1)), rtol=1e-4, atol=1e-5)
 
@@ -148,13 +148,13 @@ def test_all_of_a_published_network_that_remains_has_its_weights(tmp_path, caplo
     published = torchvision.models.alexnet().state_dict()
     torch.save(published, tmp_path / "alexnet.pth")
     with caplog.at_level("INFO"):
-        network = RCNN(AlexNet(weights=str(tmp_path / "alexnet.pth")), CLASSES)
+        model = RCNN(AlexNet(weights=str(tmp_path / "alexnet.pth")), CLASSES)
     assert "at random" not in caplog.text
     for place, name in ((3, "classifier.1"), (6, "classifier.4")):
-        assert torch.equal(network.hidden[place].weight, published[f"{name}.weight"])
+        assert torch.equal(model.hidden[place].weight, published[f"{name}.weight"])
 
 
-def test_loss_is_the_entropy_of_every_region(network) -> None:
+def test_loss_is_the_entropy_of_every_region(model) -> None:
     batch = scene(proposals=True)
     entropy = []
     for image in range(2):
@@ -163,50 +163,50 @@ def test_loss_is_the_entropy_of_every_region(network) -> None:
         for box in torch.cat([batch.proposals.boxes[image, batch.proposals.valid[image]], truth]):
             overlap, best = box_iou(box[None], truth)[0].max(dim=0)
             region = Instances(box.view(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
-            features = network.features(batch.images[[image]], batch.image_sizes[[image]], region)
-            logits = network.classes(features.hidden[0, 0])
+            features = model.features(batch.images[[image]], batch.image_sizes[[image]], region)
+            logits = model.classes(features.hidden[0, 0])
             entropy.append(-logits.log_softmax(dim=0)[classes[best] if overlap >= 0.5 else CLASSES])
-    assert_close(network.loss(batch), {"class": torch.stack(entropy).mean()}, rtol=1e-4, atol=1e-5)
+    assert_close(model.loss(batch), {"class": torch.stack(entropy).mean()}, rtol=1e-4, atol=1e-5)
 
 
 def test_objects_are_drawn_from_the_whole_batch() -> None:
     """16 of 64 regions, though the second image alone has few objects."""
     torch.manual_seed(0)
-    network, batch = RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, "samples": 32}), scene(proposals=True)
+    model, batch = RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, "samples": 32}), scene(proposals=True)
     few = batch.proposals.valid.clone()
     few[1, :16] = False
     few[1, :3] = True
-    _, labels, valid = network.classify(batch._replace(proposals=batch.proposals._replace(valid=few)))
+    _, labels, valid = model.classify(batch._replace(proposals=batch.proposals._replace(valid=few)))
     assert valid.all()
     assert (labels < CLASSES).sum() == 16
     assert len(labels) == 64
 
 
 @torch.no_grad()
-def test_scores_and_boxes_follow_the_settings(network) -> None:
+def test_scores_and_boxes_follow_the_settings(model) -> None:
     batch = scene(proposals=True)
     keep = {"nms": 1.0, "score_threshold": 0.0, "candidates": 10**6, "detections": 10**6}
     regions = batch.proposals
-    features = network.features(batch.images, batch.image_sizes, regions)
-    margins = network.svms(features.hidden)
-    expected = {"svm": 1 / (1 + (-margins).exp()), "softmax": network.classes(features.hidden).softmax(-1)[..., :-1]}
+    features = model.features(batch.images, batch.image_sizes, regions)
+    margins = model.svms(features.hidden)
+    expected = {"svm": 1 / (1 + (-margins).exp()), "softmax": model.classes(features.hidden).softmax(-1)[..., :-1]}
     for scores, own in expected.items():
-        found = detect(variant(network, scores=scores, box_regression=False, **keep), batch)
+        found = detect(variant(model, scores=scores, box_regression=False, **keep), batch)
         for row in range(2):
             every = own[row, regions.valid[row]]
             valid = found.valid[row]
             assert_close(found.scores[row, valid], every.flatten().sort(descending=True).values)
             region = every.flatten().argmax() // CLASSES
             assert_close(found.boxes[row, 0], regions.boxes[row, regions.valid[row]][region])
-    refined = detect(variant(network, **keep), batch)
+    refined = detect(variant(model, **keep), batch)
     assert not torch.equal(refined.boxes, found.boxes)
 
 
 @torch.no_grad()
-def test_the_size_of_a_portion_does_not_matter(network) -> None:
+def test_the_size_of_a_portion_does_not_matter(model) -> None:
     batch = scene(proposals=True)
     expected, found = (
-        variant(network, batch=size).features(batch.images, batch.image_sizes, batch.proposals) for size in (10**6, 14)
+        variant(model, batch=size).features(batch.images, batch.image_sizes, batch.proposals) for size in (10**6, 14)
     )
     assert expected.hidden.std(dim=1).mean() > 0.05
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -216,17 +216,17 @@ def test_the_size_of_a_portion_does_not_matter(network) -> None:
 def test_it_finds_nothing_before_it_is_complete() -> None:
     torch.manual_seed(0)
     batch = scene(proposals=True)
-    network = RCNN(MobileNetV1(alpha=0.25), CLASSES, **SMALL).eval()
-    assert not network.complete
-    assert not detect(network, batch).valid.any()
-    fit(network, batch)
-    assert network.complete
+    model = RCNN(MobileNetV1(alpha=0.25), CLASSES, **SMALL).eval()
+    assert not model.complete
+    assert not detect(model, batch).valid.any()
+    fit(model, batch)
+    assert model.complete
     assert RCNN(MobileNetV1(alpha=0.25), CLASSES, **SMALL, scores="softmax", box_regression=False).complete
 
 
-def test_without_proposals_it_says_how_to_make_them(network) -> None:
+def test_without_proposals_it_says_how_to_make_them(model) -> None:
     batch = scene()
-    for call in (lambda: network.loss(batch), lambda: detect(network, batch), lambda: network.validate(batch)):
+    for call in (lambda: model.loss(batch), lambda: detect(model, batch), lambda: model.validate(batch)):
         with pytest.raises(DataError, match=r"R-CNN needs proposals.*tools/propose.py .*selective_search"):
             call()
 

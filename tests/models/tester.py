@@ -65,8 +65,8 @@ def jittered(targets: Instances, sizes: Tensor, random: torch.Generator) -> Inst
     return Instances(clip(boxes, sizes), valid)
 
 
-def detect(network: Detector, batch: Batch) -> Instances:
-    return network(batch.images, batch.image_sizes, batch.proposals)
+def detect(model: Detector, batch: Batch) -> Instances:
+    return model(batch.images, batch.image_sizes, batch.proposals)
 
 
 def rows(batch: Batch, chosen: list[int]) -> Batch:
@@ -91,23 +91,23 @@ def without_objects(batch: Batch, chosen: list[int]) -> Batch:
     return batch._replace(targets=batch.targets._replace(valid=valid))
 
 
-def backward(network: Detector, batch: Batch) -> dict[str, Tensor]:
+def backward(model: Detector, batch: Batch) -> dict[str, Tensor]:
     """The losses, whose gradients are then in the network."""
-    network.zero_grad()
-    losses = network.loss(batch)
+    model.zero_grad()
+    losses = model.loss(batch)
     sum(losses.values()).backward()
     return {name: value.detach() for name, value in losses.items()}
 
 
-def gradients(network: nn.Module) -> dict[str, Tensor | None]:
-    return {name: value.grad for name, value in network.named_parameters() if value.requires_grad}
+def gradients(model: nn.Module) -> dict[str, Tensor | None]:
+    return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
 
 
-def overfit(network: Detector, batch: Batch, steps: int = 160, lr: float = 1e-3) -> None:
-    optimizer = torch.optim.AdamW(network.parameters())
+def overfit(model: Detector, batch: Batch, steps: int = 160, lr: float = 1e-3) -> None:
+    optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 5) * (1 if step < 0.6 * steps else 0.1)
-        backward(network, batch)
+        backward(model, batch)
         optimizer.step()
 
 
@@ -164,7 +164,7 @@ class DetectorTester:
         return scene(self.needs_proposals, self.masks)
 
     @pytest.fixture
-    def network(self) -> Detector:
+    def model(self) -> Detector:
         """Batch norm in evaluation mode, so that images do not depend on each other; every candidate is drawn."""
         torch.manual_seed(0)
         return self.make(**self.exhaustive).eval()
@@ -173,9 +173,9 @@ class DetectorTester:
     @classmethod
     def trained(cls) -> Detector:
         torch.manual_seed(0)
-        network = cls.make().train()
-        overfit(network, scene(network.needs_proposals, cls.masks))
-        return network.eval()
+        model = cls.make().train()
+        overfit(model, scene(model.needs_proposals, cls.masks))
+        return model.eval()
 
     @torch.no_grad()
     def test_overfits_two_images(self, trained, batch) -> None:
@@ -190,9 +190,9 @@ class DetectorTester:
 
     @torch.no_grad()
     def test_detections_lie_inside_the_image_best_first(self, trained, batch) -> None:
-        network = copy.deepcopy(trained)
-        network.score_threshold = 0.0
-        boxes, valid, labels, scores, _ = detect(network, batch)
+        model = copy.deepcopy(trained)
+        model.score_threshold = 0.0
+        boxes, valid, labels, scores, _ = detect(model, batch)
         assert valid.sum() > 10
         for row, (height, width) in enumerate(SIZES):
             own = boxes[row, valid[row]]
@@ -233,63 +233,63 @@ class DetectorTester:
         assert torch.equal(ours.scores, same.scores)
 
     def test_types_do_not_depend_on_the_mode(self, batch) -> None:
-        network = self.make()
+        model = self.make()
         results = []
         for mode in (True, False):
-            network.train(mode)
-            losses, detections = network.loss(batch), detect(network, batch)
+            model.train(mode)
+            losses, detections = model.loss(batch), detect(model, batch)
             assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
             results.append((list(losses), type(detections), [value is None for value in detections]))
         assert results[0] == results[1]
 
     @torch.no_grad()
-    def test_validation_gives_losses_and_detections_at_once(self, network, batch) -> None:
-        losses, found = network.validate(batch)
-        expected = detect(network, batch)
-        assert_close(losses, network.loss(batch))
+    def test_validation_gives_losses_and_detections_at_once(self, model, batch) -> None:
+        losses, found = model.validate(batch)
+        expected = detect(model, batch)
+        assert_close(losses, model.loss(batch))
         assert torch.equal(found.boxes, expected.boxes)
         assert torch.equal(found.valid, expected.valid)
 
-    def test_a_batch_twice_has_the_loss_of_once(self, network, batch) -> None:
-        once, twice = network.loss(batch), network.loss(rows(batch, [0, 1, 0, 1]))
+    def test_a_batch_twice_has_the_loss_of_once(self, model, batch) -> None:
+        once, twice = model.loss(batch), model.loss(rows(batch, [0, 1, 0, 1]))
         for name in once:
             assert_close(twice[name], once[name])
 
-    def test_padding_of_the_targets_changes_nothing(self, network, batch) -> None:
-        losses = backward(network, batch)
-        expected = copy.deepcopy(gradients(network))
-        padded = backward(network, batch._replace(targets=with_padding(batch.targets)))
+    def test_padding_of_the_targets_changes_nothing(self, model, batch) -> None:
+        losses = backward(model, batch)
+        expected = copy.deepcopy(gradients(model))
+        padded = backward(model, batch._replace(targets=with_padding(batch.targets)))
         for name, loss in losses.items():
             assert loss > 0
             assert_close(padded[name], loss, rtol=1e-5, atol=1e-7)
-        for name, gradient in gradients(network).items():
+        for name, gradient in gradients(model).items():
             assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5 * float(expected[name].abs().max()), msg=name)
 
-    def test_order_of_the_targets_changes_nothing(self, network, batch) -> None:
+    def test_order_of_the_targets_changes_nothing(self, model, batch) -> None:
         turned = batch._replace(
             targets=tree_map(lambda value: value if value is None else value.flip(1), batch.targets)
         )
-        losses, others = network.loss(batch), network.loss(turned)
+        losses, others = model.loss(batch), model.loss(turned)
         for name in losses:
             assert_close(losses[name], others[name])
 
     @pytest.mark.parametrize("empty", [[0], [0, 1]])
     @pytest.mark.parametrize("mode", [True, False])
-    def test_images_without_objects_train(self, network, batch, empty, mode) -> None:
+    def test_images_without_objects_train(self, model, batch, empty, mode) -> None:
         nothing = without_objects(batch, empty)
         nothing.targets.boxes[empty] = torch.nan
-        losses = backward(network.train(mode), nothing)
+        losses = backward(model.train(mode), nothing)
         assert all(loss.isfinite() for loss in losses.values())
-        for name, gradient in gradients(network).items():
+        for name, gradient in gradients(model).items():
             assert gradient is not None, name
             assert gradient.isfinite().all(), name
 
-    def test_a_batch_without_images_has_a_loss_and_detections(self, network, batch) -> None:
+    def test_a_batch_without_images_has_a_loss_and_detections(self, model, batch) -> None:
         """The share of a process for which no image is left."""
         nothing = rows(batch, [])
-        assert not any(backward(network, nothing).values())
-        assert not any(gradient is None or gradient.any() for gradient in gradients(network).values())
-        full, empty = (detect(network, images) for images in (batch, nothing))
+        assert not any(backward(model, nothing).values())
+        assert not any(gradient is None or gradient.any() for gradient in gradients(model).values())
+        full, empty = (detect(model, images) for images in (batch, nothing))
         assert [None if value is None else value.shape[1:] for value in empty] == [
             None if value is None else value.shape[1:] for value in full
         ]
@@ -304,40 +304,40 @@ class DetectorTester:
         assert torch.equal(ours.labels, same.labels)
 
     def test_half_precision_learns_and_detects(self, trained, batch) -> None:
-        network = copy.deepcopy(trained)
-        exact = detect(network, batch)
+        model = copy.deepcopy(trained)
+        exact = detect(model, batch)
         with torch.autocast("cpu", torch.bfloat16):
-            losses = network.loss(batch)
-            rough = detect(network, batch)
+            losses = model.loss(batch)
+            rough = detect(model, batch)
         assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
         for row, objects in enumerate(OBJECTS):
             count = len(objects)
             overlap = box_iou(exact.boxes[row, :count], rough.boxes[row, :count]).amax(dim=1)
             assert overlap.min() > 0.9
 
-    def test_training_compiles_into_one_graph(self, network, batch) -> None:
+    def test_training_compiles_into_one_graph(self, model, batch) -> None:
         torch.compiler.reset()
-        expected = network.loss(batch)
-        for name, loss in torch.compile(network.loss, fullgraph=True, backend="eager")(batch).items():
+        expected = model.loss(batch)
+        for name, loss in torch.compile(model.loss, fullgraph=True, backend="eager")(batch).items():
             assert_close(loss, expected[name], rtol=1e-4, atol=1e-5)
 
-    def test_training_does_not_wait_for_the_device(self, network, batch, monkeypatch) -> None:
+    def test_training_does_not_wait_for_the_device(self, model, batch, monkeypatch) -> None:
         """Forward, loss and backward; what suppression asks for is its own affair, and one operation here."""
         # Padding is trimmed on a CPU alone, which waits for nobody.
-        monkeypatch.setattr(f"{type(network).__module__}.trim", lambda instances: instances, raising=False)
+        monkeypatch.setattr(f"{type(model).__module__}.trim", lambda instances: instances, raising=False)
         with Operations() as operations:
-            sum(network.loss(batch).values()).backward()
+            sum(model.loss(batch).values()).backward()
         assert operations.count > 100
         assert operations.waiting == []
 
     @pytest.mark.parametrize("mode", [True, False])
-    def test_operations_do_not_grow_with_the_batch(self, network, batch, mode) -> None:
+    def test_operations_do_not_grow_with_the_batch(self, model, batch, mode) -> None:
         counts = []
         for images in ([0], [0, 1], [0, 1, 0, 1]):
             some = rows(batch, images)
-            network.train(mode).zero_grad()
+            model.train(mode).zero_grad()
             with Operations() as operations:
-                sum(network.loss(some).values()).backward()
+                sum(model.loss(some).values()).backward()
             counts.append(operations.count)
         assert counts[0] <= counts[1] == counts[2], counts  # of one image, fewer copies
 

@@ -235,8 +235,8 @@ class Chain(ConvNet):
     def from_config(self, num_classes: int) -> nn.Module:
         return Published(num_classes, 6 if self.alexnet else 7, self.alexnet)
 
-    def head(self, network: Any) -> dict[str, nn.Module]:
-        return {"avgpool": network.avgpool, "flatten": nn.Flatten(), "classifier": network.classifier}
+    def head(self, model: Any) -> dict[str, nn.Module]:
+        return {"avgpool": model.avgpool, "flatten": nn.Flatten(), "classifier": model.classifier}
 
 
 class TestClassifierHead:

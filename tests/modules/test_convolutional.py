@@ -92,20 +92,20 @@ def test_every_window_has_the_logits_of_the_classifier(backbone: Any, narrow: No
 )
 def test_hidden_layers_keep_the_size_of_the_map(backbone: Any, layers: list[tuple[int, int, int]]) -> None:
     with torch.device("meta"):
-        network = backbone()
-        hidden = hidden_layers(network)
+        model = backbone()
+        hidden = hidden_layers(model)
         convolutions = [layer for layer in hidden if isinstance(layer, nn.Conv2d)]
         assert [(one.in_channels, one.out_channels, one.kernel_size[0]) for one in convolutions] == layers
-        assert hidden(torch.zeros(1, network.channels[-1], 5, 4)).shape[2:] == (5, 4)
+        assert hidden(torch.zeros(1, model.channels[-1], 5, 4)).shape[2:] == (5, 4)
 
 
 @torch.no_grad()
 def test_statistics_of_batch_norm_stay_as_they_are() -> None:
     classifier = Classifier(ResNet("resnet18"), 3).train()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    network = ConvolutionalClassifier(classifier, 64)
+    model = ConvolutionalClassifier(classifier, 64)
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
-    assert all(module.training for module in (network, network.backbone, network.backbone.bn1))
+    assert all(module.training for module in (model, model.backbone, model.backbone.bn1))
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_where_a_cell_looks(backbone: Any, middle: float, narrow: None, monkeypa
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
     pool = torch.nn.functional.avg_pool2d
     monkeypatch.setattr(nn.MaxPool2d, "forward", lambda self, x: pool(x, self.kernel_size, self.stride, self.padding))
-    network = ConvolutionalClassifier(Classifier(backbone(), 2).eval())
-    for name, value in network.named_parameters():
+    model = ConvolutionalClassifier(Classifier(backbone(), 2).eval())
+    for name, value in model.named_parameters():
         torch.nn.init.constant_(value, 0.0 if name.endswith("bias") else 1 / value[0].numel())
     seen = torch.zeros(1, 3, 608, 640, requires_grad=True)
-    monkeypatch.setattr(network.backbone, "normalize", lambda images, sizes: seen)
-    cells = network(torch.zeros(1, 3, 608, 640, dtype=torch.uint8))
+    monkeypatch.setattr(model.backbone, "normalize", lambda images, sizes: seen)
+    cells = model(torch.zeros(1, 3, 608, 640, dtype=torch.uint8))
     row, column = 5, 6
     (gradient,) = torch.autograd.grad(cells[0, 0, row, column], seen)
     weight = gradient[0].sum(dim=0).double()

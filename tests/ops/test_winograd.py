@@ -140,8 +140,8 @@ def test_what_is_compiled_exported_or_traced_keeps_the_plain_convolution() -> No
     assert torch.ops.aten.conv2d.default in [node.target for node in exported.graph.nodes]
     traced = torch.jit.trace(Layer(layer), x)
     compiled = torch.compile(Layer(layer), fullgraph=True, backend="eager")
-    for network in (exported.module(), traced, compiled):
-        assert_close(network(x), expected, rtol=0, atol=0)
+    for model in (exported.module(), traced, compiled):
+        assert_close(model(x), expected, rtol=0, atol=0)
     assert_close(traced(x[:1, :, :5, :9]), layer(x[:1, :, :5, :9]), rtol=0, atol=1e-6)
 
 

@@ -15,15 +15,15 @@ from tests.colours import COLOURS, write_classes
 
 SETTINGS = [
     *(
-        "--model.network",
+        "--model",
         "Classifier",
-        "--model.network.backbone",
+        "--model.backbone",
         "ResNet",
-        "--model.network.backbone.name",
+        "--model.backbone.name",
         "resnet18",
     ),
     *("--data", "ImageFolders", "--data.root", "classes", "--data.size", "32", "--data.workers", "0"),
-    *("--data.batch_size", "6", "--model.optimizer", "adamw", "--model.lr", "0.05", "--trainer.accelerator", "cpu"),
+    *("--data.batch_size", "6", "--task.optimizer", "adamw", "--task.lr", "0.05", "--trainer.accelerator", "cpu"),
 ]
 
 
@@ -48,7 +48,7 @@ def test_it_learns_and_leaves_its_figures(folder: Path) -> None:
     assert figures["top1"] == 1.0
     assert {f"top1/{name}" for name in COLOURS} <= set(figures)
     task = checkpoint.load(folder / "runs/colours/best.ckpt")
-    assert isinstance(task.network, Classifier)
+    assert isinstance(task.model, Classifier)
     assert task.classes == ("blue", "green", "red")
 
 
@@ -82,7 +82,7 @@ def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_its_weights_are_those_of_a_detectors_backbone(folder: Path) -> None:
-    trained = checkpoint.load("runs/colours/best.ckpt").network.backbone.state_dict()
+    trained = checkpoint.load("runs/colours/best.ckpt").model.backbone.state_dict()
     for name, value in ResNet("resnet18", weights="runs/colours/best.ckpt").state_dict().items():
         assert torch.equal(value, trained[name]), name
 
@@ -95,7 +95,7 @@ def test_data_of_another_kind_is_refused(folder: Path, capsys: pytest.CaptureFix
 
 def test_images_too_small_for_a_network_are_said_at_the_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.train([*SETTINGS[:2], "--model.network.backbone", "AlexNet", *SETTINGS[6:]])
+        cli.train([*SETTINGS[:2], "--model.backbone", "AlexNet", *SETTINGS[6:]])
     assert "data.size 32: too small for AlexNet" in capsys.readouterr().err
 
 

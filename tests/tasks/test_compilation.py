@@ -55,7 +55,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     return found
 
 
-def network() -> FasterRCNN:
+def model() -> FasterRCNN:
     seed_everything(0, verbose=False)
     return FasterRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoMLPHead(16, channels=16), samples=8)
 
@@ -86,7 +86,7 @@ def fit(task: DetectionTask, root: Path, **settings: Any) -> None:
 
 
 def test_losses_are_the_same_and_shapes_of_images_alone_are_compiled_anew(compiler: Compiler) -> None:
-    ours, batch = network(), scene()
+    ours, batch = model(), scene()
     loss = compiled(ours.loss)
     for number, one in enumerate((batch, more_objects(batch, 4), more_objects(batch, 16), wider(batch), batch)):
         torch.manual_seed(0)
@@ -98,7 +98,7 @@ def test_losses_are_the_same_and_shapes_of_images_alone_are_compiled_anew(compil
 
 
 def test_one_object_an_image_is_a_shape_like_others(compiler: Compiler) -> None:
-    ours, batch = network(), scene()
+    ours, batch = model(), scene()
     one = batch._replace(targets=tree_map(lambda value: value if value is None else value[:, :1], batch.targets))
     torch.manual_seed(0)
     expected = ours.loss(one)
@@ -110,7 +110,7 @@ def test_what_a_graph_gave_may_be_overwritten(monkeypatch: pytest.MonkeyPatch) -
     """A CUDA graph gives the same tensors each time."""
     value = torch.zeros(())
     monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda _: {"loss": value.add_(1)})
-    loss = compiled(network().loss)
+    loss = compiled(model().loss)
     first, second = loss(scene()), loss(scene())
     assert (float(first["loss"]), float(second["loss"])) == (1, 2)
 
@@ -119,7 +119,7 @@ def test_after_so_many_shapes_others_are_left_as_they_are(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(compilation, "SHAPES", 1)
-    ours, batch = network(), scene()
+    ours, batch = model(), scene()
     loss = compiled(ours.loss)
     for one in (batch, wider(batch), batch, wider(batch)):
         torch.manual_seed(0)
@@ -137,18 +137,18 @@ def test_a_training_gives_the_same_weights_and_leaves_nothing_compiled(compiler:
     for compile_loss in (False, True):
         task = DetectionTask(ColourDetector(), lr=0.1, compile_loss=compile_loss)
         fit(task, root)
-        found.append(task.network.state_dict())
+        found.append(task.model.state_dict())
         assert bool(compiler.graphs) == compile_loss
     assert_close(found[1], found[0])
     assert found[0]["weight"].abs().min() > 0
 
     for again in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
-        before = {name: value.clone() for name, value in again.network.state_dict().items()}
-        again.network.load_state_dict(network := ColourDetector().state_dict())
+        before = {name: value.clone() for name, value in again.model.state_dict().items()}
+        again.model.load_state_dict(model := ColourDetector().state_dict())
         fit(again, root)
-        assert_close(again.network.state_dict(), found[0])
-        assert not torch.equal(network["weight"], before["weight"])
-    assert_close(task.network.state_dict(), found[0])
+        assert_close(again.model.state_dict(), found[0])
+        assert not torch.equal(model["weight"], before["weight"])
+    assert_close(task.model.state_dict(), found[0])
 
 
 def test_gradients_that_are_accumulated_are_not_left_in_cuda_graphs(compiler: Compiler, tmp_path: Path) -> None:
@@ -158,13 +158,13 @@ def test_gradients_that_are_accumulated_are_not_left_in_cuda_graphs(compiler: Co
 
 def test_a_cpu_is_said_to_gain_little(compiler: Compiler, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit(DetectionTask(ColourDetector(), compile_loss=True), write_colours(tmp_path))
-    assert "model.compile_loss: made for GPUs; on a CPU the steps may take longer than without it" in caplog.messages
+    assert "task.compile_loss: made for GPUs; on a CPU the steps may take longer than without it" in caplog.messages
 
 
 def test_what_cannot_be_compiled_is_said(compiler: Compiler) -> None:
     compiler.broken = True
     with pytest.raises(ConfigError, match=r"(?s)torch.compile failed, train without it: .*no compiler here"):
-        compiled(network().loss)(scene())
+        compiled(model().loss)(scene())
 
 
 def test_what_is_wrong_with_the_batch_is_said_as_ever(compiler: Compiler) -> None:

@@ -148,7 +148,7 @@ def test_a_training_may_count_steps_instead_of_epochs(root: Path) -> None:
     ],
 )
 def test_values_that_make_no_sense(setting: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"model.{next(iter(setting))}: -?\d.* must be at least"):
+    with pytest.raises(ConfigError, match=rf"task.{next(iter(setting))}: -?\d.* must be at least"):
         DetectionTask(ColourDetector(), **setting)
 
 
@@ -164,11 +164,11 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
     steps = []
     for factor in (1.0, 0.125):
         seed_everything(0, verbose=False)
-        network = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, TwoMLPHead(16, channels=16))
-        before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        task = DetectionTask(network, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
+        model = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, TwoMLPHead(16, channels=16))
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        task = DetectionTask(model, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
         Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
-        steps.append({name: parameter.detach() - before[name] for name, parameter in network.named_parameters()})
+        steps.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
     for name, step in steps[0].items():
         slower = name.startswith("backbone.body.")
         torch.testing.assert_close(steps[1][name], step / 8 if slower else step, rtol=1e-3, atol=1e-6, msg=name)
@@ -180,15 +180,15 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
 
 def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
     """Mixed precision, clipping and accumulation by Lightning; statistics of frozen batch norm do not move."""
-    network = FasterRCNN(
+    model = FasterRCNN(
         FPN(ResNet("resnet18", frozen=2, norm="batch"), 16),
         3,
         TwoMLPHead(16, channels=16),
         samples=8,
         proposals=(20, 20),
     )
-    task = DetectionTask(network, lr=0.1)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    task = DetectionTask(model, lr=0.1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     trainer = Trainer(
         **QUIET,
         max_epochs=1,
@@ -198,8 +198,8 @@ def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
         deterministic=True,
     )
     trainer.fit(task, colours(root, batch_size=1))
-    assert not network.backbone.body.bn1.training
-    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert not model.backbone.body.bn1.training
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     frozen = {
         name for name in before if name.startswith(("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1"))
     }
@@ -236,10 +236,10 @@ class BrokenOnce(ColourDetector):
 
 @pytest.mark.parametrize("step", [0, 1, 3])  # followed by another, and the last of the epoch
 def test_the_step_and_the_images_of_a_loss_that_was_not_finite_are_named(root: Path, step: int) -> None:
-    data, network = colours(root, batch_size=1), BrokenOnce(step)
+    data, model = colours(root, batch_size=1), BrokenOnce(step)
     with pytest.raises(DetsegError, match=f"in step {step}: .*bad inf") as caught:
-        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(DetectionTask(network), data)
-    assert str(data.path("train", int(network.seen))) in str(caught.value)
+        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(DetectionTask(model), data)
+    assert str(data.path("train", int(model.seen))) in str(caught.value)
     assert str(caught.value).count(".png") == 1
 
 
@@ -265,17 +265,17 @@ class Spoiling(ColourDetector):
 def test_what_is_not_finite_does_not_reach_the_weights(root, step, only_gradient, name, clip) -> None:
     """Without momentum and decay, the weights are those that the steps before have left."""
 
-    def fit(network: Spoiling, **limit: int) -> Tensor:
-        task = DetectionTask(network, lr=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.0)
+    def fit(model: Spoiling, **limit: int) -> Tensor:
+        task = DetectionTask(model, lr=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.0)
         quiet = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0, "gradient_clip_val": clip}
         Trainer(**quiet, **limit).fit(task, colours(root, batch_size=1))
-        return network.weight.detach()
+        return model.weight.detach()
 
     expected = fit(Spoiling(-1), max_steps=step) if step else torch.zeros(3)
-    network = Spoiling(step, only_gradient)
+    model = Spoiling(step, only_gradient)
     with pytest.raises(DetsegError, match=f"the {name} is not finite in step {step}: "):
-        fit(network, max_epochs=1)
-    assert torch.equal(network.weight, expected)
+        fit(model, max_epochs=1)
+    assert torch.equal(model.weight, expected)
     assert bool(expected.any()) == (step > 0)
 
 
@@ -340,10 +340,10 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
         trained: list[Tensor]
 
         def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-            self.trained = [module.network.weight.detach().clone()]
+            self.trained = [module.model.weight.detach().clone()]
 
         def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
-            self.validated = [module.network.weight.detach().clone()]
+            self.validated = [module.model.weight.detach().clone()]
 
     watch = Watch()
     task = DetectionTask(ColourDetector(), lr=1.0, warmup_steps=0)
@@ -351,11 +351,11 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
     ema = EMAWeightAveraging(decay=0.9)
     Trainer(**settings, max_epochs=2, callbacks=[LastCheckpoint(tmp_path), ema, watch]).fit(task, colours(root))
     content = checkpoint.read(tmp_path / "last.ckpt")
-    averaged, current = (content[key]["network.weight"] for key in ("state_dict", "current_model_state"))
+    averaged, current = (content[key]["model.weight"] for key in ("state_dict", "current_model_state"))
     assert torch.equal(watch.validated[0], averaged)
     assert torch.equal(watch.trained[0], current)
     assert not torch.equal(averaged, current)
-    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").network.weight, averaged)
+    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").model.weight, averaged)
 
 
 def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> 
     resumed, second, rest = fit(tmp_path / "parts", 4, tmp_path / "parts" / "last.ckpt")
     assert rest == pytest.approx(seen[4:])
     assert (second.current_epoch, second.global_step) == (trainer.current_epoch, trainer.global_step) == (4, 8)
-    assert torch.equal(whole.network.weight, resumed.network.weight)
+    assert torch.equal(whole.model.weight, resumed.model.weight)
 
 
 def test_a_resumed_training_says_that_it_keeps_its_learning_rate(
@@ -399,10 +399,10 @@ def test_a_resumed_training_says_that_it_keeps_its_learning_rate(
     settings = {**QUIET, "enable_checkpointing": True, "callbacks": [LastCheckpoint(tmp_path)]}
     for epochs, lr in ((1, 0.5), (2, 0.001)):
         task = DetectionTask(ColourDetector(), lr=lr)
-        task.config = {"model": {"lr": lr, "momentum": 0.9}}
+        task.config = {"task": {"lr": lr, "momentum": 0.9}}
         resumed = tmp_path / "last.ckpt" if epochs > 1 else None
         Trainer(**settings, max_epochs=epochs).fit(task, colours(root), ckpt_path=resumed, weights_only=True)
-    assert "model.lr: 0.001 is not used" in caplog.text
+    assert "task.lr: 0.001 is not used" in caplog.text
     assert "its own, 0.5" in caplog.text
     assert "momentum" not in caplog.text
 
@@ -415,17 +415,17 @@ def test_a_resumed_training_keeps_the_rate_of_its_backbone(
     settings = {**QUIET, "enable_checkpointing": True, "callbacks": [LastCheckpoint(tmp_path)]}
     rates = []
     for epochs, factor in ((1, before), (2, now)):
-        network = ColourDetector()
-        network.backbone = torch.nn.Linear(1, 1)
-        task = DetectionTask(network, lr=0.5, backbone_lr_factor=1.0 if factor is None else factor)
-        task.config = {"model": {"lr": 0.5} | ({} if factor is None else {"backbone_lr_factor": factor})}
+        model = ColourDetector()
+        model.backbone = torch.nn.Linear(1, 1)
+        task = DetectionTask(model, lr=0.5, backbone_lr_factor=1.0 if factor is None else factor)
+        task.config = {"task": {"lr": 0.5} | ({} if factor is None else {"backbone_lr_factor": factor})}
         resumed = tmp_path / "last.ckpt" if epochs > 1 else None
         trainer = Trainer(**settings, max_epochs=epochs)
         trainer.fit(task, colours(root), ckpt_path=resumed, weights_only=True)
         rates.append([group["initial_lr"] for group in trainer.optimizers[0].param_groups])
     assert rates[1] == rates[0]
     assert len(rates[0]) == (2 if before == 0.1 else 1)
-    assert f"model.backbone_lr_factor: {now} is not used" in caplog.text
+    assert f"task.backbone_lr_factor: {now} is not used" in caplog.text
 
 
 def test_a_training_is_not_resumed_on_other_classes(root: Path, tmp_path: Path) -> None:

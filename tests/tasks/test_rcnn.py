@@ -33,15 +33,15 @@ from tests.colours import colours, write_colours
 
 CONFIG = """\
 model:
-  network:
-    class_path: RCNN
-    init_args:
-      backbone:
-        class_path: SqueezeNet
-      size: 36
-      context: 2
-      samples: 16
-      batch: 1000
+  class_path: RCNN
+  init_args:
+    backbone:
+      class_path: SqueezeNet
+    size: 36
+    context: 2
+    samples: 16
+    batch: 1000
+task:
   lr: 0.02
 data:
   class_path: COCO
@@ -165,7 +165,7 @@ def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: py
         "mining", "regression", "regressors", "svms"]  # fmt: skip
     task = checkpoint.load(run / "best.ckpt")
     assert isinstance(task, RCNNTask)
-    assert task.network.complete
+    assert task.model.complete
     figures = json.loads((run / "metrics.json").read_text())
     assert figures["seconds_cnn"] > figures["seconds_head"] > 0
     with pytest.MonkeyPatch.context() as patch:
@@ -185,7 +185,7 @@ def test_the_ablation_on_one_checkpoint(folder: Path, runs: list[str]) -> None:
     scores = []
     for settings in ({}, {"scores": "softmax"}, {"box_regression": False}):
         task = checkpoint.load(folder / "runs" / "unbroken" / "best.ckpt")
-        vars(task.network).update(settings)
+        vars(task.model).update(settings)
         trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
         trainer.validate(task, data(folder), verbose=False)
         assert task.detections is not None
@@ -197,23 +197,23 @@ def test_without_machines_and_regressors_no_features_are_made(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    plain = ["--model.network.scores=softmax", "--model.network.box_regression=false", "--model.features_gib=0"]
+    plain = ["--model.scores=softmax", "--model.box_regression=false", "--task.features_gib=0"]
     cli.train(["--config", "small.yaml", "--name", "plain", "--trainer.max_epochs=1", *plain])
     assert not (folder / "runs" / "plain" / "features").exists()
     assert "AP50" in json.loads((folder / "runs" / "plain" / "metrics.json").read_text())
     with pytest.raises(SystemExit):
-        cli.train(["--config", "small.yaml", "--name", "large", "--model.features_gib=0"])
-    assert "model.features_gib: 0 is not enough" in capsys.readouterr().err
+        cli.train(["--config", "small.yaml", "--name", "large", "--task.features_gib=0"])
+    assert "task.features_gib: 0 is not enough" in capsys.readouterr().err
     assert not (folder / "runs" / "large").exists()
 
 
 def test_a_fine_tuned_network_alone_is_refused(folder: Path) -> None:
-    task = RCNNTask(network())
+    task = RCNNTask(model())
     with pytest.raises(CheckpointError, match="--resume last"):
         task.predict(folder / "colours" / "val" / "val0.png")
 
 
-def network(**arguments: Any) -> RCNN:
+def model(**arguments: Any) -> RCNN:
     torch.manual_seed(0)
     return RCNN(SqueezeNet(), 3, size=36, context=2, **arguments).eval()
 
@@ -226,7 +226,7 @@ def data(folder: Path) -> Any:
 def files(folder: Path, tmp_path: Path) -> RegionFeatures:
     """Features of all training images, by a network at random."""
     files = RegionFeatures(tmp_path / "features", "about")
-    extract(network(), data(folder), files, torch.device("cpu"))
+    extract(model(), data(folder), files, torch.device("cpu"))
     return files
 
 
@@ -269,7 +269,7 @@ def test_proposals_on_objects_that_are_not_learnt_are_no_negatives(folder: Path,
     own = colours(folder / "colours", proposals=str(folder / "proposals"), transforms=Transforms(96, 96, flip=0))
     annotations, files = own.train_annotations, RegionFeatures(tmp_path / "features", "about")
     annotations.crowd[0], annotations.difficult[1] = True, True
-    extract(network(), own, files, torch.device("cpu"))
+    extract(model(), own, files, torch.device("cpu"))
     labels, truth, overlaps = files.read(image_name(0), "labels", "truth", "overlaps")
     assert labels.tolist() == annotations.labels[2:3].tolist()
     assert len(truth) == 1
@@ -396,7 +396,7 @@ def test_an_image_without_objects_gives_negatives_alone(folder: Path, tmp_path: 
     files = RegionFeatures(tmp_path / "features", "about")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DetectionAnnotations, "objects", lambda self, image: slice(0, 0))
-        extract(network(), data(folder), files, torch.device("cpu"))
+        extract(model(), data(folder), files, torch.device("cpu"))
         proposals = data(folder).dataset("train")[0].proposals
     truth, hidden, overlaps, grid = files.read(image_name(0), "truth", "hidden", "overlaps", "grid")
     assert len(truth) == len(grid) == 0
@@ -405,7 +405,7 @@ def test_an_image_without_objects_gives_negatives_alone(folder: Path, tmp_path: 
 
 
 def test_features_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -> None:
-    rcnn = network()
+    rcnn = model()
     with torch.no_grad():
         rcnn.backbone.features[0].weight *= 1e5
     with pytest.raises(DetsegError, match=r"train0\.png: its features are not finite"):
@@ -414,25 +414,23 @@ def test_features_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) 
 
 def test_room_is_asked_for_before_training(folder: Path, files: RegionFeatures) -> None:
     size = sum(file.stat().st_size for file in files.folder.glob("*.safetensors")) / 2**30
-    check_room(network(), data(folder), 1.2 * size)
-    with pytest.raises(ConfigError, match=r"model\.features_gib: .* raise it"):
-        check_room(network(), data(folder), 0.5 * size)
+    check_room(model(), data(folder), 1.2 * size)
+    with pytest.raises(ConfigError, match=r"task\.features_gib: .* raise it"):
+        check_room(model(), data(folder), 0.5 * size)
 
 
 def test_objects_to_learn_from_are_asked_for_before_training(folder: Path) -> None:
     own = data(folder)
     own.train_annotations.crowd[:] = True
     with pytest.raises(DataError, match="no training image shows an object to learn from"):
-        check_room(network(), own, 1.0)
+        check_room(model(), own, 1.0)
 
 
 def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) -> None:
-    first = network()
+    first = model()
     about = describe(first, data(folder), "32-true")
     RegionFeatures(tmp_path / "features", about).write("000000", {"labels": torch.zeros(1)})
-    assert "000000" in RegionFeatures(
-        tmp_path / "features", describe(network(scores="softmax"), data(folder), "32-true")
-    )
+    assert "000000" in RegionFeatures(tmp_path / "features", describe(model(scores="softmax"), data(folder), "32-true"))
     with torch.no_grad():
         first.svms.weight.zero_()  # what is made of features does not change them
     assert describe(first, data(folder), "32-true") == about
@@ -490,4 +488,4 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_without_proposals_nothing_begins(folder: Path) -> None:
     with pytest.raises(DataError, match="R-CNN needs proposals"):
-        check_room(network(), colours(folder / "colours"), 1.0)
+        check_room(model(), colours(folder / "colours"), 1.0)

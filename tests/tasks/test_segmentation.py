@@ -131,10 +131,10 @@ def test_class_weights_are_the_median_frequency(root: Path, tmp_path: Path) -> N
         counts = np.bincount(np.array(Image.open(path)).ravel(), minlength=256)[:3]
         pixels, shown = pixels + counts, shown + counts.sum() * (counts > 0)
     frequencies = pixels / shown
-    assert task.network.class_weights.tolist() == pytest.approx((np.median(frequencies) / frequencies).tolist())
+    assert task.model.class_weights.tolist() == pytest.approx((np.median(frequencies) / frequencies).tolist())
     loaded = checkpoint.load(tmp_path / "last.ckpt")
-    assert torch.equal(loaded.network.class_weights, task.network.class_weights)
-    with pytest.raises(ConfigError, match=r"model.class_weights: dice has none"):
+    assert torch.equal(loaded.model.class_weights, task.model.class_weights)
+    with pytest.raises(ConfigError, match=r"task.class_weights: dice has none"):
         SegmentationTask(Brightest(criterion="dice"), class_weights="median_frequency")
 
 
@@ -168,13 +168,13 @@ class Place(Segmenter):
 def test_views_are_averaged(views: TTAConfig) -> None:
     """Against loops that are written out: windows a sixth of their side further each time would be others."""
     height, width = 50, 61
-    network = Place(3)
+    model = Place(3)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes = torch.tensor([[height, width], [64, 64]])
-    found = segment(network, images, sizes, views)
+    found = segment(model, images, sizes, views)
     assert found.shape == (2, 64, 64)
     if views == TTAConfig():
-        assert torch.equal(found, network(images).argmax(dim=1))
+        assert torch.equal(found, model(images).argmax(dim=1))
         return
     image = images[:1, :, :height, :width]
     total = torch.zeros(1, 3, height, width)
@@ -190,7 +190,7 @@ def test_views_are_averaged(views: TTAConfig) -> None:
             for top in tops:
                 for left in lefts:
                     window = part[..., top : top + side, left : left + side]
-                    total_part[..., top : top + side, left : left + side] += network(window).softmax(dim=1)
+                    total_part[..., top : top + side, left : left + side] += model(window).softmax(dim=1)
                     count[top : top + side, left : left + side] += 1
             probabilities = total_part / count
             probabilities = torch.flip(probabilities, [3]) if flip else probabilities
@@ -274,14 +274,14 @@ def test_evaluation_and_prediction_give_the_same_logits(make: Any, height: int, 
         (tmp_path / folder / "train").symlink_to(tmp_path / folder / "val")
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     torch.manual_seed(0)
-    network = make().eval()
-    for name, value in network.named_parameters():
+    model = make().eval()
+    for name, value in model.named_parameters():
         if name.startswith("scores."):
             value.normal_()
     (batch,) = data(tmp_path, batch_size=2).val_dataloader()
-    evaluated = network.validate(batch)[1][:1, :, :height, :width]
+    evaluated = model.validate(batch)[1][:1, :, :height, :width]
     image, _ = data(tmp_path).eval_transform(np.array(Image.open(tmp_path / "images" / "val" / "a.png")))
-    predicted = network(torch.from_numpy(image).permute(2, 0, 1)[None])
+    predicted = model(torch.from_numpy(image).permute(2, 0, 1)[None])
     assert predicted.std() > 1e-3
     assert_close(predicted, evaluated, rtol=1e-4, atol=1e-4 * float(predicted.std()))
 

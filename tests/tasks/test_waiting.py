@@ -34,17 +34,17 @@ def run(
     trainer: Any = SimpleNamespace(
         is_global_zero=rank == 0, current_epoch=4, datamodule=SimpleNamespace(workers=workers)
     )
-    network: Any = SimpleNamespace(device=torch.device("cpu"))
-    callback.on_train_epoch_start(trainer, network)
+    model: Any = SimpleNamespace(device=torch.device("cpu"))
+    callback.on_train_epoch_start(trainer, model)
     for index, (wait, work) in enumerate(steps):
         clock.now += wait
-        callback.on_train_batch_start(trainer, network, None, index)
+        callback.on_train_batch_start(trainer, model, None, index)
         clock.now += work
-        callback.on_train_batch_end(trainer, network, None, None, index)
+        callback.on_train_batch_end(trainer, model, None, None, index)
         if index == 2 and validation:
-            callback.on_validation_start(trainer, network)
+            callback.on_validation_start(trainer, model)
             clock.now += validation
-    callback.on_train_epoch_end(trainer, network)
+    callback.on_train_epoch_end(trainer, model)
     return callback
 
 

@@ -13,7 +13,7 @@ from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.weights.state_dict import COUNT, faults, fetch, read_weights
 
-PARTS = ("network.backbone.", "network.head.", "network.auxiliary.")  # of a classifier, in the state of its task
+PARTS = ("model.backbone.", "model.head.", "model.auxiliary.")  # of a classifier, in the state of its task
 
 # DenseNet was published when names of layers could hold a dot: denselayer1.norm.1.weight is norm1.weight now.
 DOTTED = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")

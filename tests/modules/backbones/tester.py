@@ -321,7 +321,7 @@ class PretrainedTester(BackboneTester):
         """Of a task, whose classes are others than those of the next: the last layer then begins anew."""
         trained = Classifier(shake(self.make()), num_classes=5)
         expected = trained.state_dict()
-        state = {f"network.{name}": value for name, value in expected.items()}
+        state = {f"model.{name}": value for name, value in expected.items()}
         torch.save({"state_dict": state, "detseg": {}}, tmp_path / "best.ckpt")
         again = Classifier(self.make(weights=str(tmp_path / "best.ckpt")), num_classes=5)
         for name, value in again.state_dict().items():

@@ -1,0 +1,162 @@
+"""Translate settings and checkpoints of version 0.1.0 into today's, with one line in the log for each name.
+
+Each area adds its rows to the tables below, in a section of its own; a change that no table expresses is a function in
+``OBJECT_HOOKS`` or ``STATE_HOOKS``. The rest of the package knows today's names only.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2  # of the metadata in a checkpoint; 0.1.0 wrote format 1
+
+Build = Callable[[str, dict[str, Any]], dict[str, Any]]  # makes an object of a class name and arguments
+
+# Keys as on the command line (without class_path and init_args), applied in this order; each stands for all below it.
+KEYS: dict[str, str] = {}
+CLASSES = {"TwoFCHead": "TwoMLPHead", "Conv5Head": "Res5Head"}
+# Arguments by the new name of their class.
+ARGUMENTS: dict[str, dict[str, str]] = {}
+# By the new name of a class: functions from the arguments of an object to its new arguments. They are called for
+# every object of a configuration file or an old checkpoint, so they must leave today's arguments alone.
+OBJECT_HOOKS: dict[str, Callable[[dict[str, Any], Build], dict[str, Any]]] = {}
+# Beginnings of the names in a task's state dict, applied in this order.
+STATE_PREFIXES: dict[str, str] = {}
+# Functions from a state dict of 0.1.0 and the translated metadata to today's state dict.
+STATE_HOOKS: list[Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]] = []
+
+# Tasks: `model` held the settings of the training and, below `network`, the model.
+TASK_SETTINGS = (
+    *("lr", "reference_batch", "backbone_lr_factor", "optimizer", "momentum", "weight_decay", "schedule", "milestones"),
+    *("warmup_steps", "compile_loss", "class_weights", "features_gib"),
+)
+KEYS |= {"model.network": "model", **{f"model.{name}": f"task.{name}" for name in TASK_SETTINGS}}
+STATE_PREFIXES |= {"network.": "model."}
+
+
+def translate_key(key: str) -> str:
+    """Return today's form of a dotted key."""
+    for old, new in KEYS.items():
+        if key == old or key.startswith(f"{old}."):
+            _note(old, new)
+            key = new + key[len(old) :]
+    return key
+
+
+def translate_options(arguments: Sequence[str]) -> list[str]:
+    """Return command-line arguments in today's form."""
+    translated = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            option, equals, value = argument[2:].partition("=")
+            key = option.removesuffix("+")
+            translated.append(f"--{translate_key(key)}{option[len(key) :]}{equals}{_class(value)}")
+        else:
+            translated.append(_class(argument))
+    return translated
+
+
+def translate_settings(settings: Any) -> Any:
+    """Return the content of a configuration file, or a part of it, in today's form."""
+    if isinstance(settings, dict):
+        settings = _split_model(settings)
+    return _objects(settings, "class_path", "init_args")
+
+
+def translate_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a checkpoint in today's form: its metadata and the names in its state dict."""
+    metadata = checkpoint.get("detseg")
+    if not isinstance(metadata, dict) or metadata.get("format") != 1:
+        return checkpoint
+    log.info("a checkpoint of detseg 0.1.0: its names are translated into those of this version")
+    metadata = {("model" if key == "network" else key): value for key, value in metadata.items()} | {"format": FORMAT}
+    for key in {"model", "data"} & metadata.keys():
+        metadata[key] = _objects(metadata[key], "class", "arguments")
+    if "config" in metadata:
+        metadata["config"] = translate_settings(metadata["config"])
+    translated = {**checkpoint, "detseg": metadata}
+    for key in ("state_dict", "current_model_state"):  # the second where the weights are averaged
+        if isinstance(checkpoint.get(key), dict):
+            translated[key] = _state(checkpoint[key], metadata)
+    return translated
+
+
+def _split_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """Move the settings of the training from ``model`` to ``task``, and ``model.network`` to ``model``."""
+    model = settings.get("model")
+    if not isinstance(model, dict) or not {"network", *TASK_SETTINGS} & model.keys():
+        return settings
+    rest = {key: value for key, value in model.items() if key != "network"}
+    for key in model:
+        translate_key(f"model.{key}")  # for the log
+    settings = {key: value for key, value in settings.items() if key != "model"}
+    if "network" in model:
+        settings["model"] = model["network"]
+    if rest:
+        settings["task"] = {**settings.get("task", {}), **rest}
+    return settings
+
+
+def _objects(value: Any, name: str, arguments: str) -> Any:
+    """Rename classes and arguments in a description whose objects are ``{name: class, arguments: {...}}``."""
+    if isinstance(value, dict):
+        value = {key: _objects(item, name, arguments) for key, item in value.items()}
+        if isinstance(value.get(name), str) and isinstance(value.get(arguments), dict):
+            value[arguments] = _arguments(value[name].rpartition(".")[2], value[arguments], name, arguments)
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_objects(item, name, arguments) for item in value]
+    return _class(value) if isinstance(value, str) else value
+
+
+def _arguments(cls: str, given: dict[str, Any], name: str, arguments: str) -> dict[str, Any]:
+    renamed = {}
+    for key, value in given.items():
+        new = ARGUMENTS.get(cls, {}).get(key, key)
+        if new != key:
+            _note(f"{cls}({key}=...)", f"{cls}({new}=...)")
+        renamed[new] = value
+    if cls in OBJECT_HOOKS:
+        return OBJECT_HOOKS[cls](renamed, lambda other, its: {name: other, arguments: its})
+    return renamed
+
+
+def _state(state: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    state = dict(state)
+    for old, new in STATE_PREFIXES.items():
+        state = {(new + key[len(old) :] if key.startswith(old) else key): value for key, value in state.items()}
+    for hook in STATE_HOOKS:
+        state = hook(state, metadata)
+    return state
+
+
+def _class(text: str) -> str:
+    """Return today's name of a class, bare if it has another name or module today; any other text stays as it is."""
+    module, _, name = text.rpartition(".")
+    if module and not re.fullmatch(r"detseg(\.\w+)*", module):
+        return text
+    if name in CLASSES or (module and name[:1].isupper() and not _has_module(module)):
+        name = CLASSES.get(name, name)
+        _note(text, name)
+        return name
+    return text
+
+
+@functools.cache
+def _has_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
+
+
+@functools.cache  # once for each name
+def _note(old: str, new: str) -> None:
+    log.info("%s is called %s in this version of detseg; change it where you set it", old, new)
