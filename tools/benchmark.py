@@ -62,7 +62,7 @@ IN_BOTH = (*DETECTORS, *SEGMENTERS, "roi_align")  # parts that half precision ch
 PEERS = (
     "torchvision",
     "detectron2",
-    "by level",
+    "plain",
     "detectron2's way",
     "whole maps",
     "faster-coco-eval",

@@ -33,7 +33,7 @@ from detseg.metrics import Collector, coco_ap
 from detseg.models import FasterRCNN, MaskRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
-from detseg.ops.rle import Window, encode, paste, to_text
+from detseg.ops.rle import MaskWindow, encode, paste_mask, to_string
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks import DetectionTask
 from detseg.tasks.schedules import learning_rate_factor
@@ -77,7 +77,7 @@ def whole_masks(batch: Batch, image: int, there: torch.Tensor) -> torch.Tensor:
     """The masks (n, h, w) uint8 of the objects of an image."""
     height, width = batch.image_sizes[image].tolist()
     objects = zip(batch.targets.masks[image][there].numpy(), batch.targets.boxes[image][there].numpy(), strict=True)
-    pasted = [paste(mask / np.float32(255), box, height, width).whole(height, width) for mask, box in objects]
+    pasted = [paste_mask(mask / np.float32(255), box, height, width).full_mask(height, width) for mask, box in objects]
     return torch.from_numpy(np.array(pasted, dtype=np.uint8).reshape(-1, height, width))
 
 
@@ -126,7 +126,7 @@ def evaluate_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule
             collector.add(batch.image_index[one], moved)
             height, width = batch.original_sizes[row].tolist()
             masks[int(batch.image_index[row])] = [
-                to_text(encode(Window(0, 0, (pixels[0] >= 0.5).numpy().T), height, width))
+                to_string(encode(MaskWindow(0, 0, (pixels[0] >= 0.5).numpy().T), height, width))
                 for mask, box in zip(found.get("masks", ()), moved.boxes[0], strict=False)
                 for pixels in paste_masks_in_image(mask[None], box[None], (height, width))
             ]

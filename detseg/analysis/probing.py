@@ -73,10 +73,11 @@ def features(backbone: ConvNet, batches: Iterable[Tensor], depths: Sequence[str]
     names = [name for name in backbone.blocks if name in depths]
     device = next(backbone.parameters()).device
     backbone.eval()
-    backbone.aligned = False  # as it was trained
     found: dict[str, list[Features]] = {name: [] for name in names}
     for images in batches:
-        for name, feature in zip(names, backbone.run(images.to(device), names), strict=True):
+        for name, feature in zip(
+            names, backbone.forward_intermediates(images.to(device), names, stride_aligned=False), strict=True
+        ):
             found[name].append(pooled(feature).float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
 

@@ -97,7 +97,7 @@ def ascend(
         return 255 * torch.sigmoid(pixels)
 
     def strengths(images: Tensor) -> Tensor:
-        (feature,) = backbone.run(images, [block])
+        (feature,) = backbone.forward_intermediates(images, [block], stride_aligned=False)
         return feature[torch.arange(len(channels)), list(channels)].mean(dim=(1, 2))
 
     with torch.no_grad():
@@ -120,7 +120,7 @@ def activations(backbone: ConvNet, block: str, image: ImageSample) -> NDArray[np
     """The map (C, H, W) of an image after a block."""
     device = next(backbone.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-    (feature,) = backbone.run(pixels, [block])
+    (feature,) = backbone.forward_intermediates(pixels, [block], stride_aligned=False)
     return np.asarray(feature[0].float().cpu().numpy(), dtype=np.float32)
 
 
@@ -146,7 +146,7 @@ def extent(backbone: ConvNet, block: str, axis: int, cell: int, length: int) -> 
         image = torch.zeros(1, 3, ACROSS, length, device=device)
         image[..., pixels] = torch.nan
         with torch.backends.cudnn.flags(enabled=False):  # its fast convolutions would spread it over whole tiles
-            (feature,) = backbone.run(image if axis else image.mT, [block])
+            (feature,) = backbone.forward_intermediates(image if axis else image.mT, [block], stride_aligned=False)
         return bool(feature.movedim(2 + axis, 0)[cell].isnan().any())
 
     pixels = range(length)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from detseg.draw import draw, grid, overlay
-from detseg.ops.rle import paste
+from detseg.ops.rle import paste_mask
 from detseg.structures import Batch, Instances
 from detseg.tasks.base import Task
 from detseg.tasks.detection import DetectionTask
@@ -150,7 +150,8 @@ def truth_and_prediction(
             if objects is batch.targets:
                 grids /= 255
             masks = (
-                paste(mask, box, height, width).whole(height, width) for mask, box in zip(grids, boxes, strict=True)
+                paste_mask(mask, box, height, width).full_mask(height, width)
+                for mask, box in zip(grids, boxes, strict=True)
             )
         pictures.append(draw(image, boxes, labels, classes, scores, masks))
     return grid([pictures])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.transforms.detection import fit
-from detseg.ops.anchors import cell_anchors
+from detseg.ops.anchors import base_anchors
 
 STRIDES = (4, 8, 16, 32, 64)  # of the maps of a pyramid, P2 to P6 (Feature pyramid networks, section 4.1)
 RATIOS = (0.5, 1.0, 2.0)
@@ -63,7 +63,7 @@ def best_anchors(boxes: NDArray[np.float64], sizes: NDArray[Any], side: int) -> 
     middle = (scaled[:, :2] + scaled[:, 2:]) / 2
     area = (scaled[:, 2:] - scaled[:, :2]).prod(axis=1)
     for stride in STRIDES:
-        cells = cell_anchors([8 * stride], RATIOS).to(torch.float64).numpy()
+        cells = base_anchors([8 * stride], RATIOS).to(torch.float64).numpy()
         last = -(-fitted[:, ::-1] // stride) - 1
         nearest = stride * np.round(middle / stride).clip(0, last)
         for cell in cells:

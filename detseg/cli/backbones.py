@@ -54,8 +54,7 @@ def build(parser: ArgumentParser, options: Namespace) -> Namespace:
 
 
 def prepare(backbone: ConvNet, device: torch.device) -> ConvNet:
-    """A backbone to look into: frozen, with the arithmetic that it was trained with as a classifier."""
-    backbone.aligned = False
+    """Freeze a backbone for inspection, channels last on ``device``."""
     backbone.eval().requires_grad_(False)
     return backbone.to(memory_format=torch.channels_last).to(device)
 

@@ -28,7 +28,7 @@ from detseg.data.modules.base import BaseDataModule
 from detseg.draw import ImageArray, draw, overlay
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
-from detseg.ops.rle import paste
+from detseg.ops.rle import paste_mask
 from detseg.structures import Sample
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,9 @@ def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[ImageArray, list[int
     boxes, (height, width) = sample.boxes.numpy(), image.shape[:2]
     none = np.zeros((0, 1, 1), dtype=np.float32)
     grids = none if sample.masks is None else sample.masks.numpy().astype(np.float32) / 255
-    masks = (paste(grid, box, height, width).whole(height, width) for grid, box in zip(grids, boxes, strict=False))
+    masks = (
+        paste_mask(grid, box, height, width).full_mask(height, width) for grid, box in zip(grids, boxes, strict=False)
+    )
     return draw(image, boxes, sample.labels.numpy(), classes, masks=masks), sorted(set(sample.labels.tolist()))
 
 

@@ -26,7 +26,7 @@ from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
-from detseg.ops.anchors import cell_anchors
+from detseg.ops.anchors import base_anchors
 from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.weights.state_dict import COUNT, faults, read_weights
 from detseg.weights.torchvision import (
@@ -118,7 +118,7 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: has {model.pooling}, and torchvision's detectors roi_align")
     sizes = [[32, 64, 128, 256, 512]] * 3 if mobile else [[32], [64], [128], [256], [512]]
     cells = [value for name, value in model.rpn.named_buffers() if name.startswith("cells")]
-    published = [cell_anchors(of_map, (0.5, 1.0, 2.0)) for of_map in sizes]
+    published = [base_anchors(of_map, (0.5, 1.0, 2.0)) for of_map in sizes]
     if len(cells) != len(published) or not all(map(torch.equal, cells, published)):
         raise CheckpointError(
             f"{source}: has anchors of its own, which a state dict does not say; torchvision's detectors have sizes "

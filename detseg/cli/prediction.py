@@ -25,7 +25,7 @@ from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
 from detseg.inference.prediction import DetectionResult, find_images
 from detseg.inference.tta import TTAConfig
-from detseg.ops.rle import decode, from_text
+from detseg.ops.rle import decode, from_string
 from detseg.tasks import ClassificationResult, ClassificationTask, DetectionTask, SegmentationTask, SemanticResult, Task
 
 log = logging.getLogger(__name__)
@@ -172,14 +172,14 @@ def instance_map(found: DetectionResult) -> NDArray[np.uint16]:
     """The number of the object of each pixel (h, w), from 1 in the order of the scores; the surer one is on top."""
     numbers = np.zeros(found.size, dtype=np.uint16)
     for number, text in reversed([*enumerate(found.masks or (), start=1)]):
-        numbers[decode(from_text(text), *found.size)] = number
+        numbers[decode(from_string(text), *found.size)] = number
     return numbers
 
 
 def _save(task: DetectionTask, found: DetectionResult, target: Path, instances: bool) -> dict[str, Any]:
     """Write one picture, with ``instances`` the numbers of its objects too, and return its entry in the JSON file."""
     labels = [task.classes.index(name) for name in found.classes]
-    masks = (decode(from_text(text), *found.size) for text in found.masks or ())
+    masks = (decode(from_string(text), *found.size) for text in found.masks or ())
     picture = draw(read_image(found.path), found.boxes, labels, task.classes, found.scores, masks)
     Image.fromarray(picture).save(target)
     log.info("%s: %d objects", target, len(labels))

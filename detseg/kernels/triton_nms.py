@@ -1,4 +1,4 @@
-"""Greedy suppression as one kernel for a GPU, which therefore need not ask the host how many boxes are left."""
+"""Greedy NMS as one GPU kernel, so that the host need not wait for the number of remaining boxes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WARPS = 32  # that share an image
+from detseg.ops.boxes import as_float
+
+WARPS = 32  # of the program of each image
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _suppress(boxes, scores, groups, indices, kept, threshold, count, limit, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One program for each image: take the best box that is left, and drop it and what it overlaps, until none is."""
+def _nms_kernel(boxes, scores, groups, indices, kept, threshold, count, limit, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Suppress the boxes of one image: keep the best remaining box, drop it and its overlaps, and repeat."""
     image = tl.program_id(0).to(tl.int64)
     rows = tl.arange(0, BLOCK)
     inside = rows < count
@@ -25,31 +27,43 @@ def _suppress(boxes, scores, groups, indices, kept, threshold, count, limit, BLO
     y2 = tl.load(corner + 3, mask=inside, other=0.0)
     area = (x2 - x1) * (y2 - y1)
     group = tl.load(groups + image * count + rows, mask=inside, other=-1)
-    left = tl.load(scores + image * count + rows, mask=inside, other=float("-inf"))
+    remaining = tl.load(scores + image * count + rows, mask=inside, other=float("-inf"))
     slot = 0
-    score, best = tl.max(left, axis=0, return_indices=True, return_indices_tie_break_left=True)
+    score, best = tl.max(remaining, axis=0, return_indices=True, return_indices_tie_break_left=True)
     while (score > float("-inf")) & (slot < limit):
         tl.store(indices + image * limit + slot, best.to(tl.int64))
         tl.store(kept + image * limit + slot, 1)
-        one = boxes + (image * count + best) * 4
-        own_x1, own_y1, own_x2, own_y2 = tl.load(one), tl.load(one + 1), tl.load(one + 2), tl.load(one + 3)
-        width = tl.maximum(tl.minimum(x2, own_x2) - tl.maximum(x1, own_x1), 0.0)
-        height = tl.maximum(tl.minimum(y2, own_y2) - tl.maximum(y1, own_y1), 0.0)
-        shared = width * height
-        union = area + (own_x2 - own_x1) * (own_y2 - own_y1) - shared
-        rival = (shared > threshold * union) & (group == tl.load(groups + image * count + best))
-        left = tl.where(rival | (rows == best), float("-inf"), left)
+        box = boxes + (image * count + best) * 4
+        best_x1, best_y1, best_x2, best_y2 = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
+        width = tl.maximum(tl.minimum(x2, best_x2) - tl.maximum(x1, best_x1), 0.0)
+        height = tl.maximum(tl.minimum(y2, best_y2) - tl.maximum(y1, best_y1), 0.0)
+        intersection = width * height
+        union = area + (best_x2 - best_x1) * (best_y2 - best_y1) - intersection
+        overlapping = (intersection > threshold * union) & (group == tl.load(groups + image * count + best))
+        remaining = tl.where(overlapping | (rows == best), float("-inf"), remaining)
         slot += 1
-        score, best = tl.max(left, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        score, best = tl.max(remaining, axis=0, return_indices=True, return_indices_tie_break_left=True)
 
 
-def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
-    """``suppression.suppress`` of float32 ``boxes`` and ``scores``, which are -inf where there is no box."""
+@torch.library.custom_op("detseg::triton_nms", mutates_args=())
+def nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Compute ``ops.nms.nms`` without waiting for the device."""
     images, count = scores.shape
     indices = torch.zeros(images, limit, dtype=torch.int64, device=boxes.device)
     kept = torch.zeros(images, limit, dtype=torch.bool, device=boxes.device)
     if images and count:
-        arguments: tuple[Any, ...] = (boxes.contiguous(), scores.contiguous(), groups.contiguous(), indices, kept)
+        scores = torch.where(valid, as_float(scores), -torch.inf)
+        inputs: tuple[Any, ...] = (as_float(boxes).contiguous(), scores.contiguous(), groups.contiguous())
         block = triton.next_power_of_2(count)
-        _suppress[(images,)](*arguments, threshold, count, limit, BLOCK=block, num_warps=WARPS)
+        _nms_kernel[(images,)](*inputs, indices, kept, threshold, count, limit, BLOCK=block, num_warps=WARPS)
     return indices, kept
+
+
+@nms.register_fake
+def _(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    shape = (boxes.shape[0], limit)
+    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)

@@ -1,14 +1,14 @@
-"""Convolutions of 3 x 3 with fewer multiplications (Lavin & Gray 2015, arXiv:1509.09308): F(4 x 4, 3 x 3).
+"""3 x 3 convolution by Winograd's minimal filtering, F(4 x 4, 3 x 3) (Lavin & Gray 2015, arXiv:1509.09308).
 
-The output is cut into tiles of 4 x 4 pixels. Each needs 6 x 6 of the input: a product of two polynomials that is found
-from its values at six points, so that 36 multiplications do what 144 would. Over all tiles and channels they are 36
-products of matrices. What goes in and comes out of them is transformed by small constant matrices.
+The output is cut into tiles of 4 x 4 pixels, each of which depends on 6 x 6 pixels of the input. The convolution is a
+product of two polynomials, which follows from its values at six points: 36 multiplications instead of 144. Over all
+tiles and channels these are 36 matrix products, whose inputs and outputs are transformed by small constant matrices.
 
-The rounding of single precision costs about twice what it costs a plain convolution. Half precision would lose too
-much: where a processor is not quicker in it, maps of bfloat16 are transformed and multiplied in single precision. On
-AMD's processors MKL multiplies matrices at two fifths of the rate at which oneDNN convolves, and nothing would be left
-of what is saved. A GPU has kernels that choose for themselves. What is compiled, exported or traced keeps the plain
-convolution, which compilers know, and which takes maps of any size.
+The rounding error in single precision is about twice that of a plain convolution. Half precision would lose too much:
+where a CPU is not faster in bfloat16, bfloat16 maps are transformed and multiplied in single precision. On AMD's CPUs
+MKL multiplies matrices at two fifths of the rate at which oneDNN convolves, which outweighs the gain. A GPU's library
+chooses its own algorithm. Compiled, exported and traced code keeps the plain convolution, which compilers know and
+which takes maps of any size.
 """
 
 from __future__ import annotations
@@ -24,41 +24,40 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from detseg.kernels.processor import autocast_slows, is_amd
+from detseg.kernels.cpu import autocast_slows, is_amd
 
 TILE, KERNEL = 4, 3
-WINDOW = TILE + KERNEL - 1  # pixels of the input that a tile needs on each side
+WINDOW = TILE + KERNEL - 1  # input pixels on each side of a tile
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity; 0, 1, -1, 2 and -2 would round twice as much
-TILES = 160  # that are transformed together: few enough to stay in the cache
-LEAST_TILES, LEAST_CHANNELS = 64, 96  # below, transforms take longer than the multiplications that they save
+TILES = 160  # transformed together: few enough to stay in the cache
+MIN_TILES, MIN_CHANNELS = 64, 96  # below these, the transforms cost more than the products they save
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``layer`` makes of maps ``x`` with this ``weight`` and ``bias`` in place of its own, the quickest way."""
-    if _fits(layer) and _pays(x, weight):
-        x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
-        return _Convolution.apply(x, weight, bias)  # type: ignore[no-any-return]
-    return layer._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
-
-
-def _fits(layer: nn.Conv2d) -> bool:
-    """Whether a layer keeps the size of the maps, by kernels of 3 x 3 over zeros beyond the edge."""
+def fits(layer: nn.Conv2d) -> bool:
+    """Return true if a layer is a 3 x 3 convolution with stride 1, zero padding 1 and a single group."""
     shape = layer.kernel_size, layer.stride, layer.padding, layer.dilation
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1)) and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Return true if ``conv2d`` of these maps is faster than PyTorch's on this machine."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     return (
         x.device.type == "cpu"
         and weight.dtype == torch.float32
         and (autocast_slows(x) if torch.is_autocast_enabled("cpu") else x.dtype == torch.float32)
-        and len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= LEAST_TILES
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
+        and len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) >= MIN_TILES
+        and min(weight.shape[:2]) >= MIN_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
         and not is_amd()
     )
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute ``F.conv2d(x, weight, bias, padding=1)``, for 3 x 3 kernels, with autocast's type as the result's."""
+    x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+    return _Convolution.apply(x, weight, bias)  # type: ignore[no-any-return]
 
 
 class _Convolution(torch.autograd.Function):
@@ -75,12 +74,12 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         with torch.autocast("cpu", enabled=False):
             return (
-                _convolution(gradient, weight.flip(2, 3).transpose(0, 1), None) if of_x else None,
-                _weight_gradient(x, gradient) if of_weight else None,
-                gradient.sum(dim=(0, 2, 3), dtype=torch.float32) if of_bias else None,
+                _convolution(gradient, weight.flip(2, 3).transpose(0, 1), None) if needs_x else None,
+                _weight_gradient(x, gradient) if needs_weight else None,
+                gradient.sum(dim=(0, 2, 3), dtype=torch.float32) if needs_bias else None,
             )
 
 
@@ -90,17 +89,17 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     kernels = (to_weight @ weight.permute(2, 3, 1, 0).reshape(KERNEL**2, -1)).view(-1, inputs, outputs)
     maps = x.permute(0, 2, 3, 1)
     shape = len(x), outputs, *x.shape[2:]
-    found = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    output = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for images, rows in _parts(maps):
         windows = to_input @ _cut(maps, images, rows, WINDOW)
         products = windows.view(WINDOW**2, -1, inputs) @ kernels
         tiles = to_output @ products.view(WINDOW**2, -1)
         if bias is not None:
             tiles.view(-1, outputs).add_(bias)
-        part = found.permute(0, 2, 3, 1)[images, TILE * rows.start : TILE * rows.stop]
+        part = output.permute(0, 2, 3, 1)[images, TILE * rows.start : TILE * rows.stop]
         tiles = tiles.view(TILE, TILE, len(part), -1, _tiles_along(part.shape[2]), outputs).permute(2, 3, 0, 4, 1, 5)
         part.copy_(tiles.flatten(3, 4).flatten(1, 2)[:, : part.shape[1], : part.shape[2]])
-    return found
+    return output
 
 
 def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ def _tiles_along(pixels: int) -> int:
 
 
 def _parts(maps: Tensor) -> Iterator[tuple[slice, slice]]:
-    """The maps (B, H, W, C) in parts of about ``TILES`` tiles: some images, and some rows of tiles of them."""
+    """Split maps (B, H, W, C) into parts of about ``TILES`` tiles: some images, and some rows of tiles of them."""
     images, height, width = len(maps), _tiles_along(maps.shape[1]), _tiles_along(maps.shape[2])
     rows = min(max(1, TILES // width), height)
     together = max(1, TILES // (height * width))
@@ -130,7 +129,7 @@ def _parts(maps: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _cut(maps: Tensor, images: slice, rows: slice, size: int) -> Tensor:
-    """``size`` x ``size`` pixels about each tile of a part of maps (B, H, W, C): float32 (size * size, tiles * C)."""
+    """Cut ``size`` x ``size`` pixels around each tile of a part of maps (B, H, W, C): float32 (size^2, tiles * C)."""
     margin = (size - TILE) // 2
     height, width = maps.shape[1:3]
     top, bottom = TILE * rows.start - margin, TILE * rows.stop + margin
@@ -141,9 +140,9 @@ def _cut(maps: Tensor, images: slice, rows: slice, size: int) -> Tensor:
 
 @cache
 def _transforms() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """What a tile is of 6 x 6 products, these of a window, and those of a kernel, both directions at once.
+    """Compute the transforms to a tile, of a window and of a kernel: (16, 36), (36, 36) and (36, 9).
 
-    (16, 36), (36, 36) and (36, 9). Toom and Cook: a polynomial of degree 5 is found from its values at five points and
+    Each covers both directions at once. Toom-Cook: a polynomial of degree 5 follows from its values at five points and
     its highest coefficient.
     """
     powers = np.array([[point**power for power in range(TILE)] for point in POINTS] + [[0] * (TILE - 1) + [1]])

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.ops.rle import runs
+from detseg.ops.rle import box_masks_to_rle
 from detseg.structures import Instances
 
 
@@ -21,7 +21,7 @@ class Detections(NamedTuple):
     boxes: NDArray[np.float64]  # (M, 4) xyxy, pixels of the image file
     labels: NDArray[np.int64]  # (M,) 0..K-1
     scores: NDArray[np.float64]  # (M,)
-    masks: NDArray[np.object_] | None = None  # (M,) bytes, the text of run lengths, see ops.runs
+    masks: NDArray[np.object_] | None = None  # (M,) bytes, the text of run lengths, see ops.rle
 
 
 class Collector:
@@ -91,7 +91,7 @@ def image_runs(detections: Instances, image: int, height: int, width: int) -> li
     masks, boxes = (
         _present(value, "masks")[image][valid].float().cpu().numpy() for value in (detections.masks, detections.boxes)
     )
-    return list(runs(masks, boxes, height, width))
+    return list(box_masks_to_rle(masks, boxes, height, width))
 
 
 def _present(column: Tensor | None, name: str) -> Tensor:

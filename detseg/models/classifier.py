@@ -15,8 +15,8 @@ AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet,
 class Classifier(nn.Module, Configurable):
     """Says which of ``num_classes`` classes an image shows.
 
-    ``backbone`` must be whole; it is taken as it was published, no longer ``aligned`` for detectors. Its weights come
-    with those of the head, as far as they are for so many classes; a last layer for others begins at random.
+    ``backbone`` must be whole; images pass it with the arithmetic of the published network. Its weights come with
+    those of the head, as far as they are for so many classes; a last layer for others begins at random.
 
     Raises ValueError if the backbone has been cut short, or is none of a classifier's.
     """
@@ -25,13 +25,12 @@ class Classifier(nn.Module, Configurable):
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
-        backbone.aligned = False
         self.head, auxiliary = backbone.classifier(num_classes)
         self.auxiliary = nn.ModuleDict(auxiliary)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8, to logits (B, K)."""
-        return self.head(self.backbone(images)[-1])  # type: ignore[no-any-return]
+        return self.head(self.backbone.classifier_features(images))  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy of every classifier with the class of each image, its one target."""
@@ -42,7 +41,7 @@ class Classifier(nn.Module, Configurable):
         backbone = self.backbone
         assert isinstance(backbone, ConvNet)
         places = [backbone.auxiliary[name] for name in self.auxiliary]
-        *maps, last = backbone.run(batch.images, [*places, backbone.blocks[-1]])
+        *maps, last = backbone.forward_intermediates(batch.images, [*places, backbone.blocks[-1]], stride_aligned=False)
         losses = {"class": F.cross_entropy(self.head(last), labels)}
         for (name, classifier), x in zip(self.auxiliary.items(), maps, strict=True):
             losses[name.lower()] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)

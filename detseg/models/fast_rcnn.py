@@ -65,7 +65,7 @@ class FastRCNN(Detector):
         self.backbone = backbone
         self.box_head = BoxHead(head, num_classes)
         self.pooling = pooling
-        self.strides = backbone.strides[: len(backbone.strides) - backbone.extra]
+        self.strides = backbone.strides[: len(backbone.strides) - backbone.num_rpn_only_levels]
         self.iou, self.background_iou = iou, background_iou
         self.samples, self.positive_fraction = samples, positive_fraction
         self.score_threshold, self.nms = score_threshold, nms

@@ -93,7 +93,9 @@ class FasterRCNN(Detector):
         )
         self.box_head = BoxHead(head, num_classes)
         self.pooling = pooling
-        self.strides = backbone.strides[: levels - backbone.extra]  # P6 is for anchors alone (FPN, section 4.2)
+        self.strides = backbone.strides[
+            : levels - backbone.num_rpn_only_levels
+        ]  # P6 is for anchors alone (FPN, section 4.2)
         self.rpn_candidates, self.proposals = rpn_candidates, proposals
         self.iou, self.samples, self.positive_fraction = iou, samples, positive_fraction
         self.score_threshold, self.nms = score_threshold, nms

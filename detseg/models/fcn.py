@@ -39,13 +39,13 @@ class ConvolutionalClassifier(nn.Module):
         size = size or self.backbone.image_size
         with torch.no_grad():
             image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.backbone.mean.device)
-            last = self.backbone.eval()(image)[-1]  # or batch norm would learn from it
+            last = self.backbone.eval().classifier_features(image)  # or batch norm would learn from it
         self.head = convolutional(classifier.head, last.shape[1], last.shape[2])
         self.train(classifier.training)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8, to logits (B, K, h, w), one for each window that is as large as ``size``."""
-        return self.head(self.backbone(images)[-1])  # type: ignore[no-any-return]
+        return self.head(self.backbone.classifier_features(images))  # type: ignore[no-any-return]
 
 
 class FCN(Segmenter):
@@ -81,7 +81,7 @@ class FCN(Segmenter):
         weights: str | None = None,
     ) -> None:
         super().__init__(num_classes, criterion)
-        strides = backbone.strides[: len(backbone.strides) - backbone.extra]
+        strides = backbone.strides[: len(backbone.strides) - backbone.num_rpn_only_levels]
         if stride not in strides:
             raise ValueError(f"stride {stride}: the backbone has maps of strides {', '.join(map(str, strides))}")
         if len(set(strides)) < len(strides):

@@ -78,7 +78,6 @@ class RCNN(Detector):
 
         self.num_classes = num_classes
         self.backbone = backbone
-        backbone.aligned = False
         head, _ = backbone.classifier(num_classes=1000)  # as published; the last layer goes
         self.hidden, self.grid = _without_last_layer(head), _pooling(head)
         channels, places = self._channels(size)
@@ -163,7 +162,7 @@ class RCNN(Detector):
     def _see(self, images: Tensor, sizes: Tensor, boxes: Tensor, rows: Tensor) -> Features:
         """Features of boxes (M, 4), each of the image in its row."""
         crops = warp(images, sizes, boxes, rows, self.size, self.context, self.backbone.mean)
-        last = self.backbone(crops)[-1]
+        last = self.backbone.classifier_features(crops)
         return Features(self.hidden(last), self.grid(last))
 
     @torch.no_grad()
@@ -173,7 +172,8 @@ class RCNN(Detector):
         device = next(self.parameters()).device
         self.eval()
         try:
-            last = self.backbone(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))[-1]
+            image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
+            last = self.backbone.classifier_features(image)
             return self.hidden(last).shape[1], self.grid(last).shape[1]
         except RuntimeError as error:
             raise ValueError(f"size {size}: too small for {type(self.backbone).__name__}: {error}") from None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.configurable import Configurable
+from detseg.kernels import nms, roi_align
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
@@ -21,8 +22,7 @@ from detseg.modules.linear import Linear
 from detseg.ops import boxes as box_ops
 from detseg.ops.losses import BETA, class_loss, delta_loss
 from detseg.ops.matching import POSITIVE, match
-from detseg.ops.nms import suppress
-from detseg.ops.roi_pooling import roi_align, roi_pool
+from detseg.ops.roi_pooling import roi_pool
 from detseg.ops.sampling import sample
 from detseg.structures import Instances
 
@@ -148,7 +148,7 @@ class Res5Head(RegionHead):
 
 def check_fit(backbone: Backbone, head: RegionHead) -> None:
     """Raise ValueError, saying what, if regions cannot be pooled from the backbone's maps, or not for this head."""
-    channels, strides = backbone.channels, backbone.strides[: len(backbone.strides) - backbone.extra]
+    channels, strides = backbone.channels, backbone.strides[: len(backbone.strides) - backbone.num_rpn_only_levels]
     if len(set(channels)) > 1:
         raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
@@ -183,7 +183,7 @@ def label_regions(
     boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
     exists = torch.cat([proposals.valid, targets.valid], dim=1)
     overlaps = box_ops.iou(targets.boxes, boxes)
-    matched, kind = match(overlaps, targets.valid, iou, iou, low_quality=False)
+    matched, kind = match(overlaps, targets.valid, iou, iou, allow_low_quality_matches=False)
     assert targets.labels is not None
     labels = torch.where(kind == POSITIVE, targets.labels.gather(1, matched), num_classes)
     return Instances(boxes, exists, labels), matched, overlaps
@@ -219,7 +219,7 @@ def best_detections(
     regions: Instances,
     sizes: Tensor,
     score_threshold: float,
-    nms: float,
+    nms_threshold: float,
     candidates: int,
     limit: int,
 ) -> Instances:
@@ -240,7 +240,7 @@ def best_detections(
     )
     boxes = box_ops.clip(boxes, sizes)
     real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores > score_threshold)
-    kept, valid = suppress(boxes, scores, labels, real, nms, limit)
+    kept, valid = nms(boxes, scores, labels, real, nms_threshold, limit)
     return Instances(
         torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0),
         valid,

@@ -1,10 +1,10 @@
-"""The convolution that the parts above a backbone are made of."""
+"""The convolution layer of necks and heads."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from detseg.kernels.winograd import convolve
+from detseg.kernels import conv2d
 from detseg.modules.backbones.norm import Norm, set_norm
 
 
@@ -24,4 +24,4 @@ class ConvNormAct(nn.Conv2d):
             set_norm(self, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(convolve(self, x, self.weight, self.bias))  # type: ignore[no-any-return]
+        return self.norm(conv2d(self, x, self.weight, self.bias))  # type: ignore[no-any-return]

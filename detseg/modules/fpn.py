@@ -28,7 +28,7 @@ class FPN(Backbone):
             nn.init.kaiming_uniform_(layer.weight, a=1)
         self.channels = [channels] * (len(body.channels) + 1)
         self.strides = [*body.strides, 2 * body.strides[-1]]
-        self.extra = 1 + len(body.strides) - len(set(body.strides))
+        self.num_rpn_only_levels = 1 + len(body.strides) - len(set(body.strides))
 
     def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
         raise ValueError("a pyramid is no classifier: its finer maps would learn nothing; take its body")

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.kernels import nms
+from detseg.kernels.roi_pooling import gather_patches
 from detseg.modules.conv import ConvNormAct
 from detseg.ops import boxes as box_ops
-from detseg.ops.anchors import cell_anchors, grid_anchors
+from detseg.ops.anchors import base_anchors, grid_anchors
 from detseg.ops.losses import delta_loss, objectness_loss
 from detseg.ops.matching import NEGATIVE, POSITIVE, match
-from detseg.ops.nms import suppress
-from detseg.ops.roi_pooling import patches
 from detseg.ops.sampling import sample
 from detseg.structures import Instances
 
@@ -67,7 +67,7 @@ class RPN(nn.Module):
             nn.init.constant_(layer.bias, 0)
         # Buffers, so that they move with the network; constants, so not in its state.
         for level, of_level in enumerate(sizes):
-            self.register_buffer(f"cells{level}", cell_anchors(of_level, ratios), persistent=False)
+            self.register_buffer(f"cells{level}", base_anchors(of_level, ratios), persistent=False)
 
     def forward(self, features: Sequence[Tensor], image: tuple[int, int]) -> Predictions:
         """Predictions on ``features`` (B, C, h, w), fine to coarse, of images of height and width ``image``."""
@@ -96,7 +96,7 @@ class RPN(nn.Module):
         """
         kinds = self.objectness.out_channels  # of anchors in a cell
         # Products of matrices: convolutions that give a single pixel take several times as long.
-        around = patches(features, chosen // kinds).permute(0, 2, 3, 1).flatten(1)
+        around = gather_patches(features, chosen // kinds).permute(0, 2, 3, 1).flatten(1)
         hidden = F.relu(F.linear(around, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias), inplace=True)
         logits, deltas = (
             F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.objectness, self.deltas)
@@ -117,7 +117,7 @@ class RPN(nn.Module):
         logits, deltas, anchors, _ = predictions
         with torch.no_grad():
             overlaps = box_ops.iou(targets.boxes, anchors)
-            matched, kind = match(overlaps, targets.valid, self.high, self.low, low_quality=True)
+            matched, kind = match(overlaps, targets.valid, self.high, self.low, allow_low_quality_matches=True)
             chosen, valid = sample(kind == POSITIVE, kind == NEGATIVE, self.samples, self.positive_fraction)
             positive = valid & (kind.gather(1, chosen) == POSITIVE)
             boxes = targets.boxes.gather(1, matched.gather(1, chosen)[..., None].expand(-1, -1, 4))
@@ -150,6 +150,6 @@ class RPN(nn.Module):
         boxes = box_ops.decode(deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes)
         real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores >= self.score_threshold)
-        kept, valid = suppress(boxes, scores, level, real, self.nms, limit)
+        kept, valid = nms(boxes, scores, level, real, self.nms, limit)
         boxes = torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0)
         return Instances(boxes, valid, scores=scores.gather(1, kept))

@@ -19,82 +19,54 @@ TINY = 1e-6  # pixels; below any real box, so that its logarithm exists
 
 
 def as_float(tensor: Tensor) -> Tensor:
-    """The same values in at least single precision: half precision would move a box by whole pixels."""
+    """Convert to single precision at least: half precision would move a box by whole pixels."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:
-    """``values`` (n,), of the type and on the device of ``like``, filled there: a copy would make the host wait."""
+    """Make a tensor (n,) with the type and device of ``like``, without a copy that makes the host wait."""
     return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in values])
 
 
-def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Corner and size (COCO's files) to two corners, (..., 4) to (..., 4)."""
-    boxes = as_float(boxes)
-    corner, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([corner, corner + size], dim=-1)
-
-
-def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """Two corners to corner and size, (..., 4) to (..., 4)."""
-    boxes = as_float(boxes)
-    corner, opposite = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([corner, opposite - corner], dim=-1)
-
-
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size to two corners, (..., 4) to (..., 4)."""
+    """Convert centre and size to two corners, (..., 4) to (..., 4)."""
     boxes = as_float(boxes)
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Two corners to centre and size, (..., 4) to (..., 4)."""
+    """Convert two corners to centre and size, (..., 4) to (..., 4)."""
     boxes = as_float(boxes)
     corner, opposite = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(corner + opposite) / 2, opposite - corner], dim=-1)
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Areas, (..., 4) to (...); a box with swapped corners has none."""
+    """Compute areas, (..., 4) to (...); a box with swapped corners has none."""
     width, height = (as_float(boxes)[..., 2:] - as_float(boxes)[..., :2]).clamp(min=0).unbind(-1)
     return width * height
 
 
-def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Clip boxes (B, N, 4) to images of ``sizes`` (B, 2), height and width."""
-    limit = sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)
+def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """Clip boxes (B, N, 4) to images of ``image_sizes`` (B, 2), height and width."""
+    limit = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    corner = torch.maximum(a[..., :2], b[..., :2])
-    opposite = torch.minimum(a[..., 2:], b[..., 2:])
-    width, height = (opposite - corner).clamp(min=0).unbind(-1)
-    return width * height
-
-
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of every pair: (..., N, 4) and (..., M, 4) to (..., N, M); 0 where both have no area."""
+    """Compute the IoU of every pair: (..., N, 4) and (..., M, 4) to (..., N, M); 0 where both boxes have no area."""
     a, b = as_float(a)[..., :, None, :], as_float(b)[..., None, :, :]
-    intersection = _intersection(a, b)
+    width, height = (
+        (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).unbind(-1)
+    )
+    intersection = width * height
     union = area(a) + area(b) - intersection
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
-def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of every pair (Rezatofighi et al. 2019, algorithm 1): (..., N, 4), (..., M, 4) to (..., N, M)."""
-    a, b = as_float(a)[..., :, None, :], as_float(b)[..., None, :, :]
-    intersection = _intersection(a, b)
-    union = area(a) + area(b) - intersection
-    hull = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1))
-    tiny = torch.finfo(union.dtype).tiny
-    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
-
-
 def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
-    """Deltas that turn ``references`` (anchors or proposals) into ``boxes``; all (..., 4).
+    """Compute the deltas that turn ``references`` (anchors or proposals) into ``boxes``; all (..., 4).
 
     R-CNN, appendix C: offsets of the centre in units of the reference's size, and logarithms of the scale, each times
     its weight.
@@ -107,7 +79,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
 
 
 def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
-    """Boxes that ``deltas`` make of ``references``; the inverse of ``encode``; all (..., 4)."""
+    """Apply ``deltas`` to ``references``, the inverse of ``encode``; all (..., 4)."""
     deltas = as_float(deltas)
     deltas = deltas / constant(weights, deltas)
     references = xyxy_to_cxcywh(references)

@@ -24,7 +24,7 @@ from detseg.ops.boxes import TINY, as_float
 GRID = 224  # cells on each side, eight for each pixel that the mask head says
 
 
-def shares(start: Tensor, stop: Tensor, cells: int, pixels: int) -> Tensor:
+def bin_coverage(start: Tensor, stop: Tensor, cells: int, pixels: int) -> Tensor:
     """The share of each of ``cells`` equal parts of [start, stop] that each of the unit pixels from 0 on covers.
 
     ``start`` and ``stop`` (...) to (..., cells, pixels). Rows add up to 1, to less where a part reaches beyond the
@@ -38,18 +38,18 @@ def shares(start: Tensor, stop: Tensor, cells: int, pixels: int) -> Tensor:
     return (high - low).clamp(min=0) * (cells / length[..., None])
 
 
-def average(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
+def crop_and_resize_mean(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Averages of ``maps`` (..., h, w) over ``size`` x ``size`` cells of ``boxes`` (..., 4), in pixels of the maps.
 
     Returns (..., size, size) float; outside of the maps everything is zero.
     """
     x1, y1, x2, y2 = as_float(boxes).unbind(-1)
-    rows, columns = shares(y1, y2, size, maps.shape[-2]), shares(x1, x2, size, maps.shape[-1])
+    rows, columns = bin_coverage(y1, y2, size, maps.shape[-2]), bin_coverage(x1, x2, size, maps.shape[-1])
     with torch.autocast(maps.device.type, enabled=False):  # half precision would blur edges
         return rows @ maps.to(rows.dtype) @ columns.transpose(-1, -2)
 
 
-def grids(masks: Iterable[NDArray[np.bool_]], boxes: Tensor, size: int = GRID) -> Tensor:
+def box_masks(masks: Iterable[NDArray[np.bool_]], boxes: Tensor, size: int = GRID) -> Tensor:
     """The grids (n, size, size) uint8 of n masks (h, w), taken one at a time, over ``boxes`` (n, 4)."""
     found = torch.zeros(len(boxes), size, size, dtype=torch.uint8)
     for grid, mask, box in zip(found, masks, boxes, strict=True):
@@ -57,7 +57,7 @@ def grids(masks: Iterable[NDArray[np.bool_]], boxes: Tensor, size: int = GRID) -
         x1, y1, x2, y2 = box.tolist()
         left, top, right, bottom = max(int(x1), 0), max(int(y1), 0), math.ceil(x2), math.ceil(y2)
         window = torch.from_numpy(np.ascontiguousarray(mask[top:bottom, left:right]))
-        grid.copy_((255 * average(window, box - torch.tensor([left, top, left, top]), size)).round())
+        grid.copy_((255 * crop_and_resize_mean(window, box - torch.tensor([left, top, left, top]), size)).round())
     return found
 
 
@@ -71,4 +71,4 @@ def mask_targets(masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Te
     corner = boxes[..., :2]
     cell = (boxes[..., 2:] - corner).clamp(min=TINY) / masks.shape[-1]
     in_cells = (regions - torch.cat([corner, corner], dim=-1)) / torch.cat([cell, cell], dim=-1)
-    return average(masks, in_cells, size) / 255
+    return crop_and_resize_mean(masks, in_cells, size) / 255

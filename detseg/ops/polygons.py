@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 FINE = 5  # parts of a pixel's side that COCO rounds corners to
 
 
-def surely_drawn(
+def surely_nonempty(
     corners: NDArray[np.float64], counts: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> NDArray[np.bool_]:
     """Which of n polygons have a pixel in their images; of the others, most of which are tiny, it is not known.

@@ -18,14 +18,14 @@ Counts = NDArray[np.int64]
 LIMITS = 16 << 5 * np.arange(7)  # below which a number has one character, two, and so on
 
 
-class Window(NamedTuple):
+class MaskWindow(NamedTuple):
     """The pixels of an image that a box touches, and which of them belong to the object."""
 
     left: int
     top: int
     inside: NDArray[np.bool_]  # (width, height): column by column, as run lengths go
 
-    def whole(self, height: int, width: int) -> NDArray[np.bool_]:
+    def full_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """The mask (h, w) of the image."""
         mask = np.zeros((height, width), dtype=bool)
         columns, rows = self.inside.shape
@@ -33,12 +33,14 @@ class Window(NamedTuple):
         return mask
 
 
-def paste(mask: NDArray[np.floating], box: NDArray[np.floating], height: int, width: int) -> Window:
-    """The pixels of one mask (S, S) over one box (4,), see ``windows``."""
-    return next(windows(mask[None], box[None], height, width))
+def paste_mask(mask: NDArray[np.floating], box: NDArray[np.floating], height: int, width: int) -> MaskWindow:
+    """The pixels of one mask (S, S) over one box (4,), see ``mask_windows``."""
+    return next(mask_windows(mask[None], box[None], height, width))
 
 
-def windows(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, width: int) -> Iterator[Window]:
+def mask_windows(
+    masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, width: int
+) -> Iterator[MaskWindow]:
     """The pixels at whose middle masks (n, S, S) of probabilities, stretched over boxes (n, 4), are at least one half.
 
     Interpolated bilinearly between the middles of their cells, and towards zero beyond the outer ones, as detectron2
@@ -49,7 +51,7 @@ def windows(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: in
     left, columns = _interpolation(x1, x2, width, masks.shape[2])
     top, rows = _interpolation(y1, y2, height, masks.shape[1])
     for mask, x, y, across, down in zip(masks.astype(np.float32), left, top, columns, rows, strict=True):
-        yield Window(x, y, (across @ mask.T) @ down.T >= 0.5)
+        yield MaskWindow(x, y, (across @ mask.T) @ down.T >= 0.5)
 
 
 def _interpolation(
@@ -73,13 +75,13 @@ def _interpolation(
     return first.tolist(), np.split(weights, stops[:-1]) if len(stops) else []
 
 
-def encode(window: Window, height: int, width: int) -> Counts:
+def encode(window: MaskWindow, height: int, width: int) -> Counts:
     """Run lengths of a mask of an image whose pixels beside the window are outside."""
     counts = np.diff(_changes(window, height), prepend=0, append=height * width)
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 
-def _changes(window: Window, height: int) -> Counts:
+def _changes(window: MaskWindow, height: int) -> Counts:
     """The pixels, counted down the columns, at which the inside of an object begins or ends."""
     columns, length = window.inside.shape
     padded = np.zeros((columns, length + 2), dtype=bool)
@@ -102,13 +104,13 @@ def area(counts: Counts) -> int:
     return int(counts[1::2].sum())
 
 
-def to_text(counts: Counts) -> bytes:
+def to_string(counts: Counts) -> bytes:
     """COCO's text of run lengths."""
-    return texts(counts, np.array([len(counts)]))[0]
+    return rle_strings(counts, np.array([len(counts)]))[0]
 
 
-def from_text(text: bytes) -> Counts:
-    """The inverse of ``to_text``. Raises ValueError for what is no text of run lengths."""
+def from_string(text: bytes) -> Counts:
+    """The inverse of ``to_string``. Raises ValueError for what is no text of run lengths."""
     characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if len(characters) and (characters.min() < 0 or characters.max() > 0x3F):
         raise ValueError("its counts have a character that run lengths do not have")
@@ -130,12 +132,14 @@ def from_text(text: bytes) -> Counts:
     return counts
 
 
-def runs(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, width: int) -> Iterator[bytes]:
+def box_masks_to_rle(
+    masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, width: int
+) -> Iterator[bytes]:
     """The text of the run lengths of masks (n, S, S) over boxes (n, 4) in an image.
 
     Of the pixels there is no more at any time than the window of one box; what follows is done for all masks at once.
     """
-    parts = [_changes(window, height) for window in windows(masks, boxes, height, width)]
+    parts = [_changes(window, height) for window in mask_windows(masks, boxes, height, width)]
     lengths = np.array([len(part) for part in parts], dtype=np.int64)
     changes = np.concatenate([*parts, np.zeros(0, np.int64)])
     # The masks follow each other as if they were columns of one, each ending with a change of its own.
@@ -144,10 +148,10 @@ def runs(masks: NDArray[np.floating], boxes: NDArray[np.floating], height: int, 
     counts = np.diff(changes, prepend=0)
     ends = np.cumsum(lengths + 1)
     needless = ends[(lengths > 0) & (counts[ends - 1] == 0)] - 1
-    yield from texts(np.delete(counts, needless), np.diff(ends - np.searchsorted(needless, ends), prepend=0))
+    yield from rle_strings(np.delete(counts, needless), np.diff(ends - np.searchsorted(needless, ends), prepend=0))
 
 
-def texts(counts: Counts, lengths: Counts) -> list[bytes]:
+def rle_strings(counts: Counts, lengths: Counts) -> list[bytes]:
     """COCO's text of each of some run lengths, which follow each other in ``counts``, ``lengths`` of them."""
     place = np.arange(len(counts)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     differences = counts.copy()

@@ -8,25 +8,26 @@ from torch import Tensor
 from detseg.ops.boxes import as_float
 
 
-def warp(images: Tensor, sizes: Tensor, boxes: Tensor, rows: Tensor, size: int, context: int, fill: Tensor) -> Tensor:
-    """Stretch each box to a square with some of what surrounds it, whatever its aspect ratio.
+def warp(
+    images: Tensor, image_sizes: Tensor, boxes: Tensor, image_index: Tensor, size: int, context: int, fill: Tensor
+) -> Tensor:
+    """Stretch each box, with some context around it, to a square of ``size`` x ``size`` pixels.
 
-    ``images`` (B, 3, H, W) uint8 of ``sizes`` (B, 2), height and width; ``boxes`` (M, 4), each of the image in its row
-    of ``rows`` (M,). The box fills the middle of ``size`` x ``size`` pixels, up to ``context`` pixels from each edge;
-    what lies outside the image has the colour ``fill`` (3, 1, 1). Returns (M, 3, size, size) float32 from 0 to 255,
-    channels last in memory.
+    ``images`` (B, 3, H, W) uint8 of ``image_sizes`` (B, 2), height and width; ``boxes`` (M, 4), box i lying in image
+    ``image_index[i]``. The box fills the crop up to ``context`` pixels from each edge; pixels outside the image have
+    the colour ``fill`` (3, 1, 1). Returns (M, 3, size, size) float32 from 0 to 255, channels last in memory.
 
-    Bilinear, between the two pixels nearest in each direction, also where the box is made smaller: the original
-    implementation smooths nothing before. Other than there, boxes are not rounded to whole pixels.
+    Interpolates bilinearly without smoothing, even where the box shrinks, as the original implementation does. Unlike
+    there, boxes are not rounded to whole pixels.
     """
-    height, width = sizes[rows].unbind(1)
+    height, width = image_sizes[image_index].unbind(1)
     x1, y1, x2, y2 = as_float(boxes).unbind(1)
     top, bottom, below, inside_y = _axis(y1, y2, height, size, context)
     left, right, beside, inside_x = _axis(x1, x2, width, size, context)
     inside = (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
 
     pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)
-    first = rows * images.shape[2]  # line of pixels of each image in all of them
+    first = image_index * images.shape[2]  # row of pixels, counted over all images
 
     def line(y: Tensor) -> Tensor:
         start = ((first[:, None] + y) * images.shape[3])[:, :, None]
@@ -38,9 +39,10 @@ def warp(images: Tensor, sizes: Tensor, boxes: Tensor, rows: Tensor, size: int, 
 
 
 def _axis(start: Tensor, end: Tensor, limit: Tensor, size: int, context: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the pixels of the result lie along one side of an image with ``limit`` pixels; all (M, size).
+    """Locate the pixels of the crop along one side of an image with ``limit`` pixels; all (M, size).
 
-    The pixel before and the one behind, how far it is from the first to the second, and whether they are in the image.
+    Returns the pixel before and the one after, the fraction of the way between them, and a mask of the positions
+    inside the image.
     """
     centres = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
     position = start[:, None] + (end - start)[:, None] * (centres - context) / (size - 2 * context)

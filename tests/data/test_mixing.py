@@ -12,7 +12,7 @@ from detseg.data import COCO, Transforms
 from detseg.data.transforms.detection import ImageSample
 from detseg.data.transforms.mixing import GREY, MixingTransforms, bounds, copy_paste, cut, mosaic, whole
 from detseg.errors import ConfigError
-from detseg.ops.masks import grids
+from detseg.ops.masks import box_masks
 from tests.data import made
 
 
@@ -27,7 +27,7 @@ def picture(height: int, width: int, first: int, seed: int, masks: bool = True) 
     maps = {colour: image[:, :, 0] == colour for colour in range(first, first + 4)}
     maps = {colour: map for colour, map in maps.items() if map.any()}
     boxes = np.array([bounds(map) for map in maps.values()], dtype=np.float32).reshape(-1, 4)
-    drawn = grids(maps.values(), torch.from_numpy(boxes)).numpy() if masks else None
+    drawn = box_masks(maps.values(), torch.from_numpy(boxes)).numpy() if masks else None
     return ImageSample(image, boxes, np.array([*maps], dtype=np.int64), drawn)
 
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from detseg.metrics import Collector, Detections
-from detseg.ops.rle import decode, from_text
+from detseg.ops.rle import decode, from_string
 from detseg.structures import Instances
 
 IMAGES = 7  # odd, and one of the batches is not full
@@ -69,7 +69,7 @@ def test_masks_become_run_lengths_in_the_order_of_the_images() -> None:
     collector.add(torch.tensor([5, 1]), found, torch.tensor([[4, 6], [5, 8]]))
     masks = collector.gather().masks
     assert masks is not None
-    pixels = [decode(from_text(text), *size) for text, size in zip(masks, [(5, 8), (4, 6), (4, 6)], strict=True)]
+    pixels = [decode(from_string(text), *size) for text, size in zip(masks, [(5, 8), (4, 6), (4, 6)], strict=True)]
     for mask, (x1, y1, x2, y2) in zip(pixels, [(2, 2, 6, 4), (0, 0, 4, 2), (1, 1, 3, 3)], strict=True):
         expected = np.zeros_like(mask)
         expected[y1:y2, x1:x2] = True

@@ -232,7 +232,7 @@ class Chain(ConvNet):
         self.alexnet = alexnet
         super().__init__("chain", weights, stages, frozen=0)
 
-    def from_config(self, num_classes: int) -> nn.Module:
+    def build(self, num_classes: int) -> nn.Module:
         return Published(num_classes, 6 if self.alexnet else 7, self.alexnet)
 
     def head(self, model: Any) -> dict[str, nn.Module]:

@@ -48,7 +48,7 @@ def test_a_map_of_twice_the_stride_is_added() -> None:
 def test_of_maps_with_the_same_stride_regions_use_the_finer_one() -> None:
     with torch.device("meta"):
         pyramid = FPN(MobileNetV3(stages=[4, 5], entry=True), channels=8)
-    assert (pyramid.strides, pyramid.extra) == ([16, 32, 32, 64], 2)
+    assert (pyramid.strides, pyramid.num_rpn_only_levels) == ([16, 32, 32, 64], 2)
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detseg.kernels import processor
+from detseg.kernels import cpu
 from detseg.modules.linear import Linear
 
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_under_autocast_bfloat16_comes_out_and_gradients_are_right(slow, monkeypatch) -> None:
-    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: slow)
+    monkeypatch.setattr(cpu, "_slow_in_bfloat16", lambda: slow)
     torch.manual_seed(0)
     layer, x = Linear(64, 8), torch.randn(5, 64).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -30,7 +30,7 @@ def test_under_autocast_bfloat16_comes_out_and_gradients_are_right(slow, monkeyp
 
 
 def test_it_can_be_compiled_under_autocast(monkeypatch) -> None:
-    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu, "_slow_in_bfloat16", lambda: True)
     layer, x = Linear(64, 8), torch.randn(5, 64)
     with torch.autocast("cpu", torch.bfloat16):
         found = torch.compile(layer, fullgraph=True, backend="eager")(x)
@@ -38,7 +38,7 @@ def test_it_can_be_compiled_under_autocast(monkeypatch) -> None:
 
 
 def test_weights_of_half_precision_are_left_alone(monkeypatch) -> None:
-    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu, "_slow_in_bfloat16", lambda: True)
     layer, x = Linear(64, 8).bfloat16(), torch.randn(5, 64)
     with torch.autocast("cpu", torch.bfloat16):
         assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), rtol=0, atol=0)

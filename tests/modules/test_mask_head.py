@@ -8,7 +8,7 @@ from torchvision.models.detection.roi_heads import maskrcnn_loss
 from torchvision.ops import roi_align
 
 from detseg.modules.mask_head import MaskHead
-from detseg.ops.masks import grids
+from detseg.ops.masks import box_masks
 from detseg.structures import Instances
 from tests.ops.drawn import blobs, regions_of
 
@@ -27,7 +27,7 @@ def test_loss_is_torchvisions_on_the_same_regions(knowledge: int) -> None:
     ours = MaskHead(4, 5).loss(
         logits[torch.arange(40), labels],
         Instances(regions[None], valid, labels[None]),
-        Instances(boxes[None], valid, masks=grids(masks, boxes)[None]),
+        Instances(boxes[None], valid, masks=box_masks(masks, boxes)[None]),
         torch.arange(40)[None],
     )
     assert abs(ours["mask"] - expected) < 1e-3

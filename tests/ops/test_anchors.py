@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from detseg.ops.anchors import cell_anchors, grid_anchors
+from detseg.ops.anchors import base_anchors, grid_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
 
@@ -14,7 +14,7 @@ RATIOS = (0.5, 1.0, 2.0)
 @pytest.mark.parametrize("ratios", [RATIOS, (1.0,), (0.3, 3.7)])
 def test_cell(sizes, ratios) -> None:
     expected = AnchorGenerator((sizes,), (ratios,)).cell_anchors[0]
-    assert torch.equal(cell_anchors(sizes, ratios), expected)
+    assert torch.equal(base_anchors(sizes, ratios), expected)
 
 
 @pytest.mark.parametrize("image", [(800, 1088), (64, 64), (96, 224), (75, 130)])
@@ -23,7 +23,7 @@ def test_grid(image) -> None:
     grids = [tuple(-(-side // stride) for side in image) for stride in (4, 8, 16, 32, 64)]
     generator = AnchorGenerator(tuple(sizes), (RATIOS,) * len(sizes))
     expected = generator(ImageList(torch.zeros(1, 3, *image), [image]), [torch.zeros(1, 1, *grid) for grid in grids])
-    anchors = [grid_anchors(cell_anchors(size, RATIOS), grid, image) for size, grid in zip(sizes, grids, strict=True)]
+    anchors = [grid_anchors(base_anchors(size, RATIOS), grid, image) for size, grid in zip(sizes, grids, strict=True)]
     assert torch.equal(torch.cat(anchors), expected[0])
 
 

@@ -23,7 +23,7 @@ from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.modules.box_head import TwoMLPHead
-from detseg.ops.rle import decode, from_text
+from detseg.ops.rle import decode, from_string
 from detseg.structures import Batch
 from detseg.tasks import DetectionTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
@@ -85,7 +85,7 @@ def test_perfect_masks_have_perfect_figures(root: Path, caplog: pytest.LogCaptur
     assert found.size == (64, 64)
     assert found.masks is not None
     x1, y1, x2, y2 = found.boxes[0].astype(int)
-    mask = decode(from_text(found.masks[0]), *found.size)
+    mask = decode(from_string(found.masks[0]), *found.size)
     assert mask[y1:y2, x1:x2].all()
     assert mask.sum() == (x2 - x1) * (y2 - y1)
 

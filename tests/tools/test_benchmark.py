@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from detseg import kernels
 from detseg.models import MaskRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
-from detseg.ops.masks import average
+from detseg.ops.masks import crop_and_resize_mean
 from detseg.ops.roi_pooling import roi_align
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -82,7 +83,7 @@ def test_masks_are_the_same_on_every_side() -> None:
             x, y = polygons[slot].T
             assert float((x * y.roll(-1) - y * x.roll(-1)).sum() / 2) == pytest.approx(area, rel=0.03)
             grid = data.targets.masks[row, slot].float() / 255
-            small = average(maps[slot][None].float(), box[None], 7)[0]
+            small = crop_and_resize_mean(maps[slot][None].float(), box[None], 7)[0]
             torch.testing.assert_close(grid.view(7, 32, 7, 32).mean(dim=(1, 3)), small, rtol=0, atol=0.15)
 
 
@@ -92,7 +93,7 @@ def test_both_ways_to_pool_regions_on_a_gpu_give_the_same() -> None:
     sizes = [(2, 3, 480 // stride, 640 // stride) for stride in operations.STRIDES]
     maps = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
     boxes = operations.regions(2, 40, "cpu").double()
-    ways = [pool(maps, boxes, operations.STRIDES, 7) for pool in (roi_align, operations.by_level)]
+    ways = [pool(maps, boxes, operations.STRIDES, 7) for pool in (kernels.roi_align, roi_align)]
     weight = torch.randn_like(ways[0])
     gradients = [torch.autograd.grad((pooled * weight).sum(), maps) for pooled in ways]
     torch.testing.assert_close(*ways)

@@ -21,7 +21,7 @@ from detseg.models import Detector, FasterRCNN, MaskRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.ops.masks import GRID
-from detseg.ops.rle import runs
+from detseg.ops.rle import box_masks_to_rle
 from detseg.structures import Batch, Instances
 from detseg.tasks.compilation import compiled
 from detseg.weights.torchvision import from_torchvision
@@ -183,7 +183,9 @@ def infer(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) 
     def ours() -> Any:
         found = sides["detseg"](data.images, data.image_sizes)
         if masks:
-            texts = list(runs(found.masks[0].float().cpu().numpy(), found.boxes[0].cpu().numpy(), *shape[1:]))
+            texts = list(
+                box_masks_to_rle(found.masks[0].float().cpu().numpy(), found.boxes[0].cpu().numpy(), *shape[1:])
+            )
         return texts if masks else found
 
     calls: dict[str, Call] = {"detseg": ours, "torchvision": lambda: sides["torchvision"]([image])}

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from detseg.data.annotations.masks import POLYGONS, pack_masks, pack_polygons
-from detseg.ops.masks import GRID, grids, mask_targets
-from detseg.ops.rle import runs
+from detseg.ops.masks import GRID, box_masks, mask_targets
+from detseg.ops.rle import box_masks_to_rle
 
 HEIGHT, WIDTH = 480, 640
 
@@ -32,7 +32,7 @@ def encoding(device: str, half: bool) -> dict[str, Call]:
     limit = torch.tensor([width, height] * 2)
     boxes = torch.minimum(torch.cat([middle - half, middle + half], dim=1).clamp(min=0), limit)
     return {
-        "detseg": lambda: list(runs(small.numpy(), boxes.numpy(), height, width)),
+        "detseg": lambda: list(box_masks_to_rle(small.numpy(), boxes.numpy(), height, width)),
         "detectron2's way": lambda: [
             encode(np.asfortranarray(pasted(mask, box, height, width).numpy()))
             for mask, box in zip(small, boxes, strict=True)
@@ -74,7 +74,7 @@ def targets(device: str, half: bool) -> dict[str, Call]:
     drawn_regions = own + sides * (0.4 * torch.rand(own.shape) - 0.2)
 
     def over_boxes() -> Tensor:
-        small = torch.stack([grids(masks, row) for masks, row in zip(drawn, boxes, strict=True)])
+        small = torch.stack([box_masks(masks, row) for masks, row in zip(drawn, boxes, strict=True)])
         return mask_targets(small[:, of], own, drawn_regions, 28)
 
     def whole() -> Tensor:

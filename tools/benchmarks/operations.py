@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from benchmarks.detectors import Call, Shape
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
-from torchvision.ops import roi_align as torchvision_roi_align
 
-from detseg.ops.nms import suppress
-from detseg.ops.roi_pooling import assign_levels, roi_align
+from detseg import kernels
+from detseg.ops import roi_pooling as plain
 
 STRIDES = (4, 8, 16, 32)
 IMAGES, HEIGHT, WIDTH = Shape()
@@ -31,7 +30,7 @@ def regions(images: int, count: int, device: str) -> Tensor:
 def pooling(device: str, half: bool) -> dict[str, Call]:
     """RoIAlign of 512 regions in each of two images over four levels of 256 channels, forward and backward.
 
-    ``by level`` is the other way that leaves the host alone: on a GPU it may be the quicker one.
+    ``plain`` does not make the host wait either: on a GPU it may be the faster one.
     """
     boxes = regions(IMAGES, 512, device)
     precision = torch.bfloat16 if half else torch.float32
@@ -56,25 +55,10 @@ def pooling(device: str, half: bool) -> dict[str, Call]:
         return call
 
     return {
-        "detseg": both(lambda: roi_align(maps, boxes, STRIDES, 7)),
+        "detseg": both(lambda: kernels.roi_align(maps, boxes, STRIDES, 7)),
         "torchvision": both(lambda: pooler(named, list(boxes), sizes)),
-        "by level": both(lambda: by_level(maps, boxes, STRIDES, 7)),
+        "plain": both(lambda: plain.roi_align(maps, boxes, STRIDES, 7)),
     }
-
-
-def by_level(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int) -> Tensor:
-    """``roi_align`` by torchvision's kernel, of all boxes on every level, which does not make the host wait either.
-
-    Boxes of other levels shrink to a point there, and their own level's result is taken.
-    """
-    level = assign_levels(boxes, strides).reshape(-1, 1)
-    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype).repeat_interleave(boxes.shape[1])[:, None]
-    pooled = []
-    for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        rois = torch.cat([image, torch.where(level == index, boxes.flatten(0, 1), 0)], dim=1).to(feature.dtype)
-        pooled.append(torchvision_roi_align(feature, rois, size, 1 / stride, sampling_ratio=2))
-    kept = level[:, :, None, None, None] == torch.arange(len(strides), device=boxes.device)
-    return torch.where(kept, torch.stack(pooled, dim=-1), 0).sum(dim=-1)
 
 
 def nms(device: str, half: bool) -> dict[str, Call]:
@@ -84,7 +68,7 @@ def nms(device: str, half: bool) -> dict[str, Call]:
     levels = torch.arange(4, device=device).repeat_interleave(2000).expand(2, -1)
     valid = torch.ones_like(levels, dtype=torch.bool)
     return {
-        "detseg": lambda: suppress(boxes, scores, levels, valid, 0.7, 2000),
+        "detseg": lambda: kernels.nms(boxes, scores, levels, valid, 0.7, 2000),
         "torchvision": lambda: [batched_nms(*image, 0.7)[:2000] for image in zip(boxes, scores, levels, strict=True)],
     }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.builder import Builder
 from detseg.errors import DataError
-from detseg.ops.rle import Window, encode, to_text
+from detseg.ops.rle import MaskWindow, encode, to_string
 
 
 def read_instances(file: Path) -> NDArray[np.int32]:
@@ -43,7 +43,7 @@ def add_instances(
     places = position[numbers]
     for number, (down, across) in zip(shown, find_objects(places), strict=True):
         inside = places[down, across] == position[number]
-        runs = to_text(encode(Window(across.start, down.start, inside.T), height, width))
+        runs = to_string(encode(MaskWindow(across.start, down.start, inside.T), height, width))
         box = (float(across.start), float(down.start), float(across.stop), float(down.stop))
         name, crowd = objects[number]
         builder.add(row, name, box, float(counts[number]), runs=runs, crowd=crowd)

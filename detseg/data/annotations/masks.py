@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.ops.polygons import surely_drawn
-from detseg.ops.rle import area, decode, from_text, to_text
+from detseg.ops.polygons import surely_nonempty
+from detseg.ops.rle import area, decode, from_string, to_string
 
 NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
 MANY = 1000  # objects that are looked at together: their corners stay in the caches of a processor
@@ -64,7 +64,7 @@ class Masks:
             return self._bytes(row)
         parts = self.polygons(row)
         if not parts:
-            return to_text(np.array([height * width]))
+            return to_string(np.array([height * width]))
         from faster_coco_eval.core import mask
 
         text: bytes = mask.merge(mask.frPyObjects(parts, height, width))["counts"]
@@ -81,7 +81,7 @@ class Masks:
     def areas(self, rows: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
         """Count the pixels (n,) of the objects ``rows`` in images of ``sizes`` (n, 2); none where there is no mask."""
         counted = [
-            area(from_text(self.runs(row, *size))) if self.kinds[row] != NONE else 0
+            area(from_string(self.runs(row, *size))) if self.kinds[row] != NONE else 0
             for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)
         ]
         return np.array(counted, dtype=np.int64)
@@ -98,7 +98,7 @@ class Masks:
             parts, numbers = (self.data.view(np.int64)[first + place] for place in (0, 1))
             places = np.arange(numbers.sum()) + np.repeat(first + parts + 1 - (np.cumsum(numbers) - numbers), numbers)
             corners = self.data.view(np.float64)[places].reshape(-1, 2)
-            found[rows] = ~surely_drawn(corners, numbers // 2, sizes[rows])
+            found[rows] = ~surely_nonempty(corners, numbers // 2, sizes[rows])
         unclear = np.flatnonzero(found)
         found[unclear] = self.areas(unclear, sizes[unclear]) == 0
         return found
@@ -106,7 +106,7 @@ class Masks:
     def draw(self, rows: NDArray[np.int64], height: int, width: int) -> Iterator[NDArray[np.bool_]]:
         """The masks (h, w) of the objects ``rows`` of an image of this size, one at a time: each takes much memory."""
         for row in rows.tolist():
-            yield decode(from_text(self.runs(row, height, width)), height, width)
+            yield decode(from_string(self.runs(row, height, width)), height, width)
 
 
 def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
@@ -208,10 +208,10 @@ def pack_runs(counts: Any, size: Any, height: int, width: int) -> bytes:
         raise ValueError(f"has run lengths of a size {size!r}, but its image is {[height, width]} (height, width)")
     if isinstance(counts, (str, bytes)):
         text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
-        numbers = from_text(text)
+        numbers = from_string(text)
     elif isinstance(counts, list) and all(type(number) is int and 0 <= number < 2**31 for number in counts):
         numbers = np.array(counts, dtype=np.int64)
-        text = to_text(numbers) if counts else b""
+        text = to_string(numbers) if counts else b""
     else:
         raise ValueError("has run lengths that are neither text nor a list of numbers")
     if len(numbers) and numbers.min() < 0:

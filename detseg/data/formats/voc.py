@@ -20,7 +20,7 @@ from detseg.data.annotations.issues import Flaw, collects, report
 from detseg.data.annotations.masks import NONE, RUNS, WITHOUT, MaskReading, pack_masks
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
-from detseg.ops.rle import Window, encode, to_text
+from detseg.ops.rle import MaskWindow, encode, to_string
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -244,7 +244,7 @@ def _read_masks(
             reasons[before + number] = f"(object {number} of its file) has no pixel in {file}"
             masks.append((NONE, b""))
             continue
-        masks.append((RUNS, to_text(encode(Window(0, 0, (numbers == number).T), height, width))))
+        masks.append((RUNS, to_string(encode(MaskWindow(0, 0, (numbers == number).T), height, width))))
     return masks
 
 

@@ -26,7 +26,7 @@ from detseg.data.modules.base import BaseDataModule
 from detseg.data.transforms.detection import ImageSample, Transforms, fit
 from detseg.data.transforms.mixing import MixingTransforms
 from detseg.errors import DataError
-from detseg.ops.masks import grids
+from detseg.ops.masks import box_masks
 from detseg.proposals.cache import Proposals, cache_file
 from detseg.structures import Sample
 
@@ -99,7 +99,7 @@ class DetectionDataset(Dataset[Sample]):
         if not self.masks:
             return None
         assert self.annotations.masks is not None
-        found: NDArray[np.uint8] = grids(
+        found: NDArray[np.uint8] = box_masks(
             self.annotations.masks.draw(objects, height, width), torch.from_numpy(boxes).float()
         ).numpy()
         return found

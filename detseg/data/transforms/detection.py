@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from detseg.configurable import Configurable
 from detseg.errors import ConfigError
-from detseg.ops.masks import grids
-from detseg.ops.rle import paste
+from detseg.ops.masks import box_masks
+from detseg.ops.rle import paste_mask
 
 
 class ImageSample(NamedTuple):
@@ -165,7 +165,7 @@ def augment(picture: ImageSample, steps: Any, seed: int) -> ImageSample:
     area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes, rows = boxes[area], rows[area]
     if masks is not None:
-        masks = grids(itertools.compress(changed, area), torch.from_numpy(boxes)).numpy()
+        masks = box_masks(itertools.compress(changed, area), torch.from_numpy(boxes)).numpy()
     moved = np.asarray(result["proposals"], dtype=np.float32).reshape(-1, 4) if proposals else None
     return ImageSample(image, boxes, picture.labels[rows], masks, moved)
 
@@ -182,7 +182,8 @@ def _whole(picture: ImageSample) -> NDArray[np.uint8]:
     assert picture.masks is not None
     shares = picture.masks.astype(np.float32) / 255
     pasted = [
-        paste(mask, box, height, width).whole(height, width) for mask, box in zip(shares, picture.boxes, strict=True)
+        paste_mask(mask, box, height, width).full_mask(height, width)
+        for mask, box in zip(shares, picture.boxes, strict=True)
     ]
     return np.stack(pasted).view(np.uint8)
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from detseg.data.transforms.detection import Another, ImageSample, Transforms, bounds, fit, mirror, scale
 from detseg.errors import ConfigError
-from detseg.ops.masks import grids
-from detseg.ops.rle import paste
+from detseg.ops.masks import box_masks
+from detseg.ops.rle import paste_mask
 
 GREY = 114  # of a mosaic where no picture is, as in YOLO's
 PASTED = 0.5  # probability of an object to be pasted, given that some are
@@ -154,7 +154,7 @@ def redrawn(picture: ImageSample, maps: Mapping[int, NDArray[np.bool_]]) -> Imag
     if masks is not None:
         masks = masks.copy()
         rows = [row for row in maps if there[row]]
-        masks[rows] = grids((maps[row] for row in rows), torch.from_numpy(boxes[rows]), masks.shape[1]).numpy()
+        masks[rows] = box_masks((maps[row] for row in rows), torch.from_numpy(boxes[rows]), masks.shape[1]).numpy()
         masks = masks[there]
     return picture._replace(boxes=boxes[there], labels=picture.labels[there], masks=masks)
 
@@ -172,7 +172,9 @@ def joined(pictures: Sequence[ImageSample]) -> ImageSample:
 def whole(picture: ImageSample, row: int, height: int, width: int) -> NDArray[np.bool_]:
     """The mask of an object as a map (height, width)."""
     assert picture.masks is not None
-    return paste(picture.masks[row].astype(np.float32) / 255, picture.boxes[row], height, width).whole(height, width)
+    return paste_mask(picture.masks[row].astype(np.float32) / 255, picture.boxes[row], height, width).full_mask(
+        height, width
+    )
 
 
 def grown(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -24,9 +24,8 @@ class Backbone(nn.Module, Configurable):
 
     channels: list[int]
     strides: list[int]
-    extra = 0  # how many of the coarsest maps are for anchors alone, and no region's features come from
+    num_rpn_only_levels = 0  # of the coarsest maps: for anchors only, no region's features come from them
     image_size = 224  # pixels on each side of the images that its classifier was published for
-    aligned = True  # whether a map's cell (i, j) lies over the pixels (i, j) x stride; a classifier has no need of it
 
     mean: Tensor
     std: Tensor
@@ -57,6 +56,10 @@ class Backbone(nn.Module, Configurable):
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         """Images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding, to one map a stride."""
         raise NotImplementedError
+
+    def classifier_features(self, images: Tensor) -> Tensor:
+        """Compute the input of ``classifier`` from images (B, 3, H, W), with the published network's arithmetic."""
+        return self(images)[-1]  # type: ignore[no-any-return]
 
     def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
         """What makes logits (B, K) of the coarsest map, and by name what does so of others to help in training."""

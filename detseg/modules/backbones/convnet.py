@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from detseg.kernels.folded_norm import fold
 from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from detseg.modules.backbones.norm import Norm, fold, set_norm
+from detseg.modules.backbones.norm import Norm, set_norm
 from detseg.modules.backbones.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ class ConvNet(Backbone, ABC):
     variance, by default as it was published.
 
     Networks that do not pad their convolutions and poolings give maps that are smaller than H / stride and shifted. So
-    that a cell lies over its pixels, the input of the blocks in ``padding`` is padded; a classifier, which has no such
-    need, sets ``aligned`` to false and has the arithmetic of the paper. The last stage ends with the last block.
+    that cell (i, j) lies over the pixels (i, j) x stride, the input of the blocks in ``padding`` is padded. Classifiers
+    have no such need: ``classifier_features`` follows the arithmetic of the paper. The last stage ends with the last
+    block.
 
     Raises ValueError for stages that do not exist, CheckpointError for weights that do not fit.
     """
@@ -97,17 +99,25 @@ class ConvNet(Backbone, ABC):
         """The layers of the whole ``network`` that make logits of the last map, by their names in it."""
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        return self.run(images, self._maps, sizes)
+        return self.forward_intermediates(images, self._maps, sizes)
 
-    def run(self, images: Tensor, after: Sequence[str], sizes: Tensor | None = None) -> list[Tensor]:
-        """Images as for ``forward`` to what the blocks called ``after`` give, in the order of the network."""
+    def classifier_features(self, images: Tensor) -> Tensor:
+        return self.forward_intermediates(images, self._maps[-1:], stride_aligned=False)[0]
+
+    def forward_intermediates(
+        self, images: Tensor, after: Sequence[str], sizes: Tensor | None = None, stride_aligned: bool = True
+    ) -> list[Tensor]:
+        """Compute the outputs of the blocks called ``after``, in the order of the network, from images as ``forward``.
+
+        ``stride_aligned`` pads the inputs of the blocks in ``padding``, as detectors need it.
+        """
         found: list[Tensor] = []
         x = self.normalize(images, sizes)
         for name in self.blocks:
             block = self.get_submodule(name)
             if found and getattr(block, "inplace", False) and x is found[-1]:
                 x = x.clone()
-            if self.aligned and name in self.padding:
+            if stride_aligned and name in self.padding:
                 before, behind = self.padding[name]
                 x = F.pad(x, (before, behind, before, behind))
             x = block(x)

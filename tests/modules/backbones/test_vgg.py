@@ -70,7 +70,7 @@ def test_shapes_of_vgg16() -> None:
     """Table 1, column D, for 224 x 224: what every pooling gives."""
     backbone = on_meta(VGG, name="vgg16").backbone
     poolings = ["features.4", "features.9", "features.16", "features.23", "features.30"]
-    maps = backbone.run(torch.zeros(1, 3, 224, 224, dtype=torch.uint8, device="meta"), poolings)
+    maps = backbone.forward_intermediates(torch.zeros(1, 3, 224, 224, dtype=torch.uint8, device="meta"), poolings)
     assert [tuple(feature.shape[1:]) for feature in maps] == [
         (64, 112, 112),
         (128, 56, 56),
@@ -96,7 +96,7 @@ def test_local_response_norm_is_that_of_alexnet() -> None:
     assert kinds[:4] == ["Conv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
     assert kinds.count("LocalResponseNorm") == 1
     backbone = VGG("vgg11_lrn", stages=[1])
-    before, after = backbone.run(255 * (images(1, 3, 6, 5) // 128), ["features.1", "features.2"])
+    before, after = backbone.forward_intermediates(255 * (images(1, 3, 6, 5) // 128), ["features.1", "features.2"])
     before = 1000 * before
     after = backbone.features[2](before)
     for i in range(64):

@@ -1,4 +1,4 @@
-"""Frozen batch norm that convolutions apply, against torchvision's, which is a layer of its own."""
+"""Frozen batch norm that convolutions apply, against torchvision's separate layer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.ops import FrozenBatchNorm2d
 
+from detseg import kernels
+from detseg.kernels.folded_norm import fold
 from detseg.modules.backbones import ResNet
-from detseg.modules.backbones.norm import FoldedBatchNorm2d, fold
+from detseg.modules.backbones.norm import FrozenBatchNorm
 from tests.modules.backbones.tester import images, shake
 
 
@@ -50,7 +52,7 @@ def test_features_and_gradients_are_those_of_torchvision(theirs, ours) -> None:
 
 
 def test_every_norm_of_a_resnet_is_folded_and_follows_its_state(ours) -> None:
-    assert {type(layer) for layer in ours.modules() if isinstance(layer, FrozenBatchNorm2d)} == {FoldedBatchNorm2d}
+    assert all(layer.folded for layer in ours.modules() if isinstance(layer, FrozenBatchNorm2d))
     copied = copy.deepcopy(ours)
     batch = images(1, 3, 64, 64)
     (before,) = ours(batch)
@@ -70,7 +72,7 @@ class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.shared = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-        self.one, self.two, self.three = (FrozenBatchNorm2d(3) for _ in range(3))
+        self.one, self.two, self.three = (FrozenBatchNorm(3) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.three(self.first(x))
@@ -82,7 +84,9 @@ def test_only_a_convolution_with_one_norm_is_folded() -> None:
     network, x = shake(Twice()), torch.randn(2, 3, 4, 4)
     expected, names = network(x), list(network.state_dict())
     fold(network, lambda: network(x))
-    folded = [name for name, layer in network.named_modules() if isinstance(layer, FoldedBatchNorm2d)]
+    folded = [name for name, layer in network.named_modules() if isinstance(layer, FrozenBatchNorm) and layer.folded]
     assert folded == ["three"]
     assert list(network.state_dict()) == names
     assert_close(network(x), expected)
+    with kernels.use(fast=False):
+        assert torch.equal(network(x), expected)

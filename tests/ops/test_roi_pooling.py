@@ -5,14 +5,18 @@ from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
-from torchvision.ops import MultiScaleRoIAlign, roi_pool
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import roi_pool as torchvision_roi_pool
 
-from detseg.ops import roi_pooling as regions
+from detseg.kernels import roi_pooling as fast
+from detseg.ops import roi_pooling as plain
+from detseg.ops.roi_pooling import assign_levels, roi_pool
 from tests.ops.drawn import random_boxes, random_maps
 
+ROI_ALIGN = pytest.mark.parametrize("roi_align", [plain.roi_align, fast.roi_align], ids=["plain", "fast"])
+POOL = pytest.mark.parametrize("pool", [plain.roi_align, fast.roi_align, roi_pool])
 STRIDES = (4, 8, 16, 32)
 SIZE = (256, 128)
 
@@ -46,24 +50,26 @@ def single_scale(features: list[Tensor], boxes: Tensor, strides: tuple[int, ...]
             level = min(max(level, int(math.log2(strides[0]))), int(math.log2(strides[-1])))
             index = strides.index(2**level)
             rois = torch.cat([torch.tensor([float(image)]), box])[None]
-            pooled.append(roi_pool(features[index], rois, size, 1 / strides[index]))
+            pooled.append(torchvision_roi_pool(features[index], rois, size, 1 / strides[index]))
     return torch.cat(pooled)
 
 
+@ROI_ALIGN
 @pytest.mark.parametrize("size", [1, 2, 7])
 @pytest.mark.parametrize("strides", [STRIDES, (16,), (8, 16)])
-def test_roi_align_agrees_with_torchvision(strides, size) -> None:
+def test_roi_align_agrees_with_torchvision(roi_align, strides, size) -> None:
     features, boxes = random_maps(strides), awkward_boxes()
-    pooled = regions.roi_align(features, boxes, strides, size)
+    pooled = roi_align(features, boxes, strides, size)
     assert pooled.shape == (88, 3, size, size)
     assert_close(pooled, multi_scale(features, boxes, size), rtol=0, atol=1e-4)
 
 
-def test_gradient_of_roi_align_agrees_with_torchvision() -> None:
+@ROI_ALIGN
+def test_gradient_of_roi_align_agrees_with_torchvision(roi_align) -> None:
     features, boxes = random_maps(STRIDES), awkward_boxes()
     ours = [feature.clone().requires_grad_() for feature in features]
     theirs = [feature.clone().requires_grad_() for feature in features]
-    pooled = regions.roi_align(ours, boxes, STRIDES, 7)
+    pooled = roi_align(ours, boxes, STRIDES, 7)
     weight = torch.randn_like(pooled)
     (pooled * weight).sum().backward()
     (multi_scale(theirs, boxes, 7) * weight).sum().backward()
@@ -72,27 +78,10 @@ def test_gradient_of_roi_align_agrees_with_torchvision() -> None:
         assert_close(own.grad, other.grad, rtol=0, atol=1e-5 * float(other.grad.abs().max()))
 
 
-def test_gradient_of_roi_align_is_the_same_each_time() -> None:
-    """Boxes that share pixels, where the order of the sum matters, and PyTorch asked for an error if there is none."""
-    features = [feature.requires_grad_() for feature in random_maps(STRIDES)]
-    boxes = torch.cat([awkward_boxes()] * 8, dim=1)
-    weight = torch.randn(2 * boxes.shape[1], 3, 7, 7)
-    gradients = []
-    torch.use_deterministic_algorithms(True)
-    try:
-        for _ in range(3):
-            pooled = regions.roi_align(features, boxes, STRIDES, 7)
-            gradients.append(torch.autograd.grad((pooled * weight).sum(), features))
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert gradients[0][0].any()
-    assert all(torch.equal(*pair) for again in gradients[1:] for pair in zip(gradients[0], again, strict=True))
-
-
 @pytest.mark.parametrize("strides", [STRIDES, (16,), (8, 16)])
 def test_roi_pool_agrees_with_torchvision(strides) -> None:
     features, boxes = random_maps(strides), awkward_boxes()
-    pooled = regions.roi_pool(features, boxes, strides, 3)
+    pooled = roi_pool(features, boxes, strides, 3)
     assert_close(pooled, single_scale(features, boxes, strides, 3), rtol=0, atol=0)
 
 
@@ -100,7 +89,7 @@ def test_gradient_of_roi_pool_agrees_with_torchvision() -> None:
     features, boxes = random_maps((8, 16)), awkward_boxes()
     ours = [feature.clone().requires_grad_() for feature in features]
     theirs = [feature.clone().requires_grad_() for feature in features]
-    pooled = regions.roi_pool(ours, boxes, (8, 16), 3)
+    pooled = roi_pool(ours, boxes, (8, 16), 3)
     weight = torch.randn_like(pooled)
     (pooled * weight).sum().backward()
     (single_scale(theirs, boxes, (8, 16), 3) * weight).sum().backward()
@@ -108,8 +97,9 @@ def test_gradient_of_roi_pool_agrees_with_torchvision() -> None:
         assert_close(own.grad, other.grad)
 
 
+@ROI_ALIGN
 @pytest.mark.parametrize("box", [(1.3, 0.2, 6.1, 4.9), (-3.0, 2.5, 3.5, 11.0), (2.0, 2.0, 2.0, 2.0)])
-def test_roi_align_agrees_with_its_definition(box) -> None:
+def test_roi_align_agrees_with_its_definition(roi_align, box) -> None:
     feature = torch.randn(5, 7, dtype=torch.float64)
 
     def pixel(y: float, x: float) -> float:
@@ -126,7 +116,7 @@ def test_roi_align_agrees_with_its_definition(box) -> None:
     step_y, step_x = max(y2 - y1, 1) / 4, max(x2 - x1, 1) / 4
     points = [[pixel(y1 + (i + 0.5) * step_y, x1 + (j + 0.5) * step_x) for j in range(4)] for i in range(4)]
     expected = torch.tensor(points).reshape(2, 2, 2, 2).mean(dim=(1, 3))
-    pooled = regions.roi_align([feature[None, None].float()], 4 * torch.tensor([[box]]), [4], 2)
+    pooled = roi_align([feature[None, None].float()], 4 * torch.tensor([[box]]), [4], 2)
     assert_close(pooled[0, 0], expected, rtol=0, atol=1e-5)
 
 
@@ -141,7 +131,7 @@ def test_roi_pool_agrees_with_its_definition(box) -> None:
         rows = range(max(top + math.floor(i * height), 0), min(top + math.ceil((i + 1) * height), 5))
         columns = range(max(left + math.floor(j * width), 0), min(left + math.ceil((j + 1) * width), 7))
         expected[i, j] = max((float(feature[y, x]) for y, x in product(rows, columns)), default=0)
-    pooled = regions.roi_pool([feature[None, None]], 4 * torch.tensor([[box]]), [4], 2)
+    pooled = roi_pool([feature[None, None]], 4 * torch.tensor([[box]]), [4], 2)
     assert_close(pooled[0, 0], expected)
 
 
@@ -156,7 +146,7 @@ def test_roi_pool_of_a_map_of_four_by_six() -> None:
         ]
     )
     boxes = 16 * torch.tensor([[[0.0, 0, 5, 3], [0, 0, 4, 3]]])  # pixels 0 to 5 and 0 to 4, the last one included
-    pooled = regions.roi_pool([feature[None, None]], boxes, [16], 2)
+    pooled = roi_pool([feature[None, None]], boxes, [16], 2)
     assert pooled[:, 0].tolist() == [[[9, 50], [6, 50]], [[9, 9], [6, 8]]]
 
 
@@ -164,7 +154,7 @@ def test_gradient_of_roi_pool_goes_to_the_largest_pixel_of_each_bin() -> None:
     """Fast R-CNN, equation 4: a pixel gathers from every bin of every region where it is the largest."""
     feature = torch.randperm(35).reshape(5, 7).float().requires_grad_()
     boxes = torch.tensor([(0.0, 0, 3, 3), (1, 0, 6, 4), (-3, 2, 3, 11), (2, 2, 2, 2), (40, 40, 50, 50)])
-    pooled = regions.roi_pool([feature[None, None]], 4 * boxes[None], [4], 2)
+    pooled = roi_pool([feature[None, None]], 4 * boxes[None], [4], 2)
     weight = torch.randn_like(pooled)
     (pooled * weight).sum().backward()
     expected = torch.zeros(5, 7)
@@ -183,17 +173,17 @@ def test_gradient_of_roi_pool_goes_to_the_largest_pixel_of_each_bin() -> None:
     ("side", "stride"), [(1, 4), (111.9, 4), (112, 8), (223.9, 8), (224, 16), (447, 16), (448, 32), (5000, 32), (0, 4)]
 )
 def test_a_box_of_224_pixels_belongs_to_the_map_of_stride_16(side, stride) -> None:
-    level = regions.assign_levels(torch.tensor([[[10.0, 10, 10 + side, 10 + side]]]), STRIDES)
+    level = assign_levels(torch.tensor([[[10.0, 10, 10 + side, 10 + side]]]), STRIDES)
     assert STRIDES[level.item()] == stride
 
 
-@pytest.mark.parametrize("pool", [regions.roi_align, regions.roi_pool])
+@POOL
 def test_no_boxes(pool) -> None:
     assert pool(random_maps(STRIDES), torch.zeros(2, 0, 4), STRIDES, 7).shape == (0, 3, 7, 7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("pool", [regions.roi_align, regions.roi_pool])
+@POOL
 def test_half_precision_moves_no_box(pool, dtype) -> None:
     features, boxes = [feature.to(dtype) for feature in random_maps(STRIDES)], awkward_boxes()
     pooled = pool(features, boxes, STRIDES, 2)
@@ -204,19 +194,10 @@ def test_half_precision_moves_no_box(pool, dtype) -> None:
 @pytest.mark.parametrize(
     "boxes", [torch.int64, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
 )
-@pytest.mark.parametrize("pool", [regions.roi_align, regions.roi_pool])
+@POOL
 def test_boxes_and_maps_of_other_types(pool, boxes, maps) -> None:
     """Coordinates that every type holds."""
     features = [feature.to(maps) for feature in random_maps(STRIDES)]
     whole = torch.tensor([[[0, 0, 240, 240], [16, 32, 200, 128]], [[128, 32, 200, 240], [0, 0, 8, 8]]])
     expected = pool([feature.double() for feature in features], whole.double(), STRIDES, 2)
     assert_close(pool(features, whole.to(boxes), STRIDES, 2).double(), expected, rtol=0, atol=1e-5)
-
-
-def test_patches_are_what_a_convolution_sees() -> None:
-    """Of every cell of every map, in the order of ``F.unfold``."""
-    features = [torch.randn(2, 3, 4, 6), torch.randn(2, 3, 2, 3), torch.randn(2, 3, 1, 1)]
-    expected = torch.cat([F.unfold(feature, 3, padding=1) for feature in features], dim=2)
-    cells = torch.arange(24 + 6 + 1).expand(2, -1)
-    around = regions.patches(features, cells)
-    assert torch.equal(around.reshape(2, 31, 27), expected.transpose(1, 2))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detseg.kernels import processor
+from detseg.kernels import cpu
 
 INTEL, AMD = "Intel Xeon", "AMD EPYC 9B45"
 
@@ -22,21 +22,21 @@ INTEL, AMD = "Intel Xeon", "AMD EPYC 9B45"
 )
 def test_which_processors_are_slow_in_bfloat16(has, slow, monkeypatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    processor._slow_in_bfloat16.cache_clear()
+    cpu._slow_in_bfloat16.cache_clear()
     try:
-        assert processor._slow_in_bfloat16() == slow
+        assert cpu._slow_in_bfloat16() == slow
     finally:
-        processor._slow_in_bfloat16.cache_clear()
+        cpu._slow_in_bfloat16.cache_clear()
 
 
 def test_single_precision_is_quicker_than_bfloat16_alone_under_autocast_alone(monkeypatch) -> None:
-    monkeypatch.setattr(processor, "_slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu, "_slow_in_bfloat16", lambda: True)
     x = torch.zeros(1)
-    assert not processor.autocast_slows(x)
+    assert not cpu.autocast_slows(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert processor.autocast_slows(x)
-        assert processor.autocast_slows(x.bfloat16())
-        assert not processor.autocast_slows(x.double())
-        assert not processor.autocast_slows(x.to("meta"))
+        assert cpu.autocast_slows(x)
+        assert cpu.autocast_slows(x.bfloat16())
+        assert not cpu.autocast_slows(x.double())
+        assert not cpu.autocast_slows(x.to("meta"))
     with torch.autocast("cpu", torch.float16):
-        assert not processor.autocast_slows(x)
+        assert not cpu.autocast_slows(x)

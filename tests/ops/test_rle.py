@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as reference
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detseg.ops.rle import Window, area, decode, encode, from_text, paste, runs, to_text
+from detseg.ops.rle import MaskWindow, area, box_masks_to_rle, decode, encode, from_string, paste_mask, to_string
 
 
 def coco(mask: NDArray[np.bool_]) -> bytes:
@@ -25,26 +25,26 @@ def test_run_lengths_are_pycocotools(seed: int) -> None:
     mask = random.random((height, width)) < random.choice([0, 0.1, 0.5, 0.9, 1])
     top, left = int(random.integers(0, height)), int(random.integers(0, width))
     mask[:top], mask[:, :left] = False, False
-    counts = encode(Window(left, top, mask[top:, left:].T), height, width)
-    assert to_text(counts) == coco(mask)
+    counts = encode(MaskWindow(left, top, mask[top:, left:].T), height, width)
+    assert to_string(counts) == coco(mask)
     assert np.array_equal(decode(counts, height, width), mask)
     assert area(counts) == mask.sum()
-    assert np.array_equal(from_text(coco(mask)), counts)
+    assert np.array_equal(from_string(coco(mask)), counts)
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 511, 512, 16383, 16384, 524287, 524288, 2**30])
 def test_long_runs(size: int) -> None:
     counts = np.array([size, 1, 3, size, 5, 2 * size, 1, 0])
-    assert np.array_equal(from_text(to_text(counts)), counts)
+    assert np.array_equal(from_string(to_string(counts)), counts)
     height = int(counts.sum())
     theirs = reference.frPyObjects({"size": [height, 1], "counts": counts.tolist()}, height, 1)["counts"]
-    assert to_text(counts) == theirs
+    assert to_string(counts) == theirs
 
 
 @pytest.mark.parametrize("text", [b"", b"a~", b"02\x20", "é".encode(), b"ooooooooo1"])
 def test_what_is_no_text_of_run_lengths(text: bytes) -> None:
     with pytest.raises(ValueError, match="its counts"):
-        from_text(text)
+        from_string(text)
 
 
 def detections(count: int, height: int, width: int, low: int, high: int) -> tuple[NDArray[np.float32], ...]:
@@ -69,7 +69,7 @@ def grid_sample(mask: NDArray[np.float32], box: NDArray[np.float32], height: int
 def test_pixels_are_those_of_grid_sample() -> None:
     for mask, box in zip(*detections(40, 120, 180, 3, 150), strict=True):
         expected = grid_sample(mask, box, 120, 180)
-        found = paste(mask, box, 120, 180).whole(120, 180)
+        found = paste_mask(mask, box, 120, 180).full_mask(120, 180)
         clear = np.abs(expected - 0.5) > 1e-4
         assert clear.mean() > 0.99
         assert np.array_equal(found[clear], expected[clear] >= 0.5)
@@ -81,7 +81,7 @@ def test_pixels_are_near_those_of_torchvision() -> None:
     theirs = paste_masks_in_image(torch.from_numpy(masks)[:, None], torch.from_numpy(boxes), (300, 400))[:, 0] >= 0.5
     overlaps = []
     for mask, box, expected in zip(masks, boxes, theirs.numpy(), strict=True):
-        found = paste(mask, box, 300, 400).whole(300, 400)
+        found = paste_mask(mask, box, 300, 400).full_mask(300, 400)
         overlaps.append((found & expected).sum() / (found | expected).sum())
     assert np.mean(overlaps) > 0.95
 
@@ -89,16 +89,16 @@ def test_pixels_are_near_those_of_torchvision() -> None:
 @pytest.mark.parametrize("box", [[5, 5, 5, 5], [-20, -20, -3, -3], [60, 60, 90, 90], [0, 0, 50, 40], [3, 4, 3.2, 4.1]])
 def test_boxes_without_pixels_and_of_the_whole_image(box: list[float]) -> None:
     full = np.ones((28, 28), np.float32)
-    text = next(runs(full[None], np.array([box], np.float32), 40, 50))
-    inside = decode(from_text(text), 40, 50)
+    text = next(box_masks_to_rle(full[None], np.array([box], np.float32), 40, 50))
+    inside = decode(from_string(text), 40, 50)
     assert inside.sum() == (2000 if box == [0, 0, 50, 40] else 0)
 
 
 def test_a_hundred_masks_never_need_a_hundred_maps() -> None:
     masks, boxes = detections(100, 800, 1333, 20, 400)
     tracemalloc.start()
-    texts = list(runs(masks, boxes, 800, 1333))
+    rle_strings = list(box_masks_to_rle(masks, boxes, 800, 1333))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(texts) == 100
+    assert len(rle_strings) == 100
     assert peak < 8 * 800 * 1333  # bytes: less than eight maps of one byte a pixel, where a hundred are pasted

@@ -1,0 +1,73 @@
+"""The switch between plain operations and their faster drop-ins, and every operation that it decides about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.kernels import cpu, roi_pooling, winograd
+from detseg.ops import nms as plain_nms
+from detseg.ops import roi_pooling as plain_roi_pooling
+
+HAS_TRITON = find_spec("triton") is not None  # comes with PyTorch for GPUs on Linux
+
+_fast = True
+
+
+class use:
+    """Choose the fast kernels or the plain operations, for the whole process and from now on.
+
+    As a context manager, restores the former choice at its end: ``with kernels.use(fast=False): ...``.
+    """
+
+    def __init__(self, fast: bool) -> None:
+        global _fast
+        self._former = _fast
+        _fast = fast
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _fast
+        _fast = self._former
+
+
+def is_fast() -> bool:
+    """Return true while the fast kernels are in use."""
+    return _fast
+
+
+def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int) -> Tensor:
+    """Compute ``ops.roi_pooling.roi_align``, fast as one ``embedding_bag`` over all levels."""
+    if _fast:
+        return roi_pooling.roi_align(features, boxes, strides, size)
+    return plain_roi_pooling.roi_align(features, boxes, strides, size)
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Compute ``ops.nms.nms``, fast as one Triton kernel on a GPU."""
+    if _fast and boxes.is_cuda and HAS_TRITON:
+        from detseg.kernels import triton_nms
+
+        return triton_nms.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
+    return plain_nms.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
+
+
+def conv2d(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve ``x`` as ``layer`` does, with this ``weight`` and ``bias``; fast by Winograd's algorithm."""
+    if _fast and winograd.fits(layer) and winograd.pays(x, weight):
+        return winograd.conv2d(x, weight, bias)
+    return layer._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute ``F.linear``; fast in float32 where bfloat16 autocast would be slower on this CPU."""
+    if _fast and cpu.prefers_float32(x, weight):
+        return cpu.linear_float32(x, weight, bias)
+    return F.linear(x, weight, bias)

@@ -1,0 +1,88 @@
+"""The switch between plain operations and fast kernels."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from detseg import kernels
+from detseg.kernels import roi_pooling, winograd
+from detseg.modules.backbones import ResNet
+from tests.modules.backbones.tester import images, shake
+from tests.ops.drawn import random_boxes, random_maps
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("the fast kernel must not run")
+
+
+def test_fast_is_the_default() -> None:
+    assert kernels.is_fast()
+
+
+def test_use_takes_effect_at_once_and_ends_with_its_context() -> None:
+    try:
+        with kernels.use(fast=False):
+            assert not kernels.is_fast()
+            with kernels.use(fast=True):
+                assert kernels.is_fast()
+            assert not kernels.is_fast()
+        assert kernels.is_fast()
+        kernels.use(fast=False)
+        assert not kernels.is_fast()
+    finally:
+        kernels.use(fast=True)
+
+
+def test_the_plain_path_calls_no_fast_kernel(monkeypatch) -> None:
+    for module, name in ((roi_pooling, "roi_align"), (winograd, "conv2d")):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(winograd, "is_amd", lambda: False)
+    layer = torch.nn.Conv2d(96, 96, 3, padding=1)
+    x = torch.randn(1, 96, 32, 32).to(memory_format=torch.channels_last)
+    maps, boxes = random_maps((8, 16)), random_boxes(2, 3)
+    with pytest.raises(AssertionError):
+        kernels.conv2d(layer, x, layer.weight, layer.bias)
+    with pytest.raises(AssertionError):
+        kernels.roi_align(maps, boxes, (8, 16), 2)
+    with kernels.use(fast=False):
+        assert torch.equal(kernels.conv2d(layer, x, layer.weight, layer.bias), layer(x))
+        assert kernels.roi_align(maps, boxes, (8, 16), 2).shape == (6, 3, 2, 2)
+
+
+def test_under_autocast_plain_linear_is_pytorch_s(monkeypatch) -> None:
+    monkeypatch.setattr(kernels.cpu, "_slow_in_bfloat16", lambda: True)
+    layer, x = torch.nn.Linear(64, 8), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16), kernels.use(fast=False):
+        assert torch.equal(kernels.linear(x, layer.weight, layer.bias), layer(x))
+
+
+def test_compiles_and_pickles_with_either_choice() -> None:
+    torch.manual_seed(0)
+    backbone = shake(ResNet("resnet18", norm="frozen", stages=[3, 4])).eval()
+    batch = images(1, 3, 64, 64)
+    for fast in (True, False):
+        torch.compiler.reset()
+        with kernels.use(fast=fast), torch.no_grad():
+            expected = backbone(batch)
+            compiled = torch.compile(backbone, fullgraph=True, backend="eager")(batch)
+            unpickled = pickle.loads(pickle.dumps(backbone))(batch)
+        for feature, same, again in zip(expected, compiled, unpickled, strict=True):
+            assert_close(same, feature)
+            assert torch.equal(again, feature)
+
+
+def test_compiled_code_follows_the_switch() -> None:
+    """A compiled function is compiled anew after the switch."""
+    maps, boxes = random_maps((8, 16)), random_boxes(2, 3)
+    torch.compiler.reset()
+    pool = torch.compile(lambda: kernels.roi_align(maps, boxes, (8, 16), 2), fullgraph=True, backend="eager")
+    fast = pool()
+    assert fast.is_contiguous(memory_format=torch.channels_last)
+    with kernels.use(fast=False):
+        plain = pool()
+    assert not plain.is_contiguous(memory_format=torch.channels_last)
+    assert_close(plain, fast, rtol=0, atol=1e-5)
