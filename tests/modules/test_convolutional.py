@@ -66,7 +66,7 @@ def test_every_window_has_the_logits_of_the_classifier(backbone: Any, narrow: No
     name = {VGG: "vgg11", ResNet: "resnet18", SqueezeNet: "squeezenet1_1"}[backbone]
     classifier = Classifier(backbone(name), 5).eval()
     image = images(1, 3, 256, 288)
-    features = classifier.backbone(image)[-1]
+    features = classifier.backbone.classifier_features(image)
     found = ConvolutionalClassifier(classifier)(image)
     window = {VGG: 7, ResNet: 7, SqueezeNet: 13}[backbone]
     rows, columns = found.shape[2:]

@@ -11,6 +11,7 @@ from tests.modules.backbones.tester import (
     assert_is_published,
     millions,
     on_meta,
+    published_maps,
 )
 
 
@@ -42,5 +43,6 @@ def test_channels_are_true(size) -> None:
 
 def test_published_arithmetic_is_not_aligned() -> None:
     """55 x 55, 27 x 27, 13 x 13 and 6 x 6 of 224 x 224."""
-    maps = on_meta(AlexNet).backbone(torch.zeros(1, 3, 224, 224, dtype=torch.uint8, device="meta"))
+    backbone = on_meta(AlexNet).backbone
+    maps = published_maps(backbone, torch.zeros(1, 3, 224, 224, dtype=torch.uint8, device="meta"))
     assert [feature.shape[-1] for feature in maps] == [55, 27, 13, 6]

@@ -12,6 +12,7 @@ from tests.modules.backbones.tester import (
     millions,
     multiply_adds,
     on_meta,
+    published_maps,
 )
 
 
@@ -49,5 +50,5 @@ def test_channels_are_true() -> None:
 def test_sizes_of_the_published_arithmetic() -> None:
     """Of 299 x 299: 147, 71, 35, 17 and 8 as in Table 1."""
     backbone = on_meta(InceptionV3, stages=[1, 2, 3, 4, 5]).backbone
-    maps = backbone(torch.zeros(1, 3, 299, 299, dtype=torch.uint8, device="meta"))
+    maps = published_maps(backbone, torch.zeros(1, 3, 299, 299, dtype=torch.uint8, device="meta"))
     assert [feature.shape[-1] for feature in maps] == [147, 71, 35, 17, 8]

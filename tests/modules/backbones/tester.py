@@ -30,7 +30,7 @@ from torchvision.transforms.functional import normalize
 from detseg.configurable import from_config, to_config
 from detseg.errors import CheckpointError
 from detseg.models import Classifier
-from detseg.modules.backbones import Backbone
+from detseg.modules.backbones import Backbone, ConvNet
 from detseg.structures import Batch, Instances
 
 
@@ -66,6 +66,11 @@ def on_meta(backbone: type[Backbone], **arguments: Any) -> Classifier:
     """The classifier of 1000 classes without the memory for its values, to be counted."""
     with torch.device("meta"):
         return Classifier(backbone(**arguments), num_classes=1000).eval()
+
+
+def published_maps(backbone: ConvNet, pictures: torch.Tensor) -> list[torch.Tensor]:
+    """Compute the maps with the arithmetic of the published classifier."""
+    return backbone.forward_intermediates(pictures, backbone._maps, stride_aligned=False)
 
 
 def millions(network: nn.Module) -> float:
@@ -306,7 +311,7 @@ class PretrainedTester(BackboneTester):
         normal = normalize(batch / 255, self.mean, self.std)
         expected = create_feature_extractor(theirs, list(self.nodes))(normal)
         backbone = self.make(weights=weights).eval()
-        features = backbone.forward_intermediates(batch, backbone._maps, stride_aligned=False)
+        features = published_maps(backbone, batch)
         for feature, node in zip(features, self.nodes, strict=True):
             assert_close(feature, expected[node], rtol=1e-4, atol=1e-4 * float(expected[node].abs().max()))
 
