@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from detseg import checkpoint, cli
-from detseg.cli.configs import find_config
-from detseg.cli.training import TrainCLI
+from detseg.cli._configs import find_config
+from detseg.cli.train import TrainCLI
 from detseg.data import DetectionDataModule, ImageFolders, SegmentationDataModule
 from tests.colours import write_classes, write_colours
 from tests.modules.backbones.tester import Narrow
@@ -101,7 +101,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
     write_masks(folder / "masks")
     (folder / "small_segmentation.yaml").write_text(SMALL_SEGMENTATION)
-    cli.propose(["--data=COCO", f"--data.root={folder / 'colours'}", "--method=grid", f"--out={folder / 'proposals'}"])
+    cli.main(
+        [
+            "propose",
+            "--data=COCO",
+            f"--data.root={folder / 'colours'}",
+            "--method=grid",
+            f"--out={folder / 'proposals'}",
+        ]
+    )
     return folder
 
 
@@ -153,7 +161,7 @@ def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monk
     if model_of(name) == "FCN":
         monkeypatch.setattr(nn, "Linear", Narrow)  # fc6 and fc7 would take the most time
     small = ["--config", small_data(name)[0], *without_weights(name), *MORE[model_of(name)]]
-    cli.train(["--config", name, *small])
+    cli.main(["train", "--config", name, *small])
 
 
 @pytest.mark.parametrize("name", [*EXPERIMENTS, *PUBLISHED])
@@ -182,7 +190,7 @@ def test_trainer_settings_are_read(
 ) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit):
-        cli.train(["--config", "faster_rcnn_shapes.yaml", "--trainer", f"trainer/{name}", "--print_config"])
+        cli.main(["train", "--config", "faster_rcnn_shapes.yaml", "--trainer", f"trainer/{name}", "--print_config"])
     settings = yaml.safe_load(capsys.readouterr().out)["trainer"]
     given = yaml.safe_load((CONFIGS / "trainer" / name).read_text())
     assert {key: settings[key] for key in given} == given

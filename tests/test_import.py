@@ -29,9 +29,8 @@ def test_models_do_without_lightning(statement: str) -> None:
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_a_training_explains_itself_at_once(option: str) -> None:
-    code = (
-        f"from contextlib import suppress\nfrom detseg import cli\nwith suppress(SystemExit): cli.train([{option!r}])\n"
-    )
+    code = "from contextlib import suppress\nfrom detseg.cli import main\n"
+    code += f"with suppress(SystemExit): main(['train', {option!r}])\n"
     result = subprocess.run(
         [sys.executable, "-c", f"{code}import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,6 @@
-from detseg.cli import browse
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    browse()
+    main(["browse", *sys.argv[1:]])

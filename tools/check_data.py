@@ -1,4 +1,6 @@
-from detseg.cli import check
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    check()
+    main(["check", *sys.argv[1:]])

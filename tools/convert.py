@@ -1,4 +1,6 @@
-from detseg.cli import convert
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    convert()
+    main(["convert", *sys.argv[1:]])

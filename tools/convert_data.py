@@ -1,4 +1,6 @@
-from detseg.cli import convert_data
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    convert_data()
+    main(["convert-data", *sys.argv[1:]])

@@ -30,7 +30,7 @@ def errors(network: str, seed: int, settings: list[str]) -> list[float]:
         sys.exit(f"error: {folder} was left by a training that ended before its first checkpoint: remove it")
     if not (folder / "done").exists():
         config = ["--config", f"degradation_{network}.yaml", "--name", folder.name, "--seed_everything", str(seed)]
-        cli.train([*config, *settings, *(["--resume", "last"] if (folder / "last.ckpt").exists() else [])])
+        cli.main(["train", *config, *settings, *(["--resume", "last"] if (folder / "last.ckpt").exists() else [])])
         (folder / "done").touch()
     found: dict[int, float] = {}  # by epoch; a training that was resumed has written several files
     for file in sorted(folder.glob("metrics*.csv"), key=lambda file: file.stat().st_mtime):

@@ -1,4 +1,6 @@
-from detseg.cli import evaluate
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    evaluate()
+    main(["evaluate", *sys.argv[1:]])

@@ -1,4 +1,6 @@
-from detseg.cli import heatmap
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    heatmap()
+    main(["heatmap", *sys.argv[1:]])

@@ -26,7 +26,7 @@ from torch import nn
 
 from detseg import checkpoint, cli
 from detseg.analysis.charts import Bars, bar_chart
-from detseg.cli import console
+from detseg.cli import _console
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
@@ -62,7 +62,7 @@ def train(system: str, settings: list[str]) -> float | None:
     if not done.exists():
         resume = ["--resume", "last"] if (folder / "last.ckpt").exists() else []
         start = time.perf_counter()
-        cli.train(["--config", f"history_{system}.yaml", *settings, *resume])
+        cli.main(["train", "--config", f"history_{system}.yaml", *settings, *resume])
         seconds = None if resume else time.perf_counter() - start
         done.write_text(json.dumps({"seconds": seconds, "settings": settings}))
     about = json.loads(done.read_text())
@@ -145,7 +145,7 @@ def history(arguments: Sequence[str]) -> None:
     options, settings = parser.parse_known_args(arguments)
     settings += ["--data.root", options.root]
     splits = [value for value in settings if value.startswith(("--data.train_split=", "--data.val_split="))]
-    cli.propose(["--data", "VOC", "--data.root", options.root, *splits, "--out", str(PROPOSALS)])
+    cli.main(["propose", "--data", "VOC", "--data.root", options.root, *splits, "--out", str(PROPOSALS)])
     if options.weights:
         settings += ["--model.backbone.weights", options.weights]
     records = [test(system, options.images, train(system, settings)) for system in SYSTEMS]
@@ -177,4 +177,4 @@ def report(records: list[Record], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    console.run(history, sys.argv[1:])
+    _console.run(history, sys.argv[1:])

@@ -1,4 +1,6 @@
-from detseg.cli import models
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    models()
+    main(["models", *sys.argv[1:]])

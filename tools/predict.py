@@ -1,4 +1,6 @@
-from detseg.cli import predict
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    predict()
+    main(["predict", *sys.argv[1:]])

@@ -1,4 +1,6 @@
-from detseg.cli import probe
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    probe()
+    main(["probe", *sys.argv[1:]])

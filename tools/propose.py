@@ -1,4 +1,6 @@
-from detseg.cli import propose
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    propose()
+    main(["propose", *sys.argv[1:]])

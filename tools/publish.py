@@ -1,4 +1,6 @@
-from detseg.cli import publish
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    publish()
+    main(["publish", *sys.argv[1:]])

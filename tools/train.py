@@ -1,4 +1,6 @@
-from detseg.cli import train
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    train()
+    main(["train", *sys.argv[1:]])

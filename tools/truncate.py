@@ -1,4 +1,6 @@
-from detseg.cli import truncate
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    truncate()
+    main(["truncate", *sys.argv[1:]])

@@ -1,4 +1,6 @@
-from detseg.cli import visualize
+import sys
+
+from detseg.cli import main
 
 if __name__ == "__main__":
-    visualize()
+    main(["visualize", *sys.argv[1:]])

@@ -62,7 +62,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     def said(train: list[dict[str, Any]]) -> str:
         data(tmp_path / "colours", train, [entry(2)])
         with pytest.raises(SystemExit, match="2"):
-            cli.train(["--config", "my.yaml", "--trainer.accelerator", "cpu"])
+            cli.main(["train", "--config", "my.yaml", "--trainer.accelerator", "cpu"])
         return capsys.readouterr().err
 
     printed = said([entry(0, bbox=[4, 6, 0, 30])])
@@ -73,7 +73,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "`detseg check colours`" in printed
     (tmp_path / "colours" / "train.json").write_text(json.dumps({"images": [], "annotations": []}))
     with pytest.raises(SystemExit, match="2"):
-        cli.train(["--config", "my.yaml"])
+        cli.main(["train", "--config", "my.yaml"])
     assert "All that is wrong there: `detseg check colours`" in capsys.readouterr().err
 
 
@@ -82,7 +82,7 @@ def test_missing_masks_are_no_fault_that_a_check_would_list(tmp_path, capsys, mo
     (tmp_path / "my.yaml").write_text(CONFIG)
     data(tmp_path / "colours", [entry(0)], [entry(2)])
     with pytest.raises(SystemExit, match="2"):
-        cli.train(["--config", "my.yaml", "--data.masks", "all"])
+        cli.main(["train", "--config", "my.yaml", "--data.masks", "all"])
     said = capsys.readouterr().err
     assert "1 of 1 objects have no mask that can be used" in said
     assert "detseg check" not in said

@@ -357,21 +357,21 @@ def test_several_processes_see_the_same(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, coco(tmp_path))
-    cli.check([str(tmp_path)])
+    cli.main(["check", str(tmp_path)])
     printed = capsys.readouterr().out
     assert printed.endswith("clean\n")
     assert "IoU 0.5 or more with all 100.0 % of 4; small 100.0 % of 4" in printed
     write(tmp_path, coco(tmp_path, bbox=[4, 6, 0, 30]))
     with pytest.raises(SystemExit, match="1"):
-        cli.check([str(tmp_path)])
+        cli.main(["check", str(tmp_path)])
     assert "warning: 1 boxes without area (box-area)" in capsys.readouterr().out
     write(tmp_path, coco(tmp_path, category_id=8))
     with pytest.raises(SystemExit, match="2"):
-        cli.check([str(tmp_path), "--json"])
+        cli.main(["check", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["status"] == "errors"
     assert found["parts"]["all"] == {"images": 4, "without objects": 1, "objects": 3}
     assert [fault["kind"] for fault in found["faults"]] == ["category-unknown", "image-empty"]
     with pytest.raises(SystemExit, match="2"):
-        cli.check([str(tmp_path / "none")])
+        cli.main(["check", str(tmp_path / "none")])
     assert "no such folder" in capsys.readouterr().err

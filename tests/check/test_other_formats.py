@@ -121,5 +121,5 @@ def test_another_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(ConfigError, match=r"--format Pascal: there is COCO, VOC, .*OpenImages, FolderSegmentation"):
         find_parts(tmp_path, "Pascal")
     with pytest.raises(SystemExit, match="2"):
-        cli.check([str(tmp_path), "--format", "Pascal"])
+        cli.main(["check", str(tmp_path), "--format", "Pascal"])
     assert "--format Pascal" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def html(tmp_path: Path) -> Path:
     (root / "images" / "2.png").write_text("no image")
     write(root, content)
     with pytest.raises(SystemExit, match="2"):
-        cli.check([str(root), "--html", str(tmp_path / "new" / "page.html")])
+        cli.main(["check", str(root), "--html", str(tmp_path / "new" / "page.html")])
     return tmp_path / "new" / "page.html"
 
 
@@ -80,7 +80,7 @@ def test_a_fault_shows_the_image_of_its_part(tmp_path: Path) -> None:
         labels.write("0 0.5 wide 0.25 0.5\n")
     (root / "data.yaml").write_text("names: [cat]")
     with pytest.raises(SystemExit, match="2"):
-        cli.check([str(root), "--html", str(tmp_path / "page.html")])
+        cli.main(["check", str(root), "--html", str(tmp_path / "page.html")])
     elements = Elements((tmp_path / "page.html").read_text())
     shown, *_ = (str(tag["src"]) for name, tag in elements.found if name == "img" and "src" in tag)
     red, _, blue = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))))[0, 0].tolist()

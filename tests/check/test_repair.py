@@ -206,7 +206,7 @@ def test_a_name_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (root / "labels" / f"{name}.txt").write_text(box)
     (root / "data.yaml").write_text("names: [cat]")
     with pytest.raises(SystemExit, match="1"):
-        cli.check([str(root), "--html", str(tmp_path / "page.html"), "--fix", str(out)])
+        cli.main(["check", str(root), "--html", str(tmp_path / "page.html"), "--fix", str(out)])
     for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text(), (out / "changes.txt").read_text()):
         assert "images/b\\udce9.png annotation 1: box" in text
     assert look(out).parts["all"].files.tolist() == ["images/b\udce9.png", "images/c.png"]
@@ -230,13 +230,13 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write(tmp_path / "data", coco(tmp_path / "data", bbox=[4, 6, 0, 30]))
     with pytest.raises(SystemExit, match="1"):
-        cli.check([str(root), "--fix", str(tmp_path / "out")])
+        cli.main(["check", str(root), "--fix", str(tmp_path / "out")])
     assert "1 changes, listed in" in capsys.readouterr().err
-    cli.check([str(tmp_path / "out")])
+    cli.main(["check", str(tmp_path / "out")])
     capsys.readouterr()
     for place in (root / "new", root / "labels.json" / "below", tmp_path / "out"):
         with pytest.raises(SystemExit, match="2"):
-            cli.check([str(root), "--fix", str(place)])
+            cli.main(["check", str(root), "--fix", str(place)])
         said = capsys.readouterr()
         assert f"error: --fix {place}: " in said.err
         assert not said.out  # before the check

@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.browse(["my.yaml", "--out", "pictures", "--count", "2", "--seed", "1"])
+    cli.main(["browse", "my.yaml", "--out", "pictures", "--count", "2", "--seed", "1"])
     assert "pictures: 2 of 3 pictures of the train part" in capsys.readouterr().err
     first, second = (np.asarray(Image.open(file)).astype(int) for file in sorted(Path("pictures").iterdir()))
     assert first.shape == second.shape == (96, 128, 3)  # twice as large
@@ -54,12 +54,12 @@ def test_a_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_same_seed_shows_the_same(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
-        cli.browse(["data", "--out", name, "--data.transforms", "Transforms", "--data.transforms.crop", "1.0"])
+        cli.main(["browse", "data", "--out", name, "--data.transforms", "Transforms", "--data.transforms.crop", "1.0"])
     assert Path("a.html").read_text() == Path("b.html").read_text()
     elements = Elements(Path("a.html").read_text())
     assert len([tag for tag, _ in elements.found if tag == "figure"]) == 3
     assert "of 64x48" in elements.text
-    cli.browse(["my.yaml", "--split", "val", "--data.transforms.size", "48", "--out", "new/c.html"])
+    cli.main(["browse", "my.yaml", "--split", "val", "--data.transforms.size", "48", "--out", "new/c.html"])
     assert ".png, 64x48 of 64x48" in Path("new/c.html").read_text()
 
 
@@ -70,7 +70,7 @@ def test_maps_of_labels(what: list[str]) -> None:
         made.image(Path("maps/images") / f"{name}.png", seed=seed)
         Image.new("L", (64, 48), 1).save(f"maps/masks/{name}.png")
     Path("maps/classes.txt").write_text("sky\nroad\n")
-    cli.browse([*what, "--out", "maps.html", "--count", "1"])
+    cli.main(["browse", *what, "--out", "maps.html", "--count", "1"])
     elements = Elements(Path("maps.html").read_text())
     assert [attributes["data-classes"] for tag, attributes in elements.found if tag == "figure"] == ['["road"]']
 
@@ -80,14 +80,14 @@ def test_another_folder_with_the_settings_of_a_configuration(
     other: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("data").rename("other")
-    cli.browse(["my.yaml", *other, "--out", "other.html"])
+    cli.main(["browse", "my.yaml", *other, "--out", "other.html"])
     assert "other: taken for a data set in the format COCO" in capsys.readouterr().err
     assert Elements(Path("other.html").read_text()).text.count(".png, 128x96 of 64x48") == 3
 
 
 def test_a_file_of_other_data(capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--data", "data/shapes.yaml", "--data.train=3", "--data.val=2", "--count=1"]
-    cli.browse(["my.yaml", *changes, "--out", "shapes.html"])  # the file is one of those that come with detseg
+    cli.main(["browse", "my.yaml", *changes, "--out", "shapes.html"])  # the file is one of those that come with detseg
     assert "shapes.html: 1 of 3 pictures" in capsys.readouterr().err
 
 
@@ -107,5 +107,5 @@ def test_a_file_of_other_data(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_what_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.browse(arguments)
+        cli.main(["browse", *arguments])
     assert said in capsys.readouterr().err

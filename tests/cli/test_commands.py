@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from detseg import checkpoint, cli
-from detseg.cli.training import quickest_precision
+from detseg.cli.train import quickest_precision
 from detseg.models import FasterRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "configs" / "data" / "colours.yaml").write_text(DATA)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.train(["--config", "tiny.yaml"])  # a bare name, found in configs/
+        cli.main(["train", "--config", "tiny.yaml"])  # a bare name, found in configs/
     return folder
 
 
@@ -99,7 +99,17 @@ def test_a_run_leaves_everything_in_one_folder(folder: Path) -> None:
 
 
 def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.evaluate(["--checkpoint", "runs/tiny/best.ckpt", "--out", "new/results.json", "--metrics", "new/metrics.json"])
+    cli.main(
+        [
+            "evaluate",
+            "--checkpoint",
+            "runs/tiny/best.ckpt",
+            "--out",
+            "new/results.json",
+            "--metrics",
+            "new/metrics.json",
+        ]
+    )
     printed = capsys.readouterr().out
     assert "VOC07" in printed
     assert "images per second" in printed
@@ -125,7 +135,7 @@ def test_evaluation_on_other_data_matches_classes_by_name(folder: Path, capsys: 
             annotation["category_id"] = new[annotation["category_id"]]
         file.write_text(json.dumps(content))
     line = "--checkpoint runs/tiny/last.ckpt --data.root other --metrics other.json --out results.json"
-    cli.evaluate(line.split())
+    cli.main(["evaluate", *line.split()])
     figures = json.loads(Path("other.json").read_text())
     assert figures["AP/blue"] is None  # nothing there is blue
     assert figures["AP/red"] is not None
@@ -133,7 +143,7 @@ def test_evaluation_on_other_data_matches_classes_by_name(folder: Path, capsys: 
     assert {result["category_id"] for result in json.loads(Path("results.json").read_text())} <= {1, 9}
     Path("voc.yaml").write_text("class_path: VOC\ninit_args:\n  root: absent\n")
     with pytest.raises(SystemExit):
-        cli.evaluate(["--checkpoint", "runs/tiny/last.ckpt", "--data", "voc.yaml"])
+        cli.main(["evaluate", "--checkpoint", "runs/tiny/last.ckpt", "--data", "voc.yaml"])
     assert "error: absent" in capsys.readouterr().err
 
 
@@ -142,7 +152,7 @@ def test_prediction_draws_pictures_and_writes_objects(folder: Path, capsys: pyte
     Path("photos").mkdir()
     large.save("photos/large.png")
     line = "photos colours/val/val0.png --checkpoint runs/tiny/best.ckpt --out drawn --threshold 0"
-    cli.predict(line.split())
+    cli.main(["predict", *line.split()])
     found = json.loads(Path("drawn/predictions.json").read_text())
     assert [one["file"] for one in found] == ["photos/large.png", "colours/val/val0.png"]
     assert Image.open("drawn/large.png").size == (192, 96)
@@ -161,7 +171,7 @@ def test_prediction_goes_on_after_a_broken_image(folder: Path, capsys: pytest.Ca
     Path("mixed/broken.jpg").write_bytes(b"no image")
     Image.open("colours/val/val1.png").save("mixed/whole.png")
     with pytest.raises(SystemExit) as ended:
-        cli.predict(["mixed/*", "--checkpoint", "runs/tiny/best.ckpt", "--out", "from_mixed"])
+        cli.main(["predict", "mixed/*", "--checkpoint", "runs/tiny/best.ckpt", "--out", "from_mixed"])
     assert ended.value.code == 2
     printed = capsys.readouterr().err
     assert "mixed/broken.jpg: not an image" in printed
@@ -172,28 +182,28 @@ def test_prediction_goes_on_after_a_broken_image(folder: Path, capsys: pytest.Ca
 def test_prediction_does_not_overwrite_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("colours/val/val0.png").read_bytes()
     with pytest.raises(SystemExit):
-        cli.predict(["colours/val/val0.png", "--checkpoint", "runs/tiny/best.ckpt", "--out", "colours/val"])
+        cli.main(["predict", "colours/val/val0.png", "--checkpoint", "runs/tiny/best.ckpt", "--out", "colours/val"])
     assert "name another folder" in capsys.readouterr().err
     assert Path("colours/val/val0.png").read_bytes() == before
 
 
 def test_images_are_given_without_their_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        cli.predict(["--checkpoint", "runs/tiny/best.ckpt", "--images", "colours/val"])
+        cli.main(["predict", "--checkpoint", "runs/tiny/best.ckpt", "--images", "colours/val"])
     assert "error: images (command line): is given without its name" in capsys.readouterr().err
 
 
 def test_prediction_without_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in ("absent.jpg", "absent/*.jpg", "configs"):
         with pytest.raises(SystemExit):
-            cli.predict([source, "--checkpoint", "runs/tiny/best.ckpt"])
+            cli.main(["predict", source, "--checkpoint", "runs/tiny/best.ckpt"])
         assert f"error: {source}: no" in capsys.readouterr().err
 
 
 def test_resuming_goes_on_in_the_same_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.train(["--config", "tiny.yaml", "--name", "longer", "--trainer.max_epochs", "1"])
+    cli.main(["train", "--config", "tiny.yaml", "--name", "longer", "--trainer.max_epochs", "1"])
     first = checkpoint.read("runs/longer/last.ckpt")
-    cli.train(["--config", "tiny.yaml", "--name", "longer", "--resume", "last"])
+    cli.main(["train", "--config", "tiny.yaml", "--name", "longer", "--resume", "last"])
     second = checkpoint.read("runs/longer/last.ckpt")
     assert (first["epoch"], first["global_step"], second["epoch"], second["global_step"]) == (0, 3, 1, 6)
     assert not Path("runs/longer-2").exists()
@@ -212,7 +222,7 @@ def test_an_interrupted_training_says_how_to_go_on(
     monkeypatch.syspath_prepend(folder)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as ended:
-        cli.train(["--config", "tiny.yaml", "--name", "stopped", "--trainer.callbacks+=stops.Stop"])
+        cli.main(["train", "--config", "tiny.yaml", "--name", "stopped", "--trainer.callbacks+=stops.Stop"])
     signal.signal(signal.SIGINT, before)  # Lightning has switched it off
     assert ended.value.code
     assert "to go on, add --resume runs/stopped/last.ckpt" in capsys.readouterr().err
@@ -220,9 +230,9 @@ def test_an_interrupted_training_says_how_to_go_on(
 
 def test_another_run_does_not_overwrite_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "--config tiny.yaml --name twice --trainer.max_epochs 1 --trainer.limit_train_batches 1"
-    cli.train(line.split())
+    cli.main(["train", *line.split()])
     assert "is there already" not in capsys.readouterr().err
-    cli.train([*line.split(), "--trainer.limit_val_batches", "0"])
+    cli.main(["train", *line.split(), "--trainer.limit_val_batches", "0"])
     assert "runs/twice is there already, so this training writes to runs/twice-2;" in capsys.readouterr().err
     assert Path("runs/twice-2/last.ckpt").exists()
 
@@ -234,7 +244,7 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
     line = "--config tiny.yaml --config more.yaml --task.lr 0.25 --data my_data.yaml --data.batch_size 3"
     line += " --model.backbone.body ResNet --model.backbone.body.name resnet18"
     with pytest.raises(SystemExit) as ended:
-        cli.train([*line.split(), "--print_config"])
+        cli.main(["train", *line.split(), "--print_config"])
     assert not ended.value.code
     settings = yaml.safe_load(capsys.readouterr().out)
     assert (settings["model"]["lr"], settings["model"]["weight_decay"]) == (0.25, 0.5)
@@ -243,7 +253,7 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
     data = settings["data"]["init_args"]
     assert (data["root"], data["batch_size"], data["transforms"]["init_args"]["size"]) == ("colours", 3, 64)
     with pytest.raises(SystemExit):
-        cli.train(["--config", "runs/tiny/config.yaml", "--print_config"])
+        cli.main(["train", "--config", "runs/tiny/config.yaml", "--print_config"])
     again = yaml.safe_load(capsys.readouterr().out)
     saved = yaml.safe_load(Path("runs/tiny/config.yaml").read_text())
     assert {key: again[key] for key in ("model", "data", "trainer")} == {
@@ -253,7 +263,7 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
 
 def test_other_data_does_not_inherit_the_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.train(["--config", "tiny.yaml", "--data", "Shapes", "--print_config"])
+        cli.main(["train", "--config", "tiny.yaml", "--data", "Shapes", "--print_config"])
     data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
     assert data["root"] == "datasets/shapes"
     assert data["transforms"]["init_args"]["size"] == 64  # how images are resized belongs to the recipe
@@ -265,8 +275,8 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
     )
     line = "--config tiny.yaml --name own --model.backbone.body mine.Mine --trainer.max_epochs 1"
     monkeypatch.syspath_prepend(folder)
-    cli.train(line.split())
-    cli.evaluate(["--checkpoint", "runs/own/last.ckpt", "--module", "mine"])
+    cli.main(["train", *line.split()])
+    cli.main(["evaluate", "--checkpoint", "runs/own/last.ckpt", "--module", "mine"])
     assert type(checkpoint.load("runs/own/last.ckpt").model.backbone.body).__name__ == "Mine"
 
 
@@ -309,10 +319,10 @@ def test_conversion_there_and_back(folder: Path) -> None:
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
     theirs = TorchvisionFasterRCNN(backbone, num_classes=4).state_dict()
     torch.save(theirs, "theirs.pth")
-    cli.convert(["theirs.pth", "ours.ckpt", "--classes", "red,green,blue"])
+    cli.main(["convert", "theirs.pth", "ours.ckpt", "--classes", "red,green,blue"])
     task = checkpoint.load("ours.ckpt")
     assert task.classes == ("red", "green", "blue")
-    cli.convert(["ours.ckpt", "back.pth"])
+    cli.main(["convert", "ours.ckpt", "back.pth"])
     back = checkpoint.read("back.pth")
     background = {"roi_heads.box_predictor.bbox_pred.weight", "roi_heads.box_predictor.bbox_pred.bias"}
     for name, value in theirs.items():
@@ -324,7 +334,7 @@ def test_conversion_of_something_else(folder: Path, capsys: pytest.CaptureFixtur
     torch.save({"weight": torch.zeros(2)}, "foreign.pth")
     for arguments in (["foreign.pth", "x.ckpt"], ["theirs.pth", "x.ckpt", "--classes", "red"], ["absent.pth", "x"]):
         with pytest.raises(SystemExit):
-            cli.convert(arguments)
+            cli.main(["convert", *arguments])
         assert "error: " in capsys.readouterr().err
     assert not Path("x.ckpt").exists()
 
@@ -416,7 +426,7 @@ def test_prediction_of_nothing(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_result_may_be_called_yaml(folder: Path) -> None:
-    cli.evaluate(["--checkpoint", BEST, "--metrics", "metrics.yaml", "--out=results.yaml"])
+    cli.main(["evaluate", "--checkpoint", BEST, "--metrics", "metrics.yaml", "--out=results.yaml"])
     assert Path("metrics.yaml").exists()
     assert Path("results.yaml").exists()
 
@@ -428,7 +438,7 @@ def test_every_picture_has_a_name_of_its_own(folder: Path) -> None:
     Image.new("RGB", (64, 53)).save("c/x-2.png")
     Image.new("RGB", (64, 54)).save("noext", format="png")
     images = ["a/s/x.png", "b/s/x.png", str(Path("c/x.png").resolve()), "c/x-2.png", "noext"]
-    cli.predict([*images, "--checkpoint", BEST, "--out", "named"])
+    cli.main(["predict", *images, "--checkpoint", BEST, "--out", "named"])
     found = json.loads(Path("named/predictions.json").read_text())
     assert [one["picture"] for one in found] == ["x.png", "x-2.png", "x-3.png", "x-2-2.png", "noext.png"]
     assert [Image.open(Path("named", one["picture"])).height for one in found] == [50, 51, 52, 53, 54]
@@ -446,7 +456,7 @@ def test_conversion_of_a_network_that_torchvision_does_not_have(
 
 
 def test_conversion_makes_the_folder(folder: Path) -> None:
-    cli.convert(["ours.ckpt", "new/folder/back.pth"])
+    cli.main(["convert", "ours.ckpt", "new/folder/back.pth"])
     assert "roi_heads.box_predictor.cls_score.weight" in checkpoint.read("new/folder/back.pth")
 
 
@@ -459,13 +469,13 @@ def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_truncation_gives_a_checkpoint_with_a_smaller_head(folder: Path) -> None:
-    cli.truncate([BEST, "small/quick.ckpt", "--fc6", "8", "--fc7", "32"])
+    cli.main(["truncate", BEST, "small/quick.ckpt", "--fc6", "8", "--fc7", "32"])
     quick, whole = (checkpoint.load(file).model.box_head.body for file in ("small/quick.ckpt", BEST))
     assert [tuple(layer.weight.shape) for layer in (*quick.fc6, *quick.fc7)] == [(8, 784), (32, 8), (32, 32), (32, 32)]
     best = torch.linalg.svd(whole.fc6.weight.detach().double())
     rank8 = (best.U[:, :8] * best.S[:8]) @ best.Vh[:8]
     torch.testing.assert_close((quick.fc6[1].weight @ quick.fc6[0].weight).double(), rank8, rtol=0, atol=1e-5)
-    cli.evaluate(["--checkpoint", "small/quick.ckpt", "--metrics", "quick.json"])
+    cli.main(["evaluate", "--checkpoint", "small/quick.ckpt", "--metrics", "quick.json"])
     assert json.loads(Path("quick.json").read_text()).keys() >= set(COCO_NAMES)
 
 
@@ -479,7 +489,7 @@ def test_truncation_says_what_cannot_be(folder: Path, capsys: pytest.CaptureFixt
 def test_truncation_of_a_head_that_the_network_made_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = DetectionTask(FasterRCNN(FPN(MobileNetV2(), channels=8), num_classes=3))
     checkpoint.save(task, "own_head.ckpt")
-    cli.truncate(["own_head.ckpt", "own_quick.ckpt", "--fc6", "16", "--fc7", "16"])
+    cli.main(["truncate", "own_head.ckpt", "own_quick.ckpt", "--fc6", "16", "--fc7", "16"])
     assert checkpoint.load("own_quick.ckpt").model.box_head.body.fc6[0].out_features == 16
     said = refused("truncate", capsys, "own_head.ckpt", "x.ckpt", "--fc6", "300", "--fc7", "1024")
     assert "with --fc6 300 --fc7 1024 the head has" in said

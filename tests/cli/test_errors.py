@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from detseg import cli
-from detseg.cli import console
-from detseg.cli.configs import find_configs
+from detseg.cli import _console
+from detseg.cli._configs import find_configs
 from detseg.errors import DetsegError
 from tests.colours import write_colours
 
@@ -47,7 +47,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What `detseg train` prints last before it ends with status 2."""
     with pytest.raises(SystemExit) as ended:
-        cli.train(arguments)
+        cli.main(["train", *arguments])
     assert ended.value.code == 2
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
@@ -179,7 +179,7 @@ def test_unknown_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "trian: there is no such command" in capsys.readouterr().err
+    assert "trian: no such command; choose from check, browse, train" in capsys.readouterr().err
 
 
 def test_a_killed_worker_is_explained_wherever_the_program_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +189,7 @@ def test_a_killed_worker_is_explained_wherever_the_program_is(capsys: pytest.Cap
         raise RuntimeError(f"DataLoader worker (pid 7) {arguments}")
 
     with pytest.raises(SystemExit) as ended:
-        console.run(command, "is killed by signal: Killed. ")
+        _console.run(command, "is killed by signal: Killed. ")
     assert ended.value.code == 2
     assert "error: a loader process was killed" in capsys.readouterr().err
 
@@ -199,7 +199,7 @@ def test_other_errors_of_the_program_stay_as_they_are() -> None:
         raise RuntimeError("out of tune")
 
     with pytest.raises(RuntimeError, match="out of tune"):
-        console.run(command, [])
+        _console.run(command, [])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 
 from detseg import cli
-from detseg.cli.heatmapping import spread
+from detseg.cli.heatmap import spread
 from detseg.modules.backbones import GoogLeNet
 from tests.colours import COLOURS, write_classes, write_colours
 
@@ -55,7 +55,7 @@ def rows(printed: str) -> dict[str, list[float]]:
 
 def test_the_layers_of_class_folders(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*BACKBONE, *SMALL, "--data", "pictures", "--min_count", "4", "--random", "2"]
-    cli.probe([*arguments, "--depths", "features.18,features.1", "--out", "new/probe.png"])
+    cli.main(["probe", *arguments, "--depths", "features.18,features.1", "--out", "new/probe.png"])
     printed = capsys.readouterr()
     found = rows(printed.out)
     assert list(found) == ["features.1", "features.18.2"]  # in the order of the network
@@ -67,13 +67,13 @@ def test_the_layers_of_class_folders(capsys: pytest.CaptureFixture[str]) -> None
     assert "rare (1 + 0)" in printed.err
     assert "always plain: 50.0" in printed.out
     assert Image.open("new/probe.png").size == (960, 540)
-    cli.probe([*arguments, "--depths", "features.1,features.18.2", "--out", "new/probe.png"])
+    cli.main(["probe", *arguments, "--depths", "features.1,features.18.2", "--out", "new/probe.png"])
     assert capsys.readouterr().out == printed.out  # by the same seed the same
 
 
 def test_the_objects_of_a_detection_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*BACKBONE, *SMALL, "--data", "COCO", "--data.root", "colours", "--min_count", "5"]
-    cli.probe([*arguments, "--depths", "features.0.0", "--random", "0"])
+    cli.main(["probe", *arguments, "--depths", "features.0.0", "--random", "0"])
     printed = capsys.readouterr()
     assert "24 pictures of 3 classes to train on, 12 to validate" in printed.err
     assert rows(printed.out)["features.0.0"][1] == 100  # a colour is all there is to know
@@ -89,12 +89,14 @@ def test_folders_that_are_split_stay_so(folder: Path, capsys: pytest.CaptureFixt
                 (folder / "split" / split / name / f"{number}.png").symlink_to(
                     folder / "pictures" / name / f"{number}.png"
                 )
-    cli.probe([*BACKBONE, *SMALL, "--data", "split", "--min_count", "9", "--random", "0", "--depths", "features.1"])
+    cli.main(
+        ["probe", *BACKBONE, *SMALL, "--data", "split", "--min_count", "9", "--random", "0", "--depths", "features.1"]
+    )
     assert "18 pictures of 2 classes to train on, 6 to validate" in capsys.readouterr().err
 
 
 def test_made_pictures(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.3", "--channel", "0,23", "--steps", "3"])
+    cli.main(["visualize", *BACKBONE, *SMALL, "--layer", "features.3", "--channel", "0,23", "--steps", "3"])
     printed = capsys.readouterr().err
     assert printed.count("after 3 steps") == 2
     assert Image.open("visualize.png").size == (16 + 32 + 12 + 32 + 16, 48 + 32 + 24 + 16)
@@ -102,14 +104,30 @@ def test_made_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_maps_of_an_image() -> None:
     image = "pictures/striped/3.png"
-    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.2", "--image", image, "--out", "maps.png"])
+    cli.main(["visualize", *BACKBONE, *SMALL, "--layer", "features.2", "--image", image, "--out", "maps.png"])
     assert Image.open("maps.png").width == 2 * 16 + 6 * 200 + 5 * 12
-    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.2", "--image", image, "--channel", "4", "--out", "maps.png"])
+    cli.main(
+        [
+            "visualize",
+            *BACKBONE,
+            *SMALL,
+            "--layer",
+            "features.2",
+            "--image",
+            image,
+            "--channel",
+            "4",
+            "--out",
+            "maps.png",
+        ]
+    )
     assert Image.open("maps.png").width == 2 * 16 + 2 * 200 + 12
 
 
 def test_patches_of_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.visualize([*BACKBONE, *SMALL, "--layer", "features.1", "--channel", "1", "--images", "pictures/striped"])
+    cli.main(
+        ["visualize", *BACKBONE, *SMALL, "--layer", "features.1", "--channel", "1", "--images", "pictures/striped"]
+    )
     printed = capsys.readouterr().err
     strengths = [float(found) for found in re.findall(r"channel 1: (\S+) at \[", printed)]
     assert len(strengths) == 6
@@ -183,7 +201,7 @@ def big_picture() -> str:
 
 def test_a_heat_map_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     """The first picture is the photograph itself, and a class is drawn for each that is named."""
-    cli.heatmap([big_picture(), *BACKBONE, "--classes", "tench, goldfish", "--out", "new/heat.png"])
+    cli.main(["heatmap", big_picture(), *BACKBONE, "--classes", "tench, goldfish", "--out", "new/heat.png"])
     printed = capsys.readouterr().err
     assert "3 x 7 windows of 224 pixels, 32 pixels apart" in printed
     assert "tench: 0.0" in printed
@@ -195,14 +213,14 @@ def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.Capture
     settings = ["--model", "Classifier", "--model.backbone", "ResNet"]
     settings += ["--model.backbone.name", "resnet18", "--data", "ImageFolders", "--data.root", "classes"]
     settings += ["--data.size", "64", "--data.workers", "0", "--trainer.max_epochs", "1", "--name", "looked"]
-    cli.train([*settings, "--trainer.accelerator", "cpu"])
+    cli.main(["train", *settings, "--trainer.accelerator", "cpu"])
     capsys.readouterr()
-    cli.heatmap([big_picture(), "--checkpoint", "runs/looked/last.ckpt", "--count", "2", "--out", "own.png"])
+    cli.main(["heatmap", big_picture(), "--checkpoint", "runs/looked/last.ckpt", "--count", "2", "--out", "own.png"])
     printed = capsys.readouterr().err
     assert "8 x 12 windows of 64 pixels, 32 pixels apart" in printed
     assert sum(f"{name}: " in printed for name in COLOURS) == 2
     with pytest.raises(SystemExit):
-        cli.heatmap(["pictures/plain/0.png", "--checkpoint", "runs/looked/last.ckpt"])
+        cli.main(["heatmap", "pictures/plain/0.png", "--checkpoint", "runs/looked/last.ckpt"])
     said = "its shorter side has 40 pixels, fewer than the 64 that the classifier looks at; --side 64 makes it as large"
     assert said in capsys.readouterr().err
 
@@ -243,7 +261,7 @@ def test_heat_maps_that_cannot_be_drawn(arguments: list[str], said: str, capsys:
     torch.save({name: value for name, value in state.items() if "classifier" not in name}, "headless.pth")
     torch.save({name: value[:10] if "classifier" in name else value for name, value in state.items()}, "ten.pth")
     with pytest.raises(SystemExit):
-        cli.heatmap([big_picture(), *arguments])
+        cli.main(["heatmap", big_picture(), *arguments])
     assert said in capsys.readouterr().err
     assert not Path("heatmap.png").exists()
 

@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mask.yaml").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.train(["--config", "mask.yaml"])
+        cli.main(["train", "--config", "mask.yaml"])
     return folder
 
 
@@ -69,7 +69,7 @@ def test_data_are_asked_for_masks_without_being_told(folder: Path) -> None:
 @pytest.mark.parametrize("data", [[], ["--data=COCO", "--data.root=colours", "--data.workers=0"]])
 def test_evaluation_writes_run_lengths(folder: Path, monkeypatch: pytest.MonkeyPatch, data: list[str]) -> None:
     monkeypatch.chdir(folder)
-    cli.evaluate(["--checkpoint", "runs/mask/best.ckpt", "--out", "results.json", "--metrics", "m.json", *data])
+    cli.main(["evaluate", "--checkpoint", "runs/mask/best.ckpt", "--out", "results.json", "--metrics", "m.json", *data])
     assert "mask_AP" in json.loads(Path("m.json").read_text())
     results = json.loads(Path("results.json").read_text())
     assert results
@@ -80,7 +80,7 @@ def test_evaluation_writes_run_lengths(folder: Path, monkeypatch: pytest.MonkeyP
 def test_prediction_writes_run_lengths_and_maps_of_instances(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     command = ["colours/val", "--checkpoint", "runs/mask/best.ckpt", "--threshold", "0"]
-    cli.predict([*command, "--out", "out", "--instances", "true"])
+    cli.main(["predict", *command, "--out", "out", "--instances", "true"])
     for entry in json.loads(Path("out/predictions.json").read_text()):
         masks = [reference.decode(mask).astype(bool) for mask in entry["masks"]]
         assert len(masks) == len(entry["boxes"]) > 0
@@ -92,10 +92,10 @@ def test_prediction_writes_run_lengths_and_maps_of_instances(folder: Path, monke
     one = Image.open(sorted(Path("colours/val").iterdir())[0]).convert("RGB")
     for name in ("same.png", "same.jpg"):
         one.save(name)
-    cli.predict(["same.png", "same.jpg", *command[1:], "--out", "same", "--instances", "true"])
+    cli.main(["predict", "same.png", "same.jpg", *command[1:], "--out", "same", "--instances", "true"])
     assert {file.name for file in Path("same").glob("*.instances.png")} == {
         "same.png.instances.png",
         "same.jpg.instances.png",
     }
-    cli.predict([*command, "--out", "plain"])
+    cli.main(["predict", *command, "--out", "plain"])
     assert not list(Path("plain").glob("*.instances.png"))

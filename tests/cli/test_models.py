@@ -20,7 +20,7 @@ def printed() -> tuple[list[dict[str, Any]], str]:
     texts = []
     for arguments in (["--json"], []):
         with contextlib.redirect_stdout(io.StringIO()) as text:
-            cli.models(arguments)
+            cli.main(["models", *arguments])
         texts.append(text.getvalue())
     return json.loads(texts[0]), texts[1]
 
@@ -58,6 +58,6 @@ def test_a_row_of_the_table(printed) -> None:
 
 def test_an_option_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.models(["--yaml"])
+        cli.main(["models", "--yaml"])
     assert ended.value.code == 2
     assert "yaml (command line): there is no such setting" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_what_it_writes_is_what_it_reports_and_what_training_reads(
 ) -> None:
     with pytest.raises(DataError) as missing:
         data.train_dataloader()
-    cli.propose([*DATA, "--method", "grid"])
+    cli.main(["propose", *DATA, "--method", "grid"])
     printed = capsys.readouterr().out
     for split, count in (("train", 4), ("val", 3)):
         found = read("proposals/grid", data, split)
@@ -64,24 +64,24 @@ def test_what_it_writes_is_what_it_reports_and_what_training_reads(
     command = shlex.split(str(missing.value).partition("make it: ")[2])
     Path("proposals/grid/train.sqlite").unlink()
     assert command[-2:] == ["--method", "selective_search"]
-    cli.propose([*command[2:-1], "grid"])  # as the error said, but faster
+    cli.main(["propose", *command[2:-1], "grid"])  # as the error said, but faster
     assert data.train_dataloader()
     assert "train: 4 images" in capsys.readouterr().out
 
 
 def test_a_folder_in_the_settings_of_the_data_is_the_default(data: COCO, caplog: pytest.LogCaptureFixture) -> None:
     line = [*DATA, "--method", "grid", "--split", "val", "--data.proposals", "of/the/data"]
-    cli.propose(line)
+    cli.main(["propose", *line])
     assert Path("of/the/data/val.sqlite").is_file()
     assert not Path("of/the/data/train.sqlite").exists()
     before = Path("of/the/data/val.sqlite").read_bytes()
-    cli.propose(line)  # nothing is missing
+    cli.main(["propose", *line])  # nothing is missing
     assert Path("of/the/data/val.sqlite").read_bytes() == before
 
 
 def test_selective_search_is_the_default(data: COCO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detseg.proposals.selective_search.LONG_EDGE", 128)
-    cli.propose([*DATA, "--split", "val"])
+    cli.main(["propose", *DATA, "--split", "val"])
     found = read("proposals/selective_search", data)
     assert proposal_recall(data.val_annotations, found)["recall70"] == 1
 
@@ -97,7 +97,7 @@ def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) ->
     task.data_recipe["arguments"]["transforms"]["arguments"].update(size=96, max_size=96)
     task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
-    cli.propose([*DATA, "--split", "val", "--method", "rpn:rpn.ckpt"])
+    cli.main(["propose", *DATA, "--split", "val", "--method", "rpn:rpn.ckpt"])
     found = read("proposals/rpn", data)
 
     large = colours(Path("colours"), transforms=checkpoint.build(task.data_recipe).transforms)
@@ -127,12 +127,12 @@ def test_another_checkpoint_is_another_setting(data: COCO, capsys: pytest.Captur
     task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     line = [*DATA, "--split", "val", "--method", "rpn:rpn.ckpt"]
-    cli.propose(line)
+    cli.main(["propose", *line])
     with torch.no_grad():
         next(task.model.parameters()).add_(1)
     checkpoint.save(task, "rpn.ckpt")
     with pytest.raises(SystemExit):
-        cli.propose(line)
+        cli.main(["propose", *line])
     assert "error: proposals/rpn/val.sqlite: made by --method rpn:rpn.ckpt" in capsys.readouterr().err
 
 
@@ -140,11 +140,11 @@ def test_detectron2s_files_are_converted(data: COCO, capsys: pytest.CaptureFixtu
     boxes = [np.array([[n, n, n + 5, n + 6]] * 2, np.float32) for n in range(3)]
     content = {"ids": [102, 100, 101], "boxes": boxes, "objectness_logits": [np.array([1.0, 2.0])] * 3, "bbox_mode": 0}
     Path("boxes.pkl").write_bytes(pickle.dumps(content))
-    cli.propose([*DATA, "--split", "val", "--method", "detectron2:boxes.pkl"])
+    cli.main(["propose", *DATA, "--split", "val", "--method", "detectron2:boxes.pkl"])
     found = read("proposals/detectron2", data)
     assert [one[0].tolist() for one in found] == [[1, 1, 6, 7], [2, 2, 7, 8], [0, 0, 5, 6]]
     with pytest.raises(SystemExit):
-        cli.propose([*DATA, "--split", "train", "--method", "detectron2:boxes.pkl"])
+        cli.main(["propose", *DATA, "--split", "train", "--method", "detectron2:boxes.pkl"])
     assert "boxes.pkl: has no proposals for 1 images of colours/train, such as 103" in capsys.readouterr().err
 
 
@@ -166,7 +166,7 @@ def test_detectron2s_files_are_converted(data: COCO, capsys: pytest.CaptureFixtu
 )
 def test_mistakes_are_named(data: COCO, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.propose([*DATA, *line.split()])
+        cli.main(["propose", *DATA, *line.split()])
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert f"error: {message}" in error
@@ -178,11 +178,11 @@ def test_a_broken_image_stops_it_and_the_rest_waits(data: COCO, capsys: pytest.C
     Path("colours/val/val1.png").write_bytes(bytes(len(whole)))
     line = [*DATA, "--method", "grid", "--split", "val"]
     with pytest.raises(SystemExit):
-        cli.propose(line)
+        cli.main(["propose", *line])
     assert "error: colours/val/val1.png: not an image" in capsys.readouterr().err
     with pytest.raises(DataError, match="unfinished, 1 of 3 images"):
         read("proposals/grid", data)
     Path("colours/val/val1.png").write_bytes(whole)
-    cli.propose(line)
+    cli.main(["propose", *line])
     assert "going on, 1 of 3 images are done" in capsys.readouterr().err
     assert len(read("proposals/grid", data)) == 3

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head = TwoMLPHead(8, channels=8)
         save(ColourDetector(blunder=2.0), "colours.ckpt")
         save(FasterRCNN(FPN(MobileNetV2(), 8), 3, head, proposals=(10, 10), samples=8), "tiny.ckpt")
-        cli.publish(["colours.ckpt", "--out", "colours"])
-        cli.publish(["tiny.ckpt", "--out", "tiny"])
+        cli.main(["publish", "colours.ckpt", "--out", "colours"])
+        cli.main(["publish", "tiny.ckpt", "--out", "tiny"])
     return folder
 
 
@@ -112,8 +111,8 @@ def test_it_is_the_same_task() -> None:
 
 def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> None:
     for place in ("colours.ckpt", "colours"):
-        cli.evaluate(["--checkpoint", place, "--metrics", f"{place}.json"])
-        cli.predict(["data/val", "--checkpoint", place, "--out", f"out_{place}"])
+        cli.main(["evaluate", "--checkpoint", place, "--metrics", f"{place}.json"])
+        cli.main(["predict", "data/val", "--checkpoint", place, "--out", f"out_{place}"])
     one, other = (json.loads(Path(f"{place}.json").read_text()) for place in ("colours.ckpt", "colours"))
     assert 0 < one["AP"] < 1
     assert other["AP"] == one["AP"]
@@ -121,11 +120,11 @@ def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.train(["--config", "train.yaml", "--model.weights", "tiny"])
+    cli.main(["train", "--config", "train.yaml", "--model.weights", "tiny"])
     assert (
         "tiny: box_head.classes, box_head.deltas are taken over, for it knows all 3 classes" in capsys.readouterr().err
     )
-    cli.train(["--config", "train.yaml", "--model.weights", "colours.ckpt", "--model.weights", "tiny.ckpt"])
+    cli.main(["train", "--config", "train.yaml", "--model.weights", "colours.ckpt", "--model.weights", "tiny.ckpt"])
     assert "tiny.ckpt: box_head.classes" in capsys.readouterr().err
 
 
@@ -133,7 +132,7 @@ def test_a_backbone_is_taken_from_a_published_classifier() -> None:
     task = ClassificationTask(Classifier(MobileNetV2(), 3))
     task.classes = tuple(IDS)
     checkpoint.save(task, "classifier.ckpt")
-    cli.publish(["classifier.ckpt", "--out", "classifier"])
+    cli.main(["publish", "classifier.ckpt", "--out", "classifier"])
     backbone = MobileNetV2(weights="classifier")
     expected = task.model.backbone.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in backbone.state_dict().items())
@@ -203,16 +202,16 @@ def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
-        (cli.convert, ["no.pth", "train.yaml/theirs.pth"], "TARGET train.yaml/theirs.pth: cannot be written"),
-        (cli.convert, ["no.pth", "data"], "TARGET data: is a folder"),
-        (cli.publish, ["no.ckpt", "--out", "train.yaml/out"], "--out train.yaml/out/model.safetensors: cannot be"),
+        ("convert", ["no.pth", "train.yaml/theirs.pth"], "TARGET train.yaml/theirs.pth: cannot be written"),
+        ("convert", ["no.pth", "data"], "TARGET data: is a folder"),
+        ("publish", ["no.ckpt", "--out", "train.yaml/out"], "--out train.yaml/out/model.safetensors: cannot be"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_the_work(
-    command: Callable[[list[str]], None], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    command: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        command(arguments)
+        cli.main([command, *arguments])
     assert f"error: {said}" in capsys.readouterr().err
 
 
@@ -224,19 +223,19 @@ def test_a_disk_that_is_full_while_publishing(
 
     monkeypatch.setattr("detseg.weights.model_card.save_file", fail)
     with pytest.raises(SystemExit):
-        cli.publish(["tiny.ckpt", "--out", str(tmp_path / "full")])
+        cli.main(["publish", "tiny.ckpt", "--out", str(tmp_path / "full")])
     assert "full: cannot be written: No space left on device; name another folder" in capsys.readouterr().err
 
 
 def test_instances_of_a_network_without_masks(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.predict(["data/val", "--checkpoint", "tiny", "--instances", "true"])
+        cli.main(["predict", "data/val", "--checkpoint", "tiny", "--instances", "true"])
     assert "error: --instances: tiny finds no masks of objects; leave it out" in capsys.readouterr().err
 
 
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.publish(["tiny.ckpt", "--out", "tiny"])
+        cli.main(["publish", "tiny.ckpt", "--out", "tiny"])
     assert "error: --out tiny: is there already" in capsys.readouterr().err
 
 
@@ -256,7 +255,7 @@ def test_what_torchvision_cannot_load_is_not_converted(
 ) -> None:
     save(FasterRCNN(FPN(body, 8), 3, TwoMLPHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
     with pytest.raises(SystemExit):
-        cli.convert([str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
+        cli.main(["convert", str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
     assert re.search(rf"error: .*other.ckpt: .*{reason}", capsys.readouterr().err)
     assert not (tmp_path / "theirs.pth").exists()
 
@@ -264,7 +263,7 @@ def test_what_torchvision_cannot_load_is_not_converted(
 def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = FasterRCNN(FPN(ResNet("resnet50", norm="frozen", eps=0.0)), 3)
     save(model, str(tmp_path / "ours.ckpt"))
-    cli.convert([str(tmp_path / "ours.ckpt"), str(tmp_path / "theirs.pth")])
+    cli.main(["convert", str(tmp_path / "ours.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
     assert "fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)" in said
     assert "warning: set eps of its batch norms to 0: it is 1e-05 there" in said
@@ -276,7 +275,7 @@ def test_converting_names_no_function_that_builds_another_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(FasterRCNN(FPN(ResNet("resnet50"), 8), 3, TwoMLPHead(8, channels=8)), str(tmp_path / "thin.ckpt"))
-    cli.convert([str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
+    cli.main(["convert", str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
     assert "it is loaded by a detector of torchvision's with the same layers" in said
     assert "fasterrcnn_resnet50_fpn" not in said
@@ -284,5 +283,5 @@ def test_converting_names_no_function_that_builds_another_network(
 
 def test_a_conversion_for_a_model_that_torchvision_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.convert(["tiny.ckpt", "theirs.pth", "--model", "ssd"])
+        cli.main(["convert", "tiny.ckpt", "theirs.pth", "--model", "ssd"])
     assert "error: --model ssd: there is fasterrcnn_resnet50_fpn," in capsys.readouterr().err

@@ -17,7 +17,7 @@ from torchvision.models.segmentation import fcn_resnet50
 from torchvision.transforms.functional import normalize
 
 from detseg import checkpoint, cli
-from detseg.cli.conversion import check_dilated
+from detseg.cli.convert import check_dilated
 from detseg.errors import CheckpointError
 from detseg.models import FCN, DilatedFCN
 from detseg.modules.backbones import ResNet
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("segmentation")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.train([*TRAIN, "--trainer.max_epochs", "2", "--name", "first"])
+        cli.main(["train", *TRAIN, "--trainer.max_epochs", "2", "--name", "first"])
     return folder
 
 
@@ -58,7 +58,7 @@ def test_a_run_leaves_everything_in_one_folder(folder: Path) -> None:
 
 
 def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.evaluate(["--checkpoint", "runs/first/best.ckpt", "--metrics", "again.json"])
+    cli.main(["evaluate", "--checkpoint", "runs/first/best.ckpt", "--metrics", "again.json"])
     printed = capsys.readouterr().out
     assert "frequency weighted IoU" in printed
     assert "star" in printed
@@ -70,16 +70,16 @@ def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys
 
 def test_evaluation_by_several_views(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     views = ["--window", "96", "--scales", "[0.75,1]", "--flip", "true"]
-    cli.evaluate(["--checkpoint", "runs/first/last.ckpt", *views, "--metrics", "views.json"])
+    cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", *views, "--metrics", "views.json"])
     assert json.loads(Path("views.json").read_text())["pixel_accuracy"] > 0.3
     with pytest.raises(SystemExit):
-        cli.evaluate(["--checkpoint", "runs/first/last.ckpt", "--scales", "[0]"])
+        cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", "--scales", "[0]"])
     assert "error: scales [0.0]: must be one factor or several, each above 0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.evaluate(["--checkpoint", "runs/first/last.ckpt", "--window", "0"])
+        cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", "--window", "0"])
     assert "error: window 0: must be" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.predict(["shapes/coco/val", "--checkpoint", "runs/first/last.ckpt", "--scales", "[.nan]"])
+        cli.main(["predict", "shapes/coco/val", "--checkpoint", "runs/first/last.ckpt", "--scales", "[.nan]"])
     assert "error: scales [nan]: must be" in capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_prediction_writes_labels_overlays_and_shares(folder: Path, capsys: pyte
     source = sorted(Path("shapes/coco/val").iterdir())[0]
     Image.open(source).resize((150, 90)).save("photos/one.jpg")
     Image.open(source).save("photos/one.png")
-    cli.predict(["photos", "--checkpoint", "runs/first/best.ckpt", "--out", "said", "--flip", "true"])
+    cli.main(["predict", "photos", "--checkpoint", "runs/first/best.ckpt", "--out", "said", "--flip", "true"])
     printed = capsys.readouterr()
     found = json.loads(Path("said/predictions.json").read_text())
     assert [one["labels"] for one in found] == ["labels/one.png", "labels/one-2.png"]
@@ -127,8 +127,9 @@ def test_prediction_does_not_overwrite_images(
     (root / "outside" / "labels").symlink_to(root / "labels")
     before = {path: path.read_bytes() for path in root.rglob("*.png")}
     with pytest.raises(SystemExit):
-        cli.predict(
+        cli.main(
             [
+                "predict",
                 *(str(tmp_path / name) for name in images),
                 "--checkpoint",
                 "runs/first/best.ckpt",
@@ -141,16 +142,16 @@ def test_prediction_does_not_overwrite_images(
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.train([*TRAIN, "--trainer.max_epochs", "3", "--name", "first", "--resume", "last"])
+    cli.main(["train", *TRAIN, "--trainer.max_epochs", "3", "--name", "first", "--resume", "last"])
     assert "epoch 2: mean_IoU" in capsys.readouterr().err
 
 
 def test_a_finer_stage_goes_on_from_a_coarser_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = [*TRAIN, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
-    cli.train([*more, "--name", "coarse", "--model.stride", "8"])
+    cli.main(["train", *more, "--name", "coarse", "--model.stride", "8"])
     line = ["--name", "finer", "--model.stride", "4", "--model.weights", "runs/coarse/last.ckpt"]
     capsys.readouterr()
-    cli.train([*more, *line])
+    cli.main(["train", *more, *line])
     assert "runs/coarse/last.ckpt: taken over; new are scores.4.weight" in capsys.readouterr().err
     Path("runs/coarse/last.ckpt").rename("runs/coarse/gone.ckpt")
     assert checkpoint.load("runs/finer/last.ckpt").model.stride == 4  # needs the coarser one no more
@@ -164,11 +165,13 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
         Image.new("L", (64, 48), 1).save(f"own/masks/{split}/a.png")
     Path("own/classes.txt").write_text("ground\nthing\n")
     arguments = ["--config", "fcn_shapes.yaml", "--data", "own", "--data.workers", "0", "--trainer.accelerator", "cpu"]
-    cli.train([*arguments, "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--name", "own"])
+    cli.main(
+        ["train", *arguments, "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--name", "own"]
+    )
     assert checkpoint.load("runs/own/last.ckpt").classes == ("ground", "thing")
     Image.new("L", (64, 48), 7).save("own/masks/train/a.png")
     with pytest.raises(SystemExit):
-        cli.train([*arguments, "--trainer.max_epochs", "1", "--name", "broken"])
+        cli.main(["train", *arguments, "--trainer.max_epochs", "1", "--name", "broken"])
     printed = capsys.readouterr().err
     assert "own/masks/train/a.png: the pixel at x 0, y 0 has the label 7" in printed
     assert "Traceback" not in printed
@@ -178,12 +181,12 @@ def test_torchvisions_weights_are_converted_both_ways(folder: Path, capsys: pyte
     torch.manual_seed(0)
     theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
     torch.save(theirs.state_dict(), "fcn.pth")
-    cli.convert(["fcn.pth", "fcn.ckpt"])
+    cli.main(["convert", "fcn.pth", "fcn.ckpt"])
     task = checkpoint.load("fcn.ckpt")
     assert isinstance(task.model, DilatedFCN)
     assert task.classes[:2] == ("background", "aeroplane")
     capsys.readouterr()
-    cli.convert(["fcn.ckpt", "back.pth"])
+    cli.main(["convert", "fcn.ckpt", "back.pth"])
     settings = "weights=None, weights_backbone=None, num_classes=21, aux_loss=True"
     printed = capsys.readouterr().err
     assert f"it is loaded by fcn_resnet50({settings})" in printed
@@ -192,7 +195,7 @@ def test_torchvisions_weights_are_converted_both_ways(folder: Path, capsys: pyte
     assert list(back) == list(theirs.state_dict())
     assert all(torch.equal(back[name], value) for name, value in theirs.state_dict().items())
     with pytest.raises(SystemExit):
-        cli.convert(["runs/first/best.ckpt", "x.pth"])
+        cli.main(["convert", "runs/first/best.ckpt", "x.pth"])
     assert "runs/first/best.ckpt: holds FCN" in capsys.readouterr().err
 
 
@@ -221,7 +224,7 @@ def test_what_is_written_loads_as_it_is_said_and_computes_the_same(
     torch.manual_seed(0)
     task = dilated(auxiliary_weight=0, stages=[5], eps=1e-3)
     checkpoint.save(task, "ours.ckpt")
-    cli.convert(["ours.ckpt", "theirs.pth"])
+    cli.main(["convert", "ours.ckpt", "theirs.pth"])
     printed = capsys.readouterr().err
     settings = "weights=None, weights_backbone=None, num_classes=2, aux_loss=False"
     assert f"it is loaded by fcn_resnet50({settings})" in printed
@@ -259,7 +262,7 @@ def test_what_torchvision_builds_otherwise_is_not_converted(settings: dict[str, 
 def test_it_is_refused_before_a_file_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint.save(dilated("resnet18", output_stride=32), "other.ckpt")
     with pytest.raises(SystemExit):
-        cli.convert(["other.ckpt", "other.pth"])
+        cli.main(["convert", "other.ckpt", "other.pth"])
     assert "error: other.ckpt: its DilatedFCN is on resnet18" in capsys.readouterr().err
     assert not Path("other.pth").exists()
 
@@ -305,7 +308,7 @@ def test_files_that_are_not_torchvisions_fcn(
 ) -> None:
     torch.save(change(theirs), "wrong.pth")
     with pytest.raises(SystemExit):
-        cli.convert(["wrong.pth", "wrong.ckpt", *arguments])
+        cli.main(["convert", "wrong.pth", "wrong.ckpt", *arguments])
     printed = capsys.readouterr().err
     assert said in printed
     assert "Traceback" not in printed
@@ -314,7 +317,7 @@ def test_files_that_are_not_torchvisions_fcn(
 
 def test_a_file_without_the_auxiliary_head(folder: Path, theirs: dict[str, torch.Tensor]) -> None:
     torch.save({name: value for name, value in theirs.items() if not name.startswith("aux")}, "alone.pth")
-    cli.convert(["alone.pth", "alone.ckpt", "--classes", "ground, crack"])
+    cli.main(["convert", "alone.pth", "alone.ckpt", "--classes", "ground, crack"])
     task = checkpoint.load("alone.ckpt")
     assert task.model.auxiliary is None
     assert task.classes == ("ground", "crack")
@@ -331,7 +334,7 @@ def test_a_file_without_the_auxiliary_head(folder: Path, theirs: dict[str, torch
 )
 def test_mistakes_are_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.train([*TRAIN, *arguments])
+        cli.main(["train", *TRAIN, *arguments])
     printed = capsys.readouterr().err
     assert said in printed
     assert "Traceback" not in printed

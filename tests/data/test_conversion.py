@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as reference
 
 from detseg import cli
-from detseg.cli.data_conversion import convert_data
+from detseg.cli.convert_data import run as convert_data
 from detseg.data.annotations.contours import clockwise, joined, rings, signed_area
 from detseg.data.annotations.masks import POLYGONS, pack_masks, pack_polygons
 from detseg.data.formats.conversion import convert
@@ -180,7 +180,7 @@ def test_what_cannot_be_held_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
     }
     entries = ElementTree.parse(last / "Annotations" / "5.xml").findall("object")
     assert [entry.findtext("difficult") for entry in entries] == ["1", "1", "0"]
-    cli.convert_data([str(root), "--to", "YOLO", "--out", str(tmp_path / "yolo")])
+    cli.main(["convert-data", str(root), "--to", "YOLO", "--out", str(tmp_path / "yolo")])
     said = capsys.readouterr().out.splitlines()
     assert sorted(said) == sorted([
         "YOLO cannot hold it: 1 crowds are left out",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detseg import cli
-from detseg.cli.configs import for_other_data
+from detseg.cli._configs import for_other_data
 from detseg.data import DetectionDataModule, Folder, Transforms
 from detseg.errors import ConfigError, DataError
 from tests.data import made
@@ -109,5 +109,5 @@ def test_the_command_line_knows_it(
     monkeypatch.chdir(tmp_path)
     yolo(tmp_path / "mine", {"train/a": 1, "train/b": 2, "val/c": 3})
     settings = ("--config", "faster_rcnn_shapes.yaml", "--data.workers", "0", "--trainer.accelerator", "cpu")
-    cli.train([*settings, "--data", "mine", "--trainer.fast_dev_run", "true"])
+    cli.main(["train", *settings, "--data", "mine", "--trainer.fast_dev_run", "true"])
     assert "mine: taken for a data set in the format YOLO" in capsys.readouterr().err

@@ -21,8 +21,8 @@ from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from detseg import checkpoint, cli
-from detseg.cli.configs import find_config
-from detseg.cli.conversion import _recipe
+from detseg.cli._configs import find_config
+from detseg.cli.convert import _recipe
 from detseg.configurable import from_config, to_config
 from detseg.data import COCO as COCOData
 from detseg.structures import Batch, Instances
@@ -267,7 +267,7 @@ def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     name = request.node.callspec.params["pair"]
     theirs, ours, again = (str(tmp_path / file) for file in ("theirs.pth", "ours.ckpt", "again.pth"))
     torch.save(pair.state, theirs)
-    cli.convert([theirs, ours, *(["--model", name] if name.endswith("_320_fpn") else [])])
+    cli.main(["convert", theirs, ours, *(["--model", name] if name.endswith("_320_fpn") else [])])
     task = checkpoint.load(ours)
     assert task.classes == tuple(COCO)
     assert task.category_ids == tuple(LABELS)
@@ -275,7 +275,7 @@ def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
         key: value for key, value in to_config(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
     }
-    cli.convert([ours, again])
+    cli.main(["convert", ours, again])
     back = torch.load(again, weights_only=True)
     assert back.keys() == pair.state.keys()
     own = {key: value.to(back[key].dtype) for key, value in to_torchvision(pair.ours.state_dict(), LABELS).items()}

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_classes(folder / "classes", train=8, val=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.train([*SETTINGS, "--name", "colours", "--trainer.max_epochs", "10"])
+        cli.main(["train", *SETTINGS, "--name", "colours", "--trainer.max_epochs", "10"])
     return folder
 
 
@@ -53,7 +53,7 @@ def test_it_learns_and_leaves_its_figures(folder: Path) -> None:
 
 
 def test_evaluate_repeats_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.evaluate(["--checkpoint", "runs/colours/best.ckpt", "--metrics", "again.json"])
+    cli.main(["evaluate", "--checkpoint", "runs/colours/best.ckpt", "--metrics", "again.json"])
     shown = capsys.readouterr().out
     assert "top1   100.0 %" in shown
     assert "red" in shown
@@ -63,7 +63,7 @@ def test_evaluate_repeats_the_figures(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_predict_says_what_an_image_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.predict(["classes/val/green", "--checkpoint", "runs/colours/best.ckpt", "--out", "out"])
+    cli.main(["predict", "classes/val/green", "--checkpoint", "runs/colours/best.ckpt", "--out", "out"])
     answers = json.loads(Path("out/predictions.json").read_text())
     assert [answer["classes"][0] for answer in answers] == ["green"] * 4
     assert sum(answers[0]["scores"]) == pytest.approx(1, abs=1e-3)
@@ -72,12 +72,12 @@ def test_predict_says_what_an_image_shows(folder: Path, capsys: pytest.CaptureFi
 
 def test_convert_refuses_a_classifier(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.convert(["runs/colours/best.ckpt", "x.pth"])
+        cli.main(["convert", "runs/colours/best.ckpt", "x.pth"])
     assert "best.ckpt: holds Classifier" in capsys.readouterr().err
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.train([*SETTINGS, "--name", "colours", "--trainer.max_epochs", "11", "--resume", "last"])
+    cli.main(["train", *SETTINGS, "--name", "colours", "--trainer.max_epochs", "11", "--resume", "last"])
     assert "epoch 10: top1" in capsys.readouterr().err
 
 
@@ -89,19 +89,19 @@ def test_its_weights_are_those_of_a_detectors_backbone(folder: Path) -> None:
 
 def test_data_of_another_kind_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.train([*SETTINGS, "--data", "Shapes"])
+        cli.main(["train", *SETTINGS, "--data", "Shapes"])
     assert "Shapes" in capsys.readouterr().err
 
 
 def test_images_too_small_for_a_network_are_said_at_the_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.train([*SETTINGS[:2], "--model.backbone", "AlexNet", *SETTINGS[6:]])
+        cli.main(["train", *SETTINGS[:2], "--model.backbone", "AlexNet", *SETTINGS[6:]])
     assert "data.size 32: too small for AlexNet" in capsys.readouterr().err
 
 
 def test_a_classifier_has_no_detections_to_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.evaluate(["--checkpoint", "runs/colours/best.ckpt", "--out", "results.json"])
+        cli.main(["evaluate", "--checkpoint", "runs/colours/best.ckpt", "--out", "results.json"])
     assert "--out results.json: Classifier has no detections" in capsys.readouterr().err
 
 

@@ -95,7 +95,7 @@ def run(name, place, resume):
             kill_after(RCNNTask, "on_train_epoch_start", lambda self: self.current_epoch == 1)
         elif place:
             kill_after(RegionFeatures, "write", lambda self, file, tensors: file == place)
-        cli.train(["--config", "small.yaml", "--name", name, *(["--resume", "last"] if resume else [])])
+        cli.main(["train", "--config", "small.yaml", "--name", name, *(["--resume", "last"] if resume else [])])
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     print(name, place, os.WTERMSIG(status) if os.WIFSIGNALED(status) else f"ended {os.WEXITSTATUS(status)}", flush=True)
@@ -115,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detseg.proposals.grid.SIDES", np.array([0.45, 0.3]))
         data = ["--data=COCO", f"--data.root={folder / 'colours'}"]
-        cli.propose([*data, "--method=grid", f"--out={folder / 'proposals'}"])
+        cli.main(["propose", *data, "--method=grid", f"--out={folder / 'proposals'}"])
     return folder
 
 
@@ -170,7 +170,7 @@ def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: py
     assert figures["seconds_cnn"] > figures["seconds_head"] > 0
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.evaluate(["--checkpoint", str(run / "best.ckpt"), "--metrics", str(folder / "again.json")])
+        cli.main(["evaluate", "--checkpoint", str(run / "best.ckpt"), "--metrics", str(folder / "again.json")])
     again = json.loads((folder / "again.json").read_text())
     assert again["AP50"] == figures["AP50"]
     assert "seconds an image: proposals" in capsys.readouterr().err
@@ -198,11 +198,11 @@ def test_without_machines_and_regressors_no_features_are_made(
 ) -> None:
     monkeypatch.chdir(folder)
     plain = ["--model.scores=softmax", "--model.box_regression=false", "--task.features_gib=0"]
-    cli.train(["--config", "small.yaml", "--name", "plain", "--trainer.max_epochs=1", *plain])
+    cli.main(["train", "--config", "small.yaml", "--name", "plain", "--trainer.max_epochs=1", *plain])
     assert not (folder / "runs" / "plain" / "features").exists()
     assert "AP50" in json.loads((folder / "runs" / "plain" / "metrics.json").read_text())
     with pytest.raises(SystemExit):
-        cli.train(["--config", "small.yaml", "--name", "large", "--task.features_gib=0"])
+        cli.main(["train", "--config", "small.yaml", "--name", "large", "--task.features_gib=0"])
     assert "task.features_gib: 0 is not enough" in capsys.readouterr().err
     assert not (folder / "runs" / "large").exists()
 

@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 
 import detseg
 from detseg import checkpoint
-from detseg.cli.console import check_writable, import_module
-from detseg.cli.faults import PARSER, parse
+from detseg.cli._console import check_writable, import_module
+from detseg.cli._errors import PARSER, parse
 from detseg.errors import ConfigError
 from detseg.weights import model_card
 
 log = logging.getLogger(__name__)
 
 
-def publish(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Write the folder that ``arguments`` ask for."""
     parser = ArgumentParser(prog="detseg publish", usage="detseg publish CHECKPOINT --out FOLDER", **PARSER)
     parser.add_argument("checkpoint", type=str, help="What a training or `detseg convert` wrote.")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from detseg.cli.faults import PARSER, parse
+from detseg.cli._errors import PARSER, parse
 from detseg.models import Classifier
 from detseg.modules import backbones
 from detseg.modules.backbones import Backbone, ConvNet
@@ -24,7 +24,7 @@ WIDTH = 160  # columns of a table that goes to a file
 LICENCE = "BSD-3-Clause"  # torchvision's, where its weights name no other
 
 
-def models(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Print a row for every network that has a name of its own."""
     parser = ArgumentParser(prog="detseg models", usage="detseg models [--json]", **PARSER)
     parser.add_argument("--json", action="store_true", help="Print a list of objects instead of a table.")

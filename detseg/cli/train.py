@@ -29,9 +29,9 @@ from detseg.callbacks import (
     ProgressLog,
 )
 from detseg.check.before import look_before_training
-from detseg.cli import usage
-from detseg.cli.configs import SUFFIXES, class_path, find_configs, for_other_data, where
-from detseg.cli.faults import PARSER, cause, parse
+from detseg.cli import _help
+from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_data, where
+from detseg.cli._errors import PARSER, parse, root_cause
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
@@ -65,7 +65,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            parser_kwargs={"prog": "detseg train", "usage": usage.TRAIN, "description": "Train a network.", **PARSER},
+            parser_kwargs={"prog": "detseg train", "usage": _help.TRAIN, "description": "Train a network.", **PARSER},
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -110,7 +110,7 @@ class TrainCLI(LightningCLI):
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
         except (ValueError, DataError) as error:  # the first is what jsonargparse makes of any error in a constructor
-            raise self._with_way_on(cause(error)) from error
+            raise self._with_way_on(root_cause(error)) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         del settings["resume"]  # whoever trains by these settings again begins anew
         self.datamodule, self.task = self.config_init["data"], self.config_init["task"]
@@ -156,7 +156,7 @@ def quickest_precision(accelerator: Any) -> str:
     return "32-true"
 
 
-def train(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Train as ``arguments`` say, and show what came of it."""
     cli = TrainCLI(arguments)
     task, trainer, folder = cli.task, cli.trainer, cli.folder

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detseg import checkpoint
-from detseg.cli.console import import_module
-from detseg.cli.faults import PARSER, parse
-from detseg.cli.viewing import add_views, views
+from detseg.cli._console import import_module
+from detseg.cli._errors import PARSER, parse
+from detseg.cli._tta import add_views, views
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.draw import draw, overlay, save_labels
 from detseg.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 REPORT, LABELS, OVERLAYS = "predictions.json", "labels", "overlays"  # what is in the folder for the pictures
 
 
-def predict(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Find objects in the images that ``arguments`` name; a broken one is reported and the others are still done."""
     options = parse(_parser(), arguments)
     if not 0 <= options.threshold <= 1:

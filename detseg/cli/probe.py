@@ -12,7 +12,7 @@ from PIL import Image
 
 from detseg.analysis.charts import Line, line_chart
 from detseg.analysis.probing import HELD_OUT, accuracy, at_random, features, spread_depths
-from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
+from detseg.cli._backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
 from detseg.data import DetectionDataModule
 from detseg.data.modules.crops import (
     ClassificationCrops,
@@ -28,7 +28,7 @@ from detseg.modules.backbones import ConvNet
 log = logging.getLogger(__name__)
 
 
-def probe(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Measure the depths of the backbone that ``arguments`` name, and of the same one with random weights."""
     parser = _parser()
     options = parse_backbone(parser, arguments)

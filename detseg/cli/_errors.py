@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
-from detseg.cli.configs import nearest, where
+from detseg.cli._configs import nearest, where
 from detseg.compat import translate_settings
 from detseg.configurable import subclasses
 from detseg.errors import ConfigError, DetsegError
@@ -122,7 +122,7 @@ set_loader("detseg", load_value, (yaml.YAMLError,))
 PARSER: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "detseg"}
 
 
-def cause(error: BaseException) -> Exception:
+def root_cause(error: BaseException) -> Exception:
     """What a constructor raised, from what jsonargparse made of it; an error of ours as it is."""
     chain = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:

@@ -42,7 +42,7 @@ class Printer(logging.Handler):
 
 
 @contextmanager
-def calm() -> Iterator[None]:
+def quiet_logging() -> Iterator[None]:
     """Print our log and the warnings a user can act on, and nothing else; as it was before, afterwards."""
     libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in (log, *libraries)]
@@ -97,7 +97,7 @@ def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> N
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where the modules with a user's own classes are
     try:
-        with calm():
+        with quiet_logging():
             command(arguments)
     except (DetsegError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)

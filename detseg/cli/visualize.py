@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from detseg.analysis.charts import labelled_grid
 from detseg.analysis.visualization import Patch, activations, ascend, exciting_patches, paint
-from detseg.cli.backbones import backbone_parser, build, check_picture, find_block, parse_backbone
+from detseg.cli._backbones import backbone_parser, build, check_picture, find_block, parse_backbone
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import ImageArray
@@ -28,7 +28,7 @@ MAPS = 23  # of an image, those that vary most, where no channels are named; wit
 FRAME = (255, 210, 0)
 
 
-def visualize(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Draw what ``arguments`` ask for: made pictures, the maps of an image, or the patches of a folder of them."""
     parser = _parser()
     options = parse_backbone(parser, arguments)

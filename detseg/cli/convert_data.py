@@ -8,14 +8,14 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from detseg.cli.faults import PARSER, parse
+from detseg.cli._errors import PARSER, parse
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.discovery import FINDERS, find_source
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
 
 
-def convert_data(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Write the data set that ``arguments`` name in another format, and say what that cannot hold."""
     parser = ArgumentParser(
         prog="detseg convert-data",

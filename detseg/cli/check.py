@@ -16,8 +16,8 @@ from detseg.check.page import page
 from detseg.check.parts import find_parts
 from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
-from detseg.cli.console import check_writable
-from detseg.cli.faults import PARSER, parse
+from detseg.cli._console import check_writable
+from detseg.cli._errors import PARSER, parse
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
@@ -26,7 +26,7 @@ from detseg.progress import progress
 log = logging.getLogger(__name__)
 
 
-def check(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Check the folder that ``arguments`` name; the exit status is 1 where there are warnings, 2 for errors."""
     parser = _parser()
     options = parse(parser, arguments)

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchvision.models import get_model
 
 from detseg import checkpoint
-from detseg.cli.configs import find_config
-from detseg.cli.console import check_writable
-from detseg.cli.faults import PARSER, parse
+from detseg.cli._configs import find_config
+from detseg.cli._console import check_writable
+from detseg.cli._errors import PARSER, parse
 from detseg.configurable import from_config, to_config
 from detseg.data import VOCSegmentation
 from detseg.data.modules.voc_segmentation import VOC_CLASSES
@@ -56,7 +56,7 @@ FCNS = {"resnet50": "fcn_resnet50", "resnet101": "fcn_resnet101"}  # torchvision
 EPSILON = 1e-5  # of batch norm in every detector that torchvision builds without published weights
 
 
-def convert(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Turn the file that ``arguments`` name into the other kind."""
     parser = ArgumentParser(
         prog="detseg convert",

@@ -17,10 +17,10 @@ from detseg import data as data_sets
 from detseg import models
 from detseg.check.parts import segmentation_of
 from detseg.check.web import Shown, browser, data_uri, document, shrunk
-from detseg.cli.configs import SUFFIXES, find_config, find_configs, for_other_data
-from detseg.cli.console import check_writable
-from detseg.cli.faults import PARSER, cause, parse
-from detseg.cli.training import task_of
+from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data
+from detseg.cli._console import check_writable
+from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli.train import task_of
 from detseg.compat import translate_settings
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
@@ -41,7 +41,7 @@ USAGE = """detseg browse CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split tr
   detseg browse my/folder --data.masks sound --data.transforms.init_args.crop 1.0 --out pictures"""
 
 
-def browse(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Draw samples of what ``arguments`` name."""
     for name in data_sets.MODULES:  # a class is found by its name once it is imported
         getattr(data_sets, name)
@@ -65,7 +65,7 @@ def browse(arguments: Sequence[str]) -> None:
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise cause(error) from error
+        raise root_cause(error) from error
     if not isinstance(data, DetectionDataModule | SegmentationDataModule):
         raise ConfigError(f"{options.what}: {type(data).__name__} has neither boxes nor maps of labels to draw")
     if isinstance(data, DetectionDataModule):

@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 
 from detseg import checkpoint
-from detseg.cli.configs import find_configs, for_other_data
-from detseg.cli.faults import PARSER, cause, parse
+from detseg.cli._configs import find_configs, for_other_data
+from detseg.cli._errors import PARSER, parse, root_cause
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule, collate
 from detseg.data.annotations.detection import DetectionAnnotations
@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
 FILES = ("rpn", "detectron2")  # methods that are given with a file, as rpn:FILE
 
 
-def propose(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Make the proposals that ``arguments`` ask for, or what is missing of them, and say how good they are."""
     arguments = for_other_data(find_configs(arguments), DetectionDataModule)
     parser = ArgumentParser(
@@ -68,7 +68,7 @@ def propose(arguments: Sequence[str]) -> None:
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise cause(error) from error
+        raise root_cause(error) from error
     out = options.out or Path(data.proposals or Path("proposals", method))
     for split in ("train", "val") if options.split == "both" else (options.split,):
         annotations = data.train_annotations if split == "train" else data.val_annotations

@@ -15,10 +15,10 @@ from lightning.pytorch import Callback, Trainer
 
 from detseg import checkpoint
 from detseg.callbacks import ProgressBar
-from detseg.cli.configs import find_configs, for_other_data
-from detseg.cli.console import check_writable, import_module
-from detseg.cli.faults import PARSER, cause, parse
-from detseg.cli.viewing import add_views, views
+from detseg.cli._configs import find_configs, for_other_data
+from detseg.cli._console import check_writable, import_module
+from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._tta import add_views, views
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
@@ -33,7 +33,7 @@ PLAIN = (
 )
 
 
-def evaluate(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Measure the checkpoint that ``arguments`` name on its own data or another, matching the classes by name."""
     arguments = find_configs(arguments)
     if module := _value(arguments, "--module"):
@@ -56,7 +56,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise cause(error) from error
+        raise root_cause(error) from error
     data.use_classes(task.classes)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"

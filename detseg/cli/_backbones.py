@@ -9,10 +9,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
-from detseg.cli.configs import find_configs, nearest
-from detseg.cli.console import check_writable
-from detseg.cli.faults import PARSER, cause, parse
-from detseg.cli.prediction import find_device
+from detseg.cli._configs import find_configs, nearest
+from detseg.cli._console import check_writable
+from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli.predict import find_device
 from detseg.errors import ConfigError
 from detseg.modules.backbones import ConvNet
 
@@ -48,7 +48,7 @@ def build(parser: ArgumentParser, options: Namespace) -> Namespace:
     try:
         built: Namespace = parser.instantiate_classes(options)
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise cause(error) from error
+        raise root_cause(error) from error
     built.backbone = prepare(built.backbone, device)
     return built
 

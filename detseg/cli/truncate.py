@@ -9,15 +9,15 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from detseg import checkpoint, modules
-from detseg.cli.console import check_writable
-from detseg.cli.faults import PARSER, parse
+from detseg.cli._console import check_writable
+from detseg.cli._errors import PARSER, parse
 from detseg.errors import CheckpointError, ConfigError
 from detseg.modules import ClassifierHead, TwoMLPHead
 
 log = logging.getLogger(__name__)
 
 
-def truncate(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Write the checkpoint that ``arguments`` name again, with the fully connected layers of its head truncated."""
     parser = ArgumentParser(
         prog="detseg truncate",

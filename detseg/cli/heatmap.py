@@ -15,10 +15,10 @@ from PIL import Image
 
 from detseg import checkpoint
 from detseg.analysis.charts import labelled_grid
-from detseg.cli.backbones import check_picture
-from detseg.cli.configs import find_configs, nearest
-from detseg.cli.faults import PARSER, cause, parse
-from detseg.cli.prediction import find_device
+from detseg.cli._backbones import check_picture
+from detseg.cli._configs import find_configs, nearest
+from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli.predict import find_device
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import heat
@@ -34,7 +34,7 @@ COLUMNS = 3
 IMAGENET = 1000  # classes
 
 
-def heatmap(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Draw how sure the classifier that ``arguments`` name is of its classes at each place of a picture."""
     parser = _parser()
     options = parse(parser, find_configs(arguments))
@@ -103,7 +103,7 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         backbone = parser.instantiate_classes(options).backbone
         classifier = Classifier(backbone, IMAGENET)
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise cause(error) from error
+        raise root_cause(error) from error
     if backbone.head_at_random:
         raise ConfigError(
             f"backbone.weights {backbone.weights}: have no {backbone.head_at_random[0]} of ImageNet's {IMAGENET} "
