@@ -102,7 +102,7 @@ def test(system: str, images: int, training: float | None) -> Record:
         if row == 0:
             for seconds in (total, cnn, *own):
                 seconds.clear()
-        batch = DetectionDataModule.collate([dataset[row]], data.buckets)
+        batch = DetectionDataModule.collate([dataset[row]], data.pad_shapes)
         model(batch.images, batch.image_sizes, batch.proposals)
     proposals = sum(map(sum, own)) / count
     head = (sum(total) - sum(cnn)) / count - proposals
@@ -121,7 +121,7 @@ def ablation() -> None:
     variants = list(itertools.product(("svm", "softmax"), (True, False)))
     found = {variant: Collector() for variant in variants}
     for row in range(len(dataset)):
-        batch = DetectionDataModule.collate([dataset[row]], data.buckets)
+        batch = DetectionDataModule.collate([dataset[row]], data.pad_shapes)
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(batch.images, batch.image_sizes, batch.proposals)
         for model.scores, model.box_regression in variants:

@@ -7,7 +7,7 @@ import shlex
 
 import numpy as np
 
-from detseg.data.annotations.detection import DetectionAnnotations, in_shares
+from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
 from detseg.data.modules.base import BaseDataModule
 from detseg.errors import DataError
 
@@ -26,7 +26,7 @@ def look_before_training(data: BaseDataModule[DetectionAnnotations], validates: 
             what = "learn from" if split == "train" else "measure by; without it: `--trainer.limit_val_batches 0`"
             raise DataError(f"{part.root}: the {split} part has {len(part)} images and no object to {what}. {way_on}")
         sizes = np.repeat(part.sizes, np.diff(part.offsets), axis=0)
-        shares = in_shares(part.boxes, sizes)
+        shares = looks_normalized(part.boxes, sizes)
         if shares.mean() > MANY:
             raise DataError(
                 f"{part.root}: {shares.sum()} of {len(shares)} boxes of the {split} part go from 0 to 1, where pixels "

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.check.labels import class_counts, class_faults, duplicates, map_faults, object_faults
+from detseg.check.labels import class_counts, class_issues, duplicates, mask_issues, object_issues
 from detseg.check.parts import Found, Part
-from detseg.check.pictures import Seen, Task, look_at
+from detseg.check.pictures import ImageJob, ImageStats, look_at
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import KINDS, Fault, collecting
+from detseg.data.annotations.issues import KINDS, Issue, collecting
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.errors import DataError
 
@@ -23,7 +23,7 @@ Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What a check found."""
 
     root: Path
@@ -31,10 +31,10 @@ class Checked:
     parts: dict[str, Part]  # those that can be read, the one to train on first
     sizes: dict[str, NDArray[np.int64]]  # of each part (I, 2), height and width of its files, 0 if not readable
     counts: dict[str, dict[str, int]]  # objects, or pixels, of each class in each part
-    faults: list[Fault]  # in the order of KINDS
+    faults: list[Issue]  # in the order of KINDS
     decoded: bool
 
-    def of_kind(self, kind: str) -> list[Fault]:
+    def of_kind(self, kind: str) -> list[Issue]:
         """The faults of a kind."""
         return [fault for fault in self.faults if fault.kind == kind]
 
@@ -45,40 +45,40 @@ class Checked:
         return 2 if "error" in severities else 1 if "warning" in severities else 0
 
 
-def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress) -> Checked:
+def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress) -> CheckResult:
     """Read all labels and look at every image of a data set; with ``decode`` also at all pixels."""
     parts: dict[str, Part] = {}
-    faults: list[Fault] = []
+    faults: list[Issue] = []
     for split, read in found.readers.items():
         with collecting() as collected:
             try:
                 parts[split] = read()
             except DataError as error:
-                faults.append(Fault("labels-unreadable", str(root), str(error)))
+                faults.append(Issue("labels-unreadable", str(root), str(error)))
         faults += collected
     broken = {fault.image for fault in faults}  # images of whose labels something cannot be used
-    tasks = {split: list(_tasks(part)) for split, part in parts.items()}
-    with progress(sum(map(len, tasks.values()))) as advance:
-        seen = {split: look_at(wanted, decode, jobs, advance) for split, wanted in tasks.items()}
-    looked = {str(task.path) for wanted in tasks.values() for task in wanted}
+    image_jobs = {split: list(_image_jobs(part)) for split, part in parts.items()}
+    with progress(sum(map(len, image_jobs.values()))) as advance:
+        seen = {split: look_at(wanted, decode, jobs, advance) for split, wanted in image_jobs.items()}
+    looked = {str(job.path) for wanted in image_jobs.values() for job in wanted}
     # Of an image that could not be read, the look at it says more than the reader did.
     faults = [fault for fault in faults if fault.kind != "image-unreadable" or fault.file not in looked]
     for split, part in parts.items():
-        for task, one in zip(tasks[split], seen[split], strict=True):
-            faults += [Fault(kind, str(task.path), text) for kind, text in one.flaws]
+        for job, one in zip(image_jobs[split], seen[split], strict=True):
+            faults += [Issue(kind, str(job.path), text) for kind, text in one.flaws]
         if isinstance(part, DetectionAnnotations):
-            faults += object_faults(split, part, broken)
+            faults += object_issues(split, part, broken)
         else:
-            faults += map_faults(part, [one.numbers for one in seen[split]])
+            faults += mask_issues(part, [one.numbers for one in seen[split]])
     sizes = {
         split: np.array([one.size for one in found], dtype=np.int64).reshape(-1, 2) for split, found in seen.items()
     }
     counts = class_counts(parts, {split: _sum(found) for split, found in seen.items()})
-    faults += class_faults(root, counts, next(iter(found.readers)))
+    faults += class_issues(root, counts, next(iter(found.readers)))
     faults += duplicates(parts, readable(sizes))
     order = {kind: position for position, kind in enumerate(KINDS)}
     faults = sorted(dict.fromkeys(faults), key=lambda fault: order[fault.kind])
-    return Checked(root, found.format, parts, sizes, counts, faults, decode)
+    return CheckResult(root, found.format, parts, sizes, counts, faults, decode)
 
 
 def readable(sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
@@ -86,16 +86,16 @@ def readable(sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.boo
     return {split: found.min(axis=1) > 0 for split, found in sizes.items()}
 
 
-def _tasks(part: Part) -> Iterator[Task]:
+def _image_jobs(part: Part) -> Iterator[ImageJob]:
     if isinstance(part, SemanticAnnotations):
         for image, row in enumerate(part.rows.tolist()):
             mask = Path(str(part.maps.paths[row])) if isinstance(part.maps, LabelFiles) else None
-            yield Task(part.path(image), (0, 0), mask)
+            yield ImageJob(part.path(image), (0, 0), mask)
         return
     for image, (height, width) in enumerate(part.sizes.tolist()):
-        yield Task(part.path(image), (height, width))
+        yield ImageJob(part.path(image), (height, width))
 
 
-def _sum(seen: list[Seen]) -> NDArray[np.int64]:
+def _sum(seen: list[ImageStats]) -> NDArray[np.int64]:
     """Pixels with each number in all maps of labels."""
     return sum((one.numbers for one in seen if one.numbers is not None), start=np.zeros(256, dtype=np.int64))

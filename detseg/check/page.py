@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from detseg.check.checking import Checked
+from detseg.check.checking import CheckResult
 from detseg.check.figures import Figures, covered
 from detseg.check.summary import part_rows, short
 from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import SUFFIXES, read_image
-from detseg.data.annotations.issues import KINDS, Fault, collecting
+from detseg.data.annotations.issues import KINDS, Issue, collecting
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
 
@@ -30,7 +30,7 @@ SHOWS = 10  # pixels; a box that is smaller gets so much room on each side
 OPEN = 8  # faults that are listed without a click
 
 
-def page(checked: Checked, found: Figures, side: int) -> str:
+def page(checked: CheckResult, found: Figures, side: int) -> str:
     """The whole page as HTML. ``side`` is the short edge of the images that the anchors were compared in."""
     counts = {
         severity: sum(fault.severity == severity for fault in checked.faults)
@@ -54,7 +54,7 @@ def page(checked: Checked, found: Figures, side: int) -> str:
     )
 
 
-def _charts(checked: Checked, found: Figures, side: int) -> Iterator[str]:
+def _charts(checked: CheckResult, found: Figures, side: int) -> Iterator[str]:
     objects = any(isinstance(part, DetectionAnnotations) for part in checked.parts.values())
     totals = sorted(((sum(parts.values()), name) for name, parts in checked.counts.items()), reverse=True)
     more = f", the first {CLASSES} of {len(totals)}" if len(totals) > CLASSES else ""
@@ -78,7 +78,7 @@ def _edges(most: int) -> NDArray[np.float64]:
     return np.arange(0, most + step + 1, step, dtype=np.float64)
 
 
-def _faults(checked: Checked) -> Iterator[str]:
+def _faults(checked: CheckResult) -> Iterator[str]:
     for kind, (severity, title) in KINDS.items():
         faults = checked.of_kind(kind)
         if not faults:
@@ -95,7 +95,7 @@ def _faults(checked: Checked) -> Iterator[str]:
         yield f"<details{state}><summary>list{more}{seen}</summary><ul>{items}</ul></details>"
 
 
-def _pictured(checked: Checked, fault: Fault, path: Path) -> Shown:
+def _pictured(checked: CheckResult, fault: Issue, path: Path) -> Shown:
     """The image of a fault, with its box in red; one that cannot be read is grey."""
     try:
         with Image.open(path) as image:
@@ -135,7 +135,7 @@ def _marked(image: Image.Image, box: NDArray[np.float64]) -> Image.Image:
     return sheet
 
 
-def _browser(checked: Checked) -> Iterator[str]:
+def _browser(checked: CheckResult) -> Iterator[str]:
     images = [
         (split, row)
         for split, part in checked.parts.items()
@@ -147,7 +147,7 @@ def _browser(checked: Checked) -> Iterator[str]:
     yield browser(shown)
 
 
-def _labelled(checked: Checked, split: str, row: int) -> Shown | None:
+def _labelled(checked: CheckResult, split: str, row: int) -> Shown | None:
     """An image with its labels drawn; None if it cannot be read after all."""
     part = checked.parts[split]
     path = part.path(row)

@@ -31,7 +31,7 @@ CHUNK = 64  # images that a process takes at once
 FEW, FEW_DECODED = 4000, 200  # images for which starting processes takes longer than looking
 
 
-class Task(NamedTuple):
+class ImageJob(NamedTuple):
     """An image to look at."""
 
     path: Path
@@ -39,7 +39,7 @@ class Task(NamedTuple):
     mask: Path | None = None  # the file with the class of each pixel
 
 
-class Seen(NamedTuple):
+class ImageStats(NamedTuple):
     """What was seen of an image."""
 
     size: tuple[int, int]  # height and width as ``read_image`` gives it, 0 if it cannot
@@ -47,20 +47,20 @@ class Seen(NamedTuple):
     numbers: NDArray[np.int64] | None = None  # (256,) pixels with each number in the map of labels
 
 
-def look_at(tasks: Sequence[Task], decode: bool, jobs: int, advance: Callable[[], None]) -> list[Seen]:
+def look_at(images: Sequence[ImageJob], decode: bool, jobs: int, advance: Callable[[], None]) -> list[ImageStats]:
     """Look at images in ``jobs`` processes; ``advance`` is called after each. Only with ``decode`` are pixels read."""
     look = partial(_look, decode=decode)
     found = []
-    if jobs == 1 or len(tasks) < (FEW_DECODED if decode else FEW):
+    if jobs == 1 or len(images) < (FEW_DECODED if decode else FEW):
         with warnings.catch_warnings():
             _calm()
-            for task in tasks:
-                found.append(look(task))
+            for job in images:
+                found.append(look(job))
                 advance()
         return found
     # Processes that begin anew: forks of one that has threads can hang.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_calm) as pool:
-        for seen in pool.map(look, tasks, chunksize=CHUNK):
+        for seen in pool.map(look, images, chunksize=CHUNK):
             found.append(seen)
             advance()
     return found
@@ -71,41 +71,43 @@ def _calm() -> None:
     warnings.simplefilter("ignore")
 
 
-def _look(task: Task, decode: bool) -> Seen:
+def _look(job: ImageJob, decode: bool) -> ImageStats:
     numbers, flaws = None, []
-    if task.mask is not None:
+    if job.mask is not None:
         from detseg.data.annotations.semantic import read_numbers  # which takes long to import, in every process
 
         try:
-            pixels = read_numbers(task.mask)
+            pixels = read_numbers(job.mask)
             numbers = np.bincount(pixels.ravel(), minlength=256)
-            task = task._replace(size=(pixels.shape[0], pixels.shape[1]))
+            job = job._replace(size=(pixels.shape[0], pixels.shape[1]))
         except DataError as error:
             flaws.append(("label-broken", str(error)))
     try:
-        with Image.open(task.path) as image:
-            size, found = _describe(image, task)
+        with Image.open(job.path) as image:
+            size, found = _describe(image, job)
             if decode:
-                found += _decode(image, task.path)
+                found += _decode(image, job.path)
     except FileNotFoundError:
-        return Seen((0, 0), [*flaws, ("image-missing", f"{task.path}: there is no such file")], numbers)
+        return ImageStats((0, 0), [*flaws, ("image-missing", f"{job.path}: there is no such file")], numbers)
     except Image.DecompressionBombError as error:
-        return Seen((0, 0), [*flaws, ("image-bomb", f"{task.path}: {error}")], numbers)
+        return ImageStats((0, 0), [*flaws, ("image-bomb", f"{job.path}: {error}")], numbers)
     except Exception as error:  # Pillow meets broken files with many kinds of errors
         reason = getattr(error, "strerror", None) or error
-        return Seen((0, 0), [*flaws, ("image-unreadable", f"{task.path}: cannot read this image: {reason}")], numbers)
-    return Seen(size, flaws + found, numbers)
+        return ImageStats(
+            (0, 0), [*flaws, ("image-unreadable", f"{job.path}: cannot read this image: {reason}")], numbers
+        )
+    return ImageStats(size, flaws + found, numbers)
 
 
-def _describe(image: Image.Image, task: Task) -> tuple[tuple[int, int], list[tuple[str, str]]]:
+def _describe(image: Image.Image, job: ImageJob) -> tuple[tuple[int, int], list[tuple[str, str]]]:
     """The size that ``read_image`` gives, and what the head of a file says that is worth knowing."""
-    path, flaws = task.path, []
+    path, flaws = job.path, []
     stored = image.height, image.width
     turned = stored[::-1] if is_turned(image) else stored
     size = turned
-    if 0 not in task.size and task.size != turned:
-        seen, labelled = (f"{width}x{height}" for height, width in (turned, task.size))
-        if task.size == stored:
+    if 0 not in job.size and job.size != turned:
+        seen, labelled = (f"{width}x{height}" for height, width in (turned, job.size))
+        if job.size == stored:
             size = stored
             flaws.append(("image-rotated", f"{path}: is {seen} as viewers turn it, its labels are for {labelled}"))
         else:

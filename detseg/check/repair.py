@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.check.checking import Checked, readable
+from detseg.check.checking import CheckResult, readable
 from detseg.check.labels import repeated
-from detseg.data.annotations.detection import DetectionAnnotations, in_shares
+from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.issues import collecting
 from detseg.data.annotations.semantic import SemanticAnnotations
@@ -34,7 +34,7 @@ CHANGES = "changes.txt"
 QUALITY = 95  # of JPEGs that are written anew
 
 
-def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str]:
+def repair(checked: CheckResult, out: Path, advance: Callable[[], None]) -> list[str]:
     """Write what is sound of a data set to the empty folder ``out``, in COCO format or as images and maps of labels.
 
     ``advance`` is called for each image. Returns what was changed, which CHANGES in ``out`` lists too. The source is
@@ -81,7 +81,7 @@ def repair(checked: Checked, out: Path, advance: Callable[[], None]) -> list[str
     return changes
 
 
-def _images(checked: Checked) -> Iterator[tuple[str, int, Path, tuple[int, int]]]:
+def _images(checked: CheckResult) -> Iterator[tuple[str, int, Path, tuple[int, int]]]:
     """Part, row, path, and height and width as labelled of each image."""
     for split, part in checked.parts.items():
         sizes = part.sizes if isinstance(part, DetectionAnnotations) else checked.sizes[split]
@@ -89,7 +89,7 @@ def _images(checked: Checked) -> Iterator[tuple[str, int, Path, tuple[int, int]]
             yield split, row, part.path(row), (height, width)
 
 
-def _lost(checked: Checked) -> set[str]:
+def _lost(checked: CheckResult) -> set[str]:
     """Paths of images that cannot be used, or whose file of labels is broken as a whole."""
     broken = [fault for fault in checked.of_kind("label-broken") if fault.annotation is None]
     return {fault.image or fault.file for fault in broken} | {
@@ -97,7 +97,7 @@ def _lost(checked: Checked) -> set[str]:
     }
 
 
-def _twice(checked: Checked) -> dict[tuple[str, int], str]:
+def _twice(checked: CheckResult) -> dict[tuple[str, int], str]:
     """Part and row of each image that there is before, and what there is to say."""
     return {
         (split, row): f"{checked.parts[split].path(row)} ({split}): the same as {path} ({first})"
@@ -139,7 +139,7 @@ def _flat(name: str, taken: set[str]) -> str:
     return free
 
 
-def _write_objects(checked: Checked, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
+def _write_objects(checked: CheckResult, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
     """Write an annotation file for each part."""
     names, changes = _names(checked)
     ids = _category_ids(checked, names)
@@ -188,7 +188,7 @@ def _entry(part: DetectionAnnotations, number: int, box: NDArray[np.float64], si
 def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.float64] | None, str | None]:
     """A box as it should be, None for one to leave out, and what was done with it."""
     limits = np.array([width, height, width, height])
-    if in_shares(box[None], np.array([[height, width]], dtype=np.int32))[0]:
+    if looks_normalized(box[None], np.array([[height, width]], dtype=np.int32))[0]:
         shares = box + np.array([1, 1, 0, 0]) if (box[:2] < 0).any() else box  # the reader of VOC has taken a pixel off
         sound = (shares >= 0).all() and (shares[2:] > shares[:2]).all()
         return (shares * limits, "made pixels of shares") if sound else (None, "left out")
@@ -200,7 +200,7 @@ def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.
     return box, None
 
 
-def _names(checked: Checked) -> tuple[dict[str, str], list[str]]:
+def _names(checked: CheckResult) -> tuple[dict[str, str], list[str]]:
     """The name to use for each class, one for several that differ in white space alone; and the changes."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in checked.counts:
@@ -213,7 +213,7 @@ def _names(checked: Checked) -> tuple[dict[str, str], list[str]]:
     return names, changes
 
 
-def _category_ids(checked: Checked, names: dict[str, str]) -> dict[str, int]:
+def _category_ids(checked: CheckResult, names: dict[str, str]) -> dict[str, int]:
     """The data set's own numbers of the classes, where all parts agree on them; else from 1 on."""
     found: dict[str, set[int]] = defaultdict(set)
     for part in checked.parts.values():
@@ -226,7 +226,7 @@ def _category_ids(checked: Checked, names: dict[str, str]) -> dict[str, int]:
     return {name: min(one) for name, one in sorted(found.items(), key=lambda one: min(one[1]))}
 
 
-def _write_maps(checked: Checked, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
+def _write_maps(checked: CheckResult, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
     """Write the map of labels of each image: the number of the class of each pixel, 255 for none."""
     undefined = {fault.file: fault.text for fault in checked.of_kind("mask-undefined")}
     for split, part in checked.parts.items():

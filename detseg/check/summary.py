@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from detseg.check.checking import Checked
+from detseg.check.checking import CheckResult
 from detseg.check.figures import Figures, covered
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import KINDS, Fault
+from detseg.data.annotations.issues import KINDS, Issue
 
 FIRST = 3  # faults of each kind that are listed unless all are asked for
 CLASSES = 30  # classes that are listed
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
-def text(checked: Checked, found: Figures, side: int, everything: bool) -> str:
+def text(checked: CheckResult, found: Figures, side: int, everything: bool) -> str:
     """The report for a terminal."""
     lines = [f"{checked.root}: {checked.format}, {', '.join(checked.parts) or 'nothing that can be read'}", ""]
     lines += _table(list(part_rows(checked)))
@@ -33,7 +33,7 @@ def text(checked: Checked, found: Figures, side: int, everything: bool) -> str:
     return "\n".join([*lines, "", *_fault_lines(checked, everything)])
 
 
-def values(checked: Checked, found: Figures, side: int) -> dict[str, Any]:
+def values(checked: CheckResult, found: Figures, side: int) -> dict[str, Any]:
     """All of a check as values for JSON."""
     names, *rows = part_rows(checked)
     return {
@@ -57,7 +57,7 @@ def values(checked: Checked, found: Figures, side: int) -> dict[str, Any]:
     }
 
 
-def part_rows(checked: Checked) -> Iterator[list[str]]:
+def part_rows(checked: CheckResult) -> Iterator[list[str]]:
     """A head, and the counts of each part."""
     yield [
         "part",
@@ -98,7 +98,7 @@ def _box_lines(found: Figures, side: int) -> Iterator[str]:
     yield f"anchors of a pyramid at a short edge of {side}: IoU 0.5 or more with {'; '.join(shares)}"
 
 
-def _fault_lines(checked: Checked, everything: bool) -> Iterator[str]:
+def _fault_lines(checked: CheckResult, everything: bool) -> Iterator[str]:
     for kind, (severity, title) in KINDS.items():
         faults = checked.of_kind(kind)
         if not faults:
@@ -119,7 +119,7 @@ def _fault_lines(checked: Checked, everything: bool) -> Iterator[str]:
     )
 
 
-def short(checked: Checked, fault: Fault) -> str:
+def short(checked: CheckResult, fault: Issue) -> str:
     """What a fault says, with paths relative to the data set."""
     return fault.text.replace(f"{checked.root}/", "")
 

@@ -135,7 +135,7 @@ def _region_proposal_network(file: Path) -> Method:
         resized, _ = data.eval_transform(image)
         nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
-        batch = collate([sample], data.buckets)
+        batch = collate([sample], data.pad_shapes)
         images, sizes, original_sizes = (x.to(device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
         predictions = model.rpn(model.backbone(images, sizes), (images.shape[2], images.shape[3]))
         found = model.rpn.propose(predictions, sizes, model.rpn_candidates[0], model.proposals[0])

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from detseg.data.annotations.semantic import SemanticAnnotations as SemanticAnnotations
     from detseg.data.loading.collate import collate as collate
     from detseg.data.loading.repeat_factors import ClassBalanced as ClassBalanced
+    from detseg.data.loading.repeat_factors import ImageSampling as ImageSampling
     from detseg.data.loading.repeat_factors import RepeatFactor as RepeatFactor
-    from detseg.data.loading.repeat_factors import Sampling as Sampling
     from detseg.data.modules.camvid import CamVid as CamVid
     from detseg.data.modules.cityscapes import CityscapesSegmentation as CityscapesSegmentation
     from detseg.data.modules.classification import ImageFolders as ImageFolders
@@ -44,7 +44,7 @@ MODULES = {
     "ImageFolders": "modules.classification",
     "MixingTransforms": "transforms.mixing",
     "RepeatFactor": "loading.repeat_factors",
-    "Sampling": "loading.repeat_factors",
+    "ImageSampling": "loading.repeat_factors",
     "ShapeCrops": "modules.shapes",
     "FolderSegmentation": "modules.folder_segmentation",
     "SemanticAnnotations": "annotations.semantic",

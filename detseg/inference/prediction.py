@@ -109,7 +109,7 @@ def _predict(task: DetectionTask, data: DetectionDataModule, path: Path, thresho
     resized, (height, width) = data.eval_transform(image)
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
-    batch = collate([sample], data.buckets)
+    batch = collate([sample], data.pad_shapes)
     images, sizes, original_sizes = (x.to(task.device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
     proposals = None
     if task.model.needs_proposals:

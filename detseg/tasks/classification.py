@@ -57,7 +57,7 @@ class ClassificationTask(Task):
         size = self.data.size
         whole, label = torch.tensor([[0.0, 0.0, size, size]]), torch.zeros(1, dtype=torch.int64)
         image = Sample(torch.zeros(3, size, size, dtype=torch.uint8), whole, label, 0, (size, size))
-        batch = self.transfer_batch_to_device(collate([image], self.data.buckets), self.device, 0)
+        batch = self.transfer_batch_to_device(collate([image], self.data.pad_shapes), self.device, 0)
         try:
             with evaluating(self.model), torch.no_grad():
                 self.model.loss(batch)

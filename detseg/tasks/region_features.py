@@ -192,7 +192,7 @@ def extract(model: RCNN, data: DetectionDataModule, files: RegionFeatures, devic
 
 
 def _image_features(model: RCNN, sample: Sample, data: DetectionDataModule, device: torch.device) -> dict[str, Any]:
-    batch = collate([sample], data.buckets)
+    batch = collate([sample], data.pad_shapes)
     truth, labels = sample.boxes.to(device), sample.labels.to(device)
     assert sample.proposals is not None
     proposals = sample.proposals.to(device)

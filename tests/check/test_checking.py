@@ -16,17 +16,17 @@ import pytest
 from PIL import Image
 
 from detseg import cli
-from detseg.check.checking import Checked, check
+from detseg.check.checking import CheckResult, check
 from detseg.check.parts import find_parts
 from detseg.data.annotations.issues import KINDS
 from tests.data import made
 
 
-def look(root: Path, decode: bool = False, jobs: int = 1, **where: Any) -> Checked:
+def look(root: Path, decode: bool = False, jobs: int = 1, **where: Any) -> CheckResult:
     return check(root, find_parts(root, **where), decode, jobs, lambda _: nullcontext(lambda: None))
 
 
-def kinds(checked: Checked) -> dict[str, int]:
+def kinds(checked: CheckResult) -> dict[str, int]:
     """How many faults there are of each kind, notes left out."""
     return dict(Counter(fault.kind for fault in checked.faults if fault.severity != "note"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data import annotation_cache
+from detseg.data.annotations import cache as annotation_cache
 from detseg.data.annotations.cache import cached
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.coco.reader import read_coco
@@ -201,7 +201,7 @@ def _private(queue: multiprocessing.Queue[int], found: DetectionAnnotations) -> 
     total = 0
     for row in range(len(found)):
         objects = found.objects(row)
-        start, end = found.masks.spans[objects.start].tolist()
+        start, end = found.masks.byte_ranges[objects.start].tolist()
         total += int(found.boxes[objects].sum()) + int(found.masks.data[start:end].sum())
     queue.put(private() - before)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg.data.loading.collate import buckets, collate, smallest
+from detseg.data.loading.collate import assign_bucket, collate, default_pad_shapes
 from detseg.data.transforms.detection import fit
 from detseg.structures import Sample
 
@@ -21,22 +21,22 @@ def sample(row: int, height: int, width: int, count: int) -> Sample:
 
 
 def test_buckets_of_the_standard_recipe() -> None:
-    assert buckets(800, 1333) == STANDARD
+    assert default_pad_shapes(800, 1333) == STANDARD
 
 
 @given(st.integers(1, 1500), st.integers(0, 1500), st.integers(1, 4000), st.integers(1, 4000))
 def test_a_bucket_holds_every_resized_image(size: int, more: int, height: int, width: int) -> None:
-    shapes = buckets(size, size + more)
+    shapes = default_pad_shapes(size, size + more)
     assert len(shapes) <= 7
     assert all(edge % 32 == 0 for shape in shapes for edge in shape)
     assert set(shapes) == {(width, height) for height, width in shapes}
-    position = smallest(fit(np.array([[height, width]]), size, size + more), shapes)[0]
+    position = assign_bucket(fit(np.array([[height, width]]), size, size + more), shapes)[0]
     assert position >= 0
 
 
 @given(st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 1500))))
 def test_smallest_bucket(sizes: list[tuple[int, int]]) -> None:
-    found = smallest(np.array(sizes).reshape(-1, 2), STANDARD)
+    found = assign_bucket(np.array(sizes).reshape(-1, 2), STANDARD)
     for (height, width), position in zip(sizes, found, strict=True):
         areas = [h * w for h, w in STANDARD if h >= height and w >= width]
         assert position == -1 if not areas else np.prod(STANDARD[position]) == min(areas)

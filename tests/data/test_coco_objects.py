@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data import coco_format, json_lists
 from detseg.data.annotations.issues import collecting
 from detseg.data.annotations.masks import MaskReading, pack_many, pack_polygons
+from detseg.data.formats.coco import json_stream, reader
 from detseg.data.formats.coco.reader import read_coco
 from detseg.errors import DataError
 
@@ -43,8 +43,8 @@ def write(file: Path, annotations: list[dict[str, Any]], images: range | list[st
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = json_lists.read_lists
-    monkeypatch.setattr(coco_format, "read_lists", lambda file, names: pieces(file, names, 2000))
+    pieces = json_stream.read_lists
+    monkeypatch.setattr(reader, "read_lists", lambda file, names: pieces(file, names, 2000))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def in_pieces_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*of: object) -> None:
         raise AssertionError("read at once")
 
-    monkeypatch.setattr(coco_format, "load", fail)
+    monkeypatch.setattr(reader, "load", fail)
 
 
 @pytest.mark.usefixtures("in_pieces_alone")
@@ -89,7 +89,7 @@ def test_boxes_alone(tmp_path: Path) -> None:
     assert len(found.boxes) == 50
 
 
-@pytest.mark.parametrize("masks", ["any", "sound"])
+@pytest.mark.parametrize("masks", ["any", "valid"])
 def test_collecting_reads_the_same(tmp_path: Path, masks: MaskReading) -> None:
     file = write(tmp_path / "a.json", entries(100))
     found = read_coco(file, tmp_path, masks)

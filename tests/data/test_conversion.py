@@ -21,8 +21,8 @@ from pycocotools import mask as reference
 
 from detseg import cli
 from detseg.cli.convert_data import run as convert_data
-from detseg.data.annotations.contours import clockwise, joined, rings, signed_area
-from detseg.data.annotations.masks import POLYGONS, pack_masks, pack_polygons
+from detseg.data.annotations.contours import concat_contours, make_clockwise, signed_area, trace_contours
+from detseg.data.annotations.masks import POLYGONS, concat_masks, pack_polygons
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.discovery import find_source
 from detseg.errors import ConfigError, DataError
@@ -319,9 +319,9 @@ def test_labels_of_another_size_are_not_made_shares(tmp_path: Path) -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=6, max_size=6).filter(lambda m: np.any(m)))
 def test_outlines_are_drawn_as_the_mask(rows: list[list[bool]]) -> None:
     mask = np.array(rows)
-    found = rings(mask)
+    found = trace_contours(mask)
     assert sum(map(signed_area, found)) == mask.sum()
-    points = joined(found)
+    points = concat_contours(found)
     assert signed_area(points) == mask.sum()
     drawn = reference.decode(reference.merge(reference.frPyObjects([points.ravel().tolist()], *mask.shape)))
     assert np.array_equal(drawn, mask)
@@ -330,8 +330,8 @@ def test_outlines_are_drawn_as_the_mask(rows: list[list[bool]]) -> None:
 def test_a_polygon_is_turned_round_where_it_must_be() -> None:
     square = np.array([[0, 0], [4, 0], [4, 3], [0, 3]], dtype=np.float64)
     assert signed_area(square) == 12
-    assert np.array_equal(clockwise(square), square)
-    assert np.array_equal(clockwise(square[::-1]), square)
+    assert np.array_equal(make_clockwise(square), square)
+    assert np.array_equal(make_clockwise(square[::-1]), square)
 
 
 cents = st.integers(0, 3000).map(lambda value: value / 100)
@@ -375,9 +375,9 @@ def test_real_data_goes_through(shared_data: Path, tmp_path: Path, name: str, to
                 polygons = [polygon.round(9).tolist() for polygon in one.masks.polygons(i)]
                 points = np.concatenate(polygons).reshape(-1, 2)
                 boxes[i] = [*points.min(axis=0), *points.max(axis=0)]  # now they are those of the polygons
-                rounded = pack_masks([(POLYGONS, pack_polygons(polygons))]).runs(0, *size)
-                assert other.masks.runs(i, *size) in (rounded, one.masks.runs(i, *size)), i
-            assert (other.masks.kinds == POLYGONS).all()
+                rounded = concat_masks([(POLYGONS, pack_polygons(polygons))]).rle(0, *size)
+                assert other.masks.rle(i, *size) in (rounded, one.masks.rle(i, *size)), i
+            assert (other.masks.mask_types == POLYGONS).all()
         apart = np.abs(boxes - other.boxes).max(axis=1) > 1e-8
         # The parts of one, a train, overlap and end in a spike that is too thin to be drawn.
         assert apart.sum() == (1 if (name, to, part) == ("tiny_coco", "YOLO", "train") else 0)

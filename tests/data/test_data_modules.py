@@ -17,8 +17,9 @@ import torch
 from detseg.configurable import from_config, to_config
 from detseg.data import COCO, VOC, Transforms
 from detseg.data.annotations.images import read_image
-from detseg.data.modules.base import Loader, split_rows
+from detseg.data.modules.base import Loader
 from detseg.data.modules.detection import DetectionDataset
+from detseg.data.splits import split_indices
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.structures import Batch
 from tests.data import made
@@ -112,7 +113,7 @@ def test_what_no_one_has_split_is_split_the_same_way_each_time(tmp_path: Path) -
 
 @pytest.mark.parametrize(("count", "val"), [(2, 1), (3, 1), (10, 2), (1000, 200)])
 def test_both_sides_of_a_split_get_images(count: int, val: int) -> None:
-    train, held_out = split_rows(count, 0.2, "train"), split_rows(count, 0.2, "val")
+    train, held_out = split_indices(count, 0.2, "train"), split_indices(count, 0.2, "val")
     assert len(held_out) == val
     assert sorted([*train, *held_out]) == list(range(count))
 
@@ -204,7 +205,7 @@ def test_a_recipe_rebuilds_it_without_any_data() -> None:
     data = COCO("nowhere", batch_size=3, transforms=Transforms([60, 96], 200, augment={"ColorJitter": {"p": 0.5}}))
     again = from_config(json.loads(json.dumps(to_config(data))))
     assert to_config(again) == to_config(data)
-    assert again.buckets == data.buckets
+    assert again.pad_shapes == data.pad_shapes
     assert again.eval_transform(np.zeros((48, 64, 3), np.uint8))[1] == (96, 128)
 
 

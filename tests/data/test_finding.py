@@ -10,8 +10,8 @@ import pytest
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.discovery import find_source
-from detseg.data.formats.layout import leads_out
-from detseg.data.modules.base import train_val_split
+from detseg.data.formats.layout import is_path_traversal
+from detseg.data.splits import train_val_split
 from detseg.errors import DataError
 from tests.data import made
 
@@ -56,7 +56,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     made.coco(tmp_path / "mine" / "labels.json", entries, [], {1: "cat"})
     with pytest.raises(DataError, match=r"labels\.json: file_name '\.\./secret\.png' leads out of"):
         whole(tmp_path / "mine")
-    assert [leads_out(name) for name in ("a/b", "a/../b", "/a", "c:a", "a\\..\\b", "a..b", "")] == [
+    assert [is_path_traversal(name) for name in ("a/b", "a/../b", "/a", "c:a", "a\\..\\b", "a..b", "")] == [
         *(False, True, True, True, True, False, False)
     ]
 

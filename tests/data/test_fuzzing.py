@@ -100,7 +100,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @SETTINGS
-@given(path=PATHS, value=VALUES, key=st.sampled_from([None, "drop"]), masks=st.sampled_from(["none", "sound", "all"]))
+@given(path=PATHS, value=VALUES, key=st.sampled_from([None, "drop"]), masks=st.sampled_from(["none", "valid", "all"]))
 @example(path=[1, 0, 1], value=[None], key=None, masks="none")  # a name that is a list
 @example(path=[2, 0, 0], value="x" * 300, key=None, masks="none")  # one that is too long for a file
 def test_coco(coco: Path, path: list[int], value: Any, key: str | None, masks: Any) -> None:
@@ -113,7 +113,7 @@ def test_coco(coco: Path, path: list[int], value: Any, key: str | None, masks: A
 @given(cuts=st.lists(CUTS, min_size=1, max_size=3))
 def test_the_text_of_coco(coco: Path, cuts: list[tuple[float, int, bytes]]) -> None:
     (coco / "labels.json").write_bytes(changed(json.dumps(COCO_FILE).encode(), cuts))
-    take(lambda: Folder(str(coco), format="COCO", masks="sound").read("train"), coco)
+    take(lambda: Folder(str(coco), format="COCO", masks="valid").read("train"), coco)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_yolo(yolo: Path, names: list[tuple[float, int, bytes]], cuts: list[tuple[float, int, bytes]]) -> None:
     (yolo / "data.yaml").write_bytes(changed(b"path: .\nnames:\n  0: cat\n  1: dog\n", names))
     (yolo / "labels" / "a.txt").write_bytes(changed(b"0 .5 .5 .25 .25\n1 .1 .1 .5 .1 .5 .5\n", cuts))
-    take(lambda: Folder(str(yolo), format="YOLO", masks="sound").read("train"), yolo)
+    take(lambda: Folder(str(yolo), format="YOLO", masks="valid").read("train"), yolo)
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +178,14 @@ LABELME_FILE = {
 @given(path=PATHS, value=VALUES, key=st.sampled_from([None, "drop"]))
 def test_labelme(labelme: Path, path: list[int], value: Any, key: str | None) -> None:
     (labelme / "a.json").write_text(json.dumps(replaced(LABELME_FILE, path, value, key)))
-    take(lambda: Folder(str(labelme), format="LabelMe", masks="sound").read("train"), labelme)
+    take(lambda: Folder(str(labelme), format="LabelMe", masks="valid").read("train"), labelme)
 
 
 @SETTINGS
 @given(cuts=st.lists(CUTS, min_size=1, max_size=3))
 def test_the_text_of_labelme(labelme: Path, cuts: list[tuple[float, int, bytes]]) -> None:
     (labelme / "a.json").write_bytes(changed(json.dumps(LABELME_FILE).encode(), cuts))
-    take(lambda: Folder(str(labelme), format="LabelMe", masks="sound").read("train"), labelme)
+    take(lambda: Folder(str(labelme), format="LabelMe", masks="valid").read("train"), labelme)
 
 
 @SETTINGS

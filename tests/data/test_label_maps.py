@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from detseg.data.annotations.class_names import find_classes
-from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, label_maps, read_numbers
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, read_numbers, semantic_masks
 from detseg.draw import save_labels
 from detseg.errors import DataError
 
@@ -119,7 +119,7 @@ def maps(tmp_path: Path, *numbers: np.ndarray) -> SemanticAnnotations:
         save_labels(one, Path(path))
     files = [f"{row}.jpg" for row in range(len(numbers))]
     source = LabelFiles(np.array(paths), 5, (255,))
-    return label_maps(tmp_path, ("sky", "road", "car", "tree", "pole"), range(5), tmp_path, files, source)
+    return semantic_masks(tmp_path, ("sky", "road", "car", "tree", "pole"), range(5), tmp_path, files, source)
 
 
 def test_other_classes_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,7 +153,7 @@ def test_counts_sizes_and_subsets(tmp_path: Path) -> None:
 )
 def test_classes_that_make_no_sense(tmp_path: Path, classes: list[str], message: str) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}: .*{message}"):
-        label_maps(tmp_path, classes, range(len(classes)), tmp_path, [], LabelFiles(np.array([]), 0, ()))
+        semantic_masks(tmp_path, classes, range(len(classes)), tmp_path, [], LabelFiles(np.array([]), 0, ()))
 
 
 @pytest.mark.parametrize(

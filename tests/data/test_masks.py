@@ -17,7 +17,7 @@ from pycocotools.coco import COCO as Reference
 
 from detseg.data import COCO, VOC, Folder, Shapes, Transforms
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.masks import RUNS, pack_masks
+from detseg.data.annotations.masks import RLE, concat_masks
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.discovery import find_source
@@ -133,7 +133,7 @@ def test_where_no_mask_is_sound_the_way_on_depends_on_whether_there_are_any(
 def test_or_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, segmentation: Any, message: str
 ) -> None:
-    found = read_coco(write(tmp_path, segmentation, [POLYGON]), tmp_path, "sound")
+    found = read_coco(write(tmp_path, segmentation, [POLYGON]), tmp_path, "valid")
     assert found.ids.tolist() == [71]
     assert found.offsets.tolist() == [0, 1]
     assert drawn(found)[12:38, 12:28].all()
@@ -143,14 +143,14 @@ def test_or_left_out_and_counted(
 
 def test_it_is_an_error_if_no_sound_mask_is_left(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of 2 objects has a mask that can be used: .*annotation 70 has no poly"):
-        read_coco(write(tmp_path, [], None), tmp_path, "sound")
+        read_coco(write(tmp_path, [], None), tmp_path, "valid")
 
 
 def test_background_alone_needs_no_mask(tmp_path: Path) -> None:
     write(tmp_path, [POLYGON])
     made.image(tmp_path / "b.png", HEIGHT, WIDTH)
     made.coco(tmp_path / "b.json", [{"id": 1, "file_name": "b.png", "height": HEIGHT, "width": WIDTH}], [], NAMES)
-    for use in ("all", "sound"):
+    for use in ("all", "valid"):
         data = COCO(str(tmp_path), train_file="a.json", val_file="b.json", workers=0, masks=use)
         assert data.val_annotations.masks is not None
         assert not next(iter(data.val_dataloader())).targets.valid.any()
@@ -181,12 +181,14 @@ def test_a_corner_far_away_is_named(tmp_path: Path, labels: str, place: str) -> 
 
 
 def test_rows_are_taken_in_any_order() -> None:
-    contents = [(RUNS, bytes([number] * number)) for number in range(6)]
-    masks = pack_masks(contents)
+    contents = [(RLE, bytes([number] * number)) for number in range(6)]
+    masks = concat_masks(contents)
     for rows in ([], [0], [5], [1, 2, 4], [4, 3, 3, 0, 1, 5]):
         taken = masks.take(np.array(rows, dtype=np.int64))
-        assert taken.kinds.tolist() == [RUNS] * len(rows)
-        assert [taken.data[start:end].tobytes() for start, end in taken.spans] == [contents[row][1] for row in rows]
+        assert taken.mask_types.tolist() == [RLE] * len(rows)
+        assert [taken.data[start:end].tobytes() for start, end in taken.byte_ranges] == [
+            contents[row][1] for row in rows
+        ]
 
 
 def test_masks_follow_their_objects(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_broken_objects_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     root = voc(tmp_path, numbers)
     with pytest.raises(DataError, match=r"a.jpg annotation 2 \(object 2 of its file\) has no pixel in .*a\.png"):
         read_voc(root, ["a"], "all")
-    assert read_voc(root, ["a"], "sound").ids.tolist() == [1]
+    assert read_voc(root, ["a"], "valid").ids.tolist() == [1]
     assert "left out 1 objects" in caplog.text
     voc(root, np.full((HEIGHT, WIDTH), 3, np.uint8))
     with pytest.raises(DataError, match=r"a\.png: shows an object 3, but the annotation of a lists 2"):
@@ -325,9 +327,9 @@ def test_yolo_boxes_have_no_masks(tmp_path: Path) -> None:
         Folder(str(tmp_path), masks="all").read("train")
 
 
-@pytest.mark.parametrize("use", ["all", "sound"])
+@pytest.mark.parametrize("use", ["all", "valid"])
 @pytest.mark.parametrize("kind", ["COCO", "VOC", "YOLO"])
-def test_a_set_of_boxes_alone_says_what_to_do(tmp_path: Path, kind: str, use: Literal["all", "sound"]) -> None:
+def test_a_set_of_boxes_alone_says_what_to_do(tmp_path: Path, kind: str, use: Literal["all", "valid"]) -> None:
     coco = made.simple_coco(tmp_path / "COCO" / "labels.json", tmp_path / "COCO" / "images", count=2).parent
     if kind != "COCO":
         convert(find_source(coco), kind, tmp_path / kind)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from detseg.data import CityscapesSegmentation
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.masks import RUNS
+from detseg.data.annotations.masks import RLE
 from detseg.data.formats.cityscapes import find_cityscapes, paint
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
@@ -81,7 +81,7 @@ def test_instances_become_objects_with_masks(tmp_path: Path) -> None:
     assert found.boxes.tolist() == [[0, 0, 8, 4], [20, 10, 40, 15], [10, 5, 30, 20], [0, 40, 9, 48]]
     assert found.areas.tolist() == [32, 100, 15 * 20 - 50, 72]
     assert found.masks is not None
-    assert (found.masks.kinds == RUNS).all()
+    assert (found.masks.mask_types == RLE).all()
     for row, (mask, number) in enumerate(
         zip(found.masks.draw(np.arange(4), HEIGHT, WIDTH), (26, 24000, 26000, 33001), strict=True)
     ):

@@ -57,8 +57,8 @@ def test_ranks_share_the_steps_of_one(groups: np.ndarray, batch: int, ranks: int
     alone = training(groups, batch * ranks, 1)[0]
     shared = training(groups, batch, ranks)
     for together, *parts in zip(alone, *shared, strict=True):
-        joined = [row for rows in parts for row in rows]
-        assert joined == together or (len(together) < ranks and set(joined) == set(together))
+        concat_contours = [row for rows in parts for row in rows]
+        assert concat_contours == together or (len(together) < ranks and set(concat_contours) == set(together))
 
 
 def test_epochs_and_seeds_shuffle_anew_and_again_the_same() -> None:
@@ -97,7 +97,7 @@ def test_evaluation_takes_every_image_once_in_the_same_batches(groups: np.ndarra
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_no_rank_has_fewer_than_the_least_of_a_step(ranks: int) -> None:
-    samplers = [TrainingSampler(np.zeros(13, int), 4, 0, rank, ranks, least=2) for rank in range(ranks)]
+    samplers = [TrainingSampler(np.zeros(13, int), 4, 0, rank, ranks, min_batch_size=2) for rank in range(ranks)]
     batches = [list(sampler) for sampler in samplers]
     assert min(len(batch) for own in batches for batch in own) >= 2
     assert {row for own in batches for batch in own for row, _ in batch} == set(range(13))

@@ -30,7 +30,7 @@ def drawn(groups: np.ndarray, times: np.ndarray, batch: int, ranks: int, epoch: 
     """Rows of each batch of each rank."""
     found = []
     for rank in range(ranks):
-        sampler = TrainingSampler(groups, batch, 3, rank, ranks, times=times)
+        sampler = TrainingSampler(groups, batch, 3, rank, ranks, repeat_factors=times)
         sampler.set_epoch(epoch)
         found.append([[row for row, _ in rows] for rows in sampler])
         assert len(found[-1]) == len(sampler)
@@ -40,7 +40,7 @@ def drawn(groups: np.ndarray, times: np.ndarray, batch: int, ranks: int, epoch: 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 4), max_size=5), min_size=1, max_size=20), st.floats(0.001, 1))
 def test_repeat_factors_are_those_of_the_paper(images: list[list[int]], threshold: float) -> None:
-    times = RepeatFactor(threshold).times(of(images, 5))
+    times = RepeatFactor(threshold).repeat_factors(of(images, 5))
     for labels, found in zip(images, times, strict=True):
         factors = [1.0]
         for label in labels:
@@ -52,17 +52,17 @@ def test_repeat_factors_are_those_of_the_paper(images: list[list[int]], threshol
 def test_repeat_factors_worked_out() -> None:
     """100 images, of which one has the rare class: sqrt(0.16 / 0.01) = 4 times; half have the other: once."""
     images = [[0], [1, 1], *([[0]] * 49), *([[]] * 49)]
-    assert RepeatFactor(0.16).times(of(images, 2)).tolist() == pytest.approx([1, 4] + [1] * 98)
+    assert RepeatFactor(0.16).repeat_factors(of(images, 2)).tolist() == pytest.approx([1, 4] + [1] * 98)
 
 
 def test_balanced_classes_come_equally_often() -> None:
     images = [[0]] * 60 + [[1]] * 20 + [[2, 2]] * 4 + [[]] * 16
     annotations = of(images, 4)  # the last class has no objects
-    times = ClassBalanced().times(annotations)
+    times = ClassBalanced().repeat_factors(annotations)
     assert times[84:].tolist() == [1] * 16
     assert times.sum() == pytest.approx(100)
     assert [times[:60].sum(), times[60:80].sum(), times[80:84].sum()] == pytest.approx([28] * 3)
-    both = ClassBalanced().times(of([[0], [0], [0, 1]], 2))
+    both = ClassBalanced().repeat_factors(of([[0], [0], [0, 1]], 2))
     assert both.tolist() == pytest.approx([0.5, 0.5, 2])  # 3/2 (1/3), and 3/2 (1/3 + 1)
 
 
@@ -71,8 +71,8 @@ def test_crowds_and_difficult_objects_do_not_count() -> None:
     hidden = annotations.labels == 1
     for field in ("crowd", "difficult"):
         changed = replace(annotations, **{field: hidden})
-        assert RepeatFactor(1.0).times(changed).tolist() == [1, 1, 1]
-        assert ClassBalanced().times(changed).tolist() == pytest.approx([1, 1, 1])
+        assert RepeatFactor(1.0).repeat_factors(changed).tolist() == [1, 1, 1]
+        assert ClassBalanced().repeat_factors(changed).tolist() == pytest.approx([1, 1, 1])
 
 
 @settings(deadline=None)
@@ -90,8 +90,8 @@ def test_epochs_are_equally_long_and_ranks_share_them(
     for row, expected in enumerate(scaled):
         assert np.floor(expected - 1e-6) <= counts[row] <= np.ceil(expected + 1e-6)
     for together, *parts in zip(alone, *shared, strict=True):
-        joined = [row for rows in parts for row in rows]
-        assert joined == together or (len(together) < ranks and set(joined) == set(together))
+        concat_contours = [row for rows in parts for row in rows]
+        assert concat_contours == together or (len(together) < ranks and set(concat_contours) == set(together))
 
 
 def test_images_come_as_often_as_they_should_and_other_ones_in_each_epoch() -> None:
@@ -104,7 +104,7 @@ def test_images_come_as_often_as_they_should_and_other_ones_in_each_epoch() -> N
 
 
 def test_an_image_that_comes_twice_is_changed_differently() -> None:
-    keys = [key for rows in TrainingSampler(np.zeros(4, int), 3, times=np.full(4, 3.0)) for key in rows]
+    keys = [key for rows in TrainingSampler(np.zeros(4, int), 3, repeat_factors=np.full(4, 3.0)) for key in rows]
     assert len(keys) == 12
     assert len({seed for _, seed in keys}) == 12
 

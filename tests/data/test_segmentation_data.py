@@ -166,7 +166,7 @@ def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
     seen, size = data.eval_transform(image)
     assert size == (48, 64)
     assert np.array_equal(seen, image)
-    assert data.buckets == []
+    assert data.pad_shapes == []
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.masks import RUNS, pack_masks
+from detseg.data.annotations.masks import RLE, concat_masks
 from detseg.data.formats.coco.reader import read_coco
 from detseg.metrics import Detections, coco_ap, coco_results, matching
 from tests.metrics import generated
@@ -306,7 +306,7 @@ def with_masks(truth: DetectionAnnotations, found: Detections) -> tuple[Detectio
             texts.append(reference_masks.encode(np.asfortranarray(inside.astype(np.uint8)))["counts"])
         return texts
 
-    masks = pack_masks([(RUNS, text) for text in ellipses(truth.boxes)])
+    masks = concat_masks([(RLE, text) for text in ellipses(truth.boxes)])
     own = np.empty(len(found.boxes), dtype=object)
     own[:] = ellipses(found.boxes)
     return replace(truth, masks=masks), found._replace(masks=own)

@@ -24,7 +24,7 @@ from detseg.data.annotations.cache import cached
 from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.coco.reader import read_coco
-from detseg.data.loading.collate import buckets, collate
+from detseg.data.loading.collate import collate, default_pad_shapes
 from detseg.data.modules.detection import DetectionDataset
 from detseg.data.transforms.detection import ImageSample, Transforms, mirror, scale
 
@@ -72,7 +72,7 @@ def stages(files: list[Path], dataset: DetectionDataset) -> None:
     pictures = [ImageSample(read_image(file), *nothing) for file in files]
     large = [scale(picture, 800, 1067) for picture in pictures]
     samples = [dataset[row, row] for row in range(0, IMAGES, 2)]
-    pad = partial(collate, buckets=buckets(800, 1333))
+    pad = partial(collate, pad_shapes=default_pad_shapes(800, 1333))
     found = {
         "read": best(lambda: [np.fromfile(file, dtype=np.uint8) for file in files]),
         "decode": best(lambda: [cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) for content in contents]),

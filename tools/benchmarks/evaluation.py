@@ -17,7 +17,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.masks import POLYGONS, Masks, pack_masks, pack_polygons
+from detseg.data.annotations.masks import POLYGONS, Masks, concat_masks, pack_polygons
 from detseg.metrics import Collector, Detections, coco_ap, coco_results
 from detseg.structures import Instances
 
@@ -120,7 +120,7 @@ def outlines(boxes: NDArray[np.float64]) -> Masks:
     angles = np.linspace(0, 2 * np.pi, 28)[:-1]
     middles, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     corners = middles[:, None] + halves[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return pack_masks([(POLYGONS, pack_polygons([one])) for one in corners.reshape(len(boxes), -1).tolist()])
+    return concat_masks([(POLYGONS, pack_polygons([one])) for one in corners.reshape(len(boxes), -1).tolist()])
 
 
 def evaluation_case(images: int = 5000) -> tuple[DetectionAnnotations, Detections]:

@@ -12,7 +12,7 @@ from pycocotools.mask import encode
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from detseg.data.annotations.masks import POLYGONS, pack_masks, pack_polygons
+from detseg.data.annotations.masks import POLYGONS, concat_masks, pack_polygons
 from detseg.ops.masks import GRID, box_masks, mask_targets
 from detseg.ops.rle import box_masks_to_rle
 
@@ -62,7 +62,7 @@ def targets(device: str, half: bool) -> dict[str, Call]:
     corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * random.uniform(0.7, 1, (images, objects, 27, 1))
     radius = np.exp(random.uniform(np.log(8), np.log(150), (images, objects, 1, 2)))
     polygons = (corners * radius + random.uniform(0, (WIDTH, HEIGHT), radius.shape)).clip(0, (WIDTH, HEIGHT))
-    packed = pack_masks([(POLYGONS, pack_polygons([one.ravel().tolist()])) for one in polygons.reshape(-1, 27, 2)])
+    packed = concat_masks([(POLYGONS, pack_polygons([one.ravel().tolist()])) for one in polygons.reshape(-1, 27, 2)])
     rows = np.arange(images * objects).reshape(images, objects)
     drawn = [np.stack([*packed.draw(row, HEIGHT, WIDTH)]) for row in rows]
     boxes = torch.from_numpy(np.concatenate([polygons.min(axis=2), polygons.max(axis=2) + 1e-3], axis=2)).float()

@@ -12,8 +12,8 @@ import numpy as np
 
 from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import image_size
-from detseg.data.annotations.issues import Flaw
-from detseg.data.annotations.masks import NONE, POLYGONS, RUNS, pack_masks, pack_polygons
+from detseg.data.annotations.issues import AnnotationError
+from detseg.data.annotations.masks import NONE, POLYGONS, RLE, concat_masks, pack_polygons
 
 Box = tuple[float, float, float, float]
 
@@ -55,12 +55,12 @@ class Builder:
 
         Raises Flaw for a polygon that is none.
         """
-        mask = (NONE, b"") if runs is None else (RUNS, runs)
+        mask = (NONE, b"") if runs is None else (RLE, runs)
         try:
             if polygon:
                 mask = (POLYGONS, pack_polygons([[x for point in polygon for x in point]]))
         except ValueError as error:
-            raise Flaw("mask-broken", str(error)) from None
+            raise AnnotationError("mask-broken", str(error)) from None
         self.rows.append(row)
         self.names.append(name)
         self.boxes.append(box)
@@ -87,7 +87,7 @@ class Builder:
             ids=np.arange(1, len(self.rows) + 1),
             areas=np.array(self.areas, dtype=np.float64),
             crowd=np.array(self.crowd, dtype=bool),
-            masks=pack_masks(self.masks) if any(kind for kind, _ in self.masks) else None,
+            masks=concat_masks(self.masks) if any(kind for kind, _ in self.masks) else None,
         )
 
 

@@ -28,7 +28,7 @@ from detseg.data.annotations.masks import Masks
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the arrays and of what is read into them: raise it when a reader changes
+VERSION = 3  # of the arrays and of what is read into them: raise it when a reader changes
 LEAST = 8 << 20  # bytes of an annotation file that takes long
 ALIGNED = 64  # where a block begins, so that its numbers lie as numpy wants them
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]  # (n, 2) x and y
 
 
-def rings(mask: NDArray[np.bool_]) -> list[Points]:
+def trace_contours(mask: NDArray[np.bool_]) -> list[Points]:
     """The outlines of a mask (h, w): one for each part, clockwise as seen, and one for each hole, the other way round.
 
     They run along the edges of pixels, so that their corners are whole numbers and COCO's drawing of them is the mask.
@@ -49,7 +49,7 @@ def _ring(start: tuple[int, int], edges: dict[tuple[int, int], list[tuple[int, i
     return np.array(corners, dtype=np.float64)
 
 
-def joined(parts: list[Points]) -> Points:
+def concat_contours(parts: list[Points]) -> Points:
     """One polygon of several, with bridges of no width from the first corner to each of the others.
 
     A line drawn twice bounds nothing, so that it covers what the parts do, if these do not overlap.
@@ -67,6 +67,6 @@ def signed_area(points: Points) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
-def clockwise(points: Points) -> Points:
+def make_clockwise(points: Points) -> Points:
     """The same polygon, gone round clockwise as seen."""
     return points if signed_area(points) >= 0 else points[::-1]

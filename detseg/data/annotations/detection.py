@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.annotations.issues import collects, report
-from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, pack_masks
+from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks
 from detseg.errors import MaskError
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class DetectionAnnotations:
         """
         if use == "none" or (use == "any" and (self.masks is None or not collects())):
             return self
-        masks = pack_masks([(NONE, b"")] * len(self.labels)) if self.masks is None else self.masks
+        masks = concat_masks([(NONE, b"")] * len(self.labels)) if self.masks is None else self.masks
         sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)
         without = masks.blank(sizes)
         rows = np.flatnonzero(without)
@@ -122,11 +122,11 @@ class DetectionAnnotations:
         named = ", ".join(
             f"{file} annotation {number} "
             + reasons.get(number, "has no mask" if kind == NONE else "has a mask without a pixel in its image")
-            for file, number, kind in zip(files, self.ids[rows[:5]].tolist(), masks.kinds[rows[:5]], strict=True)
+            for file, number, kind in zip(files, self.ids[rows[:5]].tolist(), masks.mask_types[rows[:5]], strict=True)
         )
         if use == "all":
-            never = (masks.kinds == NONE).all() and {*reasons.values()} <= {*ABSENT}
-            way_on = WITHOUT if never else "correct them, or leave such objects out with `--data.masks sound`"
+            never = (masks.mask_types == NONE).all() and {*reasons.values()} <= {*ABSENT}
+            way_on = WITHOUT if never else "correct them, or leave such objects out with masks='valid'"
             found = f"{len(rows)} of {len(self.labels)} objects have no mask that can be used"
             raise MaskError(f"{self.root}: {found}: {named}; {way_on}")
         if without.all():
@@ -137,7 +137,7 @@ class DetectionAnnotations:
     def _report_masks(self, masks: Masks, without: NDArray[np.int64], reasons: Mapping[int, str]) -> None:
         """Report the masks of objects that cannot be used; that an object has none is no fault."""
         files = self.files[np.searchsorted(self.offsets, without, side="right") - 1]
-        for file, number, kind in zip(files, self.ids[without].tolist(), masks.kinds[without], strict=True):
+        for file, number, kind in zip(files, self.ids[without].tolist(), masks.mask_types[without], strict=True):
             text = reasons.get(number, "has no mask" if kind == NONE else "has a mask without a pixel in its image")
             if text not in ABSENT:
                 report("mask-broken", self.root / file, f"{self.root / file} annotation {number} {text}", number)
@@ -197,7 +197,7 @@ def pack(
     del limits, clipped  # what there is of a large data set takes enough memory
     areas = np.full(len(boxes), np.nan) if areas is None else areas
     if masks is not None:
-        missing = np.flatnonzero(np.isnan(areas) & (masks.kinds != NONE))
+        missing = np.flatnonzero(np.isnan(areas) & (masks.mask_types != NONE))
         areas = areas.copy()
         areas[missing] = masks.areas(missing, sizes[rows[missing]])
     kept = np.flatnonzero(valid)[np.argsort(rows[valid], kind="stable")]
@@ -220,7 +220,7 @@ def pack(
     )
 
 
-def in_shares(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
+def looks_normalized(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which boxes (N, 4) look like shares of the image, from 0 to 1, where pixels are meant; ``sizes`` are (N, 2)."""
     fractions = (np.abs(boxes) <= 1).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
     found: NDArray[np.bool_] = fractions & (sizes >= 8).all(axis=1)
@@ -242,7 +242,7 @@ def _report_boxes(
     for kind, found, text in (
         ("box-negative", (sides < 0).any(axis=1), "has its second corner before the first"),
         ("box-area", (sides == 0).any(axis=1), "has no area"),
-        ("box-normalised", in_shares(boxes, sizes), "goes from 0 to 1, and would be less than a pixel large"),
+        ("box-normalised", looks_normalized(boxes, sizes), "goes from 0 to 1, and would be less than a pixel large"),
         ("box-outside", (inside <= 0).any(axis=1), "lies outside of its image"),
         ("box-beyond", (np.abs(clipped - boxes) > 1).any(axis=1), "reaches beyond its image"),
         ("box-tiny", (inside < 1).any(axis=1), "has a side of less than a pixel"),

@@ -14,7 +14,7 @@ from detseg.errors import DataError
 from detseg.ops.rle import MaskWindow, encode, to_string
 
 
-def read_instances(file: Path) -> NDArray[np.int32]:
+def read_instance_ids(file: Path) -> NDArray[np.int32]:
     """The numbers (h, w) in an image of one channel. Raises DataError."""
     try:
         numbers = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
@@ -25,7 +25,7 @@ def read_instances(file: Path) -> NDArray[np.int32]:
     return numbers.astype(np.int32)
 
 
-def add_instances(
+def add_objects(
     builder: Builder, row: int, numbers: NDArray[np.int32], meaning: Callable[[int], tuple[str, bool] | None]
 ) -> None:
     """Add the objects of an image, in the order of their numbers (h, w).

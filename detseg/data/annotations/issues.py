@@ -54,7 +54,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
 }
 
 
-class Fault(NamedTuple):
+class Issue(NamedTuple):
     """Something wrong with a data set."""
 
     kind: str  # one of KINDS
@@ -70,7 +70,7 @@ class Fault(NamedTuple):
         return KINDS[self.kind][0]
 
 
-class Flaw(ValueError):
+class AnnotationError(ValueError):
     """What is wrong with an object, said where nobody knows yet in which file it stands."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -79,13 +79,13 @@ class Flaw(ValueError):
 
 
 # Readers are called through many hands, and only some of their callers care: so the list is not handed down.
-_collected: ContextVar[list[Fault] | None] = ContextVar("collected", default=None)
+_collected: ContextVar[list[Issue] | None] = ContextVar("collected", default=None)
 
 
 @contextmanager
-def collecting() -> Iterator[list[Fault]]:
+def collecting() -> Iterator[list[Issue]]:
     """Inside, readers go on after a fault, with all that can be read; what they find is in the list."""
-    found: list[Fault] = []
+    found: list[Issue] = []
     token = _collected.set(found)
     try:
         yield found
@@ -110,7 +110,7 @@ def report(
     found = _collected.get()
     if found is None:
         raise DataError(text)
-    found.append(Fault(kind, str(file), text, annotation, box, None if image is None else str(image)))
+    found.append(Issue(kind, str(file), text, annotation, box, None if image is None else str(image)))
 
 
 def shifted(used: Iterable[int], known: Iterable[int]) -> str | None:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from detseg.ops.polygons import surely_nonempty
 from detseg.ops.rle import area, decode, from_string, to_string
 
-NONE, POLYGONS, RUNS = 0, 1, 2  # what the bytes of an object hold
+NONE, POLYGONS, RLE = 0, 1, 2  # what the bytes of an object hold
 MANY = 1000  # objects that are looked at together: their corners stay in the caches of a processor
 
-# Whether masks are read: not at all, every object's, or those that are sound, the other objects being left out.
-MaskUse = Literal["none", "all", "sound"]
-# Conversions read those that there are, and keep the other objects too.
+# Which masks are read: none, those of all objects, or the valid ones, and objects without one are left out.
+MaskUse = Literal["none", "all", "valid"]
+# Conversions read the masks that there are, and keep the other objects too.
 MaskReading = MaskUse | Literal["any"]
 
 # What to do about a data set that has none.
@@ -38,29 +38,29 @@ class Masks:
     and y in turn); those of run lengths are COCO's text. Each object begins at a multiple of 8.
     """
 
-    kinds: NDArray[np.uint8]  # (N,) NONE, POLYGONS or RUNS
-    spans: NDArray[np.int64]  # (N, 2) where the bytes of each object begin and end
+    mask_types: NDArray[np.uint8]  # (N,) NONE, POLYGONS or RLE
+    byte_ranges: NDArray[np.int64]  # (N, 2) first and last + 1 of the bytes of each object
     data: NDArray[np.uint8]
 
     def __len__(self) -> int:
         """Count the objects."""
-        return len(self.kinds)
+        return len(self.mask_types)
 
     def take(self, objects: NDArray[np.int64]) -> Masks:
         """Keep the objects of these rows, in their order. The bytes of all stay where they are."""
-        return Masks(self.kinds[objects], self.spans[objects], self.data)
+        return Masks(self.mask_types[objects], self.byte_ranges[objects], self.data)
 
     def polygons(self, row: int) -> list[NDArray[np.float64]]:
         """The parts of an object, each x and y in turn; none where its mask is no polygons."""
-        return unpack_polygons(self._bytes(row)) if self.kinds[row] == POLYGONS else []
+        return unpack_polygons(self._bytes(row)) if self.mask_types[row] == POLYGONS else []
 
     def _bytes(self, row: int) -> bytes:
-        start, end = self.spans[row].tolist()
+        start, end = self.byte_ranges[row].tolist()
         return self.data[start:end].tobytes()
 
-    def runs(self, row: int, height: int, width: int) -> bytes:
+    def rle(self, row: int, height: int, width: int) -> bytes:
         """The text of the run lengths of an object in an image of this size; nothing is inside where it has no mask."""
-        if self.kinds[row] == RUNS:
+        if self.mask_types[row] == RLE:
             return self._bytes(row)
         parts = self.polygons(row)
         if not parts:
@@ -72,16 +72,16 @@ class Masks:
 
     def segmentation(self, row: int, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
         """The mask of an object of an image of this size as COCO's files hold it: polygons, run lengths, or None."""
-        if self.kinds[row] == NONE:
+        if self.mask_types[row] == NONE:
             return None
-        if self.kinds[row] == RUNS:
-            return {"size": [height, width], "counts": self.runs(row, height, width).decode("ascii")}
+        if self.mask_types[row] == RLE:
+            return {"size": [height, width], "counts": self.rle(row, height, width).decode("ascii")}
         return [part.tolist() for part in self.polygons(row)]
 
     def areas(self, rows: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
         """Count the pixels (n,) of the objects ``rows`` in images of ``sizes`` (n, 2); none where there is no mask."""
         counted = [
-            area(from_string(self.runs(row, *size))) if self.kinds[row] != NONE else 0
+            area(from_string(self.rle(row, *size))) if self.mask_types[row] != NONE else 0
             for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)
         ]
         return np.array(counted, dtype=np.int64)
@@ -89,12 +89,12 @@ class Masks:
     def blank(self, sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which objects (N,) have no pixel in their images, whose ``sizes`` are (N, 2), or no mask at all."""
         found = np.ones(len(self), dtype=bool)
-        polygons = np.flatnonzero(self.kinds == POLYGONS)
-        polygons = polygons[np.argsort(self.spans[polygons, 0])]  # as they lie in memory
+        polygons = np.flatnonzero(self.mask_types == POLYGONS)
+        polygons = polygons[np.argsort(self.byte_ranges[polygons, 0])]  # as they lie in memory
         for start in range(0, len(polygons), MANY):
             rows = polygons[start : start + MANY]
             # One part that shows is enough; drawing all of them takes twenty times as long.
-            first = self.spans[rows, 0] // 8
+            first = self.byte_ranges[rows, 0] // 8
             parts, numbers = (self.data.view(np.int64)[first + place] for place in (0, 1))
             places = np.arange(numbers.sum()) + np.repeat(first + parts + 1 - (np.cumsum(numbers) - numbers), numbers)
             corners = self.data.view(np.float64)[places].reshape(-1, 2)
@@ -106,10 +106,10 @@ class Masks:
     def draw(self, rows: NDArray[np.int64], height: int, width: int) -> Iterator[NDArray[np.bool_]]:
         """The masks (h, w) of the objects ``rows`` of an image of this size, one at a time: each takes much memory."""
         for row in rows.tolist():
-            yield decode(from_string(self.runs(row, height, width)), height, width)
+            yield decode(from_string(self.rle(row, height, width)), height, width)
 
 
-def pack_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
+def concat_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
     """Put masks, each a kind and its bytes, one behind the other."""
     data = bytearray()
     spans = append(data, [content for _, content in masks])
@@ -199,7 +199,7 @@ def unpack_polygons(content: bytes) -> list[NDArray[np.float64]]:
     return np.split(corners, np.cumsum(lengths)[:-1])
 
 
-def pack_runs(counts: Any, size: Any, height: int, width: int) -> bytes:
+def pack_rle(counts: Any, size: Any, height: int, width: int) -> bytes:
     """The text of run lengths, given as a list of numbers or as text already, of an image of this height and width.
 
     Raises ValueError, saying what is wrong, if they are not run lengths of such an image.

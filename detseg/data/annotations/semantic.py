@@ -21,15 +21,15 @@ from detseg.structures import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
-MOST = IGNORE_INDEX  # classes that a pixel of one byte can tell apart, besides VOID
+MAX_CLASSES = IGNORE_INDEX  # classes that a pixel of one byte can tell apart, besides IGNORE_INDEX
 UNKNOWN = -1  # in a table of labels: a number that stands for no class
 
 
-class Maps(Protocol):
+class MaskSource(Protocol):
     """Where the maps of labels come from: files, polygons ..."""
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        """The class of each pixel (h, w), in the order of the source's own classes, or VOID."""
+        """The class of each pixel (h, w), in the order of the source's own classes, or IGNORE_INDEX."""
 
     def size(self, row: int) -> tuple[int, int]:
         """Height and width of a map."""
@@ -47,7 +47,7 @@ class SemanticAnnotations:
     root: Path  # folder that ``files`` are relative to
     files: NDArray[np.str_]  # (I,)
     rows: NDArray[np.int64]  # (I,) where ``maps`` has each image
-    maps: Maps
+    maps: MaskSource
     order: NDArray[np.uint8]  # (256,) label of each class in the order of ``maps``
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class SemanticAnnotations:
         return self.maps.source(int(self.rows[image]))
 
     def labels(self, image: int) -> NDArray[np.uint8]:
-        """The class of each pixel (h, w), 0..K-1, or VOID. Raises DataError for a map that is missing or broken."""
+        """The class of each pixel (h, w), 0..K-1, or IGNORE_INDEX. Raises DataError for a broken map."""
         return cv2.LUT(self.maps.read(int(self.rows[image])), self.order).astype(np.uint8, copy=False)
 
     @cached_property
@@ -108,15 +108,20 @@ class SemanticAnnotations:
         return f"{len(self)} images, {len(self.classes)} classes"
 
 
-def label_maps(
-    source: Path, classes: Sequence[str], category_ids: Sequence[int], root: Path, files: Sequence[str], maps: Maps
+def semantic_masks(
+    source: Path,
+    classes: Sequence[str],
+    category_ids: Sequence[int],
+    root: Path,
+    files: Sequence[str],
+    maps: MaskSource,
 ) -> SemanticAnnotations:
     """Put together images and ``maps`` in the same order.
 
     Raises DataError, naming ``source``, unless there are 1 to 255 classes of different names.
     """
-    if not 1 <= len(classes) <= MOST:
-        raise DataError(f"{source}: it has {len(classes)} classes; there may be 1 to {MOST}")
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        raise DataError(f"{source}: it has {len(classes)} classes; there may be 1 to {MAX_CLASSES}")
     twice = [name for name in classes if classes.count(name) > 1]
     if twice:
         raise DataError(f"{source}: more than one class has the name {twice[0]!r}; make them differ")
@@ -259,4 +264,4 @@ def pair(
     stems = [stem for stem in stems if stem in image_files and stem in label_files]
     source, classes, void = find_classes(root, default, void)
     maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
-    return label_maps(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)
+    return semantic_masks(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)

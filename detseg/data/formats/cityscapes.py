@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.builder import Builder, Source
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.instance_id_maps import add_instances, read_instances
+from detseg.data.annotations.instance_id_maps import add_objects, read_instance_ids
 from detseg.data.annotations.issues import report
 from detseg.data.formats.layout import Tree, by_split, read_json
 from detseg.errors import DataError
@@ -74,7 +74,7 @@ def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> DetectionAnnotations:
     for frame, file in pairs.items():
         path = tree.root / file
         try:
-            numbers = paint(path) if file.endswith(".json") else read_instances(path)
+            numbers = paint(path) if file.endswith(".json") else read_instance_ids(path)
         except DataError as error:
             report("label-broken", path, str(error))
             continue
@@ -85,7 +85,7 @@ def read_cityscapes(tree: Tree, pairs: dict[str, str]) -> DetectionAnnotations:
             continue
         height, width = numbers.shape
         row = builder.image(image, (height, width))
-        add_instances(builder, row, numbers, _meaning)
+        add_objects(builder, row, numbers, _meaning)
     return builder.annotations({LABELS[number]: number for number in THINGS})
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import yaml
 
 from detseg.data.annotations.builder import Source
-from detseg.data.annotations.contours import Points, clockwise, joined, rings
+from detseg.data.annotations.contours import Points, concat_contours, make_clockwise, trace_contours
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import image_size
-from detseg.data.annotations.masks import NONE, POLYGONS, pack_masks, pack_polygons
+from detseg.data.annotations.masks import NONE, POLYGONS, concat_masks, pack_polygons
 from detseg.errors import DataError
 
 Losses = Counter[str]  # how often something was left out or changed, by what
@@ -165,7 +165,7 @@ def _count(annotations: DetectionAnnotations, losses: Losses) -> None:
     """What VOC has no place for."""
     losses["crowds become difficult objects"] += int(annotations.crowd.sum())
     if annotations.masks is not None:
-        losses["masks are left out"] += int((annotations.masks.kinds != NONE).sum())
+        losses["masks are left out"] += int((annotations.masks.mask_types != NONE).sum())
     if annotations.category_ids != tuple(range(1, len(annotations.classes) + 1)):
         losses["classes lose their numbers"] = len(annotations.classes)
 
@@ -228,7 +228,7 @@ def _yolo_line(annotations: DetectionAnnotations, i: int, height: int, width: in
         losses["difficult objects become objects like others"] += 1
     x1, y1, x2, y2 = box = annotations.boxes[i].tolist()
     numbers = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-    if annotations.masks is not None and annotations.masks.kinds[i] != NONE:
+    if annotations.masks is not None and annotations.masks.mask_types[i] != NONE:
         points = _polygon(annotations, i, height, width, losses)
         if np.abs([*points.min(axis=0), *points.max(axis=0)] - np.array(box)).max() > 10**-6:
             losses["boxes become those around their polygons"] += 1
@@ -244,24 +244,24 @@ def _polygon(annotations: DetectionAnnotations, i: int, height: int, width: int,
     """The mask of an object as one polygon that is drawn as the same pixels."""
     masks = annotations.masks
     assert masks is not None
-    if masks.kinds[i] == POLYGONS:
+    if masks.mask_types[i] == POLYGONS:
         parts = [polygon.reshape(-1, 2) for polygon in masks.polygons(i)]
         if len(parts) == 1:
             return parts[0]
         losses["polygons of several parts become one, with bridges of no width"] += 1
-        whole = joined([clockwise(part) for part in parts])
-        drawn = pack_masks([(POLYGONS, pack_polygons([whole.ravel().tolist()]))])
-        if drawn.runs(0, height, width) == masks.runs(i, height, width):
+        whole = concat_contours([make_clockwise(part) for part in parts])
+        drawn = concat_masks([(POLYGONS, pack_polygons([whole.ravel().tolist()]))])
+        if drawn.rle(0, height, width) == masks.rle(i, height, width):
             return whole
     else:
         losses["run lengths become polygons along the edges of pixels"] += 1
-    found = rings(next(masks.draw(np.array([i]), height, width)))
+    found = trace_contours(next(masks.draw(np.array([i]), height, width)))
     if not found:
         file = annotations.path(int(np.searchsorted(annotations.offsets, i, side="right")) - 1)
         raise DataError(
             f"{file}: annotation {annotations.ids[i]} has a mask without a pixel; correct it, or give --masks none"
         )
-    return joined(found)
+    return concat_contours(found)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from detseg.data.annotations.builder import Builder, Source
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import Flaw, report
+from detseg.data.annotations.issues import AnnotationError, report
 from detseg.data.formats.layout import Tree, by_split, read_text
 from detseg.errors import DataError
 
@@ -60,7 +60,7 @@ def read_csv(tree: Tree, files: list[str]) -> DetectionAnnotations:
                 if lines.line_num > 1 and any(map(str.strip, values)):
                     try:
                         _read_line(tree, name, values, columns, builder, rows)
-                    except Flaw as flaw:
+                    except AnnotationError as flaw:
                         report(flaw.kind, file, f"{file}: line {lines.line_num} {flaw}", lines.line_num)
         except csv.Error as error:
             report("label-broken", file, f"{file}: line {lines.line_num} broken CSV: {error}")
@@ -72,11 +72,11 @@ def _read_line(
 ) -> None:
     """Add the image and the box of one line. Raises Flaw."""
     if len(values) <= max(columns.values()):
-        raise Flaw("label-broken", f"has {len(values)} values, fewer than the header")
+        raise AnnotationError("label-broken", f"has {len(values)} values, fewer than the header")
     entry = {column: values[position].strip() for column, position in columns.items()}
     image = tree.image_of(file, entry["file"].replace("\\", "/"))
     if image is None:
-        raise Flaw("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
+        raise AnnotationError("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
     if image not in rows:
         rows[image] = builder.image(image)
     if not any(entry[key] for key in CORNERS):
@@ -86,9 +86,9 @@ def _read_line(
     except ValueError:
         x1 = y1 = x2 = y2 = math.nan
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise Flaw("box-nan", f"has corners {[entry[key] for key in CORNERS]}, which are no numbers")
+        raise AnnotationError("box-nan", f"has corners {[entry[key] for key in CORNERS]}, which are no numbers")
     if not entry["name"]:
-        raise Flaw("label-broken", "has no name of a class")
+        raise AnnotationError("label-broken", "has no name of a class")
     builder.add(rows[image], entry["name"], (x1, y1, x2, y2))
 
 

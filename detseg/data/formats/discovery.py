@@ -19,7 +19,7 @@ from detseg.data.formats.labelme import find_labelme
 from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, by_split
 from detseg.data.formats.lvis import find_lvis
 from detseg.data.formats.open_images import find_open_images
-from detseg.data.formats.voc import SeveralError, find_ids, find_splits, find_voc, read_voc, read_xml
+from detseg.data.formats.voc import AmbiguousFormatError, find_ids, find_splits, find_voc, read_voc, read_xml
 from detseg.data.formats.yolo import find_yolo
 from detseg.errors import DataError
 
@@ -73,11 +73,11 @@ def find_voc_sets(tree: Tree, masks: MaskReading = "none") -> list[Source]:
     try:
         root = find_voc(tree.root)
     except DataError as error:
-        if "all" in parts and isinstance(error, SeveralError):
+        if "all" in parts and isinstance(error, AmbiguousFormatError):
             raise
         loose = {word: partial(read_xml, tree, part, masks) for word, part in parts.items()}
         return [Source("VOC", tree.root, loose)]
-    kind = "Segmentation" if masks in ("all", "sound") and find_splits(root, "Segmentation") else "Main"
+    kind = "Segmentation" if masks in ("all", "valid") and find_splits(root, "Segmentation") else "Main"
     splits = find_splits(root, kind)
     lists: dict[str, str | None] = {"train": splits[0], "val": splits[1]} if splits else {"all": None}
     if splits and splits[1] != "test" and (root / "ImageSets" / kind / "test.txt").is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 from detseg.data.annotations.builder import Builder, Source, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import Flaw, collects, report
+from detseg.data.annotations.issues import AnnotationError, collects, report
 from detseg.data.formats.layout import Tree, by_split, holds, read_json
 from detseg.errors import DataError
 
@@ -58,7 +58,7 @@ def read_labelme(tree: Tree, files: list[str]) -> DetectionAnnotations:
         for number, shape in enumerate(shapes, start=1):
             try:
                 _add(builder, row, shape)
-            except Flaw as flaw:
+            except AnnotationError as flaw:
                 report(flaw.kind, file, f"{file}: shape {number} {flaw}", number, image=tree.root / image)
     if (left_out := before - len(builder.rows)) and not collects():
         log.warning("%s: left out %d shapes that outline nothing (points, lines)", tree.root, left_out)
@@ -93,18 +93,18 @@ def _image_name(content: dict[str, Any]) -> str | None:
 def _shape(shape: Any) -> tuple[str, str, list[tuple[float, float]]]:
     """Kind, label and points. Raises Flaw."""
     if not isinstance(shape, dict):
-        raise Flaw("label-broken", "is no shape")
+        raise AnnotationError("label-broken", "is no shape")
     label, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(label, str) or not label.strip():
-        raise Flaw("label-broken", f"has label = {label!r}")
+        raise AnnotationError("label-broken", f"has label = {label!r}")
     if not isinstance(kind, str):
-        raise Flaw("label-broken", f"has shape_type = {kind!r}")
+        raise AnnotationError("label-broken", f"has shape_type = {kind!r}")
     try:
         corners = [(float(x), float(y)) for x, y in points]  # type: ignore[union-attr]
     except (TypeError, ValueError, OverflowError):
         corners = [(math.nan, math.nan)]
     if not all(math.isfinite(value) and abs(value) < 1e9 for corner in corners for value in corner):
-        raise Flaw("box-nan", "has points that are no numbers")
+        raise AnnotationError("box-nan", "has points that are no numbers")
     if kind in OUTLINES and len(corners) < (3 if kind == "polygon" else 2):
-        raise Flaw("mask-broken", f"has {len(corners)} points, too few for a {kind}")
+        raise AnnotationError("mask-broken", f"has {len(corners)} points, too few for a {kind}")
     return kind, label.strip(), corners

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -89,25 +88,25 @@ def by_split(files: list[str]) -> dict[str, list[str]]:
     return dict(parts)
 
 
-def leads_out(name: str) -> bool:
+def is_path_traversal(name: str) -> bool:
     """Whether a path that a data file gives may be one outside of the folder that it is relative to."""
     path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
     return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
 
 
-def located(source: Path, root: Path, names: list[str]) -> list[str]:
+def resolve_paths(source: Path, root: Path, names: list[str]) -> list[str]:
     """Where the images that the file ``source`` names lie below ``root``, as ``sought`` finds them.
 
     Raises DataError for a name that leads out of ``root`` and is not found.
     """
     found = sought(source, root, names)
     for name in found:
-        if leads_out(name):
-            raise DataError(led_out(source, root, name))
+        if is_path_traversal(name):
+            raise DataError(path_traversal_message(source, root, name))
     return found
 
 
-def led_out(source: Path, root: Path, name: str) -> str:
+def path_traversal_message(source: Path, root: Path, name: str) -> str:
     """What to say of a name that leads out of ``root`` and is not found."""
     return (
         f"{source}: file_name {name!r} leads out of the folder of the images, {root}, and there is no image of "
@@ -122,7 +121,7 @@ def sought(source: Path, root: Path, names: list[str]) -> list[str]:
     """
     there: set[str] = set()
     for folder in {name.rpartition("/")[0] for name in names}:
-        if not leads_out(folder):
+        if not is_path_traversal(folder):
             there.update(map(os.path.join(folder, "").__add__, _listed(root / folder)))
     if there.issuperset(names):
         return names
@@ -180,7 +179,7 @@ def ends(file: Path, mark: bytes) -> bool:
         return False
 
 
-def holds_anywhere(file: Path, *keys: str) -> bool:
+def has_keys_anywhere(file: Path, *keys: str) -> bool:
     """Whether a JSON file of any size has all of these keys."""
     if holds(file, *keys):
         return True
@@ -189,28 +188,6 @@ def holds_anywhere(file: Path, *keys: str) -> bool:
             return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
     except (OSError, ValueError):  # one that is empty cannot be mapped
         return False
-
-
-def identical(files: list[Path]) -> list[list[int]]:
-    """Positions of files, grouped where they are the same byte by byte; only those of one size are read.
-
-    One that cannot be read is like no other: whoever needs it says what is wrong.
-    """
-    sizes: dict[int, list[int]] = defaultdict(list)
-    groups: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for position, file in enumerate(files):
-        try:
-            sizes[file.stat().st_size].append(position)
-        except OSError:
-            groups[-1, str(position)].append(position)
-    for size, positions in sizes.items():
-        for position in positions:
-            try:
-                same = hashlib.sha256(files[position].read_bytes()).hexdigest() if len(positions) > 1 else ""
-            except OSError:
-                same = str(position)
-            groups[size, same].append(position)
-    return sorted(groups.values())
 
 
 def _walk(folder: str, prefix: str) -> Iterator[str]:

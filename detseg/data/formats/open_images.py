@@ -16,7 +16,7 @@ import numpy as np
 from detseg.data.annotations.builder import Source
 from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import image_size
-from detseg.data.annotations.issues import Flaw, report
+from detseg.data.annotations.issues import AnnotationError, report
 from detseg.data.formats.layout import Tree, by_split
 from detseg.errors import DataError
 
@@ -67,7 +67,7 @@ def read_open_images(tree: Tree, files: list[str]) -> DetectionAnnotations:
         boxes=np.array(table.corners, dtype=np.float64).reshape(-1, 4) * np.tile(sizes[rows][:, ::-1], 2),
         labels=np.array(table.labels, dtype=np.int64),
         ids=np.arange(1, len(rows) + 1),
-        crowd=np.array(table.groups, dtype=bool),
+        crowd=np.array(table.bucket_ids, dtype=bool),
     )
 
 
@@ -77,7 +77,7 @@ class _Boxes:
     def __init__(self) -> None:
         self.images: dict[str, str] = {}  # the file of each image id, in the order of the rows
         self.missing: list[str] = []  # ids of images that are not there
-        self.rows, self.labels, self.corners, self.groups = array("q"), array("q"), array("d"), bytearray()
+        self.rows, self.labels, self.corners, self.bucket_ids = array("q"), array("q"), array("d"), bytearray()
 
 
 def _read_table(tree: Tree, name: str, labels: dict[str, int], boxes: _Boxes) -> None:
@@ -100,14 +100,14 @@ def _read_table(tree: Tree, name: str, labels: dict[str, int], boxes: _Boxes) ->
         try:
             corners, label = _corners(values), values["LabelName"]
             if label not in labels:
-                raise Flaw("category-unknown", f"has LabelName {label!r}, which no class-descriptions names")
-        except Flaw as flaw:
+                raise AnnotationError("category-unknown", f"has LabelName {label!r}, which no class-descriptions names")
+        except AnnotationError as flaw:
             report(flaw.kind, file, f"{file}: line {number} {flaw}", number)
             continue
         boxes.rows.append(row)
         boxes.labels.append(labels[label])
         boxes.corners.extend(corners)
-        boxes.groups.append(values.get(GROUP, "").strip() == "1")
+        boxes.bucket_ids.append(values.get(GROUP, "").strip() == "1")
 
 
 def read_descriptions(tree: Tree) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _corners(values: dict[str, str]) -> list[float]:
     except ValueError:
         found = [math.nan]
     if not all(abs(value) < 1e6 for value in found):
-        raise Flaw("box-nan", f"has corners {[values[corner] for corner in CORNERS]}, which are no numbers")
+        raise AnnotationError("box-nan", f"has corners {[values[corner] for corner in CORNERS]}, which are no numbers")
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detseg.data.annotations.builder import Builder
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.instance_id_maps import add_instances, read_instances
+from detseg.data.annotations.instance_id_maps import add_objects, read_instance_ids
 from detseg.errors import DataError
 
 CLASS = "pedestrian"
@@ -22,9 +22,9 @@ def read_penn_fudan(root: Path) -> DetectionAnnotations:
     if not files:
         raise DataError(f"{root}: it has no PNGImages")
     for file in files:
-        numbers = read_instances(root / "PedMasks" / f"{file.stem}_mask.png")
+        numbers = read_instance_ids(root / "PedMasks" / f"{file.stem}_mask.png")
         row = builder.image(f"PNGImages/{file.name}")
         if numbers.shape != builder.sizes[row]:
             raise DataError(f"{root}: the mask of {file.name} has another size than the image")
-        add_instances(builder, row, numbers, lambda number: (CLASS, False) if number else None)
+        add_objects(builder, row, numbers, lambda number: (CLASS, False) if number else None)
     return builder.annotations({CLASS: 1})

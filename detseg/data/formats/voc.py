@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations, pack
 from detseg.data.annotations.images import SUFFIXES, image_size
-from detseg.data.annotations.issues import Flaw, collects, report
-from detseg.data.annotations.masks import NONE, RUNS, WITHOUT, MaskReading, pack_masks
+from detseg.data.annotations.issues import AnnotationError, collects, report
+from detseg.data.annotations.masks import NONE, RLE, WITHOUT, MaskReading, concat_masks
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from detseg.ops.rle import MaskWindow, encode, to_string
@@ -29,7 +29,7 @@ FLAG = re.compile(r"\s+(-1|0|1)$")  # behind the name of an image: whether it sh
 IGNORE_INDEX = 255  # in an image of objects: a pixel on an outline
 
 
-class SeveralError(DataError):
+class AmbiguousFormatError(DataError):
     """More than one data set, where one is meant."""
 
 
@@ -58,7 +58,7 @@ def read_voc(root: Path, ids: Sequence[str], masks: MaskReading = "none") -> Det
             report("image-missing", file, f"{file}: no image of this name in {images}")
     pairs = {f"{stem}.xml": files[stem] for stem in ids if stem in files}
     segments = None if masks == "none" else _subfolder(root, "segmentationobject")
-    if segments is None and masks in ("all", "sound"):
+    if segments is None and masks in ("all", "valid"):
         raise DataError(f"{root}: its objects have no masks, for want of a folder SegmentationObject; {WITHOUT}")
     return _read(folder, pairs, images, segments, masks)
 
@@ -116,7 +116,7 @@ def _read(
         labels=np.array([label[name] for name in objects.names], dtype=np.int64),
         difficult=np.array(objects.difficult, dtype=bool),
         ids=np.arange(1, len(objects.rows) + 1),
-        masks=pack_masks(packed) if segments else None,
+        masks=concat_masks(packed) if segments else None,
     ).with_masks(masks, reasons)
 
 
@@ -131,12 +131,12 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
         return found[0]
     if found:
         several = ", ".join(map(str, found))
-        raise SeveralError(f"{root}: more than one VOC data set: {several}; give one of them as root")
+        raise AmbiguousFormatError(f"{root}: more than one VOC data set: {several}; give one of them as root")
     kind = ".xml" if labels == "Annotations" else ".png"
     raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {kind} for each image")
 
 
-def holds_voc(root: Path, labels: str = "Annotations", suffix: str = ".xml") -> bool:
+def is_voc_folder(root: Path, labels: str = "Annotations", suffix: str = ".xml") -> bool:
     """Whether ``find_voc`` finds a data set, with labels in it."""
     try:
         return any(_folder(find_voc(root, labels), labels.lower()).glob(f"*{suffix}"))
@@ -199,10 +199,10 @@ def _read_file(file: Path, image: Path, row: int, objects: Objects) -> tuple[int
         try:
             name = (entry.findtext("name") or "").strip()
             if not name:
-                raise Flaw("label-broken", "no name")
+                raise AnnotationError("label-broken", "no name")
             left, top, right, bottom = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
             difficult = (entry.findtext("difficult") or "").strip() not in ("", "0")
-        except Flaw as flaw:
+        except AnnotationError as flaw:
             report(flaw.kind, file, f"{file}: object {number} has {flaw}", number, image=image)
             continue
         # One pixel wide by the rule, yet in practice a slip of the mouse: made empty, so that it is dropped and logged.
@@ -213,7 +213,7 @@ def _read_file(file: Path, image: Path, row: int, objects: Objects) -> tuple[int
         objects.difficult.append(difficult)
     try:
         height, width = int(_number(tree, "size/height")), int(_number(tree, "size/width"))
-    except Flaw:
+    except AnnotationError:
         return None
     return (height, width) if height > 0 and width > 0 else None
 
@@ -244,7 +244,7 @@ def _read_masks(
             reasons[before + number] = f"(object {number} of its file) has no pixel in {file}"
             masks.append((NONE, b""))
             continue
-        masks.append((RUNS, to_string(encode(MaskWindow(0, 0, (numbers == number).T), height, width))))
+        masks.append((RLE, to_string(encode(MaskWindow(0, 0, (numbers == number).T), height, width))))
     return masks
 
 
@@ -273,13 +273,13 @@ def _number(entry: Element, path: str) -> float:
     text = entry.findtext(path)
     key = path.rpartition("/")[2]
     if text is None:
-        raise Flaw("label-broken", f"no {key}")
+        raise AnnotationError("label-broken", f"no {key}")
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise Flaw("box-nan", f"{key} = {text!r}")
+        raise AnnotationError("box-nan", f"{key} = {text!r}")
     return number
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from detseg.data.annotations.builder import Box, Builder, Source, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import Flaw, collects, report, shifted
+from detseg.data.annotations.issues import AnnotationError, collects, report, shifted
 from detseg.data.formats.layout import Tree, by_split, read_text
 from detseg.errors import DataError
 
@@ -121,7 +121,7 @@ def read_yolo(
                 continue
             try:
                 builder.add(row, *_object(line, known, builder.sizes[row], used))
-            except Flaw as flaw:
+            except AnnotationError as flaw:
                 told = f"{root / str(label)}: line {number} {flaw}"
                 report(flaw.kind, root / str(label), told, number, image=root / image)
     if shift := shifted(used, known):
@@ -196,17 +196,17 @@ def _object(
     """Name, box in pixels, area and polygon of one line; its class is added to ``used``. Raises Flaw."""
     first, *rest = line.split()
     if not first.isascii() or not first.isdigit() or len(first) > 9:
-        raise Flaw("label-broken", f"begins with {first!r}, not with the number of a class")
+        raise AnnotationError("label-broken", f"begins with {first!r}, not with the number of a class")
     used.add(int(first))
     if int(first) not in names:
         known = f"they go from {min(names)} to {max(names)}"
-        raise Flaw("category-unknown", f"has class {first}, and no class has this number; {known}")
+        raise AnnotationError("category-unknown", f"has class {first}, and no class has this number; {known}")
     try:
         values = [float(value) for value in rest]
     except ValueError:
-        raise Flaw("box-nan", f"has something else than numbers: {line.strip()[:80]!r}") from None
+        raise AnnotationError("box-nan", f"has something else than numbers: {line.strip()[:80]!r}") from None
     if not all(map(math.isfinite, values)):
-        raise Flaw("box-nan", f"has a value that is no number: {line.strip()[:80]!r}")
+        raise AnnotationError("box-nan", f"has a value that is no number: {line.strip()[:80]!r}")
     height, width = size
     if len(values) == 4:
         x, y, w, h = values
@@ -215,7 +215,7 @@ def _object(
         return names[int(first)], (x1, y1, x2, y2), math.nan, None
     if len(values) < 6 or len(values) % 2:
         told = f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs"
-        raise Flaw("mask-broken" if len(values) == 2 else "label-broken", told)
+        raise AnnotationError("mask-broken" if len(values) == 2 else "label-broken", told)
     points = [
         (round(x * width, DIGITS), round(y * height, DIGITS)) for x, y in zip(values[::2], values[1::2], strict=True)
     ]

@@ -14,10 +14,10 @@ from detseg.structures import STRIDE, Batch, Instances, Sample
 
 FEWEST = 4  # objects that a batch has room for
 
-Buckets = Sequence[tuple[int, int]]
+PadShapes = Sequence[tuple[int, int]]
 
 
-def buckets(size: int, max_size: int) -> list[tuple[int, int]]:
+def default_pad_shapes(size: int, max_size: int) -> list[tuple[int, int]]:
     """Heights and widths to pad to, for images resized by ``transforms.fit``: square, 4:3, 3:2, the longest, upright.
 
     A handful of shapes that come again and again is what compiled and captured graphs need, and each of these is the
@@ -29,9 +29,9 @@ def buckets(size: int, max_size: int) -> list[tuple[int, int]]:
     return wide + [(width, height) for height, width in wide if height != width]
 
 
-def smallest(sizes: NDArray[Any], buckets: Buckets) -> NDArray[np.int64]:
+def assign_bucket(sizes: NDArray[Any], pad_shapes: PadShapes) -> NDArray[np.int64]:
     """Position of the smallest bucket that holds each of ``sizes`` (I, 2), or -1 where none does."""
-    shapes = np.array(buckets, dtype=np.int64).reshape(-1, 2)
+    shapes = np.array(pad_shapes, dtype=np.int64).reshape(-1, 2)
     order = np.argsort(shapes.prod(axis=1), kind="stable")
     holds = (sizes[:, None] <= shapes[order]).all(axis=2)
     holds = np.concatenate([holds, np.ones((len(sizes), 1), dtype=bool)], axis=1)
@@ -39,7 +39,7 @@ def smallest(sizes: NDArray[Any], buckets: Buckets) -> NDArray[np.int64]:
     return positions
 
 
-def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
+def collate(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> Batch:
     """Pad images to the smallest bucket that holds them all, else to multiples of 32; objects to a power of two.
 
     Proposals are padded like objects, apart from them; there are none where a sample has none.
@@ -48,8 +48,8 @@ def collate(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
     """
     sizes = np.array([sample.image.shape[1:] for sample in samples], dtype=np.int64).reshape(-1, 2)
     largest = sizes.max(axis=0, initial=1)
-    position = int(smallest(largest[None], buckets)[0])
-    height, width = buckets[position] if position >= 0 else (-(-largest // STRIDE) * STRIDE).tolist()
+    position = int(assign_bucket(largest[None], pad_shapes)[0])
+    height, width = pad_shapes[position] if position >= 0 else (-(-largest // STRIDE) * STRIDE).tolist()
     images = torch.zeros(len(samples), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     targets = _pad([sample.boxes for sample in samples])
     labels = torch.zeros(targets.valid.shape, dtype=torch.int64)

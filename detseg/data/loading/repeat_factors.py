@@ -10,15 +10,15 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import ConfigError
 
 
-class Sampling(Configurable):
+class ImageSampling(Configurable):
     """Says how often an image is to come in an epoch; without one, each comes once."""
 
-    def times(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
+    def repeat_factors(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
         """How often each image (I,) comes in an epoch on average: 0.5 is in every other one."""
         raise NotImplementedError
 
 
-class RepeatFactor(Sampling):
+class RepeatFactor(ImageSampling):
     """Images of rare classes come again and again: repeat factor sampling, of LVIS (Gupta et al. 2019).
 
     A class in a share f of the images has the factor max(1, sqrt(``threshold`` / f)), an image the largest of its
@@ -30,7 +30,7 @@ class RepeatFactor(Sampling):
             raise ConfigError(f"data.sampling: threshold {threshold} must be above 0 and not above 1, such as 0.001")
         self.threshold = threshold
 
-    def times(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
+    def repeat_factors(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
         images, labels = present(annotations)
         share = np.bincount(labels, minlength=len(annotations.classes)).clip(1) / len(annotations)
         times = np.ones(len(annotations))
@@ -38,13 +38,13 @@ class RepeatFactor(Sampling):
         return times
 
 
-class ClassBalanced(Sampling):
+class ClassBalanced(ImageSampling):
     """Every class comes as often as every other: first a class is drawn, then an image with it (Shen et al. 2016).
 
     An epoch has as many images as there are; those without objects come once.
     """
 
-    def times(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
+    def repeat_factors(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
         images, labels = present(annotations)
         counts = np.bincount(labels, minlength=len(annotations.classes))
         times = np.bincount(images, weights=1 / counts[labels], minlength=len(annotations))

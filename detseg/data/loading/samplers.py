@@ -17,24 +17,24 @@ class TrainingSampler(Sampler[list[Key]]):
 
     A step is ``batch_size`` images on each of the ``ranks``, all of one group, so that no rank waits for another's
     larger images. What is left of the groups is put together in order of the groups; the last step is shared out
-    evenly. Every image comes once in an epoch, or as often on average as ``times`` (I,) says, rounded up or down anew
-    in each epoch; only where the last step has fewer than ``least`` images for each rank do some come once more. All
-    epochs and ranks have the same number of batches, and one rank sees the same steps as several.
+    evenly. Every image comes once in an epoch, or as often on average as ``repeat_factors`` (I,) says, rounded up or
+    down anew in each epoch; only where the last step has fewer than ``min_batch_size`` images for each rank do some
+    come once more. All epochs and ranks have the same number of batches, and one rank sees the same steps as several.
     """
 
     def __init__(
         self,
-        groups: NDArray[Any],
+        bucket_ids: NDArray[Any],
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
-        least: int = 1,
-        times: NDArray[np.float64] | None = None,
+        min_batch_size: int = 1,
+        repeat_factors: NDArray[np.float64] | None = None,
     ) -> None:
-        self.groups, self.batch_size, self.seed, self.rank, self.ranks = groups, batch_size, seed, rank, ranks
-        self.least, self.times = least, times
-        self.total = len(groups) if times is None else max(1, round(float(times.sum())))
+        self.bucket_ids, self.batch_size, self.seed, self.rank, self.ranks = bucket_ids, batch_size, seed, rank, ranks
+        self.min_batch_size, self.repeat_factors = min_batch_size, repeat_factors
+        self.total = len(bucket_ids) if repeat_factors is None else max(1, round(float(repeat_factors.sum())))
         self.epoch = 0
 
     @property
@@ -52,27 +52,27 @@ class TrainingSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        images = np.arange(self.total) if self.times is None else self._drawn(generator)
+        images = np.arange(self.total) if self.repeat_factors is None else self._drawn(generator)
         order = generator.permutation(self.total)
         seeds = generator.integers(2**63, size=self.total)
         step = self.batch_size * self.ranks
-        groups = self.groups[images]
+        groups = self.bucket_ids[images]
         members = [order[groups[order] == group] for group in np.unique(groups)]
         whole = [rows[: len(rows) - len(rows) % step].reshape(-1, step) for rows in members]
         rest = np.concatenate([rows[len(rows) - len(rows) % step :] for rows in members])
         steps = [*np.concatenate(whole), *(rest[i : i + step] for i in range(0, len(rest), step))]
         for i in generator.permutation(len(steps)):
-            places = np.resize(steps[i], max(len(steps[i]), self.ranks * self.least))
+            places = np.resize(steps[i], max(len(steps[i]), self.ranks * self.min_batch_size))
             yield [(int(images[place]), int(seeds[place])) for place in np.array_split(places, self.ranks)[self.rank]]
 
     def _drawn(self, generator: np.random.Generator) -> NDArray[np.int64]:
-        """The images of an epoch (total,), each as often as ``times`` says, rounded up or down.
+        """The images of an epoch (total,), each as often as ``repeat_factors`` says, rounded up or down.
 
         Systematic sampling: one number at random decides for all, so that the sum is always the same.
         """
-        assert self.times is not None
-        order = generator.permutation(len(self.times))
-        reached = np.cumsum(self.times[order])
+        assert self.repeat_factors is not None
+        order = generator.permutation(len(self.repeat_factors))
+        reached = np.cumsum(self.repeat_factors[order])
         ends = np.floor(reached * (self.total / reached[-1]) + generator.random())
         ends[-1] = self.total  # which rounding could miss
         return np.repeat(order, np.diff(ends, prepend=0).astype(np.int64))
@@ -86,8 +86,8 @@ class EvaluationSampler(Sampler[list[int]]):
     batches the last ones are empty, since all ranks must take the same number of steps together.
     """
 
-    def __init__(self, groups: NDArray[Any], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
-        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    def __init__(self, bucket_ids: NDArray[Any], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        members = [np.flatnonzero(bucket_ids == bucket) for bucket in np.unique(bucket_ids)]
         batches = [rows[i : i + batch_size].tolist() for rows in members for i in range(0, len(rows), batch_size)]
         self.length = -(-len(batches) // ranks)
         first, end = (-(-len(batches) * r // ranks) for r in (rank, rank + 1))

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from detseg.configurable import Configurable
-from detseg.data.formats.coco.reader import Split
-from detseg.data.formats.layout import identical
 from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
-from detseg.data.loading.collate import Buckets, collate
+from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
+from detseg.data.splits import Split
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.structures import Batch, Sample
 
@@ -89,11 +88,11 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
     ``batch_size`` is that of one device, ``workers`` the processes that read images for it. An image that cannot be
     used is an error, or with ``bad_samples`` "skip" left out of the training, as long as there are few. Nothing is read
-    before it is needed: one that was built from a checkpoint gives ``eval_transform`` and ``buckets`` without any data.
+    before it is needed: one built from a checkpoint gives ``eval_transform`` and ``pad_shapes`` without any data.
     """
 
     collate = staticmethod(collate)
-    least = 1  # images of a rank in a training step
+    min_batch_size = 1  # images of a rank in a training step
     purpose = "to tell apart"  # what the classes are for
 
     def __init__(self, batch_size: int, workers: int, bad_samples: BadSamples = "error") -> None:
@@ -113,11 +112,11 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         """The samples of a split, by the row of an image; in training by a sampler's key."""
         raise NotImplementedError
 
-    def groups(self, split: Split) -> NDArray[np.int64]:
+    def bucket_ids(self, split: Split) -> NDArray[np.int64]:
         """A number for each image: only those with the same one come into a batch together."""
         raise NotImplementedError
 
-    def times(self, split: Split) -> NDArray[np.float64] | None:
+    def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
         """How often each image comes in an epoch of training, on average; None where each comes once."""
         return None
 
@@ -126,14 +125,14 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         raise NotImplementedError
 
     @property
-    def buckets(self) -> Buckets:
+    def pad_shapes(self) -> PadShapes:
         """Heights and widths that batches are padded to."""
         raise NotImplementedError
 
     @property
-    def train_buckets(self) -> Buckets:
+    def train_pad_shapes(self) -> PadShapes:
         """Those of training, where they are others."""
-        return self.buckets
+        return self.pad_shapes
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -196,27 +195,29 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
         Lightning's ``overfit_batches`` needs the same ones in each epoch, and gets them.
         """
-        groups = self.groups("train")
+        bucket_ids = self.bucket_ids("train")
         sampler: TrainingSampler | EvaluationSampler
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            sampler = EvaluationSampler(groups, self.batch_size, *_rank())
+            sampler = EvaluationSampler(bucket_ids, self.batch_size, *_rank())
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-            sampler = TrainingSampler(groups, self.batch_size, seed, *_rank(), self.least, self.times("train"))
-        return self._loader("train", sampler, self.train_buckets)
+            sampler = TrainingSampler(
+                bucket_ids, self.batch_size, seed, *_rank(), self.min_batch_size, self.repeat_factors("train")
+            )
+        return self._loader("train", sampler, self.train_pad_shapes)
 
     def val_dataloader(self) -> Loader:
         """Every image once over all ranks. A rank that runs out of images before others gets empty batches."""
-        sampler = EvaluationSampler(self.groups("val"), self.batch_size, *_rank())
-        return self._loader("val", sampler, self.buckets)
+        sampler = EvaluationSampler(self.bucket_ids("val"), self.batch_size, *_rank())
+        return self._loader("val", sampler, self.pad_shapes)
 
-    def _loader(self, split: Split, sampler: TrainingSampler | EvaluationSampler, buckets: Buckets) -> Loader:
+    def _loader(self, split: Split, sampler: TrainingSampler | EvaluationSampler, pad_shapes: PadShapes) -> Loader:
         dataset = self.dataset(split)
         return Loader(
             SkipBadSamples(dataset) if split == "train" and self.bad_samples == "skip" else dataset,
             batch_sampler=sampler,
             num_workers=self.workers,
-            collate_fn=partial(self.collate, buckets=buckets),
+            collate_fn=partial(self.collate, pad_shapes=pad_shapes),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
             generator=torch.Generator(),  # without one, each pass would draw a number of the training's
@@ -229,41 +230,6 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
                 f"{self.purpose} ({', '.join(self.classes)}); the names must agree"
             )
         return annotations.relabel(self.classes)
-
-
-def split_rows(
-    count: int, fraction: float, split: Split, seed: int = 0, groups: Sequence[Sequence[int]] | None = None
-) -> NDArray[np.int64]:
-    """Share out images that no one has split, as ``seed`` draws them: at least one (of two or more) to each side.
-
-    The images of one of ``groups``, two at least, stay on one side; by default each is a group of its own. Raises
-    ConfigError for a ``fraction`` for validation that is not between 0 and 1.
-    """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"data.val_fraction: {fraction} must be above 0 and below 1, such as 0.2")
-    groups = [[row] for row in range(count)] if groups is None else groups
-    wanted = min(max(round(count * fraction), 1), count - 1)
-    held_out: list[int] = []
-    for number in np.random.default_rng(seed).permutation(len(groups)):
-        if len(held_out) + len(groups[number]) <= wanted:
-            held_out += groups[number]
-    if wanted and not held_out:
-        smallest: Sequence[int] = min(groups, key=len)
-        held_out += smallest
-    chosen = np.isin(np.arange(count), held_out)
-    return np.flatnonzero(chosen if split == "val" else ~chosen)
-
-
-def train_val_split(images: AnnotationTable, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
-    """Rows of one side of a split by ``seed``: images that are the same byte by byte are on the same side.
-
-    Raises DataError if all are the same, else as ``split_rows`` does.
-    """
-    files = [images.path(row) for row in range(len(images))]
-    groups = identical(files)
-    if len(groups) == 1 < len(files):
-        raise DataError(f"{images.root}: its {len(files)} images are the same byte by byte, and cannot be split")
-    return split_rows(len(files), fraction, split, seed, groups)
 
 
 def _rank() -> tuple[int, int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.data.annotations.semantic import SemanticAnnotations, pair
-from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.voc import read_list
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.modules.segmentation import SegmentationDataModule
+from detseg.data.splits import Split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, label_maps
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, semantic_masks
 from detseg.data.formats.cityscapes import LABELS, image_of, label_files
-from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.layout import Tree, split_of
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.modules.segmentation import SegmentationDataModule
+from detseg.data.splits import Split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
@@ -57,7 +57,7 @@ class CityscapesSegmentation(SegmentationDataModule):
         void = (255,) if trained else tuple(number for number in range(len(LABELS)) if number not in CLASSES)
         maps = LabelFiles(paths, len(CLASSES), (*void, 255), numbers)
         images = [image_of(self._tree, frame) for frame in own]
-        return label_maps(self.root, [LABELS[number] for number in CLASSES], CLASSES, self.root, images, maps)
+        return semantic_masks(self.root, [LABELS[number] for number in CLASSES], CLASSES, self.root, images, maps)
 
     @cached_property
     def _tree(self) -> Tree:

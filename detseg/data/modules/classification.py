@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from detseg.data.annotations.images import SUFFIXES, read_image
-from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.samplers import Key
-from detseg.data.modules.base import BaseDataModule, split_rows
+from detseg.data.modules.base import BaseDataModule
+from detseg.data.splits import Split, split_indices
 from detseg.data.transforms.detection import ImageSample, augment, compose
 from detseg.errors import ConfigError, DataError
 from detseg.structures import Sample
@@ -108,7 +108,7 @@ class ImageFolders(BaseDataModule[ClassificationIndex]):
     Raises ConfigError for values that make no sense, DataError for a folder without classes or images.
     """
 
-    least = 2  # batch norm of a map of one cell needs more than one value
+    min_batch_size = 2  # batch norm of a map of one cell needs more than one value
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class ImageFolders(BaseDataModule[ClassificationIndex]):
         single = [name for name, own in zip(listing.classes, rows, strict=True) if len(own) < 2]
         if single:
             raise DataError(f"{self.root / single[0]}: one image cannot be shared between training and validation")
-        kept = np.concatenate([own[split_rows(len(own), self.val_fraction, split)] for own in rows])
+        kept = np.concatenate([own[split_indices(len(own), self.val_fraction, split)] for own in rows])
         return listing.subset(kept)
 
     def train_transform(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
@@ -172,11 +172,11 @@ class ImageFolders(BaseDataModule[ClassificationIndex]):
         return _scale(image[top : top + edge, left : left + edge], self.size), (self.size, self.size)
 
     @property
-    def buckets(self) -> list[tuple[int, int]]:
+    def pad_shapes(self) -> list[tuple[int, int]]:
         """Height and width of every batch."""
         return [(self.size, self.size)]
 
-    def groups(self, split: Split) -> NDArray[np.int64]:
+    def bucket_ids(self, split: Split) -> NDArray[np.int64]:
         """All images together: they are made the same size."""
         return np.zeros(len(self.annotations(split)), dtype=np.int64)
 

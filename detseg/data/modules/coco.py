@@ -8,12 +8,12 @@ from pathlib import Path
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.coco.layout import Places, find_only_annotations
-from detseg.data.formats.coco.reader import Split, read_coco
-from detseg.data.formats.voc import holds_voc
+from detseg.data.formats.coco.reader import read_coco
+from detseg.data.formats.voc import is_voc_folder
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.base import train_val_split
+from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.modules.detection import DetectionDataModule
+from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import DataError
 
@@ -48,7 +48,7 @@ class COCO(DetectionDataModule):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
-        sampling: Sampling | None = None,
+        sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(transforms, batch_size, workers, proposals, masks, sampling, bad_samples)
@@ -78,7 +78,7 @@ class COCO(DetectionDataModule):
         try:
             file = find_only_annotations(self.root)
         except DataError as error:
-            if holds_voc(self.root):
+            if is_voc_folder(self.root):
                 raise DataError(f"{error}; it looks like a data set in VOC format: `--data VOC`") from None
             raise
         return self._read(file, None)

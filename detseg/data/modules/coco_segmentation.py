@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.images import image_size, read_image
-from detseg.data.annotations.masks import Masks, pack_masks
-from detseg.data.annotations.semantic import SemanticAnnotations, label_maps
+from detseg.data.annotations.masks import Masks, concat_masks
+from detseg.data.annotations.semantic import SemanticAnnotations, semantic_masks
 from detseg.data.formats.coco.columns import packed_mask, with_packed_masks
 from detseg.data.formats.coco.layout import Places, find_only_annotations
-from detseg.data.formats.coco.reader import Split, load
-from detseg.data.formats.layout import leads_out
+from detseg.data.formats.coco.reader import load
+from detseg.data.formats.layout import is_path_traversal
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.base import train_val_split
 from detseg.data.modules.segmentation import SegmentationDataModule
+from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 from detseg.structures import IGNORE_INDEX
@@ -117,7 +117,7 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
         maps = _read_segments(file, owned, sizes, labels, known)
     else:
         maps = _read_objects(file, list(owned.values()), sizes, labels, known)
-    return label_maps(file, names, numbers, images, files, maps)
+    return semantic_masks(file, names, numbers, images, files, maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +208,7 @@ def _read_objects(
                 raise DataError(f"{file}: annotation {entry.get('id')} has a broken segmentation ({error})") from None
             painted.append(label)
         counts.append(len(painted))
-    return ObjectMaps(file, sizes, np.array(counts), np.array(painted, dtype=np.uint8), pack_masks(packed))
+    return ObjectMaps(file, sizes, np.array(counts), np.array(painted, dtype=np.uint8), concat_masks(packed))
 
 
 def _read_segments(
@@ -323,6 +323,6 @@ def _value(file: Path, section: str, entry: dict[str, Any], key: str, *kinds: ty
 
 def _inside(file: Path, name: str) -> str:
     """A file name that does not lead out of its folder."""
-    if leads_out(name):
+    if is_path_traversal(name):
         raise DataError(f"{file}: file_name {name!r} leads out of the folder of the images")
     return name

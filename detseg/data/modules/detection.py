@@ -17,12 +17,12 @@ from detseg.configurable import to_config
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.masks import MaskUse
-from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.collate import buckets, smallest
-from detseg.data.loading.repeat_factors import Sampling
+from detseg.data.loading.collate import assign_bucket, default_pad_shapes
+from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.loading.samplers import Key
 from detseg.data.modules.base import BaseDataModule
+from detseg.data.splits import Split
 from detseg.data.transforms.detection import ImageSample, Transforms, fit
 from detseg.data.transforms.mixing import MixingTransforms
 from detseg.errors import DataError
@@ -110,7 +110,7 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
 
     ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. ``masks`` says
     whether masks come with the boxes: of "all" objects, one that has none or a broken one being an error, or of those
-    where they are "sound", the others being left out and counted in the log. ``sampling`` says how often an image comes
+    where they are "valid", the others being left out and counted in the log. ``sampling`` says how often an image comes
     in an epoch of training, by default once. The rest is as in ``BaseDataModule``.
     """
 
@@ -123,7 +123,7 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
-        sampling: Sampling | None = None,
+        sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(batch_size, workers, bad_samples)
@@ -142,18 +142,18 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         return resized, (resized.shape[0], resized.shape[1])
 
     @property
-    def buckets(self) -> list[tuple[int, int]]:
+    def pad_shapes(self) -> list[tuple[int, int]]:
         """Heights and widths that batches are padded to."""
-        return buckets(max(self.transforms.sizes), self.transforms.max_size)
+        return default_pad_shapes(max(self.transforms.sizes), self.transforms.max_size)
 
-    def groups(self, split: Split) -> NDArray[np.int64]:
+    def bucket_ids(self, split: Split) -> NDArray[np.int64]:
         """The bucket of each image."""
         sizes = fit(self.annotations(split).sizes, max(self.transforms.sizes), self.transforms.max_size)
-        return smallest(sizes, self.buckets)
+        return assign_bucket(sizes, self.pad_shapes)
 
-    def times(self, split: Split) -> NDArray[np.float64] | None:
+    def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
         """How often each image comes in an epoch of training, on average, as ``sampling`` says."""
-        return None if self.sampling is None else self.sampling.times(self.annotations(split))
+        return None if self.sampling is None else self.sampling.repeat_factors(self.annotations(split))
 
     def dataset(self, split: Split) -> DetectionDataset:
         """The images of a split, with their proposals if there are to be any."""

@@ -9,12 +9,11 @@ from pathlib import Path
 from detseg.data.annotations.builder import Source
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
-from detseg.data.formats.coco.reader import Split
 from detseg.data.formats.discovery import FINDERS, find_source
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.base import train_val_split
+from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.modules.detection import DetectionDataModule
+from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import ConfigError
 
@@ -43,7 +42,7 @@ class Folder(DetectionDataModule):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
-        sampling: Sampling | None = None,
+        sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(transforms, batch_size, workers, proposals, masks, sampling, bad_samples)

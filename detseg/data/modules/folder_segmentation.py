@@ -7,16 +7,15 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg.data.annotations.semantic import SemanticAnnotations, pair
-from detseg.data.formats.coco.layout import holds_coco
-from detseg.data.formats.coco.reader import Split
-from detseg.data.formats.voc import holds_voc
+from detseg.data.formats.coco.layout import is_coco_folder
+from detseg.data.formats.voc import is_voc_folder
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.base import train_val_split
 from detseg.data.modules.camvid import CamVid
 from detseg.data.modules.cityscapes import CityscapesSegmentation
 from detseg.data.modules.coco_segmentation import COCOSegmentation
 from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.modules.voc_segmentation import VOCSegmentation
+from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
@@ -70,9 +69,9 @@ class FolderSegmentation(SegmentationDataModule):
             found = CityscapesSegmentation(root)
         elif (self.root / "trainannot").is_dir():
             found = CamVid(root)
-        elif holds_voc(self.root, "SegmentationClass", ".png"):
+        elif is_voc_folder(self.root, "SegmentationClass", ".png"):
             found = VOCSegmentation(root, **share)  # type: ignore[arg-type]
-        elif holds_coco(self.root):
+        elif is_coco_folder(self.root):
             found = COCOSegmentation(root, **share)  # type: ignore[arg-type]
         if found is not None:
             log.info("%s: taken for a data set of %s", self.root, type(found).__name__.removesuffix("Segmentation"))

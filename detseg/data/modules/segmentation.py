@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.semantic import SemanticAnnotations
-from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.collate import Buckets, collate
+from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.samplers import Key
 from detseg.data.modules.base import BaseDataModule
+from detseg.data.splits import Split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.structures import IGNORE_INDEX, STRIDE, Batch, Sample
 
@@ -48,9 +48,9 @@ class SegmentationDataset(Dataset[Sample]):
         )
 
 
-def collate_semantic(samples: Sequence[Sample], buckets: Buckets = ()) -> Batch:
+def collate_semantic(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> Batch:
     """Collate as ``collate`` does, with ``semantic`` (B, H, W): padding is void, and there are no objects."""
-    batch = collate(samples, buckets)
+    batch = collate(samples, pad_shapes)
     semantic = torch.full((len(samples), *batch.images.shape[2:]), IGNORE_INDEX)
     for i, sample in enumerate(samples):
         assert sample.semantic is not None
@@ -83,17 +83,17 @@ class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
         return image, (image.shape[0], image.shape[1])
 
     @property
-    def buckets(self) -> list[tuple[int, int]]:
+    def pad_shapes(self) -> list[tuple[int, int]]:
         """Heights and widths that batches are padded to: none, since evaluation pads to multiples of 32."""
         return []
 
     @property
-    def train_buckets(self) -> list[tuple[int, int]]:
+    def train_pad_shapes(self) -> list[tuple[int, int]]:
         """The size of the crops, if there are any."""
         edge = -(-(self.transforms.crop or 0) // STRIDE) * STRIDE
         return [(edge, edge)] if edge else []
 
-    def groups(self, split: Split) -> NDArray[np.int64]:
+    def bucket_ids(self, split: Split) -> NDArray[np.int64]:
         """A number for each image, the same for those that are padded to the same size."""
         annotations = self.annotations(split)
         if split == "train" and self.transforms.crop:

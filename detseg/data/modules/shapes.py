@@ -12,12 +12,12 @@ from filelock import FileLock
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
-from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.repeat_factors import Sampling
+from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.modules.classification import ClassificationIndex, ImageFolders
 from detseg.data.modules.coco import COCO
 from detseg.data.modules.shapes_generator import write, write_crops
+from detseg.data.splits import Split
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import DataError
 
@@ -46,7 +46,7 @@ class Shapes(COCO):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
-        sampling: Sampling | None = None,
+        sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(

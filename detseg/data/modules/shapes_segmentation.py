@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from detseg.data.annotations.semantic import SemanticAnnotations
-from detseg.data.formats.coco.reader import Split
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.modules.shapes import Shapes
 from detseg.data.modules.shapes_generator import CLASSES
 from detseg.data.modules.voc_segmentation import VOCSegmentation
+from detseg.data.splits import Split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 
 

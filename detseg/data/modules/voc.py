@@ -8,13 +8,12 @@ from pathlib import Path
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
-from detseg.data.formats.coco.layout import holds_coco
-from detseg.data.formats.coco.reader import Split
+from detseg.data.formats.coco.layout import is_coco_folder
 from detseg.data.formats.voc import find_ids, find_splits, find_voc, read_voc
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.repeat_factors import Sampling
-from detseg.data.modules.base import train_val_split
+from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.modules.detection import DetectionDataModule
+from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.detection import Transforms
 from detseg.errors import DataError
 
@@ -44,7 +43,7 @@ class VOC(DetectionDataModule):
         workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
-        sampling: Sampling | None = None,
+        sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(transforms, batch_size, workers, proposals, masks, sampling, bad_samples)
@@ -72,7 +71,7 @@ class VOC(DetectionDataModule):
         try:
             return find_voc(self.root)
         except DataError as error:
-            if holds_coco(self.root):
+            if is_coco_folder(self.root):
                 raise DataError(f"{error}; it looks like a data set in COCO format: `--data COCO`") from None
             raise
 

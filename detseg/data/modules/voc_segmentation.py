@@ -9,13 +9,11 @@ import numpy as np
 
 from detseg.data.annotations.class_names import find_classes
 from detseg.data.annotations.images import SUFFIXES
-from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, label_maps
-from detseg.data.formats.coco.reader import Split
-from detseg.data.formats.layout import identical
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, semantic_masks
 from detseg.data.formats.voc import find_ids, find_splits, find_voc, read_list
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.base import split_rows
 from detseg.data.modules.segmentation import SegmentationDataModule
+from detseg.data.splits import Split, group_identical, split_indices
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
@@ -73,15 +71,15 @@ class VOCSegmentation(SegmentationDataModule):
         source, classes, void = find_classes(self._folder, self.default_classes)
         maps = LabelFiles(np.array([str(labels[stem]) for stem in ids], dtype=np.str_), len(classes), void)
         paths = [str(images[stem].absolute()) for stem in ids]  # SBD's lie elsewhere than in the folder
-        return label_maps(source, classes, range(len(classes)), self._folder, paths, maps)
+        return semantic_masks(source, classes, range(len(classes)), self._folder, paths, maps)
 
     def _ids(self, split: Split) -> list[str]:
         """The stems of the images of a split."""
         if self._split("val") is None:
             ids = sorted(by_stem(self._folder / "SegmentationClass", (".png",)))
-            same = identical([self._images[stem] for stem in ids if stem in self._images])
+            same = group_identical([self._images[stem] for stem in ids if stem in self._images])
             together = same if sum(map(len, same)) == len(ids) else None  # else one is missing, which ``read`` says
-            return [ids[row] for row in split_rows(len(ids), self.val_fraction, split, self.seed, together)]
+            return [ids[row] for row in split_indices(len(ids), self.val_fraction, split, self.seed, together)]
         name = self._split(split)
         if name is None:
             raise DataError(f"{self._folder}: no list of images to train on; give train_split as well as val_split")

@@ -100,7 +100,7 @@ def mosaic(pictures: Sequence[ImageSample], height: int, width: int, generator: 
         left, top = x if right else x - w, y if below else y - h
         image[top : top + h, left : left + w] = part.image
         parts.append(part._replace(boxes=part.boxes + np.array([left, top] * 2, dtype=np.float32)))
-    return joined(parts)._replace(image=image)
+    return concat_contours(parts)._replace(image=image)
 
 
 def copy_paste(picture: ImageSample, source: ImageSample, generator: np.random.Generator) -> ImageSample:
@@ -122,7 +122,7 @@ def copy_paste(picture: ImageSample, source: ImageSample, generator: np.random.G
     maps = {row: whole(picture, row, height, width) for row in near.tolist()}
     hidden = {row: map & ~covered for row, map in maps.items() if (map & covered).any()}
     pasted = source._replace(boxes=source.boxes[rows], labels=source.labels[rows], masks=source.masks[rows])
-    return joined([redrawn(picture, hidden), pasted])
+    return concat_contours([redrawn(picture, hidden), pasted])
 
 
 def cut(picture: ImageSample, left: int, top: int, right: int, bottom: int) -> ImageSample:
@@ -159,7 +159,7 @@ def redrawn(picture: ImageSample, maps: Mapping[int, NDArray[np.bool_]]) -> Imag
     return picture._replace(boxes=boxes[there], labels=picture.labels[there], masks=masks)
 
 
-def joined(pictures: Sequence[ImageSample]) -> ImageSample:
+def concat_contours(pictures: Sequence[ImageSample]) -> ImageSample:
     """The first picture with the objects of all."""
     masks = [picture.masks for picture in pictures if picture.masks is not None]
     return pictures[0]._replace(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.masks import NONE, POLYGONS, RUNS, Masks, append, pack_many, pack_runs
+from detseg.data.annotations.masks import NONE, POLYGONS, RLE, Masks, append, pack_many, pack_rle
 from detseg.errors import DataError
 
 Entries = list[dict[str, Any]]
@@ -28,7 +28,7 @@ class Objects:
     areas: NDArray[np.float64]  # (N,) NaN where none is given
     crowd: NDArray[np.bool_]  # (N,)
     difficult: NDArray[np.bool_]  # (N,) VOC's, converted
-    spans: NDArray[np.int64]  # (N, 2) where the polygons begin and end in ``data``; both 0 where it is something else
+    byte_ranges: NDArray[np.int64]  # (N, 2) of the polygons in ``data``; both 0 where the mask is something else
     data: bytearray
     others: dict[int, Any]  # by row, what ``packed_mask`` makes a mask of, as soon as the size of its image is known
 
@@ -44,7 +44,7 @@ class Objects:
             areas=self.areas[kept],
             crowd=self.crowd[kept],
             difficult=self.difficult[kept],
-            spans=self.spans[kept],
+            byte_ranges=self.byte_ranges[kept],
             others={int(places[row]): value for row, value in self.others.items() if kept[row]},
         )
 
@@ -59,7 +59,7 @@ class Objects:
                 kinds[row], content = NONE, b""
                 reasons[int(self.ids[row])] = str(error)
             contents.append(content)
-        spans = self.spans.copy()
+        spans = self.byte_ranges.copy()
         spans[[*self.others]] = append(self.data, contents)
         return Masks(kinds, spans, np.frombuffer(self.data, dtype=np.uint8)), reasons
 
@@ -135,7 +135,7 @@ def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]
     if isinstance(segmentation, bytes):
         return POLYGONS, segmentation
     if isinstance(segmentation, dict):
-        return RUNS, pack_runs(segmentation.get("counts"), segmentation.get("size"), height, width)
+        return RLE, pack_rle(segmentation.get("counts"), segmentation.get("size"), height, width)
     raise segmentation if isinstance(segmentation, ValueError) else ValueError(f"has segmentation = {segmentation!r}")
 
 

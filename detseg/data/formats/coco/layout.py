@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.annotations.issues import collects
-from detseg.data.formats.coco.reader import Split
-from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, ends, holds, holds_anywhere, leads_out
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, ends, has_keys_anywhere, holds, is_path_traversal
+from detseg.data.splits import Split
 from detseg.errors import DataError
 
 MANY = 50  # files that could be annotations are looked into; more are of one image each
@@ -73,7 +73,7 @@ def find_only_annotations(root: Path) -> Path:
 
 def is_coco(file: Path) -> bool:
     """Whether a file has the three parts of COCO annotations, and is not one of LVIS."""
-    return holds_anywhere(file, "images", "annotations", "categories") and not is_lvis(file)
+    return has_keys_anywhere(file, "images", "annotations", "categories") and not is_lvis(file)
 
 
 def is_cut(file: Path) -> bool:
@@ -86,7 +86,7 @@ def is_lvis(file: Path) -> bool:
     return holds(file, "neg_category_ids", "not_exhaustive_category_ids")
 
 
-def holds_coco(root: Path) -> bool:
+def is_coco_folder(root: Path) -> bool:
     """Whether there are files below ``root`` that are taken for COCO annotations."""
     try:
         return bool(find_annotations(root, "train") or find_only_annotations(root))
@@ -123,7 +123,7 @@ def find_images(root: Path, file: Path, split: str | None) -> Path:
         return 4
 
     for name, folder in product(names, sorted(dict.fromkeys(folders), key=rank)):  # of many, some may be missing
-        if not leads_out(name) and os.path.isfile(folder / name):  # unlike Path's, it takes any name
+        if not is_path_traversal(name) and os.path.isfile(folder / name):  # unlike Path's, it takes any name
             return folder
     label, tree = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name, Tree(root)
     for name in filter(None, names):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,10 @@ from detseg.data.formats.coco.columns import (
     without_masks,
 )
 from detseg.data.formats.coco.json_stream import read_lists
-from detseg.data.formats.layout import located
+from detseg.data.formats.layout import resolve_paths
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
-
-Split = Literal["train", "val"]
 
 SECTIONS = ("images", "annotations", "categories")
 
@@ -65,7 +63,7 @@ def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> Detectio
     if count := int(found.difficult.sum()):
         log.info("%s: %d objects are difficult: 1, and are not trained on", file, count)
     names = found.files.tolist()
-    places = located(file, images, names)  # again, as images may have been moved since a cache was made
+    places = resolve_paths(file, images, names)  # again, as images may have been moved since a cache was made
     return found if places == names else replace(found, files=np.array(places, dtype=np.str_))
 
 
@@ -110,7 +108,7 @@ def _images(
     if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
         raise DataError(f"{file}: more than one image has the id {twice[0]}")
     names = column(file, "images", pictures, "file_name", np.str_).tolist()
-    places = located(file, images, names)
+    places = resolve_paths(file, images, names)
     sizes = [column(file, "images", pictures, key, np.int32, default=0) for key in ("height", "width")]
     return image_ids, np.array(places, dtype=np.str_)[order], np.stack(sizes, axis=1)[order], places == names
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.data.annotations.issues import report, shifted
 from detseg.data.formats.coco.columns import column, id_column
-from detseg.data.formats.layout import leads_out, led_out, sought
+from detseg.data.formats.layout import is_path_traversal, path_traversal_message, sought
 from detseg.errors import DataError
 
 Entries = list[dict[str, Any]]
@@ -95,9 +95,9 @@ def _inside(file: Path, root: Path, entries: Entries) -> Entries:
     """The images that do not lead out of their folder."""
     kept = []
     for entry, place in zip(entries, sought(file, root, [str(entry["file_name"]) for entry in entries]), strict=True):
-        if leads_out(place):
+        if is_path_traversal(place):
             number = entry["id"] if isinstance(entry["id"], int | str) else None
-            report("image-missing", file, led_out(file, root, place), number)
+            report("image-missing", file, path_traversal_message(file, root, place), number)
         else:
             kept.append(entry)
     return kept
