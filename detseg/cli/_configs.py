@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import yaml
 
 import detseg
+from detseg import data
 from detseg.compat import translate_key, translate_options
-from detseg.data import MODULES, DetectionDataModule, SegmentationDataModule
+from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
 from detseg.errors import ConfigError
 
@@ -72,7 +73,7 @@ def _with_folders(arguments: Sequence[str], kind: str) -> Iterator[str]:
     option = ""
     for argument in arguments:
         name, _, value = argument.rpartition("=") if argument.startswith("--data=") else (option, "", argument)
-        if name == "--data" and value not in MODULES and Path(value).is_dir():  # a class comes first
+        if name == "--data" and value not in data.__all__ and Path(value).is_dir():  # a class comes first
             yield from ([kind] if option == "--data" else [f"--data={kind}"])
             yield f"--data.root={value}"
         else:

@@ -43,7 +43,7 @@ USAGE = """detseg browse CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split tr
 
 def run(arguments: Sequence[str]) -> None:
     """Draw samples of what ``arguments`` name."""
-    for name in data_sets.MODULES:  # a class is found by its name once it is imported
+    for name in data_sets.__all__:  # a class is found by its name once it is imported
         getattr(data_sets, name)
     parser = ArgumentParser(prog="detseg browse", usage=USAGE, **PARSER)
     parser.add_argument("what", type=str, help="A folder of data, or a YAML file for `detseg train` or of data alone.")
