@@ -1,6 +1,8 @@
 from .data import COCO as COCO
 from .data import VOC as VOC
 from .data import Shapes as Shapes
+from .inference import Predictor as Predictor
+from .inference import load as load
 from .models import FCN as FCN
 from .models import RCNN as RCNN
 from .models import FasterRCNN as FasterRCNN

@@ -71,8 +71,9 @@ def load(path: str | Path) -> Task:
             raise TypeError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
         model.load_state_dict(state_dict.of_network(content))
         task = TASKS[kind](model)
-        task.classes = tuple(map(str, about["classes"]))
-        task.category_ids = tuple(map(int, about["category_ids"]))
+        model.set_metadata({"preprocessing": None, **about})
+        if "preprocessing" not in about and about["data"]:  # as in 0.1.0, among the settings of the data
+            model.preprocessing = from_config(about["data"]).preprocessing
         task.data_recipe, task.config = about["data"], about["config"]
         # null, in the card of a published network, is where there was nothing to measure.
         task.figures = {name: math.nan if value is None else value for name, value in about["metrics"].items()}

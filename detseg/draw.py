@@ -110,10 +110,15 @@ def palette() -> NDArray[np.uint8]:
 
 
 def save_labels(labels: NDArray[np.uint8], path: Path) -> None:
-    """Write a map of labels (H, W) as a PNG that shows them in the colours of ``palette``, as VOC's label images."""
-    picture = Image.fromarray(labels)
-    picture.putpalette(palette().ravel().tolist())  # which makes it an image of mode P, its pixels as they are
-    picture.save(path)
+    """Write ``label_image`` of labels (H, W) to a PNG file."""
+    label_image(labels).save(path)
+
+
+def label_image(labels: NDArray[np.uint8]) -> Image.Image:
+    """Make a palette image whose pixels are labels (H, W), shown in VOC's colours."""
+    image = Image.fromarray(labels)
+    image.putpalette(palette().ravel().tolist())  # turns it into mode P, and leaves the pixels as they are
+    return image
 
 
 def overlay(image: ImageArray, labels: NDArray[np.uint8], classes: Sequence[str]) -> ImageArray:

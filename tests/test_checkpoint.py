@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+import detseg
 from detseg import checkpoint
 from detseg.callbacks import BestCheckpoint, LastCheckpoint
 from detseg.errors import CheckpointError
@@ -55,16 +56,16 @@ def altered(path: Path, target: Path, **changes: Any) -> Path:
 
 def test_it_carries_all_that_evaluation_and_prediction_need(trained: Path) -> None:
     task = checkpoint.load(trained)
-    assert task.classes == ("red", "green", "blue")
-    assert task.category_ids == tuple(IDS.values())
+    assert task.class_names == ("red", "green", "blue")
+    assert task.model.category_ids == tuple(IDS.values())
     assert task.config == {"trainer": {"max_epochs": 1}}
     assert task.figures["AP"] == 1.0
     assert isinstance(task.model, ColourDetector)
     assert task.model.losses == 2.0
     assert task.model.weight.abs().sum() > 0
     assert not task.model.training
-    found = next(task.predict(trained.parent / "data" / "val" / "val2.png"))
-    assert sorted(found.classes) == ["blue", "green", "red"]
+    (found,) = detseg.load(trained)(trained.parent / "data" / "val" / "val2.png")
+    assert sorted(found.names) == ["blue", "green", "red"]
 
 
 def test_all_of_it_is_plain(trained: Path) -> None:

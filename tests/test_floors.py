@@ -10,11 +10,12 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"compat", "errors", "folders", "configurable", "structures", "weights"}
+GROUND = {"compat", "errors", "folders", "configurable", "preprocessing", "structures", "weights"}
 BELOW: dict[str, set[str]] = {
     "compat": set(),
     "errors": set(),
     "structures": set(),
+    "preprocessing": set(),
     "progress": set(),
     "draw": set(),
     "folders": {"errors"},
@@ -28,9 +29,10 @@ BELOW: dict[str, set[str]] = {
     "metrics": GROUND | {"ops", "data.annotations"},
     "proposals": GROUND | {"data.annotations"},
     "check": GROUND | {"ops", "data", "draw"},
-    "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "inference"},
-    "inference": GROUND | {"ops", "models", "data", "metrics", "proposals", "tasks"},
+    "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress"},
+    "inference": GROUND | {"ops", "modules", "models", "data", "proposals", "draw", "checkpoint", "model_zoo"},
     "callbacks": GROUND | {"ops", "tasks", "draw"},
+    "model_zoo": GROUND | {"modules", "models", "data"},
     "checkpoint": GROUND | {"data", "tasks"},
     "analysis": GROUND | {"modules", "draw"},
     "cli": GROUND

@@ -84,9 +84,9 @@ class PredictionImages(Callback):
         assert self.folder is not None
         for row in range(min(len(batch.image_index), self.count - self._drawn)):
             if isinstance(module, SegmentationTask):
-                picture = image_truth_and_labels(batch, outputs["labels"], row, module.classes)
+                picture = image_truth_and_labels(batch, outputs["labels"], row, module.class_names)
             else:
-                picture = truth_and_prediction(batch, outputs["detections"], row, module.classes, self.threshold)
+                picture = truth_and_prediction(batch, outputs["detections"], row, module.class_names, self.threshold)
             name = module.data.val_annotations.path(int(batch.image_index[row])).stem
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(self.folder / f"{name}.jpg")

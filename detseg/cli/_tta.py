@@ -1,19 +1,19 @@
-"""The options for how often an image is looked at when it is segmented."""
+"""The options for test-time augmentation of segmenters."""
 
 from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from detseg.inference.tta import TTAConfig
+from detseg.models.tta import TTAConfig
 
 
 def add_views(parser: ArgumentParser) -> None:
     """Add the options that ``views`` reads."""
-    parser.add_argument("--window", type=int | None, help="Segmentation: pixels of the side of overlapping parts.")
+    parser.add_argument("--crop_size", type=int | None, help="Segmentation: side of overlapping crops, in pixels.")
     parser.add_argument("--scales", type=list[float], default=[1.0], help="Segmentation: such as [0.75, 1, 1.25].")
-    parser.add_argument("--flip", type=bool, default=False, help="Segmentation: whether to look at mirror images too.")
+    parser.add_argument("--flip", type=bool, default=False, help="Segmentation: add the mirror image.")
 
 
 def views(options: Namespace) -> TTAConfig:
     """What the options say. Raises ConfigError for values that make no sense."""
-    return TTAConfig(options.window, options.scales, options.flip)
+    return TTAConfig(options.crop_size, options.scales, options.flip)

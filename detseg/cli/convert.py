@@ -93,7 +93,7 @@ def run(arguments: Sequence[str]) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
     checkpoint.save(task, options.target)
-    log.info("%s: checkpoint with %d classes", options.target, len(task.classes))
+    log.info("%s: checkpoint with %d classes", options.target, len(task.class_names))
 
 
 def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
             f"{sizes} and ratios 0.5, 1 and 2"
         )
     try:
-        return to_torchvision(model.state_dict(), list(COCO.values()) if task.classes == tuple(COCO) else None)
+        return to_torchvision(model.state_dict(), list(COCO.values()) if task.class_names == tuple(COCO) else None)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
@@ -154,14 +154,17 @@ def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
     """Say which of torchvision's functions builds the network that ``state`` is for, and what it must be told."""
     model = task.model
     if isinstance(model, DilatedFCN):
-        body, count = model.backbone, len(task.classes)
+        body, count = model.backbone, len(task.class_names)
         names = [f"{FCNS[str(body.name)]}({_settings(count)}, aux_loss={model.auxiliary is not None})"]
         log.info("%s: state dict for torchvision, %d classes", target, count)
     else:
         body, count = model.backbone.body, len(state[SCORES])
         names = [f"{name}({_settings(count)})" for name in structures(state) if _fits(name, state)]
         log.info(
-            "%s: state dict for torchvision, %d classes and the background, %d labels", target, len(task.classes), count
+            "%s: state dict for torchvision, %d classes and the background, %d labels",
+            target,
+            len(task.class_names),
+            count,
         )
     log.info(
         "it is loaded by %s", " or ".join(names) or "a detector of torchvision's with the same layers, to be built"
@@ -209,8 +212,9 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, name: str 
         raise CheckpointError(f"not the weights of {name}: {said}")
     built.load_state_dict(state, strict=False)  # counts of batch norm may be missing
     task = DetectionTask(built)
-    task.classes, task.category_ids = classes, labels  # torchvision's labels are the ids of the data set
+    built.class_names, built.category_ids = classes, labels  # torchvision's labels are the ids of the data set
     task.data_recipe = data
+    built.preprocessing = from_config(data).preprocessing
     return task
 
 
@@ -230,13 +234,13 @@ def _segmentation(theirs: dict[str, Tensor], names: str | None) -> SegmentationT
     task = SegmentationTask(model)
     if names is None and count != len(VOC_CLASSES):
         raise ConfigError(f"--classes: the network has {count} classes, and VOC {len(VOC_CLASSES)}; name them all")
-    task.classes = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
-    if len(task.classes) != count:
+    model.class_names = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
+    if len(task.class_names) != count:
         raise ConfigError(
-            f"--classes: the network has {count} classes, the names are {len(task.classes)}; name them all, the "
+            f"--classes: the network has {count} classes, the names are {len(task.class_names)}; name them all, the "
             "background too"
         )
-    task.category_ids = tuple(range(count))
+    model.category_ids = tuple(range(count))
     task.data_recipe = to_config(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
     return task
 

@@ -50,14 +50,14 @@ def run(arguments: Sequence[str]) -> None:
         kind = type(task.model).__name__
         raise ConfigError(f"--out {options.out}: {kind} has no detections to write; --metrics writes its figures")
     if isinstance(task, SegmentationTask):
-        task.views = views(options)
+        task.tta = views(options)
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
         check_writable(f"--{option}", getattr(options, option))
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise root_cause(error) from error
-    data.use_classes(task.classes)
+    data.use_classes(task.class_names)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
 

@@ -23,9 +23,9 @@ from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import heat
 from detseg.errors import ConfigError, DataError
-from detseg.inference.prediction import stored_data
 from detseg.models import Classifier, ConvolutionalClassifier
 from detseg.modules.backbones import ConvNet
+from detseg.preprocessing import CenterCropConfig
 from detseg.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         task = checkpoint.load(options.checkpoint)
         if not isinstance(task, ClassificationTask):
             raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.model).__name__}, no classifier")
-        return task.model, task.classes, stored_data(task).size
+        classifier = task.model
+        assert isinstance(classifier.preprocessing, CenterCropConfig)
+        return classifier, classifier.class_names, classifier.preprocessing.size
     if options.backbone.init_args.get("weights") is None:
         raise ConfigError("backbone.weights must be set, to a file or a name such as IMAGENET1K_V1")
     try:

@@ -19,14 +19,16 @@ from detseg import checkpoint
 from detseg.cli._console import import_module
 from detseg.cli._errors import PARSER, parse
 from detseg.cli._tta import add_views, views
-from detseg.data.annotations.images import SUFFIXES, read_image
-from detseg.draw import draw, overlay, save_labels
+from detseg.data.annotations.images import SUFFIXES
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
-from detseg.inference.prediction import DetectionResult, find_images
-from detseg.inference.tta import TTAConfig
+from detseg.inference.images import find_images
+from detseg.inference.predictor import Predictor
+from detseg.inference.results import ClassificationResult, DetectionResult, SemanticResult
+from detseg.models import Detector, Segmenter
+from detseg.models.model import Model
+from detseg.models.tta import TTAConfig
 from detseg.ops.rle import decode, from_string
-from detseg.tasks import ClassificationResult, ClassificationTask, DetectionTask, SegmentationTask, SemanticResult, Task
 
 log = logging.getLogger(__name__)
 
@@ -34,50 +36,48 @@ REPORT, LABELS, OVERLAYS = "predictions.json", "labels", "overlays"  # what is i
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Find objects in the images that ``arguments`` name; a broken one is reported and the others are still done."""
+    """Predict on the images that ``arguments`` name; an unreadable one is reported and the others are still done."""
     options = parse(_parser(), arguments)
     if not 0 <= options.threshold <= 1:
         raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1, as scores are")
     if options.module:
         import_module(options.module)
-    paths = find_images(options.images)
-    task = _task(options)
-    targets = _targets(task, paths, options)
+    paths = list(dict.fromkeys(find_images(options.images)))
+    predictor = _predictor(options)
+    targets = dict(zip(paths, _targets(predictor.model, paths, options), strict=True))
     make_folder("--out", options.out)
-    done: list[dict[str, Any]] = []
-    failed = 0
-    for path, target in zip(paths, targets, strict=True):
-        try:
-            if isinstance(task, DetectionTask):
-                done += [_save(task, one, target, options.instances) for one in task.predict(path, options.threshold)]
-            elif isinstance(task, ClassificationTask):
-                done += map(_say, task.predict(path))
-            elif isinstance(task, SegmentationTask):
-                done += [_save_labels(task, one, target) for one in task.predict(path)]
-        except DataError as error:
-            log.error("%s", error)
-            failed += 1
+    entries = []
+    for result in predictor.stream(paths, options.batch_size, options.threshold, bad_images="skip"):
+        if isinstance(result, DetectionResult):
+            entries.append(_save_detections(result, targets[result.path], options.instances))
+        elif isinstance(result, SemanticResult):
+            entries.append(_save_labels(result, targets[result.path]))
+        else:
+            entries.append(_log_classes(result))
     report = options.out / REPORT
-    report.write_text("[\n" + ",\n".join(map(json.dumps, done)) + "\n]\n")
-    objects = f", {sum(len(one['scores']) for one in done)} objects" if isinstance(task, DetectionTask) else ""
-    if isinstance(task, SegmentationTask):
-        print(_shares(task, done))
-    log.info("%d images%s: %s", len(done), objects, report)
-    if failed:
-        raise DataError(f"{failed} of {len(paths)} images could not be read; they are named above")
+    report.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
+    objects = ""
+    if isinstance(predictor.model, Detector):
+        objects = f", {sum(len(entry['scores']) for entry in entries)} objects"
+    if isinstance(predictor.model, Segmenter):
+        print(_mean_fractions(predictor.class_names, entries))
+    log.info("%d images%s: %s", len(entries), objects, report)
+    if len(entries) < len(paths):
+        raise DataError(f"{len(paths) - len(entries)} of {len(paths)} images could not be read; they are named above")
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="detseg predict",
         usage="detseg predict IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]\n"
-        "                      [--window PIXELS] [--scales [FACTOR,...]] [--flip true]",
+        "                      [--crop_size PIXELS] [--scales [FACTOR,...]] [--flip true]",
         **PARSER,
     )
     parser.add_argument("images", type=str, nargs="+", help="Image files, folders or glob patterns.")
     parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")
     parser.add_argument("--out", type=Path, default=Path("out"), help="Folder for the pictures and predictions.json.")
     parser.add_argument("--threshold", type=float, default=0.5, help="Lowest score to show, 0 to 1.")
+    parser.add_argument("--batch_size", type=int, default=1, help="Images that the model computes at once.")
     parser.add_argument(
         "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
     )
@@ -89,35 +89,34 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _task(options: Namespace) -> Task:
-    """The task in the checkpoint, on its device. Raises ConfigError for an option that is not for such a task."""
+def _predictor(options: Namespace) -> Predictor:
+    """The model of the checkpoint on its device. Raises ConfigError for an option that is not for such a model."""
     device = find_device(options.device)
-    task = checkpoint.load(options.checkpoint).to(device)
-    if isinstance(task, SegmentationTask):
-        task.views = views(options)
-    elif views(options) != TTAConfig():
-        raise ConfigError(f"--window, --scales and --flip are for segmentation; {options.checkpoint} does none")
-    if options.instances and not (isinstance(task, DetectionTask) and task.model.needs_masks):
+    tta = views(options)
+    model = checkpoint.load(options.checkpoint).model.to(device)
+    if tta != TTAConfig() and not isinstance(model, Segmenter):
+        raise ConfigError(f"--crop_size, --scales and --flip are for segmentation; {options.checkpoint} does none")
+    if options.instances and not (isinstance(model, Detector) and model.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
-    return task
+    return Predictor(model, tta)
 
 
-def _targets(task: Task, paths: Sequence[Path], options: Namespace) -> list[Path]:
-    """The file of each image in the folder for the pictures, by whose name all that is written of it is called.
+def _targets(model: Model, paths: Sequence[Path], options: Namespace) -> list[Path]:
+    """The file for the drawn picture of each image; the other files of the image are named after it.
 
-    Raises ConfigError if anything that will be written would take the place of an image.
+    Raises ConfigError if a file to be written would replace an image.
     """
     names: set[str] = set()
     images = {path.resolve() for path in paths}
     targets = []
     for path in paths:
-        segments = isinstance(task, SegmentationTask)  # label images are PNGs, whatever the image is
+        segments = isinstance(model, Segmenter)  # label images are PNGs, whatever the image is
         target = options.out / _free_name(path.with_suffix(".png") if segments else path, names)
         targets.append(target)
         written = [options.out / REPORT]
         if segments:
             written += [_in(LABELS, target), _in(OVERLAYS, target)]
-        elif isinstance(task, DetectionTask):
+        elif isinstance(model, Detector):
             written += [target, *([_instances(target)] if options.instances else [])]
         taken = next((file for file in written if file.resolve() in images), None)
         if taken is not None:
@@ -160,65 +159,63 @@ def _free_name(path: Path, taken: set[str]) -> str:
     return name
 
 
-def _say(answer: ClassificationResult) -> dict[str, Any]:
-    """Print the surest classes of an image and return its entry in the JSON file."""
-    scores = [round(float(score), 4) for score in answer.scores]
-    said = ", ".join(f"{name} {score:.3f}" for name, score in zip(answer.classes, scores, strict=True))
-    log.info("%s: %s", answer.path, said)
-    return {"file": str(answer.path), "classes": answer.classes, "scores": scores}
+def _log_classes(result: ClassificationResult) -> dict[str, Any]:
+    """Log the likeliest classes of an image and return its entry in the JSON file."""
+    best = {name: round(score, 4) for name, score in result.top_k().items()}
+    log.info("%s: %s", result.path, ", ".join(f"{name} {score:.3f}" for name, score in best.items()))
+    return {"file": str(result.path), "classes": [*best], "scores": [*best.values()]}
 
 
-def instance_map(found: DetectionResult) -> NDArray[np.uint16]:
-    """The number of the object of each pixel (h, w), from 1 in the order of the scores; the surer one is on top."""
-    numbers = np.zeros(found.size, dtype=np.uint16)
-    for number, text in reversed([*enumerate(found.masks or (), start=1)]):
-        numbers[decode(from_string(text), *found.size)] = number
+def instance_map(result: DetectionResult) -> NDArray[np.uint16]:
+    """The number of the object of each pixel (h, w), from 1 in the order of the scores; the best one is on top."""
+    numbers = np.zeros(result.image_size, dtype=np.uint16)
+    for number, rle in reversed([*enumerate(result.mask_rles or (), start=1)]):
+        numbers[decode(from_string(rle), *result.image_size)] = number
     return numbers
 
 
-def _save(task: DetectionTask, found: DetectionResult, target: Path, instances: bool) -> dict[str, Any]:
-    """Write one picture, with ``instances`` the numbers of its objects too, and return its entry in the JSON file."""
-    labels = [task.classes.index(name) for name in found.classes]
-    masks = (decode(from_string(text), *found.size) for text in found.masks or ())
-    picture = draw(read_image(found.path), found.boxes, labels, task.classes, found.scores, masks)
-    Image.fromarray(picture).save(target)
-    log.info("%s: %d objects", target, len(labels))
-    more: dict[str, Any] = {}
-    if found.masks is not None:
-        more["masks"] = [{"size": list(found.size), "counts": text.decode()} for text in found.masks]
+def _save_detections(result: DetectionResult, target: Path, instances: bool) -> dict[str, Any]:
+    """Write a drawn picture, with ``instances`` the instance map too, and return the entry in the JSON file."""
+    result.plot().save(target)
+    log.info("%s: %d objects", target, len(result))
+    masks: dict[str, Any] = {}
+    if result.mask_rles is not None:
+        masks["masks"] = [entry["segmentation"] for entry in result.to_coco()]
         if instances:
-            more["instances"] = _instances(target).name
-            Image.fromarray(instance_map(found)).save(_instances(target))
+            masks["instances"] = _instances(target).name
+            Image.fromarray(instance_map(result)).save(_instances(target))
     return {
-        "file": str(found.path),
+        "file": str(result.path),
         "picture": target.name,
-        "classes": found.classes,
-        "scores": [round(float(score), 4) for score in found.scores],
-        "boxes": found.boxes.round(2).tolist(),
-        **more,
+        "classes": result.names,
+        "scores": [round(float(score), 4) for score in result.scores],
+        "boxes": result.boxes.round(2).tolist(),
+        **masks,
     }
 
 
-def _save_labels(task: SegmentationTask, found: SemanticResult, target: Path) -> dict[str, Any]:
-    """Write the labels of one image and a picture of them, each in a folder, and return its entry in the JSON file."""
-    labels, picture = _in(LABELS, target), _in(OVERLAYS, target)
-    for file in (labels, picture):
+def _save_labels(result: SemanticResult, target: Path) -> dict[str, Any]:
+    """Write the label image and the overlay of an image, each in a folder, and return its entry in the JSON file."""
+    labels, overlay = _in(LABELS, target), _in(OVERLAYS, target)
+    for file, image in ((labels, result.label_image()), (overlay, result.plot())):
         file.parent.mkdir(parents=True, exist_ok=True)
-    save_labels(found.labels, labels)
-    Image.fromarray(overlay(read_image(found.path), found.labels, task.classes)).save(picture)
-    shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.shares.items())
-    log.info("%s: %s", picture, shown)
+        image.save(file)
+    shown = ", ".join(f"{name} {100 * part:.1f} %" for name, part in result.class_fractions.items())
+    log.info("%s: %s", overlay, shown)
     return {
-        "file": str(found.path),
+        "file": str(result.path),
         "labels": labels.relative_to(target.parent).as_posix(),
-        "overlay": picture.relative_to(target.parent).as_posix(),
-        "shares": {name: round(share, 6) for name, share in found.shares.items()},
+        "overlay": overlay.relative_to(target.parent).as_posix(),
+        "class_fractions": {name: round(part, 6) for name, part in result.class_fractions.items()},
     }
 
 
-def _shares(task: SegmentationTask, done: Sequence[dict[str, Any]]) -> str:
-    """The mean share of each class over the images, the largest first, for a terminal."""
-    means = {name: sum(one["shares"].get(name, 0.0) for one in done) / max(1, len(done)) for name in task.classes}
+def _mean_fractions(class_names: Sequence[str], entries: Sequence[dict[str, Any]]) -> str:
+    """The mean fraction of each class over the images, the largest first, for a terminal."""
+    means = {
+        name: sum(entry["class_fractions"].get(name, 0.0) for entry in entries) / max(1, len(entries))
+        for name in class_names
+    }
     width = max(map(len, means))
     rows = sorted(means.items(), key=lambda item: -item[1])
-    return "\n".join(f"{name:<{width}} {100 * share:5.1f} %" for name, share in rows)
+    return "\n".join(f"{name:<{width}} {100 * part:5.1f} %" for name, part in rows)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from detseg import checkpoint
 from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._errors import PARSER, parse, root_cause
-from detseg.configurable import from_config
-from detseg.data import DetectionDataModule, collate
+from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.modules.detection import MOST_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
+from detseg.inference.preprocessing import pad_shapes, preprocess, to_batch, to_sample
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
 from detseg.progress import progress
@@ -30,7 +30,7 @@ from detseg.proposals.detectron2 import read_detectron2
 from detseg.proposals.grid import grid
 from detseg.proposals.making import Made, Method, make
 from detseg.proposals.selective_search import selective_search
-from detseg.structures import Sample, rescale
+from detseg.structures import rescale
 from detseg.weights.model_card import WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -122,21 +122,18 @@ def _work(
 def _region_proposal_network(file: Path) -> Method:
     """The RPN of a checkpoint: as many proposals as its head is trained on. Raises CheckpointError if it has none."""
     task = checkpoint.load(file)
-    model, data = task.model, from_config(task.data_recipe)
+    model = task.model
     if not isinstance(model, FasterRCNN):
         raise CheckpointError(f"{file}: holds {type(model).__name__}, and only FasterRCNN makes proposals")
-    if not isinstance(data, DetectionDataModule):
-        raise CheckpointError(f"{file}: never trained, so that the size of its images is not known")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    shapes = pad_shapes(model.preprocessing)
 
     @torch.inference_mode()
     def method(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        resized, _ = data.eval_transform(image)
-        nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-        sample = Sample(torch.from_numpy(resized).permute(2, 0, 1), *nothing, 0, (image.shape[0], image.shape[1]))
-        batch = collate([sample], data.pad_shapes)
-        images, sizes, original_sizes = (x.to(device) for x in (batch.images, batch.image_sizes, batch.original_sizes))
+        sample = to_sample(preprocess(image, model.preprocessing), image.shape[:2])
+        batch = to_batch([sample], shapes, device)
+        images, sizes, original_sizes = batch.images, batch.image_sizes, batch.original_sizes
         predictions = model.rpn(model.backbone(images, sizes), (images.shape[2], images.shape[3]))
         found = model.rpn.propose(predictions, sizes, model.rpn_candidates[0], model.proposals[0])
         boxes: NDArray[np.float32] = rescale(found, sizes, original_sizes).boxes[0][found.valid[0]].cpu().numpy()

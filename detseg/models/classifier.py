@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.configurable import Configurable
+from detseg.models.model import Model
 from detseg.modules.backbones import Backbone, ConvNet
+from detseg.preprocessing import CenterCropConfig, Preprocessing
 from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet, section 5)
 
 
-class Classifier(nn.Module, Configurable):
+class Classifier(Model):
     """Says which of ``num_classes`` classes an image shows.
 
     ``backbone`` must be whole; images pass it with the arithmetic of the published network. Its weights come with
@@ -20,6 +21,8 @@ class Classifier(nn.Module, Configurable):
 
     Raises ValueError if the backbone has been cut short, or is none of a classifier's.
     """
+
+    preprocessing: Preprocessing = CenterCropConfig()
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from detseg.configurable import Configurable
 from detseg.errors import DataError
+from detseg.models.model import Model
+from detseg.preprocessing import Preprocessing, ResizeConfig
 from detseg.structures import Batch, Instances
 
 
-class Detector(nn.Module, Configurable):
+class Detector(Model):
     """Finds objects of ``num_classes`` classes. What it returns does not depend on whether it is training."""
 
-    num_classes: int
+    preprocessing: Preprocessing = ResizeConfig()
     needs_proposals = False  # whether proposals must come with the images
     needs_masks = False  # whether it learns from masks, and finds them
+
+    @property
+    def complete(self) -> bool:
+        """True unless a later stage of the training is missing, without which there are no detections."""
+        return True
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss of a batch by name; the total is their sum."""

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from detseg.configurable import Configurable
+from detseg.models.model import Model
 from detseg.ops.boxes import as_float
 from detseg.ops.losses import dice_loss, focal_loss, semantic_loss
 from detseg.structures import STRIDE, Batch
@@ -17,7 +17,7 @@ from detseg.structures import STRIDE, Batch
 Criterion = Literal["cross_entropy", "focal", "dice"]
 
 
-class Segmenter(nn.Module, Configurable):
+class Segmenter(Model):
     """Says which of ``num_classes`` classes each pixel belongs to; the background, if there is one, is one of them.
 
     ``criterion`` is the loss. Cross entropy counts a pixel of a class as ``class_weights`` (K,) of it, which are ones

@@ -4,10 +4,10 @@ from torch import nn
 
 from detseg.models import RCNN, Classifier, Detector, Segmenter
 from detseg.tasks.base import Task
-from detseg.tasks.classification import ClassificationResult, ClassificationTask
+from detseg.tasks.classification import ClassificationTask
 from detseg.tasks.detection import DetectionTask
 from detseg.tasks.rcnn import RCNNTask
-from detseg.tasks.segmentation import SegmentationTask, SemanticResult
+from detseg.tasks.segmentation import SegmentationTask
 
 # What trains a network of each kind; the first that it is of counts.
 TASKS: dict[type[nn.Module], type[Task]] = {
@@ -19,11 +19,9 @@ TASKS: dict[type[nn.Module], type[Task]] = {
 
 __all__ = [
     "TASKS",
-    "ClassificationResult",
     "ClassificationTask",
     "DetectionTask",
     "RCNNTask",
     "SegmentationTask",
-    "SemanticResult",
     "Task",
 ]

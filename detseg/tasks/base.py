@@ -71,7 +71,7 @@ class Task(LightningModule):
     the training step, for GPUs; it takes a minute or more for each shape of images.
 
     After a validation ``losses`` holds the losses by name, and ``figures`` these and what the task measures.
-    ``classes`` and ``category_ids`` are those of the data.
+    The model gets class names, category ids and preprocessing from the data.
     """
 
     learns_from: ClassVar[type[LightningDataModule]]
@@ -105,14 +105,17 @@ class Task(LightningModule):
         self.compile_loss = compile_loss
         self._compiled: Loss | None = None
 
-        self.classes: tuple[str, ...] = ()
-        self.category_ids: tuple[int, ...] = ()
         self.data_recipe: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.figures: dict[str, float] = {}
         self.losses: dict[str, float] = {}
         self._last: LossCheck | None = None
         self._reset()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of the labels; none before the training."""
+        return self.model.class_names  # type: ignore[no-any-return]
 
     @property
     def data(self) -> Any:
@@ -126,11 +129,12 @@ class Task(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = self.data
-        self.classes = self.classes or data.classes
-        if data.classes != self.classes:
+        self.model.class_names = self.class_names or data.classes
+        if data.classes != self.class_names:
             raise ConfigError(
-                f"the network was trained to find {', '.join(self.classes)}, the data has {', '.join(data.classes)}: "
-                "data.use_classes(task.classes) matches them by name, or build a network for those of the data"
+                f"the model was trained to find {', '.join(self.class_names)}, "
+                f"the data has {', '.join(data.classes)}: "
+                "data.use_classes(task.class_names) matches them by name, or build a network for those of the data"
             )
         if data.num_classes != self.model.num_classes:
             raise ConfigError(
@@ -138,7 +142,8 @@ class Task(LightningModule):
                 "build it with num_classes=data.num_classes"
             )
         if stage == "fit":
-            self.category_ids, self.data_recipe = data.category_ids, to_config(data)
+            self.model.category_ids, self.model.preprocessing = data.category_ids, data.preprocessing
+            self.data_recipe = to_config(data)
             self.describe()  # what no checkpoint can describe is said now, not after an epoch
             if self.compile_loss:
                 if self.trainer.strategy.root_device.type == "cpu":
@@ -308,8 +313,7 @@ class Task(LightningModule):
             "format": FORMAT,
             "model": to_config(self.model),
             "data": self.data_recipe,
-            "classes": list(self.classes),
-            "category_ids": list(self.category_ids),
+            **self.model.metadata(),
             "config": self.config,
             "metrics": self.figures,
         }
@@ -320,10 +324,10 @@ class Task(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(translate_checkpoint(checkpoint))
         about = checkpoint.get("detseg", {})
-        classes = about.get("classes", list(self.classes))
-        if classes != list(self.classes):
+        classes = about.get("classes", list(self.class_names))
+        if classes != list(self.class_names):
             raise CheckpointError(
-                f"the checkpoint knows {', '.join(classes)}, but the data has {', '.join(self.classes)}; "
+                f"the checkpoint knows {', '.join(classes)}, but the data has {', '.join(self.class_names)}; "
                 "a training is resumed on the data that it began with"
             )
         before, now = (config.get("task", {}) for config in (about.get("config", {}), self.config))

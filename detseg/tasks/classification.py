@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,21 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data import ImageFolders, collate
-from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError
-from detseg.inference.prediction import evaluating, find_images, stored_data
 from detseg.metrics import TopK
 from detseg.models import Classifier
+from detseg.modules.eval_mode import eval_mode
 from detseg.structures import Batch, Sample
 from detseg.tasks.base import Task
-
-
-class ClassificationResult(NamedTuple):
-    """What one image shows, the surest first."""
-
-    path: Path
-    classes: list[str]  # (n,)
-    scores: NDArray[np.float32]  # (n,) that add up to 1 over all classes
 
 
 class ClassificationTask(Task):
@@ -59,7 +49,7 @@ class ClassificationTask(Task):
         image = Sample(torch.zeros(3, size, size, dtype=torch.uint8), whole, label, 0, (size, size))
         batch = self.transfer_batch_to_device(collate([image], self.data.pad_shapes), self.device, 0)
         try:
-            with evaluating(self.model), torch.no_grad():
+            with eval_mode(self.model), torch.no_grad():
                 self.model.loss(batch)
         except RuntimeError as error:
             name = type(self.model.backbone).__name__
@@ -80,7 +70,7 @@ class ClassificationTask(Task):
         self._counts.gather()
 
     def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
-        return self._counts.figures(self.classes)
+        return self._counts.figures(self.class_names)
 
     @staticmethod
     def table(figures: Mapping[str, float]) -> str:
@@ -89,19 +79,3 @@ class ClassificationTask(Task):
         classes = sorted((name.removeprefix("top1/"), value) for name, value in figures.items() if "/" in name)
         width = max((len(name) for name, _ in classes), default=0)
         return "\n".join([*overall, "", *(f"{name:<{width}} {100 * value:5.1f} %" for name, value in classes)])
-
-    def predict(self, images: str | Path | Iterable[str | Path], count: int = 5) -> Iterator[ClassificationResult]:
-        """Say which ``count`` classes image files show most surely: a path, a folder, a glob, or several."""
-        data = stored_data(self)
-        for path in find_images(images):
-            image, _ = data.eval_transform(read_image(path))
-            yield self._answer(path, torch.from_numpy(image).permute(2, 0, 1), count)
-
-    @torch.inference_mode()
-    def _answer(self, path: Path, image: Tensor, count: int) -> ClassificationResult:
-        with evaluating(self.model):
-            scores = self.model(image[None].to(self.device)).softmax(dim=1)[0]
-        best = scores.topk(min(count, len(self.classes)))
-        return ClassificationResult(
-            path, [self.classes[label] for label in best.indices.tolist()], best.values.float().cpu().numpy()
-        )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
-from detseg.inference.prediction import DetectionResult, predict
 from detseg.metrics import Collector, Detections
 from detseg.models import Detector
 from detseg.structures import Batch, Instances, rescale
@@ -47,7 +45,7 @@ class DetectionTask(Task):
         super().setup(stage)
         if self.model.needs_masks and self.data.masks == "none":
             raise ConfigError(f'{type(self.model).__name__} learns from masks: build the data with masks="all"')
-        match_classes(self.model, self.classes)
+        match_classes(self.model, self.class_names)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -82,7 +80,3 @@ class DetectionTask(Task):
     def _explain(self) -> None:
         if self.figures.get("AP") == 0 and self.detections is not None and self.trainer.is_global_zero:
             log.warning(explain_zero(self.data.val_annotations, self.detections))
-
-    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[DetectionResult]:
-        """Find objects with a score of at least ``threshold`` in image files: a path, a folder, a glob, or several."""
-        return predict(self, images, threshold)

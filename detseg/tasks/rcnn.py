@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.errors import CheckpointError, ConfigError
-from detseg.inference.prediction import DetectionResult, evaluating
 from detseg.models import RCNN
 from detseg.models.detector import require_proposals
+from detseg.modules.eval_mode import eval_mode
 from detseg.ops.linear import ridge
 from detseg.ops.losses import class_loss
 from detseg.progress import progress
@@ -113,14 +113,14 @@ class RCNNTask(DetectionTask):
         missing = [name for name in self._stages if name not in files]
         device, count = self.trainer.strategy.root_device, len(self.data.train_annotations)
         if missing:
-            with self._timed("features"), evaluating(self.model), self.trainer.precision_plugin.forward_context():
+            with self._timed("features"), eval_mode(self.model), self.trainer.precision_plugin.forward_context():
                 extract(self.model.to(device), self.data, files, device)
         if "svms" in missing:
             with self._timed("support vector machines"):
-                fit_machines(files, count, self.classes)
+                fit_machines(files, count, self.class_names)
         if "regressors" in missing:
             with self._timed("regressors"):
-                fit_regressors(files, count, self.classes)
+                fit_regressors(files, count, self.class_names)
         files.remove(count)
 
     @contextmanager
@@ -165,10 +165,6 @@ class RCNNTask(DetectionTask):
         seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **own}.items()}
         log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
         return {**super().measure(rows), **seconds}
-
-    def predict(self, images: str | Path | Iterable[str | Path], threshold: float = 0.5) -> Iterator[DetectionResult]:
-        self._check_complete()
-        return super().predict(images, threshold)
 
     @property
     def _fine_tuning(self) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data import SegmentationDataModule
-from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError
-from detseg.inference.prediction import evaluating, find_images, stored_data
-from detseg.inference.tta import TTAConfig, segment
 from detseg.metrics import Confusion, segmentation_table
 from detseg.models import Segmenter
+from detseg.models.tta import TTAConfig, predict_semantic
 from detseg.ops.losses import median_frequency_weights
 from detseg.structures import IGNORE_INDEX, Batch
 from detseg.tasks.base import Task
@@ -28,21 +25,13 @@ log = logging.getLogger(__name__)
 OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_IoU", "frequency_weighted_IoU", "mean_boundary_IoU")
 
 
-class SemanticResult(NamedTuple):
-    """What each pixel of one image shows."""
-
-    path: Path
-    labels: NDArray[np.uint8]  # (h, w) of the image file, 0..K-1
-    shares: dict[str, float]  # of the pixels, by class; only those that there are, the largest first
-
-
 class SegmentationTask(Task):
     """Train and evaluate a segmenter on a ``SegmentationDataModule``: ``Trainer(...).fit(task, data)``.
 
     ``class_weights`` "median_frequency" makes rare classes count more in the cross entropy (see
     ``ops.losses.median_frequency_weights``; every label file is read once for it). The other settings are those of
     ``Task``. After a validation ``figures`` holds the losses and the figures of ``metrics.Confusion``, over the images
-    at their original size; ``views`` says how each is looked at. A class of which no pixel is labelled, in the first
+    at their original size; ``tta`` is their test-time augmentation. A class of which no pixel is labelled, in the first
     epoch or in a validation, is named in a warning: the other figures may be perfect without it.
     """
 
@@ -56,7 +45,7 @@ class SegmentationTask(Task):
         if class_weights and model.criterion != "cross_entropy":
             raise ConfigError(f"task.class_weights: {model.criterion} has none; take criterion cross_entropy, or null")
         self.class_weights = class_weights
-        self.views = TTAConfig()
+        self.tta = TTAConfig()
         self._confusion = Confusion(model.num_classes)
         self._labelled: Tensor | None = None  # (256,) 1 for each label that the first epoch has shown
         self._warned: set[str] = set()
@@ -85,13 +74,13 @@ class SegmentationTask(Task):
 
     def _warn_of_absent(self, labelled: NDArray[Any], where: str, effect: str) -> None:
         """Name the classes of which nothing is ``labelled`` (K or more,), once."""
-        absent = [name for name, count in zip(self.classes, labelled, strict=False) if not count]
+        absent = [name for name, count in zip(self.class_names, labelled, strict=False) if not count]
         if absent and where not in self._warned and self.trainer.is_global_zero:
             self._warned.add(where)
             log.warning(
                 "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is no class: if it is "
                 "meant for one, write the number of that class (0 to %d)",
-                *(where, ", ".join(absent), effect, IGNORE_INDEX, len(self.classes) - 1),
+                *(where, ", ".join(absent), effect, IGNORE_INDEX, len(self.class_names) - 1),
             )
 
     def on_validation_epoch_start(self) -> None:
@@ -100,10 +89,10 @@ class SegmentationTask(Task):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         losses, logits = self.model.validate(batch)
-        if self.views == TTAConfig():
+        if self.tta == TTAConfig():
             labels = logits.argmax(dim=1)
         else:
-            labels = segment(self.model, batch.images, batch.image_sizes, self.views)
+            labels = predict_semantic(self.model, batch.images, batch.image_sizes, self.tta)
         assert batch.semantic is not None
         self._confusion.add(labels, batch.semantic, batch.image_sizes)
         return losses, {"labels": labels}
@@ -114,26 +103,10 @@ class SegmentationTask(Task):
     def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
         labelled = self._confusion.matrix.sum(dim=1).numpy()
         self._warn_of_absent(labelled, "the validation", "the figures say nothing of them")
-        return self._confusion.figures(self.classes)
+        return self._confusion.figures(self.class_names)
 
     @staticmethod
     def table(figures: Mapping[str, float]) -> str:
         """The figures of ``metrics.Confusion`` in per cent, for a terminal."""
         measured = {name: value for name, value in figures.items() if "/" in name or name in OVERALL}
         return segmentation_table(measured)
-
-    def predict(self, images: str | Path | Iterable[str | Path]) -> Iterator[SemanticResult]:
-        """Say what every pixel of image files shows, at their own size: a path, a folder, a glob, or several."""
-        data = stored_data(self)
-        for path in find_images(images):
-            image, _ = data.eval_transform(read_image(path))
-            yield self._segmented(path, torch.from_numpy(image).permute(2, 0, 1)[None])
-
-    @torch.inference_mode()
-    def _segmented(self, path: Path, image: Tensor) -> SemanticResult:
-        with evaluating(self.model):
-            found = segment(self.model, image.to(self.device), torch.tensor([image.shape[2:]]), self.views)
-        labels = found[0].cpu().numpy().astype(np.uint8)
-        counts = np.bincount(labels.ravel(), minlength=len(self.classes))
-        order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
-        return SemanticResult(path, labels, {self.classes[label]: counts[label] / labels.size for label in order})

@@ -321,7 +321,7 @@ def test_conversion_there_and_back(folder: Path) -> None:
     torch.save(theirs, "theirs.pth")
     cli.main(["convert", "theirs.pth", "ours.ckpt", "--classes", "red,green,blue"])
     task = checkpoint.load("ours.ckpt")
-    assert task.classes == ("red", "green", "blue")
+    assert task.class_names == ("red", "green", "blue")
     cli.main(["convert", "ours.ckpt", "back.pth"])
     back = checkpoint.read("back.pth")
     background = {"roi_heads.box_predictor.bbox_pred.weight", "roi_heads.box_predictor.bbox_pred.bias"}

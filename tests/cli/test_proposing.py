@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detseg import checkpoint, cli
-from detseg.configurable import to_config
+from detseg.configurable import from_config, to_config
 from detseg.data import COCO
 from detseg.errors import DataError
 from detseg.metrics import proposal_recall
@@ -95,12 +95,12 @@ def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) ->
     task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
     task.data_recipe["arguments"]["transforms"]["arguments"].update(size=96, max_size=96)
-    task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
+    task.model.class_names, task.model.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     cli.main(["propose", *DATA, "--split", "val", "--method", "rpn:rpn.ckpt"])
     found = read("proposals/rpn", data)
 
-    large = colours(Path("colours"), transforms=checkpoint.build(task.data_recipe).transforms)
+    large = colours(Path("colours"), transforms=from_config(task.data_recipe).transforms)
     detector = task.model.eval()
     for batch in large.val_dataloader():
         assert batch.image_sizes.tolist() == [[96, 96]] * len(batch.image_sizes)
@@ -124,7 +124,7 @@ def assert_close_sets(a: Tensor, b: Tensor) -> None:
 def test_another_checkpoint_is_another_setting(data: COCO, capsys: pytest.CaptureFixture[str]) -> None:
     task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
-    task.classes, task.category_ids = ("red", "green", "blue"), (3, 7, 20)
+    task.model.class_names, task.model.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     line = [*DATA, "--split", "val", "--method", "rpn:rpn.ckpt"]
     cli.main(["propose", *line])

@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save(model: Any, name: str) -> None:
     task = DetectionTask(model)
-    task.classes, task.category_ids = tuple(IDS), tuple(IDS.values())
+    task.model.class_names, task.model.category_ids = tuple(IDS), tuple(IDS.values())
     task.data_recipe = to_config(colours(Path("data")))
     task.config, task.figures = {"task": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
     checkpoint.save(task, name)
@@ -130,7 +130,7 @@ def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_backbone_is_taken_from_a_published_classifier() -> None:
     task = ClassificationTask(Classifier(MobileNetV2(), 3))
-    task.classes = tuple(IDS)
+    task.model.class_names = tuple(IDS)
     checkpoint.save(task, "classifier.ckpt")
     cli.main(["publish", "classifier.ckpt", "--out", "classifier"])
     backbone = MobileNetV2(weights="classifier")

@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_in_one_folder(folder: Path) -> None:
     assert figures["pixel_accuracy"] > 0.3
     task = checkpoint.load(run / "best.ckpt")
     assert isinstance(task.model, FCN)
-    assert task.classes == ("background", "circle", "ring", "square", "star", "triangle")
+    assert task.class_names == ("background", "circle", "ring", "square", "star", "triangle")
 
 
 def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,15 +69,15 @@ def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys
 
 
 def test_evaluation_by_several_views(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    views = ["--window", "96", "--scales", "[0.75,1]", "--flip", "true"]
+    views = ["--crop_size", "96", "--scales", "[0.75,1]", "--flip", "true"]
     cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", *views, "--metrics", "views.json"])
     assert json.loads(Path("views.json").read_text())["pixel_accuracy"] > 0.3
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", "--scales", "[0]"])
     assert "error: scales [0.0]: must be one factor or several, each above 0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", "--window", "0"])
-    assert "error: window 0: must be" in capsys.readouterr().err
+        cli.main(["evaluate", "--checkpoint", "runs/first/last.ckpt", "--crop_size", "0"])
+    assert "error: crop_size 0: must be" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["predict", "shapes/coco/val", "--checkpoint", "runs/first/last.ckpt", "--scales", "[.nan]"])
     assert "error: scales [nan]: must be" in capsys.readouterr().err
@@ -98,9 +98,11 @@ def test_prediction_writes_labels_overlays_and_shares(folder: Path, capsys: pyte
         assert labels.size == image.size
         assert Image.open(Path("said", one["overlay"])).width == image.width
         counts = np.bincount(np.array(labels).ravel(), minlength=6) / np.array(labels).size
-        shares = dict(zip(checkpoint.load("runs/first/best.ckpt").classes, counts, strict=True))
-        assert one["shares"] == pytest.approx({name: share for name, share in shares.items() if share}, abs=1e-6)
-    background = np.mean([one["shares"]["background"] for one in found])
+        shares = dict(zip(checkpoint.load("runs/first/best.ckpt").class_names, counts, strict=True))
+        assert one["class_fractions"] == pytest.approx(
+            {name: share for name, share in shares.items() if share}, abs=1e-6
+        )
+    background = np.mean([one["class_fractions"]["background"] for one in found])
     assert f"background {100 * background:5.1f} %" in printed.out
     assert "said/overlays/one.png: background" in printed.err
 
@@ -168,7 +170,7 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
     cli.main(
         ["train", *arguments, "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--name", "own"]
     )
-    assert checkpoint.load("runs/own/last.ckpt").classes == ("ground", "thing")
+    assert checkpoint.load("runs/own/last.ckpt").class_names == ("ground", "thing")
     Image.new("L", (64, 48), 7).save("own/masks/train/a.png")
     with pytest.raises(SystemExit):
         cli.main(["train", *arguments, "--trainer.max_epochs", "1", "--name", "broken"])
@@ -184,7 +186,7 @@ def test_torchvisions_weights_are_converted_both_ways(folder: Path, capsys: pyte
     cli.main(["convert", "fcn.pth", "fcn.ckpt"])
     task = checkpoint.load("fcn.ckpt")
     assert isinstance(task.model, DilatedFCN)
-    assert task.classes[:2] == ("background", "aeroplane")
+    assert task.class_names[:2] == ("background", "aeroplane")
     capsys.readouterr()
     cli.main(["convert", "fcn.ckpt", "back.pth"])
     settings = "weights=None, weights_backbone=None, num_classes=21, aux_loss=True"
@@ -205,7 +207,7 @@ def dilated(
     """A task as after a training."""
     backbone = ResNet(name, **{"stages": [4, 5], "norm": "batch", "output_stride": 8, **settings})
     task = SegmentationTask(DilatedFCN(backbone, classes, auxiliary_weight))
-    task.classes = tuple(f"class {number}" for number in range(classes))
+    task.model.class_names = tuple(f"class {number}" for number in range(classes))
     return task
 
 
@@ -320,7 +322,7 @@ def test_a_file_without_the_auxiliary_head(folder: Path, theirs: dict[str, torch
     cli.main(["convert", "alone.pth", "alone.ckpt", "--classes", "ground, crack"])
     task = checkpoint.load("alone.ckpt")
     assert task.model.auxiliary is None
-    assert task.classes == ("ground", "crack")
+    assert task.class_names == ("ground", "crack")
 
 
 @pytest.mark.parametrize(

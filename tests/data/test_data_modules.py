@@ -21,6 +21,8 @@ from detseg.data.modules.base import Loader
 from detseg.data.modules.detection import DetectionDataset
 from detseg.data.splits import split_indices
 from detseg.errors import ConfigError, DataError, DetsegError
+from detseg.inference.preprocessing import preprocess
+from detseg.preprocessing import ResizeConfig
 from detseg.structures import Batch
 from tests.data import made
 
@@ -196,8 +198,8 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
     data = COCO(str(whole_coco(tmp_path)), transforms=Transforms([60, 96], 200), workers=0)
     batch = next(iter(data.val_dataloader()))
-    image, size = data.eval_transform(read_image(data.val_annotations.path(0)))
-    assert size == tuple(batch.image_sizes[0].tolist()) == (96, 128)
+    image = preprocess(read_image(data.val_annotations.path(0)), data.preprocessing)
+    assert image.shape[:2] == tuple(batch.image_sizes[0].tolist()) == (96, 128)
     assert torch.equal(batch.images[0, :, :96, :128], torch.from_numpy(image).permute(2, 0, 1))
 
 
@@ -206,7 +208,7 @@ def test_a_recipe_rebuilds_it_without_any_data() -> None:
     again = from_config(json.loads(json.dumps(to_config(data))))
     assert to_config(again) == to_config(data)
     assert again.pad_shapes == data.pad_shapes
-    assert again.eval_transform(np.zeros((48, 64, 3), np.uint8))[1] == (96, 128)
+    assert again.preprocessing == ResizeConfig(96, 200)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from detseg.data import ImageFolders
 from detseg.errors import ConfigError, DataError
+from detseg.inference.preprocessing import preprocess
 from tests.colours import COLOURS, write_classes
 
 
@@ -62,8 +63,8 @@ def test_without_splits_a_share_of_each_class_is_held_out(tmp_path: Path) -> Non
 def test_evaluation_shows_the_middle() -> None:
     image = np.zeros((80, 120, 3), np.uint8)
     image[5:75, 25:95] = 255  # 7/8 of the short edge
-    transformed, size = data(Path("x"), size=70).eval_transform(image)
-    assert size == (70, 70)
+    transformed = preprocess(image, data(Path("x"), size=70).preprocessing)
+    assert transformed.shape == (70, 70, 3)
     assert (transformed == 255).all()
 
 

@@ -31,6 +31,7 @@ from detseg.data.modules.segmentation import SegmentationDataset
 from detseg.data.modules.shapes_generator import CLASSES
 from detseg.draw import save_labels
 from detseg.errors import ConfigError, DataError
+from detseg.inference.preprocessing import preprocess
 from detseg.structures import IGNORE_INDEX, Batch
 from tests.data import made
 from tests.data.test_data_modules import Recorder, rows, trainer
@@ -163,9 +164,8 @@ def test_a_rank_without_images_gets_an_empty_batch(tmp_path: Path, monkeypatch: 
 def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
     data = FolderSegmentation(str(write_folder(tmp_path)), workers=0)
     image = read_image(data.val_annotations.path(0))
-    seen, size = data.eval_transform(image)
-    assert size == (48, 64)
-    assert np.array_equal(seen, image)
+    assert image.shape == (48, 64, 3)
+    assert np.array_equal(preprocess(image, data.preprocessing), image)
     assert data.pad_shapes == []
 
 

@@ -130,7 +130,7 @@ def test_classes_without_names(tmp_path, caplog) -> None:
 
 def published(model: FasterRCNN, classes: tuple[str, ...], folder: Path) -> Path:
     task = DetectionTask(model)
-    task.classes = classes
+    task.model.class_names = classes
     model_card.write(folder, task.state_dict(), task.describe())
     checkpoint.save(task, folder / "whole.ckpt")
     return folder

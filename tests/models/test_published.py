@@ -269,8 +269,8 @@ def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     torch.save(pair.state, theirs)
     cli.main(["convert", theirs, ours, *(["--model", name] if name.endswith("_320_fpn") else [])])
     task = checkpoint.load(ours)
-    assert task.classes == tuple(COCO)
-    assert task.category_ids == tuple(LABELS)
+    assert task.class_names == tuple(COCO)
+    assert task.model.category_ids == tuple(LABELS)
     described = to_config(task.model)["arguments"]
     assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
         key: value for key, value in to_config(pair.ours)["arguments"].items() if key not in ("backbone", "weights")

@@ -49,7 +49,7 @@ def test_it_learns_and_leaves_its_figures(folder: Path) -> None:
     assert {f"top1/{name}" for name in COLOURS} <= set(figures)
     task = checkpoint.load(folder / "runs/colours/best.ckpt")
     assert isinstance(task.model, Classifier)
-    assert task.classes == ("blue", "green", "red")
+    assert task.class_names == ("blue", "green", "red")
 
 
 def test_evaluate_repeats_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from detseg import checkpoint
 from detseg.callbacks import BestCheckpoint, LastCheckpoint
-from detseg.configurable import to_config
 from detseg.errors import CheckpointError, ConfigError, DetsegError
+from detseg.inference.predictor import Predictor
 from detseg.models import FasterRCNN, FastRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import ResNet
 from detseg.modules.box_head import TwoMLPHead
-from detseg.ops.rle import decode, from_string
 from detseg.structures import Batch
 from detseg.tasks import DetectionTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
@@ -81,11 +80,10 @@ def test_perfect_masks_have_perfect_figures(root: Path, caplog: pytest.LogCaptur
     assert len(task.detections.masks) == 6
     assert "masks: AP 100.0, AP50 100.0" in task.table(task.figures)
     assert task.headline[0] == "mask_AP"
-    found = next(task.predict(root / "val"))
-    assert found.size == (64, 64)
-    assert found.masks is not None
+    found = Predictor(task.model)(root / "val")[0]
+    assert found.image_size == (64, 64)
     x1, y1, x2, y2 = found.boxes[0].astype(int)
-    mask = decode(from_string(found.masks[0]), *found.size)
+    mask = found.masks[0]
     assert mask[y1:y2, x1:x2].all()
     assert mask.sum() == (x2 - x1) * (y2 - y1)
 
@@ -288,7 +286,7 @@ def test_classes_of_network_and_data_must_agree(root: Path) -> None:
     with pytest.raises(ConfigError, match="5 classes, but the data 3"):
         Trainer(**QUIET, max_epochs=1).fit(DetectionTask(ColourDetector(5)), colours(root))
     task = DetectionTask(ColourDetector())
-    task.classes = ("red", "green", "violet")
+    task.model.class_names = ("red", "green", "violet")
     with pytest.raises(ConfigError, match="violet"):
         Trainer(**QUIET, max_epochs=1).fit(task, colours(root))
 
@@ -362,16 +360,16 @@ def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
     data = colours(root)
     task = DetectionTask(ColourDetector(data.num_classes))
     Trainer(**QUIET, max_epochs=1).fit(task, data)
-    found = list(task.predict(root / "val", threshold=0.6))
+    found = Predictor(task.model)(root / "val", threshold=0.6)
     assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
-    assert found[0].classes == ["red"]
+    assert found[0].names == ["red"]
 
 
 def test_prediction_makes_the_proposals_that_a_network_needs(root: Path) -> None:
     data = colours(root)
     task = DetectionTask(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, head=TwoMLPHead(128, channels=8)))
-    task.data_recipe, task.classes = to_config(data), data.classes
-    found = list(task.predict(root / "val", threshold=0.0))
+    task.model.preprocessing = data.preprocessing
+    found = Predictor(task.model)(root / "val", threshold=0.0)
     assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]
     assert all(len(prediction.boxes) for prediction in found)
 

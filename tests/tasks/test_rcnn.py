@@ -23,6 +23,7 @@ from detseg import checkpoint, cli
 from detseg.data import Transforms
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
+from detseg.inference.predictor import Predictor
 from detseg.models import RCNN
 from detseg.modules.backbones import SqueezeNet
 from detseg.tasks import RCNNTask
@@ -174,7 +175,7 @@ def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: py
     again = json.loads((folder / "again.json").read_text())
     assert again["AP50"] == figures["AP50"]
     assert "seconds an image: proposals" in capsys.readouterr().err
-    found = list(task.predict(folder / "colours" / "val" / "val0.png", threshold=0.0))
+    found = Predictor(task.model)(folder / "colours" / "val" / "val0.png", threshold=0.0)
     assert len(found[0].scores)
     log = (folder / "log").read_text()
     for stage in ("features", "support vector machines", "regressors"):
@@ -208,9 +209,8 @@ def test_without_machines_and_regressors_no_features_are_made(
 
 
 def test_a_fine_tuned_network_alone_is_refused(folder: Path) -> None:
-    task = RCNNTask(model())
     with pytest.raises(CheckpointError, match="--resume last"):
-        task.predict(folder / "colours" / "val" / "val0.png")
+        Predictor(model())
 
 
 def model(**arguments: Any) -> RCNN:

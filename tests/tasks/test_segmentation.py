@@ -24,8 +24,9 @@ from detseg.callbacks import LastCheckpoint
 from detseg.data import FolderSegmentation, SegmentationTransforms
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
-from detseg.inference.tta import TTAConfig, segment
+from detseg.inference.predictor import Predictor
 from detseg.models import FCN, DilatedFCN, Segmenter
+from detseg.models.tta import TTAConfig, predict_semantic
 from detseg.modules.backbones import ResNet
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks import SegmentationTask
@@ -159,7 +160,7 @@ class Place(Segmenter):
     "views",
     [
         TTAConfig(),
-        TTAConfig(window=24),
+        TTAConfig(crop_size=24),
         TTAConfig(flip=True),
         TTAConfig(scales=(0.5, 1.0)),
         TTAConfig(24, (1.0, 1.5), True),
@@ -171,7 +172,7 @@ def test_views_are_averaged(views: TTAConfig) -> None:
     model = Place(3)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes = torch.tensor([[height, width], [64, 64]])
-    found = segment(model, images, sizes, views)
+    found = predict_semantic(model, images, sizes, views)
     assert found.shape == (2, 64, 64)
     if views == TTAConfig():
         assert torch.equal(found, model(images).argmax(dim=1))
@@ -184,7 +185,7 @@ def test_views_are_averaged(views: TTAConfig) -> None:
         for flip in [False, True] if views.flip else [False]:
             part = torch.flip(scaled, [3]) if flip else scaled
             total_part, count = torch.zeros(1, 3, h, w), torch.zeros(h, w)
-            side = views.window or 10**6
+            side = views.crop_size or 10**6
             tops = [0] if side >= h else sorted({*range(0, h - side, 16), h - side})
             lefts = [0] if side >= w else sorted({*range(0, w - side, 16), w - side})
             for top in tops:
@@ -202,9 +203,9 @@ def test_views_are_averaged(views: TTAConfig) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"window": 0}, "window 0: must be"),
-        ({"window": 24.5}, r"window 24\.5: must be"),
-        ({"window": True}, "window True: must be"),
+        ({"crop_size": 0}, "crop_size 0: must be"),
+        ({"crop_size": 24.5}, r"crop_size 24\.5: must be"),
+        ({"crop_size": True}, "crop_size True: must be"),
         ({"scales": ()}, r"scales \[\]: must be"),
         ({"scales": (1.0, -2.0)}, r"scales \[1\.0, -2\.0\]: must be"),
         ({"scales": (0,)}, r"scales \[0\]: must be"),
@@ -221,7 +222,7 @@ def test_views_that_make_no_sense(values: dict[str, Any], said: str) -> None:
 def test_views_are_values() -> None:
     assert TTAConfig(scales=[1.0]) == TTAConfig()
     with pytest.raises(AttributeError):
-        TTAConfig().window = 3  # type: ignore[misc]
+        TTAConfig().crop_size = 3  # type: ignore[misc]
 
 
 def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -280,7 +281,7 @@ def test_evaluation_and_prediction_give_the_same_logits(make: Any, height: int, 
             value.normal_()
     (batch,) = data(tmp_path, batch_size=2).val_dataloader()
     evaluated = model.validate(batch)[1][:1, :, :height, :width]
-    image, _ = data(tmp_path).eval_transform(np.array(Image.open(tmp_path / "images" / "val" / "a.png")))
+    image = np.array(Image.open(tmp_path / "images" / "val" / "a.png"))
     predicted = model(torch.from_numpy(image).permute(2, 0, 1)[None])
     assert predicted.std() > 1e-3
     assert_close(predicted, evaluated, rtol=1e-4, atol=1e-4 * float(predicted.std()))
@@ -289,7 +290,7 @@ def test_evaluation_and_prediction_give_the_same_logits(make: Any, height: int, 
 def test_views_are_for_figures_and_predictions(root: Path) -> None:
     """Each pixel by itself: a network without any surroundings says the same however it is looked at."""
     task = SegmentationTask(Brightest())
-    task.views = TTAConfig(window=16, flip=True)
+    task.tta = TTAConfig(crop_size=16, flip=True)
     Trainer(**QUIET).validate(task, data(root), verbose=False)
     expected = brute_force(root)
     assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
@@ -298,15 +299,15 @@ def test_views_are_for_figures_and_predictions(root: Path) -> None:
 def test_prediction_is_of_the_image_file(root: Path, tmp_path: Path) -> None:
     task = SegmentationTask(Brightest(), lr=0.0)
     Trainer(**QUIET, max_epochs=1).fit(task, data(root))
-    found = list(task.predict(root / "images" / "val"))
+    found = Predictor(task.model)(root / "images" / "val")
     assert [one.path.name for one in found] == [f"{number}.png" for number in range(5)]
     for one in found:
         pixels = np.array(Image.open(one.path))
         expected = (pixels.astype(np.float32) / 64).argmax(2)
         assert np.array_equal(one.labels, expected)
         shares = {name: float((expected == label).mean()) for label, name in enumerate(CLASSES)}
-        assert one.shares == pytest.approx({name: share for name, share in shares.items() if share})
-        assert list(one.shares.values()) == sorted(one.shares.values(), reverse=True)
+        assert one.class_fractions == pytest.approx({name: share for name, share in shares.items() if share})
+        assert list(one.class_fractions.values()) == sorted(one.class_fractions.values(), reverse=True)
 
 
 RANKS = """

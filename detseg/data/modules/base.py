@@ -21,6 +21,7 @@ from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
 from detseg.data.splits import Split
 from detseg.errors import ConfigError, DataError, DetsegError
+from detseg.preprocessing import Preprocessing
 from detseg.structures import Batch, Sample
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
     ``batch_size`` is that of one device, ``workers`` the processes that read images for it. An image that cannot be
     used is an error, or with ``bad_samples`` "skip" left out of the training, as long as there are few. Nothing is read
-    before it is needed: one built from a checkpoint gives ``eval_transform`` and ``pad_shapes`` without any data.
+    before it is needed: one that was built from a checkpoint gives ``preprocessing`` and ``pad_shapes`` without any data.
     """
 
     collate = staticmethod(collate)
@@ -120,9 +121,10 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         """How often each image comes in an epoch of training, on average; None where each comes once."""
         return None
 
-    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Change an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
-        raise NotImplementedError
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The resizing of images for evaluation; None if they keep their size."""
+        return None
 
     @property
     def pad_shapes(self) -> PadShapes:

@@ -20,6 +20,7 @@ from detseg.data.modules.base import BaseDataModule
 from detseg.data.splits import Split, split_indices
 from detseg.data.transforms.detection import ImageSample, augment, compose
 from detseg.errors import ConfigError, DataError
+from detseg.preprocessing import CenterCropConfig
 from detseg.structures import Sample
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class ClassificationDataset(Dataset[Sample]):
         row, seed = key if isinstance(key, tuple) else (key, key)
         image = read_image(self.listing.path(row))
         height, width = image.shape[:2]
-        image = self.data.train_transform(image, seed) if self.training else self.data.eval_transform(image)[0]
+        image = self.data.train_transform(image, seed) if self.training else center_crop(image, self.data.size)
         return Sample(
             image=torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
             boxes=torch.tensor([[0.0, 0.0, self.data.size, self.data.size]]),
@@ -164,12 +165,10 @@ class ImageFolders(BaseDataModule[ClassificationIndex]):
             image = augment(picture, self.augment, int(generator.integers(2**32))).image
         return image
 
-    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Cut the middle out of an RGB image (h, w, 3) and scale it; return it with its new height and width."""
-        height, width = image.shape[:2]
-        edge = max(round(CENTRE * min(height, width)), 1)
-        top, left = (height - edge) // 2, (width - edge) // 2
-        return _scale(image[top : top + edge, left : left + edge], self.size), (self.size, self.size)
+    @property
+    def preprocessing(self) -> CenterCropConfig:
+        """The crop of images for evaluation."""
+        return CenterCropConfig(self.size)
 
     @property
     def pad_shapes(self) -> list[tuple[int, int]]:
@@ -203,6 +202,14 @@ def list_images(folder: Path) -> ClassificationIndex:
         files += own
         labels += [label] * len(own)
     return ClassificationIndex(folder, tuple(classes), np.array(files, dtype=np.str_), np.array(labels, dtype=np.int64))
+
+
+def center_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Crop the central square of an RGB image (h, w, 3), 7/8 of its short edge, and resize it to ``size`` pixels."""
+    height, width = image.shape[:2]
+    edge = max(round(CENTRE * min(height, width)), 1)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    return _scale(image[top : top + edge, left : left + edge], size)
 
 
 def _random_part(image: NDArray[np.uint8], area: tuple[float, float], generator: Any) -> NDArray[np.uint8]:

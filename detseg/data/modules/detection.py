@@ -27,6 +27,7 @@ from detseg.data.transforms.detection import ImageSample, Transforms, fit
 from detseg.data.transforms.mixing import MixingTransforms
 from detseg.errors import DataError
 from detseg.ops.masks import box_masks
+from detseg.preprocessing import ResizeConfig
 from detseg.proposals.cache import Proposals, cache_file
 from detseg.structures import Sample
 
@@ -134,12 +135,10 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         if isinstance(self.transforms, MixingTransforms):
             self.transforms.check(masks != "none", proposals is not None)
 
-    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Resize an RGB image (h, w, 3) as for evaluation; return it with its new height and width."""
-        resized = self.transforms.evaluate(
-            ImageSample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-        ).image
-        return resized, (resized.shape[0], resized.shape[1])
+    @property
+    def preprocessing(self) -> ResizeConfig:
+        """The resizing of images for evaluation."""
+        return ResizeConfig(max(self.transforms.sizes), self.transforms.max_size)
 
     @property
     def pad_shapes(self) -> list[tuple[int, int]]:

@@ -78,10 +78,6 @@ class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
         super().__init__(batch_size, workers, bad_samples)
         self.transforms = transforms or SegmentationTransforms()
 
-    def eval_transform(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Return an RGB image (h, w, 3) as evaluation takes it, which is as it is, with its height and width."""
-        return image, (image.shape[0], image.shape[1])
-
     @property
     def pad_shapes(self) -> list[tuple[int, int]]:
         """Heights and widths that batches are padded to: none, since evaluation pads to multiples of 32."""

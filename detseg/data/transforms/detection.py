@@ -106,8 +106,14 @@ def scale(picture: ImageSample, height: int, width: int) -> ImageSample:
     if (height, width) == old:
         return picture
     factors = np.array([width / old[1], height / old[0]] * 2, dtype=np.float32)
-    image = cv2.resize(picture.image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    return _move(picture, lambda boxes: boxes * factors)._replace(image=image)
+    return _move(picture, lambda boxes: boxes * factors)._replace(image=resize(picture.image, height, width))
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize an image (h, w, 3) bilinearly."""
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def _crop(picture: ImageSample, generator: np.random.Generator) -> ImageSample:

@@ -1,0 +1,103 @@
+"""Images to predict on: files, folders, glob patterns, arrays, PIL images and tensors."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from detseg.data.annotations.images import SUFFIXES, read_image
+from detseg.errors import DataError
+
+ImageArray = NDArray[np.uint8]  # (h, w, 3), RGB
+ImageSource = Path | NDArray[np.uint8] | Image.Image | Tensor  # one image
+Images = str | ImageSource | Iterable[str | ImageSource]
+
+
+class InputImage(NamedTuple):
+    """An image to predict on."""
+
+    pixels: ImageArray
+    path: Path | None = None  # None for an image that does not come from a file
+
+
+def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    """List the image files of a file name, a folder, a glob pattern, or several of them.
+
+    Raises DataError if there are none.
+    """
+    if not isinstance(source, (str, Path)):
+        return [path for item in source for path in find_images(item)]
+    if Path(source).is_dir():
+        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise DataError(f"{source}: no image in this folder ({', '.join(SUFFIXES)})")
+        return paths
+    paths = [Path(source)] if Path(source).exists() else sorted(map(Path, glob.glob(str(source), recursive=True)))
+    if not paths:
+        raise DataError(f"{source}: no such image, folder or pattern")
+    return paths
+
+
+def iterate_images(images: Images) -> Iterator[ImageSource]:
+    """Iterate over single images: files one by one, and the images of a list, an iterator or a 4-dimensional batch."""
+    if isinstance(images, (str, Path)):
+        yield from find_images(images)
+    elif isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4):
+        yield images
+    else:
+        for item in images:
+            yield from iterate_images(item)
+
+
+def open_image(source: ImageSource) -> InputImage:
+    """Read an image as RGB. Grey images, palettes and transparency are treated alike, whatever the source.
+
+    Arrays are (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8, in the order RGB; tensors (3, h, w) or (1, h, w), uint8,
+    or floating point between 0 and 1. PIL images are turned as their EXIF orientation says, as files are.
+
+    Raises DataError, naming the file or the shape, for anything else.
+    """
+    if isinstance(source, Path):
+        return InputImage(read_image(source), source)
+    if isinstance(source, Image.Image):
+        return InputImage(_from_pil(source))
+    if isinstance(source, Tensor):
+        return InputImage(_from_tensor(source))
+    if isinstance(source, np.ndarray):
+        return InputImage(_to_rgb(source))
+    raise DataError(f"cannot predict on a {type(source).__name__}; give a path, an array, a PIL image or a tensor")
+
+
+def _from_pil(image: Image.Image) -> ImageArray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would clip what files have reduced to 8 bits
+        return _to_rgb((np.asarray(image) >> 8).astype(np.uint8))
+    return np.array(image.convert("RGB"))
+
+
+def _from_tensor(image: Tensor) -> ImageArray:
+    if image.is_floating_point():
+        if image.numel() and not (image.min() >= 0 and image.max() <= 1):
+            raise DataError("an image tensor in floating point must lie between 0 and 1; divide 8-bit values by 255")
+        image = (255 * image).round().to(torch.uint8)
+    return _to_rgb(image.detach().movedim(0, -1).cpu().numpy() if image.ndim == 3 else image.detach().cpu().numpy())
+
+
+def _to_rgb(image: NDArray[np.uint8]) -> ImageArray:
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise DataError(
+            f"an image of shape {tuple(image.shape)} and type {image.dtype}: arrays must be uint8 RGB of shape "
+            "(h, w, 3), or grey (h, w); tensors (3, h, w)"
+        )
+    if channels == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return np.array(image[:, :, :3], order="C")  # a copy: the caller may fill the array with the next image

@@ -1,0 +1,187 @@
+"""Predictions on images of any kind with a detector, a segmenter or a classifier."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from detseg.data.modules.detection import MOST_PROPOSALS
+from detseg.errors import CheckpointError, ConfigError, DataError
+from detseg.inference.batching import batch_by_shape, in_order
+from detseg.inference.images import ImageArray, Images, iterate_images, open_image
+from detseg.inference.preprocessing import pad_shapes, padded_shape, preprocess, to_batch, to_sample
+from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
+from detseg.models import Classifier, Detector, Segmenter
+from detseg.models.model import Model
+from detseg.models.tta import TTAConfig, predict_semantic
+from detseg.modules.eval_mode import eval_mode
+from detseg.ops.rle import box_masks_to_rle
+from detseg.proposals.selective_search import selective_search
+from detseg.structures import Batch, Sample, rescale
+
+log = logging.getLogger(__name__)
+
+
+class PreparedImage(NamedTuple):
+    """An image before and after the preprocessing."""
+
+    path: Path | None
+    pixels: ImageArray | None  # None if they can be read again from ``path``
+    sample: Sample
+    padded_shape: tuple[int, int]
+
+
+class Predictor:
+    """Predict with a ``model`` on the device that it is on: ``results = predictor("photo.jpg")``.
+
+    ``tta`` is the test-time augmentation of a segmenter. Models that do not make their own proposals get those of
+    selective search.
+
+    Raises ConfigError for a model or a ``tta`` that it cannot predict with, CheckpointError for an R-CNN whose training
+    is not complete.
+    """
+
+    def __init__(self, model: Model, tta: TTAConfig | None = None) -> None:
+        if not isinstance(model, (Detector, Segmenter, Classifier)):
+            raise ConfigError(f"cannot predict with a {type(model).__name__}; give a detector, segmenter or classifier")
+        if tta not in (None, TTAConfig()) and not isinstance(model, Segmenter):
+            raise ConfigError(f"test-time augmentation is for segmenters; {type(model).__name__} is none")
+        if isinstance(model, Detector) and not model.complete:
+            raise CheckpointError(
+                "this R-CNN has been fine-tuned and no more: what comes after the last epoch is missing; "
+                "its training must go on, with --resume last"
+            )
+        self.model = model
+        self.tta = tta or TTAConfig()
+        self.class_names = model.class_names or tuple(f"class {label}" for label in range(model.num_classes))
+        if isinstance(model, Detector) and model.needs_proposals:
+            log.info("proposals are made by selective search in fast mode, whatever the model was trained with")
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def __call__(self, images: Images, batch_size: int = 8, threshold: float = 0.5) -> list[Any]:
+        """Predict on images, and return a result for each, in their order; see ``stream``.
+
+        Results are a ``DetectionResult``, ``SemanticResult`` or ``ClassificationResult``, as the model is.
+        """
+        return list(self.stream(images, batch_size, threshold))
+
+    def stream(
+        self,
+        images: Images,
+        batch_size: int = 8,
+        threshold: float = 0.5,
+        bad_images: Literal["error", "skip"] = "error",
+    ) -> Iterator[Any]:
+        """Predict on images and yield the results as they come, in the order of the images.
+
+        ``images`` is a file name, a folder, a glob pattern, an RGB array (h, w, 3) uint8, a PIL image, a tensor
+        (3, h, w), or a list or an iterator of these. Images that are padded to the same shape share a batch of at most
+        ``batch_size``, so that no result depends on the other images. Objects of a score below ``threshold`` are
+        dropped; segmenters and classifiers have no use for it. With ``bad_images`` "skip" an image that cannot be read
+        is logged as an error and left out.
+
+        Raises ConfigError for values that make no sense; DataError, naming it, for an image that cannot be read.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size}: must be at least 1")
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"threshold {threshold:g}: must be between 0 and 1, as scores are")
+        prepared = self._prepare(images, skip=bad_images == "skip")
+        return in_order(
+            (position, result)
+            for batch in batch_by_shape(prepared, lambda item: item.padded_shape, batch_size)
+            for (position, _), result in zip(batch, self._predict([item for _, item in batch], threshold), strict=True)
+        )
+
+    def _prepare(self, images: Images, skip: bool) -> Iterator[PreparedImage]:
+        """Read and preprocess images one by one."""
+        config = self.model.preprocessing
+        shapes = pad_shapes(config)
+        for source in iterate_images(images):
+            try:
+                image = open_image(source)
+            except DataError as error:
+                if not skip:
+                    raise
+                log.error("%s", error)
+                continue
+            resized = preprocess(image.pixels, config)
+            sample = to_sample(resized, image.pixels.shape[:2])
+            if isinstance(self.model, Detector) and self.model.needs_proposals:
+                sample = sample._replace(proposals=_propose(image.pixels, resized.shape[:2]))
+            pixels = image.pixels if image.path is None else None
+            yield PreparedImage(image.path, pixels, sample, padded_shape(resized, shapes))
+
+    def _predict(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
+        batch = to_batch([item.sample for item in prepared], pad_shapes(self.model.preprocessing), self.device)
+        with torch.inference_mode(), eval_mode(self.model):
+            if isinstance(self.model, Detector):
+                return self._detect(batch, prepared, threshold)
+            if isinstance(self.model, Segmenter):
+                return self._segment(batch, prepared)
+            return self._classify(batch, prepared)
+
+    def _detect(self, batch: Batch, prepared: Sequence[PreparedImage], threshold: float) -> list[DetectionResult]:
+        detections = self.model(batch.images, batch.image_sizes, batch.proposals)
+        detections = rescale(detections, batch.image_sizes, batch.original_sizes)
+        keep = (detections.valid & (detections.scores >= threshold)).cpu()
+        boxes, scores = detections.boxes.float().cpu().numpy(), detections.scores.float().cpu().numpy()
+        labels = detections.labels.cpu().numpy()
+        results = []
+        for row, item in enumerate(prepared):
+            kept = keep[row].numpy()
+            rles = None
+            if detections.masks is not None:
+                masks = detections.masks[row][keep[row].to(detections.masks.device)].float().cpu().numpy()
+                rles = list(box_masks_to_rle(masks, boxes[row, kept], *item.sample.original_size))
+            results.append(
+                DetectionResult(
+                    **self._shared(item),
+                    boxes=boxes[row, kept],
+                    labels=labels[row, kept],
+                    scores=scores[row, kept],
+                    mask_rles=rles,
+                )
+            )
+        return results
+
+    def _segment(self, batch: Batch, prepared: Sequence[PreparedImage]) -> list[SemanticResult]:
+        labels = predict_semantic(self.model, batch.images, batch.image_sizes, self.tta).cpu().numpy()
+        sizes = [item.sample.original_size for item in prepared]
+        return [
+            SemanticResult(**self._shared(item), labels=labels[row, :height, :width].astype(np.uint8))
+            for row, (item, (height, width)) in enumerate(zip(prepared, sizes, strict=True))
+        ]
+
+    def _classify(self, batch: Batch, prepared: Sequence[PreparedImage]) -> list[ClassificationResult]:
+        scores, labels = self.model(batch.images).float().softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        rows = zip(prepared, labels.cpu().numpy(), scores.cpu().numpy(), strict=True)
+        return [ClassificationResult(**self._shared(item), labels=label, scores=score) for item, label, score in rows]
+
+    def _shared(self, item: PreparedImage) -> dict[str, Any]:
+        """The fields of any result."""
+        return {
+            "image_size": item.sample.original_size,
+            "class_names": self.class_names,
+            "category_ids": self.model.category_ids,
+            "path": item.path,
+            "pixels": item.pixels,
+        }
+
+
+def _propose(image: ImageArray, size: tuple[int, ...]) -> torch.Tensor:
+    """Proposals (m, 4) of selective search for an image (h, w, 3), in pixels of its resized form of ``size``."""
+    boxes = torch.from_numpy(selective_search(image)[:MOST_PROPOSALS])
+    scale = torch.tensor([size[1] / image.shape[1], size[0] / image.shape[0]]).repeat(2)
+    return boxes * scale

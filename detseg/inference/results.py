@@ -1,0 +1,181 @@
+"""Results of predictions: one type for each task, on the CPU, in pixels of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from detseg.data.annotations.images import read_image
+from detseg.draw import draw, label_image, overlay
+from detseg.errors import DetsegError
+from detseg.inference.images import ImageArray
+from detseg.ops.rle import MaskWindow, decode, encode, from_string, to_string
+
+TOP_K = 5  # classes that a drawn classification shows
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """Fields that the results of all tasks share."""
+
+    image_size: tuple[int, int]  # height and width of the image
+    class_names: tuple[str, ...]  # of the model, in the order of the labels
+    category_ids: tuple[int, ...] = ()  # the data set's own numbers of the classes
+    path: Path | None = None  # of the image file, if there is one
+    pixels: ImageArray | None = None  # of an image that does not come from a file
+
+    @property
+    def image(self) -> ImageArray:
+        """The image (h, w, 3), RGB; a file is read again. Raises DataError if it cannot be."""
+        if self.pixels is not None:
+            return self.pixels
+        assert self.path is not None
+        return read_image(self.path)
+
+    def plot(self) -> Image.Image:
+        """Draw the result on the image."""
+        raise NotImplementedError
+
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """List entries of a COCO result file, which pycocotools' ``loadRes`` reads.
+
+        ``category_ids`` (K,) are the numbers of the classes there: by default those of the data that the model was
+        trained on, or else 1 to K.
+        """
+        raise NotImplementedError
+
+    def to_supervision(self) -> Any:
+        """Convert to the types of the package supervision. Raises DetsegError if that is not installed."""
+        raise NotImplementedError
+
+    def _category_ids(self, category_ids: Sequence[int] | None) -> Sequence[int]:
+        return category_ids or self.category_ids or range(1, len(self.class_names) + 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DetectionResult(Result):
+    """The objects in one image, best first."""
+
+    boxes: NDArray[np.float32]  # (n, 4) xyxy
+    labels: NDArray[np.int64]  # (n,) 0..K-1
+    scores: NDArray[np.float32]  # (n,)
+    mask_rles: list[bytes] | None = None  # (n,) COCO's compressed run lengths, see ops.rle
+
+    def __len__(self) -> int:
+        """Count the objects."""
+        return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name (n,) of each object."""
+        return [self.class_names[label] for label in self.labels]
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """Masks (n, h, w), or None if the model predicts none."""
+        if self.mask_rles is None:
+            return None
+        masks = [decode(from_string(rle), *self.image_size) for rle in self.mask_rles]
+        return np.stack(masks) if masks else np.zeros((0, *self.image_size), dtype=bool)
+
+    def plot(self) -> Image.Image:
+        """Draw boxes, class names, scores in per cent and masks on the image."""
+        masks = (decode(from_string(rle), *self.image_size) for rle in self.mask_rles or ())
+        return Image.fromarray(draw(self.image, self.boxes, self.labels, self.class_names, self.scores, masks))
+
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        ids = self._category_ids(category_ids)
+        entries: list[dict[str, Any]] = []
+        for (x1, y1, x2, y2), label, score in zip(
+            self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True
+        ):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            entries.append({"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score})
+        for entry, rle in zip(entries, self.mask_rles or (), strict=False):
+            entry["segmentation"] = {"size": list(self.image_size), "counts": rle.decode()}
+        return entries
+
+    def to_supervision(self) -> Any:
+        return _supervision().Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SemanticResult(Result):
+    """The class of each pixel of one image."""
+
+    labels: NDArray[np.uint8]  # (h, w) 0..K-1
+
+    @cached_property
+    def class_fractions(self) -> dict[str, float]:
+        """The fraction of the pixels of each class in the image, the largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
+        order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
+        return {self.class_names[label]: counts[label] / self.labels.size for label in order}
+
+    def plot(self) -> Image.Image:
+        """Tint the image by class, with a legend below it."""
+        return Image.fromarray(overlay(self.image, self.labels, self.class_names))
+
+    def label_image(self) -> Image.Image:
+        """Make a palette image whose pixels are the labels, shown in VOC's colours."""
+        return label_image(self.labels)
+
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        ids = self._category_ids(category_ids)
+        entries = []
+        for label in np.unique(self.labels).tolist():
+            counts = encode(MaskWindow(0, 0, (self.labels == label).T), *self.image_size)
+            rle = {"size": list(self.image_size), "counts": to_string(counts).decode()}
+            entries.append({"image_id": image_id, "category_id": ids[label], "segmentation": rle, "score": 1.0})
+        return entries
+
+    def to_supervision(self) -> Any:
+        supervision = _supervision()
+        labels = np.unique(self.labels).astype(np.int64)
+        masks = self.labels == labels[:, None, None]
+        names = np.array([self.class_names[label] for label in labels], dtype=str)
+        boxes = supervision.mask_to_xyxy(masks)
+        return supervision.Detections(xyxy=boxes, mask=masks, class_id=labels, data={"class_name": names})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassificationResult(Result):
+    """The classes of one image, best first."""
+
+    labels: NDArray[np.int64]  # (K,)
+    scores: NDArray[np.float32]  # (K,) probabilities that add up to 1
+
+    def top_k(self, k: int = TOP_K) -> dict[str, float]:
+        """The ``k`` likeliest classes with their probabilities."""
+        labels, scores = self.labels[:k].tolist(), self.scores[:k].tolist()
+        return {self.class_names[label]: score for label, score in zip(labels, scores, strict=True)}
+
+    def plot(self) -> Image.Image:
+        """Draw the likeliest class and its probability in per cent on the image."""
+        height, width = self.image_size
+        box = [[0, 0, width, height]]
+        return Image.fromarray(draw(self.image, box, self.labels[:1], self.class_names, self.scores[:1]))
+
+    def to_supervision(self) -> Any:
+        return _supervision().Classifications(class_id=self.labels, confidence=self.scores)
+
+
+def _supervision() -> Any:
+    try:
+        import supervision
+    except ImportError as error:
+        raise DetsegError("to_supervision needs the package supervision: pip install supervision") from error
+    return supervision
