@@ -40,6 +40,9 @@ TASK_SETTINGS = (
 KEYS |= {"model.network": "model", **{f"model.{name}": f"task.{name}" for name in TASK_SETTINGS}}
 STATE_PREFIXES |= {"network.": "model."}
 
+# Test-time augmentation
+KEYS |= {"window": "crop_size"}
+
 
 def translate_key(key: str) -> str:
     """Return today's form of a dotted key."""

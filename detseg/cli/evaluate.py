@@ -18,7 +18,7 @@ from detseg.callbacks import ProgressBar
 from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._console import check_writable, import_module
 from detseg.cli._errors import PARSER, parse, root_cause
-from detseg.cli._tta import add_views, views
+from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         kind = type(task.model).__name__
         raise ConfigError(f"--out {options.out}: {kind} has no detections to write; --metrics writes its figures")
     if isinstance(task, SegmentationTask):
-        task.tta = views(options)
+        task.tta = tta_config(options)
     for option in ("out", "metrics"):  # what cannot be written must not be found out after hours
         check_writable(f"--{option}", getattr(options, option))
     try:
@@ -100,7 +100,7 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="File for every figure by name, as JSON.")
     if base is SegmentationDataModule:
-        add_views(parser)
+        add_tta_options(parser)
     return parser
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from detseg import checkpoint
 from detseg.cli._console import import_module
 from detseg.cli._errors import PARSER, parse
-from detseg.cli._tta import add_views, views
+from detseg.cli._tta import add_tta_options, tta_config
 from detseg.data.annotations.images import SUFFIXES
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
@@ -85,14 +85,14 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--instances", type=bool, default=False, help="Write PNGs with the number of the object of each pixel as well."
     )
-    add_views(parser)
+    add_tta_options(parser)
     return parser
 
 
 def _predictor(options: Namespace) -> Predictor:
     """The model of the checkpoint on its device. Raises ConfigError for an option that is not for such a model."""
     device = find_device(options.device)
-    tta = views(options)
+    tta = tta_config(options)
     model = checkpoint.load(options.checkpoint).model.to(device)
     if tta != TTAConfig() and not isinstance(model, Segmenter):
         raise ConfigError(f"--crop_size, --scales and --flip are for segmentation; {options.checkpoint} does none")

@@ -89,7 +89,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
     ``batch_size`` is that of one device, ``workers`` the processes that read images for it. An image that cannot be
     used is an error, or with ``bad_samples`` "skip" left out of the training, as long as there are few. Nothing is read
-    before it is needed: one that was built from a checkpoint gives ``preprocessing`` and ``pad_shapes`` without any data.
+    before it is needed: one built from a checkpoint gives ``preprocessing`` and ``pad_shapes`` without any data.
     """
 
     collate = staticmethod(collate)
