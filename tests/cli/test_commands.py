@@ -239,7 +239,7 @@ def test_another_run_does_not_overwrite_the_first(folder: Path, capsys: pytest.C
 
 def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second file overrides the first, the command line both, and the saved settings are the same settings."""
-    Path("more.yaml").write_text("model:\n  lr: 0.5\n  weight_decay: 0.5\n")
+    Path("more.yaml").write_text("task:\n  lr: 0.5\n  weight_decay: 0.5\n")
     Path("my_data.yaml").write_text("class_path: COCO\ninit_args:\n  root: colours\n")
     line = "--config tiny.yaml --config more.yaml --task.lr 0.25 --data my_data.yaml --data.batch_size 3"
     line += " --model.backbone.body ResNet --model.backbone.body.name resnet18"
@@ -247,7 +247,7 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
         cli.main(["train", *line.split(), "--print_config"])
     assert not ended.value.code
     settings = yaml.safe_load(capsys.readouterr().out)
-    assert (settings["model"]["lr"], settings["model"]["weight_decay"]) == (0.25, 0.5)
+    assert (settings["task"]["lr"], settings["task"]["weight_decay"]) == (0.25, 0.5)
     body = settings["model"]["init_args"]["backbone"]["init_args"]["body"]
     assert (body["class_path"].split(".")[-1], body["init_args"]["name"]) == ("ResNet", "resnet18")
     data = settings["data"]["init_args"]
@@ -256,8 +256,8 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
         cli.main(["train", "--config", "runs/tiny/config.yaml", "--print_config"])
     again = yaml.safe_load(capsys.readouterr().out)
     saved = yaml.safe_load(Path("runs/tiny/config.yaml").read_text())
-    assert {key: again[key] for key in ("model", "data", "trainer")} == {
-        key: saved[key] for key in ("model", "data", "trainer")
+    assert {key: again[key] for key in ("model", "task", "data", "trainer")} == {
+        key: saved[key] for key in ("model", "task", "data", "trainer")
     }
 
 
@@ -361,7 +361,7 @@ BEST = "runs/tiny/best.ckpt"
 def refused(command: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a command prints before it ends with status 2."""
     with pytest.raises(SystemExit) as ended:
-        getattr(cli, command)(arguments)
+        cli.main([command, *arguments])
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert "AP50" not in printed.out  # nothing was evaluated

@@ -137,7 +137,7 @@ def test_patches_of_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
 def error(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
     """What a command prints last before it ends with status 2."""
     with pytest.raises(SystemExit) as ended:
-        getattr(cli, command)(arguments)
+        cli.main([command, *arguments])
     assert ended.value.code == 2
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
