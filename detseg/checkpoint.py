@@ -69,7 +69,7 @@ def load(path: str | Path) -> Task:
         kind = next((kind for kind in TASKS if isinstance(model, kind)), None)
         if kind is None:
             raise TypeError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
-        model.load_state_dict(state_dict.of_network(content))
+        model.load_state_dict(state_dict.model_state_dict(content))
         task = TASKS[kind](model)
         model.set_metadata({"preprocessing": None, **about})
         if "preprocessing" not in about and about["data"]:  # as in 0.1.0, among the settings of the data

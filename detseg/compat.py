@@ -43,6 +43,15 @@ STATE_PREFIXES |= {"network.": "model."}
 # Test-time augmentation
 KEYS |= {"window": "crop_size"}
 
+# Backbones, and the pyramid on one.
+KEYS |= {"model.backbone.body": "model.backbone.backbone"}
+ARGUMENTS |= {"FPN": {"body": "backbone"}, "MobileNetV3": {"entry": "return_stage_start"}}
+STATE_PREFIXES |= {
+    "model.backbone.body.": "model.backbone.backbone.",
+    "model.backbone.inner.": "model.backbone.lateral_convs.",
+    "model.backbone.outer.": "model.backbone.output_convs.",
+}
+
 
 def translate_key(key: str) -> str:
     """Return today's form of a dotted key."""
@@ -81,7 +90,7 @@ def translate_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     log.info("a checkpoint of detseg 0.1.0: its names are translated into those of this version")
     metadata = {("model" if key == "network" else key): value for key, value in metadata.items()} | {"format": FORMAT}
     for key in {"model", "data"} & metadata.keys():
-        metadata[key] = _objects(metadata[key], "class", "arguments")
+        metadata[key] = _objects(_init_args(metadata[key]), "class", "init_args")
     if "config" in metadata:
         metadata["config"] = translate_settings(metadata["config"])
     translated = {**checkpoint, "detseg": metadata}
@@ -105,6 +114,16 @@ def _split_model(settings: dict[str, Any]) -> dict[str, Any]:
     if rest:
         settings["task"] = {**settings.get("task", {}), **rest}
     return settings
+
+
+def _init_args(value: Any) -> Any:
+    """Rename the key of the arguments of every described object, ``arguments`` in 0.1.0."""
+    if isinstance(value, dict):
+        value = {key: _init_args(item) for key, item in value.items()}
+        if set(value) == {"class", "arguments"}:
+            return {"class": value["class"], "init_args": value["arguments"]}
+        return value
+    return [_init_args(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _objects(value: Any, name: str, arguments: str) -> Any:

@@ -1,4 +1,4 @@
-"""How an object was built, as plain values, so that a checkpoint can rebuild it without running anything it names."""
+"""Objects described by their class and constructor arguments, so that a checkpoint can rebuild them without pickle."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PLAIN = (str, int, float, bool, type(None))
+PLAIN_TYPES = (str, int, float, bool, type(None))
 PACKAGE = __name__.partition(".")[0]
 
-# In the place of the weights that an object was built with. What depends on whether there were any stays as it was, but
-# nothing is read or fetched again: the values are in the checkpoint.
+# Replaces the `weights` of a saved object: settings that depend on the presence of weights stay as they were, but
+# nothing is read or downloaded again, because the checkpoint contains the values.
 WEIGHTS_IN_CHECKPOINT = "(in the checkpoint)"
 
 
 class Configurable:
-    """Record the arguments of a constructor: ``to_config`` reads them, ``from_config`` builds the object again."""
+    """Record the constructor's arguments: ``to_config`` describes the object, ``from_config`` builds it again."""
 
-    arguments: dict[str, Any]
+    init_args: dict[str, Any]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -28,18 +28,18 @@ class Configurable:
 
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a constructor so that the outermost one of a chain of subclasses keeps its arguments."""
+    """Wrap a constructor so that the outermost one of a chain of subclasses records its arguments."""
     signature = inspect.signature(init)
     keywords = [name for name, item in signature.parameters.items() if item.kind is item.VAR_KEYWORD]
 
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "arguments" not in self.__dict__:
+        if "init_args" not in self.__dict__:
             _, *bound = signature.bind(self, *args, **kwargs).arguments.items()
-            arguments = dict(bound)
+            init_args = dict(bound)
             for name in keywords:  # arguments that are passed on under their own names
-                arguments |= arguments.pop(name, {})
-            self.__dict__["arguments"] = arguments
+                init_args |= init_args.pop(name, {})
+            self.__dict__["init_args"] = init_args
         init(self, *args, **kwargs)
 
     return wrapped
@@ -48,15 +48,15 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
 def to_config(value: Any) -> Any:
     """Describe a ``Configurable`` object, a plain value, or a list, tuple or dictionary of them.
 
-    An object becomes ``{"class": name, "arguments": {...}}``; the name of a class of another package than ours begins
-    with its module. An argument called ``weights``, where it is not None, becomes ``WEIGHTS_IN_CHECKPOINT``.
+    An object becomes ``{"class": name, "init_args": {...}}``; the name of a class from another package begins with its
+    module. An argument called ``weights``, unless None, becomes ``WEIGHTS_IN_CHECKPOINT``.
 
-    Raises TypeError for a value that is none of these, naming its type.
+    Raises TypeError, naming the type, for any other value.
     """
     if isinstance(value, Configurable):
-        arguments = {key: _weightless(key, to_config(item)) for key, item in value.__dict__["arguments"].items()}
-        return {"class": _name(type(value)), "arguments": arguments}
-    if isinstance(value, PLAIN):
+        init_args = {key: _without_weights(key, to_config(item)) for key, item in value.__dict__["init_args"].items()}
+        return {"class": _name(type(value)), "init_args": init_args}
+    if isinstance(value, PLAIN_TYPES):
         return value
     if isinstance(value, Path):
         return str(value)
@@ -69,36 +69,36 @@ def to_config(value: Any) -> Any:
     )
 
 
-def from_config(description: Any, **replaced: Any) -> Any:
-    """Rebuild what ``to_config`` described; ``replaced`` overrides arguments of the outermost object.
+def from_config(config: Any, **overrides: Any) -> Any:
+    """Build the object that ``to_config`` described; ``overrides`` replace arguments of the outermost object.
 
-    Classes are looked up by name among the subclasses of ``Configurable`` that are already imported: nothing that the
-    description names is imported or executed. Raises KeyError for a class that is not among them.
+    Classes are looked up by name among the imported subclasses of ``Configurable``: nothing that the description names
+    is imported or executed. Raises KeyError for any other class.
     """
-    if isinstance(description, dict) and set(description) == {"class", "arguments"}:
-        known = {_name(cls): cls for cls in subclasses(Configurable)}
-        if description["class"] not in known:
-            raise KeyError(f"{description['class']}: not a class of detseg; import the module that defines it first")
-        arguments = {key: from_config(_weightless(key, item)) for key, item in description["arguments"].items()}
-        return known[description["class"]](**{**arguments, **replaced})
-    if isinstance(description, dict):
-        return {key: from_config(item) for key, item in description.items()}
-    if isinstance(description, (list, tuple)):
-        return [from_config(item) for item in description]
-    return description
+    if isinstance(config, dict) and set(config) == {"class", "init_args"}:
+        classes = {_name(cls): cls for cls in subclasses(Configurable)}
+        if config["class"] not in classes:
+            raise KeyError(f"{config['class']}: not a class of detseg; import the module that defines it first")
+        init_args = {key: from_config(_without_weights(key, item)) for key, item in config["init_args"].items()}
+        return classes[config["class"]](**{**init_args, **overrides})
+    if isinstance(config, dict):
+        return {key: from_config(item) for key, item in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [from_config(item) for item in config]
+    return config
 
 
-def _weightless(key: str, value: Any) -> Any:
+def _without_weights(key: str, value: Any) -> Any:
     return WEIGHTS_IN_CHECKPOINT if key == "weights" and value is not None else value
 
 
 def _name(cls: type[Any]) -> str:
-    """Our own names stay when a class moves to another file; another package's could be the same as one of ours."""
+    """Return the bare name of a class of this package, which may move between files, or else the full name."""
     return cls.__name__ if cls.__module__.startswith(f"{PACKAGE}.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
-    """Every class below ``cls`` that is imported."""
+    """Yield every imported class below ``cls``."""
     for subclass in cls.__subclasses__():
         yield subclass
         yield from subclasses(subclass)

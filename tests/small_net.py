@@ -15,8 +15,8 @@ from detseg.modules.backbones import ConvNet
 class SmallNet(ConvNet):
     """One convolution and a ReLU over the pixels themselves, from 0 to 255; stage 0 is all there is."""
 
-    chain = ("conv", "relu")
-    taps: Mapping[int, str] = {0: "relu"}
+    layer_names = ("conv", "relu")
+    return_layers: Mapping[int, str] = {0: "relu"}
 
     def __init__(self, kernel: list[Any], weights: str | None = None) -> None:
         self.kernel = torch.tensor(kernel, dtype=torch.float32)  # (channels, 3, side, side)

@@ -128,7 +128,7 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')\nclass Net: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("evil.Net", "os.system", "Net"):
-        path = altered(trained, tmp_path / "bad.ckpt", model={"class": name, "arguments": {}})
+        path = altered(trained, tmp_path / "bad.ckpt", model={"class": name, "init_args": {}})
         with pytest.raises(CheckpointError, match=rf"{name}: not a class of detseg"):
             checkpoint.load(path)
     assert not (tmp_path / "made").exists()
@@ -137,9 +137,9 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ({"class": "COCO", "arguments": {"root": "x"}}, "COCO is none of RCNN, Detector, Classifier, Segmenter"),
-        ({"class": "tests.colours.ColourDetector", "arguments": {"colour": 1}}, "unexpected keyword argument"),
-        ({"class": "FasterRCNN", "arguments": {"backbone": {"class": "MobileNetV2", "arguments": {}}}}, "num_classes"),
+        ({"class": "COCO", "init_args": {"root": "x"}}, "COCO is none of RCNN, Detector, Classifier, Segmenter"),
+        ({"class": "tests.colours.ColourDetector", "init_args": {"colour": 1}}, "unexpected keyword argument"),
+        ({"class": "FasterRCNN", "init_args": {"backbone": {"class": "MobileNetV2", "init_args": {}}}}, "num_classes"),
         ("ColourDetector", "str is none of RCNN, Detector, Classifier, Segmenter"),
         (None, "NoneType is none of RCNN, Detector, Classifier, Segmenter"),
     ],

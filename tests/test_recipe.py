@@ -38,7 +38,7 @@ class Painted(Car):
 def test_describes_what_was_given_and_no_defaults() -> None:
     assert to_config(Car(Engine(5), colours=("red",))) == {
         "class": f"{__name__}.Car",
-        "arguments": {"engine": {"class": f"{__name__}.Engine", "arguments": {"power": 5}}, "colours": ["red"]},
+        "init_args": {"engine": {"class": f"{__name__}.Engine", "init_args": {"power": 5}}, "colours": ["red"]},
     }
 
 
@@ -47,7 +47,7 @@ def test_the_outermost_constructor_of_a_subclass_counts(cls: type[Van]) -> None:
     van = cls(Engine(3), 2.5)
     assert to_config(van) == {
         "class": f"{__name__}.{cls.__name__}",
-        "arguments": {"engine": {"class": f"{__name__}.Engine", "arguments": {"power": 3}}, "load": 2.5},
+        "init_args": {"engine": {"class": f"{__name__}.Engine", "init_args": {"power": 3}}, "load": 2.5},
     }
     rebuilt = from_config(to_config(van))
     assert type(rebuilt) is cls
@@ -60,12 +60,12 @@ def test_building_again_gives_the_same_recipe() -> None:
     assert to_config(rebuilt) == description
     assert (rebuilt.wheels, list(rebuilt.colours)) == (3, ["red", "blue"])
     assert from_config(description, wheels=9).wheels == 9
-    assert description["arguments"]["wheels"] == 3
+    assert description["init_args"]["wheels"] == 3
 
 
 def test_arguments_that_are_passed_on_are_repeated() -> None:
     car = Painted("red", engine=Engine(1), wheels=3)
-    assert to_config(car)["arguments"].keys() == {"colour", "engine", "wheels"}
+    assert to_config(car)["init_args"].keys() == {"colour", "engine", "wheels"}
     rebuilt = from_config(to_config(car), wheels=5)
     assert (rebuilt.engine.power, rebuilt.wheels, rebuilt.colours) == (1, 5, ("red",))
 
@@ -73,11 +73,11 @@ def test_arguments_that_are_passed_on_are_repeated() -> None:
 def test_weights_are_neither_told_nor_fetched_again() -> None:
     """Yet what depends on whether there were any stays, and a file cannot ask for any."""
     description = to_config(Engine(1, weights="https://example.com/engine.pt"))
-    assert description["arguments"] == {"power": 1, "weights": WEIGHTS_IN_CHECKPOINT}
+    assert description["init_args"] == {"power": 1, "weights": WEIGHTS_IN_CHECKPOINT}
     assert from_config(description).weights == WEIGHTS_IN_CHECKPOINT
-    description["arguments"]["weights"] = "https://example.com/other.pt"
+    description["init_args"]["weights"] = "https://example.com/other.pt"
     assert from_config(description).weights == WEIGHTS_IN_CHECKPOINT
-    assert to_config(Engine(1, weights=None))["arguments"] == {"power": 1, "weights": None}
+    assert to_config(Engine(1, weights=None))["init_args"] == {"power": 1, "weights": None}
 
 
 def test_a_class_of_another_package_may_have_a_name_of_ours() -> None:
@@ -99,7 +99,7 @@ def test_plain_values_stay_and_others_are_refused() -> None:
 def test_names_nothing_but_known_classes() -> None:
     for name in ("Bicycle", "os.system", "builtins.eval"):
         with pytest.raises(KeyError, match="not a class of detseg"):
-            from_config({"class": name, "arguments": {}})
+            from_config({"class": name, "init_args": {}})
 
 
 def test_a_wrong_argument_keeps_its_error() -> None:

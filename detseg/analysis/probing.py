@@ -35,9 +35,9 @@ def spread_depths(backbone: ConvNet) -> list[str]:
     A convolution or a batch norm alone is not among them: what follows it belongs to the same layer.
     """
     parts = (nn.Conv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
-    layers = [name for name in backbone.blocks if not isinstance(backbone.get_submodule(name), parts)]
-    taps = [tap for stage, tap in backbone.taps.items() if stage <= backbone.stages[-1]]
-    chosen = sorted({max(place for place, name in enumerate(layers) if _is_in(name, tap)) for tap in taps})
+    layers = [name for name in backbone.block_names if not isinstance(backbone.get_submodule(name), parts)]
+    return_layers = [tap for stage, tap in backbone.return_layers.items() if stage <= backbone.stages[-1]]
+    chosen = sorted({max(place for place, name in enumerate(layers) if _is_in(name, tap)) for tap in return_layers})
     while len(chosen) < DEPTHS:
         gap, start = max((after - before, before) for before, after in pairwise([-1, *chosen]))
         if gap < 2:
@@ -70,7 +70,7 @@ def features(backbone: ConvNet, batches: Iterable[Tensor], depths: Sequence[str]
 
     No more than one batch of maps is held at a time; what is kept is 36 kB for each image and depth.
     """
-    names = [name for name in backbone.blocks if name in depths]
+    names = [name for name in backbone.block_names if name in depths]
     device = next(backbone.parameters()).device
     backbone.eval()
     found: dict[str, list[Features]] = {name: [] for name in names}

@@ -64,9 +64,9 @@ def find_block(option: str, name: str, backbone: ConvNet) -> str:
 
     Raises ConfigError, with the nearest that there are, if there is none.
     """
-    found = [block for block in backbone.blocks if block == name or block.startswith(f"{name}.")]
+    found = [block for block in backbone.block_names if block == name or block.startswith(f"{name}.")]
     if not found:
-        raise ConfigError(f"--{option} {name}: {backbone.name} has no such block{nearest(name, backbone.blocks)}")
+        raise ConfigError(f"--{option} {name}: {backbone.name} has no such block{nearest(name, backbone.block_names)}")
     return found[-1]
 
 

@@ -28,7 +28,7 @@ from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
 from detseg.ops.anchors import base_anchors
 from detseg.tasks import DetectionTask, SegmentationTask, Task
-from detseg.weights.state_dict import COUNT, faults, read_weights
+from detseg.weights.state_dict import COUNT, read_weights, state_dict_mismatch
 from detseg.weights.torchvision import (
     COCO,
     PUBLISHED,
@@ -103,7 +103,7 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
         check_dilated(model, source)
         return segmenter_to_torchvision(model.state_dict())
     backbone = getattr(model, "backbone", None)
-    body = getattr(backbone, "body", None)
+    body = getattr(backbone, "backbone", None)
     name = getattr(body, "name", "")
     resnet = isinstance(body, ResNet) and body.stages == [2, 3, 4, 5] and name not in PLAIN
     mobile = isinstance(body, MobileNetV3) and body.stages == [5] and len(body.strides) == 2
@@ -112,7 +112,7 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
         parts += f" ({name})" if name else ""
         raise CheckpointError(
             f"{source}: holds {parts}; torchvision's detectors are on an FPN on {', '.join(RESNETS.values())} with "
-            "stages 2 to 5, or on mobilenet_v3_large with stage 5 and its entry"
+            "stages 2 to 5, or on mobilenet_v3_large with stages [5] and return_stage_start"
         )
     if model.pooling != "roi_align":
         raise CheckpointError(f"{source}: has {model.pooling}, and torchvision's detectors roi_align")
@@ -158,7 +158,7 @@ def _say(task: Task, state: dict[str, Tensor], target: Path) -> None:
         names = [f"{FCNS[str(body.name)]}({_settings(count)}, aux_loss={model.auxiliary is not None})"]
         log.info("%s: state dict for torchvision, %d classes", target, count)
     else:
-        body, count = model.backbone.body, len(state[SCORES])
+        body, count = model.backbone.backbone, len(state[SCORES])
         names = [f"{name}({_settings(count)})" for name in structures(state) if _fits(name, state)]
         log.info(
             "%s: state dict for torchvision, %d classes and the background, %d labels",
@@ -201,14 +201,14 @@ def _task(theirs: dict[str, Tensor], source: Path, names: str | None, name: str 
     state = from_torchvision(theirs, labels)
     settings = yaml.safe_load(find_config(f"torchvision/{name}.yaml").read_text())
     model, data = _recipe(settings["model"]), _recipe(settings["data"])
-    del model["arguments"]["weights"]
-    body = model["arguments"]["backbone"]["arguments"]["body"]["arguments"]
+    del model["init_args"]["weights"]
+    body = model["init_args"]["backbone"]["init_args"]["backbone"]["init_args"]
     if body["name"] == "resnet50":
         body["name"] = _resnet(theirs, "backbone.body.")
     body["norm"] = "batch" if any(key.endswith(COUNT) for key in state) else "frozen"
     body["eps"] = epsilon(theirs, known)
     built = from_config(model, num_classes=len(classes))
-    if said := faults(state, built.state_dict()):
+    if said := state_dict_mismatch(state, built.state_dict()):
         raise CheckpointError(f"not the weights of {name}: {said}")
     built.load_state_dict(state, strict=False)  # counts of batch norm may be missing
     task = DetectionTask(built)
@@ -228,7 +228,7 @@ def _segmentation(theirs: dict[str, Tensor], names: str | None) -> SegmentationT
     backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
     auxiliary = any(key.startswith("aux_classifier.") for key in theirs)
     model = DilatedFCN(backbone, count, AUXILIARY_WEIGHT if auxiliary else 0.0)
-    if said := faults(theirs, segmenter_to_torchvision(model.state_dict())):
+    if said := state_dict_mismatch(theirs, segmenter_to_torchvision(model.state_dict())):
         raise CheckpointError(f"not the weights of {FCNS[name]} for {count} classes: {said}")
     model.load_state_dict(state, strict=False)  # as above
     task = SegmentationTask(model)
@@ -267,7 +267,7 @@ def _resnet(theirs: dict[str, Tensor], prefix: str) -> str:
 def _recipe(settings: Any) -> Any:
     """The recipe of what the settings of a configuration describe."""
     if isinstance(settings, dict) and "class_path" in settings:
-        return {"class": settings["class_path"], "arguments": _recipe(settings.get("init_args", {}))}
+        return {"class": settings["class_path"], "init_args": _recipe(settings.get("init_args", {}))}
     if isinstance(settings, dict):
         return {key: _recipe(value) for key, value in settings.items()}
     return settings

@@ -130,12 +130,12 @@ def _settings(config: Any, plain: bool) -> Any:
     already, may stand where a class is expected. Raises TypeError for what else could be taken as the name of one;
     ``plain`` tells that the setting is of a type where a text is a text.
     """
-    if isinstance(config, dict) and set(config) == {"class", "arguments"}:
+    if isinstance(config, dict) and set(config) == {"class", "init_args"}:
         cls = type(from_config(config))  # not imported for its name: known already, or an error
         hints: dict[str, Any] = {}
         for base in reversed(cls.__mro__):  # a subclass may hand on arguments that only its base declares
             hints |= typing.get_type_hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
-        init_args = {name: _settings(value, _is_plain(hints.get(name))) for name, value in config["arguments"].items()}
+        init_args = {name: _settings(value, _is_plain(hints.get(name))) for name, value in config["init_args"].items()}
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
     if isinstance(config, dict):
         if named := {"class_path", "init_args", "dict_kwargs"} & set(config):

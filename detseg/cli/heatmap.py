@@ -106,9 +106,9 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         classifier = Classifier(backbone, IMAGENET)
     except ValueError as error:  # what jsonargparse makes of any error in a constructor
         raise root_cause(error) from error
-    if backbone.head_at_random:
+    if backbone.missing_head_tensors:
         raise ConfigError(
-            f"backbone.weights {backbone.weights}: have no {backbone.head_at_random[0]} of ImageNet's {IMAGENET} "
+            f"backbone.weights {backbone.weights}: have no {backbone.missing_head_tensors[0]} of ImageNet's {IMAGENET} "
             "classes, without which its logits mean nothing; give weights of the whole classifier, such as "
             "IMAGENET1K_V1, or what was trained here as --checkpoint"
         )

@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     depths = spread_depths(backbone)
     if options.depths:
         chosen = [find_block("depths", name.strip(), backbone) for name in options.depths.split(",")]
-        depths = [name for name in backbone.blocks if name in chosen]
+        depths = [name for name in backbone.block_names if name in chosen]
 
     train, val = _pictures(options)
     log.info("%d pictures of %d classes to train on, %d to validate", len(train), len(train.classes), len(val))

@@ -54,7 +54,7 @@ class FastRCNN(Detector):
     ) -> None:
         super().__init__()
         head = head or TwoMLPHead(backbone.channels[0])
-        self.arguments["head"] = head  # for the recipe: it may be truncated later
+        self.init_args["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
         shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
         check({"samples": samples, "candidates": candidates, "detections": detections}, shares)

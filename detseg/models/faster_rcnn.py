@@ -68,7 +68,7 @@ class FasterRCNN(Detector):
         if anchor_sizes is None:
             anchor_sizes = [[8 * s] for s in backbone.strides] if levels > 1 else [[32, 64, 128, 256, 512]]
         head = head or TwoMLPHead(backbone.channels[0])
-        self.arguments["head"] = head  # for the recipe: it may be truncated later
+        self.init_args["head"] = head  # for the recipe: it may be truncated later
         check_fit(backbone, head)
         _check_anchors(backbone, anchor_sizes)
         counts = {"samples": samples, "candidates": candidates, "detections": detections, "proposals": min(proposals)}

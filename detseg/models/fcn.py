@@ -16,7 +16,7 @@ from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
 from detseg.modules.fully_convolutional import convolutional, hidden_layers
 from detseg.modules.upsampling import Upsampling
-from detseg.weights.state_dict import faults, of_network, read_weights
+from detseg.weights.state_dict import model_state_dict, read_weights, state_dict_mismatch
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +122,12 @@ class FCN(Segmenter):
         """Take over the weights of a coarser net from a checkpoint."""
         if not path.exists():
             raise CheckpointError(f"{path}: no such file; train the coarser net first, or set weights to null")
-        given, own = of_network(read_weights(path)), self.state_dict()
+        given, own = model_state_dict(read_weights(path)), self.state_dict()
         if not torch.equal(given.get("class_weights", own["class_weights"]), own["class_weights"]):
             log.info("%s: its weights of the classes are not taken; this net has those of task.class_weights", path)
         given["class_weights"] = own["class_weights"]
         new = [name for name in own if name not in given and name.startswith(("scores.", "upsamplings."))]
-        if said := faults(given, own, lambda name: name not in new):
+        if said := state_dict_mismatch(given, own, lambda name: name not in new):
             raise CheckpointError(f"{path}: not of a coarser FCN on this backbone, for as many classes: {said}")
         self.load_state_dict(given, strict=False)
         log.info("%s: taken over; new are %s", path, ", ".join(new) or "none")

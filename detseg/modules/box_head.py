@@ -315,7 +315,7 @@ def truncate(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256)
     _split(head, fc6, fc7)
     for layer, layers in zip(whole, (head.fc6, head.fc7), strict=True):
         _factorise(layer, layers)
-    head.arguments["ranks"] = (fc6, fc7)
+    head.init_args["ranks"] = (fc6, fc7)
 
 
 def _split(head: TwoMLPHead | ClassifierHead, *ranks: int) -> None:

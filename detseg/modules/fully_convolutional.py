@@ -47,7 +47,7 @@ def hidden_layers(backbone: Backbone) -> nn.Sequential:
     fc6 and fc7 of VGG and AlexNet; in the newer networks no more than dropout, and nothing where the backbone has been
     cut short. With the backbone's weights; the map keeps its size.
     """
-    if not isinstance(backbone, ConvNet) or backbone.stages[-1] != max(backbone.taps):
+    if not isinstance(backbone, ConvNet) or backbone.stages[-1] != max(backbone.return_layers):
         return nn.Sequential()
     with torch.device("meta"):  # what the layers are costs nothing
         hidden = _hidden(

@@ -43,7 +43,7 @@ def parameter_groups(model: nn.Module, lr: float, backbone_factor: float) -> lis
     that know of no other.
     """
     backbone = getattr(model, "backbone", None)
-    body = backbone.body if isinstance(backbone, FPN) else backbone
+    body = backbone.backbone if isinstance(backbone, FPN) else backbone
     slower = set(body.parameters()) if body is not None and backbone_factor != 1 else set()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [

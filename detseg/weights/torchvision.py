@@ -21,17 +21,17 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
-from detseg.weights.state_dict import faults, fetch, of_network, read_weights
+from detseg.weights.state_dict import fetch, model_state_dict, read_weights, state_dict_mismatch
 
 log = logging.getLogger(__name__)
 
 # Beginnings of names, ours and torchvision's; the first that fits counts. What is below one has the same name in both.
 NAMES = (
-    *((f"backbone.body.features.{block}.", f"backbone.body.{block}.") for block in range(19)),  # of MobileNet
-    ("backbone.body.", "backbone.body."),
+    *((f"backbone.backbone.features.{block}.", f"backbone.body.{block}.") for block in range(19)),  # of MobileNet
+    ("backbone.backbone.", "backbone.body."),
     *(
         (f"backbone.{ours}.{level}.{part}", f"backbone.fpn.{theirs}.{level}.{number}.")
-        for ours, theirs in (("inner", "inner_blocks"), ("outer", "layer_blocks"))
+        for ours, theirs in (("lateral_convs", "inner_blocks"), ("output_convs", "layer_blocks"))
         for level in range(4)
         for part, number in (("norm.", 1), ("", 0))
     ),
@@ -178,14 +178,14 @@ def load_weights(model: nn.Module, weights: str | None) -> None:
         return
     state, classes, eps = _read(model, weights)
     own = model.state_dict()
-    if said := faults(state, own, shape=_shape_of_one):
+    if said := state_dict_mismatch(state, own, shape=_shape_of_one):
         raise CheckpointError(f"{weights}: these are not weights of this {type(model).__name__}: {said}")
     rows = {name: value for name, value in state.items() if _rows(name)}
     random = {name: own[name].clone() for name in rows}
     fitting = {name for name in state if name in own and own[name].shape == state[name].shape}
     model.load_state_dict({name: state[name] for name in fitting}, strict=False)
     if eps is not None:
-        getattr(model.backbone, "body", model.backbone).set_eps(eps)  # type: ignore[operator, union-attr]
+        getattr(model.backbone, "backbone", model.backbone).set_eps(eps)  # type: ignore[operator, union-attr]
     model.pretrained = Pretrained(weights, classes, rows, random)  # type: ignore[assignment]
 
 
@@ -249,10 +249,10 @@ def _read(model: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[str,
 def _read_ours(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     try:
         about = content["detseg"]
-        state = of_network(content)
-        backbone = about["model"]["arguments"]["backbone"]
-        body = backbone["arguments"].get("body", backbone)  # a single map has none
-        return state, tuple(map(str, about["classes"])), body["arguments"].get("eps")
+        state = model_state_dict(content)
+        backbone = about["model"]["init_args"]["backbone"]
+        body = backbone["init_args"].get("backbone", backbone)  # a single map has none
+        return state, tuple(map(str, about["classes"])), body["init_args"].get("eps")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("not the checkpoint of a detector") from error
 

@@ -34,7 +34,7 @@ model:
       class_path: FPN
       init_args:
         channels: 16
-        body: MobileNetV2
+        backbone: MobileNetV2
     head:
       class_path: TwoMLPHead
       init_args:
@@ -242,13 +242,13 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
     Path("more.yaml").write_text("task:\n  lr: 0.5\n  weight_decay: 0.5\n")
     Path("my_data.yaml").write_text("class_path: COCO\ninit_args:\n  root: colours\n")
     line = "--config tiny.yaml --config more.yaml --task.lr 0.25 --data my_data.yaml --data.batch_size 3"
-    line += " --model.backbone.body ResNet --model.backbone.body.name resnet18"
+    line += " --model.backbone.backbone ResNet --model.backbone.backbone.name resnet18"
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", *line.split(), "--print_config"])
     assert not ended.value.code
     settings = yaml.safe_load(capsys.readouterr().out)
     assert (settings["task"]["lr"], settings["task"]["weight_decay"]) == (0.25, 0.5)
-    body = settings["model"]["init_args"]["backbone"]["init_args"]["body"]
+    body = settings["model"]["init_args"]["backbone"]["init_args"]["backbone"]
     assert (body["class_path"].split(".")[-1], body["init_args"]["name"]) == ("ResNet", "resnet18")
     data = settings["data"]["init_args"]
     assert (data["root"], data["batch_size"], data["transforms"]["init_args"]["size"]) == ("colours", 3, 64)
@@ -273,11 +273,11 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
     Path("mine.py").write_text(
         "from detseg.modules.backbones import MobileNetV2\n\n\nclass Mine(MobileNetV2):\n    pass\n"
     )
-    line = "--config tiny.yaml --name own --model.backbone.body mine.Mine --trainer.max_epochs 1"
+    line = "--config tiny.yaml --name own --model.backbone.backbone mine.Mine --trainer.max_epochs 1"
     monkeypatch.syspath_prepend(folder)
     cli.main(["train", *line.split()])
     cli.main(["evaluate", "--checkpoint", "runs/own/last.ckpt", "--module", "mine"])
-    assert type(checkpoint.load("runs/own/last.ckpt").model.backbone.body).__name__ == "Mine"
+    assert type(checkpoint.load("runs/own/last.ckpt").model.backbone.backbone).__name__ == "Mine"
 
 
 @pytest.mark.parametrize(
@@ -372,16 +372,16 @@ def refused(command: str, capsys: pytest.CaptureFixture[str], *arguments: str) -
     "data",
     [
         {"class_path": "evil.Thing"},
-        {"class": "COCO", "arguments": {"root": "colours", "transforms": {"class_path": "evil.Thing"}}},
+        {"class": "COCO", "init_args": {"root": "colours", "transforms": {"class_path": "evil.Thing"}}},
         {
             "class": "COCO",
-            "arguments": {"root": "colours", "transforms": {"class_path": "evil.Thing", "init_args": {}}},
+            "init_args": {"root": "colours", "transforms": {"class_path": "evil.Thing", "init_args": {}}},
         },
-        {"class": "COCO", "arguments": {"root": "colours", "transforms": "evil.Thing"}},
-        {"class": "COCO", "arguments": {"root": {"class_path": "evil.Thing"}}},
-        {"class": "evil.Thing", "arguments": {}},
-        {"class": "COCO", "arguments": ["evil.Thing"]},
-        {"class": "Transforms", "arguments": {}},
+        {"class": "COCO", "init_args": {"root": "colours", "transforms": "evil.Thing"}},
+        {"class": "COCO", "init_args": {"root": {"class_path": "evil.Thing"}}},
+        {"class": "evil.Thing", "init_args": {}},
+        {"class": "COCO", "init_args": ["evil.Thing"]},
+        {"class": "Transforms", "init_args": {}},
         "evil.Thing",
         ["evil.Thing"],
         7,

@@ -20,7 +20,7 @@ model:
       class_path: FPN
       init_args:
         channels: 16
-        body: MobileNetV2
+        backbone: MobileNetV2
 task:
   lr: 0.01
 data:
@@ -67,7 +67,7 @@ FILES = [
     (
         "MobileNetV2",
         "MobileNetV9",
-        ["model.backbone.body (my.yaml, line 8): MobileNetV9", "did you mean MobileNet"],
+        ["model.backbone.backbone (my.yaml, line 8): MobileNetV9", "did you mean MobileNet"],
     ),
     ("class_path: FPN", "class_path: FPPN", ["model.backbone (my.yaml, line 4): FPPN", "did you mean FPN?"]),
     ("class_path: COCO", "class_path: VCO", ["data (my.yaml, line 11): VCO", "did you mean VOC?"]),
@@ -127,7 +127,7 @@ LINES = [
     ("--taks.lr 3", "taks.lr (command line): there is no such setting; did you mean task.lr"),
     ("--resumee last", "resumee (command line): there is no such setting; did you mean resume?"),
     ("--model.backbone.chanels 8", "model.backbone.chanels (command line): there is no such setting"),
-    ("--model.backbone.body.frozn 8", "did you mean model.backbone.body.frozen"),
+    ("--model.backbone.backbone.frozn 8", "did you mean model.backbone.backbone.frozen"),
     ("--data.rot x", "data.rot (command line): there is no such setting; did you mean data.root"),
     ("--data.batch_size two", "data.batch_size (command line): must be a whole number, not two"),
     ("--data COC", "data (command line): COC is neither"),
@@ -142,7 +142,7 @@ LINES = [
     ("--resume absent.ckpt", "absent.ckpt: no such file"),
     ("stray", "stray: belongs to no option"),
     ("other.yaml", "other.yaml: belongs to no option; write --config other.yaml"),
-    ("--model.backbone.body.weights absent.pth", "absent.pth: neither a file nor weights of mobilenet_v2"),
+    ("--model.backbone.backbone.weights absent.pth", "absent.pth: neither a file nor weights of mobilenet_v2"),
 ]
 
 

@@ -274,6 +274,6 @@ def test_classifiers_at_the_side_are_not_needed_for_a_heat_map() -> None:
     torch.save(state, "no_aux.pth")
     backbone = GoogLeNet(weights="no_aux.pth")
     backbone.classifier(1000)
-    assert backbone.head_at_random == []
+    assert backbone.missing_head_tensors == []
     backbone.classifier(10)
-    assert backbone.head_at_random == ["fc.weight", "fc.bias"]
+    assert backbone.missing_head_tensors == ["fc.weight", "fc.bias"]

@@ -94,7 +94,7 @@ def model() -> FasterRCNN:
 def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) -> None:
     task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
-    task.data_recipe["arguments"]["transforms"]["arguments"].update(size=96, max_size=96)
+    task.data_recipe["init_args"]["transforms"]["init_args"].update(size=96, max_size=96)
     task.model.class_names, task.model.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     cli.main(["propose", *DATA, "--split", "val", "--method", "rpn:rpn.ckpt"])
@@ -157,7 +157,7 @@ def test_detectron2s_files_are_converted(data: COCO, capsys: pytest.CaptureFixtu
         ),
         ("--method rpn", "--method rpn: there is no such method"),
         ("--method rpn:none.ckpt", "--method rpn:none.ckpt: there is no file none.ckpt"),
-        ("--method rpn:colours/val/val0.png", "colours/val/val0.png: damaged, cut short, or no checkpoint"),
+        ("--method rpn:colours/val/val0.png", "colours/val/val0.png: damaged, truncated, or not a checkpoint"),
         ("--method grid --jobs 0", "--jobs 0: must be at least 1"),
         ("--method grid --split test", "split (command line): must be train or val or both, not test"),
         ("--method grid --out colours/val/val0.png", "colours/val/val0.png/train.sqlite: cannot be written"),

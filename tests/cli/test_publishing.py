@@ -34,7 +34,7 @@ model:
       class_path: FPN
       init_args:
         channels: 8
-        body: MobileNetV2
+        backbone: MobileNetV2
     head:
       class_path: TwoMLPHead
       init_args:
@@ -152,7 +152,9 @@ def test_changed_files_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     for load in (checkpoint.load, lambda place: MobileNetV2(weights=place)):
-        with pytest.raises(CheckpointError, match=r"changed/model.safetensors: its sha256 is not that in card.json"):
+        with pytest.raises(
+            CheckpointError, match=r"changed/model.safetensors: its sha256 differs from the one in card.json"
+        ):
             load("changed")
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"changed/model.safetensors: no such file"):
@@ -180,7 +182,7 @@ def test_a_broken_card_is_refused(card: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model": {"class": "os.system", "arguments": {}}}, {"metrics": [1]}, {"classes": 3}]
+    "changes", [{"model": {"class": "os.system", "init_args": {}}}, {"metrics": [1]}, {"classes": 3}]
 )
 def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, Any], tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "lying"))
@@ -193,7 +195,7 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
 def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "short"))
     card = json.loads((folder / "card.json").read_text())
-    card["model"]["arguments"]["rpn_iou"] = []
+    card["model"]["init_args"]["rpn_iou"] = []
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: .* index out of range"):
         checkpoint.load(folder)

@@ -39,7 +39,7 @@ def ours(theirs: nn.Module) -> ResNet:
 def test_features_and_gradients_are_those_of_torchvision(theirs, ours) -> None:
     batch = images(2, 3, 64, 64)
     x = ours.normalize(batch, None)
-    for block in ours.chain:
+    for block in ours.layer_names:
         x = theirs.get_submodule(block)(x)
     (feature,) = ours(batch)
     assert_close(feature, x, rtol=0, atol=1e-5 * float(x.detach().abs().max()))

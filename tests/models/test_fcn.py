@@ -107,14 +107,20 @@ def test_a_finer_net_begins_with_what_the_coarser_one_says(tmp_path: Path, caplo
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: stage(16, saved(stage(8), path)), r"coarser FCN on this .*: 3 unknown \(such as scores.8.weight"),
+        (
+            lambda path: stage(16, saved(stage(8), path)),
+            r"coarser FCN on this .*: 3 unexpected \(such as scores.8.weight",
+        ),
         (lambda path: stage(8, saved(stage(16, classes=5), path)), r"2 of another shape \(such as scores.16.weight"),
         (
             lambda path: FCN(AlexNet(), 3, 32, weights=saved(stage(16), path)),
             r"\d+ missing \(such as backbone.features.0.weight",
         ),
         (lambda path: stage(8, str(path.with_name("absent.ckpt"))), "absent.ckpt: no such file; train the coarser"),
-        (lambda path: path.write_bytes(b"?") and stage(8, str(path)), "net.ckpt: damaged, cut short, or no checkpoint"),
+        (
+            lambda path: path.write_bytes(b"?") and stage(8, str(path)),
+            "net.ckpt: damaged, truncated, or not a checkpoint",
+        ),
         (lambda path: torch.save({"x": 1}, path) or stage(8, str(path)), "net.ckpt: not a state dict, .*: x is none"),
     ],
 )
@@ -210,6 +216,6 @@ def test_pooled_maps_are_those_of_the_poolings() -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg16_bn()
         own: ConvNet = VGG("vgg16_bn", stages=[1, 2, 3, 4, 5], pooled=True)
-    assert [type(theirs.get_submodule(own.taps[one])) for one in own.stages] == [nn.MaxPool2d] * 5
+    assert [type(theirs.get_submodule(own.return_layers[one])) for one in own.stages] == [nn.MaxPool2d] * 5
     assert own.strides == [2, 4, 8, 16, 32]
     assert own.channels == [64, 128, 256, 512, 512]

@@ -68,7 +68,7 @@ def test_coco_in_its_order(source) -> None:
     assert torch.equal(loaded.rpn.conv.weight, of_91.rpn.conv.weight)
     assert type(from_config(to_config(loaded))) is FasterRCNN
     assert torch.equal(
-        loaded.backbone.body.features[7].conv[0][0].weight, of_91.backbone.body.features[7].conv[0][0].weight
+        loaded.backbone.backbone.features[7].conv[0][0].weight, of_91.backbone.backbone.features[7].conv[0][0].weight
     )
 
 
@@ -153,8 +153,8 @@ def test_epsilon_of_what_was_trained_here_comes_along(tmp_path) -> None:
 
     place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
     loaded = make(str(place))
-    assert loaded.backbone.body.layer4[1].bn2.eps == 0.0
-    assert from_config(to_config(loaded)).backbone.body.layer4[1].bn2.eps == 0.0
+    assert loaded.backbone.backbone.layer4[1].bn2.eps == 0.0
+    assert from_config(to_config(loaded)).backbone.backbone.layer4[1].bn2.eps == 0.0
 
 
 def test_epsilon_comes_along_without_a_pyramid(tmp_path) -> None:
@@ -181,11 +181,11 @@ def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
     model = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoMLPHead(8, channels=8))
     torch.save(to_torchvision(model.state_dict()), tmp_path / "x.pth")
     load_weights(model, str(tmp_path / "x.pth"))
-    assert model.backbone.body.bn1.eps == 1e-5
+    assert model.backbone.backbone.bn1.eps == 1e-5
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: SimpleNamespace(hexdigest=lambda: "258fb6c6" + 56 * "0"))
     load_weights(model, str(tmp_path / "x.pth"))
-    assert model.backbone.body.bn1.eps == 0.0
-    assert to_config(model)["arguments"]["backbone"]["arguments"]["body"]["arguments"]["eps"] == 0.0
+    assert model.backbone.backbone.bn1.eps == 0.0
+    assert to_config(model)["init_args"]["backbone"]["init_args"]["backbone"]["init_args"]["eps"] == 0.0
 
 
 def test_names_of_published_mask_heads() -> None:
@@ -218,13 +218,13 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch, weights, reason) -> None
     torch.save({"transformer.weight": torch.zeros(1)}, "other.pth")
     torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, "part.pth")
     torch.save(to_torchvision(wide.state_dict()), "wide.pth")
-    torch.save({"state_dict": {}, "detseg": {"model": {"arguments": {}}}}, "classifier.ckpt")
+    torch.save({"state_dict": {}, "detseg": {"model": {"init_args": {}}}}, "classifier.ckpt")
     with pytest.raises(CheckpointError, match=reason):
         load_weights(model, weights)
 
 
 def test_two_detectors_of_one_structure_are_told_apart_by_name() -> None:
-    backbone = FPN(MobileNetV3(stages=[5], entry=True))
+    backbone = FPN(MobileNetV3(stages=[5], return_stage_start=True))
     model = FasterRCNN(backbone, 2, anchor_sizes=[[32, 64, 128, 256, 512]] * 3)
     with pytest.raises(CheckpointError, match=r"large_fpn:COCO_V1, torchvision:.*large_320_fpn:COCO_V1; name one"):
         load_weights(model, "torchvision:COCO_V1")

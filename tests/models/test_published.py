@@ -102,7 +102,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     theirs.transform.resize = lambda image, target: (image, target)
     theirs.transform.postprocess = lambda found, *_: found  # masks as the head gives them, not pasted into the image
     theirs, ours = theirs.eval().double(), ours.eval().double()
-    body = ours.backbone.body  # its constants were made in single precision
+    body = ours.backbone.backbone  # its constants were made in single precision
     body.mean = 255 * torch.tensor(theirs.transform.image_mean, dtype=torch.float64).view(3, 1, 1)
     body.std = 255 * torch.tensor(theirs.transform.image_std, dtype=torch.float64).view(3, 1, 1)
     yield Pair(theirs, ours, as_published(state, theirs))
@@ -115,7 +115,7 @@ def build_ours(name: str) -> Any:
     described = _recipe(settings(name)["model"])
     network = from_config(described, num_classes=len(COCO))
     assert network.pretrained is None
-    return from_config(described, num_classes=len(COCO), weights=described["arguments"]["weights"])
+    return from_config(described, num_classes=len(COCO), weights=described["init_args"]["weights"])
 
 
 @pytest.fixture(scope="module")
@@ -271,9 +271,9 @@ def test_conversion_there_and_back(request, pair, tmp_path) -> None:
     task = checkpoint.load(ours)
     assert task.class_names == tuple(COCO)
     assert task.model.category_ids == tuple(LABELS)
-    described = to_config(task.model)["arguments"]
+    described = to_config(task.model)["init_args"]
     assert {key: value for key, value in described.items() if key not in ("backbone", "weights")} == {
-        key: value for key, value in to_config(pair.ours)["arguments"].items() if key not in ("backbone", "weights")
+        key: value for key, value in to_config(pair.ours)["init_args"].items() if key not in ("backbone", "weights")
     }
     cli.main(["convert", ours, again])
     back = torch.load(again, weights_only=True)

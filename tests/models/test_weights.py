@@ -50,7 +50,7 @@ def theirs() -> torch.nn.Module:
 def ours(theirs: torch.nn.Module) -> FasterRCNN:
     model = FasterRCNN(FPN(ResNet("resnet50", norm="batch")), CLASSES).double()
     model.load_state_dict(from_torchvision(theirs.state_dict()))
-    body = model.backbone.body  # its constants were made in single precision
+    body = model.backbone.backbone  # its constants were made in single precision
     body.mean = 255 * torch.tensor(theirs.transform.image_mean, dtype=torch.float64).view(3, 1, 1)
     body.std = 255 * torch.tensor(theirs.transform.image_std, dtype=torch.float64).view(3, 1, 1)
     return model.eval()

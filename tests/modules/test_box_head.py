@@ -225,8 +225,8 @@ class Published(nn.Module):
 
 
 class Chain(ConvNet):
-    chain = ("features",)
-    taps: Mapping[int, str] = {1: "features.0", 2: "features.1"}
+    layer_names = ("features",)
+    return_layers: Mapping[int, str] = {1: "features.0", 2: "features.1"}
 
     def __init__(self, weights: str | None = None, stages: tuple[int, ...] = (2,), alexnet: bool = False) -> None:
         self.alexnet = alexnet

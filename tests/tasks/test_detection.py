@@ -168,11 +168,11 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
         Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
         steps.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
     for name, step in steps[0].items():
-        slower = name.startswith("backbone.body.")
+        slower = name.startswith("backbone.backbone.")
         torch.testing.assert_close(steps[1][name], step / 8 if slower else step, rtol=1e-3, atol=1e-6, msg=name)
     assert all(
         any(step.abs().max() > 1e-3 for name, step in steps[0].items() if name.startswith(part))
-        for part in ("backbone.body.", "backbone.inner.", "box_head.")
+        for part in ("backbone.backbone.", "backbone.lateral_convs.", "box_head.")
     )
 
 
@@ -196,14 +196,16 @@ def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
         deterministic=True,
     )
     trainer.fit(task, colours(root, batch_size=1))
-    assert not model.backbone.body.bn1.training
+    assert not model.backbone.backbone.bn1.training
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     frozen = {
-        name for name in before if name.startswith(("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1"))
+        name
+        for name in before
+        if name.startswith(("backbone.backbone.conv1", "backbone.backbone.bn1", "backbone.backbone.layer1"))
     }
     assert frozen
     assert not changed & frozen
-    assert any(name.startswith("backbone.body.layer2") and "running" in name for name in changed)
+    assert any(name.startswith("backbone.backbone.layer2") and "running" in name for name in changed)
 
 
 class Broken(ColourDetector):

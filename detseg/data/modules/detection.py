@@ -168,7 +168,7 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         general = inspect.signature(DetectionDataModule).parameters
         places = {
             f"--data.{name}": value if isinstance(value, str) else json.dumps(value)
-            for name, value in own["arguments"].items()
+            for name, value in own["init_args"].items()
             if name not in general and value is not None
         }
         options = {"--data": own["class"], **places, "--split": split, "--out": str(self.proposals)}

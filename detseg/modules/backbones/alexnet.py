@@ -14,8 +14,8 @@ from detseg.modules.backbones.convnet import ConvNet
 class AlexNet(ConvNet):
     """The maps conv1, conv2, conv5 and pool5 of AlexNet, of stride 4, 8, 16 and 32."""
 
-    chain = ("features",)
-    taps: Mapping[int, str] = {2: "features.1", 3: "features.4", 4: "features.11", 5: "features.12"}
+    layer_names = ("features",)
+    return_layers: Mapping[int, str] = {2: "features.1", 3: "features.4", 4: "features.11", 5: "features.12"}
     padding: Mapping[str, tuple[int, int]] = {
         "features.0": (3, 3),
         "features.2": (1, 1),

@@ -71,8 +71,8 @@ class BagNet(ConvNet):
     published weights load by their path.
     """
 
-    chain = ("conv1", "conv2", "bn1", "relu", "layer1", "layer2", "layer3", "layer4")
-    taps: Mapping[int, str] = {1: "layer1", 2: "layer2", 3: "layer4"}
+    layer_names = ("conv1", "conv2", "bn1", "relu", "layer1", "layer2", "layer3", "layer4")
+    return_layers: Mapping[int, str] = {1: "layer1", 2: "layer2", 3: "layer4"}
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class ConvNet(Backbone, ABC):
     Stage s is what the network computes at stride 2 ** s; its map is the last one. ``stages`` are the ones whose maps
     are returned, and the network ends with the last of them: ``[2, 3, 4, 5]`` for a feature pyramid, ``[4]`` for a
     single map. ``frozen`` is the last stage that does not train, 0 for none. By default networks with ``weights`` (see
-    ``load_weights``) keep the stages up to ``usually_frozen`` and the statistics and scales of every batch norm as they
+    ``load_weights``) keep the stages up to ``default_frozen`` and the statistics and scales of every batch norm as they
     are, as is usual since a batch of detection is too small to estimate them; networks without train everything.
     ``norm`` says otherwise: "frozen", "batch", or "sync" over all devices. ``eps`` is what batch norm adds to the
     variance, by default as it was published.
@@ -40,12 +40,16 @@ class ConvNet(Backbone, ABC):
     Raises ValueError for stages that do not exist, CheckpointError for weights that do not fit.
     """
 
-    chain: ClassVar[Sequence[str]]  # children of the network in the order they run; a Sequential is so many blocks
-    taps: Mapping[int, str]  # the last block, or Sequential of blocks, of each stage
-    auxiliary: ClassVar[Mapping[str, str]] = {}  # classifiers at the side, for training: child -> block before it
+    layer_names: ClassVar[
+        Sequence[str]
+    ]  # children of the network in the order they run; a Sequential is so many blocks
+    return_layers: Mapping[int, str]  # the last block, or Sequential of blocks, of each stage
+    auxiliary_inputs: ClassVar[
+        Mapping[str, str]
+    ] = {}  # classifiers at the side, for training: child -> block before it
     padding: Mapping[str, tuple[int, int]] = {}  # of the input of blocks: pixels before and after, in both directions
-    usually_frozen: ClassVar[int] = 2
-    head_at_random: Sequence[str] = ()  # tensors of the last ``classifier`` that ``weights`` do not have
+    default_frozen: ClassVar[int] = 2
+    missing_head_tensors: Sequence[str] = ()  # tensors of the last ``classifier`` that ``weights`` do not have
 
     def __init__(
         self,
@@ -64,30 +68,30 @@ class ConvNet(Backbone, ABC):
             raise ValueError(f"{name}: there is {', '.join(known)}")
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
-        self.stages = known_stages(stages, self.taps)
+        self.stages = check_stages(stages, self.return_layers)
 
         network = self.build(num_classes=1000)
         blocks = dict(self._blocks(network))
-        last = {stage: _last(blocks, tap) for stage, tap in self.taps.items()}
+        last = {stage: _last(blocks, tap) for stage, tap in self.return_layers.items()}
         names = list(blocks)
         names = names[: names.index(last[self.stages[-1]]) + 1]
         self._load(network, blocks)
         for block in names:
             _place(self, block, network.get_submodule(block))
-        self.blocks = names
+        self.block_names = names
         if eps is not None:
             self.set_eps(eps)
         self.strides = [2**stage for stage in self.stages]
-        self._maps = [last[stage] for stage in self.stages]
+        self.return_blocks = [last[stage] for stage in self.stages]
         if self.norm == "frozen":
             fold(self, self._channels)
         self.channels = self._channels()
 
-        usual = min(self.usually_frozen, self.stages[-1]) if weights else 0
+        usual = min(self.default_frozen, self.stages[-1]) if weights else 0
         frozen = usual if frozen is None else frozen
         if not 0 <= frozen <= self.stages[-1]:
             raise ValueError(f"frozen {frozen}: there are {self.stages[-1]} stages to freeze; 0 freezes none")
-        kept = [names.index(last[stage]) + 1 for stage in self.taps if stage <= frozen]
+        kept = [names.index(last[stage]) + 1 for stage in self.return_layers if stage <= frozen]
         self.freeze([self.get_submodule(block) for block in names[: max(kept, default=0)]])
 
     @abstractmethod
@@ -99,10 +103,10 @@ class ConvNet(Backbone, ABC):
         """The layers of the whole ``network`` that make logits of the last map, by their names in it."""
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        return self.forward_intermediates(images, self._maps, sizes)
+        return self.forward_intermediates(images, self.return_blocks, sizes)
 
     def classifier_features(self, images: Tensor) -> Tensor:
-        return self.forward_intermediates(images, self._maps[-1:], stride_aligned=False)[0]
+        return self.forward_intermediates(images, self.return_blocks[-1:], stride_aligned=False)[0]
 
     def forward_intermediates(
         self, images: Tensor, after: Sequence[str], sizes: Tensor | None = None, stride_aligned: bool = True
@@ -113,7 +117,7 @@ class ConvNet(Backbone, ABC):
         """
         found: list[Tensor] = []
         x = self.normalize(images, sizes)
-        for name in self.blocks:
+        for name in self.block_names:
             block = self.get_submodule(name)
             if found and getattr(block, "inplace", False) and x is found[-1]:
                 x = x.clone()
@@ -134,23 +138,23 @@ class ConvNet(Backbone, ABC):
 
         Raises ValueError if the backbone has been cut short.
         """
-        if self.stages[-1] != max(self.taps):
-            raise ValueError(f"a classifier needs the whole network: stages must end with {max(self.taps)}")
+        if self.stages[-1] != max(self.return_layers):
+            raise ValueError(f"a classifier needs the whole network: stages must end with {max(self.return_layers)}")
         network = self.build(num_classes)
         left = self._load(network, dict(self._blocks(network)))
         if left:
             log.info("%s: weights %s have no %s: at random", self.name, self.weights, ", ".join(left))
         parts = self.head(network)
-        self.head_at_random = [key for key in left if key.partition(".")[0] in parts]
+        self.missing_head_tensors = [key for key in left if key.partition(".")[0] in parts]
         head = nn.Sequential(OrderedDict(parts))
-        return head, {name: network.get_submodule(name) for name in self.auxiliary}
+        return head, {name: network.get_submodule(name) for name in self.auxiliary_inputs}
 
     def set_eps(self, eps: float) -> None:
         """Let every batch norm add ``eps`` to the variance, also in the network that a checkpoint rebuilds."""
         for layer in self.modules():
             if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)):
                 layer.eps = eps
-        self.__dict__["arguments"]["eps"] = eps
+        self.init_args["eps"] = eps
 
     def _load(self, network: nn.Module, blocks: Mapping[str, nn.Module]) -> list[str]:
         set_norm(network, self.norm)
@@ -159,7 +163,7 @@ class ConvNet(Backbone, ABC):
         )
 
     def _blocks(self, network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        for name in self.chain:
+        for name in self.layer_names:
             yield from _expand(name, network.get_submodule(name))
 
     @torch.no_grad()
@@ -171,9 +175,9 @@ class ConvNet(Backbone, ABC):
         return [feature.shape[1] for feature in maps]
 
 
-def known_stages(stages: Sequence[int], taps: Collection[int]) -> list[int]:
+def check_stages(stages: Sequence[int], return_layers: Collection[int]) -> list[int]:
     """``stages`` in order. Raises ValueError, naming those that there are, if others are among them, or none at all."""
-    if not stages or not set(stages) <= set(taps):
+    if not stages or not set(stages) <= set(return_layers):
         raise ValueError(f"stages {list(stages)}: choose among {', '.join(map(str, taps))}")
     return sorted(set(stages))
 

@@ -20,8 +20,8 @@ class DenseNet(ConvNet):
     half of the channels of it, and after the last block before the classifier.
     """
 
-    chain = ("features",)
-    taps: Mapping[int, str] = {
+    layer_names = ("features",)
+    return_layers: Mapping[int, str] = {
         1: "features.relu0",
         2: "features.transition1.relu",
         3: "features.transition2.relu",

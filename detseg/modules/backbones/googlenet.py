@@ -19,12 +19,12 @@ class GoogLeNet(ConvNet):
     want it.
     """
 
-    chain = (
+    layer_names = (
         *("conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b", "maxpool3", "inception4a"),
         *("inception4b", "inception4c", "inception4d", "inception4e", "maxpool4", "inception5a", "inception5b"),
     )
-    taps: Mapping[int, str] = {1: "conv1", 2: "conv3", 3: "inception3b", 4: "inception4e", 5: "inception5b"}
-    auxiliary: ClassVar[Mapping[str, str]] = {"aux1": "inception4a", "aux2": "inception4d"}
+    return_layers: Mapping[int, str] = {1: "conv1", 2: "conv3", 3: "inception3b", 4: "inception4e", 5: "inception5b"}
+    auxiliary_inputs: ClassVar[Mapping[str, str]] = {"aux1": "inception4a", "aux2": "inception4d"}
     # Poolings round up, so that they miss a pixel before the map and not after it; maxpool4 is of 2 x 2, and does not.
     padding: Mapping[str, tuple[int, int]] = {"maxpool1": (1, 0), "maxpool2": (1, 0), "maxpool3": (1, 0)}
 

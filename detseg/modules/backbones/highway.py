@@ -44,8 +44,8 @@ class Highway(ConvNet):
     Raises ValueError unless ``depth`` leaves a highway layer for each of these, and ``gate_bias`` is negative.
     """
 
-    chain = tuple(f"layer{stage}" for stage in range(1, 6))
-    taps: Mapping[int, str] = {stage: f"layer{stage}" for stage in range(1, 6)}
+    layer_names = tuple(f"layer{stage}" for stage in range(1, 6))
+    return_layers: Mapping[int, str] = {stage: f"layer{stage}" for stage in range(1, 6)}
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Highway(ConvNet):
     def build(self, num_classes: int) -> nn.Module:
         inputs = 3
         layers = OrderedDict[str, nn.Module]()
-        for stage, (name, channels) in enumerate(zip(self.chain, CHANNELS, strict=True)):
+        for stage, (name, channels) in enumerate(zip(self.layer_names, CHANNELS, strict=True)):
             plain = _convolution(inputs, channels, kernel=3 if stage else 7, stride=2)
             count = (self.depth - PLAIN + 4 - stage) // 4 if stage else 0
             highway = (HighwayLayer(channels, self.gate_bias) for _ in range(count))

@@ -20,14 +20,20 @@ class InceptionV3(ConvNet):
     at least 299 x 299. Images are normalised as the published weights want it.
     """
 
-    chain = (
+    layer_names = (
         *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
         *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
         *("Mixed_7a", "Mixed_7b", "Mixed_7c"),
     )
-    taps: Mapping[int, str] = {1: "Conv2d_2b_3x3", 2: "Conv2d_4a_3x3", 3: "Mixed_5d", 4: "Mixed_6e", 5: "Mixed_7c"}
+    return_layers: Mapping[int, str] = {
+        1: "Conv2d_2b_3x3",
+        2: "Conv2d_4a_3x3",
+        3: "Mixed_5d",
+        4: "Mixed_6e",
+        5: "Mixed_7c",
+    }
     image_size = 299
-    auxiliary: ClassVar[Mapping[str, str]] = {"AuxLogits": "Mixed_6e"}
+    auxiliary_inputs: ClassVar[Mapping[str, str]] = {"AuxLogits": "Mixed_6e"}
     padding: Mapping[str, tuple[int, int]] = dict.fromkeys(  # all that begin with 3 x 3 unpadded
         ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "maxpool1", "Conv2d_4a_3x3", "maxpool2", "Mixed_6a", "Mixed_7a"), (1, 1)
     )

@@ -29,8 +29,14 @@ class MobileNetV1(ConvNet):
     Raises ValueError unless it leaves at least one channel.
     """
 
-    chain = ("features",)
-    taps: Mapping[int, str] = {1: "features.1", 2: "features.3", 3: "features.5", 4: "features.11", 5: "features.13"}
+    layer_names = ("features",)
+    return_layers: Mapping[int, str] = {
+        1: "features.1",
+        2: "features.3",
+        3: "features.5",
+        4: "features.11",
+        5: "features.13",
+    }
 
     def __init__(
         self,
@@ -71,8 +77,14 @@ class MobileNetV1(ConvNet):
 class MobileNetV2(ConvNet):
     """The maps of strides 2 to 32 of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
 
-    chain = ("features",)
-    taps: Mapping[int, str] = {1: "features.1", 2: "features.3", 3: "features.6", 4: "features.13", 5: "features.18"}
+    layer_names = ("features",)
+    return_layers: Mapping[int, str] = {
+        1: "features.1",
+        2: "features.3",
+        3: "features.6",
+        4: "features.13",
+        5: "features.18",
+    }
 
     def __init__(
         self,
@@ -93,11 +105,11 @@ class MobileNetV2(ConvNet):
 class MobileNetV3(ConvNet):
     """The maps of strides 2 to 32 of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244).
 
-    With ``entry`` the map that the last of the ``stages`` begins with comes as well, before the one that it ends with:
+    With ``return_stage_start`` the map that the last of the ``stages`` begins with comes as well, before the one that it ends with:
     torchvision's detectors have both of stage 5.
     """
 
-    chain = ("features",)
+    layer_names = ("features",)
 
     def __init__(
         self,
@@ -107,14 +119,14 @@ class MobileNetV3(ConvNet):
         frozen: int | None = None,
         norm: Norm | None = None,
         eps: float | None = None,
-        entry: bool = False,
+        return_stage_start: bool = False,
     ) -> None:
-        self.taps = {stage: f"features.{block}" for stage, block in enumerate(TAPS[name], 1)}
+        self.return_layers = {stage: f"features.{block}" for stage, block in enumerate(TAPS[name], 1)}
         super().__init__(name, weights, stages, frozen, norm, eps=eps)
-        if entry:
+        if return_stage_start:
             last = self.stages[-1]
             first = TAPS[name][last - 2] + 1 if last > 1 else 0
-            self._maps.insert(-1, f"features.{first}")
+            self.return_blocks.insert(-1, f"features.{first}")
             self.strides.insert(-1, 2**last)
             self.channels = self._channels()
 

@@ -45,8 +45,8 @@ class ResNet(ConvNet):
     Raises ValueError where there is none of that: for networks without bottlenecks.
     """
 
-    chain = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    taps: Mapping[int, str] = {1: "relu", 2: "layer1", 3: "layer2", 4: "layer3", 5: "layer4"}
+    layer_names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    return_layers: Mapping[int, str] = {1: "relu", 2: "layer1", 3: "layer2", 4: "layer3", 5: "layer4"}
 
     def __init__(
         self,

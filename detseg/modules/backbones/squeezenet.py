@@ -25,7 +25,7 @@ POOLINGS = {
 class SqueezeNet(ConvNet):
     """The maps of stride 2, 4, 8 and 16 of SqueezeNet: its first convolution, and its last fire module of each size."""
 
-    chain = ("features",)
+    layer_names = ("features",)
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class SqueezeNet(ConvNet):
         stages: Sequence[int] = (2, 3, 4),
         frozen: int | None = None,
     ) -> None:
-        self.taps: Mapping[int, str] = TAPS[name]
+        self.return_layers: Mapping[int, str] = TAPS[name]
         # Poolings round up, so that they miss a pixel before the map and not after it.
         self.padding = {"features.0": CENTRED[name]} | dict.fromkeys(POOLINGS[name], (1, 0))
         super().__init__(name, weights, stages, frozen)

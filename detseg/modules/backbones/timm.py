@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError, ConfigError
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.backbones.convnet import known_stages
+from detseg.modules.backbones.convnet import check_stages
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.weights import load_weights
 
@@ -44,23 +44,23 @@ class Timm(Backbone):
         last = _stages(name)
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
-        self.stages = known_stages(stages, last)
+        self.stages = check_stages(stages, last)
         maps = [index for index in last.values() if index <= last[self.stages[-1]]]  # the finer ones can be frozen
         network = _load(name, weights, maps)
         super().__init__(network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
         self.network = _set_norm(network, self.norm)
         self.strides = [2**stage for stage in self.stages]
         last = {stage: maps.index(index) for stage, index in last.items() if index in maps}
-        self._maps = [last[stage] for stage in self.stages]
+        self.return_blocks = [last[stage] for stage in self.stages]
         channels = network.feature_info.channels()
-        self.channels = [channels[index] for index in self._maps]
+        self.channels = [channels[index] for index in self.return_blocks]
 
         usual = min(USUALLY_FROZEN, self.stages[-1]) if weights else 0
         frozen = usual if frozen is None else frozen
         if not 0 <= frozen <= self.stages[-1]:
             raise ValueError(f"frozen {frozen}: there are {self.stages[-1]} stages to freeze; 0 freezes none")
         kept = self._needed([index for stage, index in last.items() if stage <= frozen])
-        trained = self._needed(self._maps) - kept  # what no map needs would wait for a gradient forever
+        trained = self._needed(self.return_blocks) - kept  # what no map needs would wait for a gradient forever
         own = ((module, set(module.parameters(recurse=False))) for module in network.modules())
         self.freeze([module for module, parameters in own if parameters and not parameters & trained])
 
@@ -71,7 +71,7 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         maps = self.network(self.normalize(images, sizes))
-        chosen = [maps[index] for index in self._maps]
+        chosen = [maps[index] for index in self.return_blocks]
         if getattr(self.network, "output_fmt", "NCHW") == "NHWC":
             return [feature.permute(0, 3, 1, 2) for feature in chosen]
         return chosen

@@ -31,8 +31,8 @@ class VGG(ConvNet):
     Raises CheckpointError for torchvision's ``IMAGENET1K_FEATURES``, which are for images of another normalisation.
     """
 
-    chain = ("features",)
-    usually_frozen = 1
+    layer_names = ("features",)
+    default_frozen = 1
 
     def __init__(
         self,
@@ -58,10 +58,12 @@ class VGG(ConvNet):
             raise CheckpointError(f"{weights}: made for images of another normalisation; take IMAGENET1K_V1, or a file")
         poolings = [index for index, layer in enumerate(_features(name)) if isinstance(layer, nn.MaxPool2d)]
         if pooled:
-            self.taps: Mapping[int, str] = {stage: f"features.{pooling}" for stage, pooling in enumerate(poolings, 1)}
+            self.return_layers: Mapping[int, str] = {
+                stage: f"features.{pooling}" for stage, pooling in enumerate(poolings, 1)
+            }
         else:
             before = {stage: f"features.{poolings[stage] - 1}" for stage in (1, 2, 3, 4)}
-            self.taps = before | {5: f"features.{poolings[4]}"}
+            self.return_layers = before | {5: f"features.{poolings[4]}"}
         super().__init__(name, weights, stages, frozen, norm)
 
     def build(self, num_classes: int) -> nn.Module:

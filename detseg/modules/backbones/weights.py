@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
-from detseg.weights.state_dict import COUNT, faults, fetch, read_weights
+from detseg.weights.state_dict import COUNT, fetch, read_weights, state_dict_mismatch
 
 PARTS = ("model.backbone.", "model.head.", "model.auxiliary.")  # of a classifier, in the state of its task
 
@@ -33,7 +33,7 @@ def load_weights(network: nn.Module, name: str, weights: str | None, required: C
         return []
     own = network.state_dict()
     state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items() if not key.endswith(COUNT)}
-    if said := faults(state, own, required):
+    if said := state_dict_mismatch(state, own, required):
         raise CheckpointError(f"{weights}: these are not weights of {name}: {said}")
     fitting = {key: value for key, value in state.items() if own[key].shape == value.shape}
     network.load_state_dict(fitting, strict=False)

@@ -45,7 +45,7 @@ def test_closed_gates_carry_and_open_ones_transform() -> None:
 def test_depth_counts_the_layers_with_weights(depth, highways) -> None:
     with torch.device("meta"):
         backbone = Highway(depth)
-    layers = [backbone.get_submodule(name) for name in backbone.chain]
+    layers = [backbone.get_submodule(name) for name in backbone.layer_names]
     found = [sum(isinstance(block, HighwayLayer) for block in layer) for layer in layers]
     assert found == highways
     assert sum(found) + len(layers) + 1 == depth

@@ -102,7 +102,7 @@ def test_stages_that_do_not_exist(stages) -> None:
 def test_the_map_that_a_stage_begins_with() -> None:
     """torchvision's detectors take the blocks 13 and 16 of 0 to 16, both of stride 32."""
     with torch.device("meta"):
-        backbone = MobileNetV3("mobilenet_v3_large", stages=[4, 5], entry=True)
+        backbone = MobileNetV3("mobilenet_v3_large", stages=[4, 5], return_stage_start=True)
         maps = backbone(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
     assert (backbone.strides, backbone.channels) == ([16, 32, 32], [112, 160, 960])
     assert [tuple(feature.shape[1:]) for feature in maps] == [(112, 4, 6), (160, 2, 3), (960, 2, 3)]

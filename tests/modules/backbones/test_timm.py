@@ -42,7 +42,7 @@ def test_a_file_of_the_whole_network_gives_its_features(whole, tmp_path, norm) -
 
 def test_weights_of_another_network(whole, tmp_path) -> None:
     torch.save(whole.state_dict(), tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"other.pth: .*test_resnet.*missing.*unknown"):
+    with pytest.raises(CheckpointError, match=r"other.pth: .*test_resnet.*missing.*unexpected"):
         Timm("test_resnet", str(tmp_path / "other.pth"))
 
 

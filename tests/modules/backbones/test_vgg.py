@@ -26,7 +26,7 @@ class TestVGG11(PretrainedTester):
     arguments = {"name": name, "stages": [1, 2, 3, 4, 5]}
     nodes = ("features.4", "features.9", "features.14", "features.19", "features.20")
     frozen = ("features.0.", "features.3.", "features.6.", "features.8.")
-    usually_frozen = ("features.0.", "features.3.")
+    default_frozen = ("features.0.", "features.3.")
     rounds_down = True
     narrow = True
 

@@ -70,7 +70,7 @@ def on_meta(backbone: type[Backbone], **arguments: Any) -> Classifier:
 
 def published_maps(backbone: ConvNet, pictures: torch.Tensor) -> list[torch.Tensor]:
     """Compute the maps with the arithmetic of the published classifier."""
-    return backbone.forward_intermediates(pictures, backbone._maps, stride_aligned=False)
+    return backbone.forward_intermediates(pictures, backbone.return_blocks, stride_aligned=False)
 
 
 def millions(network: nn.Module) -> float:
@@ -287,7 +287,7 @@ class PretrainedTester(BackboneTester):
 
     name: str  # of the network in torchvision
     options: Mapping[str, Any] = {}  # what torchvision's network is built with
-    usually_frozen: tuple[str, ...] = ()  # as ``frozen``, with weights and without ``frozen``; empty: the same
+    default_frozen: tuple[str, ...] = ()  # as ``frozen``, with weights and without ``frozen``; empty: the same
     stranger = "squeezenet1_1"  # a network whose weights do not fit
     nodes: tuple[str, ...]  # its modules whose outputs are the maps
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -344,7 +344,7 @@ class PretrainedTester(BackboneTester):
     def test_pretrained_stages_and_batch_norm_are_frozen(self, weights) -> None:
         backbone = self.make(weights=weights).train()
         frozen = {name for name, value in backbone.named_parameters() if not value.requires_grad}
-        expected = self.usually_frozen or self.frozen
+        expected = self.default_frozen or self.frozen
         assert frozen == {name for name, _ in backbone.named_parameters() if name.startswith(expected)}
         before = copy.deepcopy(dict(backbone.named_buffers()))
         backbone(images(2, 3, 64, 64))
@@ -380,7 +380,7 @@ class PretrainedTester(BackboneTester):
     def test_weights_of_another_network(self, tmp_path) -> None:
         path = tmp_path / "other.pth"
         torch.save(torchvision.models.get_model(self.stranger, weights=None).state_dict(), path)
-        with pytest.raises(CheckpointError, match=f"other.pth: .*{self.name}.*missing.*unknown"):
+        with pytest.raises(CheckpointError, match=f"other.pth: .*{self.name}.*missing.*unexpected"):
             self.make(weights=str(path))
 
     def test_weights_of_another_shape(self, theirs, tmp_path) -> None:
