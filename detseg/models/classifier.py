@@ -43,10 +43,8 @@ class Classifier(Model):
             return {"class": F.cross_entropy(self(batch.images), labels)}
         backbone = self.backbone
         assert isinstance(backbone, ConvNet)
-        places = [backbone.auxiliary_inputs[name] for name in self.auxiliary]
-        *maps, last = backbone.forward_intermediates(
-            batch.images, [*places, backbone.block_names[-1]], stride_aligned=False
-        )
+        blocks = [*(backbone.auxiliary_inputs[name] for name in self.auxiliary), backbone.block_names[-1]]
+        *maps, last = backbone.forward_intermediates(batch.images, blocks, stride_aligned=False)
         losses = {"class": F.cross_entropy(self.head(last), labels)}
         for (name, classifier), x in zip(self.auxiliary.items(), maps, strict=True):
             losses[name.lower()] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)

@@ -11,12 +11,12 @@ from detseg.modules.conv import ConvNormAct
 
 
 class FPN(Backbone):
-    """Makes every map of ``backbone`` as rich as its coarsest, all with the same number of ``channels`` (section 3).
+    """A pyramid of maps with ``channels`` channels each, over the maps of ``backbone`` (section 3).
 
-    The maps are P2 to P5, say, and one more of twice the stride, subsampled from the last, on which only the region
-    proposal network looks, for the largest anchors (section 4.1). Where two maps of ``backbone`` have the same stride,
-    the features of regions come from the finer one alone. Images are normalised by ``backbone``. The paper has no ``norm``;
-    what came later has batch norm after each layer (Li et al. 2021, arXiv:2111.11429).
+    The maps are, for example, P2 to P5, and one more of twice the stride, subsampled from the last, which only the
+    region proposal network uses, for the largest anchors (section 4.1). Of two maps of ``backbone`` with the same
+    stride, only the finer one provides features of regions. ``backbone`` normalises the images. The paper has no
+    ``norm``; later work has batch norm after each layer (Li et al. 2021, arXiv:2111.11429).
     """
 
     def __init__(self, backbone: Backbone, channels: int = 256, norm: Norm | None = None) -> None:
@@ -31,12 +31,13 @@ class FPN(Backbone):
         self.num_rpn_only_levels = 1 + len(backbone.strides) - len(set(backbone.strides))
 
     def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
-        raise ValueError("a pyramid is no classifier: its finer maps would learn nothing; take its backbone")
+        raise ValueError("a feature pyramid is not a classifier: its finer maps would not train; use its backbone")
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        maps = [layer(feature) for layer, feature in zip(self.lateral_convs, self.backbone(images, sizes), strict=True)]
+        bottom_up = self.backbone(images, sizes)
+        maps = [conv(feature) for conv, feature in zip(self.lateral_convs, bottom_up, strict=True)]
         for finer in reversed(range(len(maps) - 1)):
             enlarged = F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:], mode="nearest")
             maps[finer] = enlarged.add_(maps[finer])  # in place, for these maps are large
-        features = [layer(feature) for layer, feature in zip(self.output_convs, maps, strict=True)]
+        features = [conv(feature) for conv, feature in zip(self.output_convs, maps, strict=True)]
         return [*features, features[-1][:, :, ::2, ::2]]

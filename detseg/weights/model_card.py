@@ -50,7 +50,7 @@ def read(folder: Path) -> dict[str, Any]:
         ) from error
     if _digest(folder / WEIGHTS) != expected:
         raise CheckpointError(
-            f"{folder / WEIGHTS}: its sha256 differs from the one in {CARD}: changed or damaged; download both files again"
+            f"{folder / WEIGHTS}: its sha256 differs from the one in {CARD}; download both files again"
         )
     try:
         tensors = load_file(folder / WEIGHTS)

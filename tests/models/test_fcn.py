@@ -109,7 +109,7 @@ def test_a_finer_net_begins_with_what_the_coarser_one_says(tmp_path: Path, caplo
     [
         (
             lambda path: stage(16, saved(stage(8), path)),
-            r"coarser FCN on this .*: 3 unexpected \(such as scores.8.weight",
+            r"coarser FCN on this .*: 3 unexpected \(such as scores.8",
         ),
         (lambda path: stage(8, saved(stage(16, classes=5), path)), r"2 of another shape \(such as scores.16.weight"),
         (
@@ -119,9 +119,12 @@ def test_a_finer_net_begins_with_what_the_coarser_one_says(tmp_path: Path, caplo
         (lambda path: stage(8, str(path.with_name("absent.ckpt"))), "absent.ckpt: no such file; train the coarser"),
         (
             lambda path: path.write_bytes(b"?") and stage(8, str(path)),
-            "net.ckpt: damaged, truncated, or not a checkpoint",
+            "net.ckpt: damaged, truncated",
         ),
-        (lambda path: torch.save({"x": 1}, path) or stage(8, str(path)), "net.ckpt: not a state dict, .*: x is none"),
+        (
+            lambda path: torch.save({"x": 1}, path) or stage(8, str(path)),
+            "net.ckpt: not a state dict: x",
+        ),
     ],
 )
 def test_weights_that_do_not_fit(make: Any, said: str, tmp_path: Path, narrow: None) -> None:

@@ -19,7 +19,7 @@ class TestPyramid(BackboneTester):
     frozen = ("backbone.features.0.", "backbone.features.1.", "backbone.features.2.", "backbone.features.3.")
 
     def test_is_a_classifier(self) -> None:
-        with pytest.raises(ValueError, match="a pyramid is no classifier"):
+        with pytest.raises(ValueError, match="a feature pyramid is not a classifier"):
             Classifier(self.make(), num_classes=3)
 
     @classmethod
@@ -54,9 +54,8 @@ def test_of_maps_with_the_same_stride_regions_use_the_finer_one() -> None:
 @torch.no_grad()
 def test_batch_norm_after_each_layer_as_in_torchvision() -> None:
     ours = FPN(ResNet("resnet18"), channels=16, norm="batch").eval()
-    theirs = FeaturePyramidNetwork(
-        ours.backbone.channels, 16, LastLevelMaxPool(), norm_layer=torch.nn.BatchNorm2d
-    ).eval()
+    channels, norm = ours.backbone.channels, torch.nn.BatchNorm2d
+    theirs = FeaturePyramidNetwork(channels, 16, LastLevelMaxPool(), norm_layer=norm).eval()
     for level in range(4):
         for own, other in (
             (ours.lateral_convs[level], theirs.inner_blocks[level]),

@@ -201,7 +201,7 @@ def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
     frozen = {
         name
         for name in before
-        if name.startswith(("backbone.backbone.conv1", "backbone.backbone.bn1", "backbone.backbone.layer1"))
+        if name.startswith(tuple(f"backbone.backbone.{block}" for block in ("conv1", "bn1", "layer1")))
     }
     assert frozen
     assert not changed & frozen

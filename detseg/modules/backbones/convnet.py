@@ -1,4 +1,4 @@
-"""The networks that were born as ImageNet classifiers, cut where the stride changes."""
+"""Base class of the networks that were published as ImageNet classifiers, cut at the changes of stride."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ log = logging.getLogger(__name__)
 
 
 class ConvNet(Backbone, ABC):
-    """A chain of blocks that ends in a classifier. A subclass says which: ``build``, ``chain``, ``taps``, ``head``.
+    """A sequence of blocks followed by a classifier.
 
-    Stage s is what the network computes at stride 2 ** s; its map is the last one. ``stages`` are the ones whose maps
-    are returned, and the network ends with the last of them: ``[2, 3, 4, 5]`` for a feature pyramid, ``[4]`` for a
-    single map. ``frozen`` is the last stage that does not train, 0 for none. By default networks with ``weights`` (see
-    ``load_weights``) keep the stages up to ``default_frozen`` and the statistics and scales of every batch norm as they
-    are, as is usual since a batch of detection is too small to estimate them; networks without train everything.
-    ``norm`` says otherwise: "frozen", "batch", or "sync" over all devices. ``eps`` is what batch norm adds to the
-    variance, by default as it was published.
+    A subclass defines ``build``, ``head``, ``layer_names`` and ``return_layers``.
+
+    Stage s contains the layers of stride 2 ** s. The last maps of ``stages`` are returned, and the network ends with
+    the last of them: ``[2, 3, 4, 5]`` for a feature pyramid, ``[4]`` for a single map. Stages up to ``frozen`` do not
+    train, 0 for none. By default networks with ``weights`` (see ``load_weights``) freeze the stages up to
+    ``default_frozen`` and every batch norm, since detection batches are too small to estimate statistics; networks
+    without weights train everything. ``norm`` overrides this: "frozen", "batch", or "sync" over all devices. ``eps``
+    is added to the variance in batch norm, by default the published value.
 
     Networks that do not pad their convolutions and poolings give maps that are smaller than H / stride and shifted. So
     that cell (i, j) lies over the pixels (i, j) x stride, the input of the blocks in ``padding`` is padded. Classifiers
@@ -40,16 +41,12 @@ class ConvNet(Backbone, ABC):
     Raises ValueError for stages that do not exist, CheckpointError for weights that do not fit.
     """
 
-    layer_names: ClassVar[
-        Sequence[str]
-    ]  # children of the network in the order they run; a Sequential is so many blocks
-    return_layers: Mapping[int, str]  # the last block, or Sequential of blocks, of each stage
-    auxiliary_inputs: ClassVar[
-        Mapping[str, str]
-    ] = {}  # classifiers at the side, for training: child -> block before it
-    padding: Mapping[str, tuple[int, int]] = {}  # of the input of blocks: pixels before and after, in both directions
+    layer_names: ClassVar[Sequence[str]]  # children of the network in order; a Sequential counts as its blocks
+    return_layers: Mapping[int, str]  # stage -> its last block, or Sequential of blocks
+    auxiliary_inputs: ClassVar[Mapping[str, str]] = {}  # auxiliary classifier, for training -> block before it
+    padding: Mapping[str, tuple[int, int]] = {}  # block -> pixels before and after its input, on both axes
     default_frozen: ClassVar[int] = 2
-    missing_head_tensors: Sequence[str] = ()  # tensors of the last ``classifier`` that ``weights`` do not have
+    missing_head_tensors: Sequence[str] = ()  # of the last ``classifier``: not in ``weights``
 
     def __init__(
         self,
@@ -64,8 +61,8 @@ class ConvNet(Backbone, ABC):
     ) -> None:
         super().__init__(mean, std)
         known = [variant["name"] for variant in self.variants() if "name" in variant]
-        if known and name not in known:  # a checkpoint may say anything
-            raise ValueError(f"{name}: there is {', '.join(known)}")
+        if known and name not in known:  # a checkpoint may contain anything
+            raise ValueError(f"name {name}: choose among {', '.join(known)}")
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
         self.stages = check_stages(stages, self.return_layers)
@@ -96,11 +93,11 @@ class ConvNet(Backbone, ABC):
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
-        """The whole network as it was published, a classifier of ``num_classes`` classes, with random weights."""
+        """Build the published network, a classifier of ``num_classes`` classes, with random weights."""
 
     @abstractmethod
     def head(self, network: Any) -> dict[str, nn.Module]:
-        """The layers of the whole ``network`` that make logits of the last map, by their names in it."""
+        """Return the layers of ``network`` from the last map to the logits, by their names in it."""
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         return self.forward_intermediates(images, self.return_blocks, sizes)
@@ -115,42 +112,42 @@ class ConvNet(Backbone, ABC):
 
         ``stride_aligned`` pads the inputs of the blocks in ``padding``, as detectors need it.
         """
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         x = self.normalize(images, sizes)
         for name in self.block_names:
             block = self.get_submodule(name)
-            if found and getattr(block, "inplace", False) and x is found[-1]:
+            if features and getattr(block, "inplace", False) and x is features[-1]:
                 x = x.clone()
             if stride_aligned and name in self.padding:
                 before, behind = self.padding[name]
                 x = F.pad(x, (before, behind, before, behind))
             x = block(x)
             if name in after:
-                found.append(x)
-                if len(found) == len(after):
+                features.append(x)
+                if len(features) == len(after):
                     break
-        return found
+        return features
 
     def classifier(self, num_classes: int) -> tuple[nn.Sequential, dict[str, nn.Module]]:
-        """What makes logits of the last map, and the classifiers at the side by their names.
+        """Build the layers from the last map to the logits, and the auxiliary classifiers by name.
 
-        With the backbone's weights, as far as they are for so many classes.
+        They have the backbone's weights, except layers for another number of classes.
 
-        Raises ValueError if the backbone has been cut short.
+        Raises ValueError unless the backbone ends with the last stage.
         """
         if self.stages[-1] != max(self.return_layers):
             raise ValueError(f"a classifier needs the whole network: stages must end with {max(self.return_layers)}")
         network = self.build(num_classes)
-        left = self._load(network, dict(self._blocks(network)))
-        if left:
-            log.info("%s: weights %s have no %s: at random", self.name, self.weights, ", ".join(left))
+        missing = self._load(network, dict(self._blocks(network)))
+        if missing:
+            log.info("%s: weights %s have no %s: at random", self.name, self.weights, ", ".join(missing))
         parts = self.head(network)
-        self.missing_head_tensors = [key for key in left if key.partition(".")[0] in parts]
+        self.missing_head_tensors = [key for key in missing if key.partition(".")[0] in parts]
         head = nn.Sequential(OrderedDict(parts))
         return head, {name: network.get_submodule(name) for name in self.auxiliary_inputs}
 
     def set_eps(self, eps: float) -> None:
-        """Let every batch norm add ``eps`` to the variance, also in the network that a checkpoint rebuilds."""
+        """Set ``eps`` of every batch norm, also for the network that a checkpoint rebuilds."""
         for layer in self.modules():
             if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)):
                 layer.eps = eps
@@ -176,9 +173,9 @@ class ConvNet(Backbone, ABC):
 
 
 def check_stages(stages: Sequence[int], return_layers: Collection[int]) -> list[int]:
-    """``stages`` in order. Raises ValueError, naming those that there are, if others are among them, or none at all."""
+    """Sort ``stages``. Raises ValueError, listing the choices, if there are none or one does not exist."""
     if not stages or not set(stages) <= set(return_layers):
-        raise ValueError(f"stages {list(stages)}: choose among {', '.join(map(str, taps))}")
+        raise ValueError(f"stages {list(stages)}: choose among {', '.join(map(str, return_layers))}")
     return sorted(set(stages))
 
 
@@ -195,7 +192,7 @@ def _last(blocks: Mapping[str, nn.Module], tap: str) -> str:
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Add ``module`` under its dotted ``name``, so that its tensors keep the names that they were published with."""
+    """Add ``module`` under its dotted ``name``, so that its tensors keep their published names."""
     *parents, leaf = name.split(".")
     for parent in parents:
         if not hasattr(root, parent):

@@ -105,8 +105,8 @@ class MobileNetV2(ConvNet):
 class MobileNetV3(ConvNet):
     """The maps of strides 2 to 32 of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244).
 
-    With ``return_stage_start`` the map that the last of the ``stages`` begins with comes as well, before the one that it ends with:
-    torchvision's detectors have both of stage 5.
+    ``return_stage_start`` also returns the map of the first block of the last stage, before that of its last block, as
+    torchvision's detectors use both of stage 5.
     """
 
     layer_names = ("features",)

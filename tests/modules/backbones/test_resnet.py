@@ -100,5 +100,5 @@ def test_a_plain_block_adds_no_identity() -> None:
 
 def test_a_name_that_is_none_of_the_family() -> None:
     """As a stranger's checkpoint may have it."""
-    with pytest.raises(ValueError, match="fasterrcnn_resnet50_fpn: there is plain18, plain34, resnet18"):
+    with pytest.raises(ValueError, match="fasterrcnn_resnet50_fpn: choose among plain18, plain34, resnet18"):
         ResNet("fasterrcnn_resnet50_fpn")  # type: ignore[arg-type]
