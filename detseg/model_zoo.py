@@ -20,7 +20,7 @@ from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.models.model import Model
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV3, ResNet
-from detseg.weights.state_dict import COUNT, faults, fetch, read_weights
+from detseg.weights.state_dict import COUNT, fetch, read_weights, state_dict_mismatch
 from detseg.weights.torchvision import (
     COCO,
     PUBLISHED,
@@ -74,15 +74,15 @@ def detector(
     classes, labels = _detector_classes(len(state[SCORES]) - 1, class_names)
     settings = config(name)
     description = describe(settings["model"])
-    del description["arguments"]["weights"]
-    body = description["arguments"]["backbone"]["arguments"]["body"]["arguments"]
+    del description["init_args"]["weights"]
+    body = description["init_args"]["backbone"]["init_args"]["backbone"]["init_args"]
     if body["name"] == "resnet50":
         body["name"] = _resnet(state, "backbone.body.")
     body["norm"] = "batch" if any(key.endswith(COUNT) for key in state) else "frozen"
     body["eps"] = epsilon(state, published_as)
     model: FasterRCNN = from_config(description, num_classes=len(classes))
     renamed = from_torchvision(state, labels)
-    if mismatch := faults(renamed, model.state_dict()):
+    if mismatch := state_dict_mismatch(renamed, model.state_dict()):
         raise CheckpointError(f"not the weights of {name}: {mismatch}")
     model.load_state_dict(renamed, strict=False)  # counts of batch norm may be missing
     model.class_names, model.category_ids = classes, labels  # torchvision's labels are the data set's ids
@@ -100,7 +100,7 @@ def segmenter(state: Mapping[str, Tensor], class_names: Sequence[str] | None) ->
     backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
     model = DilatedFCN(backbone, count, AUXILIARY_WEIGHT if auxiliary else 0.0)
-    if mismatch := faults(state, segmenter_to_torchvision(model.state_dict())):
+    if mismatch := state_dict_mismatch(state, segmenter_to_torchvision(model.state_dict())):
         raise CheckpointError(f"not the weights of {FCNS[name]} for {count} classes: {mismatch}")
     model.load_state_dict(renamed, strict=False)  # as above
     if class_names is None and count != len(VOC_CLASSES):
@@ -126,7 +126,7 @@ def config(name: str) -> dict[str, Any]:
 def describe(settings: Any) -> Any:
     """Turn settings of a configuration file into a description for ``from_config``."""
     if isinstance(settings, dict) and "class_path" in settings:
-        return {"class": settings["class_path"], "arguments": describe(settings.get("init_args", {}))}
+        return {"class": settings["class_path"], "init_args": describe(settings.get("init_args", {}))}
     if isinstance(settings, dict):
         return {key: describe(value) for key, value in settings.items()}
     return settings
