@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
 
 PLAIN_TYPES = (str, int, float, bool, type(None))
+# Annotations of arguments whose values jsonargparse takes as they are; for any other it may import what a text names.
+PLAIN_HINTS = (*PLAIN_TYPES, Path, Any, Ellipsis, Union, types.UnionType, list, tuple, dict, Sequence, Mapping)
 PACKAGE = __name__.partition(".")[0]
 
 # Replaces the `weights` of a saved object: settings that depend on the presence of weights stay as they were, but
@@ -86,6 +90,40 @@ def from_config(config: Any, **overrides: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return [from_config(item) for item in config]
     return config
+
+
+def to_class_paths(config: Any, plain: bool = False) -> Any:
+    """Turn a description of ``to_config`` into ``class_path`` and ``init_args``, the default of a parser's setting.
+
+    jsonargparse imports the classes that a default names. So only the description of an object, whose class is
+    imported already, may stand where a class is expected; with ``plain``, the setting is of a type where a text stays
+    a text. Raises TypeError for anything else that could be taken as the name of a class.
+    """
+    if isinstance(config, dict) and set(config) == {"class", "init_args"}:
+        cls = type(from_config(config))  # looked up, not imported
+        hints: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):  # a subclass may pass on arguments that only its base declares
+            hints |= typing.get_type_hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
+        init_args = {
+            name: to_class_paths(value, _is_plain(hints.get(name))) for name, value in config["init_args"].items()
+        }
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+    if isinstance(config, dict):
+        if keys := {"class_path", "init_args", "dict_kwargs"} & set(config):
+            raise TypeError(f"{min(keys)} could name code to be imported")
+        return {key: to_class_paths(value, plain) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_class_paths(value, plain) for value in config]
+    if isinstance(config, str) and not plain:
+        raise TypeError(f"{config!r} stands where a class is expected, and could name code to be imported")
+    return config
+
+
+def _is_plain(hint: Any) -> bool:
+    """Return whether values of a type are plain."""
+    if typing.get_origin(hint) is Literal:
+        return True
+    return (typing.get_origin(hint) or hint) in PLAIN_HINTS and all(map(_is_plain, typing.get_args(hint)))
 
 
 def _without_weights(key: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where configuration files are found, and which line of which file set a key."""
+"""Find configuration files, and the file and line that set a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detseg.errors import ConfigError
 SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
 
-# What a folder as data is, where it is not of the one class of its kind.
+# The class that reads a folder given as ``--data``, if it is not the base class itself.
 FOLDERS = {DetectionDataModule: "Folder", SegmentationDataModule: "FolderSegmentation"}
 
 SETTINGS = ("--config", "-c", "--data", "--model", "--task", "--trainer")  # options that a file may set begin so
@@ -35,13 +35,13 @@ class Setting(NamedTuple):
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an error message: the nearest of the ``known`` names, or all where none is near."""
+    """Return the end of an error message: the nearest of the ``known`` names, or all if none is near."""
     near = difflib.get_close_matches(name, known)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there is {', '.join(known) or 'none'}"
 
 
 def find_config(name: str) -> Path:
-    """The file called ``name``: as a path, in ./configs, or among the configurations that come with detseg.
+    """Return the file called ``name``: a path, a file in ./configs, or one of the configurations of detseg.
 
     Raises ConfigError, with the nearest names, if there is none.
     """
@@ -55,26 +55,25 @@ def find_config(name: str) -> Path:
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with every value that names a YAML file replaced by where that file is.
+    """Return ``arguments`` with the path of every YAML file that they name, and options of 0.1.0 translated.
 
-    Raises ConfigError for a file that is not there, or that does not hold settings.
+    Raises ConfigError for a file that does not exist or does not hold settings.
     """
-    arguments = translate_options(arguments)
-    found = list(arguments)
-    for position, _, value in _files(arguments):
-        found[position] = arguments[position].removesuffix(value) + str(find_config(value))
-    for _ in _settings(found):  # reads them all
+    resolved = translate_options(arguments)
+    for position, _, value in _files(resolved):
+        resolved[position] = resolved[position].removesuffix(value) + str(find_config(value))
+    for _ in _settings(resolved):  # checks that all can be read
         pass
-    return found
+    return resolved
 
 
-def _with_folders(arguments: Sequence[str], kind: str) -> Iterator[str]:
-    """``arguments`` with ``--data my/folder`` written out: the data is of this ``kind``, and that is its root."""
+def _with_folders(arguments: Sequence[str], cls: str) -> Iterator[str]:
+    """Yield ``arguments`` with ``--data my/folder`` written out as a class and its root."""
     option = ""
     for argument in arguments:
         name, _, value = argument.rpartition("=") if argument.startswith("--data=") else (option, "", argument)
         if name == "--data" and value not in data.__all__ and Path(value).is_dir():  # a class comes first
-            yield from ([kind] if option == "--data" else [f"--data={kind}"])
+            yield from ([cls] if option == "--data" else [f"--data={cls}"])
             yield f"--data.root={value}"
         else:
             yield argument
@@ -82,12 +81,11 @@ def _with_folders(arguments: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
-    """``arguments``, changed so that a whole ``--data`` replaces what was set before of where the data lies.
+    """Return ``arguments`` changed so that ``--data`` replaces the data set of a configuration as a whole.
 
-    A folder as ``--data`` is one whose contents are found out, or what else has a root and the one class ``base``.
-
-    What every data set has, such as the size of the images, stays as it was unless it is set again. That is what
-    jsonargparse does when a setting passes from one class to another: here through ``base``, which all have in common.
+    ``--data`` may be a folder, whose format is detected. Settings that all data sets share, such as the image size,
+    are kept unless they are set again: jsonargparse keeps the arguments that two classes have in common, and a step by
+    ``base`` in between leaves only those.
     """
     replaced = []
     for argument in _with_folders(arguments, FOLDERS.get(base, base.__name__)):
@@ -98,33 +96,33 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
 
 
 def class_path(key: str, arguments: Sequence[str]) -> str | None:
-    """The name or path of the class that ``key`` is to be an object of, None if nobody says."""
+    """Return the name or dotted path of the class that ``key`` is set to, None if it is not set."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option, equals, value = argument.partition("=")
         if option in (f"--{key}", f"--{key}.class_path"):
             return value if equals else following
-    found = [setting.value for setting in _settings(arguments) if setting.key in (key, f"{key}.class_path")]
-    return next(filter(None, reversed(found)), None)
+    values = [setting.value for setting in _settings(arguments) if setting.key in (key, f"{key}.class_path")]
+    return next(filter(None, reversed(values)), None)
 
 
 def where(key: str, arguments: Sequence[str]) -> str:
-    """Who set ``key``: " (command line)" or " (file, line 3)"; empty if nobody did."""
+    """Return the place that set ``key``: " (command line)" or " (file, line 3)"; empty if it is not set."""
     for argument in arguments:
         if argument.split("=")[0].removesuffix("+") == f"--{key}":
             return " (command line)"
-    found = [setting for setting in _settings(arguments) if setting.key == key]
-    return f" ({found[-1].file}, line {found[-1].line})" if found else ""
+    settings = [setting for setting in _settings(arguments) if setting.key == key]
+    return f" ({settings[-1].file}, line {settings[-1].line})" if settings else ""
 
 
 def _settings(arguments: Sequence[str]) -> Iterator[Setting]:
-    """Every key of the files that the arguments name."""
+    """Yield every key of the files that the arguments name."""
     for _, option, value in _files(arguments):
         key = option.lstrip("-")
         yield from _file_settings(Path(value), "" if key in ("config", "c") else key)
 
 
 def _files(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Where the arguments name a configuration file: the position, the option and the file."""
+    """Yield the position, the option and the file of each argument that names a configuration file."""
     option = ""
     for position, argument in enumerate(arguments):
         left, equals, value = argument.rpartition("=")
@@ -142,7 +140,7 @@ def _file_settings(path: Path, key: str) -> Iterator[Setting]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:  # a character that no text has
+    except yaml.YAMLError as error:  # a character that YAML does not allow
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path}: must hold settings by name, as in `model:`")
@@ -154,7 +152,7 @@ def _node_settings(node: yaml.Node | None, path: Path, key: str) -> Iterator[Set
         seen = set()
         for name, value in node.value:
             line = name.start_mark.line + 1
-            if name.value in seen:  # YAML takes the last one, and says nothing
+            if name.value in seen:  # YAML would use the last one silently
                 raise ConfigError(f"{path}, line {line}: {name.value} is set twice")
             seen.add(name.value)
             inner = key

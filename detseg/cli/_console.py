@@ -1,4 +1,4 @@
-"""What the commands print: our own log, what a user can act on, and errors without a traceback."""
+"""Print the log of detseg and errors without a traceback, and silence the libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from detseg.errors import ConfigError, DetsegError
 
 log = logging.getLogger("detseg")
 
-# Advice about things that are so on purpose, or that the user cannot change.
+# Warnings about choices made on purpose, or that a user cannot change.
 SILENCED = (
     "The '.*dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
@@ -34,21 +34,21 @@ SILENCED = (
 
 
 class Printer(logging.Handler):
-    """Prints records to what standard error is at that moment, so that a progress bar can move out of the way."""
+    """Print records to the current standard error, so that a progress bar can redirect it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{kind}{record.getMessage()}", file=sys.stderr)
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        print(f"{prefix}{record.getMessage()}", file=sys.stderr)
 
 
 @contextmanager
 def quiet_logging() -> Iterator[None]:
-    """Print our log and the warnings a user can act on, and nothing else; as it was before, afterwards."""
+    """Print only our log and the warnings that a user can act on; restore logging at the end."""
     libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in (log, *libraries)]
     printer = Printer()
     log.addHandler(printer)
-    # Other ranks would say everything again.
+    # Other ranks would repeat every line.
     log.setLevel(logging.ERROR if getattr(rank_zero_only, "rank", None) else logging.INFO)
     for logger in libraries:
         logger.setLevel(logging.WARNING)
@@ -67,23 +67,23 @@ def quiet_logging() -> Iterator[None]:
 
 
 def check_writable(option: str, file: Path | None) -> None:
-    """Raise ConfigError if the file of an option cannot be written; its folder is made."""
+    """Create the folder of an option's file. Raises ConfigError if the file cannot be written."""
     if file is None:
         return
     if file.is_dir():
         raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        there = file.exists()
+        exists = file.exists()
         file.open("a").close()
-        if not there:
+        if not exists:
             file.unlink()
     except OSError as error:
         raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}; give another file") from error
 
 
 def import_module(name: str) -> None:
-    """Import what ``--module`` names. Raises ConfigError if it cannot be."""
+    """Import the module that ``--module`` names. Raises ConfigError if that fails."""
     try:
         importlib.import_module(name)
     except (ImportError, ValueError) as error:  # ValueError for a relative or an empty name
@@ -93,9 +93,9 @@ def import_module(name: str) -> None:
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
-    """Run a command; what the user can put right ends the program with ``error: <message>`` and status 2."""
+    """Run a command; print an error that the user can correct as ``error: <message>`` and exit with status 2."""
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where the modules with a user's own classes are
+        sys.path.append(os.getcwd())  # so that `class_path: mine.Net` is found in ./mine.py
     try:
         with quiet_logging():
             command(arguments)

@@ -191,9 +191,9 @@ def _parameters(owner: type) -> dict[str, inspect.Parameter]:
     """Return the parameters of a class by name; ``**settings`` stands for those of the class above it."""
     parameters: dict[str, inspect.Parameter] = {}
     for cls in (cls for cls in owner.__mro__ if "__init__" in cls.__dict__):
-        own = inspect.signature(cls, eval_str=True).parameters.values()
-        parameters = {item.name: item for item in own if item.kind is not item.VAR_KEYWORD} | parameters
-        if all(item.kind is not item.VAR_KEYWORD for item in own):
+        signature = inspect.signature(cls, eval_str=True).parameters.values()
+        parameters = {item.name: item for item in signature if item.kind is not item.VAR_KEYWORD} | parameters
+        if all(item.kind is not item.VAR_KEYWORD for item in signature):
             break
     return parameters
 

@@ -1,4 +1,4 @@
-"""`detseg train`: a LightningCLI over our own base classes, and the folder that a run leaves behind."""
+"""`detseg train`: a LightningCLI with ``model``, ``task``, ``data`` and ``trainer``, and the folder of a run."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ RUNS = Path("runs")
 
 
 class TrainCLI(LightningCLI):
-    """Reads the settings, and builds data, network, task and trainer from them."""
+    """Parse the settings and build data, model, task and trainer."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        found = find_configs(arguments)
-        task = task_of(found)
-        self.arguments = for_other_data(found, task.learns_from)
+        arguments = find_configs(arguments)
+        task = task_of(arguments)
+        self.arguments = for_other_data(arguments, task.learns_from)
         super().__init__(
             task,
             task.learns_from,
@@ -58,18 +58,18 @@ class TrainCLI(LightningCLI):
             run=False,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # would write class names to be imported into the checkpoint
+            load_from_checkpoint_support=False,  # writes class paths into checkpoints, which loading would import
             save_config_callback=None,
             trainer_defaults={
                 "max_epochs": 12,
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            parser_kwargs={"prog": "detseg train", "usage": _help.TRAIN, "description": "Train a network.", **PARSER},
+            parser_kwargs={"prog": "detseg train", "usage": _help.TRAIN, "description": "Train a model.", **PARSER},
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``trainer``, ``model`` (the network), ``task`` (its training) and ``data``."""
+        """Add ``trainer``, ``model``, ``task`` and ``data``, with the links from data to model to task."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         base = next(base for base, task in TASKS.items() if task is self.model_class)
@@ -80,19 +80,19 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("model", "task.model", apply_on="instantiate")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str | None, help="Name of the run, runs/NAME; by default the config's.")
-        parser.add_argument("--resume", type=str | None, help="A checkpoint to go on from, or 'last'.")
+        parser.add_argument("--name", type=str | None, help="Folder of the run, runs/NAME; default: that of --config.")
+        parser.add_argument("--resume", type=str | None, help="A checkpoint to continue from, or 'last'.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parse(parser, args)
-        self._ask_for_masks()
+        self._enable_masks()
         if self.config.trainer.precision is None:
-            self.config.trainer.precision = quickest_precision(self.config.trainer.accelerator)
+            self.config.trainer.precision = default_precision(self.config.trainer.accelerator)
         if place := where("model.num_classes", self.arguments):
             raise ConfigError(f"model.num_classes{place}: comes from the data; leave it out")
 
-    def _ask_for_masks(self) -> None:
-        """Let the data give masks to a network that learns from them."""
+    def _enable_masks(self) -> None:
+        """Read masks if the model learns from them and the settings do not choose any."""
         module, _, name = self.config.model.class_path.rpartition(".")
         if not getattr(getattr(sys.modules[module], name), "needs_masks", False):
             return
@@ -109,29 +109,29 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
-        except (ValueError, DataError) as error:  # the first is what jsonargparse makes of any error in a constructor
-            raise self._with_way_on(root_cause(error)) from error
+        except (ValueError, DataError) as error:  # jsonargparse raises ValueError for any error in a constructor
+            raise self._with_hint(root_cause(error)) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        del settings["resume"]  # whoever trains by these settings again begins anew
+        del settings["resume"]  # training with the same settings again starts anew
         self.datamodule, self.task = self.config_init["data"], self.config_init["task"]
         self.task.config = settings
         self.trainer = self.instantiate_trainer()
 
-    def _with_way_on(self, error: Exception) -> Exception:
-        """An error of the data with the command that lists all that is wrong there."""
+    def _with_hint(self, error: Exception) -> Exception:
+        """Add to an error of the data the command that lists all errors of the data set."""
         settings = self.config.data.get("init_args")
         root = settings.get("root") if settings else None
         if not isinstance(error, DataError) or isinstance(error, MaskError) or not root or not Path(root).is_dir():
             return error
-        return DataError(f"{error}. All that is wrong there: `detseg check {shlex.quote(root)}`")
+        return DataError(f"{error}. All problems of the data set: `detseg check {shlex.quote(root)}`")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
         if settings["logger"] in (None, True):
-            # Without a name and a version below the folder: all of a run lies in one place.
+            # Without a name and a version, which would be folders inside the folder of the run.
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
-        drawn = isinstance(self.task, (DetectionTask, SegmentationTask))
-        callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if drawn else []
+        has_images = isinstance(self.task, (DetectionTask, SegmentationTask))
+        callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if has_images else []
         callbacks.append(DataLoadingMonitor())
         if settings["enable_checkpointing"] is not False:
             callbacks += [BestCheckpoint(self.folder, self.task.headline[0]), LastCheckpoint(self.folder)]
@@ -145,11 +145,11 @@ class TrainCLI(LightningCLI):
             raise ConfigError(f"trainer: {error}") from error
 
 
-def quickest_precision(accelerator: Any) -> str:
-    """Where nobody has said in which precision to train: bfloat16 on a GPU that computes in it, else float32.
+def default_precision(accelerator: Any) -> str:
+    """Return the default precision: bfloat16 on a GPU that supports it, else float32.
 
-    On a CPU it depends on the processor and on the network: of two that have instructions for bfloat16, ResNet-50 took
-    half the time on one, and longer on the other.
+    On CPUs with bfloat16 instructions the speed depends on the processor: ResNet-50 took half the time on one, and
+    longer on another.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
@@ -157,88 +157,88 @@ def quickest_precision(accelerator: Any) -> str:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train as ``arguments`` say, and show what came of it."""
+    """Train, and print the metrics of the best checkpoint."""
     cli = TrainCLI(arguments)
     task, trainer, folder = cli.task, cli.trainer, cli.folder
     if isinstance(cli.datamodule, DetectionDataModule):
         look_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
-    made = trainer.is_global_zero and not folder.exists()
+    is_new = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
-        _begin(task, folder)
+        _start(task, folder)
     try:
         trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
         if not trainer.fast_dev_run and task.finish(folder):  # type: ignore[attr-defined]
-            _keep(task, folder)
-    except (SystemExit, KeyboardInterrupt):  # the first is what Lightning makes of Ctrl-C
+            _save_finished(task, folder)
+    except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into SystemExit
         if (folder / "last.ckpt").exists():
-            log.info("interrupted; to go on, add --resume %s", folder / "last.ckpt")
+            log.info("interrupted; to continue, add --resume %s", folder / "last.ckpt")
         else:
-            log.info("interrupted before the first epoch was saved, so there is nothing to go on from")
+            log.info("interrupted before the first checkpoint was written; start again")
         raise
     except Exception:
-        if made and trainer.global_step == 0:  # nothing was learnt: the next start shall have the name
+        if is_new and trainer.global_step == 0:  # nothing was trained: free the name for the next run
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        _conclude(task, folder)
+        _summarize(task, folder)
 
 
 def task_of(arguments: Sequence[str]) -> type[Task]:
-    """What trains the network that the arguments name; detection where they name none that is known."""
+    """Return the task for the model that the arguments name; DetectionTask if they name no known model."""
     name = class_path("model", arguments) or ""
     module, _, last = name.rpartition(".")
     if module:
-        with contextlib.suppress(ImportError, ValueError):  # said better by the parser
+        with contextlib.suppress(ImportError, ValueError):  # the parser reports it with its key
             importlib.import_module(module)
-    named = getattr(sys.modules.get(module), last, None)
-    for kind, task in TASKS.items():
-        if any(cls is named or (cls.__name__ == last and not module) for cls in (kind, *subclasses(kind))):
+    model = getattr(sys.modules.get(module), last, None)
+    for base, task in TASKS.items():
+        if any(cls is model or (cls.__name__ == last and not module) for cls in (base, *subclasses(base))):
             return task
     return DetectionTask
 
 
 def _find_checkpoint(name: str, resume: str) -> Path:
-    """The checkpoint that ``resume`` means, once it is known that a training can go on from it."""
+    """Return the checkpoint that ``resume`` names. Raises CheckpointError if training cannot continue from it."""
     path = Path(resume)
     if resume == "last":
-        found = [*RUNS.glob(f"{name}/last.ckpt"), *RUNS.glob(f"{name}-[0-9]*/last.ckpt")]
-        if not found:
+        checkpoints = [*RUNS.glob(f"{name}/last.ckpt"), *RUNS.glob(f"{name}-[0-9]*/last.ckpt")]
+        if not checkpoints:
             raise CheckpointError(f"--resume last: no run of {name} has left a last.ckpt in {RUNS}/")
-        path = max(found, key=lambda file: file.stat().st_mtime)
+        path = max(checkpoints, key=lambda file: file.stat().st_mtime)
     if "optimizer_states" not in checkpoint.read(path):
-        raise CheckpointError(f"{path}: not written by a training, so that none can go on from it")
+        raise CheckpointError(f"{path}: has no optimizer state, so training cannot continue from it")
     return path
 
 
 def _new_folder(name: str) -> Path:
-    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that is free."""
+    """Return runs/NAME, or the first of runs/NAME-2, runs/NAME-3 ... that does not exist."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     folder = next(RUNS / free for free in names if not (RUNS / free).exists())
     if folder != RUNS / name:
         log.info(
-            "%s is there already, so this training writes to %s; to go on with the latest of that name instead, add "
-            "--resume last; to have the name again, remove the folder",
+            "%s exists already, so this run writes to %s; add --resume last to continue the latest run of that name, "
+            "or remove the folder to use the name again",
             *(RUNS / name, folder),
         )
     return folder
 
 
-def _begin(task: Task, folder: Path) -> None:
-    """Say what is trained, and write down the settings."""
+def _start(task: Task, folder: Path) -> None:
+    """Log the model, and write the settings to the folder."""
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
     log.info(
-        "%s with %.1f million parameters, %.1f of them learn; %d classes; results in %s",
+        "%s with %.1f million parameters, %.1f of them trainable; %d classes; results in %s",
         *(type(task.model).__name__, counts[0] / 1e6, counts[1] / 1e6, task.model.num_classes, folder),
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(task.config, sort_keys=False))
-    if (folder / "metrics.csv").exists():  # of the training that is resumed; the logger begins the file anew
+    if (folder / "metrics.csv").exists():  # of the resumed run; the logger overwrites the file
         earlier = len(list(folder.glob("metrics-*.csv"))) + 1
         (folder / "metrics.csv").rename(folder / f"metrics-{earlier}.csv")
 
 
-def _keep(task: Task, folder: Path) -> None:
-    """Write what was done after the last step into the checkpoints and the figures."""
+def _save_finished(task: Task, folder: Path) -> None:
+    """Write the results of ``finish`` to the checkpoints and to metrics.json."""
     last, best = folder / "last.ckpt", folder / "best.ckpt"
     if last.exists():
         content = checkpoint.read(last) | {"state_dict": task.state_dict(), "detseg": task.describe()}
@@ -251,13 +251,13 @@ def _keep(task: Task, folder: Path) -> None:
         write_figures(task.figures, folder / "metrics.json")
 
 
-def _conclude(task: Task, folder: Path) -> None:
-    """Show the figures of the best checkpoint, and where everything is."""
+def _summarize(task: Task, folder: Path) -> None:
+    """Print the metrics of the best checkpoint, and the files of the run."""
     best = folder / "best.ckpt"
     if not best.exists():
-        log.info("no validation, so no figures; results are in %s", folder)
+        log.info("no validation, so no metrics; results are in %s", folder)
         return
     print(task.table(checkpoint.read(best)["detseg"]["metrics"]))
-    print(f"\nbest checkpoint  {best}\nfigures          {best.with_name('metrics.json')}")
+    print(f"\nbest checkpoint  {best}\nmetrics          {best.with_name('metrics.json')}")
     if (folder / "pictures").exists():
         print(f"pictures         {folder / 'pictures'}")

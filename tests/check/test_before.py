@@ -74,7 +74,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "colours" / "train.json").write_text(json.dumps({"images": [], "annotations": []}))
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", "--config", "my.yaml"])
-    assert "All that is wrong there: `detseg check colours`" in capsys.readouterr().err
+    assert "All problems of the data set: `detseg check colours`" in capsys.readouterr().err
 
 
 def test_missing_masks_are_no_fault_that_a_check_would_list(tmp_path, capsys, monkeypatch) -> None:

@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from detseg import checkpoint, cli
-from detseg.cli.train import quickest_precision
+from detseg.cli.train import default_precision
 from detseg.models import FasterRCNN
 from detseg.modules import FPN
 from detseg.modules.backbones import MobileNetV2
@@ -225,15 +225,15 @@ def test_an_interrupted_training_says_how_to_go_on(
         cli.main(["train", "--config", "tiny.yaml", "--name", "stopped", "--trainer.callbacks+=stops.Stop"])
     signal.signal(signal.SIGINT, before)  # Lightning has switched it off
     assert ended.value.code
-    assert "to go on, add --resume runs/stopped/last.ckpt" in capsys.readouterr().err
+    assert "to continue, add --resume runs/stopped/last.ckpt" in capsys.readouterr().err
 
 
 def test_another_run_does_not_overwrite_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "--config tiny.yaml --name twice --trainer.max_epochs 1 --trainer.limit_train_batches 1"
     cli.main(["train", *line.split()])
-    assert "is there already" not in capsys.readouterr().err
+    assert "exists already" not in capsys.readouterr().err
     cli.main(["train", *line.split(), "--trainer.limit_val_batches", "0"])
-    assert "runs/twice is there already, so this training writes to runs/twice-2;" in capsys.readouterr().err
+    assert "runs/twice exists already, so this run writes to runs/twice-2;" in capsys.readouterr().err
     assert Path("runs/twice-2/last.ckpt").exists()
 
 
@@ -293,7 +293,7 @@ def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_precision_is_that_in_which_a_gpu_is_quickest(monkeypatch, accelerator, gpu, supported, expected) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    assert quickest_precision(accelerator) == expected
+    assert default_precision(accelerator) == expected
 
 
 def test_the_settings_of_a_run_say_its_precision(folder: Path) -> None:
