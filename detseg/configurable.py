@@ -58,7 +58,9 @@ def to_config(value: Any) -> Any:
     Raises TypeError, naming the type, for any other value.
     """
     if isinstance(value, Configurable):
-        init_args = {key: _without_weights(key, to_config(item)) for key, item in value.__dict__["init_args"].items()}
+        init_args = {
+            key: _without_weights(key, to_config(item)) for key, item in vars(value).get("init_args", {}).items()
+        }
         return {"class": _name(type(value)), "init_args": init_args}
     if isinstance(value, PLAIN_TYPES):
         return value

@@ -74,12 +74,20 @@ trainer:
   fast_dev_run: true
 """
 
+FEW_REGIONS = [
+    "--model.roi_heads.sampler.batch_size_per_image=8",
+    "--model.roi_heads.sampler.positive_fraction=0.25",
+]
 # What makes a network small, or provides it with what it needs.
 MORE = {
-    "FasterRCNN": ["--model.samples=8", "--model.proposals=[20, 20]"],
-    "MaskRCNN": ["--model.samples=8", "--model.proposals=[20, 20]"],
-    "FastRCNN": ["--model.samples=8", "--data.proposals=proposals"],
-    "RCNN": ["--model.samples=8", "--data.proposals=proposals"],
+    "FasterRCNN": [*FEW_REGIONS, "--model.rpn.post_nms_top_n=[20, 20]"],
+    "MaskRCNN": [*FEW_REGIONS, "--model.rpn.post_nms_top_n=[20, 20]"],
+    "FastRCNN": [*FEW_REGIONS, "--data.proposals=proposals"],
+    "RCNN": [
+        "--model.sampler.batch_size_per_image=8",
+        "--model.sampler.positive_fraction=0.25",
+        "--data.proposals=proposals",
+    ],
     "Classifier": [],
     "FCN": [],
     "DilatedFCN": [],

@@ -31,7 +31,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from detseg.data import DetectionDataModule, Folder, Transforms
 from detseg.metrics import Collector, coco_ap
 from detseg.models import FasterRCNN, MaskRCNN
-from detseg.modules import FPN
+from detseg.models.mask_rcnn import MaskRCNNHeads
+from detseg.modules import FPN, BalancedSampler, RoIHeads
 from detseg.modules.backbones import MobileNetV2
 from detseg.ops.rle import MaskWindow, encode, paste_mask, to_string
 from detseg.structures import Batch, Instances, rescale
@@ -45,9 +46,10 @@ CHANNELS = 128  # of the pyramid: half of the usual, for a CPU
 
 def network(data: DetectionDataModule, weights: str, regions: int) -> FasterRCNN | MaskRCNN:
     pyramid = FPN(MobileNetV2(weights=weights), channels=CHANNELS)
+    sampler = BalancedSampler(regions, positive_fraction=0.25)
     if data.masks != "none":
-        return MaskRCNN(pyramid, data.num_classes, samples=regions)
-    return FasterRCNN(pyramid, data.num_classes, samples=regions)
+        return MaskRCNN(pyramid, data.num_classes, roi_heads=MaskRCNNHeads(sampler=sampler))
+    return FasterRCNN(pyramid, data.num_classes, roi_heads=RoIHeads(sampler=sampler))
 
 
 def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
@@ -59,12 +61,12 @@ def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
         BackboneWithFPN(features, stages, [24, 32, 96, 1280], CHANNELS),
         ours.num_classes + 1,
         rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
-        box_batch_size_per_image=ours.samples,
+        box_batch_size_per_image=ours.roi_heads.sampler.batch_size_per_image,
     )
     model.load_state_dict(to_torchvision(ours.state_dict()))
     frozen = {name for name, parameter in ours.named_parameters() if not parameter.requires_grad}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.replace("backbone.body.", "backbone.body.features.") not in frozen)
+        parameter.requires_grad_(name.replace("backbone.body.", "backbone.backbone.features.") not in frozen)
     model.transform.resize = lambda image, target: (image, target)  # the batches are resized already
     return model
 

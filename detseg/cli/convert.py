@@ -23,7 +23,7 @@ from detseg.data.modules.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import DilatedFCN, FasterRCNN
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
-from detseg.modules import FPN
+from detseg.modules import FPN, RoIAlign
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
 from detseg.ops.anchors import base_anchors
@@ -114,12 +114,13 @@ def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
             f"{source}: holds {parts}; torchvision's detectors are on an FPN on {', '.join(RESNETS.values())} with "
             "stages 2 to 5, or on mobilenet_v3_large with stages [5] and return_stage_start"
         )
-    if model.pooling != "roi_align":
-        raise CheckpointError(f"{source}: has {model.pooling}, and torchvision's detectors roi_align")
+    if not isinstance(model.roi_heads.pooler, RoIAlign):
+        pooler = type(model.roi_heads.pooler).__name__
+        raise CheckpointError(f"{source}: has {pooler}, and torchvision's detectors RoIAlign")
     sizes = [[32, 64, 128, 256, 512]] * 3 if mobile else [[32], [64], [128], [256], [512]]
-    cells = [value for name, value in model.rpn.named_buffers() if name.startswith("cells")]
+    ours = model.rpn.anchor_generator.base_anchors
     published = [base_anchors(of_map, (0.5, 1.0, 2.0)) for of_map in sizes]
-    if len(cells) != len(published) or not all(map(torch.equal, cells, published)):
+    if len(ours) != len(published) or not all(map(torch.equal, ours, published)):
         raise CheckpointError(
             f"{source}: has anchors of its own, which a state dict does not say; torchvision's detectors have sizes "
             f"{sizes} and ratios 0.5, 1 and 2"

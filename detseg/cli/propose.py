@@ -135,7 +135,7 @@ def _region_proposal_network(file: Path) -> Method:
         batch = to_batch([sample], shapes, device)
         images, sizes, original_sizes = batch.images, batch.image_sizes, batch.original_sizes
         predictions = model.rpn(model.backbone(images, sizes), (images.shape[2], images.shape[3]))
-        found = model.rpn.propose(predictions, sizes, model.rpn_candidates[0], model.proposals[0])
+        found = model.rpn.propose(predictions, sizes, training=True)
         boxes: NDArray[np.float32] = rescale(found, sizes, original_sizes).boxes[0][found.valid[0]].cpu().numpy()
         return boxes
 

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     check_writable("target", options.target)
     task = checkpoint.load(options.source)
-    head = getattr(getattr(task.model, "box_head", None), "body", None)
+    head = getattr(getattr(task.model, "roi_heads", None), "box_head", None)
     if not isinstance(head, (TwoMLPHead, ClassifierHead)):
         held = type(task.model).__name__ + (f" with a {type(head).__name__}" if head else "")
         raise CheckpointError(f"{options.source}: holds {held}; there are no fc6 and fc7 to truncate")

@@ -4,102 +4,73 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detseg.models.detector import Detector, check, require_proposals
+from detseg.models.detector import Detector, require_proposals
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.box_head import (
-    BoxHead,
-    Pooling,
-    RegionHead,
-    TwoMLPHead,
-    check_fit,
-    pool_regions,
-    sample_regions,
-)
-from detseg.structures import Batch, Instances, drop_padding
+from detseg.modules.box_head import BoxHead, BoxPredictor
+from detseg.modules.matcher import Matcher
+from detseg.modules.postprocessor import Postprocessor
+from detseg.modules.roi_heads import RoIHeads
+from detseg.modules.roi_pooler import RoIPool, RoIPooler
+from detseg.modules.sampler import BalancedSampler
+from detseg.structures import Batch, Instances
 
-BETA = 1.0  # of smooth L1 (equation 3)
+
+class FastRCNNHeads(RoIHeads):
+    """``RoIHeads`` with the paper's defaults.
+
+    RoIPool; 64 regions of an image for training, a quarter of them objects, the rest background at IoU in [0.1, 0.5)
+    (section 2.3); smooth L1 with beta 1 (equation 3); NMS at 0.3, as in the original implementation. Give ``box_head``
+    ``ClassifierHead(VGG("vgg16", weights=...))`` for the layers of the paper.
+    """
+
+    def __init__(
+        self,
+        pooler: RoIPooler | None = None,
+        box_head: BoxHead | None = None,
+        box_predictor: BoxPredictor | None = None,
+        matcher: Matcher | None = None,
+        sampler: BalancedSampler | None = None,
+        postprocessor: Postprocessor | None = None,
+    ) -> None:
+        super().__init__(
+            pooler or RoIPool(),
+            box_head,
+            box_predictor or BoxPredictor(smooth_l1_beta=1.0),
+            matcher or Matcher(0.5, 0.5, allow_low_quality_matches=False, min_bg_iou=0.1),
+            sampler or BalancedSampler(64, 0.25),
+            postprocessor or Postprocessor(nms_threshold=0.3),
+        )
 
 
 class FastRCNN(Detector):
-    """Classes and boxes for proposals that come with the images, from features that are computed once an image.
+    """Classify and refine proposals that come with the images, from features that are computed once for an image.
 
     ``backbone`` has a single map, ``VGG("vgg16", stages=[4])``, or is a pyramid, ``FPN(ResNet("resnet50"))``.
-    ``num_classes`` counts the foreground classes. ``head`` (default: two fully connected layers over 7 x 7 bins) must
-    take ``backbone.channels`` maps; the paper's is ``ClassifierHead(VGG("vgg16", weights=...))``. The other defaults
-    are the paper's values: of the proposals and the ground truth of an image ``samples`` regions are drawn for
-    training, at most ``positive_fraction`` of them objects, at IoU >= ``iou``, and the rest background, at IoU in
-    [``background_iou``, ``iou``) (section 2.3). Of the ``candidates`` best (region, class) pairs ``detections`` an
-    image leave the suppression.
+    ``num_classes`` counts the foreground classes.
 
-    Raises ValueError, saying what, if the backbone's maps and the head do not fit together; its methods DataError if
-    there are no proposals.
+    Raises ValueError, naming it, if a part does not fit the backbone; its methods DataError without proposals.
     """
 
     needs_proposals = True
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        head: RegionHead | None = None,
-        pooling: Pooling = "roi_pool",
-        iou: float = 0.5,
-        background_iou: float = 0.1,
-        samples: int = 64,
-        positive_fraction: float = 0.25,
-        score_threshold: float = 0.05,
-        nms: float = 0.3,
-        candidates: int = 2000,
-        detections: int = 100,
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, roi_heads: FastRCNNHeads | None = None) -> None:
         super().__init__()
-        head = head or TwoMLPHead(backbone.channels[0])
-        self.init_args["head"] = head  # for the recipe: it may be truncated later
-        check_fit(backbone, head)
-        shares = {"iou": iou, "positive_fraction": positive_fraction, "score_threshold": score_threshold, "nms": nms}
-        check({"samples": samples, "candidates": candidates, "detections": detections}, shares)
-        if not 0 <= background_iou <= iou:
-            raise ValueError(f"background_iou is {background_iou}, and must be between 0 and iou, {iou}")
-
         self.num_classes = num_classes
         self.backbone = backbone
-        self.box_head = BoxHead(head, num_classes)
-        self.pooling = pooling
-        self.strides = backbone.strides[: len(backbone.strides) - backbone.num_rpn_only_levels]
-        self.iou, self.background_iou = iou, background_iou
-        self.samples, self.positive_fraction = samples, positive_fraction
-        self.score_threshold, self.nms = score_threshold, nms
-        self.candidates, self.detections = candidates, detections
-
-    def pool(self, features: list[Tensor], regions: Instances) -> Tensor:
-        return pool_regions(features, regions, self.strides, self.box_head.body.size, self.pooling)
+        self.roi_heads = (roi_heads or FastRCNNHeads()).build(backbone, num_classes)
+        self.init_args["roi_heads"] = self.roi_heads
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self._loss(batch, self.backbone(batch.images, batch.image_sizes))
+        proposals = require_proposals(batch.proposals, "Fast R-CNN")
+        features = self.backbone(batch.images, batch.image_sizes)
+        return self.roi_heads.loss(features, proposals, batch.targets)
 
-    def forward(self, images: Tensor, sizes: Tensor, proposals: Instances | None = None) -> Instances:
-        return self._detect(self.backbone(images, sizes), proposals, sizes)
+    def forward(self, images: Tensor, image_sizes: Tensor, proposals: Instances | None = None) -> Instances:
+        proposals = require_proposals(proposals, "Fast R-CNN")
+        return self.roi_heads(self.backbone(images, image_sizes), proposals, image_sizes)  # type: ignore[no-any-return]
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
+        proposals = require_proposals(batch.proposals, "Fast R-CNN")
         features = self.backbone(batch.images, batch.image_sizes)
-        return self._loss(batch, features), self._detect(features, batch.proposals, batch.image_sizes)
-
-    def _loss(self, batch: Batch, features: list[Tensor]) -> dict[str, Tensor]:
-        regions, truth, _ = sample_regions(
-            require_proposals(batch.proposals, "Fast R-CNN"),
-            batch.targets,
-            self.num_classes,
-            self.iou,
-            self.background_iou,
-            self.samples,
-            self.positive_fraction,
-        )
-        logits, deltas = self.box_head(self.pool(features, regions))
-        return self.box_head.loss(logits, deltas, regions, truth, BETA)
-
-    def _detect(self, features: list[Tensor], proposals: Instances | None, sizes: Tensor) -> Instances:
-        regions = drop_padding(require_proposals(proposals, "Fast R-CNN"))
-        logits, deltas = self.box_head(self.pool(features, regions))
-        return self.box_head.detect(
-            logits, deltas, regions, sizes, self.score_threshold, self.nms, self.candidates, self.detections
-        )
+        losses = self.roi_heads.loss(features, proposals, batch.targets)
+        return losses, self.roi_heads(features, proposals, batch.image_sizes)

@@ -1,6 +1,44 @@
 """Parts that models share."""
 
-from detseg.modules.box_head import ClassifierHead, ConvFCHead, RegionHead, Res5Head, TwoMLPHead, truncate
+from detseg.modules.anchor_generator import AnchorGenerator
+from detseg.modules.box_coder import BoxCoder
+from detseg.modules.box_head import (
+    BoxHead,
+    BoxPredictor,
+    ClassifierHead,
+    ConvFCHead,
+    Res5Head,
+    TwoMLPHead,
+    truncate,
+)
 from detseg.modules.fpn import FPN
+from detseg.modules.mask_head import MaskHead
+from detseg.modules.matcher import Matcher
+from detseg.modules.postprocessor import Postprocessor
+from detseg.modules.roi_heads import RoIHeads
+from detseg.modules.roi_pooler import RoIAlign, RoIPool, RoIPooler
+from detseg.modules.rpn import RPN, RPNHead
+from detseg.modules.sampler import BalancedSampler
 
-__all__ = ["FPN", "ClassifierHead", "ConvFCHead", "RegionHead", "Res5Head", "TwoMLPHead", "truncate"]
+__all__ = [
+    "FPN",
+    "RPN",
+    "AnchorGenerator",
+    "BalancedSampler",
+    "BoxCoder",
+    "BoxHead",
+    "BoxPredictor",
+    "ClassifierHead",
+    "ConvFCHead",
+    "MaskHead",
+    "Matcher",
+    "Postprocessor",
+    "RPNHead",
+    "Res5Head",
+    "RoIAlign",
+    "RoIHeads",
+    "RoIPool",
+    "RoIPooler",
+    "TwoMLPHead",
+    "truncate",
+]

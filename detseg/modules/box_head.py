@@ -1,85 +1,81 @@
-"""From the features of a region to its class and its refined box (Fast R-CNN, sections 2.1 to 2.3)."""
+"""From pooled features of regions to classes and refined boxes (Fast R-CNN, sections 2.1 to 2.3)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.configurable import Configurable
-from detseg.kernels import nms, roi_align
-from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
+from detseg.modules.box_coder import BoxCoder
 from detseg.modules.conv import ConvNormAct
 from detseg.modules.linear import Linear
-from detseg.ops import boxes as box_ops
+from detseg.modules.part import Part
+from detseg.ops.boxes import as_float
 from detseg.ops.losses import BETA, class_loss, delta_loss
-from detseg.ops.matching import POSITIVE, match
-from detseg.ops.roi_pooling import roi_pool
-from detseg.ops.sampling import sample
 from detseg.structures import Instances
 
-DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # makes the targets' deviation about 1, as in the original implementations
-MIN_SIDE = 1e-2  # pixels; a detection that clipping made narrower lies outside the image
 
-Pooling = Literal["roi_align", "roi_pool"]
+class BoxHead(Part):
+    """Map the features of M regions, (M, in_channels, pool_size, pool_size), to vectors, (M, channels)."""
 
-
-class RegionHead(nn.Module, Configurable):
-    """What a region's features pass before they are judged.
-
-    Takes (M, in_channels, size, size), the features of M regions, and gives (M, channels).
-    """
-
-    in_channels: int
-    size: int
+    pool_size: int
     channels: int
 
+    def build(self, in_channels: int) -> Self:
+        """Create the layers for features of so many channels."""
+        raise NotImplementedError
 
-class TwoMLPHead(RegionHead):
+
+class TwoMLPHead(BoxHead):
     """Two fully connected layers (FPN, section 5.2; VGG's fc6 and fc7 in Fast R-CNN).
 
-    ``ranks`` are for a head that has been through ``truncate``.
+    ``ranks`` are those of a head that ``truncate`` has made faster.
     """
 
-    def __init__(
-        self, in_channels: int = 256, size: int = 7, channels: int = 1024, ranks: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, channels: int = 1024, pool_size: int = 7, ranks: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.in_channels, self.size, self.channels = in_channels, size, channels
-        self.fc6: nn.Module = Linear(in_channels * size * size, channels)
-        self.fc7: nn.Module = Linear(channels, channels)
-        if ranks is not None:
-            _split(self, *ranks)
+        self.channels, self.pool_size, self.ranks = channels, pool_size, ranks
+
+    def build(self, in_channels: int) -> Self:
+        if self.build_once(in_channels=in_channels):
+            self.fc6: nn.Module = Linear(in_channels * self.pool_size**2, self.channels)
+            self.fc7: nn.Module = Linear(self.channels, self.channels)
+            if self.ranks is not None:
+                _split(self, *self.ranks)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.fc6(x.flatten(1)), inplace=True)
         return F.relu(self.fc7(x), inplace=True)
 
 
-class ConvFCHead(RegionHead):
-    """Convolutions of 3 x 3 and one fully connected layer (Group Normalization, Wu & He 2018, section 4.2).
+class ConvFCHead(BoxHead):
+    """``num_convs`` convolutions of 3 x 3 and one fully connected layer (Wu & He 2018, arXiv:1803.08494, section 4.2).
 
     With batch norm after each convolution it is the head of Li et al. 2021 (arXiv:2111.11429).
     """
 
     def __init__(
-        self, in_channels: int = 256, size: int = 7, depth: int = 4, channels: int = 1024, norm: Norm | None = "batch"
+        self, channels: int = 1024, pool_size: int = 7, num_convs: int = 4, norm: Norm | None = "batch"
     ) -> None:
         super().__init__()
-        self.in_channels, self.size, self.channels = in_channels, size, channels
-        convolutions = [ConvNormAct(in_channels, in_channels, 3, norm) for _ in range(depth)]
-        for layer in convolutions:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        self.convs = nn.ModuleList(convolutions)
-        self.fc = Linear(in_channels * size * size, channels)
+        self.channels, self.pool_size = channels, pool_size
+        self.num_convs, self.norm = num_convs, norm
+
+    def build(self, in_channels: int) -> Self:
+        if self.build_once(in_channels=in_channels):
+            convs = [ConvNormAct(in_channels, in_channels, 3, self.norm) for _ in range(self.num_convs)]
+            for layer in convs:
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            self.convs = nn.ModuleList(convs)
+            self.fc = Linear(in_channels * self.pool_size**2, self.channels)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.convs:
@@ -87,12 +83,12 @@ class ConvFCHead(RegionHead):
         return F.relu(self.fc(x.flatten(1)), inplace=True)
 
 
-class ClassifierHead(RegionHead):
+class ClassifierHead(BoxHead):
     """The two hidden fully connected layers of an ImageNet classifier (Fast R-CNN, section 2.2): fc6 and fc7 of VGG.
 
-    ``backbone`` is the whole network that they are taken from, with its weights, such as ``VGG("vgg16", weights=...)``;
-    nothing else of it is kept. The bins of a region are as many as it was trained with: 7 x 7 for VGG, 6 x 6 for
-    AlexNet. ``dropout`` follows each layer in training. ``ranks`` are for a head that has been through ``truncate``.
+    ``backbone`` is the whole network that they come from, with its weights, such as ``VGG("vgg16", weights=...)``; the
+    rest of it is not kept. Regions have the bins that it was trained with: 7 x 7 for VGG, 6 x 6 for AlexNet.
+    ``dropout`` follows each layer in training. ``ranks`` are those of a head that ``truncate`` has made faster.
 
     Raises ValueError for a network that has been cut short, or does not end with three fully connected layers.
     """
@@ -108,17 +104,22 @@ class ClassifierHead(RegionHead):
         self.dropout = dropout
         self.fc6: nn.Module = layers[0]
         self.fc7: nn.Module = layers[1]
-        self.in_channels, self.channels = backbone.channels[-1], layers[1].out_features
-        self.size = math.isqrt(layers[0].in_features // self.in_channels)
+        self.channels = layers[1].out_features
+        self.build_once(in_channels=backbone.channels[-1])
+        self.pool_size = math.isqrt(layers[0].in_features // backbone.channels[-1])
         if ranks is not None:
             _split(self, *ranks)
+
+    def build(self, in_channels: int) -> Self:
+        self.build_once(in_channels=in_channels)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.dropout(F.relu(self.fc6(x.flatten(1))), self.dropout, self.training)
         return F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
 
 
-class Res5Head(RegionHead):
+class Res5Head(BoxHead):
     """The last stage of a ResNet, run on each region, then averaged (ResNet, appendix A).
 
     For a backbone that ends with conv4: ``ResNet(name, stages=[4])``. ``weights`` and ``norm`` as in ``ResNet``.
@@ -131,176 +132,73 @@ class Res5Head(RegionHead):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels, self.size, self.channels = 1024, 14, 2048
+        self.pool_size, self.channels = 14, 2048
         self.layer4 = ResNet(name, weights, stages=[5], frozen=0, norm=norm).layer4
+        self.build_once(in_channels=1024)
+
+    def build(self, in_channels: int) -> Self:
+        self.build_once(in_channels=in_channels)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.average(self.maps(x))
 
     def maps(self, x: Tensor) -> Tensor:
-        """The features before they are averaged, (M, channels, size / 2, size / 2)."""
+        """Compute the maps of conv5, (M, channels, pool_size / 2, pool_size / 2)."""
         return self.layer4(x)  # type: ignore[no-any-return, operator]
 
     def average(self, maps: Tensor) -> Tensor:
-        """What ``forward`` makes of the ``maps`` of its input, (M, channels)."""
+        """Average ``maps`` of conv5 over their pixels, to (M, channels)."""
         return maps.mean(dim=(2, 3))
 
 
-def check_fit(backbone: Backbone, head: RegionHead) -> None:
-    """Raise ValueError, saying what, if regions cannot be pooled from the backbone's maps, or not for this head."""
-    channels, strides = backbone.channels, backbone.strides[: len(backbone.strides) - backbone.num_rpn_only_levels]
-    if len(set(channels)) > 1:
-        raise ValueError(f"the backbone's maps have {channels} channels: put it under an FPN, or take one stage")
-    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-        raise ValueError(f"the backbone's maps have strides {strides}; each must be twice the one before")
-    if head.in_channels != channels[0]:
-        raise ValueError(f"the head takes {head.in_channels} channels, the backbone gives {channels[0]}")
+class BoxPredictor(Part):
+    """Two sibling layers: a softmax over the classes and the background, and a box for each class.
 
-
-def pool_regions(
-    features: Sequence[Tensor], regions: Instances, strides: Sequence[int], size: int, pooling: Pooling
-) -> Tensor:
-    """Features of the regions (B, R), (B * R, C, size, size), in the precision of the maps.
-
-    Maps beyond ``strides`` are for anchors alone.
+    ``smooth_l1_beta`` is where the box loss turns from a parabola into a line. The weights of the default ``box_coder``
+    are those of the original implementations.
     """
-    boxes = torch.where(regions.valid[..., None], regions.boxes, 0)  # padding may hold anything
-    pool = {"roi_align": roi_align, "roi_pool": roi_pool}[pooling]
-    return pool(features[: len(strides)], boxes, strides, size).to(features[0].dtype)
 
-
-def label_regions(
-    proposals: Instances, targets: Instances, num_classes: int, iou: float
-) -> tuple[Instances, Tensor, Tensor]:
-    """Say of every proposal, and of the ground truth, which is among them, what it shows (Fast R-CNN, section 2.3).
-
-    An object at IoU >= ``iou`` with a ground truth; else background, ``num_classes``. With the ground truth there are
-    objects to learn from while proposals are still poor.
-
-    Returns regions (B, R) with labels; the place among the targets (B, R) of the ground truth that each overlaps most;
-    and the overlaps (B, N, R), meaningful where the target is valid.
-    """
-    boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
-    exists = torch.cat([proposals.valid, targets.valid], dim=1)
-    overlaps = box_ops.iou(targets.boxes, boxes)
-    matched, kind = match(overlaps, targets.valid, iou, iou, allow_low_quality_matches=False)
-    assert targets.labels is not None
-    labels = torch.where(kind == POSITIVE, targets.labels.gather(1, matched), num_classes)
-    return Instances(boxes, exists, labels), matched, overlaps
-
-
-def sample_regions(
-    proposals: Instances, targets: Instances, num_classes: int, high: float, low: float, count: int, fraction: float
-) -> tuple[Instances, Tensor, Tensor]:
-    """Draw ``count`` regions an image to learn from, at most ``fraction`` of them objects (Fast R-CNN, section 2.3).
-
-    Objects and background as ``label_regions`` tells them apart at IoU ``high``; of the background, what has an IoU of
-    at least ``low`` with a ground truth.
-
-    Returns regions with labels, ``num_classes`` being the background, objects first; and of the ground truth that each
-    region belongs to, meaningful for objects, the box (B, R, 4) and the place among the targets (B, R).
-    """
-    regions, matched, overlaps = label_regions(proposals, targets, num_classes, high)
-    assert regions.labels is not None
-    background = regions.labels == num_classes
-    objects = regions.valid & ~background
-    if low > 0:
-        background &= torch.where(targets.valid[..., None], overlaps, 0).amax(dim=1) >= low
-    chosen, valid = sample(objects, background & regions.valid, count, fraction)
-    boxes = regions.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
-    labels, matched = regions.labels.gather(1, chosen), matched.gather(1, chosen)
-    truth = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-    return Instances(boxes, valid, labels), truth, matched
-
-
-def best_detections(
-    scores: Tensor,
-    deltas: Tensor,
-    regions: Instances,
-    sizes: Tensor,
-    score_threshold: float,
-    nms_threshold: float,
-    candidates: int,
-    limit: int,
-) -> Instances:
-    """Detections of each image, best first, after suppression within each class.
-
-    ``scores`` (B, R, K) and ``deltas`` (B, R, K, 4) of each region and class. Of these pairs of an image the
-    ``candidates`` with the highest scores are looked at, and of these the ones above ``score_threshold``; at most
-    ``limit`` are kept. ``sizes`` (B, 2): boxes are clipped to it.
-    """
-    num_classes = scores.shape[2]
-    scores = torch.where(regions.valid[..., None], scores, 0).flatten(1)
-    scores, chosen = scores.topk(min(candidates, scores.shape[1]), dim=1)
-    region, labels = chosen // num_classes, chosen % num_classes
-    boxes = box_ops.decode(
-        deltas.flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 4)),
-        regions.boxes.gather(1, region[..., None].expand(-1, -1, 4)),
-        DELTA_WEIGHTS,
-    )
-    boxes = box_ops.clip(boxes, sizes)
-    real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores > score_threshold)
-    kept, valid = nms(boxes, scores, labels, real, nms_threshold, limit)
-    return Instances(
-        torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0),
-        valid,
-        labels.gather(1, kept),
-        torch.where(valid, scores.gather(1, kept), 0),
-    )
-
-
-class BoxHead(nn.Module):
-    """Two sibling layers behind ``body``: a softmax over the classes and the background, and a box for each class."""
-
-    def __init__(self, body: RegionHead, num_classes: int) -> None:
+    def __init__(self, box_coder: BoxCoder | None = None, smooth_l1_beta: float = BETA) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.body = body
-        self.classes = nn.Linear(body.channels, num_classes + 1)  # the background comes last
-        self.deltas = nn.Linear(body.channels, 4 * num_classes)
-        nn.init.normal_(self.classes.weight, std=0.01)  # Fast R-CNN, section 2.3
-        nn.init.normal_(self.deltas.weight, std=0.001)
-        nn.init.zeros_(self.classes.bias)
-        nn.init.zeros_(self.deltas.bias)
+        self.box_coder = box_coder or BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.smooth_l1_beta = smooth_l1_beta
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (M, C, size, size) of M regions to logits (M, K + 1) and deltas (M, K, 4)."""
-        return self.judge(self.body(features))
+    def build(self, in_channels: int, num_classes: int) -> Self:
+        """Create the layers for vectors of so many channels."""
+        if self.build_once(in_channels=in_channels, num_classes=num_classes):
+            self.num_classes = num_classes
+            self.cls_score = nn.Linear(in_channels, num_classes + 1)  # the background comes last
+            self.bbox_pred = nn.Linear(in_channels, 4 * num_classes)
+            nn.init.normal_(self.cls_score.weight, std=0.01)  # Fast R-CNN, section 2.3
+            nn.init.normal_(self.bbox_pred.weight, std=0.001)
+            nn.init.zeros_(self.cls_score.bias)
+            nn.init.zeros_(self.bbox_pred.bias)
+        return self
 
-    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the body made of M regions, (M, body.channels), to logits (M, K + 1) and deltas (M, K, 4)."""
-        return self.classes(x), self.deltas(x).unflatten(1, (self.num_classes, 4))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map vectors (M, in_channels) of M regions to logits (M, K + 1) and deltas (M, K, 4)."""
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (self.num_classes, 4))
 
-    def loss(
-        self, logits: Tensor, deltas: Tensor, regions: Instances, truth: Tensor, beta: float = BETA
-    ) -> dict[str, Tensor]:
-        """The multi-task loss (Fast R-CNN, equation 1) of what ``sample_regions`` gave; ``beta`` of ``delta_loss``."""
+    def loss(self, logits: Tensor, deltas: Tensor, regions: Instances, truth: Tensor) -> dict[str, Tensor]:
+        """Compute the multi-task loss (Fast R-CNN, equation 1) of labelled ``regions`` (B, R), with M = B * R.
+
+        ``truth`` (B, R, 4) are the boxes of the objects that they show, meaningful where there is one.
+        """
         assert regions.labels is not None
         labels, valid = regions.labels.flatten(), regions.valid.flatten()
         positive = valid & (labels < self.num_classes)
         of_class = labels.clamp(max=self.num_classes - 1)[:, None, None].expand(-1, 1, 4)
-        targets = box_ops.encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1), DELTA_WEIGHTS)
+        targets = self.box_coder.encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1))
+        box_deltas = deltas.gather(1, of_class)[:, 0]
         return {
             "box_class": class_loss(logits, labels, valid),
-            "box_delta": delta_loss(deltas.gather(1, of_class)[:, 0], targets, positive, valid.sum(), beta),
+            "box_delta": delta_loss(box_deltas, targets, positive, valid.sum(), self.smooth_l1_beta),
         }
 
-    def detect(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        regions: Instances,
-        sizes: Tensor,
-        score_threshold: float,
-        nms: float,
-        candidates: int,
-        limit: int,
-    ) -> Instances:
-        """Detections of each image, as ``best_detections`` has them, of logits (M, K + 1) and deltas (M, K, 4)."""
-        images, count = regions.valid.shape
-        scores = box_ops.as_float(logits).softmax(dim=-1)[:, :-1].view(images, count, self.num_classes)
-        deltas = deltas.view(images, count, self.num_classes, 4)
-        return best_detections(scores, deltas, regions, sizes, score_threshold, nms, candidates, limit)
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn logits (M, K + 1) into probabilities (M, K) of the foreground classes."""
+        return as_float(logits).softmax(dim=-1)[:, :-1]
 
 
 def truncate(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:

@@ -3,153 +3,180 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import accumulate, pairwise
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.kernels import nms
+from detseg.configurable import Configurable
+from detseg.kernels import is_fast, nms
 from detseg.kernels.roi_pooling import gather_patches
+from detseg.modules.anchor_generator import AnchorGenerator
+from detseg.modules.backbones.backbone import Backbone
+from detseg.modules.box_coder import BoxCoder
 from detseg.modules.conv import ConvNormAct
+from detseg.modules.matcher import Matcher
+from detseg.modules.part import Part, check_ranges
+from detseg.modules.sampler import BalancedSampler
 from detseg.ops import boxes as box_ops
-from detseg.ops.anchors import base_anchors, grid_anchors
 from detseg.ops.losses import delta_loss, objectness_loss
-from detseg.ops.matching import NEGATIVE, POSITIVE, match
-from detseg.ops.sampling import sample
+from detseg.ops.matching import NEGATIVE, POSITIVE
 from detseg.structures import Instances
 
-DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 MIN_SIDE = 1e-3  # pixels; a proposal that clipping made narrower lies outside the image
 
 
 class Predictions(NamedTuple):
-    """What the network says of every anchor, finest map first."""
+    """Predictions for the A anchors of all levels, finest first."""
 
-    logits: Tensor  # (B, A): is there an object?
-    deltas: Tensor  # (B, A, 4): where, relative to the anchor
+    logits: Tensor  # (B, A) of an object
+    deltas: Tensor  # (B, A, 4) from the anchor to the object
     anchors: Tensor  # (A, 4)
-    counts: list[int]  # anchors of each map; they add up to A
+    num_anchors_per_level: list[int]
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, S) and deltas (B, S, 4) of the anchors with these ``indices`` (B, S)."""
+        return self.logits.gather(1, indices), self.deltas.gather(1, indices[..., None].expand(-1, -1, 4))
 
 
-class RPN(nn.Module):
-    """A small network that slides over the feature maps and says of each anchor whether it is an object, and where.
+class RPNHead(Part):
+    """``num_convs`` convolutions of 3 x 3, one in the paper, then a logit and four deltas for each anchor of a cell."""
 
-    ``sizes`` are the anchors' sizes on each map. The other arguments are the paper's: IoU from which an anchor is
-    positive (``high``) or below which negative (``low``), ``samples`` an image and the share of positives, NMS. The
-    paper has one convolution (``depth``) and proposes whatever the score.
+    def __init__(self, num_convs: int = 1) -> None:
+        super().__init__()
+        check_ranges({"num_convs": num_convs}, {})
+        self.num_convs = num_convs
+
+    def build(self, in_channels: int, num_anchors_per_cell: int) -> Self:
+        """Create the layers."""
+        if self.build_once(in_channels=in_channels, num_anchors_per_cell=num_anchors_per_cell):
+            self.conv = nn.ModuleList(ConvNormAct(in_channels, in_channels, 3) for _ in range(self.num_convs))
+            self.cls_logits = nn.Conv2d(in_channels, num_anchors_per_cell, 1)
+            self.bbox_pred = nn.Conv2d(in_channels, 4 * num_anchors_per_cell, 1)
+            for layer in (*self.conv, self.cls_logits, self.bbox_pred):
+                nn.init.normal_(layer.weight, std=0.01)  # section 3.1.3
+                nn.init.constant_(layer.bias, 0)
+        return self
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Predict logits (B, A) and deltas (B, A, 4) of all anchors of ``features`` (B, C, h, w)."""
+        logits, deltas = [], []
+        for hidden in features:
+            for layer in self.conv:
+                hidden = F.relu(layer(hidden), inplace=True)
+            logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+
+    @property
+    def can_sample(self) -> bool:
+        """True if ``forward_sampled`` computes what ``forward`` does: if a prediction depends on 3 x 3 cells alone."""
+        return self.num_convs == 1
+
+    def forward_sampled(self, features: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict logits (B, S) and deltas (B, S, 4) of the anchors with these ``indices`` (B, S) alone."""
+        per_cell = self.cls_logits.out_channels
+        # Products of matrices: convolutions that give a single pixel take several times as long.
+        around = gather_patches(features, indices // per_cell).permute(0, 2, 3, 1).flatten(1)
+        conv = self.conv[0]
+        hidden = F.relu(F.linear(around, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias), inplace=True)
+        logits, deltas = (
+            F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.cls_logits, self.bbox_pred)
+        )
+        logits, deltas = logits.view(*indices.shape, per_cell), deltas.view(*indices.shape, per_cell, 4)
+        anchor = (indices % per_cell)[..., None]
+        return logits.gather(2, anchor)[..., 0], deltas.gather(2, anchor[..., None].expand(-1, -1, -1, 4))[:, :, 0]
+
+
+class RPN(nn.Module, Configurable):
+    """Score anchors and refine them to proposals.
+
+    The defaults are the papers'. Anchors match at IoU 0.7 and 0.3, and the best one of each object; 256 an image are
+    sampled for the loss, half of them positive. Pairs of numbers are for training and for inference: of each map the
+    ``pre_nms_top_n`` best boxes enter NMS, and the ``post_nms_top_n`` best of all maps leave it. Boxes with a score
+    below ``score_threshold`` are no proposals.
     """
 
     def __init__(
         self,
-        channels: int,
-        sizes: Sequence[Sequence[float]],
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        high: float = 0.7,
-        low: float = 0.3,
-        samples: int = 256,
-        positive_fraction: float = 0.5,
-        nms: float = 0.7,
-        depth: int = 1,
+        anchor_generator: AnchorGenerator | None = None,
+        head: RPNHead | None = None,
+        matcher: Matcher | None = None,
+        sampler: BalancedSampler | None = None,
+        box_coder: BoxCoder | None = None,
+        pre_nms_top_n: tuple[int, int] = (2000, 1000),
+        post_nms_top_n: tuple[int, int] = (2000, 1000),
+        nms_threshold: float = 0.7,
         score_threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        self.high, self.low, self.nms, self.score_threshold = high, low, nms, score_threshold
-        self.samples, self.positive_fraction = samples, positive_fraction
-        anchors = len(sizes[0]) * len(ratios)
-        self.conv = ConvNormAct(channels, channels, 3)
-        self.deeper = nn.ModuleList(ConvNormAct(channels, channels, 3) for _ in range(depth - 1))
-        self.objectness = nn.Conv2d(channels, anchors, 1)
-        self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
-        for layer in (self.conv, *self.deeper, self.objectness, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)  # section 3.1.3
-            nn.init.constant_(layer.bias, 0)
-        # Buffers, so that they move with the network; constants, so not in its state.
-        for level, of_level in enumerate(sizes):
-            self.register_buffer(f"cells{level}", base_anchors(of_level, ratios), persistent=False)
+        counts = {"pre_nms_top_n": min(pre_nms_top_n), "post_nms_top_n": min(post_nms_top_n)}
+        check_ranges(counts, {"nms_threshold": nms_threshold, "score_threshold": score_threshold})
+        self.anchor_generator = anchor_generator or AnchorGenerator()
+        self.head = head or RPNHead()
+        self.matcher = matcher or Matcher(0.7, 0.3, allow_low_quality_matches=True)
+        self.sampler = sampler or BalancedSampler(256, 0.5)
+        self.box_coder = box_coder or BoxCoder()
+        self.pre_nms_top_n, self.post_nms_top_n = pre_nms_top_n, post_nms_top_n
+        self.nms_threshold, self.score_threshold = nms_threshold, score_threshold
 
-    def forward(self, features: Sequence[Tensor], image: tuple[int, int]) -> Predictions:
-        """Predictions on ``features`` (B, C, h, w), fine to coarse, of images of height and width ``image``."""
-        logits, deltas, anchors = [], [], []
-        for level, feature in enumerate(features):
-            hidden = F.relu(self.conv(feature), inplace=True)
-            for layer in self.deeper:
-                hidden = F.relu(layer(hidden), inplace=True)
-            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            grid = (feature.shape[2], feature.shape[3])
-            anchors.append(grid_anchors(getattr(self, f"cells{level}"), grid, image))
-        counts = [len(level) for level in anchors]
-        return Predictions(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), counts)
+    def build(self, backbone: Backbone) -> Self:
+        """Create the layers for the maps of ``backbone``."""
+        self.anchor_generator.build(backbone.strides)
+        self.head.build(backbone.channels[0], self.anchor_generator.num_anchors_per_cell)
+        return self
 
-    def survey(self, features: Sequence[Tensor], image: Sequence[int]) -> Predictions:
-        """``forward``, without a gradient if ``loss`` computes that of its samples from the features."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and len(self.deeper) > 0):
-            predictions: Predictions = self(features, image)
-        return predictions
+    def forward(self, features: Sequence[Tensor], image_shape: Sequence[int]) -> Predictions:
+        """Predict on ``features`` (B, C, h, w), fine to coarse, of images of this height and width.
 
-    def predict(self, features: Sequence[Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, S) and deltas (B, S, 4) of the anchors ``chosen`` (B, S): those that ``forward`` gives for them.
-
-        Each is computed alone, from the 3 x 3 pixels around its cell; not for deeper convolutions, which see more.
+        With fast kernels, without gradients where ``loss`` can compute those of the sampled anchors by itself: that
+        leaves out the backward pass over all the others.
         """
-        kinds = self.objectness.out_channels  # of anchors in a cell
-        # Products of matrices: convolutions that give a single pixel take several times as long.
-        around = gather_patches(features, chosen // kinds).permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu(F.linear(around, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias), inplace=True)
-        logits, deltas = (
-            F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.objectness, self.deltas)
-        )
-        logits, deltas = logits.view(*chosen.shape, kinds), deltas.view(*chosen.shape, kinds, 4)
-        kind = (chosen % kinds)[..., None]
-        return logits.gather(2, kind)[..., 0], deltas.gather(2, kind[..., None].expand(-1, -1, -1, 4))[:, :, 0]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (is_fast() and self.head.can_sample)):
+            logits, deltas = self.head(features)
+        anchors = self.anchor_generator(features, image_shape)
+        return Predictions(logits, deltas, torch.cat(anchors), [len(level) for level in anchors])
 
-    def loss(
-        self, predictions: Predictions, targets: Instances, features: Sequence[Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """Equation 1: is each sampled anchor an object, and where the positive ones point to.
-
-        Few anchors are sampled, and only they have a gradient. With the ``features`` that they were made of, the
-        predictions of ``survey`` need none: that of the samples is computed from them, which leaves out the backward
-        pass over all the others.
-        """
-        logits, deltas, anchors, _ = predictions
+    def loss(self, features: Sequence[Tensor], predictions: Predictions, targets: Instances) -> dict[str, Tensor]:
+        """Compute the multi-task loss (equation 1) of sampled anchors, from ``predictions`` on ``features``."""
+        anchors = predictions.anchors
         with torch.no_grad():
-            overlaps = box_ops.iou(targets.boxes, anchors)
-            matched, kind = match(overlaps, targets.valid, self.high, self.low, allow_low_quality_matches=True)
-            chosen, valid = sample(kind == POSITIVE, kind == NEGATIVE, self.samples, self.positive_fraction)
-            positive = valid & (kind.gather(1, chosen) == POSITIVE)
-            boxes = targets.boxes.gather(1, matched.gather(1, chosen)[..., None].expand(-1, -1, 4))
-            delta_targets = box_ops.encode(boxes, anchors[chosen], DELTA_WEIGHTS)
-        if features is None or self.deeper:
-            logits, deltas = logits.gather(1, chosen), deltas.gather(1, chosen[..., None].expand(-1, -1, 4))
+            iou = box_ops.iou(targets.boxes, anchors)
+            matched, match_labels = self.matcher(iou, targets.valid)
+            sampled, valid = self.sampler(match_labels == POSITIVE, match_labels == NEGATIVE)
+            positive = valid & (match_labels.gather(1, sampled) == POSITIVE)
+            boxes = targets.boxes.gather(1, matched.gather(1, sampled)[..., None].expand(-1, -1, 4))
+            delta_targets = self.box_coder.encode(boxes, anchors[sampled])
+        if predictions.logits.requires_grad or not self.head.can_sample:
+            logits, deltas = predictions.take(sampled)
         else:
-            logits, deltas = self.predict(features, chosen)
+            logits, deltas = self.head.forward_sampled(features, sampled)
         return {
             "rpn_objectness": objectness_loss(logits, positive, valid),
             "rpn_box": delta_loss(deltas, delta_targets, positive, valid.sum()),
         }
 
     @torch.no_grad()
-    def propose(self, predictions: Predictions, sizes: Tensor, candidates: int, limit: int) -> Instances:
-        """The best ``limit`` boxes of each image after NMS; best first.
+    def propose(self, predictions: Predictions, image_sizes: Tensor, training: bool) -> Instances:
+        """Select the best boxes of each image, best first, in the numbers for ``training`` or for inference.
 
-        Of each map, ``candidates`` enter the suppression, and boxes compete with those of their own map only (FPN,
-        section 5.1). ``sizes`` (B, 2) are the images' sizes inside the padding, to which boxes are clipped.
+        Boxes compete in NMS with those of their own map only (FPN, section 5.1), and are clipped to ``image_sizes``
+        (B, 2), the images' height and width inside the padding.
         """
-        logits, deltas, anchors, counts = predictions
-        starts = [sum(counts[:level]) for level in range(len(counts) + 1)]
+        top_n, limit = (pair[0 if training else 1] for pair in (self.pre_nms_top_n, self.post_nms_top_n))
+        level_starts = accumulate(predictions.num_anchors_per_level, initial=0)
         best = [
-            start + logits[:, start:stop].topk(min(candidates, stop - start), dim=1).indices
-            for start, stop in pairwise(starts)
+            start + predictions.logits[:, start:stop].topk(min(top_n, stop - start), dim=1).indices
+            for start, stop in pairwise(level_starts)
         ]
-        chosen = torch.cat(best, dim=1)
         level = torch.cat([torch.full_like(indices, number) for number, indices in enumerate(best)], dim=1)
-        scores = box_ops.as_float(logits.gather(1, chosen)).sigmoid()
-        boxes = box_ops.decode(deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), anchors[chosen], DELTA_WEIGHTS)
-        boxes = box_ops.clip(boxes, sizes)
-        real = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores >= self.score_threshold)
-        kept, valid = nms(boxes, scores, level, real, self.nms, limit)
+        indices = torch.cat(best, dim=1)
+        logits, deltas = predictions.take(indices)
+        scores = box_ops.as_float(logits).sigmoid()
+        boxes = box_ops.clip(self.box_coder.decode(deltas, predictions.anchors[indices]), image_sizes)
+        valid = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores >= self.score_threshold)
+        kept, valid = nms(boxes, scores, level, valid, self.nms_threshold, limit)
         boxes = torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0)
         return Instances(boxes, valid, scores=scores.gather(1, kept))

@@ -96,7 +96,7 @@ class RCNNTask(DetectionTask):
             files = RegionFeatures(folder / "features", describe(self.model, self.data, self.trainer.precision))
             self._fit(files)
             for name in self._stages:
-                layer = {"svms": self.model.svms, "regressors": self.model.deltas}[name]
+                layer = {"svms": self.model.svms, "regressors": self.model.bbox_pred}[name]
                 weight, bias = files.read(name, "weight", "bias")
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)

@@ -23,7 +23,6 @@ from detseg.data.modules.detection import MOST_PROPOSALS, DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import require_proposals
 from detseg.models.rcnn import RCNN
-from detseg.modules.box_head import DELTA_WEIGHTS
 from detseg.ops import boxes as box_ops
 from detseg.ops.boxes import TINY
 from detseg.progress import progress
@@ -128,7 +127,7 @@ def describe(model: RCNN, data: DetectionDataModule, precision: str) -> str:
     annotations, dataset = data.train_annotations, training_images(data)
     weights = hashlib.sha256()
     for name, value in model.state_dict().items():
-        if not name.startswith(("svms.", "deltas.")):
+        if not name.startswith(("svms.", "bbox_pred.")):
             weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     objects = (annotations.boxes, annotations.labels, annotations.crowd, annotations.difficult)
     labels = hashlib.sha256(b"".join(values.tobytes() for values in objects))
@@ -137,7 +136,7 @@ def describe(model: RCNN, data: DetectionDataModule, precision: str) -> str:
     content = {
         "weights": weights.hexdigest(),
         "precision": precision,
-        "region": [model.size, model.context],
+        "region": [model.crop_size, model.context],
         "images": fingerprint(annotations),
         "labels": labels.hexdigest(),
         "transforms": to_config(data.transforms),
@@ -164,7 +163,7 @@ def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
         objects = annotations.objects(row)
         truth = torch.from_numpy(annotations.boxes[objects][learnt[objects]]).float()
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
-        total += 2 * model.svms.in_features * (len(boxes) + len(truth)) + 2 * model.deltas.in_features * near
+        total += 2 * model.svms.in_features * (len(boxes) + len(truth)) + 2 * model.bbox_pred.in_features * near
         total += 4 * model.num_classes * (len(boxes) + len(truth))
     log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
     if total > limit * GIB:
@@ -215,7 +214,7 @@ def _image_features(model: RCNN, sample: Sample, data: DetectionDataModule, devi
         "hidden": hidden[len(truth) :],
         "overlaps": _overlaps(boxes[0], sample, data.train_annotations, model.num_classes),
         "grid": grid[len(truth) :][near],
-        "deltas": box_ops.encode(truth[nearest], proposals[near], DELTA_WEIGHTS),
+        "deltas": model.box_coder.encode(truth[nearest], proposals[near]),
         "classes": labels[nearest],
     }
 

@@ -25,6 +25,8 @@ from detseg.weights.state_dict import fetch, model_state_dict, read_weights, sta
 
 log = logging.getLogger(__name__)
 
+MASK_PREDICTOR = ("conv5_mask", "mask_fcn_logits")  # layers that torchvision keeps apart from the mask head
+
 # Beginnings of names, ours and torchvision's; the first that fits counts. What is below one has the same name in both.
 NAMES = (
     *((f"backbone.backbone.features.{block}.", f"backbone.body.{block}.") for block in range(19)),  # of MobileNet
@@ -35,30 +37,24 @@ NAMES = (
         for level in range(4)
         for part, number in (("norm.", 1), ("", 0))
     ),
-    ("rpn.conv.", "rpn.head.conv.0.0."),
-    ("rpn.deeper.0.", "rpn.head.conv.1.0."),
-    ("rpn.objectness.", "rpn.head.cls_logits."),
-    ("rpn.deltas.", "rpn.head.bbox_pred."),
-    ("box_head.body.fc6.", "roi_heads.box_head.fc6."),
-    ("box_head.body.fc7.", "roi_heads.box_head.fc7."),
+    *((f"rpn.head.conv.{layer}.", f"rpn.head.conv.{layer}.0.") for layer in range(2)),
     *(
-        (f"{ours}.convs.{layer}.{part}", f"roi_heads.{theirs}.{layer}.{number}.")
-        for ours, theirs in (("box_head.body", "box_head"), ("mask_head", "mask_head"))
+        (f"roi_heads.{head}.convs.{layer}.{part}", f"roi_heads.{head}.{layer}.{number}.")
+        for head in ("box_head", "mask_head")
         for layer in range(4)
         for part, number in (("norm.", 1), ("", 0))
     ),
-    ("box_head.body.fc.", "roi_heads.box_head.5."),
-    ("box_head.classes.", "roi_heads.box_predictor.cls_score."),
-    ("box_head.deltas.", "roi_heads.box_predictor.bbox_pred."),
-    ("mask_head.deconv.", "roi_heads.mask_predictor.conv5_mask."),
-    ("mask_head.logits.", "roi_heads.mask_predictor.mask_fcn_logits."),
+    ("roi_heads.box_head.fc.", "roi_heads.box_head.5."),
+    *((f"roi_heads.mask_head.{layer}.", f"roi_heads.mask_predictor.{layer}.") for layer in MASK_PREDICTOR),
+    *((name, name) for name in ("rpn.head.", "roi_heads.box_head.fc", "roi_heads.box_predictor.")),
 )
 
 DETECTOR = "a Faster or Mask R-CNN with a feature pyramid that torchvision has"  # whose names these are
 DILATED = "an FCN on a dilated ResNet"  # and those of DILATED_FCN
 
-ROWS = {"box_head.classes.": 1, "box_head.deltas.": 4, "mask_head.logits.": 1}  # of each class, by layer
-SOFTMAX = "box_head.classes."  # the layer that has a row for the background as well
+SOFTMAX = "roi_heads.box_predictor.cls_score."  # the layer that has a row for the background as well
+# Rows of each class, by layer.
+ROWS = {SOFTMAX: 1, "roi_heads.box_predictor.bbox_pred.": 4, "roi_heads.mask_head.mask_fcn_logits.": 1}
 
 # Published detectors, and what their frozen batch norm adds to the variance where it isn't what the backbone's does.
 # The oldest two were trained when torchvision added nothing, MobileNet's backbone with PyTorch's number.

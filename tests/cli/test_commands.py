@@ -35,13 +35,16 @@ model:
       init_args:
         channels: 16
         backbone: MobileNetV2
-    head:
-      class_path: TwoMLPHead
-      init_args:
-        in_channels: 16
-        channels: 32
-    proposals: [20, 20]
-    samples: 16
+    rpn:
+      post_nms_top_n: [20, 20]
+    roi_heads:
+      box_head:
+        class_path: TwoMLPHead
+        init_args:
+          channels: 32
+      sampler:
+        batch_size_per_image: 16
+        positive_fraction: 0.25
 data: data/colours.yaml
 trainer:
   max_epochs: 2
@@ -470,7 +473,7 @@ def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFix
 
 def test_truncation_gives_a_checkpoint_with_a_smaller_head(folder: Path) -> None:
     cli.main(["truncate", BEST, "small/quick.ckpt", "--fc6", "8", "--fc7", "32"])
-    quick, whole = (checkpoint.load(file).model.box_head.body for file in ("small/quick.ckpt", BEST))
+    quick, whole = (checkpoint.load(file).model.roi_heads.box_head for file in ("small/quick.ckpt", BEST))
     assert [tuple(layer.weight.shape) for layer in (*quick.fc6, *quick.fc7)] == [(8, 784), (32, 8), (32, 32), (32, 32)]
     best = torch.linalg.svd(whole.fc6.weight.detach().double())
     rank8 = (best.U[:, :8] * best.S[:8]) @ best.Vh[:8]
@@ -490,7 +493,7 @@ def test_truncation_of_a_head_that_the_network_made_itself(folder: Path, capsys:
     task = DetectionTask(FasterRCNN(FPN(MobileNetV2(), channels=8), num_classes=3))
     checkpoint.save(task, "own_head.ckpt")
     cli.main(["truncate", "own_head.ckpt", "own_quick.ckpt", "--fc6", "16", "--fc7", "16"])
-    assert checkpoint.load("own_quick.ckpt").model.box_head.body.fc6[0].out_features == 16
+    assert checkpoint.load("own_quick.ckpt").model.roi_heads.box_head.fc6[0].out_features == 16
     said = refused("truncate", capsys, "own_head.ckpt", "x.ckpt", "--fc6", "300", "--fc7", "1024")
     assert "with --fc6 300 --fc7 1024 the head has" in said
     assert not Path("x.ckpt").exists()

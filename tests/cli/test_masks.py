@@ -22,15 +22,21 @@ model:
       init_args:
         channels: 16
         backbone: MobileNetV2
-    head:
-      class_path: TwoMLPHead
-      init_args:
-        in_channels: 16
-        channels: 32
-    proposals: [20, 20]
-    samples: 16
-    mask_channels: 8
-    detections: 5
+    rpn:
+      post_nms_top_n: [20, 20]
+    roi_heads:
+      box_head:
+        class_path: TwoMLPHead
+        init_args:
+          channels: 32
+      mask_head:
+        channels: 8
+      postprocessor:
+        nms_threshold: 0.5
+        detections_per_image: 5
+      sampler:
+        batch_size_per_image: 16
+        positive_fraction: 0.25
 data:
   class_path: COCO
   init_args:

@@ -18,9 +18,8 @@ from detseg.data import COCO
 from detseg.errors import DataError
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
-from detseg.modules import FPN
+from detseg.modules import FPN, RPN, RoIHeads, TwoMLPHead
 from detseg.modules.backbones import MobileNetV2
-from detseg.modules.box_head import TwoMLPHead
 from detseg.proposals.cache import Proposals
 from detseg.proposals.grid import grid
 from detseg.structures import rescale
@@ -88,7 +87,9 @@ def test_selective_search_is_the_default(data: COCO, monkeypatch: pytest.MonkeyP
 
 def model() -> FasterRCNN:
     torch.manual_seed(0)
-    return FasterRCNN(FPN(MobileNetV2(), 16), 3, TwoMLPHead(16, 16), proposals=(30, 20))
+    return FasterRCNN(
+        FPN(MobileNetV2(), 16), 3, RPN(post_nms_top_n=(30, 20)), RoIHeads(box_head=TwoMLPHead(pool_size=16))
+    )
 
 
 def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) -> None:
@@ -107,7 +108,9 @@ def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) ->
         with torch.inference_mode():
             predictions = detector.rpn(detector.backbone(batch.images, batch.image_sizes), (96, 96))
             expected = rescale(
-                detector.rpn.propose(predictions, batch.image_sizes, 2000, 30), batch.image_sizes, batch.original_sizes
+                detector.rpn.propose(predictions, batch.image_sizes, training=True),
+                batch.image_sizes,
+                batch.original_sizes,
             )
         for row, boxes, valid in zip(batch.image_index.tolist(), expected.boxes, expected.valid, strict=True):
             assert 0 < len(found[row]) <= 30

@@ -21,7 +21,7 @@ from detseg import checkpoint, cli
 from detseg.configurable import to_config
 from detseg.errors import CheckpointError
 from detseg.models import Classifier, FasterRCNN
-from detseg.modules import FPN, TwoMLPHead
+from detseg.modules import FPN, RPN, AnchorGenerator, BalancedSampler, RoIHeads, RoIPool, TwoMLPHead
 from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
 from detseg.tasks import ClassificationTask, DetectionTask
 from tests.colours import IDS, ColourDetector, colours, write_colours
@@ -35,13 +35,16 @@ model:
       init_args:
         channels: 8
         backbone: MobileNetV2
-    head:
-      class_path: TwoMLPHead
-      init_args:
-        in_channels: 8
-        channels: 8
-    proposals: [10, 10]
-    samples: 8
+    rpn:
+      post_nms_top_n: [10, 10]
+    roi_heads:
+      box_head:
+        class_path: TwoMLPHead
+        init_args:
+          channels: 8
+      sampler:
+        batch_size_per_image: 8
+        positive_fraction: 0.25
 data:
   class_path: COCO
   init_args:
@@ -66,9 +69,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.yaml").write_text(TRAINING)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        head = TwoMLPHead(8, channels=8)
+        heads = RoIHeads(box_head=TwoMLPHead(8), sampler=BalancedSampler(8, 0.25))
         save(ColourDetector(blunder=2.0), "colours.ckpt")
-        save(FasterRCNN(FPN(MobileNetV2(), 8), 3, head, proposals=(10, 10), samples=8), "tiny.ckpt")
+        save(FasterRCNN(FPN(MobileNetV2(), 8), 3, RPN(post_nms_top_n=(10, 10)), heads), "tiny.ckpt")
         cli.main(["publish", "colours.ckpt", "--out", "colours"])
         cli.main(["publish", "tiny.ckpt", "--out", "tiny"])
     return folder
@@ -122,10 +125,11 @@ def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["train", "--config", "train.yaml", "--model.weights", "tiny"])
     assert (
-        "tiny: box_head.classes, box_head.deltas are taken over, for it knows all 3 classes" in capsys.readouterr().err
+        "tiny: roi_heads.box_predictor.cls_score, roi_heads.box_predictor.bbox_pred are taken over, for it knows all 3"
+        in capsys.readouterr().err
     )
     cli.main(["train", "--config", "train.yaml", "--model.weights", "colours.ckpt", "--model.weights", "tiny.ckpt"])
-    assert "tiny.ckpt: box_head.classes" in capsys.readouterr().err
+    assert "tiny.ckpt: roi_heads.box_predictor.cls_score" in capsys.readouterr().err
 
 
 def test_a_backbone_is_taken_from_a_published_classifier() -> None:
@@ -193,7 +197,7 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
 def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "short"))
     card = json.loads((folder / "card.json").read_text())
-    card["model"]["init_args"]["rpn_iou"] = []
+    card["model"]["init_args"]["rpn"] = []
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: .* index out of range"):
         checkpoint.load(folder)
@@ -240,20 +244,20 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "settings", "reason"),
+    ("body", "parts", "reason"),
     [
         (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
         (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
         (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
-        (ResNet("resnet18"), {"anchor_sizes": [[16], [32], [64], [128], [256]]}, "has anchors of its own"),
-        (ResNet("resnet18"), {"anchor_ratios": (1.0, 2.0, 3.0)}, "has anchors of its own"),
-        (ResNet("resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
+        (ResNet("resnet18"), {"rpn": RPN(AnchorGenerator([[16], [32], [64], [128], [256]]))}, "has anchors of its own"),
+        (ResNet("resnet18"), {"rpn": RPN(AnchorGenerator(aspect_ratios=(1.0, 2.0, 3.0)))}, "has anchors of its own"),
+        (ResNet("resnet18"), {"roi_heads": RoIHeads(RoIPool())}, "has RoIPool, and torchvision's detectors RoIAlign"),
     ],
 )
 def test_what_torchvision_cannot_load_is_not_converted(
-    body: Backbone, settings: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    body: Backbone, parts: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(FasterRCNN(FPN(body, 8), 3, TwoMLPHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
+    save(FasterRCNN(FPN(body, 8), 3, **parts), str(tmp_path / "other.ckpt"))
     with pytest.raises(SystemExit):
         cli.main(["convert", str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
     assert re.search(rf"error: .*other.ckpt: .*{reason}", capsys.readouterr().err)
@@ -274,7 +278,10 @@ def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: p
 def test_converting_names_no_function_that_builds_another_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(FasterRCNN(FPN(ResNet("resnet50"), 8), 3, TwoMLPHead(8, channels=8)), str(tmp_path / "thin.ckpt"))
+    save(
+        FasterRCNN(FPN(ResNet("resnet50"), 8), 3, roi_heads=RoIHeads(box_head=TwoMLPHead(8))),
+        str(tmp_path / "thin.ckpt"),
+    )
     cli.main(["convert", str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
     assert "it is loaded by a detector of torchvision's with the same layers" in said

@@ -8,14 +8,16 @@ from torch.testing import assert_close
 
 from detseg.errors import DataError
 from detseg.models import Detector, FastRCNN
-from detseg.modules import FPN, TwoMLPHead
+from detseg.models.fast_rcnn import FastRCNNHeads
+from detseg.modules import FPN, BalancedSampler, Matcher, RoIAlign, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
+from tests.models.detectors import fast_rcnn
 from tests.models.tester import CLASSES, DetectorTester, backward, detect, gradients, scene, with_padding
 
 # A network that is to find two objects and nothing else must have seen what touches neither as background.
-SMALL = {"samples": 32, "background_iou": 0.0}
-EXHAUSTIVE = {"samples": 10**6, "positive_fraction": 1.0, "background_iou": 0.1}
+SMALL = {"batch_size_per_image": 32, "pooler": RoIPool(), "nms_threshold": 0.3}
+EXHAUSTIVE = {"batch_size_per_image": 10**6, "positive_fraction": 1.0, "iou": (0.1, 0.5)}
 
 
 class TestWithOneMap(DetectorTester):
@@ -24,8 +26,7 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        head = TwoMLPHead(128, channels=128)
-        return FastRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=head, **{**SMALL, **arguments})
+        return fast_rcnn(ResNet("resnet18", stages=[3]), CLASSES, TwoMLPHead(128), **{**SMALL, **arguments})
 
 
 class TestWithPyramid(DetectorTester):
@@ -35,15 +36,16 @@ class TestWithPyramid(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
-        settings = {"pooling": "roi_align", **SMALL, **arguments}
-        return FastRCNN(backbone, CLASSES, head=TwoMLPHead(32, channels=64), **settings)
+        return fast_rcnn(backbone, CLASSES, TwoMLPHead(64), **{**SMALL, "pooler": RoIAlign(), **arguments})
 
 
 @pytest.fixture
 def model() -> Detector:
     torch.manual_seed(0)
     model = TestWithOneMap.make(**EXHAUSTIVE).eval()
-    torch.nn.init.normal_(model.box_head.classes.weight, std=0.1)  # sure enough of itself to tell regions apart
+    torch.nn.init.normal_(
+        model.roi_heads.box_predictor.cls_score.weight, std=0.1
+    )  # sure enough of itself to tell regions apart
     return model
 
 
@@ -62,14 +64,19 @@ def test_defaults_are_the_papers() -> None:
     """Section 2.3: 64 regions an image, a quarter of them objects, at IoU 0.5; background from 0.1. NMS as released."""
     with torch.device("meta"):
         model = FastRCNN(ResNet("resnet18", stages=[3]), 20)
-    assert (model.pooling, model.samples, model.positive_fraction) == ("roi_pool", 64, 0.25)
-    assert (model.iou, model.background_iou, model.nms) == (0.5, 0.1, 0.3)
+    heads = model.roi_heads
+    assert isinstance(heads.pooler, RoIPool)
+    assert (heads.sampler.batch_size_per_image, heads.sampler.positive_fraction) == (64, 0.25)
+    matcher = heads.matcher
+    assert (matcher.fg_iou_threshold, matcher.bg_iou_threshold, matcher.min_bg_iou) == (0.5, 0.5, 0.1)
+    assert (heads.box_predictor.smooth_l1_beta, heads.postprocessor.nms_threshold) == (1.0, 0.3)
 
 
 def test_loss_is_that_of_the_paper(model) -> None:
     """Equations 1 to 3, written out region by region over every proposal and the ground truth."""
     batch = scene(proposals=True)
-    features = model.backbone(batch.images, batch.image_sizes)
+    model.roi_heads.box_predictor.smooth_l1_beta = 1.0
+    features, heads = model.backbone(batch.images, batch.image_sizes), model.roi_heads
     entropy, smooth, count = 0.0, 0.0, 0
     for image in range(2):
         truth = batch.targets.boxes[image, batch.targets.valid[image]]
@@ -82,7 +89,7 @@ def test_loss_is_that_of_the_paper(model) -> None:
             if overlap < 0.1:
                 continue
             region = Instances(box.view(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
-            logits, deltas = model.box_head(model.pool([f[[image]] for f in features], region))
+            logits, deltas = heads.box_predictor(heads.box_head(heads.pool([f[[image]] for f in features], region, 7)))
             label = classes[best] if overlap >= 0.5 else torch.tensor(CLASSES)
             entropy = entropy - logits.log_softmax(dim=1)[0, label]
             count += 1
@@ -103,7 +110,7 @@ def test_padding_of_the_proposals_changes_nothing() -> None:
     """With RoIAlign: RoIPool rounds some of these regions to the same pixels, and equal scores have no order."""
     torch.manual_seed(0)
     model, batch = TestWithPyramid.make(**EXHAUSTIVE).eval(), scene(proposals=True)
-    torch.nn.init.normal_(model.box_head.classes.weight, std=0.5)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
     padded = batch._replace(proposals=with_padding(batch.proposals))
     expected, detections = detect(model, batch), detect(model, padded)
     assert expected.valid.sum() > 10
@@ -124,19 +131,25 @@ def test_an_image_without_proposals_trains_and_detects_nothing(model) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "small", "large"),
-    [("samples", 2, 10**6), ("iou", 0.3, 0.8), ("background_iou", 0.0, 0.3), ("positive_fraction", 0.1, 1.0)],
+    [
+        ("batch_size_per_image", 2, 10**6),
+        ("iou", (0.1, 0.3), (0.1, 0.8)),
+        ("iou", (0.0, 0.5), (0.3, 0.5)),
+        ("positive_fraction", 0.1, 1.0),
+    ],
 )
 def test_settings_reach_the_loss(setting, small, large) -> None:
     losses = []
     for value in (small, large):
         torch.manual_seed(0)
-        model = TestWithOneMap.make(**{**EXHAUSTIVE, "samples": 20, setting: value}).eval()
+        model = TestWithOneMap.make(**{**EXHAUSTIVE, "batch_size_per_image": 20, setting: value}).eval()
         losses.append(sum(model.loss(scene(proposals=True)).values()))
     assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("detections", 3), ("candidates", 3), ("score_threshold", 0.6), ("nms", 0.05)]
+    ("setting", "value"),
+    [("detections_per_image", 3), ("topk_candidates", 3), ("score_threshold", 0.6), ("nms_threshold", 0.05)],
 )
 @torch.no_grad()
 def test_settings_reach_the_detections(model, setting, value) -> None:
@@ -148,30 +161,34 @@ def test_settings_reach_the_detections(model, setting, value) -> None:
     assert (detect(model, batch).valid.sum(dim=1) < before).all()
 
 
-@pytest.mark.parametrize("pooling", ["roi_pool", "roi_align"])
-def test_both_poolings_train_every_parameter_of_a_pyramid(pooling) -> None:
-    model = TestWithPyramid.make(pooling=pooling)
+@pytest.mark.parametrize("pooler", [RoIPool(), RoIAlign()])
+def test_both_poolings_train_every_parameter_of_a_pyramid(pooler) -> None:
+    model = TestWithPyramid.make(pooler=pooler)
     backward(model, scene(proposals=True))
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(model).values())
 
 
 @pytest.mark.parametrize(
-    ("stages", "arguments", "message"),
+    ("stages", "heads", "message"),
     [
-        ([2, 3], {}, r"\[64, 128\] channels.*FPN"),
-        ([3], {"head": TwoMLPHead(64, channels=8)}, "takes 64 channels.* gives 128"),
-        ([3], {"samples": 0}, "samples is 0"),
-        ([3], {"background_iou": 0.6}, "background_iou is 0.6.*iou, 0.5"),
+        ([2, 3], FastRCNNHeads, r"\[64, 128\] channels.*FPN"),
+        ([3], lambda: FastRCNNHeads(box_head=TwoMLPHead(8).build(64)), "has in_channels 64, .* needs in_channels 128"),
+        ([3], lambda: FastRCNNHeads(sampler=BalancedSampler(0, 0.25)), "batch_size_per_image is 0"),
+        (
+            [3],
+            lambda: FastRCNNHeads(matcher=Matcher(0.5, 0.5, False, 0.6)),
+            "min_bg_iou is 0.6.* between 0 and 0.5",
+        ),
     ],
 )
-def test_parts_that_do_not_fit(stages, arguments, message) -> None:
+def test_parts_that_do_not_fit(stages, heads, message) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        FastRCNN(ResNet("resnet18", stages=stages), CLASSES, **arguments)
+        FastRCNN(ResNet("resnet18", stages=stages), CLASSES, heads())
 
 
 def test_the_extra_map_of_a_pyramid_is_not_pooled() -> None:
     with torch.device("meta"):
-        assert FastRCNN(FPN(ResNet("resnet18")), CLASSES).strides == [4, 8, 16, 32]
+        assert FastRCNN(FPN(ResNet("resnet18")), CLASSES).roi_heads.strides == [4, 8, 16, 32]
 
 
 def test_no_room_for_a_proposal_is_no_detection(model) -> None:

@@ -7,13 +7,18 @@ import torch
 from torch.testing import assert_close
 
 from detseg.models import Detector, FasterRCNN
-from detseg.modules import FPN, Res5Head, TwoMLPHead
+from detseg.modules import FPN, Res5Head, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
+from tests.models.detectors import faster_rcnn
 from tests.models.tester import CLASSES, DetectorTester, Operations, backward, gradients, scene, with_padding
 
-SMALL = {"rpn_samples": 64, "samples": 64, "rpn_candidates": (200, 100), "proposals": (100, 50)}
-EXHAUSTIVE = {"rpn_samples": 10**6, "rpn_positive_fraction": 1.0, "samples": 10**6, "positive_fraction": 1.0}
+EXHAUSTIVE = {
+    "rpn_batch_size_per_image": 10**6,
+    "rpn_positive_fraction": 1.0,
+    "batch_size_per_image": 10**6,
+    "positive_fraction": 1.0,
+}
 
 
 class TestWithPyramid(DetectorTester):
@@ -22,7 +27,7 @@ class TestWithPyramid(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
-        return FasterRCNN(backbone, CLASSES, head=TwoMLPHead(32, channels=64), **{**SMALL, **arguments})
+        return faster_rcnn(backbone, CLASSES, TwoMLPHead(64), **arguments)
 
 
 class TestWithOneMap(DetectorTester):
@@ -30,16 +35,17 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        head = TwoMLPHead(128, channels=128)
-        settings = {"anchor_sizes": [[16, 32, 64]], **SMALL, **arguments}
-        return FasterRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=head, **settings)
+        settings = {"rpn_sizes": [[16, 32, 64]], **arguments}
+        return faster_rcnn(ResNet("resnet18", stages=[3]), CLASSES, TwoMLPHead(128), **settings)
 
 
 @pytest.fixture
 def model() -> Detector:
     torch.manual_seed(0)
     model = TestWithPyramid.make(**EXHAUSTIVE).eval()
-    torch.nn.init.normal_(model.box_head.classes.weight, std=0.5)  # sure enough of itself to tell regions apart
+    torch.nn.init.normal_(
+        model.roi_heads.box_predictor.cls_score.weight, std=0.5
+    )  # sure enough of itself to tell regions apart
     return model
 
 
@@ -61,7 +67,7 @@ def test_given_proposals_are_used(model) -> None:
 def test_padding_of_the_proposals_changes_nothing(model) -> None:
     batch = scene()
     features = model.backbone(batch.images, batch.image_sizes)
-    proposals = model.rpn.propose(model.rpn(features, (96, 96)), batch.image_sizes, 100, 20)
+    proposals = model.rpn.propose(model.rpn(features, (96, 96)), batch.image_sizes, training=False)
     expected = model(batch.images, batch.image_sizes, proposals)
     detections = model(batch.images, batch.image_sizes, with_padding(proposals))
     assert expected.valid.sum() > 10
@@ -72,7 +78,12 @@ def test_padding_of_the_proposals_changes_nothing(model) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "small", "large"),
-    [("rpn_nms", 0.1, 0.9), ("rpn_samples", 4, 10**6), ("samples", 2, 10**6), ("rpn_iou", (0.1, 0.2), (0.3, 0.9))],
+    [
+        ("rpn_nms_threshold", 0.1, 0.9),
+        ("rpn_batch_size_per_image", 4, 10**6),
+        ("batch_size_per_image", 2, 10**6),
+        ("rpn_iou", (0.1, 0.2), (0.3, 0.9)),
+    ],
 )
 def test_settings_reach_the_loss(setting, small, large) -> None:
     one, other = ({**EXHAUSTIVE, setting: value} for value in (small, large))
@@ -83,7 +94,9 @@ def test_settings_reach_the_loss(setting, small, large) -> None:
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize(("setting", "value"), [("detections", 3), ("candidates", 3), ("score_threshold", 0.9)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("detections_per_image", 3), ("topk_candidates", 3), ("score_threshold", 0.9)]
+)
 @torch.no_grad()
 def test_settings_reach_the_detections(model, setting, value) -> None:
     batch = scene()
@@ -102,7 +115,7 @@ def test_settings_reach_the_detections(model, setting, value) -> None:
 @torch.no_grad()
 def test_inference_does_not_wait_for_the_device(model, monkeypatch) -> None:
     monkeypatch.setattr(
-        "detseg.models.faster_rcnn.drop_padding", lambda proposals: proposals
+        "detseg.modules.roi_heads.drop_padding", lambda proposals: proposals
     )  # which asks on a CPU alone
     batch = scene()
     with Operations() as operations:
@@ -112,7 +125,7 @@ def test_inference_does_not_wait_for_the_device(model, monkeypatch) -> None:
 
 
 def test_roi_pool_trains_and_detects() -> None:
-    model, batch = TestWithPyramid.make(pooling="roi_pool"), scene()
+    model, batch = TestWithPyramid.make(pooler=RoIPool()), scene()
     backward(model, batch)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(model).values())
     assert model(batch.images, batch.image_sizes).boxes.isfinite().all()
@@ -120,8 +133,8 @@ def test_roi_pool_trains_and_detects() -> None:
 
 def test_last_stage_of_a_resnet_as_the_head_of_a_single_map() -> None:
     """ResNet, appendix A."""
-    settings = {**SMALL, "samples": 4, "proposals": (8, 4), "anchor_sizes": [[32, 64]]}
-    model = FasterRCNN(ResNet("resnet50", stages=[4]), CLASSES, head=Res5Head(), **settings)
+    settings = {"batch_size_per_image": 4, "rpn_post_nms_top_n": (8, 4), "rpn_sizes": [[32, 64]]}
+    model = faster_rcnn(ResNet("resnet50", stages=[4]), CLASSES, Res5Head(), **settings)
     batch = scene()
     backward(model, batch)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients(model).values())
@@ -129,29 +142,32 @@ def test_last_stage_of_a_resnet_as_the_head_of_a_single_map() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stages", "arguments", "message"),
+    ("stages", "box_head", "sizes", "message"),
     [
-        ([2, 3], {}, r"\[64, 128\] channels.*FPN"),
-        ([3], {"head": TwoMLPHead(64, channels=8)}, "takes 64 channels.* gives 128"),
-        ([3], {"anchor_sizes": [[32], [64]]}, "2 lists.* 1 maps"),
+        ([2, 3], TwoMLPHead, None, r"\[64, 128\] channels.*FPN"),
+        ([3], lambda: TwoMLPHead(8).build(64), None, "TwoMLPHead has in_channels 64, .* needs in_channels 128"),
+        ([3], Res5Head, None, "Res5Head has in_channels 1024, .* needs in_channels 128"),
+        ([3], TwoMLPHead, [[32], [64]], "2 lists.* 1 maps"),
     ],
 )
-def test_parts_that_do_not_fit(stages, arguments, message) -> None:
+def test_parts_that_do_not_fit(stages, box_head, sizes, message) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        FasterRCNN(ResNet("resnet18", stages=stages), CLASSES, **arguments)
+        faster_rcnn(ResNet("resnet18", stages=stages), CLASSES, box_head(), rpn_sizes=sizes)
 
 
 def test_the_extra_map_of_a_pyramid_is_for_anchors_alone() -> None:
     """FPN, section 4.2: there is no P6 in the features of regions, whatever its stride."""
     with torch.device("meta"):
-        assert TestWithPyramid.make().strides == [4, 8]
-        assert FasterRCNN(FPN(ResNet("resnet18")), CLASSES).strides == [4, 8, 16, 32]
-        assert TestWithOneMap.make().strides == [8]
+        assert TestWithPyramid.make().roi_heads.strides == [4, 8]
+        assert FasterRCNN(FPN(ResNet("resnet18")), CLASSES).roi_heads.strides == [4, 8, 16, 32]
+        assert TestWithOneMap.make().roi_heads.strides == [8]
 
 
-@pytest.mark.parametrize("setting", [{"samples": 0}, {"detections": 0}, {"proposals": (100, 0)}])
+@pytest.mark.parametrize(
+    "setting", [{"batch_size_per_image": 0}, {"detections_per_image": 0}, {"rpn_post_nms_top_n": (100, 0)}]
+)
 def test_nothing_cannot_be_asked_for(setting) -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match=f"{next(iter(setting))} is 0"):
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{next(iter(setting)).removeprefix('rpn_')} is 0"):
         TestWithPyramid.make(**setting)
 
 
@@ -161,4 +177,4 @@ def test_maps_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match=r"strides \[4, 16\]"):
             FasterRCNN(gap, CLASSES)
         with pytest.raises(ValueError, match=r"\[32, 64\].* same number"):
-            FasterRCNN(pyramid, CLASSES, anchor_sizes=[[32], [32, 64], [64]])
+            faster_rcnn(pyramid, CLASSES, TwoMLPHead(), rpn_sizes=[[32], [32, 64], [64]])

@@ -17,27 +17,33 @@ from detseg import checkpoint
 from detseg.configurable import from_config, to_config
 from detseg.errors import CheckpointError
 from detseg.models import FasterRCNN
-from detseg.modules import FPN, TwoMLPHead
+from detseg.modules import FPN, RPN, AnchorGenerator, RoIHeads, TwoMLPHead
 from detseg.modules.backbones import MobileNetV2, MobileNetV3, ResNet
 from detseg.tasks import DetectionTask
 from detseg.weights import model_card
 from detseg.weights.torchvision import COCO, from_torchvision, load_weights, match_classes, to_torchvision
 
+LAYERS = "roi_heads.box_predictor.cls_score, roi_heads.box_predictor.bbox_pred"  # that depend on the classes
+
 # The ids in COCO's own annotation files: 91 labels, of which these are used.
 IDS = [label for label in range(1, 91) if label not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 
+def heads(channels: int) -> RoIHeads:
+    return RoIHeads(box_head=TwoMLPHead(channels))
+
+
 def small(num_classes: int, weights: str | None = None) -> FasterRCNN:
-    return FasterRCNN(FPN(MobileNetV2(), 16), num_classes, TwoMLPHead(16, channels=8), weights=weights)
+    return FasterRCNN(FPN(MobileNetV2(), 16), num_classes, roi_heads=heads(8), weights=weights)
 
 
 def rows(model: FasterRCNN) -> dict[str, Tensor]:
     """What belongs to each class."""
     return {
-        "scores": model.box_head.classes.weight.detach().clone(),
-        "biases": model.box_head.classes.bias.detach().clone(),
-        "deltas": model.box_head.deltas.weight.detach().view(-1, 4, 8).clone(),
-        "shifts": model.box_head.deltas.bias.detach().view(-1, 4).clone(),
+        "scores": model.roi_heads.box_predictor.cls_score.weight.detach().clone(),
+        "biases": model.roi_heads.box_predictor.cls_score.bias.detach().clone(),
+        "deltas": model.roi_heads.box_predictor.bbox_pred.weight.detach().view(-1, 4, 8).clone(),
+        "shifts": model.roi_heads.box_predictor.bbox_pred.bias.detach().view(-1, 4).clone(),
     }
 
 
@@ -46,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, FasterRCNN]:
     """A file as torchvision writes it of a network for 91 labels, and the network."""
     torch.manual_seed(0)
     model = small(90)
-    for value in (model.box_head.classes.bias, model.box_head.deltas.bias):
+    for value in (model.roi_heads.box_predictor.cls_score.bias, model.roi_heads.box_predictor.bbox_pred.bias):
         torch.nn.init.normal_(value)
     file = tmp_path_factory.mktemp("weights") / "coco.pth"
     torch.save(to_torchvision(model.state_dict()), file)
@@ -65,7 +71,7 @@ def test_coco_in_its_order(source) -> None:
     for name, value in rows(loaded).items():
         assert torch.equal(value[:80], expected[name][used])
     assert torch.equal(rows(loaded)["biases"][80], expected["biases"][90])  # of the background
-    assert torch.equal(loaded.rpn.conv.weight, of_91.rpn.conv.weight)
+    assert torch.equal(loaded.rpn.head.conv[0].weight, of_91.rpn.head.conv[0].weight)
     assert type(from_config(to_config(loaded))) is FasterRCNN
     assert torch.equal(
         loaded.backbone.backbone.features[7].conv[0][0].weight, of_91.backbone.backbone.features[7].conv[0][0].weight
@@ -83,14 +89,12 @@ def test_classes_are_matched_by_name(source, caplog) -> None:
         assert torch.equal(value[1], random[name][1])
         assert torch.equal(value[2], expected[name][0])
     assert torch.equal(rows(model)["scores"][3], expected["scores"][90])
-    assert caplog.messages == [
-        f"{file}: box_head.classes, box_head.deltas begin at random for nut, which it does not know"
-    ]
+    assert caplog.messages == [f"{file}: {LAYERS} begin at random for nut, which it does not know"]
 
     with torch.no_grad():
-        model.box_head.classes.weight.zero_()  # as if it had learnt
+        model.roi_heads.box_predictor.cls_score.weight.zero_()  # as if it had learnt
     match_classes(model, ["toothbrush", "nut", "person"])
-    assert not model.box_head.classes.weight.any()
+    assert not model.roi_heads.box_predictor.cls_score.weight.any()
 
 
 def test_as_many_classes_in_another_order(source) -> None:
@@ -112,8 +116,8 @@ def test_other_classes_begin_at_random(source, caplog) -> None:
             match_classes(model, [f"part {number}" for number in range(count)])
         for name, value in rows(model).items():
             assert torch.equal(value, random[name])
-        assert torch.equal(model.box_head.body.fc7.weight, of_91.box_head.body.fc7.weight)
-        assert "box_head.classes, box_head.deltas begin at random, for none of its classes" in caplog.messages[-1]
+        assert torch.equal(model.roi_heads.box_head.fc7.weight, of_91.roi_heads.box_head.fc7.weight)
+        assert "{LAYERS} begin at random, for none of its classes" in caplog.messages[-1]
 
 
 def test_classes_without_names(tmp_path, caplog) -> None:
@@ -149,7 +153,7 @@ def test_from_what_was_trained_here(tmp_path, name) -> None:
 def test_epsilon_of_what_was_trained_here_comes_along(tmp_path) -> None:
     def make(weights: str | None = None, **settings: Any) -> FasterRCNN:
         body = ResNet("resnet18", norm="frozen", **settings)
-        return FasterRCNN(FPN(body, 8), 2, TwoMLPHead(8, channels=8), weights=weights)
+        return FasterRCNN(FPN(body, 8), 2, roi_heads=heads(8), weights=weights)
 
     place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
     loaded = make(str(place))
@@ -160,7 +164,7 @@ def test_epsilon_of_what_was_trained_here_comes_along(tmp_path) -> None:
 def test_epsilon_comes_along_without_a_pyramid(tmp_path) -> None:
     def make(weights: str | None = None, **settings: Any) -> FasterRCNN:
         body = ResNet("resnet18", stages=[4], norm="frozen", **settings)
-        return FasterRCNN(body, 2, TwoMLPHead(256, channels=8), weights=weights)
+        return FasterRCNN(body, 2, roi_heads=heads(8), weights=weights)
 
     place = published(make(eps=0.0), ("nut", "bolt"), tmp_path / "nuts")
     loaded = make(str(place))
@@ -169,16 +173,16 @@ def test_epsilon_comes_along_without_a_pyramid(tmp_path) -> None:
 
 
 def test_a_file_that_is_taken_for_cocos_is_said(tmp_path, caplog) -> None:
-    model = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, TwoMLPHead(8, channels=8))
+    model = FasterRCNN(FPN(ResNet("resnet18"), 8), 90, roi_heads=heads(8))
     torch.save(to_torchvision(model.state_dict()), tmp_path / "x.pth")
     with caplog.at_level("INFO", logger="detseg"):
-        load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8)), str(tmp_path / "x.pth"))
+        load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, roi_heads=heads(8)), str(tmp_path / "x.pth"))
     assert "x.pth: taken for weights with COCO's classes, for it has their 91 labels" in caplog.text
 
 
 def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
     """torchvision adds nothing to the variances of its oldest weights."""
-    model = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, TwoMLPHead(8, channels=8))
+    model = FasterRCNN(FPN(ResNet("resnet18", norm="frozen"), 8), 2, roi_heads=heads(8))
     torch.save(to_torchvision(model.state_dict()), tmp_path / "x.pth")
     load_weights(model, str(tmp_path / "x.pth"))
     assert model.backbone.backbone.bn1.eps == 1e-5
@@ -190,7 +194,7 @@ def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
 
 def test_names_of_published_mask_heads() -> None:
     old = {"roi_heads.mask_head.mask_fcn2.bias": torch.ones(3)}
-    assert list(from_torchvision(old)) == ["mask_head.convs.1.bias"]
+    assert list(from_torchvision(old)) == ["roi_heads.mask_head.convs.1.bias"]
     assert list(to_torchvision(from_torchvision(old))) == ["roi_heads.mask_head.1.0.bias"]
 
 
@@ -203,7 +207,7 @@ def test_names_of_published_mask_heads() -> None:
         ("torchvision:fasterrcnn_resnet50_fpn_v2:COCO_V1", "could not fetch https.*: no route; give its file"),
         ("other.pth", r"other.pth: transformer.weight: not an entry"),
         ("part.pth", r"part.pth: these are not weights of this FasterRCNN: \d+ missing \(such as backbone"),
-        ("wide.pth", r"of another shape \(such as box_head.body.fc6.weight"),
+        ("wide.pth", r"of another shape \(such as roi_heads.box_head.fc6.weight"),
         ("classifier.ckpt", "classifier.ckpt: not the checkpoint of a detector"),
     ],
 )
@@ -213,8 +217,8 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch, weights, reason) -> None
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
     monkeypatch.chdir(tmp_path)
-    model = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=8))
-    wide = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, TwoMLPHead(8, channels=16))
+    model = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, roi_heads=heads(8))
+    wide = FasterRCNN(FPN(ResNet("resnet18"), 8), 2, roi_heads=heads(16))
     torch.save({"transformer.weight": torch.zeros(1)}, "other.pth")
     torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, "part.pth")
     torch.save(to_torchvision(wide.state_dict()), "wide.pth")
@@ -225,7 +229,7 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch, weights, reason) -> None
 
 def test_two_detectors_of_one_structure_are_told_apart_by_name() -> None:
     backbone = FPN(MobileNetV3(stages=[5], return_stage_start=True))
-    model = FasterRCNN(backbone, 2, anchor_sizes=[[32, 64, 128, 256, 512]] * 3)
+    model = FasterRCNN(backbone, 2, RPN(AnchorGenerator([[32, 64, 128, 256, 512]] * 3)))
     with pytest.raises(CheckpointError, match=r"large_fpn:COCO_V1, torchvision:.*large_320_fpn:COCO_V1; name one"):
         load_weights(model, "torchvision:COCO_V1")
 

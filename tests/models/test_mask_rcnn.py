@@ -7,13 +7,19 @@ import torch
 from torch.testing import assert_close
 
 from detseg.errors import DataError
-from detseg.models import Detector, FasterRCNN, MaskRCNN, faster_rcnn
-from detseg.modules import FPN, Res5Head, TwoMLPHead, box_head
+from detseg.models import Detector, MaskRCNN
+from detseg.modules import FPN, Res5Head, RoIHeads, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
+from tests.models.detectors import mask_rcnn
 from tests.models.tester import CLASSES, OBJECTS, DetectorTester, backward, detect, gradients, scene
 
-SMALL = {"rpn_samples": 64, "samples": 64, "rpn_candidates": (200, 100), "proposals": (100, 50), "mask_channels": 32}
-EXHAUSTIVE = {"rpn_samples": 10**6, "rpn_positive_fraction": 1.0, "samples": 10**6, "positive_fraction": 1.0}
+SMALL = {"mask_channels": 32}
+EXHAUSTIVE = {
+    "rpn_batch_size_per_image": 10**6,
+    "rpn_positive_fraction": 1.0,
+    "batch_size_per_image": 10**6,
+    "positive_fraction": 1.0,
+}
 
 
 class TestWithPyramid(DetectorTester):
@@ -23,7 +29,7 @@ class TestWithPyramid(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
-        return MaskRCNN(backbone, CLASSES, head=TwoMLPHead(32, channels=64), **{**SMALL, **arguments})
+        return mask_rcnn(backbone, CLASSES, TwoMLPHead(64), **{**SMALL, **arguments})
 
     @torch.no_grad()
     def test_masks_are_learnt(self, trained, batch) -> None:
@@ -41,8 +47,8 @@ class TestWithOneMapAndRoIPool(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        settings = {"anchor_sizes": [[16, 32, 64]], "pooling": "roi_pool", **SMALL, **arguments}
-        return MaskRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=TwoMLPHead(128, channels=512), **settings)
+        settings = {"rpn_sizes": [[16, 32, 64]], "pooler": RoIPool(), **SMALL, **arguments}
+        return mask_rcnn(ResNet("resnet18", stages=[3]), CLASSES, TwoMLPHead(512), **settings)
 
 
 def test_losses_have_names() -> None:
@@ -56,14 +62,14 @@ def test_data_without_masks_is_an_error() -> None:
 
 
 def small_conv5() -> MaskRCNN:
-    return MaskRCNN(
+    return mask_rcnn(
         ResNet("resnet50", stages=[4]),
         CLASSES,
         Res5Head(),
-        samples=8,
-        rpn_candidates=(50, 20),
-        proposals=(20, 10),
-        anchor_sizes=[[32]],
+        batch_size_per_image=8,
+        rpn_pre_nms_top_n=(50, 20),
+        rpn_post_nms_top_n=(20, 10),
+        rpn_sizes=[[32]],
     )
 
 
@@ -71,11 +77,11 @@ def test_conv5_is_shared_by_both_heads() -> None:
     """Figure 4, left: the mask head begins behind the conv5 of the box head, and has no convolution of its own."""
     torch.manual_seed(0)
     model = small_conv5().eval()
-    assert not model.mask_head.convs
-    assert model.mask_head.deconv.in_channels == 2048
+    assert not model.roi_heads.mask_head.convs
+    assert model.roi_heads.mask_head.conv5_mask.in_channels == 2048
     losses = backward(model, scene(masks=True))
     assert losses["mask"] > 0
-    assert gradients(model)["box_head.body.layer4.0.conv1.weight"].any()
+    assert gradients(model)["roi_heads.box_head.layer4.0.conv1.weight"].any()
     found = detect(model, scene(masks=True))
     assert found.masks.shape == (2, 100, 14, 14)
 
@@ -86,10 +92,10 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
     model = small_conv5().eval()
     batch = scene(masks=True)
     counted: list[int] = []
-    model.box_head.body.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
+    model.roi_heads.box_head.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
     torch.manual_seed(1)
     once = backward(model, batch)
-    regions = 2 * model.samples
+    heads, regions = model.roi_heads, 2 * 8
     assert counted == [regions]
     ours = gradients(model)
 
@@ -97,17 +103,21 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
     model.zero_grad()
     drawn = []
 
-    def sample_regions(*arguments: Any) -> Any:
-        drawn.append(box_head.sample_regions(*arguments))
+    def sample(*arguments: Any) -> Any:
+        drawn.append(type(heads).sample(heads, *arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(faster_rcnn, "sample_regions", sample_regions)
+    monkeypatch.setattr(heads, "sample", sample)
     torch.manual_seed(1)
     features = model.backbone(batch.images, batch.image_sizes)
-    predictions = model.rpn.survey(features, batch.images.shape[-2:])
-    twice = FasterRCNN._loss(model, batch, features, predictions)
-    objects, matched = model._objects(drawn[0][0], drawn[0][2])
-    twice |= model.mask_head.loss(model.masks(features, objects), objects, batch.targets, matched)
+    predictions = model.rpn(features, batch.images.shape[-2:])
+    proposals = model.rpn.propose(predictions, batch.image_sizes, training=True)
+    twice = RoIHeads.loss(heads, features, proposals, batch.targets)
+    twice = model.rpn.loss(features, predictions, batch.targets) | twice
+    (regions_drawn, matched), objects = drawn[0], heads.foreground(drawn[0][0])
+    assert regions_drawn.valid.numel() == regions
+    matched = matched[:, : objects.valid.shape[1]]
+    twice |= heads.mask_head.loss(heads.masks(features, objects), objects, batch.targets, matched)
     sum(twice.values()).backward()
     assert counted == [regions, objects.valid.numel()]
     assert_close(once, {name: loss.detach() for name, loss in twice.items()})
@@ -122,7 +132,7 @@ def test_masks_are_those_of_the_boxes_and_classes_that_were_found() -> None:
     model, batch = TestWithPyramid.make(score_threshold=0.0).eval(), scene(masks=True)
     found = detect(model, batch)
     features = model.backbone(batch.images, batch.image_sizes)
-    alone = model.masks(features, found._replace(masks=None)).sigmoid().unflatten(0, found.valid.shape)
+    alone = model.roi_heads.masks(features, found._replace(masks=None)).sigmoid().unflatten(0, found.valid.shape)
     assert found.masks.shape == (2, 100, 28, 28)
     assert len(found.labels[found.valid].unique()) > 1
     assert_close(found.masks[found.valid], alone[found.valid])

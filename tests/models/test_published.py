@@ -150,36 +150,30 @@ def as_list(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
 
 def fewer(pair: Pair, patch: pytest.MonkeyPatch) -> None:
     """Not to wait for a thousand regions, and the masks of a hundred."""
-    patch.setattr(pair.ours, "proposals", (PROPOSALS, PROPOSALS))
+    patch.setattr(pair.ours.rpn, "post_nms_top_n", (PROPOSALS, PROPOSALS))
     patch.setattr(pair.theirs.rpn, "_post_nms_top_n", {"training": PROPOSALS, "testing": PROPOSALS})
-    patch.setattr(pair.ours, "detections", DETECTIONS)
+    patch.setattr(pair.ours.roi_heads.postprocessor, "detections_per_image", DETECTIONS)
     patch.setattr(pair.theirs.roi_heads, "detections_per_img", DETECTIONS)
 
 
 def test_settings_are_those_of_torchvision(request, pair) -> None:
     theirs, ours, _ = pair
     rpn, heads = theirs.rpn, theirs.roi_heads
-    pairs = {
-        "rpn_candidates": (rpn._pre_nms_top_n["training"], rpn._pre_nms_top_n["testing"]),
-        "proposals": (rpn._post_nms_top_n["training"], rpn._post_nms_top_n["testing"]),
-        "samples": heads.fg_bg_sampler.batch_size_per_image,
-        "positive_fraction": heads.fg_bg_sampler.positive_fraction,
-        "iou": heads.proposal_matcher.high_threshold,
-        "score_threshold": heads.score_thresh,
-        "nms": heads.nms_thresh,
-        "detections": heads.detections_per_img,
-    }
-    own = {name: getattr(ours, name) for name in pairs}
-    assert {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()} == pairs
-    pairs = {
-        "high": rpn.proposal_matcher.high_threshold,
-        "low": rpn.proposal_matcher.low_threshold,
-        "samples": rpn.fg_bg_sampler.batch_size_per_image,
-        "positive_fraction": rpn.fg_bg_sampler.positive_fraction,
-        "nms": rpn.nms_thresh,
-        "score_threshold": rpn.score_thresh,
-    }
-    assert {name: getattr(ours.rpn, name) for name in pairs} == pairs
+    for own, other in ((ours.rpn, rpn), (ours.roi_heads, heads)):
+        matcher, sampler = other.proposal_matcher, other.fg_bg_sampler
+        assert own.matcher.fg_iou_threshold == matcher.high_threshold
+        assert own.matcher.bg_iou_threshold == matcher.low_threshold
+        assert own.matcher.allow_low_quality_matches == matcher.allow_low_quality_matches
+        assert own.sampler.batch_size_per_image == sampler.batch_size_per_image
+        assert own.sampler.positive_fraction == sampler.positive_fraction
+    for own, other in ((ours.rpn.box_coder, rpn.box_coder), (ours.roi_heads.box_predictor.box_coder, heads.box_coder)):
+        assert tuple(own.delta_weights) == tuple(other.weights)
+    assert tuple(ours.rpn.pre_nms_top_n) == (rpn._pre_nms_top_n["training"], rpn._pre_nms_top_n["testing"])
+    assert tuple(ours.rpn.post_nms_top_n) == (rpn._post_nms_top_n["training"], rpn._post_nms_top_n["testing"])
+    assert (ours.rpn.nms_threshold, ours.rpn.score_threshold) == (rpn.nms_thresh, rpn.score_thresh)
+    own = ours.roi_heads.postprocessor
+    assert (own.nms_threshold, own.score_threshold) == (heads.nms_thresh, heads.score_thresh)
+    assert own.detections_per_image == heads.detections_per_img
     data = from_config(_recipe(settings(request.node.callspec.params["pair"])["data"]))
     assert isinstance(data, COCOData)
     assert (*data.transforms.sizes, data.transforms.max_size) == (*theirs.transform.min_size, theirs.transform.max_size)
@@ -219,10 +213,8 @@ def test_losses_on_the_same_samples(pair, batch, monkeypatch) -> None:
     """
     fewer(pair, monkeypatch)
     theirs, ours, _ = pair
-    for sampler in (ours.rpn, ours):
-        monkeypatch.setattr(sampler, "samples", 10**6)
-        monkeypatch.setattr(sampler, "positive_fraction", 1.0)
-    for sampler in (theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler):
+    samplers = (ours.rpn.sampler, ours.roi_heads.sampler, theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler)
+    for sampler in samplers:
         monkeypatch.setattr(sampler, "batch_size_per_image", 10**6)
         monkeypatch.setattr(sampler, "positive_fraction", 1.0)
     own = ours.loss(batch)

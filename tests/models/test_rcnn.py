@@ -11,16 +11,15 @@ from torchvision.ops import box_iou
 
 from detseg.errors import DataError
 from detseg.models import RCNN, Detector
+from detseg.modules import BalancedSampler, Postprocessor
 from detseg.modules.backbones import VGG, AlexNet, MobileNetV1, MobileNetV2, MobileNetV3, ResNet, SqueezeNet
-from detseg.modules.box_head import DELTA_WEIGHTS
-from detseg.ops.boxes import encode
 from detseg.ops.linear import ridge, svm
 from detseg.ops.warping import warp
 from detseg.structures import Batch, Instances
 from tests.models.tester import CLASSES, DetectorTester, detect, overfit, scene
 
-SMALL = {"size": 40, "context": 4, "samples": 24}
-EXHAUSTIVE = {"samples": 10**6, "positive_fraction": 1.0}
+SMALL = {"crop_size": 40, "context": 4, "sampler": BalancedSampler(24, 0.25)}
+EXHAUSTIVE = {"sampler": BalancedSampler(10**6, 1.0)}
 
 
 @torch.no_grad()
@@ -51,8 +50,11 @@ def fit(model: RCNN, batch: Batch) -> None:
         weight, bias = svm(hidden[positive | negative], positive[positive | negative], 1.0, 2.0, 10.0)
         model.svms.weight[label], model.svms.bias[label] = weight, bias
         near = labels == label
-        weight, bias = ridge([(grid[near], encode(matched[near], boxes[near], DELTA_WEIGHTS))], 1.0)
-        model.deltas.weight.view(CLASSES, 4, -1)[label], model.deltas.bias.view(CLASSES, 4)[label] = weight, bias
+        weight, bias = ridge([(grid[near], model.box_coder.encode(matched[near], boxes[near]))], 1.0)
+        model.bbox_pred.weight.view(CLASSES, 4, -1)[label], model.bbox_pred.bias.view(CLASSES, 4)[label] = (
+            weight,
+            bias,
+        )
 
 
 class TestWithMachines(DetectorTester):
@@ -88,7 +90,7 @@ def model() -> RCNN:
     torch.manual_seed(0)
     model = RCNN(SqueezeNet(), CLASSES, **{**SMALL, **EXHAUSTIVE}).eval()
     with torch.no_grad():
-        for layer, std in ((model.classes, 1.0), (model.svms, 1.0), (model.deltas, 0.01)):
+        for layer, std in ((model.cls_score, 1.0), (model.svms, 1.0), (model.bbox_pred, 0.01)):
             torch.nn.init.normal_(layer.weight, std=std)
     return model
 
@@ -104,8 +106,9 @@ def test_defaults_are_the_papers() -> None:
     """Sections 2.1 to 2.3, appendix A; two images make 32 objects and 96 backgrounds."""
     with torch.device("meta"):
         model = RCNN(AlexNet(), 20)
-    assert (model.size, model.context, model.iou, model.nms) == (227, 16, 0.5, 0.3)
-    assert (2 * model.samples, 2 * model.samples * model.positive_fraction) == (128, 32)
+    assert (model.crop_size, model.context) == (227, 16)
+    assert (model.matcher.fg_iou_threshold, model.postprocessor.nms_threshold) == (0.5, 0.3)
+    assert (2 * model.sampler.batch_size_per_image, 2 * model.sampler.max_positives) == (128, 32)
     assert (model.scores, model.box_regression) == ("svm", True)
 
 
@@ -123,7 +126,11 @@ def test_defaults_are_the_papers() -> None:
 def test_features_of_every_kind_of_network(backbone, hidden, grid) -> None:
     with torch.device("meta"):
         model = RCNN(backbone(), 20)
-    assert (model.svms.in_features, model.classes.in_features, model.deltas.in_features) == (hidden, hidden, grid)
+    assert (model.svms.in_features, model.cls_score.in_features, model.bbox_pred.in_features) == (
+        hidden,
+        hidden,
+        grid,
+    )
 
 
 @torch.no_grad()
@@ -164,7 +171,7 @@ def test_loss_is_the_entropy_of_every_region(model) -> None:
             overlap, best = box_iou(box[None], truth)[0].max(dim=0)
             region = Instances(box.view(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
             features = model.features(batch.images[[image]], batch.image_sizes[[image]], region)
-            logits = model.classes(features.hidden[0, 0])
+            logits = model.cls_score(features.hidden[0, 0])
             entropy.append(-logits.log_softmax(dim=0)[classes[best] if overlap >= 0.5 else CLASSES])
     assert_close(model.loss(batch), {"class": torch.stack(entropy).mean()}, rtol=1e-4, atol=1e-5)
 
@@ -172,7 +179,10 @@ def test_loss_is_the_entropy_of_every_region(model) -> None:
 def test_objects_are_drawn_from_the_whole_batch() -> None:
     """16 of 64 regions, though the second image alone has few objects."""
     torch.manual_seed(0)
-    model, batch = RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, "samples": 32}), scene(proposals=True)
+    model, batch = (
+        RCNN(MobileNetV1(alpha=0.25), CLASSES, **{**SMALL, "sampler": BalancedSampler(32, 0.25)}),
+        scene(proposals=True),
+    )
     few = batch.proposals.valid.clone()
     few[1, :16] = False
     few[1, :3] = True
@@ -185,11 +195,12 @@ def test_objects_are_drawn_from_the_whole_batch() -> None:
 @torch.no_grad()
 def test_scores_and_boxes_follow_the_settings(model) -> None:
     batch = scene(proposals=True)
-    keep = {"nms": 1.0, "score_threshold": 0.0, "candidates": 10**6, "detections": 10**6}
+    everything = Postprocessor(1.0, score_threshold=0.0, topk_candidates=10**6, detections_per_image=10**6)
+    keep = {"postprocessor": everything}
     regions = batch.proposals
     features = model.features(batch.images, batch.image_sizes, regions)
     margins = model.svms(features.hidden)
-    expected = {"svm": 1 / (1 + (-margins).exp()), "softmax": model.classes(features.hidden).softmax(-1)[..., :-1]}
+    expected = {"svm": 1 / (1 + (-margins).exp()), "softmax": model.cls_score(features.hidden).softmax(-1)[..., :-1]}
     for scores, own in expected.items():
         found = detect(variant(model, scores=scores, box_regression=False, **keep), batch)
         for row in range(2):
@@ -206,7 +217,8 @@ def test_scores_and_boxes_follow_the_settings(model) -> None:
 def test_the_size_of_a_portion_does_not_matter(model) -> None:
     batch = scene(proposals=True)
     expected, found = (
-        variant(model, batch=size).features(batch.images, batch.image_sizes, batch.proposals) for size in (10**6, 14)
+        variant(model, crops_per_batch=size).features(batch.images, batch.image_sizes, batch.proposals)
+        for size in (10**6, 14)
     )
     assert expected.hidden.std(dim=1).mean() > 0.05
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -234,10 +246,9 @@ def test_without_proposals_it_says_how_to_make_them(model) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"samples": 0}, "samples is 0"),
-        ({"batch": 0}, "batch is 0"),
-        ({"context": 30, "size": 60}, "context is 30"),
-        ({"size": 20, "context": 0}, "size 20: too small for AlexNet"),
+        ({"crops_per_batch": 0}, "crops_per_batch is 0"),
+        ({"context": 30, "crop_size": 60}, "context is 30"),
+        ({"crop_size": 20, "context": 0}, "crop_size 20: too small for AlexNet"),
     ],
 )
 def test_values_that_make_no_sense(arguments, message) -> None:

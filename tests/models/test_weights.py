@@ -104,7 +104,7 @@ def test_features_rpn_and_proposals(theirs, ours, batch, their_features) -> None
     anchors = theirs.rpn.anchor_generator(images, list(features.values()))
     assert torch.equal(predictions.anchors, anchors[0])
 
-    proposals = ours.rpn.propose(predictions, batch.image_sizes, 1000, 1000)
+    proposals = ours.rpn.propose(predictions, batch.image_sizes, training=False)
     expected, _ = theirs.rpn(images, features)
     for boxes, valid, other in zip(proposals.boxes, proposals.valid, expected, strict=True):
         assert_close(boxes[valid], other)
@@ -124,15 +124,12 @@ def test_detections(theirs, ours, batch) -> None:
 
 def test_losses_on_the_same_samples(theirs, ours, batch, monkeypatch) -> None:
     """Where every candidate is drawn, nothing is random: both sides see the same anchors and regions."""
-    monkeypatch.setattr(ours.rpn, "samples", 10**6)
-    monkeypatch.setattr(ours.rpn, "positive_fraction", 1.0)
-    monkeypatch.setattr(ours, "samples", 10**6)
-    monkeypatch.setattr(ours, "positive_fraction", 1.0)
-    for sampler in (theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler):
+    samplers = (ours.rpn.sampler, ours.roi_heads.sampler, theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler)
+    for sampler in samplers:
         monkeypatch.setattr(sampler, "batch_size_per_image", 10**6)
         monkeypatch.setattr(sampler, "positive_fraction", 1.0)
-    monkeypatch.setattr(ours, "rpn_candidates", (1000, 1000))
-    monkeypatch.setattr(ours, "proposals", (300, 300))
+    monkeypatch.setattr(ours.rpn, "pre_nms_top_n", (1000, 1000))
+    monkeypatch.setattr(ours.rpn, "post_nms_top_n", (300, 300))
     monkeypatch.setattr(theirs.rpn, "_post_nms_top_n", {"training": 300, "testing": 300})
     monkeypatch.setattr(theirs.rpn, "_pre_nms_top_n", {"training": 1000, "testing": 1000})
     own = ours.loss(batch)

@@ -14,9 +14,20 @@ from torch.testing import assert_close
 
 from detseg.configurable import from_config, to_config
 from detseg.errors import CheckpointError
-from detseg.modules import ClassifierHead, ConvFCHead, Res5Head, TwoMLPHead, truncate
+from detseg.modules import (
+    BalancedSampler,
+    BoxPredictor,
+    ClassifierHead,
+    ConvFCHead,
+    Matcher,
+    Postprocessor,
+    Res5Head,
+    RoIHeads,
+    TwoMLPHead,
+    truncate,
+)
 from detseg.modules.backbones import ConvNet, ResNet
-from detseg.modules.box_head import BoxHead, sample_regions
+from detseg.modules.roi_heads import matched_boxes
 from detseg.structures import Instances
 
 CLASSES = 3
@@ -30,15 +41,22 @@ def instances(*boxes: list[float], labels: list[int] | None = None) -> Instances
 
 
 @pytest.fixture
-def head() -> BoxHead:
-    return BoxHead(TwoMLPHead(in_channels=1, size=1, channels=1), CLASSES)
+def predictor() -> BoxPredictor:
+    return BoxPredictor().build(1, CLASSES)
 
 
-def detect(head: BoxHead, probabilities: list[list[float]], regions: Instances, **changed: float) -> Instances:
+def detect(
+    predictor: BoxPredictor,
+    probabilities: list[list[float]],
+    regions: Instances,
+    deltas: Tensor | None = None,
+    **changed: Any,
+) -> Instances:
     """Detections where the box of every class is the region itself, save for what the test sets in ``changed``."""
-    logits = torch.tensor(probabilities).log()
-    settings = {"score_threshold": 0.05, "nms": 0.5, "candidates": 100, "limit": 10, **changed}
-    return head.detect(logits, torch.zeros(len(logits), CLASSES, 4), regions, SIZES, **settings)
+    scores = predictor.scores(torch.tensor(probabilities).log())
+    deltas = torch.zeros(len(scores), CLASSES, 4) if deltas is None else deltas
+    settings = {"nms_threshold": 0.5, "topk_candidates": 100, "detections_per_image": 10, **changed}
+    return Postprocessor(**settings)(scores[None], deltas[None], regions, SIZES, predictor.box_coder)
 
 
 def found(detections: Instances) -> list[tuple[int, float]]:
@@ -51,7 +69,15 @@ class TestSampleRegions:
     proposals = instances([0, 0, 40, 30], [60, 60, 90, 70], [50, 0, 60, 10])
 
     def draw(self, low: float = 0.0, count: int = 100, fraction: float = 1.0) -> tuple[Instances, Tensor]:
-        return sample_regions(self.proposals, self.truth, CLASSES, 0.5, low, count, fraction)[:2]
+        regions, matched = self.sample(self.proposals, self.truth, low, count, fraction)
+        return regions, matched_boxes(self.truth, matched)
+
+    def sample(
+        self, proposals: Instances, truth: Instances, low: float = 0.0, count: int = 100, fraction: float = 1.0
+    ) -> tuple[Instances, Tensor]:
+        heads = RoIHeads(matcher=Matcher(0.5, 0.5, False, min_bg_iou=low), sampler=BalancedSampler(count, fraction))
+        heads.num_classes = CLASSES
+        return heads.sample(proposals, truth)
 
     def test_labels_and_boxes_are_those_of_the_ground_truth_they_overlap(self) -> None:
         regions, truth = self.draw()
@@ -93,17 +119,17 @@ class TestSampleRegions:
             )
             for real in (self.proposals, self.truth)
         ]
-        regions, _, _ = sample_regions(*padded, CLASSES, 0.5, 0.0, 100, 1.0)
+        regions, _ = self.sample(*padded)
         assert regions.valid.sum() == 5
         assert regions.boxes[regions.valid].isfinite().all()
 
     def test_an_image_without_objects_gives_background(self) -> None:
         nothing = self.truth._replace(valid=torch.zeros(1, 2, dtype=torch.bool))
-        regions, _, _ = sample_regions(self.proposals, nothing, CLASSES, 0.5, 0.0, 100, 0.25)
+        regions, _ = self.sample(self.proposals, nothing, fraction=0.25)
         assert regions.labels[regions.valid].tolist() == [CLASSES] * 3
 
 
-def test_loss_is_the_papers(head) -> None:
+def test_loss_is_the_papers(predictor) -> None:
     """An object of class 1 whose box is off by one unit of the x target, a background region and a padding slot."""
     regions = Instances(
         torch.tensor([[[0.0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 0, 0]]]),
@@ -114,65 +140,72 @@ def test_loss_is_the_papers(head) -> None:
     probabilities = torch.tensor([[0.1, 0.6, 0.1, 0.2], [0.2, 0.1, 0.2, 0.5], [1, 1, 1, 1]])
     deltas = torch.full((3, CLASSES, 4), 7.0)
     deltas[0, 1] = 0  # where 10 * 0.1 is right
-    losses = head.loss(probabilities.log(), deltas, regions, truth)
+    losses = predictor.loss(probabilities.log(), deltas, regions, truth)
     assert losses["box_class"].item() == pytest.approx(-(math.log(0.6) + math.log(0.5)) / 2, rel=1e-5)
     assert losses["box_delta"].item() == pytest.approx((1 - 0.5 / 9) / 2, rel=1e-5)
 
 
-def test_every_class_above_the_threshold_is_detected(head) -> None:
-    detections = detect(head, [[0.5, 0.04, 0.3, 0.16]], instances([10, 10, 30, 30]))
+def test_every_class_above_the_threshold_is_detected(predictor) -> None:
+    detections = detect(predictor, [[0.5, 0.04, 0.3, 0.16]], instances([10, 10, 30, 30]))
     assert found(detections) == [(0, 0.5), (2, 0.3)]
 
 
-def test_background_is_never_detected(head) -> None:
-    assert not detect(head, [[0.01, 0.01, 0.01, 0.97]], instances([10, 10, 30, 30])).valid.any()
+def test_background_is_never_detected(predictor) -> None:
+    assert not detect(predictor, [[0.01, 0.01, 0.01, 0.97]], instances([10, 10, 30, 30])).valid.any()
 
 
-def test_suppression_is_within_a_class(head) -> None:
+def test_suppression_is_within_a_class(predictor) -> None:
     regions = instances([10, 10, 30, 30], [10, 10, 30, 29])
-    detections = detect(head, [[0.6, 0.01, 0.3, 0.09], [0.4, 0.5, 0.01, 0.09]], regions)
+    detections = detect(predictor, [[0.6, 0.01, 0.3, 0.09], [0.4, 0.5, 0.01, 0.09]], regions)
     assert found(detections) == [(0, 0.6), (1, 0.5), (2, 0.3)]
 
 
-def test_candidates_and_limit(head) -> None:
+def test_candidates_and_limit(predictor) -> None:
     regions = instances([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10])
     probabilities = [[0.9, 0.1, 0, 0], [0.7, 0.2, 0, 0.1], [0.6, 0.4, 0, 0]]
-    assert found(detect(head, probabilities, regions, candidates=4)) == [(0, 0.9), (0, 0.7), (0, 0.6), (1, 0.4)]
-    assert found(detect(head, probabilities, regions, limit=2)) == [(0, 0.9), (0, 0.7)]
+    assert found(detect(predictor, probabilities, regions, topk_candidates=4)) == [
+        (0, 0.9),
+        (0, 0.7),
+        (0, 0.6),
+        (1, 0.4),
+    ]
+    assert found(detect(predictor, probabilities, regions, detections_per_image=2)) == [(0, 0.9), (0, 0.7)]
 
 
-def test_padding_is_not_detected(head) -> None:
+def test_padding_is_not_detected(predictor) -> None:
     regions = instances([0, 0, 10, 10], [20, 0, 30, 10])._replace(valid=torch.tensor([[False, True]]))
-    assert found(detect(head, [[0.9, 0.1, 0, 0], [0, 0.8, 0, 0.2]], regions)) == [(1, 0.8)]
+    assert found(detect(predictor, [[0.9, 0.1, 0, 0], [0, 0.8, 0, 0.2]], regions)) == [(1, 0.8)]
 
 
-def test_each_class_moves_its_own_box(head) -> None:
+def test_each_class_moves_its_own_box(predictor) -> None:
     deltas = torch.zeros(1, CLASSES, 4)
     deltas[0, 1, 0] = 5  # half a width to the right
     deltas[0, 2, 3] = 5 * math.log(2)  # twice as high
-    logits = torch.tensor([[0.5, 0.3, 0.2, 1e-9]]).log()
-    detections = head.detect(logits, deltas, instances([20, 20, 40, 40]), SIZES, 0.05, 0.5, 10, 3)
+    settings = {"topk_candidates": 10, "detections_per_image": 3}
+    detections = detect(predictor, [[0.5, 0.3, 0.2, 1e-9]], instances([20, 20, 40, 40]), deltas, **settings)
     assert_close(
         detections.boxes[0], torch.tensor([[20.0, 20, 40, 40], [30, 20, 50, 40], [20, 10, 40, 50]]), rtol=0, atol=1e-4
     )
 
 
-def test_boxes_are_clipped_and_dropped_outside(head) -> None:
-    detections = detect(head, [[0.9, 0, 0, 0.1], [0.8, 0, 0, 0.2]], instances([90, -5, 120, 20], [101, 0, 120, 20]))
+def test_boxes_are_clipped_and_dropped_outside(predictor) -> None:
+    detections = detect(
+        predictor, [[0.9, 0, 0, 0.1], [0.8, 0, 0, 0.2]], instances([90, -5, 120, 20], [101, 0, 120, 20])
+    )
     assert detections.boxes[detections.valid].tolist() == [[90, 0, 100, 20]]
 
 
 def test_a_new_head_is_undecided() -> None:
     """Fast R-CNN, section 2.3: the layers start near zero."""
-    head = BoxHead(TwoMLPHead(4, size=2, channels=8), CLASSES)
-    logits, deltas = head(torch.randn(5, 4, 2, 2))
+    head = TwoMLPHead(channels=8, pool_size=2).build(4)
+    logits, deltas = BoxPredictor().build(8, CLASSES)(head(torch.randn(5, 4, 2, 2)))
     assert (logits.shape, deltas.shape) == ((5, CLASSES + 1), (5, CLASSES, 4))
     assert_close(logits.softmax(dim=1), torch.full((5, CLASSES + 1), 1 / (CLASSES + 1)), rtol=0, atol=0.05)
 
 
 def test_two_fc_head_is_that_of_torchvision() -> None:
     theirs = torchvision.models.detection.faster_rcnn.TwoMLPHead(4 * 9, 8)
-    ours = TwoMLPHead(4, size=3, channels=8)
+    ours = TwoMLPHead(channels=8, pool_size=3).build(4)
     ours.load_state_dict(theirs.state_dict())
     features = torch.randn(5, 4, 3, 3)
     assert_close(ours(features), theirs(features))
@@ -246,7 +279,9 @@ class TestClassifierHead:
         theirs = Published(1000, size, alexnet).eval()
         torch.save(theirs.state_dict(), tmp_path / "weights.pth")
         head = ClassifierHead(Chain(str(tmp_path / "weights.pth"), alexnet=alexnet)).eval()
-        assert (head.in_channels, head.size, head.channels) == (5, size, 9)
+        assert (head.pool_size, head.channels) == (size, 9)
+        with pytest.raises(ValueError, match=r"has in_channels 5, .* needs in_channels 6"):
+            head.build(6)
         features = torch.randn(4, 5, size, size)
         assert_close(head(features), theirs.classifier[:-1](features.flatten(1)))
         assert sum(parameter.numel() for parameter in head.parameters()) == 5 * size**2 * 12 + 12 + 12 * 9 + 9
@@ -267,7 +302,7 @@ class TestClassifierHead:
         assert "weights.pth" not in description
         rebuilt = from_config(json.loads(description))
         rebuilt.load_state_dict(head.state_dict())
-        assert (rebuilt.size, rebuilt.dropout) == (6, 0.1)
+        assert (rebuilt.pool_size, rebuilt.dropout) == (6, 0.1)
 
     def test_weights_that_do_not_exist(self) -> None:
         with pytest.raises(CheckpointError, match="nowhere"):
@@ -289,7 +324,7 @@ class TestTruncate:
     @pytest.fixture
     def head(self) -> TwoMLPHead:
         torch.manual_seed(0)
-        return TwoMLPHead(3, size=4, channels=20)
+        return TwoMLPHead(channels=20, pool_size=4).build(3)
 
     @torch.no_grad()
     def test_full_rank_changes_nothing(self, head) -> None:
@@ -310,7 +345,7 @@ class TestTruncate:
             assert torch.equal(second.bias, layer.bias)
 
     def test_a_wide_layer_and_a_tall_one(self) -> None:
-        head = TwoMLPHead(1, size=2, channels=9)
+        head = TwoMLPHead(channels=9, pool_size=2).build(1)
         weight = head.fc6.weight.detach().clone()
         truncate(head, 4, 9)
         assert_close(head.fc6[1].weight @ head.fc6[0].weight, weight, rtol=0, atol=1e-6)
@@ -335,7 +370,7 @@ class TestTruncate:
 
     def test_recipe_is_of_the_truncated_head(self, head) -> None:
         truncate(head, 7, 5)
-        again = from_config(to_config(head))
+        again = from_config(to_config(head)).build(3)
         again.load_state_dict(head.state_dict())
         assert_close(again(self.features), head(self.features))
         assert again.fc6[0].weight.shape == (7, 48)
@@ -343,7 +378,7 @@ class TestTruncate:
 
 def test_conv_fc_head_is_that_of_torchvision() -> None:
     torch.manual_seed(0)
-    ours = ConvFCHead(4, size=5, depth=2, channels=6).eval()
+    ours = ConvFCHead(channels=6, pool_size=5, num_convs=2).build(4).eval()
     theirs = torchvision.models.detection.faster_rcnn.FastRCNNConvFCHead(
         (4, 5, 5), [4, 4], [6], norm_layer=torch.nn.BatchNorm2d
     ).eval()

@@ -24,7 +24,8 @@ def test_loss_is_torchvisions_on_the_same_regions(knowledge: int) -> None:
     logits = torch.randn(40, 5, 28, 28, generator=random) + knowledge * (2 * truth - 1)
     expected = maskrcnn_loss(logits, [regions - 0.5], [whole.to(torch.uint8)], [labels], [torch.arange(40)])
     valid = torch.ones(1, 40, dtype=torch.bool)
-    ours = MaskHead(4, 5).loss(
+    head = MaskHead().build(4, 5, shares_conv5=False)
+    ours = head.loss(
         logits[torch.arange(40), labels],
         Instances(regions[None], valid, labels[None]),
         Instances(boxes[None], valid, masks=box_masks(masks, boxes)[None]),
@@ -35,9 +36,9 @@ def test_loss_is_torchvisions_on_the_same_regions(knowledge: int) -> None:
 
 def test_the_mask_of_a_class_alone_is_given() -> None:
     torch.manual_seed(0)
-    head, x = MaskHead(6, 3, convs=1, channels=5), torch.randn(4, 6, 7, 7)
+    head, x = MaskHead(1, channels=5).build(6, 3, shares_conv5=False), torch.randn(4, 6, 7, 7)
     labels = torch.tensor([2, 0, 1, 2])
-    all_masks = head.logits(F.relu(head.deconv(F.relu(head.convs[0](x)))))
+    all_masks = head.mask_fcn_logits(F.relu(head.conv5_mask(F.relu(head.convs[0](x)))))
     expected = torch.stack([all_masks[row, label] for row, label in enumerate(labels)])
     found = head(x, labels)
     assert_close(found, expected)

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_map
 
 from detseg.errors import ConfigError, DetsegError
 from detseg.models import FasterRCNN, FastRCNN
-from detseg.modules import FPN
+from detseg.models.fast_rcnn import FastRCNNHeads
+from detseg.modules import FPN, BalancedSampler, RoIHeads, TwoMLPHead
 from detseg.modules.backbones import ResNet
-from detseg.modules.box_head import TwoMLPHead
 from detseg.structures import Batch
 from detseg.tasks import DetectionTask, compilation
 from detseg.tasks.compilation import compiled
@@ -57,7 +57,8 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 def model() -> FasterRCNN:
     seed_everything(0, verbose=False)
-    return FasterRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoMLPHead(16, channels=16), samples=8)
+    heads = RoIHeads(box_head=TwoMLPHead(16), sampler=BalancedSampler(8, 0.25))
+    return FasterRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, roi_heads=heads)
 
 
 def more_objects(batch: Batch, count: int) -> Batch:
@@ -168,6 +169,6 @@ def test_what_cannot_be_compiled_is_said(compiler: Compiler) -> None:
 
 
 def test_what_is_wrong_with_the_batch_is_said_as_ever(compiler: Compiler) -> None:
-    ours = FastRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, TwoMLPHead(16, channels=16))
+    ours = FastRCNN(FPN(ResNet("resnet18", stages=[4, 5]), 16), 3, FastRCNNHeads(box_head=TwoMLPHead(16)))
     with pytest.raises(DetsegError, match="proposals"):
         compiled(ours.loss)(scene())

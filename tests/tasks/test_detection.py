@@ -20,9 +20,9 @@ from detseg.callbacks import BestCheckpoint, LastCheckpoint
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.inference.predictor import Predictor
 from detseg.models import FasterRCNN, FastRCNN
-from detseg.modules import FPN
+from detseg.models.fast_rcnn import FastRCNNHeads
+from detseg.modules import FPN, RPN, BalancedSampler, RoIHeads, TwoMLPHead
 from detseg.modules.backbones import ResNet
-from detseg.modules.box_head import TwoMLPHead
 from detseg.structures import Batch
 from detseg.tasks import DetectionTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
@@ -162,7 +162,7 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
     steps = []
     for factor in (1.0, 0.125):
         seed_everything(0, verbose=False)
-        model = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, TwoMLPHead(16, channels=16))
+        model = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, roi_heads=RoIHeads(box_head=TwoMLPHead(16)))
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         task = DetectionTask(model, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
         Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
@@ -172,7 +172,7 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
         torch.testing.assert_close(steps[1][name], step / 8 if slower else step, rtol=1e-3, atol=1e-6, msg=name)
     assert all(
         any(step.abs().max() > 1e-3 for name, step in steps[0].items() if name.startswith(part))
-        for part in ("backbone.backbone.", "backbone.lateral_convs.", "box_head.")
+        for part in ("backbone.backbone.", "backbone.lateral_convs.", "roi_heads.")
     )
 
 
@@ -181,9 +181,8 @@ def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
     model = FasterRCNN(
         FPN(ResNet("resnet18", frozen=2, norm="batch"), 16),
         3,
-        TwoMLPHead(16, channels=16),
-        samples=8,
-        proposals=(20, 20),
+        RPN(post_nms_top_n=(20, 20)),
+        RoIHeads(box_head=TwoMLPHead(16), sampler=BalancedSampler(8, 0.25)),
     )
     task = DetectionTask(model, lr=0.1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -369,7 +368,8 @@ def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
 
 def test_prediction_makes_the_proposals_that_a_network_needs(root: Path) -> None:
     data = colours(root)
-    task = DetectionTask(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, head=TwoMLPHead(128, channels=8)))
+    heads = FastRCNNHeads(box_head=TwoMLPHead(8))
+    task = DetectionTask(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, heads))
     task.model.preprocessing = data.preprocessing
     found = Predictor(task.model)(root / "val", threshold=0.0)
     assert [prediction.path.name for prediction in found] == ["val0.png", "val1.png", "val2.png"]

@@ -38,10 +38,12 @@ model:
   init_args:
     backbone:
       class_path: SqueezeNet
-    size: 36
+    crop_size: 36
     context: 2
-    samples: 16
-    batch: 1000
+    sampler:
+      batch_size_per_image: 16
+      positive_fraction: 0.25
+    crops_per_batch: 1000
 task:
   lr: 0.02
 data:
@@ -215,7 +217,7 @@ def test_a_fine_tuned_network_alone_is_refused(folder: Path) -> None:
 
 def model(**arguments: Any) -> RCNN:
     torch.manual_seed(0)
-    return RCNN(SqueezeNet(), 3, size=36, context=2, **arguments).eval()
+    return RCNN(SqueezeNet(), 3, crop_size=36, context=2, **arguments).eval()
 
 
 def data(folder: Path) -> Any:

@@ -18,7 +18,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detseg.models import Detector, FasterRCNN, MaskRCNN
-from detseg.modules import FPN
+from detseg.modules import FPN, RPN, AnchorGenerator
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.ops.masks import GRID
 from detseg.ops.rle import box_masks_to_rle
@@ -220,15 +220,9 @@ def mobilenet_train(
     with torch.no_grad():
         calibrate(theirs.backbone.body, torch.rand(1, 3, *shape[1:]) * 4 - 2)
     body = MobileNetV3("mobilenet_v3_large", stages=[5], entry=True, norm="frozen", frozen=3, eps=1e-5)
-    sizes = [[32, 64, 128, 256, 512]] * 3
-    ours: Detector = FasterRCNN(
-        FPN(body),
-        CLASSES,
-        anchor_sizes=sizes,
-        rpn_score_threshold=0.05,
-        rpn_candidates=(2000, 150),
-        proposals=(2000, 150),
-    )
+    anchors = AnchorGenerator([[32, 64, 128, 256, 512]] * 3)
+    rpn = RPN(anchors, pre_nms_top_n=(2000, 150), post_nms_top_n=(2000, 150), score_threshold=0.05)
+    ours: Detector = FasterRCNN(FPN(body), CLASSES, rpn)
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     frozen = {name for name, value in ours.named_parameters() if not value.requires_grad}
     for name, value in theirs.named_parameters():  # without weights it would train every layer

@@ -17,23 +17,21 @@ from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 from detseg.structures import Batch
 
 NAMES = (  # what a name of ours begins with or holds, and what it is called there
-    (r"^backbone\.body\.(conv1|bn1)\.", r"backbone.bottom_up.stem.\1."),
-    (r"^backbone\.body\.layer([1-4])", lambda found: f"backbone.bottom_up.res{int(found[1]) + 1}"),
+    (r"^backbone\.backbone\.(conv1|bn1)\.", r"backbone.bottom_up.stem.\1."),
+    (r"^backbone\.backbone\.layer([1-4])", lambda found: f"backbone.bottom_up.res{int(found[1]) + 1}"),
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
     (r"\.bn([1-3])\.", r".conv\1.norm."),
-    (r"^backbone\.inner\.(\d)", lambda found: f"backbone.fpn_lateral{int(found[1]) + 2}"),
-    (r"^backbone\.outer\.(\d)", lambda found: f"backbone.fpn_output{int(found[1]) + 2}"),
-    (r"^rpn\.conv", "proposal_generator.rpn_head.conv"),
-    (r"^rpn\.objectness", "proposal_generator.rpn_head.objectness_logits"),
-    (r"^rpn\.deltas", "proposal_generator.rpn_head.anchor_deltas"),
-    (r"^box_head\.body\.fc6", "roi_heads.box_head.fc1"),
-    (r"^box_head\.body\.fc7", "roi_heads.box_head.fc2"),
-    (r"^box_head\.classes", "roi_heads.box_predictor.cls_score"),
-    (r"^box_head\.deltas", "roi_heads.box_predictor.bbox_pred"),
-    (r"^mask_head\.convs\.(\d)", lambda found: f"roi_heads.mask_head.mask_fcn{int(found[1]) + 1}"),
-    (r"^mask_head\.deconv", "roi_heads.mask_head.deconv"),
-    (r"^mask_head\.logits", "roi_heads.mask_head.predictor"),
+    (r"^backbone\.lateral_convs\.(\d)", lambda found: f"backbone.fpn_lateral{int(found[1]) + 2}"),
+    (r"^backbone\.output_convs\.(\d)", lambda found: f"backbone.fpn_output{int(found[1]) + 2}"),
+    (r"^rpn\.head\.conv\.0", "proposal_generator.rpn_head.conv"),
+    (r"^rpn\.head\.cls_logits", "proposal_generator.rpn_head.objectness_logits"),
+    (r"^rpn\.head\.bbox_pred", "proposal_generator.rpn_head.anchor_deltas"),
+    (r"\.box_head\.fc6", ".box_head.fc1"),
+    (r"\.box_head\.fc7", ".box_head.fc2"),
+    (r"\.mask_head\.convs\.(\d)", lambda found: f".mask_head.mask_fcn{int(found[1]) + 1}"),
+    (r"\.mask_head\.conv5_mask", ".mask_head.deconv"),
+    (r"\.mask_head\.mask_fcn_logits", ".mask_head.predictor"),
 )
 
 

@@ -1,0 +1,119 @@
+"""Classes and boxes of regions: sampling, pooling, head, loss and detections (Fast R-CNN, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from detseg.configurable import Configurable
+from detseg.modules.backbones.backbone import Backbone
+from detseg.modules.box_head import BoxHead, BoxPredictor, TwoMLPHead
+from detseg.modules.matcher import Matcher
+from detseg.modules.postprocessor import Postprocessor
+from detseg.modules.roi_pooler import RoIAlign, RoIPooler
+from detseg.modules.sampler import BalancedSampler
+from detseg.ops import boxes as box_ops
+from detseg.ops.matching import NEGATIVE, POSITIVE
+from detseg.structures import Instances, drop_padding
+
+
+class RoIHeads(nn.Module, Configurable):
+    """Classify regions and refine their boxes, from features that are computed once for an image.
+
+    The defaults are those of Faster R-CNN with a feature pyramid: RoIAlign to 7 x 7 bins and two fully connected
+    layers. Regions are objects at IoU 0.5; 512 an image are sampled for the loss, a quarter of them objects.
+    """
+
+    def __init__(
+        self,
+        pooler: RoIPooler | None = None,
+        box_head: BoxHead | None = None,
+        box_predictor: BoxPredictor | None = None,
+        matcher: Matcher | None = None,
+        sampler: BalancedSampler | None = None,
+        postprocessor: Postprocessor | None = None,
+    ) -> None:
+        super().__init__()
+        self.pooler = pooler or RoIAlign()
+        self.box_head = box_head or TwoMLPHead()
+        self.box_predictor = box_predictor or BoxPredictor()
+        self.matcher = matcher or Matcher(0.5, 0.5, allow_low_quality_matches=False)
+        self.sampler = sampler or BalancedSampler(512, 0.25)
+        self.postprocessor = postprocessor or Postprocessor(nms_threshold=0.5)
+        self.init_args["box_head"] = self.box_head  # for checkpoints: ``truncate`` may change it later
+
+    def build(self, backbone: Backbone, num_classes: int) -> Self:
+        """Create the layers for the maps of ``backbone``.
+
+        Raises ValueError if regions cannot be pooled from these maps, or the parts do not fit them.
+        """
+        self.strides = backbone.strides[
+            : len(backbone.strides) - backbone.num_rpn_only_levels
+        ]  # without P6 (FPN, section 4.2)
+        if len(set(backbone.channels)) > 1:
+            raise ValueError(
+                f"the backbone's maps have {backbone.channels} channels: put it under an FPN, or take one stage"
+            )
+        if any(coarse != 2 * fine for fine, coarse in pairwise(self.strides)):
+            raise ValueError(f"the backbone's maps have strides {self.strides}; each must be twice the one before")
+        self.num_classes = num_classes
+        self.box_head.build(backbone.channels[0])
+        self.box_predictor.build(self.box_head.channels, num_classes)
+        return self
+
+    def forward(self, features: Sequence[Tensor], proposals: Instances, image_sizes: Tensor) -> Instances:
+        """Detect objects in ``proposals`` (B, R), best first; boxes are clipped to ``image_sizes`` (B, 2)."""
+        proposals = drop_padding(proposals)
+        logits, deltas = self.box_predictor(self.box_head(self.pool(features, proposals, self.box_head.pool_size)))
+        scores = self.box_predictor.scores(logits).unflatten(0, proposals.valid.shape)
+        deltas = deltas.unflatten(0, proposals.valid.shape)
+        return self.postprocessor(scores, deltas, proposals, image_sizes, self.box_predictor.box_coder)
+
+    def loss(self, features: Sequence[Tensor], proposals: Instances, targets: Instances) -> dict[str, Tensor]:
+        """Compute the loss of regions that are sampled from ``proposals`` and ``targets``."""
+        regions, matched = self.sample(proposals, targets)
+        logits, deltas = self.box_predictor(self.box_head(self.pool(features, regions, self.box_head.pool_size)))
+        return self.box_predictor.loss(logits, deltas, regions, matched_boxes(targets, matched))
+
+    def sample(self, proposals: Instances, targets: Instances) -> tuple[Instances, Tensor]:
+        """Sample regions to learn from.
+
+        Returns labelled regions (B, S), ``num_classes`` being the background, objects first; and the target (B, S) that
+        each shows, meaningful for objects.
+        """
+        regions, matched, match_labels = label_regions(proposals, targets, self.num_classes, self.matcher)
+        assert regions.labels is not None
+        positive, negative = ((match_labels == label) & regions.valid for label in (POSITIVE, NEGATIVE))
+        sampled, valid = self.sampler(positive, negative)
+        boxes = regions.boxes.gather(1, sampled[..., None].expand(-1, -1, 4))
+        return Instances(boxes, valid, regions.labels.gather(1, sampled)), matched.gather(1, sampled)
+
+    def pool(self, features: Sequence[Tensor], regions: Instances, pool_size: int) -> Tensor:
+        """Pool the features of regions (B, R) to (B * R, C, pool_size, pool_size)."""
+        return self.pooler(features, regions, self.strides, pool_size)
+
+
+def label_regions(
+    proposals: Instances, targets: Instances, num_classes: int, matcher: Matcher
+) -> tuple[Instances, Tensor, Tensor]:
+    """Label each proposal with the class of the object that it matches, or ``num_classes`` for the background.
+
+    The ground truth is among the regions, so that there are objects to learn from while proposals are still poor.
+
+    Returns labelled regions (B, R), the target (B, R) that each overlaps most, and the match labels (B, R).
+    """
+    boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
+    valid = torch.cat([proposals.valid, targets.valid], dim=1)
+    matched, match_labels = matcher(box_ops.iou(targets.boxes, boxes), targets.valid)
+    assert targets.labels is not None
+    labels = torch.where(match_labels == POSITIVE, targets.labels.gather(1, matched), num_classes)
+    return Instances(boxes, valid, labels), matched, match_labels
+
+
+def matched_boxes(targets: Instances, matched: Tensor) -> Tensor:
+    """Return the boxes (B, R, 4) of the targets ``matched`` (B, R)."""
+    return targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))

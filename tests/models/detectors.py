@@ -1,0 +1,80 @@
+"""Small detectors of every kind, with the numbers that tests change under flat names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detseg.models import FasterRCNN, FastRCNN, MaskRCNN
+from detseg.models.fast_rcnn import FastRCNNHeads
+from detseg.models.mask_rcnn import MaskRCNNHeads
+from detseg.modules import (
+    RPN,
+    AnchorGenerator,
+    BalancedSampler,
+    BoxHead,
+    MaskHead,
+    Matcher,
+    Postprocessor,
+    RoIAlign,
+    RoIHeads,
+    RoIPooler,
+    RPNHead,
+)
+from detseg.modules.backbones import Backbone
+
+
+def rpn(
+    sizes: list[list[float]] | None = None,
+    batch_size_per_image: int = 64,
+    positive_fraction: float = 0.5,
+    iou: tuple[float, float] = (0.3, 0.7),
+    num_convs: int = 1,
+    **settings: Any,
+) -> RPN:
+    """An RPN with few samples and proposals."""
+    matcher = Matcher(iou[1], iou[0], allow_low_quality_matches=True)
+    sampler = BalancedSampler(batch_size_per_image, positive_fraction)
+    settings = {"pre_nms_top_n": (200, 100), "post_nms_top_n": (100, 50), **settings}
+    return RPN(AnchorGenerator(sizes), RPNHead(num_convs), matcher, sampler, **settings)
+
+
+def roi_heads(
+    cls: type[RoIHeads] = RoIHeads,
+    box_head: BoxHead | None = None,
+    pooler: RoIPooler | None = None,
+    batch_size_per_image: int = 64,
+    positive_fraction: float = 0.25,
+    iou: tuple[float, float] = (0.0, 0.5),
+    mask_channels: int | None = None,
+    **postprocessing: Any,
+) -> RoIHeads:
+    """RoI heads with few samples; ``iou`` is what background must reach, and objects."""
+    masks = {"mask_head": MaskHead(channels=mask_channels)} if mask_channels else {}
+    return cls(
+        box_head=box_head,
+        pooler=pooler or RoIAlign(),
+        matcher=Matcher(iou[1], iou[1], allow_low_quality_matches=False, min_bg_iou=iou[0]),
+        sampler=BalancedSampler(batch_size_per_image, positive_fraction),
+        postprocessor=Postprocessor(**{"nms_threshold": 0.5, **postprocessing}),
+        **masks,
+    )
+
+
+def faster_rcnn(backbone: Backbone, num_classes: int, box_head: BoxHead, **settings: Any) -> FasterRCNN:
+    """Settings that begin with ``rpn_`` are those of ``rpn``, the others of ``roi_heads``."""
+    of_rpn, of_heads = _split(settings)
+    return FasterRCNN(backbone, num_classes, rpn(**of_rpn), roi_heads(RoIHeads, box_head, **of_heads))
+
+
+def mask_rcnn(backbone: Backbone, num_classes: int, box_head: BoxHead, **settings: Any) -> MaskRCNN:
+    of_rpn, of_heads = _split(settings)
+    return MaskRCNN(backbone, num_classes, rpn(**of_rpn), roi_heads(MaskRCNNHeads, box_head, **of_heads))  # type: ignore[arg-type]
+
+
+def fast_rcnn(backbone: Backbone, num_classes: int, box_head: BoxHead, **settings: Any) -> FastRCNN:
+    return FastRCNN(backbone, num_classes, roi_heads(FastRCNNHeads, box_head, **settings))  # type: ignore[arg-type]
+
+
+def _split(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    rpn = {name.removeprefix("rpn_"): value for name, value in settings.items() if name.startswith("rpn_")}
+    return rpn, {name: value for name, value in settings.items() if not name.startswith("rpn_")}
