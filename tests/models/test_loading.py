@@ -117,7 +117,7 @@ def test_other_classes_begin_at_random(source, caplog) -> None:
         for name, value in rows(model).items():
             assert torch.equal(value, random[name])
         assert torch.equal(model.roi_heads.box_head.fc7.weight, of_91.roi_heads.box_head.fc7.weight)
-        assert "{LAYERS} begin at random, for none of its classes" in caplog.messages[-1]
+        assert f"{LAYERS} begin at random, for none of its classes" in caplog.messages[-1]
 
 
 def test_classes_without_names(tmp_path, caplog) -> None:
