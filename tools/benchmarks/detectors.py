@@ -226,7 +226,7 @@ def mobilenet_train(
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     frozen = {name for name, value in ours.named_parameters() if not value.requires_grad}
     for name, value in theirs.named_parameters():  # without weights it would train every layer
-        value.requires_grad_(name.replace("body.", "body.features.") not in frozen)
+        value.requires_grad_(name.replace("backbone.body.", "backbone.backbone.features.") not in frozen)
     layout = {"device": device, "memory_format": torch.channels_last}
     both = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
     return steps(both, batch(shape, device), device, half, compile_loss)
