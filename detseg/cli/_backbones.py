@@ -11,7 +11,7 @@ from PIL import Image
 
 from detseg.cli._configs import find_configs, nearest
 from detseg.cli._console import check_writable
-from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.predict import find_device
 from detseg.errors import ConfigError
 from detseg.modules.backbones import ConvNet
@@ -19,7 +19,7 @@ from detseg.modules.backbones import ConvNet
 
 def backbone_parser(command: str, usage: str, out: Path) -> ArgumentParser:
     """A parser with the options for a backbone; ``out`` is the usual file for the picture."""
-    parser = ArgumentParser(prog=f"detseg {command}", usage=usage, **PARSER)
+    parser = make_parser(command, usage)
     parser.add_subclass_arguments(ConvNet, "backbone", required=True, help="Such as MobileNetV2, with its weights.")
     parser.add_argument("--size", type=int, default=224, help="Pixels of the shorter side of what the network sees.")
     parser.add_argument("--seed", type=int, default=0, help="Of everything that is drawn at random.")
@@ -45,10 +45,7 @@ def build(parser: ArgumentParser, options: Namespace) -> Namespace:
             "backbone.weights must be set, to a file or a name such as IMAGENET1K_V1: at random, nothing is learnt"
         )
     device = find_device(options.device)
-    try:
-        built: Namespace = parser.instantiate_classes(options)
-    except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise root_cause(error) from error
+    built: Namespace = instantiate(parser, options)
     built.backbone = prepare(built.backbone, device)
     return built
 

@@ -6,22 +6,19 @@ give reasons. Only the most specific reason is shown.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser
 
 from detseg.cli._configs import nearest, where
-from detseg.compat import translate_settings
 from detseg.configurable import subclasses
-from detseg.errors import ConfigError, DetsegError
+from detseg.errors import ConfigError
 
 KEY = re.compile(r'Parser key "([^"]+)"')
 CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -59,14 +56,6 @@ class Problem(NamedTuple):
     subject: str
     key: str  # dotted
     owner: type | None  # the nearest class above the key, whose argument it is
-
-
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse ``arguments``, in which ``find_configs`` has resolved the files. Raises ConfigError with one plain line."""
-    try:
-        return parser.parse_args(list(arguments))
-    except argparse.ArgumentError as error:
-        raise explain(error.message, parser, arguments) from error
 
 
 def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> ConfigError:
@@ -116,25 +105,6 @@ def _describe(problem: Problem, parser: ArgumentParser) -> tuple[str, str]:
             return key, "must be set"
         case _:  # "not a class"
             return key, f"must have class_path, the name of a {subject}, and init_args, its settings"
-
-
-def load_value(text: str) -> Any:
-    """Load YAML, in which "None" is null too: jsonargparse passes a null of the command line on by that name."""
-    return None if text == "None" else translate_settings(get_loader("yaml")(text))
-
-
-set_loader("detseg", load_value, (yaml.YAMLError,))
-# Keyword arguments of every parser.
-PARSER: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "parser_mode": "detseg"}
-
-
-def root_cause(error: BaseException) -> Exception:
-    """Return the error of a constructor that jsonargparse has wrapped; one of another library as a ConfigError."""
-    chain = [error]
-    while following := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(following)
-    ours = [one for one in chain if isinstance(one, DetsegError)]
-    return ours[-1] if ours else ConfigError(str(chain[-1]))
 
 
 def _problems(message: str) -> Iterator[Problem]:

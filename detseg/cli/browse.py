@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +18,7 @@ from detseg.check.parts import segmentation_of
 from detseg.check.web import Shown, browser, data_uri, document, shrunk
 from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data
 from detseg.cli._console import check_writable
-from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.train import task_of
 from detseg.compat import translate_settings
 from detseg.data import DetectionDataModule, SegmentationDataModule
@@ -34,7 +33,7 @@ from detseg.structures import Sample
 log = logging.getLogger(__name__)
 
 SIDE = 640  # pixels of the longer side of a picture in a page
-USAGE = """detseg browse CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 24]
+USAGE = """CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 24]
        [--data NAME.yaml|CLASS|FOLDER] [--data.KEY VALUE ...]
 
   detseg browse faster_rcnn_r50.yaml --data my/folder --out seen.html
@@ -45,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
     """Draw samples of what ``arguments`` name."""
     for name in data_sets.__all__:  # a class is found by its name once it is imported
         getattr(data_sets, name)
-    parser = ArgumentParser(prog="detseg browse", usage=USAGE, **PARSER)
+    parser = make_parser("browse", USAGE)
     parser.add_argument("what", type=str, help="A folder of data, or a YAML file for `detseg train` or of data alone.")
     parser.add_subclass_arguments(BaseDataModule, "data", required=True, help="What is to be other than that.")
     parser.add_argument("--out", type=Path, default=Path("browse.html"), help="A page (.html), or a folder.")
@@ -62,10 +61,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out {options.out}: is a file; give a folder, or a page (.html)")
     else:
         make_folder("--out", options.out)
-    try:
-        data = parser.instantiate_classes(options).data
-    except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise root_cause(error) from error
+    data = instantiate(parser, options).data
     if not isinstance(data, DetectionDataModule | SegmentationDataModule):
         raise ConfigError(f"{options.what}: {type(data).__name__} has neither boxes nor maps of labels to draw")
     if isinstance(data, DetectionDataModule):

@@ -17,7 +17,7 @@ from detseg.check.parts import find_parts
 from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
 from detseg.cli._console import check_writable
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
@@ -59,11 +59,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="detseg check",
-        usage="detseg check FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]",
-        description="Read all labels and look at every image. Exit status: 0 clean, 1 warnings, 2 errors.",
-        **PARSER,
+    parser = make_parser(
+        "check",
+        "FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]",
+        "Read all labels and look at every image. Exit status: 0 clean, 1 warnings, 2 errors.",
     )
     parser.add_argument("folder", type=Path, help="A data set in any format that is known.")
     parser.add_argument("--format", type=str | None, help="Where the folder holds labels in more than one.")

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from torchvision.models import get_model
 
 from detseg import checkpoint
 from detseg.cli._configs import find_config
 from detseg.cli._console import check_writable
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.configurable import from_config, to_config
 from detseg.data import VOCSegmentation
 from detseg.data.modules.voc_segmentation import VOC_CLASSES
@@ -58,11 +57,7 @@ EPSILON = 1e-5  # of batch norm in every detector that torchvision builds withou
 
 def run(arguments: Sequence[str]) -> None:
     """Turn the file that ``arguments`` name into the other kind."""
-    parser = ArgumentParser(
-        prog="detseg convert",
-        usage="detseg convert SOURCE TARGET [--classes NAME,NAME...] [--model NAME]",
-        **PARSER,
-    )
+    parser = make_parser("convert", "SOURCE TARGET [--classes NAME,NAME...] [--model NAME]")
     parser.add_argument("source", type=Path, help="State dict of a detector or an FCN of torchvision's, or checkpoint.")
     parser.add_argument("target", type=Path, help="File to write: the other one of the two.")
     parser.add_argument(

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.discovery import FINDERS, find_source
 from detseg.errors import ConfigError
@@ -17,11 +15,7 @@ from detseg.folders import make_folder, writing
 
 def run(arguments: Sequence[str]) -> None:
     """Write the data set that ``arguments`` name in another format, and say what that cannot hold."""
-    parser = ArgumentParser(
-        prog="detseg convert-data",
-        usage="detseg convert-data FOLDER --to COCO|VOC|YOLO --out FOLDER [--masks none] [--copy true]",
-        **PARSER,
-    )
+    parser = make_parser("convert-data", "FOLDER --to COCO|VOC|YOLO --out FOLDER [--masks none] [--copy true]")
     parser.add_argument("folder", type=Path, help="The data set, in any format that is known.")
     parser.add_argument("--to", type=Literal["COCO", "VOC", "YOLO"], required=True, help="The format to write.")
     parser.add_argument("--out", type=Path, required=True, help="Folder to write; nothing may be in it.")

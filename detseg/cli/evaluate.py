@@ -15,7 +15,7 @@ from detseg import checkpoint
 from detseg.callbacks import ProgressBar
 from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._console import check_writable, import_module
-from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule, SegmentationDataModule
@@ -45,10 +45,7 @@ def run(arguments: Sequence[str]) -> None:
         task.tta = tta_config(options)
     for option in ("out", "metrics"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
-    try:
-        data = parser.instantiate_classes(options).data
-    except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise root_cause(error) from error
+    data = instantiate(parser, options).data
     data.use_classes(task.class_names)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
@@ -76,11 +73,8 @@ PRECISION = "Such as bf16-mixed, the default of training on a GPU, where the met
 
 
 def _parser(base: type[Any]) -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="detseg evaluate",
-        usage="detseg evaluate --checkpoint FILE [--data NAME.yaml|CLASS|FOLDER] [--out FILE.json] "
-        "[--metrics FILE.json]",
-        **PARSER,
+    parser = make_parser(
+        "evaluate", "--checkpoint FILE [--data NAME.yaml|CLASS|FOLDER] [--out FILE.json] [--metrics FILE.json]"
     )
     parser.add_argument("--checkpoint", type=str, required=True, help="Written by `detseg train` or `detseg convert`.")
     parser.add_subclass_arguments(base, "data", help=DATA)

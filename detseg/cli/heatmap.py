@@ -17,7 +17,7 @@ from detseg import checkpoint
 from detseg.analysis.charts import labelled_grid
 from detseg.cli._backbones import check_picture
 from detseg.cli._configs import find_configs, nearest
-from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.predict import find_device
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
@@ -71,11 +71,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="detseg heatmap",
-        usage="detseg heatmap IMAGE --checkpoint FILE | --backbone CLASS --backbone.weights FILE\n"
-        "                      [--classes NAME,...] [--side PIXELS] [--out FILE.png]",
-        **PARSER,
+    parser = make_parser(
+        "heatmap",
+        "IMAGE --checkpoint FILE | --backbone CLASS --backbone.weights FILE\n"
+        "    [--classes NAME,...] [--side PIXELS] [--out FILE.png]",
     )
     parser.add_argument("image", type=str, help="A photograph, larger than what the classifier was trained on.")
     parser.add_argument("--checkpoint", type=str | None, help="A classifier that was trained here.")
@@ -101,11 +100,11 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
         return classifier, classifier.class_names, classifier.preprocessing.size
     if options.backbone.init_args.get("weights") is None:
         raise ConfigError("backbone.weights must be set, to a file or a name such as IMAGENET1K_V1")
+    backbone = instantiate(parser, options).backbone
     try:
-        backbone = parser.instantiate_classes(options).backbone
         classifier = Classifier(backbone, IMAGENET)
-    except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise root_cause(error) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if backbone.missing_head_tensors:
         raise ConfigError(
             f"backbone.weights {backbone.weights}: have no {backbone.missing_head_tensors[0]} of ImageNet's {IMAGENET} "

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 import torchvision
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.models import Classifier
 from detseg.modules import backbones
 from detseg.modules.backbones import Backbone, ConvNet
@@ -26,7 +25,7 @@ LICENCE = "BSD-3-Clause"  # torchvision's, where its weights name no other
 
 def run(arguments: Sequence[str]) -> None:
     """Print a row for every network that has a name of its own."""
-    parser = ArgumentParser(prog="detseg models", usage="detseg models [--json]", **PARSER)
+    parser = make_parser("models", "[--json]")
     parser.add_argument("--json", action="store_true", help="Print a list of objects instead of a table.")
     options = parse(parser, arguments)
     rows = list(describe())

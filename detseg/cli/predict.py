@@ -17,7 +17,7 @@ from PIL import Image
 
 from detseg import checkpoint
 from detseg.cli._console import import_module
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.cli._tta import add_tta_options, tta_config
 from detseg.data.annotations.images import SUFFIXES
 from detseg.errors import ConfigError, DataError
@@ -67,11 +67,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="detseg predict",
-        usage="detseg predict IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]\n"
-        "                      [--crop_size PIXELS] [--scales [FACTOR,...]] [--flip true]",
-        **PARSER,
+    parser = make_parser(
+        "predict",
+        "IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]\n"
+        "    [--crop_size PIXELS] [--scales [FACTOR,...]] [--flip true]",
     )
     parser.add_argument("images", type=str, nargs="+", help="Image files, folders or glob patterns.")
     parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = backbone_parser(
         "probe",
-        "detseg probe --backbone CLASS --backbone.weights FILE --data FOLDER|NAME.yaml|CLASS [--out FILE.png]",
+        "--backbone CLASS --backbone.weights FILE --data FOLDER|NAME.yaml|CLASS [--out FILE.png]",
         Path("probe.png"),
     )
     parser.add_argument(

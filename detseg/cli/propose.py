@@ -11,12 +11,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 
 from detseg import checkpoint
 from detseg.cli._configs import find_configs, for_other_data
-from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.modules.detection import MOST_PROPOSALS
@@ -46,10 +45,8 @@ FILES = ("rpn", "detectron2")  # methods that are given with a file, as rpn:FILE
 def run(arguments: Sequence[str]) -> None:
     """Make the proposals that ``arguments`` ask for, or what is missing of them, and say how good they are."""
     arguments = for_other_data(find_configs(arguments), DetectionDataModule)
-    parser = ArgumentParser(
-        prog="detseg propose",
-        usage="detseg propose --data NAME.yaml|CLASS|FOLDER [--method selective_search] [--jobs 1] [--out FOLDER]",
-        **PARSER,
+    parser = make_parser(
+        "propose", "--data NAME.yaml|CLASS|FOLDER [--method selective_search] [--jobs 1] [--out FOLDER]"
     )
     parser.add_subclass_arguments(DetectionDataModule, "data", required=True, help="The images, as for `detseg train`.")
     parser.add_argument(
@@ -65,10 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: must be at least 1")
     method, file = _method(options.method)
-    try:
-        data = parser.instantiate_classes(options).data
-    except ValueError as error:  # what jsonargparse makes of any error in a constructor
-        raise root_cause(error) from error
+    data = instantiate(parser, options).data
     out = options.out or Path(data.proposals or Path("proposals", method))
     for split in ("train", "val") if options.split == "both" else (options.split,):
         annotations = data.train_annotations if split == "train" else data.val_annotations

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 import torchvision
-from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 
 import detseg
 from detseg import checkpoint
 from detseg.cli._console import check_writable, import_module
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.errors import ConfigError
 from detseg.weights import model_card
 
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: Sequence[str]) -> None:
     """Write the folder that ``arguments`` ask for."""
-    parser = ArgumentParser(prog="detseg publish", usage="detseg publish CHECKPOINT --out FOLDER", **PARSER)
+    parser = make_parser("publish", "CHECKPOINT --out FOLDER")
     parser.add_argument("checkpoint", type=str, help="What a training or `detseg convert` wrote.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for the weights and their card.")
     parser.add_argument(

@@ -31,7 +31,7 @@ from detseg.callbacks import (
 from detseg.check.before import look_before_training
 from detseg.cli import _help
 from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_data, where
-from detseg.cli._errors import PARSER, parse, root_cause
+from detseg.cli._parser import instantiate, parse, parser_options
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
@@ -65,7 +65,7 @@ class TrainCLI(LightningCLI):
                 "log_every_n_steps": 10,
                 "enable_model_summary": False,
             },
-            parser_kwargs={"prog": "detseg train", "usage": _help.TRAIN, "description": "Train a model.", **PARSER},
+            parser_kwargs={"usage": _help.TRAIN, "description": "Train a model.", **parser_options("train")},
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -108,20 +108,20 @@ class TrainCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         try:
-            self.config_init = self.parser.instantiate_classes(self.config)
-        except (ValueError, DataError) as error:  # jsonargparse raises ValueError for any error in a constructor
-            raise self._with_hint(root_cause(error)) from error
+            self.config_init = instantiate(self.parser, self.config)
+        except DataError as error:
+            raise self._with_hint(error) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         del settings["resume"]  # training with the same settings again starts anew
         self.datamodule, self.task = self.config_init["data"], self.config_init["task"]
         self.task.config = settings
         self.trainer = self.instantiate_trainer()
 
-    def _with_hint(self, error: Exception) -> Exception:
+    def _with_hint(self, error: DataError) -> DataError:
         """Add to an error of the data the command that lists all errors of the data set."""
         settings = self.config.data.get("init_args")
         root = settings.get("root") if settings else None
-        if not isinstance(error, DataError) or isinstance(error, MaskError) or not root or not Path(root).is_dir():
+        if isinstance(error, MaskError) or not root or not Path(root).is_dir():
             return error
         return DataError(f"{error}. All problems of the data set: `detseg check {shlex.quote(root)}`")
 

@@ -6,11 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from detseg import checkpoint, modules
 from detseg.cli._console import check_writable
-from detseg.cli._errors import PARSER, parse
+from detseg.cli._parser import make_parser, parse
 from detseg.errors import CheckpointError, ConfigError
 from detseg.modules import ClassifierHead, TwoMLPHead
 
@@ -19,11 +17,10 @@ log = logging.getLogger(__name__)
 
 def run(arguments: Sequence[str]) -> None:
     """Write the checkpoint that ``arguments`` name again, with the fully connected layers of its head truncated."""
-    parser = ArgumentParser(
-        prog="detseg truncate",
-        usage="detseg truncate SOURCE TARGET [--fc6 1024] [--fc7 256]",
-        description="Make the head of a trained detector quicker by a truncated SVD (Fast R-CNN, section 3.1).",
-        **PARSER,
+    parser = make_parser(
+        "truncate",
+        "SOURCE TARGET [--fc6 1024] [--fc7 256]",
+        "Make the head of a trained detector quicker by a truncated SVD (Fast R-CNN, section 3.1).",
     )
     parser.add_argument("source", type=Path, help="Checkpoint of a detector with two fully connected layers.")
     parser.add_argument("target", type=Path, help="File to write.")

@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = backbone_parser(
         "visualize",
-        "detseg visualize --backbone CLASS --backbone.weights FILE --layer BLOCK --channel N[,N...]\n"
+        "--backbone CLASS --backbone.weights FILE --layer BLOCK --channel N[,N...]\n"
         "                        [--image FILE | --images FOLDER] [--out FILE.png]",
         Path("visualize.png"),
     )

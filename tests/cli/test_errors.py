@@ -62,7 +62,7 @@ FILES = [
     ("model:", "modell:", ["modell (my.yaml, line 1)", "did you mean model?"]),
     ("trainer:", "trainr:", ["trainr.max_epochs (my.yaml, line 16)", "trainer.max_epochs"]),
     ("        channels", "        chanels", ["model.backbone.chanels (my.yaml, line 7)", "channels"]),
-    ("    backbone:", "    back:", ["model.back (my.yaml, line 4)", "did you mean model.backbone"]),
+    ("    backbone:\n", "    back:\n", ["model.back (my.yaml, line 4)", "did you mean model.backbone"]),
     ("    root:", "    rot:", ["data.rot (my.yaml, line 14)", "did you mean data.root"]),
     (
         "MobileNetV2",
@@ -82,16 +82,16 @@ FILES = [
     ("lr: 0.01", "milestones: 3", ["task.milestones (my.yaml, line 10): must be a list, not 3"]),
     ("        channels: 16", "        channels: [", ["my.yaml, line 9: not valid YAML"]),
     (
-        "    backbone:",
-        "    num_classes: 3\n    backbone:",
+        "    backbone:\n",
+        "    num_classes: 3\n    backbone:\n",
         ["model.num_classes (my.yaml, line 4): comes from"],
     ),
     ("lr: 0.01", "lr: 0.01\n  lr: 0.02", ["my.yaml, line 11: lr is set twice"]),
     ("root: colours", "root: absent", ["absent: no such folder", "prepare_coco.py", "--data data/shapes.yaml"]),
     ("root: colours", "root: colours\n    batch_size: 0", ["batch_size 0 must be at least 1"]),
     (
-        "    backbone:",
-        "    anchor_sizes: [[8]]\n    backbone:",
+        "    backbone:\n",
+        "    anchor_sizes: [[8]]\n    backbone:\n",
         ["anchor_sizes has 1 lists, but the backbone 5 maps"],
     ),
     (

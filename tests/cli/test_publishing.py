@@ -248,7 +248,11 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
         (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
-        (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
+        (
+            MobileNetV3("mobilenet_v3_small", stages=[5], return_stage_start=True),
+            {},
+            r"MobileNetV3 \(mobilenet_v3_small\)",
+        ),
         (ResNet("resnet18"), {"rpn": RPN(AnchorGenerator([[16], [32], [64], [128], [256]]))}, "has anchors of its own"),
         (ResNet("resnet18"), {"rpn": RPN(AnchorGenerator(aspect_ratios=(1.0, 2.0, 3.0)))}, "has anchors of its own"),
         (ResNet("resnet18"), {"roi_heads": RoIHeads(RoIPool())}, "has RoIPool, and torchvision's detectors RoIAlign"),
