@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,18 +247,30 @@ def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("body", "settings", "reason"),
     [
-        (ResNet("plain18"), {}, r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on"),
-        (ResNet("resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
-        (MobileNetV3("mobilenet_v3_small", stages=[5], entry=True), {}, r"MobileNetV3 \(mobilenet_v3_small\)"),
-        (ResNet("resnet18"), {"anchor_sizes": [[16], [32], [64], [128], [256]]}, "has anchors of its own"),
-        (ResNet("resnet18"), {"anchor_ratios": (1.0, 2.0, 3.0)}, "has anchors of its own"),
-        (ResNet("resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
+        (
+            partial(ResNet, "plain18"),
+            {},
+            r"holds FasterRCNN on FPN on ResNet \(plain18\); torchvision's detectors are on",
+        ),
+        (partial(ResNet, "resnet18", stages=[3, 4, 5]), {}, r"ResNet \(resnet18\); .* with stages 2 to 5"),
+        (
+            partial(MobileNetV3, "mobilenet_v3_small", stages=[5], entry=True),
+            {},
+            r"MobileNetV3 \(mobilenet_v3_small\)",
+        ),
+        (partial(ResNet, "resnet18"), {"anchor_sizes": [[16], [32], [64], [128], [256]]}, "has anchors of its own"),
+        (partial(ResNet, "resnet18"), {"anchor_ratios": (1.0, 2.0, 3.0)}, "has anchors of its own"),
+        (partial(ResNet, "resnet18"), {"pooling": "roi_pool"}, "has roi_pool, and torchvision's detectors roi_align"),
     ],
 )
 def test_what_torchvision_cannot_load_is_not_converted(
-    body: Backbone, settings: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    body: Callable[[], Backbone],
+    settings: dict[str, Any],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save(FasterRCNN(FPN(body, 8), 3, TwoFCHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
+    save(FasterRCNN(FPN(body(), 8), 3, TwoFCHead(8, channels=8), **settings), str(tmp_path / "other.ckpt"))
     with pytest.raises(SystemExit):
         cli.convert([str(tmp_path / "other.ckpt"), str(tmp_path / "theirs.pth")])
     assert re.search(rf"error: .*other.ckpt: .*{reason}", capsys.readouterr().err)
