@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
@@ -101,7 +102,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
     write_masks(folder / "masks")
     (folder / "small_segmentation.yaml").write_text(SMALL_SEGMENTATION)
-    cli.propose(["--data=COCO", f"--data.root={folder / 'colours'}", "--method=grid", f"--out={folder / 'proposals'}"])
+    data = ["--data=COCO", f"--data.root={folder / 'colours'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detseg.proposals.grid.SIDES", np.array([0.45, 0.3]))  # R-CNN looks at each region by itself
+        cli.propose([*data, "--method=grid", f"--out={folder / 'proposals'}"])
     return folder
 
 
@@ -150,8 +154,7 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_trains_and_validates_a_step(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    if network(name) == "FCN":
-        monkeypatch.setattr(nn, "Linear", Narrow)  # fc6 and fc7 would take the most time
+    monkeypatch.setattr(nn, "Linear", Narrow)  # fc6 and fc7 of VGG16 would take the most time
     small = ["--config", small_data(name)[0], *without_weights(name), *MORE[network(name)]]
     cli.train(["--config", name, *small])
 
@@ -162,7 +165,8 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
     monkeypatch.chdir(folder)
     _, kind, root = small_data(name)
     (folder / "my_data.yaml").write_text(f"class_path: {kind}\ninit_args:\n  root: {root}\n")
-    training = TrainCLI(["--config", name, "--data", "my_data.yaml", *without_weights(name)])
+    with torch.device("meta"):  # weights take time, and are not looked at
+        training = TrainCLI(["--config", name, "--data", "my_data.yaml", *without_weights(name)])
     assert training.model.network.num_classes == 3
     assert training.trainer.max_epochs
 
