@@ -80,7 +80,7 @@ MORE = {
     "FasterRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
     "MaskRCNN": ["--model.network.samples=8", "--model.network.proposals=[20, 20]"],
     "FastRCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
-    "RCNN": ["--model.network.samples=8", "--data.proposals=proposals"],
+    "RCNN": ["--model.network.samples=8", "--model.network.size=96", "--data.proposals=proposals"],
     "Classifier": [],
     "FCN": [],
     "DilatedFCN": [],
@@ -102,10 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small_classification.yaml").write_text(SMALL_CLASSIFICATION)
     write_masks(folder / "masks")
     (folder / "small_segmentation.yaml").write_text(SMALL_SEGMENTATION)
-    data = ["--data=COCO", f"--data.root={folder / 'colours'}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detseg.proposals.grid.SIDES", np.array([0.45, 0.3]))  # R-CNN looks at each region by itself
-        cli.propose([*data, "--method=grid", f"--out={folder / 'proposals'}"])
+    cli.propose(["--data=COCO", f"--data.root={folder / 'colours'}", "--method=grid", f"--out={folder / 'proposals'}"])
     return folder
 
 
