@@ -11,17 +11,20 @@ import pytest
 import torchvision
 
 from detseg import cli
+from detseg.cli import models
 from detseg.modules import backbones
 
 
 @pytest.fixture(scope="module")
 def printed() -> tuple[list[dict[str, Any]], str]:
-    """As JSON and as a table."""
-    texts = []
-    for arguments in (["--json"], []):
-        with contextlib.redirect_stdout(io.StringIO()) as text:
-            cli.main(["models", *arguments])
-        texts.append(text.getvalue())
+    """As JSON and as a table, of networks that are measured once."""
+    texts, rows = [], list(models.describe())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "describe", lambda: rows)
+        for arguments in (["--json"], []):
+            with contextlib.redirect_stdout(io.StringIO()) as text:
+                cli.main(["models", *arguments])
+            texts.append(text.getvalue())
     return json.loads(texts[0]), texts[1]
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -149,6 +152,17 @@ def test_splits(tmp_path: Path, lists: tuple[str, ...], splits: tuple[str, str] 
         file.write_text(f"{name}_1\n{name}_2 -1\n\n")
         assert find_ids(tmp_path, name) == [f"{name}_1", f"{name}_2"]
     assert find_splits(tmp_path) == splits
+
+
+def test_lists_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    """With the byte order mark that some editors begin a file with, and where Python takes text for ASCII."""
+    (tmp_path / "train.txt").write_bytes("\ufeffété\nb 1\n".encode())
+    code = "import sys; from pathlib import Path; from detseg.data.voc_format import read_list"
+    code += "; print(ascii(read_list(Path(sys.argv[1]))))"
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, "train.txt"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii(["été", "b"])
 
 
 def test_all_images_where_there_are_no_lists(tmp_path: Path) -> None:

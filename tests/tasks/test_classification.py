@@ -29,12 +29,12 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of ten epochs, in runs/colours."""
+    """A run of three epochs, in runs/colours."""
     folder = tmp_path_factory.mktemp("classification")
     write_classes(folder / "classes", train=8, val=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        cli.main(["train", *SETTINGS, "--name", "colours", "--trainer.max_epochs", "10"])
+        cli.main(["train", *SETTINGS, "--name", "colours", "--trainer.max_epochs", "3"])
     return folder
 
 
@@ -77,8 +77,8 @@ def test_convert_refuses_a_classifier(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["train", *SETTINGS, "--name", "colours", "--trainer.max_epochs", "11", "--resume", "last"])
-    assert "epoch 10: top1" in capsys.readouterr().err
+    cli.main(["train", *SETTINGS, "--name", "colours", "--trainer.max_epochs", "4", "--resume", "last"])
+    assert "epoch 3: top1" in capsys.readouterr().err
 
 
 def test_its_weights_are_those_of_a_detectors_backbone(folder: Path) -> None:

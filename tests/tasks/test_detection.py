@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 from detseg import checkpoint
-from detseg.callbacks import BestCheckpoint, LastCheckpoint
+from detseg.callbacks import BestCheckpoint, LastCheckpoint, PredictionImages
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.inference.predictor import Predictor
 from detseg.models import FasterRCNN, FastRCNN
@@ -26,6 +23,7 @@ from detseg.modules.backbones import ResNet
 from detseg.structures import Batch
 from detseg.tasks import DetectionTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
+from tests.ranks import on_two_ranks
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -439,32 +437,21 @@ def test_a_training_is_not_resumed_on_other_classes(root: Path, tmp_path: Path) 
         )
 
 
-RANKS = """
-import json, sys
-from pathlib import Path
-from lightning.pytorch import Trainer
-from tests.colours import ColourDetector, ColourMaskDetector, colours
-from detseg.tasks import (Detection)
-from detseg.callbacks import (Pictures)
-
-trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                  enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])
-for root in sys.argv[2:]:
-    task = Detection(ColourMaskDetector(blunder=1.0))
-    trainer.validate(task, colours(Path(root), masks="all"), verbose=False)
-    if trainer.is_global_zero:
-        Path(sys.argv[1], Path(root).name + ".json").write_text(json.dumps(task.figures))
-"""
+def measure(folder: Path, roots: list[Path]) -> None:
+    """Write the figures of each data set to a file of its name, and pictures."""
+    trainer = Trainer(**QUIET, devices=2, callbacks=[PredictionImages()], default_root_dir=folder)
+    for root in roots:
+        task = DetectionTask(ColourMaskDetector(blunder=1.0))
+        trainer.validate(task, colours(root, masks="all"), verbose=False)
+        if trainer.is_global_zero:
+            (folder / f"{root.name}.json").write_text(json.dumps(task.figures))
 
 
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     """To the last bit: with an odd number of images, a rank without objects, and a rank without images."""
     sets = {"odd": {"val": 7}, "objects_on_one_rank": {"val": 8, "empty": 4}, "one_image": {"val": 1}}
     roots = [write_colours(tmp_path / name, train=2, **counts) for name, counts in sets.items()]
-    (tmp_path / "ranks.py").write_text(RANKS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
-    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+    on_two_ranks(measure, tmp_path, roots)
     for root in roots:
         task = DetectionTask(ColourMaskDetector(blunder=1.0))
         Trainer(**QUIET).validate(task, colours(root, masks="all"), verbose=False)

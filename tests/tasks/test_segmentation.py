@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detseg import checkpoint
-from detseg.callbacks import LastCheckpoint
+from detseg.callbacks import LastCheckpoint, PredictionImages
 from detseg.data import FolderSegmentation, SegmentationTransforms
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
@@ -30,6 +27,7 @@ from detseg.models.tta import TTAConfig, predict_semantic
 from detseg.modules.backbones import ResNet
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks import SegmentationTask
+from tests.ranks import on_two_ranks
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -310,31 +308,20 @@ def test_prediction_is_of_the_image_file(root: Path, tmp_path: Path) -> None:
         assert list(one.class_fractions.values()) == sorted(one.class_fractions.values(), reverse=True)
 
 
-RANKS = """
-import json, sys
-from pathlib import Path
-from lightning.pytorch import Trainer
-from tests.tasks.test_segmentation import Brightest, data
-from detseg.tasks import (Segmentation)
-from detseg.callbacks import (Pictures)
-
-trainer = Trainer(accelerator="cpu", devices=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                  enable_model_summary=False, callbacks=[Pictures()], default_root_dir=sys.argv[1])
-for root in sys.argv[2:]:
-    task = Segmentation(Brightest(bias=0.3))
-    trainer.validate(task, data(Path(root)), verbose=False)
-    if trainer.is_global_zero:
-        Path(sys.argv[1], Path(root).name + ".json").write_text(json.dumps(task.figures))
-"""
+def measure(folder: Path, roots: list[Path]) -> None:
+    """Write the figures of each data set to a file of its name, and pictures."""
+    trainer = Trainer(**QUIET, devices=2, callbacks=[PredictionImages()], default_root_dir=folder)
+    for root in roots:
+        task = SegmentationTask(Brightest(bias=0.3))
+        trainer.validate(task, data(root), verbose=False)
+        if trainer.is_global_zero:
+            (folder / f"{root.name}.json").write_text(json.dumps(task.figures))
 
 
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     """To the last bit: with an odd number of images, and with a rank that has none."""
     roots = [write_colours(tmp_path / name, val=count) for name, count in (("odd", 7), ("one_image", 1))]
-    (tmp_path / "ranks.py").write_text(RANKS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tmp_path / "ranks.py"), str(tmp_path), *map(str, roots)]
-    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+    on_two_ranks(measure, tmp_path, roots)
     for root in roots:
         task = SegmentationTask(Brightest(bias=0.3))
         Trainer(**QUIET).validate(task, data(root), verbose=False)

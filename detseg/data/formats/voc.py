@@ -158,7 +158,7 @@ def read_list(file: Path, known: Container[str] = ()) -> list[str]:
     A line that is one of the ``known`` names is taken as it is. Raises DataError for a file that cannot be read.
     """
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{file}: cannot read this list of images: {error.strerror}") from None
     except UnicodeDecodeError:
