@@ -108,8 +108,8 @@ def segmenter(state: Mapping[str, Tensor], class_names: Sequence[str] | None) ->
     model.class_names = tuple(VOC_CLASSES if class_names is None else class_names)
     if len(model.class_names) != count:
         raise ConfigError(
-            f"class_names: the model has {count} classes, and there are {len(model.class_names)} names; name them all, "
-            "the background too"
+            f"class_names: the model has {count} classes, the names are {len(model.class_names)}; name them all, the "
+            "background too"
         )
     model.category_ids = tuple(range(count))
     return model
@@ -138,7 +138,7 @@ def _detector_classes(count: int, class_names: Sequence[str] | None) -> tuple[tu
         return tuple(COCO), tuple(COCO.values())
     if class_names is None or len(class_names) != count:
         number = 0 if class_names is None else len(class_names)
-        raise ConfigError(f"class_names: the model has {count} classes, and there are {number} names; name them all")
+        raise ConfigError(f"class_names: the model has {count} classes, the names are {number}; name them all")
     return tuple(class_names), tuple(range(1, count + 1))
 
 

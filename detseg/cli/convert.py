@@ -5,36 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
+from jsonargparse import Namespace
 from torch import Tensor
 from torchvision.models import get_model
 
-from detseg import checkpoint
-from detseg.cli._configs import find_config
+from detseg import checkpoint, model_zoo
 from detseg.cli._console import check_writable
 from detseg.cli._parser import make_parser, parse
-from detseg.configurable import from_config, to_config
+from detseg.configurable import to_config
 from detseg.data import VOCSegmentation
-from detseg.data.modules.voc_segmentation import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
+from detseg.model_zoo import FCNS, RESNETS, SCORES
 from detseg.models import DilatedFCN, FasterRCNN
-from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.modules import FPN, RoIAlign
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
 from detseg.ops.anchors import base_anchors
 from detseg.tasks import DetectionTask, SegmentationTask, Task
-from detseg.weights.state_dict import COUNT, read_weights, state_dict_mismatch
+from detseg.weights.state_dict import COUNT, read_weights
 from detseg.weights.torchvision import (
     COCO,
     PUBLISHED,
-    epsilon,
-    from_torchvision,
     published,
-    segmenter_from_torchvision,
     segmenter_to_torchvision,
     structures,
     to_torchvision,
@@ -42,16 +36,6 @@ from detseg.weights.torchvision import (
 
 log = logging.getLogger(__name__)
 
-# By the blocks of the third stage, and whether these have a bottleneck.
-RESNETS = {
-    (2, False): "resnet18",
-    (6, False): "resnet34",
-    (6, True): "resnet50",
-    (23, True): "resnet101",
-    (36, True): "resnet152",
-}
-SCORES = "roi_heads.box_predictor.cls_score.weight"
-FCNS = {"resnet50": "fcn_resnet50", "resnet101": "fcn_resnet101"}  # torchvision's, by their backbones
 EPSILON = 1e-5  # of batch norm in every detector that torchvision builds without published weights
 
 
@@ -79,16 +63,33 @@ def run(arguments: Sequence[str]) -> None:
         torch.save(state, options.target)
         _say(task, state, options.target)
         return
-    segments = "classifier.4.weight" in content  # as no detector has it
     try:
-        if segments:
-            task = _segmentation(content, options.classes)
-        else:
-            task = _task(content, options.source, options.classes, options.model)
+        task = _from_torchvision(content, options)
     except CheckpointError as error:
         raise CheckpointError(f"{options.source}: {error}") from error
     checkpoint.save(task, options.target)
     log.info("%s: checkpoint with %d classes", options.target, len(task.class_names))
+
+
+def _from_torchvision(state: dict[str, Tensor], options: Namespace) -> Task:
+    """The task of a state dict of torchvision's."""
+    class_names = tuple(name.strip() for name in options.classes.split(",")) if options.classes else None
+    task: Task
+    try:
+        if "classifier.4.weight" in state:  # as no detector has it
+            task = SegmentationTask(model_zoo.segmenter(state, class_names))
+            task.data_recipe = to_config(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
+            return task
+        known = published(options.source)
+        name = options.model or known or next(iter(structures(state)), None)
+        if name is None:
+            held, names = next(iter(state), "nothing"), ", ".join(model_zoo.NAMES)
+            raise CheckpointError(f"holds {held}, but not the weights of one of {names}")
+        task = DetectionTask(model_zoo.detector(name, state, class_names, known))
+        task.data_recipe = model_zoo.describe(model_zoo.config(name)["data"])
+        return task
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("class_names:", "--classes:")) from error
 
 
 def _for_torchvision(task: Task, source: Path) -> dict[str, Tensor]:
@@ -183,87 +184,3 @@ def _fits(name: str, state: dict[str, Tensor]) -> bool:
         built = get_model(name, weights=None, weights_backbone=None, num_classes=len(state[SCORES])).state_dict()
     shapes = ({key: value.shape for key, value in of.items() if not key.endswith(COUNT)} for of in (built, state))
     return next(shapes) == next(shapes)
-
-
-def _task(theirs: dict[str, Tensor], source: Path, names: str | None, name: str | None) -> DetectionTask:
-    """The task that a state dict of torchvision's is of: as configs/torchvision says, with the file's own classes."""
-    known = published(source)
-    name = name or known or next(iter(structures(theirs)), None)
-    if name is None or SCORES not in theirs:
-        held = next(iter(theirs), "nothing")
-        known_ones = ", ".join([*PUBLISHED, *FCNS.values()])
-        raise CheckpointError(f"holds {held}, but not the weights of one of {known_ones}")
-    classes, labels = _classes(len(theirs[SCORES]) - 1, names)
-    state = from_torchvision(theirs, labels)
-    settings = yaml.safe_load(find_config(f"torchvision/{name}.yaml").read_text())
-    model, data = _recipe(settings["model"]), _recipe(settings["data"])
-    del model["init_args"]["weights"]
-    body = model["init_args"]["backbone"]["init_args"]["backbone"]["init_args"]
-    if body["name"] == "resnet50":
-        body["name"] = _resnet(theirs, "backbone.body.")
-    body["norm"] = "batch" if any(key.endswith(COUNT) for key in state) else "frozen"
-    body["eps"] = epsilon(theirs, known)
-    built = from_config(model, num_classes=len(classes))
-    if said := state_dict_mismatch(state, built.state_dict()):
-        raise CheckpointError(f"not the weights of {name}: {said}")
-    built.load_state_dict(state, strict=False)  # counts of batch norm may be missing
-    task = DetectionTask(built)
-    built.class_names, built.category_ids = classes, labels  # torchvision's labels are the ids of the data set
-    task.data_recipe = data
-    built.preprocessing = from_config(data).preprocessing
-    return task
-
-
-def _segmentation(theirs: dict[str, Tensor], names: str | None) -> SegmentationTask:
-    """The task that a state dict of torchvision's FCN is of."""
-    state = segmenter_from_torchvision(theirs)
-    name = _resnet(theirs, "backbone.")
-    if name not in FCNS:
-        raise CheckpointError(f"its FCN is on {name}, and torchvision's are on {' and '.join(FCNS)}")
-    count = len(state["head.4.weight"])
-    backbone = ResNet(name, stages=[4, 5], norm="batch", output_stride=8)  # type: ignore[arg-type]
-    auxiliary = any(key.startswith("aux_classifier.") for key in theirs)
-    model = DilatedFCN(backbone, count, AUXILIARY_WEIGHT if auxiliary else 0.0)
-    if said := state_dict_mismatch(theirs, segmenter_to_torchvision(model.state_dict())):
-        raise CheckpointError(f"not the weights of {FCNS[name]} for {count} classes: {said}")
-    model.load_state_dict(state, strict=False)  # as above
-    task = SegmentationTask(model)
-    if names is None and count != len(VOC_CLASSES):
-        raise ConfigError(f"--classes: the network has {count} classes, and VOC {len(VOC_CLASSES)}; name them all")
-    model.class_names = VOC_CLASSES if names is None else tuple(name.strip() for name in names.split(","))
-    if len(task.class_names) != count:
-        raise ConfigError(
-            f"--classes: the network has {count} classes, the names are {len(task.class_names)}; name them all, the "
-            "background too"
-        )
-    model.category_ids = tuple(range(count))
-    task.data_recipe = to_config(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
-    return task
-
-
-def _classes(count: int, names: str | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names of the classes, and torchvision's labels of them: COCO's, or those that are given."""
-    if names is None and count == max(COCO.values()):
-        return tuple(COCO), tuple(COCO.values())
-    classes = tuple(name.strip() for name in names.split(",")) if names else ()
-    if len(classes) != count:
-        raise ConfigError(f"--classes: the network has {count} classes, the names are {len(classes)}; name them all")
-    return classes, tuple(range(1, count + 1))
-
-
-def _resnet(theirs: dict[str, Tensor], prefix: str) -> str:
-    """Which ResNet a network is on whose names begin with ``prefix``."""
-    blocks = {key.removeprefix(prefix).split(".")[1] for key in theirs if key.startswith(f"{prefix}layer3.")}
-    name = RESNETS.get((len(blocks), f"{prefix}layer1.0.conv3.weight" in theirs))
-    if name is None:
-        raise CheckpointError(f"its backbone is none of {', '.join(RESNETS.values())}")
-    return name
-
-
-def _recipe(settings: Any) -> Any:
-    """The recipe of what the settings of a configuration describe."""
-    if isinstance(settings, dict) and "class_path" in settings:
-        return {"class": settings["class_path"], "init_args": _recipe(settings.get("init_args", {}))}
-    if isinstance(settings, dict):
-        return {key: _recipe(value) for key, value in settings.items()}
-    return settings

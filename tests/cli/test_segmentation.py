@@ -272,11 +272,11 @@ def test_it_is_refused_before_a_file_is_written(folder: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("change", "arguments", "said"),
     [
-        (lambda state: state, [], "--classes: the network has 2 classes, and VOC 21; name them all"),
+        (lambda state: state, [], "--classes: the model has 2 classes, and VOC 21; name them all"),
         (
             lambda state: state,
             ["--classes", "a"],
-            "--classes: the network has 2 classes, the names are 1; name them all",
+            "--classes: the model has 2 classes, the names are 1; name them all",
         ),
         (
             lambda state: {name: value for name, value in state.items() if name != "aux_classifier.4.weight"},

@@ -14,17 +14,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torchvision
-import yaml
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from detseg import checkpoint, cli
-from detseg.cli._configs import find_config
-from detseg.cli.convert import _recipe
 from detseg.configurable import from_config, to_config
 from detseg.data import COCO as COCOData
+from detseg.model_zoo import config, describe
 from detseg.structures import Batch, Instances
 from detseg.weights.torchvision import COCO, PUBLISHED, from_torchvision, to_torchvision
 
@@ -41,7 +39,7 @@ class Pair(NamedTuple):
 
 
 def settings(name: str) -> dict[str, Any]:
-    return yaml.safe_load(find_config(f"torchvision/{name}.yaml").read_text())
+    return config(name)
 
 
 def random_state(name: str) -> dict[str, Tensor]:
@@ -112,7 +110,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 def build_ours(name: str) -> Any:
     """Build with the weights that the configuration names; ``from_config`` alone expects them in a checkpoint."""
-    described = _recipe(settings(name)["model"])
+    described = describe(settings(name)["model"])
     network = from_config(described, num_classes=len(COCO))
     assert network.pretrained is None
     return from_config(described, num_classes=len(COCO), weights=described["init_args"]["weights"])
@@ -174,7 +172,7 @@ def test_settings_are_those_of_torchvision(request, pair) -> None:
     own = ours.roi_heads.postprocessor
     assert (own.nms_threshold, own.score_threshold) == (heads.nms_thresh, heads.score_thresh)
     assert own.detections_per_image == heads.detections_per_img
-    data = from_config(_recipe(settings(request.node.callspec.params["pair"])["data"]))
+    data = from_config(describe(settings(request.node.callspec.params["pair"])["data"]))
     assert isinstance(data, COCOData)
     assert (*data.transforms.sizes, data.transforms.max_size) == (*theirs.transform.min_size, theirs.transform.max_size)
 
