@@ -31,13 +31,14 @@ BELOW: dict[str, set[str]] = {
     "check": GROUND | {"ops", "data", "draw"},
     "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress"},
     "inference": GROUND | {"ops", "modules", "models", "data", "proposals", "draw", "checkpoint", "model_zoo"},
+    "export": GROUND | {"ops", "modules", "models", "model_zoo"},
     "callbacks": GROUND | {"ops", "tasks", "draw"},
     "model_zoo": GROUND | {"modules", "models", "data"},
     "checkpoint": GROUND | {"data", "tasks"},
     "analysis": GROUND | {"modules", "draw"},
     "cli": GROUND
     | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}
-    | {"callbacks", "checkpoint", "analysis", "check"},
+    | {"callbacks", "checkpoint", "analysis", "check", "export", "model_zoo"},
 }
 """What each part may import, besides itself."""
 

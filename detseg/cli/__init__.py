@@ -45,4 +45,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Imported here: torch and lightning take seconds, which help must not.
         from detseg.cli import _console
 
-        _console.run(importlib.import_module(f"detseg.cli.{name.replace('-', '_')}").run, options)
+        module = importlib.import_module(f"detseg.cli.{name.replace('-', '_')}")
+        _console.run(name, module.run, options)

@@ -14,6 +14,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+from detseg.cli._options import with_options
 from detseg.data.modules.base import WORKER_DIED, worker_died
 from detseg.errors import ConfigError, DetsegError
 
@@ -36,17 +37,21 @@ SILENCED = (
 class Printer(logging.Handler):
     """Print records to the current standard error, so that a progress bar can redirect it."""
 
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self.command = command
+
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{prefix}{record.getMessage()}", file=sys.stderr)
+        print(f"{prefix}{with_options(record.getMessage(), self.command)}", file=sys.stderr)
 
 
 @contextmanager
-def quiet_logging() -> Iterator[None]:
-    """Print only our log and the warnings that a user can act on; restore logging at the end."""
+def quiet_logging(command: str) -> Iterator[None]:
+    """Print only our log and the warnings that a user can act on, with the options of ``command``."""
     libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in (log, *libraries)]
-    printer = Printer()
+    printer = Printer(command)
     log.addHandler(printer)
     # Other ranks would repeat every line.
     log.setLevel(logging.ERROR if getattr(rank_zero_only, "rank", None) else logging.INFO)
@@ -92,20 +97,20 @@ def import_module(name: str) -> None:
         ) from error
 
 
-def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
+def run(name: str, command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
     """Run a command; print an error that the user can correct as ``error: <message>`` and exit with status 2."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that `class_path: mine.Net` is found in ./mine.py
     try:
-        with quiet_logging():
+        with quiet_logging(name):
             command(arguments)
     except (DetsegError, MisconfigurationException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_options(str(error), name)}", file=sys.stderr)
         raise SystemExit(2) from error
     except RuntimeError as error:
         if not worker_died(error):
             raise
-        print(f"error: {WORKER_DIED}", file=sys.stderr)
+        print(f"error: {with_options(WORKER_DIED, name)}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

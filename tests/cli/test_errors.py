@@ -189,7 +189,7 @@ def test_a_killed_worker_is_explained_wherever_the_program_is(capsys: pytest.Cap
         raise RuntimeError(f"DataLoader worker (pid 7) {arguments}")
 
     with pytest.raises(SystemExit) as ended:
-        _console.run(command, "is killed by signal: Killed. ")
+        _console.run("train", command, "is killed by signal: Killed. ")
     assert ended.value.code == 2
     assert "error: a loader process was killed" in capsys.readouterr().err
 
@@ -199,7 +199,7 @@ def test_other_errors_of_the_program_stay_as_they_are() -> None:
         raise RuntimeError("out of tune")
 
     with pytest.raises(RuntimeError, match="out of tune"):
-        _console.run(command, [])
+        _console.run("train", command, [])
 
 
 @pytest.mark.parametrize(

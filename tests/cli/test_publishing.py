@@ -274,7 +274,7 @@ def test_converting_says_what_torchvision_must_be_told(tmp_path: Path, capsys: p
     cli.main(["convert", str(tmp_path / "ours.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
     assert "fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)" in said
-    assert "warning: set eps of its batch norms to 0: it is 1e-05 there" in said
+    assert "warning: set eps of its batch norms to 0: torchvision's default is 1e-05" in said
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
     theirs.load_state_dict(torch.load(tmp_path / "theirs.pth", weights_only=True))
 
@@ -288,7 +288,7 @@ def test_converting_names_no_function_that_builds_another_network(
     )
     cli.main(["convert", str(tmp_path / "thin.ckpt"), str(tmp_path / "theirs.pth")])
     said = capsys.readouterr().err
-    assert "it is loaded by a detector of torchvision's with the same layers" in said
+    assert "load it into a model of torchvision's with the same layers" in said
     assert "fasterrcnn_resnet50_fpn" not in said
 
 

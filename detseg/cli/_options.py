@@ -1,0 +1,47 @@
+"""Write the Python arguments that messages of the library name as options of the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# `name` or `name=value` anywhere, or a name before the first colon.
+ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`|^(?P<subject>\w+)(?=: )")
+
+# Options of the commands that take whole settings.
+GROUPED = {
+    "batch_size": "data.batch_size",
+    "format": "data.format",
+    "labels": "data.labels",
+    "limit_val_batches": "trainer.limit_val_batches",
+    "lr": "task.lr",
+    "masks": "data.masks",
+    "names": "data.names",
+    "proposals": "data.proposals",
+    "root": "data.root",
+    "transforms": "data.transforms",
+    "warmup_steps": "task.warmup_steps",
+    "workers": "data.workers",
+}
+# Options of each command by the argument that they set.
+OPTIONS: dict[str, Mapping[str, str]] = {
+    "check": {"format": "format", "labels": "labels", "names": "names"},
+    "convert": {"class_names": "classes"},
+    "convert-data": {name: name for name in ("format", "labels", "names", "masks")},
+    **dict.fromkeys(("browse", "evaluate", "propose", "train"), GROUPED),
+    "probe": {**GROUPED, "min_count": "min_count"},
+}
+
+
+def with_options(message: str, command: str) -> str:
+    """Return ``message`` with every argument that is an option of ``command`` written as one."""
+    options = OPTIONS.get(command, {})
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match["name"] or match["subject"], match["value"]
+        if name not in options:
+            return match[0]
+        text = f"--{options[name]}" + ("" if value is None else " " + value.strip("'\""))
+        return text if match["subject"] else f"`{text}`"
+
+    return ARGUMENT.sub(option, message)

@@ -1,0 +1,21 @@
+"""Messages of the library name Python arguments; the commands print the options that set them."""
+
+import pytest
+
+from detseg.cli._options import with_options
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "printed"),
+    [
+        ("train", "set fewer `workers`, or `workers=0`", "set fewer `--data.workers`, or `--data.workers 0`"),
+        ("train", "add `masks='all'`", "add `--data.masks all`"),
+        ("check", "choose with `format='YOLO'`", "choose with `--format YOLO`"),
+        ("convert", "class_names: 3 of 4", "--classes: 3 of 4"),
+        ("convert", "a.pth: class_names: 3 of 4", "a.pth: class_names: 3 of 4"),
+        ("predict", "add `masks='all'`", "add `masks='all'`"),  # it has no such option
+        ("train", "`detseg check my/folder` lists them; lr and `other=1` stay", None),
+    ],
+)
+def test_arguments_become_options(command: str, message: str, printed: str | None) -> None:
+    assert with_options(message, command) == (printed or message)
