@@ -91,13 +91,13 @@ FILES = [
     ("root: colours", "root: colours\n    batch_size: 0", ["batch_size 0 must be at least 1"]),
     (
         "    backbone:\n",
-        "    anchor_sizes: [[8]]\n    backbone:\n",
-        ["anchor_sizes has 1 lists, but the backbone 5 maps"],
+        "    rpn:\n      anchor_generator:\n        sizes: [[8]]\n    backbone:\n",
+        ["sizes of anchors has 1 lists, but the backbone 5 maps"],
     ),
     (
         "  class_path: FasterRCNN\n  init_args:\n",
-        "  class_path: MaskRCNN\n  init_args:\n    nmss: 0.5\n",
-        ["model.nmss (my.yaml, line 4)", "did you mean model.nms"],  # a setting of the class above it
+        "  class_path: MaskRCNN\n  init_args:\n    rpnn: null\n",
+        ["model.rpnn (my.yaml, line 4)", "did you mean model.rpn"],  # an argument of its base class
     ),
     ("max_epochs: 1", "accelerator: gpuu", ["gpuu", "cpu"]),
     ("max_epochs: 1", "devices: many", ["trainer: `devices`", "should be an int"]),

@@ -125,7 +125,7 @@ def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["train", "--config", "train.yaml", "--model.weights", "tiny"])
     assert (
-        "tiny: roi_heads.box_predictor.cls_score, roi_heads.box_predictor.bbox_pred are taken over, for it knows all 3"
+        "tiny: roi_heads.box_predictor.bbox_pred, roi_heads.box_predictor.cls_score are taken over, for it knows all 3"
         in capsys.readouterr().err
     )
     cli.main(["train", "--config", "train.yaml", "--model.weights", "colours.ckpt", "--model.weights", "tiny.ckpt"])
@@ -194,12 +194,12 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
         checkpoint.load(folder)
 
 
-def test_a_card_with_too_few_values_is_refused(tmp_path: Path) -> None:
+def test_a_card_with_a_wrong_value_is_refused(tmp_path: Path) -> None:
     folder = copy(str(tmp_path / "short"))
     card = json.loads((folder / "card.json").read_text())
-    card["model"]["init_args"]["rpn"] = []
+    card["model"]["init_args"]["num_classes"] = []
     (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: .* index out of range"):
+    with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: "):
         checkpoint.load(folder)
 
 
