@@ -14,35 +14,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STRIDE = 32  # of the coarsest map of a backbone: sizes that are no multiple of it would be padded once more there
-IGNORE_INDEX = 255  # in a map of labels: a pixel that belongs to no class, neither learnt nor measured
+STRIDE = 32  # of a backbone's coarsest map; batches are padded to multiples of it
+IGNORE_INDEX = 255  # label of pixels that neither training nor evaluation counts
 
 
 class Instances(NamedTuple):
     """The objects of a whole batch, padded to the same number in every image.
 
-    Ground truth, proposals, sampled regions and detections are all of this type. Where ``valid`` is false the slot is
-    padding: its other values mean nothing and must be read by nobody.
+    Ground truth, proposals, sampled regions and detections have this type. Slots with ``valid=False`` are padding;
+    ignore their values.
     """
 
     boxes: Tensor  # (B, N, 4) float32, pixels of the network input
     valid: Tensor  # (B, N) bool
     labels: Tensor | None = None  # (B, N) int64, 0..K-1
     scores: Tensor | None = None  # (B, N) float32
-    masks: Tensor | None = None  # (B, N, ...) as the model that reads them states
+    masks: Tensor | None = None  # (B, N, S, S), box masks uint8 of targets (see ops.masks) or probabilities
 
 
 class Sample(NamedTuple):
-    """One image and its objects, as a dataset gives them, before they are collated."""
+    """One image and its objects, as a dataset returns them."""
 
     image: Tensor  # (3, h, w) uint8, RGB
     boxes: Tensor  # (n, 4) float32, pixels of ``image``
     labels: Tensor  # (n,) int64
     image_index: int  # row of the image in its annotations
     original_size: tuple[int, int]  # height and width of the image file
-    masks: Tensor | None = None  # (n, S, S) uint8, over the boxes, see ops.masks
-    proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, likeliest first
-    semantic: Tensor | None = None  # (h, w) uint8 class of each pixel, or VOID
+    masks: Tensor | None = None  # (n, S, S) uint8 box masks, see ops.masks
+    proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, best first
+    semantic: Tensor | None = None  # (h, w) uint8 class of each pixel, or IGNORE_INDEX
 
 
 class Batch(NamedTuple):
@@ -50,31 +50,31 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, 3, H, W) uint8, RGB; zero outside ``image_sizes``
     image_sizes: Tensor  # (B, 2) int64, height and width of each image inside the padding
-    targets: Instances  # ground truth to learn from (no crowds, no difficult objects)
+    targets: Instances  # ground truth for training, without crowds and difficult objects
     image_index: Tensor  # (B,) int64, row of each image in its annotations
     original_sizes: Tensor  # (B, 2) int64, height and width of each image file
-    proposals: Instances | None = None  # boxes from a file, for models that do not make their own
-    semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel, or VOID
+    proposals: Instances | None = None  # for models that do not propose regions themselves
+    semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel, or IGNORE_INDEX
 
 
-def rescale(instances: Instances, sizes: Tensor, original_sizes: Tensor) -> Instances:
+def rescale(instances: Instances, image_sizes: Tensor, original_sizes: Tensor) -> Instances:
     """Map boxes from pixels of the network input to pixels of the image files.
 
-    ``sizes`` and ``original_sizes`` are (B, 2), height and width, as in ``Batch``.
+    ``image_sizes`` and ``original_sizes`` are (B, 2), height and width, as in ``Batch``.
     """
-    scale = original_sizes.to(torch.float32) / sizes.to(torch.float32)
+    scale = original_sizes.to(torch.float32) / image_sizes.to(torch.float32)
     return instances._replace(boxes=instances.boxes * scale.flip(1).repeat(1, 2)[:, None])
 
 
 def drop_padding(instances: Instances) -> Instances:
-    """On a CPU, drop the slots that are padding in every image, if they come last; elsewhere, change nothing.
+    """Drop trailing slots that are padding in every image, on a CPU; on other devices, change nothing.
 
-    Work on padding is cheap on a GPU, where asking for the number of objects would make the host wait for the device.
+    Work on padding is cheap on a GPU, where reading the number of objects would make the host wait for the device.
     """
     if instances.boxes.device.type != "cpu" or torch.compiler.is_compiling():
         return instances
-    used = instances.valid.any(dim=0).nonzero()
-    count = int(used[-1]) + 1 if len(used) else 1
+    occupied = instances.valid.any(dim=0).nonzero()
+    count = int(occupied[-1]) + 1 if len(occupied) else 1
     boxes, valid, *optional = instances
     return Instances(
         boxes[:, :count], valid[:, :count], *(None if value is None else value[:, :count] for value in optional)

@@ -1,4 +1,4 @@
-"""A backbone with the head that it was born with: what ImageNet trains, and what R-CNN starts from."""
+"""Image classifier: a backbone with its published head, as trained on ImageNet."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from detseg.modules.backbones import Backbone, ConvNet
 from detseg.preprocessing import CenterCropConfig, Preprocessing
 from detseg.structures import Batch
 
-AUXILIARY_WEIGHT = 0.3  # of the loss of each classifier at the side (GoogLeNet, section 5)
+AUXILIARY_WEIGHT = 0.3  # of the loss of each auxiliary classifier (GoogLeNet, section 5)
 
 
 class Classifier(Model):
-    """Says which of ``num_classes`` classes an image shows.
+    """Classify an image into ``num_classes`` classes.
 
-    ``backbone`` must be whole; images pass it with the arithmetic of the published network. Its weights come with
-    those of the head, as far as they are for so many classes; a last layer for others begins at random.
+    ``backbone`` must end with its last stage; the forward pass is that of the published network. Its weights include
+    those of the head, except a last layer for another number of classes, which begins at random.
 
-    Raises ValueError if the backbone has been cut short, or is none of a classifier's.
+    Raises ValueError if the backbone ends earlier or is not a classifier's.
     """
 
     preprocessing: Preprocessing = CenterCropConfig()
@@ -32,11 +32,11 @@ class Classifier(Model):
         self.auxiliary = nn.ModuleDict(auxiliary)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8, to logits (B, K)."""
+        """Compute logits (B, K) of images (B, 3, H, W), uint8."""
         return self.head(self.backbone.classifier_features(images))  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy of every classifier with the class of each image, its one target."""
+        """Compute the cross entropy of every classifier, the auxiliary ones included; each image has one target."""
         assert batch.targets.labels is not None
         labels = batch.targets.labels[:, 0]
         if not self.auxiliary:

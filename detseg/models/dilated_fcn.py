@@ -1,4 +1,4 @@
-"""The FCN on a dilated ResNet that torchvision calls fcn_resnet50 and fcn_resnet101."""
+"""FCN on a dilated ResNet, torchvision's fcn_resnet50 and fcn_resnet101."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ AUXILIARY_WEIGHT = 0.5  # torchvision's; PSPNet's is 0.4
 
 
 class DilatedFCN(Segmenter):
-    """Two convolutions on the last map of a backbone whose maps stay fine, and bilinear upsampling.
+    """Two convolutions on the last map of a dilated backbone, and bilinear upsampling.
 
-    The backbone is ``ResNet("resnet50", stages=[4, 5], output_stride=8)``: conv4 and conv5 keep the stride of conv3,
-    and their convolutions are dilated instead (Yu and Koltun 2016, arXiv:1511.07122). A second head on the map before
-    the last one helps in training: its loss counts ``auxiliary_weight`` times (Zhao et al. 2017, arXiv:1612.01105,
-    section 3.3); 0 leaves it out.
+    The backbone is ``ResNet("resnet50", stages=[4, 5], output_stride=8)``: conv4 and conv5 keep the stride of conv3 and
+    use dilated convolutions (Yu and Koltun 2016, arXiv:1511.07122). During training an auxiliary head on the map before
+    the last one adds its loss, times ``auxiliary_weight`` (Zhao et al. 2017, arXiv:1612.01105, section 3.3); 0 removes
+    the head.
 
-    Raises ValueError if the backbone has no second map for it.
+    Raises ValueError if the backbone has no second map for the auxiliary head.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DilatedFCN(Segmenter):
         return losses, logits
 
     def _logits(self, images: Tensor, sizes: Tensor | None, heads: list[nn.Sequential]) -> list[Tensor]:
-        """What the head on the last map says of every pixel, then the one on the map before it."""
+        """Compute the logits of every pixel from the last map, then from the map before it, one for each head."""
         height, width = images.shape[-2:]
         images, sizes = pad(images, sizes, self.backbone.strides[-1])
         maps = reversed(self.backbone(images, sizes))
@@ -58,11 +58,11 @@ class DilatedFCN(Segmenter):
 
 
 def _head(channels: int, num_classes: int) -> nn.Sequential:
-    inner = channels // 4
+    hidden = channels // 4
     return nn.Sequential(
-        ConvNormAct(channels, inner, 3, bias=False),
-        nn.BatchNorm2d(inner),
+        ConvNormAct(channels, hidden, 3, bias=False),
+        nn.BatchNorm2d(hidden),
         nn.ReLU(inplace=True),
         nn.Dropout(0.1),
-        nn.Conv2d(inner, num_classes, 1),
+        nn.Conv2d(hidden, num_classes, 1),
     )

@@ -14,7 +14,7 @@ from detseg.errors import CheckpointError
 from detseg.models.classifier import Classifier
 from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
-from detseg.modules.fully_convolutional import convolutional, hidden_layers
+from detseg.modules.fully_convolutional import hidden_layers, to_fully_convolutional
 from detseg.modules.upsampling import Upsampling
 from detseg.weights.state_dict import model_state_dict, read_weights, state_dict_mismatch
 
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class ConvolutionalClassifier(nn.Module):
-    """A ``classifier`` that says of every place of a larger image what is there (section 3.1, figure 2).
+    """A ``classifier`` applied to every window of a larger image (section 3.1, figure 2).
 
-    On an image of ``size`` x ``size`` pixels, by default those that the backbone was published for, it gives the logits
-    of the classifier. Cell (i, j) is for the window of that size whose first pixel is (i, j) x the backbone's stride:
-    as the classifier would see it, but for what lies around it in the place of padding. What counts most in a window is
-    at its middle in VGG, half a pixel before it in AlexNet, and nearly half a stride before it where convolutions or
-    poolings of an odd size, padded on both sides, have a stride, as in ResNet.
+    An image of ``size`` x ``size`` pixels, by default the backbone's published size, gets the logits of the classifier.
+    Cell (i, j) belongs to the window of that size whose first pixel is (i, j) x the backbone's stride, and differs from
+    the classifier's logits only by the surrounding pixels in place of padding. The centre of the receptive field is the
+    centre of the window in VGG, half a pixel before it in AlexNet, and nearly half a stride before it in networks with
+    strided convolutions or poolings of odd size, padded on both sides, such as ResNet.
 
-    Raises ValueError if that is not a size that the classifier can be trained with.
+    Raises ValueError if the classifier does not take images of this size.
     """
 
     def __init__(self, classifier: Classifier, size: int | None = None) -> None:
@@ -40,33 +40,31 @@ class ConvolutionalClassifier(nn.Module):
         with torch.no_grad():
             image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.backbone.mean.device)
             last = self.backbone.eval().classifier_features(image)  # or batch norm would learn from it
-        self.head = convolutional(classifier.head, last.shape[1], last.shape[2])
+        self.head = to_fully_convolutional(classifier.head, last.shape[1], last.shape[2])
         self.train(classifier.training)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8, to logits (B, K, h, w), one for each window that is as large as ``size``."""
+        """Compute logits (B, K, h, w), one for each window of ``size``, of images (B, 3, H, W), uint8."""
         return self.head(self.backbone.classifier_features(images))  # type: ignore[no-any-return]
 
 
 class FCN(Segmenter):
-    """Scores of the classes on maps of several strides, each added to those of the coarser ones, and upsampled.
+    """Class scores on maps of several strides, each upsampled and added to those of the next finer map.
 
-    ``stride`` is that of the finest map that is scored: 32 for FCN-32s, 16 for FCN-16s, 8 for FCN-8s (section 4.2). The
-    paper's backbone is ``VGG("vgg16", weights=..., stages=[3, 4, 5], pooled=True)``, whose maps are pool3, pool4 and
-    pool5; any other will do that has a map of the stride. The fully connected layers of a classifier come along as
-    convolutions, where it has hidden ones, with the backbone's weights (section 3.1).
+    ``stride`` is that of the finest scored map: 32 for FCN-32s, 16 for FCN-16s, 8 for FCN-8s (section 4.2). The paper's
+    backbone is ``VGG("vgg16", weights=..., stages=[3, 4, 5], pooled=True)``, whose maps are pool3, pool4 and pool5; any
+    backbone with a map of this stride works. Hidden fully connected layers of the backbone's classifier become
+    convolutions with the same weights (section 3.1).
 
-    ``weights`` is a checkpoint of a coarser net, such as FCN-32s for FCN-16s, to go on from. What is new, the scores of
-    the finer map, begins at zero, so that the net begins with what the coarser one says (section 4.2). The weights of
-    the classes in its loss are not taken over: each training has those that it asks for. To train all at once, the
-    paper's ``skip_scale`` is 0.01: scores of the next finer map are made of features times 0.01, of the one after that
-    times 0.0001 (Shelhamer et al. 2016, section 4.3).
+    ``weights`` is a checkpoint of a coarser net to start from, such as FCN-32s for FCN-16s. The new scores of the finer
+    map begin at zero, so that the initial output is that of the coarser net (section 4.2). Its class weights are not
+    loaded. To train all strides at once, the paper's ``skip_scale`` is 0.01: it multiplies the features of the next
+    finer map by 0.01, those of the one after by 0.0001 (Shelhamer et al. 2016, section 4.3).
 
-    Scores are upsampled step by step by transposed convolutions, which begin as bilinear interpolation and learn; the
-    last step, from ``stride`` to pixels, is bilinear interpolation and stays it (section 4.3). Maps are aligned, not
-    cropped: where the paper pads the image by 100 pixels so that fc6 fits, and crops what is added, here the image is
-    padded at its end to a multiple of the coarsest stride (see ``segmenter.pad``), fc6 pads its own input, and a cell
-    of every map stands for stride x stride pixels.
+    Learned transposed convolutions, initialised bilinearly, upsample the scores from map to map; the last step, from
+    ``stride`` to pixels, is fixed bilinear interpolation (section 4.3). The paper pads the image by 100 pixels so that
+    fc6 fits, and crops the maps. Here the image is padded at its end to a multiple of the coarsest stride (see
+    ``segmenter.pad``), fc6 pads its own input, and a cell of every map stands for stride x stride pixels.
 
     Raises ValueError if the backbone has no map of this ``stride``, CheckpointError for ``weights`` of another net.
     """
@@ -106,7 +104,7 @@ class FCN(Segmenter):
             {str(fine): Upsampling(num_classes, coarse // fine) for fine, coarse in pairwise(self.strides)}
         )
         if weights not in (None, WEIGHTS_IN_CHECKPOINT):
-            self._go_on_from(Path(weights))
+            self._load_coarser(Path(weights))
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         height, width = images.shape[-2:]
@@ -118,16 +116,16 @@ class FCN(Segmenter):
             scores = self.upsamplings[str(stride)](scores) + finer
         return upsample(scores, images)[..., :height, :width]
 
-    def _go_on_from(self, path: Path) -> None:
-        """Take over the weights of a coarser net from a checkpoint."""
+    def _load_coarser(self, path: Path) -> None:
+        """Load the weights of a coarser net from a checkpoint."""
         if not path.exists():
             raise CheckpointError(f"{path}: no such file; train the coarser net first, or set weights to null")
-        given, own = model_state_dict(read_weights(path)), self.state_dict()
-        if not torch.equal(given.get("class_weights", own["class_weights"]), own["class_weights"]):
-            log.info("%s: its weights of the classes are not taken; this net has those of task.class_weights", path)
-        given["class_weights"] = own["class_weights"]
-        new = [name for name in own if name not in given and name.startswith(("scores.", "upsamplings."))]
-        if said := state_dict_mismatch(given, own, lambda name: name not in new):
-            raise CheckpointError(f"{path}: not of a coarser FCN on this backbone, for as many classes: {said}")
-        self.load_state_dict(given, strict=False)
-        log.info("%s: taken over; new are %s", path, ", ".join(new) or "none")
+        state_dict, expected = model_state_dict(read_weights(path)), self.state_dict()
+        if not torch.equal(state_dict.get("class_weights", expected["class_weights"]), expected["class_weights"]):
+            log.info("%s: its class weights are not loaded; task.class_weights sets them", path)
+        state_dict["class_weights"] = expected["class_weights"]
+        new = [name for name in expected if name not in state_dict and name.startswith(("scores.", "upsamplings."))]
+        if mismatch := state_dict_mismatch(state_dict, expected, lambda name: name not in new):
+            raise CheckpointError(f"{path}: not a coarser FCN on this backbone with as many classes: {mismatch}")
+        self.load_state_dict(state_dict, strict=False)
+        log.info("%s: weights loaded; new are %s", path, ", ".join(new) or "none")

@@ -1,4 +1,4 @@
-"""What every network for semantic segmentation is."""
+"""Base class of the models for semantic segmentation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ Criterion = Literal["cross_entropy", "focal", "dice"]
 
 
 class Segmenter(Model):
-    """Says which of ``num_classes`` classes each pixel belongs to; the background, if there is one, is one of them.
+    """Classify each pixel into ``num_classes`` classes, including a background class if the data has one.
 
-    ``criterion`` is the loss. Cross entropy counts a pixel of a class as ``class_weights`` (K,) of it, which are ones
-    unless a task sets them.
+    ``criterion`` is the loss. Cross entropy weights pixels by ``class_weights`` (K,), ones unless the task sets them.
     """
 
     class_weights: Tensor
@@ -33,20 +32,20 @@ class Segmenter(Model):
         self.register_buffer("class_weights", torch.ones(num_classes))
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding, to logits (B, K, H, W)."""
+        """Compute logits (B, K, H, W) of images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding."""
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss of a batch by name; the total is their sum."""
+        """Compute every loss of a batch by name; the total is their sum."""
         return self.validate(batch)[0]
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """What ``loss`` and ``forward`` say of a batch, with the features computed once."""
+        """Compute the results of ``loss`` and ``forward`` of a batch from the same features."""
         logits = self(batch.images, batch.image_sizes)
         return {"pixels": self.pixel_loss(logits, batch)}, logits
 
     def pixel_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The ``criterion`` of logits (B, K, H, W); zero where everything is void."""
+        """Compute the ``criterion`` of logits (B, K, H, W); zero if all pixels are ignored."""
         assert batch.semantic is not None
         if self.criterion == "focal":
             return focal_loss(logits, batch.semantic)
@@ -56,10 +55,10 @@ class Segmenter(Model):
 
 
 def pad(images: Tensor, sizes: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
-    """Pad images (B, 3, H, W) at the right and the bottom, as every segmenter does with what it is given.
+    """Pad images (B, 3, H, W) at the right and the bottom to multiples of 32 and of ``stride``, the coarsest map's.
 
-    To multiples of 32, as batches are, and of the ``stride`` of the coarsest map: so an image gets the same logits by
-    itself as in a batch. Returns them with their ``sizes`` (B, 2) inside the padding; None where nothing is padded.
+    Batches are padded to the same multiples, so an image gets the same logits alone as in a batch. Returns the images
+    and their ``sizes`` (B, 2) inside the padding, None if nothing is padded.
     """
     height, width = images.shape[-2:]
     multiple = math.lcm(STRIDE, stride)
@@ -72,8 +71,8 @@ def pad(images: Tensor, sizes: Tensor | None, stride: int) -> tuple[Tensor, Tens
 
 
 def upsample(scores: Tensor, images: Tensor) -> Tensor:
-    """Scores (B, K, h, w) in the size of images (B, 3, H, W), in single precision at least.
+    """Resize scores (B, K, h, w) to the size of images (B, 3, H, W), in single precision at least.
 
-    In half precision, neighbouring pixels would be rounded to the same score, and classes would tie.
+    Half precision would round neighbouring pixels to the same score, and classes would tie.
     """
     return F.interpolate(as_float(scores), size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -9,9 +9,9 @@ from detseg.modules.backbones.norm import Norm, set_norm
 
 
 class ConvNormAct(nn.Conv2d):
-    """A convolution of ``size`` x ``size`` pixels that keeps the size of the map, with ``norm`` after it, if any.
+    """A ``size`` x ``size`` convolution that keeps the size of the map, followed by ``norm``, if any.
 
-    As in a backbone, batch norm takes the place of the bias; ``bias`` false leaves it out for one that is elsewhere.
+    Batch norm replaces the bias; ``bias=False`` omits it for a norm in another module.
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, norm: Norm | None = None, bias: bool = True) -> None:

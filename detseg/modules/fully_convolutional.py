@@ -1,4 +1,4 @@
-"""The layers of a classifier as convolutions (Long et al. 2015, arXiv:1411.4038, section 3.1)."""
+"""Conversion of a classifier into convolutions (Long et al. 2015, arXiv:1411.4038, section 3.1)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from torch import Tensor, nn
 from detseg.modules.backbones import Backbone, ConvNet
 
 
-def convolutional(
+def to_fully_convolutional(
     classifier: nn.Module, channels: int, window: int, padding: Literal["valid", "same"] = "valid"
 ) -> nn.Sequential:
-    """What makes logits (B, K) of a map, as layers that make a map of logits, with the same weights.
+    """Convert the layers from a map to logits (B, K) into layers to a map of logits, with the same weights.
 
-    ``channels`` are those of the map, ``window`` the cells that it has on each side for an image of the size that the
-    classifier was trained with. A pooling of the whole map becomes one over the window around each place; a fully
-    connected layer, a convolution with a kernel as large as the map that it took in. With "same" ``padding`` its map
-    keeps its size.
+    ``channels`` is the number of the map's channels, ``window`` its side in cells for images of the classifier's
+    training size. A global pooling becomes a pooling over the window around each cell, a fully connected layer a
+    convolution with a kernel as large as its input map. "same" ``padding`` keeps the size of its map.
 
-    Raises ValueError for a pooling to another size than 1 or the window.
+    Raises ValueError for a pooling to a size other than 1 or the window.
     """
     layers: list[nn.Module] = []
     for layer in _leaves(classifier):
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             size = _size(layer)
             if size not in (1, window):
-                raise ValueError(f"the classifier wants maps of {size} x {size} cells, not of {window} x {window}")
+                raise ValueError(f"the classifier takes maps of {size} x {size} cells, not of {window} x {window}")
             if size == 1:
                 layers.append(nn.AvgPool2d(window, stride=1))
         elif isinstance(layer, nn.Linear):
@@ -42,14 +41,14 @@ def convolutional(
 
 
 def hidden_layers(backbone: Backbone) -> nn.Sequential:
-    """What a backbone's classifier has between the last map and the classes, without its pooling, as convolutions.
+    """Convert the hidden layers of a backbone's classifier, between last map and logits, into convolutions.
 
-    fc6 and fc7 of VGG and AlexNet; in the newer networks no more than dropout, and nothing where the backbone has been
-    cut short. With the backbone's weights; the map keeps its size.
+    These are fc6 and fc7 of VGG and AlexNet, at most dropout in newer networks, and nothing if the backbone ends before
+    its last stage. They have the backbone's weights, keep the size of the map, and omit poolings.
     """
     if not isinstance(backbone, ConvNet) or backbone.stages[-1] != max(backbone.return_layers):
         return nn.Sequential()
-    with torch.device("meta"):  # what the layers are costs nothing
+    with torch.device("meta"):  # to look at the layers without their memory
         hidden = _hidden(
             nn.Sequential(*backbone.head(backbone.build(num_classes=1000)).values()), backbone.channels[-1]
         )
@@ -59,9 +58,9 @@ def hidden_layers(backbone: Backbone) -> nn.Sequential:
 
 
 def _hidden(classifier: nn.Module, channels: int) -> nn.Sequential:
-    """All before the last convolution, but the poolings."""
+    """Convert all layers before the last convolution, without poolings."""
     pooled = [_size(layer) for layer in _leaves(classifier) if isinstance(layer, nn.AdaptiveAvgPool2d)]
-    layers = list(convolutional(classifier, channels, max(pooled, default=1), padding="same"))
+    layers = list(to_fully_convolutional(classifier, channels, max(pooled, default=1), padding="same"))
     last = max(place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
     return nn.Sequential(*(layer for layer in layers[:last] if not isinstance(layer, nn.AvgPool2d)))
 
@@ -77,7 +76,7 @@ def _convolution(layer: nn.Linear, channels: int, padding: str) -> nn.Conv2d:
 
 
 def _size(pooling: nn.AdaptiveAvgPool2d) -> int:
-    """The cells on each side of what a pooling gives."""
+    """Return the side of a pooling's output in cells."""
     size: Any = pooling.output_size
     return size if isinstance(size, int) else size[0]
 

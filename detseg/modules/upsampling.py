@@ -1,4 +1,4 @@
-"""Upsampling that is learnt."""
+"""Learned upsampling."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Upsampling(nn.ConvTranspose2d):
-    """Makes maps (B, C, H, W) ``factor`` times as large; before it has learnt anything, by bilinear interpolation.
+    """Upsample maps (B, C, H, W) by ``factor``, initially by bilinear interpolation.
 
-    A transposed convolution without a bias ("deconvolution", FCN, section 3.3), in which a class begins with no regard
-    to the others. Beyond its edge, a map counts as zero.
+    A transposed convolution without a bias ("deconvolution", FCN, section 3.3), initialised without connections between
+    channels. The map counts as zero outside its edge.
     """
 
     def __init__(self, channels: int, factor: int) -> None:
@@ -22,7 +22,7 @@ class Upsampling(nn.ConvTranspose2d):
 
 
 def bilinear(kernel: int, factor: int) -> Tensor:
-    """The weights (kernel, kernel) that the pixels around a cell have of it, highest at its centre."""
+    """Compute the bilinear weights (kernel, kernel) of the pixels around a cell, highest at its centre."""
     distance = (torch.arange(kernel) - (kernel - 1) / 2).abs()
     line = 1 - distance / factor
     return line[:, None] * line

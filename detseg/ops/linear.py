@@ -1,4 +1,4 @@
-"""Linear classifiers and regressors that are fitted to all of the data at once."""
+"""Linear classifiers and regressors fitted to all data at once."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-ROWS = 4096  # that are made double precision at once
+CHUNK_ROWS = 4096  # converted to double precision at once
 
 
-def svm(features: Tensor, positive: Tensor, c: float, weight: float, bias: float) -> tuple[Tensor, Tensor]:
-    """A linear support vector machine: minimise |w|^2 / 2 + c * (sum of hinge losses).
+def svm(features: Tensor, positive: Tensor, c: float, positive_weight: float, bias_scale: float) -> tuple[Tensor, Tensor]:
+    """Fit a linear support vector machine: minimise |w|^2 / 2 + c * (sum of hinge losses).
 
-    ``features`` (N, D), ``positive`` (N,) bool; the losses of positives count ``weight`` times. The bias is the weight
-    of a feature that is ``bias`` everywhere, so that the larger this is, the less it is held down (as in R-CNN's
-    implementation). Returns weights (D,) and a bias (), float32; the same for the same data.
+    ``features`` (N, D), ``positive`` (N,) bool; the losses of positives count ``positive_weight`` times. The bias is
+    the weight of a constant feature ``bias_scale``, so that a larger scale means a weaker regularisation of the bias
+    (as in R-CNN's implementation). Returns weights (D,) and a bias (), float32; deterministic.
     """
     from sklearn.svm import LinearSVC  # takes seconds to import
 
-    machine = LinearSVC(
+    classifier = LinearSVC(
         C=c,
         loss="hinge",
-        class_weight={1: weight},
-        intercept_scaling=bias,
+        class_weight={1: positive_weight},
+        intercept_scaling=bias_scale,
         dual=True,
         tol=1e-3,
         max_iter=10_000,
         random_state=0,
     )
-    machine.fit(features.double().cpu().numpy(), positive.long().cpu().numpy())
-    return torch.from_numpy(machine.coef_[0]).float(), torch.tensor(float(machine.intercept_[0]))
+    classifier.fit(features.double().cpu().numpy(), positive.long().cpu().numpy())
+    return torch.from_numpy(classifier.coef_[0]).float(), torch.tensor(float(classifier.intercept_[0]))
 
 
-def ridge(parts: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Tensor, Tensor]:
-    """Ridge regression: minimise (sum of squared errors) + strength * |w|^2, the bias being free.
+def ridge(batches: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Tensor, Tensor]:
+    """Fit a ridge regression: minimise (sum of squared errors) + strength * |w|^2, without a penalty on the bias.
 
-    ``parts`` are features (n, D) and targets (n, T), at least one pair; about max(D, ``ROWS``) rows are kept at once.
-    Returns weights (T, D) and biases (T,), float32.
+    ``batches`` are features (n, D) and targets (n, T), at least one pair; memory holds about max(D, ``CHUNK_ROWS``)
+    rows at once. Returns weights (T, D) and biases (T,), float32.
     """
-    held: list[Tensor] = []
-    products: Tensor | None = None  # of all columns with each other: a one, the features, the targets
-    for features, targets in parts:
+    buffer: list[Tensor] = []
+    products: Tensor | None = None  # Gram matrix of the columns: a one, the features, the targets
+    for features, targets in batches:
         width = features.shape[1]
-        if sum(map(len, held)) >= max(width, ROWS):
-            products, held = _add_products(products, torch.cat(held)), []
-        held.append(torch.cat([features.new_ones(len(features), 1), features, targets], dim=1))
-    rows = torch.cat(held)
+        if sum(map(len, buffer)) >= max(width, CHUNK_ROWS):
+            products, buffer = _add_products(products, torch.cat(buffer)), []
+        buffer.append(torch.cat([features.new_ones(len(features), 1), features, targets], dim=1))
+    rows = torch.cat(buffer)
     if products is None and len(rows) < width:
-        return _ridge_of_few(rows.double(), width, strength)
+        return _ridge_dual(rows.double(), width, strength)
     products = _add_products(products, rows)
     mean = products[0] / products[0, 0]
     products.addr_(products[0].clone(), mean, alpha=-1)
@@ -60,13 +60,13 @@ def ridge(parts: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Tens
 def _add_products(products: Tensor | None, rows: Tensor) -> Tensor:
     if products is None:
         products = rows.new_zeros(2 * rows.shape[1:], dtype=torch.float64)
-    for part in (each.double() for each in torch.split(rows, ROWS)):
-        products.addmm_(part.T, part)
+    for chunk in torch.split(rows, CHUNK_ROWS):
+        products.addmm_(chunk.double().T, chunk.double())
     return products
 
 
-def _ridge_of_few(rows: Tensor, width: int, strength: float) -> tuple[Tensor, Tensor]:
-    """``ridge`` with as many unknowns as there are rows: w = x^T (x x^T + strength)^-1 y."""
+def _ridge_dual(rows: Tensor, width: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Solve ``ridge`` in its dual form, for fewer rows than columns: w = x^T (x x^T + strength)^-1 y."""
     mean = rows.mean(dim=0)
     x, y = (rows - mean)[:, 1:].tensor_split([width], dim=1)
     weights = x.T @ _solve(x @ x.T, y, strength)

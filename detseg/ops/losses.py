@@ -1,4 +1,4 @@
-"""Losses. Slots that are not valid, and pixels that are void, count neither in the sum nor in the number."""
+"""Losses. Invalid slots and ignored pixels count neither in the sum nor in the number of elements."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from torch import Tensor
 from detseg.ops.boxes import as_float
 from detseg.structures import IGNORE_INDEX
 
-BETA = 1 / 9  # where smooth L1 turns from a parabola into a line, as in torchvision and py-faster-rcnn (sigma = 3)
+BETA = 1 / 9  # transition point of smooth L1, as in torchvision and py-faster-rcnn (sigma = 3)
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Mean cross entropy: ``logits`` (M, K + 1), ``labels`` (M,), ``valid`` (M,). Zero where nothing is valid."""
+    """Compute the mean cross entropy: ``logits`` (M, K + 1), ``labels`` (M,), ``valid`` (M,). Zero if none is valid."""
     loss = F.cross_entropy(as_float(logits), torch.where(valid, labels, 0), reduction="none")
     return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Mean binary cross entropy of the ``valid`` among ``logits``; all three are of one shape."""
+    """Compute the mean binary cross entropy of the ``valid`` ``logits``; all three have the same shape."""
     logits = as_float(logits)
     loss = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
     return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
 
 
 def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor, beta: float = BETA) -> Tensor:
-    """Smooth L1 (Fast R-CNN, equation 3) summed over the positive slots and divided by ``count``, all samples.
+    """Sum smooth L1 (Fast R-CNN, equation 3) over the positive slots and divide by ``count``, all samples.
 
-    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar. ``beta`` is where the parabola ends.
+    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar. ``beta`` is the transition point
+    between parabola and line.
     """
-    # Padding may hold anything, and the gradient of a loss that was masked afterwards would still be 0 * NaN.
+    # Padding may contain anything, and a loss that is masked afterwards would have the gradient 0 * NaN.
     targets = torch.where(positive[..., None], targets, 0)
     loss = F.smooth_l1_loss(as_float(deltas), targets, beta=beta, reduction="none").sum(dim=-1)
     return torch.where(positive, loss, 0).sum() / count.clamp(min=1)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
-    """Mean binary cross entropy of the pixels of the positive regions (Mask R-CNN, section 3).
+    """Compute the mean binary cross entropy of the pixels of positive regions (Mask R-CNN, section 3).
 
-    ``logits`` and ``targets`` (M, size, size), of the class of each region; ``positive`` (M,). Zero where nothing is.
+    ``logits`` and ``targets`` (M, size, size), of the class of each region; ``positive`` (M,). Zero if none is.
     """
     positive = positive[:, None, None]
     targets = torch.where(positive, targets, 0)
@@ -48,9 +49,9 @@ def mask_loss(logits: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
 
 
 def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of the pixels: ``logits`` (B, K, H, W), ``labels`` (B, H, W), 0..K-1 or VOID.
+    """Compute the mean cross entropy of pixels: ``logits`` (B, K, H, W), ``labels`` (B, H, W) 0..K-1 or IGNORE_INDEX.
 
-    ``weights`` (K,) count the pixels of a class as so many. Zero where everything is void.
+    ``weights`` (K,) of the classes. Zero if all pixels are ignored.
     """
     valid, entropy = labels != IGNORE_INDEX, _entropy(logits, labels)
     if weights is None:
@@ -61,33 +62,33 @@ def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean cross entropy of the pixels times (1 - p) ** gamma, p being the probability of the right class.
+    """Compute the focal loss: the mean of (1 - p) ** gamma times the cross entropy, p of the true class.
 
     Shapes as in ``semantic_loss``. Lin et al. 2017, equation 4, over a softmax; ``gamma`` is 0 or at least 1.
-    Zero where everything is void.
+    Zero if all pixels are ignored.
     """
     entropy = _entropy(logits, labels)
     return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the Dice coefficient of probabilities and labels, over the whole batch; the mean of its classes.
+    """Compute one minus the Dice coefficient over the whole batch, averaged over the classes present in the labels.
 
-    Shapes as in ``semantic_loss``. Milletari et al. 2016 (arXiv:1606.04797), section 3, for each class that the labels
-    show. Zero where everything is void.
+    Shapes as in ``semantic_loss``. Milletari et al. 2016 (arXiv:1606.04797), section 3, for each class. Zero if all
+    pixels are ignored.
     """
     valid = (labels != IGNORE_INDEX)[:, None]
     probabilities = torch.where(valid, as_float(logits).softmax(dim=1), 0)
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
     truth = (labels[:, None] == classes).to(probabilities.dtype)
-    both, sizes = (probabilities * truth).sum(dim=(0, 2, 3)), truth.sum(dim=(0, 2, 3))
-    dice = 2 * both / ((probabilities**2).sum(dim=(0, 2, 3)) + sizes).clamp(min=1)
-    shown = sizes > 0
-    return torch.where(shown, 1 - dice, 0).sum() / shown.sum().clamp(min=1)
+    intersection, sizes = (probabilities * truth).sum(dim=(0, 2, 3)), truth.sum(dim=(0, 2, 3))
+    dice = 2 * intersection / ((probabilities**2).sum(dim=(0, 2, 3)) + sizes).clamp(min=1)
+    present = sizes > 0
+    return torch.where(present, 1 - dice, 0).sum() / present.sum().clamp(min=1)
 
 
 def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of each pixel (B, H, W), 0 where void."""
+    """Compute the cross entropy of each pixel (B, H, W), 0 where ignored."""
     # F.cross_entropy of maps has no deterministic form on CUDA.
     valid = labels != IGNORE_INDEX
     chosen = as_float(logits).log_softmax(dim=1).gather(1, torch.where(valid, labels, 0)[:, None])
@@ -95,14 +96,14 @@ def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def median_frequency_weights(counts: Tensor) -> Tensor:
-    """Weights (K,) of the classes for ``semantic_loss``, of the pixels of each class in each image, ``counts`` (I, K).
+    """Compute class weights (K,) for ``semantic_loss`` from the pixels of each class in each image, ``counts`` (I, K).
 
-    Eigen & Fergus 2015 (arXiv:1411.4734): the median frequency of the classes over that of the class,
-    which is its share of the pixels of the images that show it. A class that no image shows has the weight 1.
+    Eigen & Fergus 2015 (arXiv:1411.4734): the median frequency of the classes over that of the class, which is its
+    fraction of the pixels of the images that contain it. A class that no image contains has the weight 1.
     """
     counts = counts.to(torch.float64)
-    shown = counts > 0
-    frequencies = counts.sum(dim=0) / (counts.sum(dim=1, keepdim=True) * shown).sum(dim=0).clamp(min=1)
+    present = counts > 0
+    frequencies = counts.sum(dim=0) / (counts.sum(dim=1, keepdim=True) * present).sum(dim=0).clamp(min=1)
     used = frequencies > 0
     median = torch.quantile(frequencies[used], 0.5) if used.any() else frequencies.new_ones(())
     return torch.where(used, median / torch.where(used, frequencies, 1), 1).float()

@@ -154,7 +154,7 @@ def test_a_finer_stage_goes_on_from_a_coarser_one(folder: Path, capsys: pytest.C
     line = ["--name", "finer", "--model.stride", "4", "--model.weights", "runs/coarse/last.ckpt"]
     capsys.readouterr()
     cli.main(["train", *more, *line])
-    assert "runs/coarse/last.ckpt: taken over; new are scores.4.weight" in capsys.readouterr().err
+    assert "runs/coarse/last.ckpt: weights loaded; new are scores.4.weight" in capsys.readouterr().err
     Path("runs/coarse/last.ckpt").rename("runs/coarse/gone.ckpt")
     assert checkpoint.load("runs/finer/last.ckpt").model.stride == 4  # needs the coarser one no more
 

@@ -98,7 +98,7 @@ BROKEN = [
     ({"size": [HEIGHT, WIDTH], "counts": []}, "run lengths of 0 pixels"),
     ({**run_lengths(ellipse()), "size": [WIDTH, HEIGHT]}, r"of a size \[64, 48\], but its image is \[48, 64\]"),
     ({**text(ellipse()), "size": [HEIGHT, WIDTH, 1]}, "of a size"),
-    ({**text(ellipse()), "counts": text(ellipse())["counts"][:-3]}, "run lengths of|cut short"),
+    ({**text(ellipse()), "counts": text(ellipse())["counts"][:-3]}, "run lengths of|truncated"),
     ({**text(ellipse()), "counts": "é \x00"}, "character"),
     ({**text(ellipse()), "counts": "ooooooooooooo1"}, "too long"),
     ({"size": [HEIGHT, WIDTH], "counts": "0Pl20Pl2"}, "run length"),

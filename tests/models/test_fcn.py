@@ -95,7 +95,7 @@ def test_a_finer_net_begins_with_what_the_coarser_one_says(tmp_path: Path, caplo
     path = saved(coarse, tmp_path / "coarse.ckpt")
     with caplog.at_level("INFO"):
         finer = stage(8, path)
-    assert "coarse.ckpt: taken over; new are scores.8.weight, scores.8.bias, upsamplings.8.weight" in caplog.text
+    assert "coarse.ckpt: weights loaded; new are scores.8.weight, scores.8.bias, upsamplings.8.weight" in caplog.text
     batch = scene()
     scores = coarse.scores["16"](coarse.backbone(batch.images)[-1])
     for finer_one, factor in ((finer, 8), (stage(4, saved(finer, tmp_path / "finer.ckpt")), 4)):
@@ -109,7 +109,7 @@ def test_a_finer_net_begins_with_what_the_coarser_one_says(tmp_path: Path, caplo
     [
         (
             lambda path: stage(16, saved(stage(8), path)),
-            r"coarser FCN on this .*: 3 unexpected \(such as scores.8",
+            r"not a coarser FCN .*: 3 unexpected \(such as scores.8",
         ),
         (lambda path: stage(8, saved(stage(16, classes=5), path)), r"2 of another shape \(such as scores.16.weight"),
         (
@@ -147,7 +147,7 @@ def test_a_finer_net_has_its_own_weights_of_the_classes(tmp_path: Path, caplog: 
     with caplog.at_level("INFO"):
         finer = stage(8, saved(coarse, tmp_path / "weighted.ckpt"))
     assert finer.class_weights.tolist() == [1, 1, 1]
-    assert "weighted.ckpt: its weights of the classes are not taken; this net has those of task.class_w" in caplog.text
+    assert "weighted.ckpt: its class weights are not loaded" in caplog.text
 
 
 def test_a_published_folder_is_gone_on_from(tmp_path: Path) -> None:

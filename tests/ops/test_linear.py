@@ -47,7 +47,7 @@ def test_svm_is_the_same_each_time() -> None:
 @pytest.mark.parametrize("rows", [30, 60, 420])
 def test_ridge_equals_scikit_learn(rows, monkeypatch) -> None:
     """With fewer rows than features, and with more."""
-    monkeypatch.setattr("detseg.ops.linear.ROWS", 50)
+    monkeypatch.setattr("detseg.ops.linear.CHUNK_ROWS", 50)
     random = torch.Generator().manual_seed(0)
     features = 3 + torch.randn(rows, 60, generator=random)
     targets = features[:, :4] * 2 - 5 + torch.randn(rows, 4, generator=random)

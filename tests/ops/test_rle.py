@@ -42,7 +42,7 @@ def test_long_runs(size: int) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"a~", b"02\x20", "é".encode(), b"ooooooooo1"])
-def test_what_is_no_text_of_run_lengths(text: bytes) -> None:
+def test_malformed_strings(text: bytes) -> None:
     with pytest.raises(ValueError, match="its counts"):
         from_string(text)
 

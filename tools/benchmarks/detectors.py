@@ -20,7 +20,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from detseg.models import Detector, FasterRCNN, MaskRCNN
 from detseg.modules import FPN, RPN, AnchorGenerator
 from detseg.modules.backbones import MobileNetV3, ResNet
-from detseg.ops.masks import GRID
+from detseg.ops.masks import BOX_MASK_SIZE
 from detseg.ops.rle import box_masks_to_rle
 from detseg.structures import Batch, Instances
 from detseg.tasks.compilation import compiled
@@ -93,7 +93,7 @@ def batch(shape: Shape, device: str, count: int = OBJECTS, masks: bool = False) 
     sides = (20 + 180 * torch.rand(size, count, 2)).minimum(torch.tensor([width, height]) / 2)
     corner = torch.rand(size, count, 2) * (torch.tensor([width, height]) - sides)
     boxes = torch.cat([corner, corner + sides], dim=-1)
-    cells = (torch.arange(GRID) + 0.5) / GRID * 2 - 1
+    cells = (torch.arange(BOX_MASK_SIZE) + 0.5) / BOX_MASK_SIZE * 2 - 1
     circle = (255 * (cells[:, None] ** 2 + cells**2 <= 1)).to(torch.uint8)
     targets = Instances(
         boxes,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from detseg.data.annotations.masks import POLYGONS, concat_masks, pack_polygons
-from detseg.ops.masks import GRID, box_masks, mask_targets
+from detseg.ops.masks import BOX_MASK_SIZE, box_masks, mask_targets
 from detseg.ops.rle import box_masks_to_rle
 
 HEIGHT, WIDTH = 480, 640
@@ -94,7 +94,7 @@ def targets(device: str, half: bool) -> dict[str, Call]:
         print(f"loss of logits N(0, 1) + {knowledge} x truth: {ours:.4f}, of whole maps {theirs:.4f}")
     room = images * 8 / 2**20  # objects are padded to a power of two
     print(
-        f"memory: grids {room * GRID**2:.0f} MiB, whole maps {room * 800 * 1088:.0f} MiB, "
+        f"memory: grids {room * BOX_MASK_SIZE**2:.0f} MiB, whole maps {room * 800 * 1088:.0f} MiB, "
         f"polygons {packed.data.nbytes / 1024:.0f} KiB"
     )
     return {"detseg": over_boxes, "whole maps": whole}

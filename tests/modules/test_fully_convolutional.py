@@ -14,7 +14,7 @@ from torchvision.transforms.functional import normalize
 from detseg.models import Classifier, ConvolutionalClassifier
 from detseg.modules import backbones
 from detseg.modules.backbones import VGG, AlexNet, GoogLeNet, ResNet, SqueezeNet
-from detseg.modules.fully_convolutional import convolutional, hidden_layers
+from detseg.modules.fully_convolutional import hidden_layers, to_fully_convolutional
 from tests.modules.backbones.tester import Narrow, images, shake
 
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -137,4 +137,4 @@ def test_where_a_cell_looks(backbone: Any, middle: float, narrow: None, monkeypa
 
 def test_a_map_of_another_size_than_the_classifier_wants() -> None:
     with pytest.raises(ValueError, match="7 x 7 cells, not of 9 x 9"):
-        convolutional(nn.Sequential(nn.AdaptiveAvgPool2d((7, 7)), nn.Flatten()), 8, 9)
+        to_fully_convolutional(nn.Sequential(nn.AdaptiveAvgPool2d((7, 7)), nn.Flatten()), 8, 9)
