@@ -35,7 +35,7 @@ BELOW: dict[str, set[str]] = {
     "callbacks": GROUND | {"ops", "tasks", "draw"},
     "model_zoo": GROUND | {"modules", "models", "data"},
     "checkpoint": GROUND | {"data", "tasks"},
-    "analysis": GROUND | {"modules", "draw"},
+    "analysis": GROUND | {"modules", "models", "draw"},
     "cli": GROUND
     | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}
     | {"callbacks", "checkpoint", "analysis", "check", "export", "model_zoo"},

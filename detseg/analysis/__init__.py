@@ -1,1 +1,1 @@
-"""Tools that look into trained networks: probing, visualisation, charts."""
+"""Analysis of trained networks: linear probing, visualisation, heat maps, charts."""

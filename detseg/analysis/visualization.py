@@ -1,8 +1,8 @@
-"""What a channel of a layer responds to: pictures that are made for it, maps of an image, and patches of photographs.
+"""Visualisation of channels: synthesised images, activation maps, and the image patches that activate them most.
 
 Feature visualisation is gradient ascent on the input (Erhan et al. 2009, Visualizing Higher-Layer Features of a Deep
-Network). What makes its pictures natural is from Olah et al. 2017 (Feature Visualization, distill.pub): jitter, blur,
-and the gradient in a space where neighbouring pixels and the colours are decorrelated.
+Network), regularised as in Olah et al. 2017 (Feature Visualization, distill.pub): jitter, blur, and gradients in a
+space in which neighbouring pixels and colours are decorrelated.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from detseg.draw import ImageArray
 from detseg.modules.backbones import ConvNet
 
-ImageSample = NDArray[np.uint8]  # (H, W, 3), RGB
-
-# Square root of the covariance of red, green and blue in ImageNet (Olah et al. 2017); one column, one direction.
+# Square root of the covariance of red, green and blue in ImageNet (Olah et al. 2017); one column for each direction.
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-CONTRAST = 0.5  # what brings the decorrelated start, and the steps, to the size of the others
+CONTRAST = 0.5  # scales the decorrelated start and its steps to those in pixels
 RATE = 0.05  # of Adam
-ACROSS = 96  # pixels of the other side of what extents are measured on: the least that every network takes
-LEAK = 0.05  # of the gradient, through neurons that are silent
-START = 0.01  # deviation of the numbers that the pictures begin with
+ACROSS = 96  # pixels on the other axis of test images for receptive fields, the minimum for every network
+LEAK = 0.05  # of the gradient, through inactive neurons
+START = 0.01  # standard deviation of the initial values
 
 
 class Ascent(NamedTuple):
-    """What gradient ascent made for some channels, and how strong they are in the mean over all cells."""
+    """Images synthesised by gradient ascent, and the mean activation of their channels."""
 
-    pictures: list[ImageSample]
-    before: list[float]  # on the picture of the start
+    pictures: list[ImageArray]
+    before: list[float]  # on the initial image
     after: list[float]
 
 
-class Leaking(nn.Module):
-    """An activation with the same values, but whose gradient also passes where it is silent or saturated."""
+class LeakyGradientReLU(nn.Module):
+    """ReLU with the same values and a small gradient where the input is negative or saturated."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -54,13 +53,13 @@ class Leaking(nn.Module):
 
 
 class Patch(NamedTuple):
-    """A part of an image that excites a channel."""
+    """An image patch that activates a channel."""
 
     activation: float
     image: Path
-    pixels: ImageSample  # the image, as the network saw it
-    box: tuple[int, int, int, int]  # x1, y1, x2, y2: what the cell sees of ``pixels``
-    centre: tuple[int, int, int, int]  # x1, y1, x2, y2: what lies under the cell alone
+    pixels: ImageArray  # the whole image, as the network saw it
+    box: tuple[int, int, int, int]  # x1, y1, x2, y2: the receptive field of the cell
+    centre: tuple[int, int, int, int]  # x1, y1, x2, y2: the pixels under the cell
 
 
 def ascend(
@@ -74,15 +73,15 @@ def ascend(
     decorrelated: bool = True,
     seed: int = 0,
 ) -> Ascent:
-    """Make a square picture for each channel in which its mean after ``block`` is large.
+    """Synthesise a square image for each channel that maximises its mean activation after ``block``.
 
-    Every step sees the pictures moved by up to ``jitter`` pixels, so that no edge is bound to the grid of a stride.
-    ``blur`` is the deviation in pixels of a Gaussian that takes away what is finer. ``decorrelated`` pictures are
-    sought in their Fourier spectrum, scaled as that of photographs, and in the decorrelated colours of these; others
-    in their pixels. Channels do not influence each other. Through ReLUs some of the gradient passes in any case, or
-    there would be no way to a channel that is silent at the start.
+    Each step shifts the images by up to ``jitter`` pixels, so that no edge aligns with the grid of a stride. ``blur``
+    is the standard deviation of a Gaussian, in pixels, that removes fine detail. ``decorrelated`` optimises the Fourier
+    spectrum, scaled like that of photographs, in decorrelated colours, instead of pixels. Channels are independent.
+    ReLUs pass a small gradient where they are inactive, so that a channel without activation at the start can be
+    reached.
     """
-    backbone = _leaking(backbone)
+    backbone = _with_leaky_gradients(backbone)
     generator = torch.Generator().manual_seed(seed)
     device = next(backbone.parameters()).device
     shape = (1, 3, side, side // 2 + 1, 2) if decorrelated else (1, 3, side, side)
@@ -116,16 +115,16 @@ def ascend(
 
 
 @torch.no_grad()
-def activations(backbone: ConvNet, block: str, image: ImageSample) -> NDArray[np.float32]:
-    """The map (C, H, W) of an image after a block."""
+def activations(backbone: ConvNet, block: str, image: ImageArray) -> NDArray[np.float32]:
+    """Compute the map (C, H, W) of an image after a block."""
     device = next(backbone.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     (feature,) = backbone.forward_intermediates(pixels, [block], stride_aligned=False)
     return np.asarray(feature[0].float().cpu().numpy(), dtype=np.float32)
 
 
-def paint(feature: NDArray[np.float32]) -> ImageSample:
-    """One channel's map (H, W) in colours: red above zero, blue below, white at it, the largest value fully."""
+def paint(feature: NDArray[np.float32]) -> ImageArray:
+    """Colour one channel's map (H, W): red above zero, blue below, white at zero."""
     strength = feature / max(float(np.abs(feature).max()), 1e-12)
     above, below = np.array((178, 24, 43)), np.array((33, 102, 172))
     end = np.where(strength[..., None] > 0, above, below)
@@ -133,19 +132,19 @@ def paint(feature: NDArray[np.float32]) -> ImageSample:
 
 
 @torch.no_grad()
-def extent(backbone: ConvNet, block: str, axis: int, cell: int, length: int) -> tuple[int, int]:
-    """Where the pixels that a cell after ``block`` depends on begin and end, along one axis of an image.
+def receptive_field(backbone: ConvNet, block: str, axis: int, cell: int, length: int) -> tuple[int, int]:
+    """Measure the receptive field of a cell after ``block`` along one axis of an image: first pixel and end.
 
-    ``axis`` is 0 for the rows and 1 for the columns, ``length`` the image's pixels along it, ``cell`` the place in the
-    map. A value that is not a number spreads to all that is computed from it, whatever the weights are and whichever
-    neurons are silent. So an end is where it begins to reach the cell, from either side.
+    ``axis`` is 0 for rows and 1 for columns, ``length`` the image's pixels along it, ``cell`` the index in the map. NaN
+    propagates to everything computed from it, whatever the weights and activations. So each end is the first pixel
+    from its side whose NaN reaches the cell.
     """
     device = next(backbone.parameters()).device
 
     def reached(pixels: slice) -> bool:
         image = torch.zeros(1, 3, ACROSS, length, device=device)
         image[..., pixels] = torch.nan
-        with torch.backends.cudnn.flags(enabled=False):  # its fast convolutions would spread it over whole tiles
+        with torch.backends.cudnn.flags(enabled=False):  # its fast convolutions would spread NaN over whole tiles
             (feature,) = backbone.forward_intermediates(image if axis else image.mT, [block], stride_aligned=False)
         return bool(feature.movedim(2 + axis, 0)[cell].isnan().any())
 
@@ -156,13 +155,13 @@ def extent(backbone: ConvNet, block: str, axis: int, cell: int, length: int) -> 
 
 
 def exciting_patches(
-    backbone: ConvNet, block: str, channels: Sequence[int], images: Iterable[tuple[Path, ImageSample]], count: int
+    backbone: ConvNet, block: str, channels: Sequence[int], images: Iterable[tuple[Path, ImageArray]], count: int
 ) -> list[list[Patch]]:
-    """For each channel, the ``count`` images that excite one of its cells most, and what that cell sees of them.
+    """Find, for each channel, the ``count`` images with the highest activation of a cell, and its receptive field.
 
-    Only these images are kept while the others are looked through.
+    Memory holds only these images.
     """
-    best: list[list[tuple[float, int, Path, ImageSample, tuple[int, int], tuple[int, int]]]] = [[] for _ in channels]
+    best: list[list[tuple[float, int, Path, ImageArray, tuple[int, int], tuple[int, int]]]] = [[] for _ in channels]
     for number, (path, image) in enumerate(images):
         feature = activations(backbone, block, image)
         cells = feature.shape[1], feature.shape[2]
@@ -170,38 +169,38 @@ def exciting_patches(
             row, column = divmod(int(feature[channel].argmax()), cells[1])
             entry = (float(feature[channel, row, column]), -number, path, image, (row, column), cells)
             (heapq.heappush if len(heap) < count else heapq.heappushpop)(heap, entry)
-    extents = functools.cache(functools.partial(extent, backbone, block))
-    found: list[list[Patch]] = []
+    field = functools.cache(functools.partial(receptive_field, backbone, block))
+    patches: list[list[Patch]] = []
     for heap in best:
-        found.append([])
+        patches.append([])
         for activation, _, path, image, cell, cells in sorted(heap, key=lambda entry: entry[:2], reverse=True):
             height, width = image.shape[:2]
-            (y1, y2), (x1, x2) = extents(0, cell[0], height), extents(1, cell[1], width)
+            (y1, y2), (x1, x2) = field(0, cell[0], height), field(1, cell[1], width)
             (top, bottom), (left, right) = _under(cell[0], cells[0], height), _under(cell[1], cells[1], width)
             patch = Patch(activation, path, image, (x1, y1, x2, y2), (left, top, right, bottom))
-            found[-1].append(patch)
-    return found
+            patches[-1].append(patch)
+    return patches
 
 
-def _leaking(backbone: ConvNet) -> ConvNet:
-    """A copy whose ReLUs let through some gradient in any case."""
+def _with_leaky_gradients(backbone: ConvNet) -> ConvNet:
+    """Copy a backbone and let its ReLUs pass a small gradient where they are inactive."""
     backbone = copy.deepcopy(backbone)
     for parent in list(backbone.modules()):
         for name, layer in parent.named_children():
             if isinstance(layer, (nn.ReLU, nn.ReLU6)):
-                setattr(parent, name, Leaking(6.0 if isinstance(layer, nn.ReLU6) else torch.inf))
+                setattr(parent, name, LeakyGradientReLU(6.0 if isinstance(layer, nn.ReLU6) else torch.inf))
     return backbone
 
 
 def _under(cell: int, cells: int, pixels: int) -> tuple[int, int]:
-    """Where the pixels under a cell begin and end, along one side of a map."""
+    """Return the first pixel under a cell and the end, along one side of a map."""
     return round(cell * pixels / cells), round((cell + 1) * pixels / cells)
 
 
 def _from_spectrum(values: Tensor, side: int) -> Tensor:
-    """Pictures (B, 3, side, side) around zero, of their spectra (B, 3, side, side // 2 + 1, 2) in decorrelated colours.
+    """Transform spectra (B, 3, side, side // 2 + 1, 2) in decorrelated colours to images (B, 3, side, side).
 
-    The spectrum of photographs falls with the frequency: a step of the same size is to change all frequencies alike.
+    The spectrum of photographs falls with the frequency; scaling by it makes steps affect all frequencies alike.
     """
     across, down = torch.fft.rfftfreq(side), torch.fft.fftfreq(side)[:, None]
     frequency = (across**2 + down**2).sqrt().clamp(min=1 / side).to(values.device)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 import torchvision
 from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from PIL import Image
 
 from detseg import checkpoint
 from detseg.analysis.charts import labelled_grid
+from detseg.analysis.heatmap import interpolate_windows, top_classes, window_probabilities
 from detseg.cli._backbones import check_picture
 from detseg.cli._configs import find_configs, nearest
 from detseg.cli._parser import instantiate, make_parser, parse
@@ -23,7 +23,7 @@ from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import heat
 from detseg.errors import ConfigError, DataError
-from detseg.models import Classifier, ConvolutionalClassifier
+from detseg.models import Classifier
 from detseg.modules.backbones import ConvNet
 from detseg.preprocessing import CenterCropConfig
 from detseg.tasks import ClassificationTask
@@ -53,16 +53,13 @@ def run(arguments: Sequence[str]) -> None:
             f"classifier looks at; --side {size} makes it as large"
         )
     device = find_device(options.device)
-    model = ConvolutionalClassifier(classifier.eval(), size).to(device)
-    with torch.inference_mode():
-        scores = model(torch.from_numpy(image).permute(2, 0, 1)[None].to(device)).softmax(dim=1)[0]
-    maps = scores.float().cpu().numpy()
+    maps = window_probabilities(classifier, image, size, device)
     chosen = _chosen(options.classes, classes, maps, options.count)
     stride = classifier.backbone.strides[-1]
     log.info("%d x %d windows of %d pixels, %d pixels apart", *maps.shape[1:], size, stride)
     pictures, texts = [image], [Path(options.image).name]
     for label in chosen:
-        pictures.append(heat(image, spread(maps[label], image.shape[:2], size, stride)))
+        pictures.append(heat(image, interpolate_windows(maps[label], image.shape[:2], size, stride)))
         texts.append(f"{classes[label]}: {maps[label].max():.2f}")
         log.info("%s: %.3f at most, %.3f in the mean", classes[label], maps[label].max(), maps[label].mean())
     title = f"{type(classifier.backbone).__name__} as convolutions: probabilities in windows of {size} x {size} pixels"
@@ -118,23 +115,9 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
 def _chosen(given: str | None, classes: Sequence[str], maps: NDArray[np.float32], count: int) -> list[int]:
     """The labels to show: those named, or those of which some window is surest."""
     if given is None:
-        return list(map(int, np.argsort(-maps.max(axis=(1, 2)), kind="stable")[:count]))
+        return top_classes(maps, count)
     names = [name.strip() for name in given.split(",")]
     for name in names:
         if name not in classes:
             raise ConfigError(f"--classes {name}: there is no such class{nearest(name, list(classes))}")
     return [list(classes).index(name) for name in names]
-
-
-def spread(cells: NDArray[np.float32], size: tuple[int, int], window: int, stride: int) -> NDArray[np.float32]:
-    """Values (h, w) of windows over an image of this ``size``, as values (H, W) of its pixels, by interpolation.
-
-    The first window begins with the first pixel, the others ``stride`` pixels after one another. Each value stands at
-    the middle of its window (see ``ConvolutionalClassifier`` for what a network sees of it), and beyond the outermost
-    middles it stays the same.
-    """
-    weights = []
-    for length, count in zip(size, cells.shape, strict=True):
-        middles = window / 2 + stride * np.arange(count)
-        weights.append(np.stack([np.interp(np.arange(length) + 0.5, middles, one) for one in np.eye(count)]))
-    return np.asarray(weights[0].T @ cells @ weights[1], dtype=np.float32)

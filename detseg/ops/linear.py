@@ -10,7 +10,9 @@ from torch import Tensor
 CHUNK_ROWS = 4096  # converted to double precision at once
 
 
-def svm(features: Tensor, positive: Tensor, c: float, positive_weight: float, bias_scale: float) -> tuple[Tensor, Tensor]:
+def svm(
+    features: Tensor, positive: Tensor, c: float, positive_weight: float, bias_scale: float
+) -> tuple[Tensor, Tensor]:
     """Fit a linear support vector machine: minimise |w|^2 / 2 + c * (sum of hinge losses).
 
     ``features`` (N, D), ``positive`` (N,) bool; the losses of positives count ``positive_weight`` times. The bias is

@@ -10,10 +10,8 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from scipy.interpolate import RegularGridInterpolator
 
 from detseg import cli
-from detseg.cli.heatmap import spread
 from detseg.modules.backbones import GoogLeNet
 from tests.colours import COLOURS, write_classes, write_colours
 
@@ -223,16 +221,6 @@ def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.Capture
         cli.main(["heatmap", "pictures/plain/0.png", "--checkpoint", "runs/looked/last.ckpt"])
     said = "its shorter side has 40 pixels, fewer than the 64 that the classifier looks at; --side 64 makes it as large"
     assert said in capsys.readouterr().err
-
-
-def test_values_are_spread_over_the_pixels() -> None:
-    """Bilinear interpolation between the middles of the windows, as SciPy does it."""
-    cells = np.random.default_rng(0).random((3, 4)).astype(np.float32)
-    found = spread(cells, (50, 62), window=20, stride=12)
-    middles = 10 + 12 * np.arange(3), 10 + 12 * np.arange(4)
-    y, x = (np.clip(np.arange(length) + 0.5, 10, last) for length, last in ((50, 34), (62, 46)))
-    expected = RegularGridInterpolator(middles, cells)(tuple(np.meshgrid(y, x, indexing="ij")))
-    assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

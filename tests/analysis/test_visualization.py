@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.analysis.visualization import activations, ascend, exciting_patches, extent, paint
+from detseg.analysis.visualization import activations, ascend, exciting_patches, paint, receptive_field
 from detseg.modules.backbones import MobileNetV2
 from tests.small_net import SmallNet, identity
 
@@ -71,10 +71,10 @@ def test_receptive_fields_are_those_of_the_rule(block: str, strides: str) -> Non
         side, jump = side + 2 * jump, jump * stride
     model = MobileNetV2(norm="frozen").eval().requires_grad_(False)
     for axis, cell, length in ((0, 8, 160), (1, 10, 192)):
-        first, end = extent(model, block, axis, cell, length)
+        first, end = receptive_field(model, block, axis, cell, length)
         assert end - first == side
         assert (first + end - 1) / 2 == pytest.approx(cell * jump, abs=jump)
-        assert extent(model, block, axis, 0, length)[0] == 0  # cut at the edge
+        assert receptive_field(model, block, axis, 0, length)[0] == 0  # cut at the edge
 
 
 def test_the_patch_found_is_the_planted_one() -> None:
