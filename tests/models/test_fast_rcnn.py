@@ -102,7 +102,7 @@ def test_loss_is_that_of_the_paper(network) -> None:
 def test_padding_of_the_proposals_changes_nothing() -> None:
     """With RoIAlign: RoIPool rounds some of these regions to the same pixels, and equal scores have no order."""
     torch.manual_seed(0)
-    network, batch = TestWithPyramid.make(**EXHAUSTIVE).eval(), scene(proposals=True)
+    network, batch = TestWithPyramid.make(**EXHAUSTIVE).eval().double(), scene(proposals=True)
     torch.nn.init.normal_(network.box_head.classes.weight, std=0.5)
     padded = batch._replace(proposals=with_padding(batch.proposals))
     expected, detections = detect(network, batch), detect(network, padded)

@@ -59,7 +59,7 @@ def test_given_proposals_are_used(network) -> None:
 
 @torch.no_grad()
 def test_padding_of_the_proposals_changes_nothing(network) -> None:
-    batch = scene()
+    network, batch = network.double(), scene()
     features = network.backbone(batch.images, batch.sizes)
     proposals = network.rpn.propose(network.rpn(features, (96, 96)), batch.sizes, 100, 20)
     expected = network(batch.images, batch.sizes, proposals)
