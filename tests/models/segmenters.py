@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from detseg.models import Segmenter
 from detseg.recipe import build, recipe
 from detseg.structures import VOID, Batch, Instances
+from tests.models.tester import settle
 
 CLASSES = 3
 SIZES = ((96, 96), (70, 84))
@@ -91,12 +92,7 @@ class SegmenterTester:
             optimizer.zero_grad()
             torch.stack(list(network.loss(batch).values())).sum().backward()
             optimizer.step()
-        for module in network.modules():  # statistics of 60 batches have not settled
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-                module.reset_running_stats()
-        with torch.no_grad():
-            network.loss(batch)
+        settle(network, batch)
         assert right(network, batch) > 0.97
 
     @pytest.mark.parametrize("criterion", ["cross_entropy", "focal", "dice"])

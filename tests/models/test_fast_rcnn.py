@@ -24,8 +24,8 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        head = TwoFCHead(128, channels=128)
-        return FastRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=head, **{**SMALL, **arguments})
+        head = TwoFCHead(64, channels=128)
+        return FastRCNN(ResNet("resnet18", stages=[1]), CLASSES, head=head, **{**SMALL, **arguments})
 
 
 class TestWithPyramid(DetectorTester):

@@ -30,9 +30,9 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        head = TwoFCHead(128, channels=128)
+        head = TwoFCHead(64, channels=128)
         settings = {"anchor_sizes": [[16, 32, 64]], **SMALL, **arguments}
-        return FasterRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=head, **settings)
+        return FasterRCNN(ResNet("resnet18", stages=[2]), CLASSES, head=head, **settings)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_the_extra_map_of_a_pyramid_is_for_anchors_alone() -> None:
     with torch.device("meta"):
         assert TestWithPyramid.make().strides == [4, 8]
         assert FasterRCNN(FPN(ResNet("resnet18")), CLASSES).strides == [4, 8, 16, 32]
-        assert TestWithOneMap.make().strides == [8]
+        assert TestWithOneMap.make().strides == [4]
 
 
 @pytest.mark.parametrize("setting", [{"samples": 0}, {"detections": 0}, {"proposals": (100, 0)}])

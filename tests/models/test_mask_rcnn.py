@@ -42,7 +42,7 @@ class TestWithOneMapAndRoIPool(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         settings = {"anchor_sizes": [[16, 32, 64]], "pooling": "roi_pool", **SMALL, **arguments}
-        return MaskRCNN(ResNet("resnet18", stages=[3]), CLASSES, head=TwoFCHead(128, channels=512), **settings)
+        return MaskRCNN(ResNet("resnet18", stages=[2]), CLASSES, head=TwoFCHead(64, channels=128), **settings)
 
 
 def test_losses_have_names() -> None:
