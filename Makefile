@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
-.PHONY: help train test lint clean
+.PHONY: help train test test-processors lint clean
 
 help: ## say what each target does
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on the spot (CONFIG=... for another)
 	$(BIN)/python tools/train.py --config $(CONFIG)
@@ -20,6 +20,9 @@ train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/development ## run the tests; fails when they cover less of the package than pyproject.toml asks
 	$(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 4 --dist loadscope
+
+test-processors: $(VENV)/development ## run the numerical tests with the instructions of other processors (takes hours)
+	.ci/processors
 
 lint: $(VENV)/development ## check style, formatting and types
 	$(BIN)/ruff check .

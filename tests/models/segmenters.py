@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from detseg.configurable import from_config, to_config
 from detseg.models import Segmenter
 from detseg.structures import IGNORE_INDEX, Batch, Instances
+from tests.models.tester import settle
 
 CLASSES = 3
 SIZES = ((96, 96), (70, 84))
@@ -91,12 +92,7 @@ class SegmenterTester:
             optimizer.zero_grad()
             torch.stack(list(model.loss(batch).values())).sum().backward()
             optimizer.step()
-        for module in model.modules():  # statistics of 60 batches have not settled
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-                module.reset_running_stats()
-        with torch.no_grad():
-            model.loss(batch)
+        settle(model, batch)
         assert right(model, batch) > 0.97
 
     @pytest.mark.parametrize("criterion", ["cross_entropy", "focal", "dice"])

@@ -26,7 +26,7 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        return fast_rcnn(ResNet("resnet18", stages=[3]), CLASSES, TwoMLPHead(128), **{**SMALL, **arguments})
+        return fast_rcnn(ResNet("resnet18", stages=[1]), CLASSES, TwoMLPHead(128), **{**SMALL, **arguments})
 
 
 class TestWithPyramid(DetectorTester):
@@ -109,7 +109,7 @@ def test_loss_is_that_of_the_paper(model) -> None:
 def test_padding_of_the_proposals_changes_nothing() -> None:
     """With RoIAlign: RoIPool rounds some of these regions to the same pixels, and equal scores have no order."""
     torch.manual_seed(0)
-    model, batch = TestWithPyramid.make(**EXHAUSTIVE).eval(), scene(proposals=True)
+    model, batch = TestWithPyramid.make(**EXHAUSTIVE).eval().double(), scene(proposals=True)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
     padded = batch._replace(proposals=with_padding(batch.proposals))
     expected, detections = detect(model, batch), detect(model, padded)

@@ -48,7 +48,7 @@ class TestWithOneMapAndRoIPool(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         settings = {"rpn_sizes": [[16, 32, 64]], "pooler": RoIPool(), **SMALL, **arguments}
-        return mask_rcnn(ResNet("resnet18", stages=[3]), CLASSES, TwoMLPHead(512), **settings)
+        return mask_rcnn(ResNet("resnet18", stages=[2]), CLASSES, TwoMLPHead(128), **settings)
 
 
 def test_losses_have_names() -> None:
@@ -66,7 +66,7 @@ def small_conv5() -> MaskRCNN:
         ResNet("resnet50", stages=[4]),
         CLASSES,
         Res5Head(),
-        batch_size_per_image=8,
+        batch_size_per_image=4,
         rpn_pre_nms_top_n=(50, 20),
         rpn_post_nms_top_n=(20, 10),
         rpn_sizes=[[32]],
@@ -87,15 +87,19 @@ def test_conv5_is_shared_by_both_heads() -> None:
 
 
 def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the losses and gradients of two passes, of all regions for the boxes and of the objects for the masks."""
+    """With the losses and gradients of two passes, of all regions for the boxes and of the objects for the masks.
+
+    In double precision: single precision sums the gradients of one pass and of two to values that differ in the third
+    digit.
+    """
     torch.manual_seed(0)
-    model = small_conv5().eval()
+    model = small_conv5().eval().double()
     batch = scene(masks=True)
     counted: list[int] = []
     model.roi_heads.box_head.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
     torch.manual_seed(1)
     once = backward(model, batch)
-    heads, regions = model.roi_heads, 2 * 8
+    heads, regions = model.roi_heads, 2 * 4
     assert counted == [regions]
     ours = gradients(model)
 
@@ -123,7 +127,7 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
     assert_close(once, {name: loss.detach() for name, loss in twice.items()})
     theirs = gradients(model)
     for name in ours:
-        assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-6 * float(theirs[name].abs().max()), msg=name)
+        assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-9 * float(theirs[name].abs().max()), msg=name)
 
 
 @torch.no_grad()

@@ -175,6 +175,7 @@ def test_anchors_alone_are_predicted_as_among_all_others(rpn, features, chosen) 
 
 @pytest.mark.parametrize("samples", [8, 10**6])
 def test_gradient_of_the_samples_alone_is_that_of_all_anchors(rpn, features, objects, samples) -> None:
+    rpn, features = rpn.double(), [feature.double() for feature in features]
     rpn.sampler = BalancedSampler(samples, 0.5)
     for layer in (*rpn.head.conv, rpn.head.cls_logits, rpn.head.bbox_pred):
         torch.nn.init.normal_(layer.weight, std=0.2)
