@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
     check_writable("--out", options.out / model_card.WEIGHTS)
     task = checkpoint.load(options.checkpoint)
     about = task.describe()
-    about["metrics"] = {name: None if math.isnan(value) else value for name, value in task.figures.items()}
+    about["metrics"] = {name: None if math.isnan(value) else value for name, value in task.metric_values.items()}
     about["versions"] = {
         "detseg": detseg.__version__,
         "torch": str(torch.__version__),

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
             f"{options.source}: with --fc6 {options.fc6} --fc7 {options.fc7} the head has {after / 1e6:.2f} million "
             f"parameters instead of {before / 1e6:.2f}: choose fewer singular values"
         )
-    task.figures = {}  # those were of the whole head
+    task.metric_values = {}  # those were of the whole head
     options.target.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(task, options.target)
     log.info("%s: the head has %.2f million parameters instead of %.2f", options.target, after / 1e6, before / 1e6)
