@@ -464,7 +464,12 @@ def test_conversion_makes_the_folder(folder: Path) -> None:
 
 
 def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = ("--data.train_file nope.json", "--data.root absent", "--trainer.devices 0", "--task.schedule.warmup_steps x")
+    lines = (
+        "--data.train_file nope.json",
+        "--data.root absent",
+        "--trainer.devices 0",
+        "--task.schedule.warmup_steps x",
+    )
     for line in (*lines, "--task.schedule.name cosine --trainer.max_epochs -1"):
         said = refused("train", capsys, "--config", "tiny.yaml", "--name", "failed", *line.split())
         assert "error: " in said
