@@ -113,17 +113,15 @@ def test_learning_rate_is_scaled_to_the_images_of_a_step(root: Path) -> None:
 
 
 def test_warmup_ends_with_the_first_epoch_and_milestones_are_epochs(root: Path) -> None:
-    seen = rates(
-        root, {"max_epochs": 4}, batch_size=1, lr=16.0, schedule=ScheduleConfig(milestones=[2, 3])
-    )  # 4 steps an epoch
+    schedule = ScheduleConfig(milestones=[2, 3])
+    seen = rates(root, {"max_epochs": 4}, batch_size=1, lr=16.0, schedule=schedule)  # 4 steps an epoch
     rise = [0.001 + 0.999 * step / 4 for step in range(4)]
     assert seen == pytest.approx([*rise, *[1.0] * 4, *[0.1] * 4, *[0.01] * 4])
 
 
 def test_plateau_lowers_the_rate_when_ap_stays(root: Path) -> None:
-    seen = rates(
-        root, {"max_epochs": 6}, batch_size=2, lr=8.0, schedule=ScheduleConfig("plateau", warmup_steps=2)
-    )  # 2 steps an epoch
+    schedule = ScheduleConfig("plateau", warmup_steps=2)
+    seen = rates(root, {"max_epochs": 6}, batch_size=2, lr=8.0, schedule=schedule)  # 2 steps an epoch
     assert seen == pytest.approx([0.001, 0.5005, *[1.0] * 8, *[0.1] * 2])
 
 
