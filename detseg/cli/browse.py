@@ -1,4 +1,4 @@
-"""`detseg browse`: the pictures as a network sees them, after all random changes, with boxes and masks drawn."""
+"""`detseg browse`: show images as the model sees them, after augmentation, with their labels drawn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ USAGE = """CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draw samples of what ``arguments`` name."""
+    """Draw samples of a data set."""
     for name in data_sets.__all__:  # a class is found by its name once it is imported
         getattr(data_sets, name)
     parser = make_parser("browse", USAGE)

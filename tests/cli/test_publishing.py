@@ -240,7 +240,7 @@ def test_instances_of_a_network_without_masks(capsys: pytest.CaptureFixture[str]
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["publish", "tiny.ckpt", "--out", "tiny"])
-    assert "error: --out tiny: is there already" in capsys.readouterr().err
+    assert "error: --out tiny: exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
