@@ -76,7 +76,7 @@ def load(path: str | Path) -> Task:
             model.preprocessing = from_config(about["data"]).preprocessing
         task.data_recipe, task.config = about["data"], about["config"]
         # null, in the card of a published network, is where there was nothing to measure.
-        task.figures = {name: math.nan if value is None else value for name, value in about["metrics"].items()}
+        task.metric_values = {name: math.nan if value is None else value for name, value in about["metrics"].items()}
     except Exception as error:  # the file may give any constructor any value
         raise CheckpointError(f"{path}: cannot rebuild the network: {str(error).strip(chr(39))}") from error
     return task.eval()

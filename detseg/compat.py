@@ -6,6 +6,7 @@ Each area adds its rows to the tables below, in a section of its own; a change t
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import logging
@@ -34,11 +35,15 @@ STATE_PREFIXES: dict[str, str] = {}
 STATE_HOOKS: list[Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]] = []
 
 # Tasks: `model` held the settings of the training and, below `network`, the model.
-TASK_SETTINGS = (
-    *("lr", "reference_batch", "backbone_lr_factor", "optimizer", "momentum", "weight_decay", "schedule", "milestones"),
-    *("warmup_steps", "compile_loss", "class_weights", "features_gib"),
-)
-KEYS |= {"model.network": "model", **{f"model.{name}": f"task.{name}" for name in TASK_SETTINGS}}
+TASK_SETTINGS = {
+    "optimizer": "optimizer.name",
+    "schedule": "schedule.name",
+    **{name: f"optimizer.{name}" for name in ("momentum", "weight_decay")},
+    **{name: f"schedule.{name}" for name in ("milestones", "warmup_steps")},
+    **{name: name for name in ("lr", "reference_batch", "backbone_lr_factor", "compile_loss")},
+    **{name: name for name in ("class_weights", "features_gib")},
+}
+KEYS |= {"model.network": "model", **{f"model.{name}": f"task.{new}" for name, new in TASK_SETTINGS.items()}}
 STATE_PREFIXES |= {"network.": "model."}
 
 # Test-time augmentation
@@ -237,14 +242,13 @@ def _split_model(settings: dict[str, Any]) -> dict[str, Any]:
     model = settings.get("model")
     if not isinstance(model, dict) or not {"network", *TASK_SETTINGS} & model.keys():
         return settings
-    rest = {key: value for key, value in model.items() if key != "network"}
-    for key in model:
-        translate_key(f"model.{key}")  # for the log
-    settings = {key: value for key, value in settings.items() if key != "model"}
-    if "network" in model:
-        settings["model"] = model["network"]
-    if rest:
-        settings["task"] = {**settings.get("task", {}), **rest}
+    settings = copy.deepcopy({key: value for key, value in settings.items() if key != "model"})
+    for key, value in model.items():
+        *path, last = translate_key(f"model.{key}").split(".")
+        place = settings
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = value
     return settings
 
 

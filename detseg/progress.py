@@ -1,4 +1,4 @@
-"""How far a long piece of work is that no trainer does."""
+"""Show the progress of long work outside of a trainer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 
 log = logging.getLogger(__name__)
 
-LINES = 10.0  # seconds between two lines of the log, where no terminal can show a bar
+LINES = 10.0  # seconds between two lines of the log, without a terminal
 
 
 @contextmanager
 def progress(done: int, total: int, name: str, unit: str = "images") -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, else lines in the log; what it gives is to be called after each ``unit``."""
+    """Show a progress bar on a terminal, otherwise lines in the log; call the yielded function after each ``unit``."""
     if sys.stdout.isatty():
         columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         with Progress(*columns) as bar:
             task = bar.add_task(name, total=total, completed=done)
             yield lambda: bar.advance(task)
         return
-    said = time.monotonic()
+    logged = time.monotonic()
 
     def advance() -> None:
-        nonlocal done, said
+        nonlocal done, logged
         done += 1
-        if time.monotonic() - said >= LINES:
+        if time.monotonic() - logged >= LINES:
             log.info("%s: %d of %d %s", name, done, total, unit)
-            said = time.monotonic()
+            logged = time.monotonic()
 
     yield advance

@@ -59,7 +59,7 @@ def test_it_carries_all_that_evaluation_and_prediction_need(trained: Path) -> No
     assert task.class_names == ("red", "green", "blue")
     assert task.model.category_ids == tuple(IDS.values())
     assert task.config == {"trainer": {"max_epochs": 1}}
-    assert task.figures["AP"] == 1.0
+    assert task.metric_values["AP"] == 1.0
     assert isinstance(task.model, ColourDetector)
     assert task.model.losses == 2.0
     assert task.model.weight.abs().sum() > 0

@@ -15,8 +15,8 @@ PACKAGE = Path(detseg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 EXEMPT: tuple[str, ...] = (
-    *("analysis/", "callbacks/", "check/", "checkpoint.py", "cli/", "compat.py", "configurable.py", "data/", "draw.py"),
-    *("inference/", "kernels/", "metrics/", "models/", "modules/", "ops/", "progress.py", "proposals/", "tasks/"),
+    *("analysis/", "callbacks/", "check/", "checkpoint.py", "data/", "draw.py"),
+    *("inference/", "kernels/", "metrics/", "models/", "modules/", "ops/", "proposals/", "tasks/"),
     "weights/",
 )
 """Parts of the package that are still being renamed."""

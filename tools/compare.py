@@ -29,15 +29,14 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detseg.data import DetectionDataModule, Folder, Transforms
-from detseg.metrics import Collector, coco_ap
+from detseg.metrics import CocoAP, annotation_targets
 from detseg.models import FasterRCNN, MaskRCNN
 from detseg.models.mask_rcnn import MaskRCNNHeads
 from detseg.modules import FPN, BalancedSampler, RoIHeads
 from detseg.modules.backbones import MobileNetV2
-from detseg.ops.rle import MaskWindow, encode, paste_mask, to_string
-from detseg.structures import Batch, Instances, rescale
-from detseg.tasks import DetectionTask
-from detseg.tasks.schedules import learning_rate_factor
+from detseg.ops.rle import paste_mask
+from detseg.structures import Batch
+from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
 from detseg.weights.torchvision import to_torchvision
 
 LR, WEIGHT_DECAY, WARMUP = 2e-4, 1e-4, 40
@@ -88,7 +87,7 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule, e
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LR, weight_decay=WEIGHT_DECAY)
     warmup = min(WARMUP, len(loader))  # no longer than an epoch, as in ours
-    factor = learning_rate_factor("cosine", warmup, [], epochs * len(loader))
+    factor = ScheduleConfig("cosine").factor(warmup, [], epochs * len(loader))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model.train()
     for epoch in range(epochs):
@@ -111,35 +110,21 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule, e
 @torch.inference_mode()
 def evaluate_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule) -> dict[str, float]:
     """Their boxes and masks by our evaluation; the masks are pasted into the image files as torchvision does."""
-    collector = Collector()
-    masks: dict[int, list[bytes]] = {}
+    metric = CocoAP(data.classes)
     model.eval()
     for batch in data.val_dataloader():
         # Without its own post-processing: it would paste into the resized images.
         images, _ = model.transform(images_of(batch))
         features = model.backbone(images.tensors)
         proposals, _ = model.rpn(images, features)
-        found_in, _ = model.roi_heads(features, proposals, images.image_sizes)
-        for row, found in enumerate(found_in):
-            boxes, scores, labels = (found[name][None] for name in ("boxes", "scores", "labels"))
-            detections = Instances(boxes, torch.ones_like(labels, dtype=torch.bool), labels - 1, scores)
-            one = slice(row, row + 1)
-            moved = rescale(detections, batch.image_sizes[one], batch.original_sizes[one])
-            collector.add(batch.image_index[one], moved)
-            height, width = batch.original_sizes[row].tolist()
-            masks[int(batch.image_index[row])] = [
-                to_string(encode(MaskWindow(0, 0, (pixels[0] >= 0.5).numpy().T), height, width))
-                for mask, box in zip(found.get("masks", ()), moved.boxes[0], strict=False)
-                for pixels in paste_masks_in_image(mask[None], box[None], (height, width))
-            ]
-    found = collector.gather()
-    figures = coco_ap(data.val_annotations, found)
-    if data.masks != "none":
-        found = found._replace(
-            masks=np.array([*(text for row in sorted(masks) for text in masks[row]), None], object)[:-1]
-        )
-        figures |= {f"mask_{name}": value for name, value in coco_ap(data.val_annotations, found, "masks").items()}
-    return figures
+        detections, _ = model.roi_heads(features, proposals, images.image_sizes)
+        scales = (batch.original_sizes / batch.image_sizes).flip(1).repeat(1, 2)
+        for one, scale, (height, width) in zip(detections, scales, batch.original_sizes.tolist(), strict=True):
+            one["boxes"], one["labels"] = one["boxes"] * scale, one["labels"] - 1
+            if "masks" in one:
+                one["masks"] = paste_masks_in_image(one["masks"], one["boxes"], (height, width))[:, 0] >= 0.5
+        metric.update(detections, annotation_targets(data.val_annotations, batch.image_index.tolist()))
+    return metric.compute()
 
 
 def main() -> None:
@@ -176,10 +161,8 @@ def main() -> None:
             ours,
             lr=LR,
             reference_batch=arguments.batch_size,
-            optimizer="adamw",
-            weight_decay=WEIGHT_DECAY,
-            schedule="cosine",
-            warmup_steps=WARMUP,
+            optimizer=OptimizerConfig("adamw", weight_decay=WEIGHT_DECAY),
+            schedule=ScheduleConfig("cosine", warmup_steps=WARMUP),
         )
         trainer = Trainer(
             accelerator="cpu",
@@ -195,7 +178,7 @@ def main() -> None:
         trainer.fit(task, data)
         middle = time.perf_counter()
         train_torchvision(theirs, data, arguments.epochs)
-        figures = {"detseg": task.figures, "torchvision": evaluate_torchvision(theirs, data)}
+        figures = {"detseg": task.metric_values, "torchvision": evaluate_torchvision(theirs, data)}
         seconds = {"detseg": middle - start, "torchvision": time.perf_counter() - middle}
         for name, values in figures.items():
             results[name].append([values[figure] for figure in shown])

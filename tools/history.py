@@ -30,7 +30,7 @@ from detseg.cli import _console
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
-from detseg.metrics import Collector, coco_ap
+from detseg.metrics import CocoAP, annotation_targets
 from detseg.models import RCNN, FasterRCNN
 from detseg.proposals.cache import Proposals, cache_file
 from detseg.structures import rescale
@@ -109,7 +109,7 @@ def test(system: str, images: int, training: float | None) -> Record:
     if model.needs_proposals:
         annotations = data.annotations("val")
         proposals = Proposals(cache_file(PROPOSALS, "val"), annotations, "detseg propose").seconds()
-    return Record(SYSTEMS[system], task.figures["AP50"], training, proposals, sum(cnn) / count, head)
+    return Record(SYSTEMS[system], task.metric_values["AP50"], training, proposals, sum(cnn) / count, head)
 
 
 @torch.inference_mode()
@@ -119,19 +119,20 @@ def ablation() -> None:
     data, model = from_config(task.data_recipe), task.model
     dataset = data.dataset("val")
     variants = list(itertools.product(("svm", "softmax"), (True, False)))
-    found = {variant: Collector() for variant in variants}
+    annotations = data.annotations("val")
+    metrics = {variant: CocoAP(annotations.classes) for variant in variants}
     for row in range(len(dataset)):
         batch = DetectionDataModule.collate([dataset[row]], data.pad_shapes)
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(batch.images, batch.image_sizes, batch.proposals)
         for model.scores, model.box_regression in variants:
             detections = model.detect(features, batch.proposals, batch.image_sizes)
-            collector = found[model.scores, model.box_regression]
-            collector.add(batch.image_index, rescale(detections, batch.image_sizes, batch.original_sizes))
-    for (scores, boxes), collector in found.items():
-        figures = coco_ap(data.annotations("val"), collector.gather())
+            in_file = rescale(detections, batch.image_sizes, batch.original_sizes)
+            metrics[model.scores, model.box_regression].update(in_file, annotation_targets(annotations, [row]))
+    for (scores, boxes), metric in metrics.items():
+        values = metric.compute()
         refined = "refined boxes" if boxes else "proposals as they are"
-        print(f"R-CNN, {scores}, {refined}: AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}")
+        print(f"R-CNN, {scores}, {refined}: AP {values['AP']:.3f}, AP50 {values['AP50']:.3f}")
 
 
 def history(arguments: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """Lightning callbacks: checkpoints, pictures, progress, data loading."""
 
+from detseg.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from detseg.callbacks.data_loading import DataLoadingMonitor
-from detseg.callbacks.training import BestCheckpoint, LastCheckpoint, PredictionImages, ProgressBar, ProgressLog
+from detseg.callbacks.prediction_images import PredictionImages
+from detseg.callbacks.progress import ProgressBar, ProgressLog
 
 __all__ = ["BestCheckpoint", "DataLoadingMonitor", "LastCheckpoint", "PredictionImages", "ProgressBar", "ProgressLog"]

@@ -15,7 +15,7 @@ Train a detector, a segmenter or a classifier.
                            whose format is detected
   --data.KEY VALUE         one setting of the data, such as root, batch_size, workers
   --model.KEY VALUE        one setting of the model, such as backbone.channels
-  --task.KEY VALUE         one setting of its training, such as lr, schedule, milestones
+  --task.KEY VALUE         one setting of its training, such as lr, schedule.name, optimizer.name
   --trainer.KEY VALUE      one argument of Lightning's Trainer, such as max_epochs, devices, accelerator, precision
   --trainer FILE           some of them, such as trainer/gpu.yaml
   --name NAME              the folder of the run, runs/NAME; by default the name of the configuration

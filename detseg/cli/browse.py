@@ -1,4 +1,4 @@
-"""`detseg browse`: the pictures as a network sees them, after all random changes, with boxes and masks drawn."""
+"""`detseg browse`: show images as the model sees them, after augmentation, with their labels drawn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ USAGE = """CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draw samples of what ``arguments`` name."""
+    """Draw samples of a data set."""
     for name in data_sets.__all__:  # a class is found by its name once it is imported
         getattr(data_sets, name)
     parser = make_parser("browse", USAGE)
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", type=Literal["train", "val"], default="train", help="With or without changes.")
     parser.add_argument("--count", type=int, default=24, help="Pictures.")
     parser.add_argument("--seed", type=int, default=0, help="Of the choice of pictures, and of their changes.")
-    base = task_of(find_configs(["--config", *arguments])).learns_from
+    base = task_of(find_configs(["--config", *arguments])).datamodule_cls
     options = parse(parser, [*_data_of(arguments), *for_other_data(find_configs(arguments), base)])
     if options.count < 1:
         raise ConfigError(f"--count {options.count}: must be at least 1")

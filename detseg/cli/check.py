@@ -1,4 +1,4 @@
-"""`detseg check`: what a folder of data is like, what is wrong with it, and a repaired copy."""
+"""`detseg check`: statistics and errors of a data set, and a repaired copy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check the folder that ``arguments`` name; the exit status is 1 where there are warnings, 2 for errors."""
+    """Check a data set; the exit status is 1 for warnings, 2 for errors."""
     parser = _parser()
     options = parse(parser, arguments)
     for name in ("jobs", "side"):
@@ -35,17 +35,17 @@ def run(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
     check_writable("--html", options.html)
     root = options.folder
-    found = find_parts(root, options.format, options.labels, options.names)
+    parts = find_parts(root, options.format, options.labels, options.names)
     if options.fix:
         make_folder("--fix", options.fix, root)
-    checked = check_parts(root, found, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
+    checked = check_parts(root, parts, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
     boxes = {split: part for split, part in checked.parts.items() if isinstance(part, DetectionAnnotations)}
     measured = figures(boxes, options.side)
     if options.json:
         print(json.dumps(values(checked, measured, options.side), indent=2))
     else:
-        told = text(checked, measured, options.side, options.all)
-        print(told.encode("utf-8", "backslashreplace").decode())  # a file may have a name that is no UTF-8
+        report = text(checked, measured, options.side, options.all)
+        print(report.encode("utf-8", "backslashreplace").decode())  # file names may not be UTF-8
     if options.html:
         options.html.write_text(page(checked, measured, options.side), encoding="utf-8", errors="backslashreplace")
         log.info("page: %s", options.html)

@@ -14,7 +14,7 @@ from detseg.folders import make_folder, writing
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Write the data set that ``arguments`` name in another format, and say what that cannot hold."""
+    """Write a data set in another format, and print the labels that the format cannot represent."""
     parser = make_parser("convert-data", "FOLDER --to COCO|VOC|YOLO --out FOLDER [--masks none] [--copy true]")
     parser.add_argument("folder", type=Path, help="The data set, in any format that is known.")
     parser.add_argument("--to", type=Literal["COCO", "VOC", "YOLO"], required=True, help="The format to write.")

@@ -20,9 +20,8 @@ from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
-from detseg.metrics import coco_results
+from detseg.metrics import coco_results, write_metrics
 from detseg.tasks import DetectionTask, SegmentationTask, Task
-from detseg.tasks.figures import write_figures
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -32,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
         import_module(module)
     name = _value(arguments, "--checkpoint")
     task = checkpoint.load(name) if name else None
-    base = task.learns_from if task else DetectionDataModule
+    base = task.datamodule_cls if task else DetectionDataModule
     parser = _parser(base)
     if task and task.data_recipe:  # of a training
         parser.set_defaults(data=_data_settings(task.data_recipe, str(name), base))
@@ -108,11 +107,11 @@ def _data_settings(description: Any, path: str, base: type[Any]) -> Any:
 
 
 def _report(task: Task, data: Any, out: Path | None, metrics: Path | None) -> None:
-    print(task.table(task.figures))
+    print(task.format_table(task.metric_values))
     print("\nvalidation losses: " + ", ".join(f"{name} {value:.4f}" for name, value in task.losses.items()))
-    print(f"images per second: {task.figures['images_per_second']:.1f}")
+    print(f"images per second: {task.metric_values['images_per_second']:.1f}")
     if metrics:
-        write_figures(task.figures, metrics)
+        write_metrics(task.metric_values, metrics)
     if out and isinstance(task, DetectionTask) and task.detections is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(coco_results(data.val_annotations, task.detections)) + "\n")

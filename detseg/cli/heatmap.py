@@ -1,4 +1,4 @@
-"""`detseg heatmap`: where in a large picture a classifier sees what."""
+"""`detseg heatmap`: map the scores of a classifier over a large image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IMAGENET = 1000  # classes
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draw how sure the classifier that ``arguments`` name is of its classes at each place of a picture."""
+    """Draw the probability of each class at every position of an image."""
     parser = _parser()
     options = parse(parser, find_configs(arguments))
     if options.count < 1:

@@ -1,4 +1,4 @@
-"""`detseg models`: every backbone, what it costs, and which weights there are for it."""
+"""`detseg models`: every backbone with its costs and its pretrained weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LICENCE = "BSD-3-Clause"  # torchvision's, where its weights name no other
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print a row for every network that has a name of its own."""
+    """Print a row for every backbone and variant."""
     parser = make_parser("models", "[--json]")
     parser.add_argument("--json", action="store_true", help="Print a list of objects instead of a table.")
     options = parse(parser, arguments)
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def describe() -> Iterator[dict[str, Any]]:
-    """What ``models`` prints about each network, by families; computed without a device."""
+    """Yield the row of every backbone, by families; computed on the meta device."""
     for family in backbones.__all__:
         kind: type[Backbone] = getattr(backbones, family)
         if kind not in (Backbone, ConvNet):

@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Measure the depths of the backbone that ``arguments`` name, and of the same one with random weights."""
+    """Train linear classifiers at some depths of a backbone, and of the same backbone with random weights."""
     parser = _parser()
     options = parse_backbone(parser, arguments)
-    for name, least in (("size", 32), ("batch_size", 1), ("min_count", 2), ("max_pictures", 2), ("random", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    for name, minimum in (("size", 32), ("batch_size", 1), ("min_count", 2), ("max_pictures", 2), ("random", 0)):
+        if getattr(options, name) < minimum:
+            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
     if not 0 < options.val_fraction < 1:
         raise ConfigError(f"--val_fraction {options.val_fraction:g}: must be above 0 and below 1, such as 0.3")
     check_picture(options.out)
@@ -72,19 +72,19 @@ def _parser() -> ArgumentParser:
         sub_configs=True,
         help="A folder with train/CLASS and val/CLASS, or CLASS, or a detection data set, whose objects are cut out.",
     )
-    parser.add_argument("--depths", type=str | None, help="Blocks, with commas between; by default about eight.")
-    parser.add_argument("--random", type=int, default=3, help="How many networks with random weights to compare with.")
-    parser.add_argument("--min_count", type=int, default=10, help="Pictures to train on that a class must have.")
-    parser.add_argument("--val_fraction", type=float, default=0.3, help="Of class folders that are not split.")
+    parser.add_argument("--depths", type=str | None, help="Comma-separated blocks; default: about eight.")
+    parser.add_argument("--random", type=int, default=3, help="Number of random backbones to compare with.")
+    parser.add_argument("--min_count", type=int, default=10, help="Smallest number of training images of a class.")
+    parser.add_argument("--val_fraction", type=float, default=0.3, help="Validation part of folders without a split.")
     parser.add_argument(
-        "--max_pictures", type=int, default=4000, help="Most to train, and to validate on: 0.3 MB each."
+        "--max_pictures", type=int, default=4000, help="Largest number of images of each split, 0.3 MB each."
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="Pictures that the network sees at once.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Images per batch.")
     return parser
 
 
 def _pictures(options: Namespace) -> tuple[ClassificationCrops, ClassificationCrops]:
-    """What to train and to validate on. Raises DataError if there is not enough."""
+    """Return the training and the validation images. Raises DataError if there are too few."""
     if isinstance(options.data, str):
         root = Path(options.data)
         if not root.is_dir():
@@ -97,15 +97,15 @@ def _pictures(options: Namespace) -> tuple[ClassificationCrops, ClassificationCr
         data: DetectionDataModule = options.data
         train, val = from_annotations(data.train_annotations), from_annotations(data.val_annotations)
     train, val = with_enough(train, val, options.min_count)
-    return _at_most(train, 2, options), _at_most(val, 1, options)  # of two one chooses the regularisation
+    return _at_most(train, 2, options), _at_most(val, 1, options)  # two of a class for the choice of the regularisation
 
 
-def _at_most(pictures: ClassificationCrops, least: int, options: Namespace) -> ClassificationCrops:
-    """No more pictures than there is to be memory for, the same part of every class."""
+def _at_most(pictures: ClassificationCrops, per_class: int, options: Namespace) -> ClassificationCrops:
+    """Sample at most ``max_pictures``, the same part of every class and no fewer than ``per_class``."""
     if len(pictures) <= options.max_pictures:
         return pictures
-    kept = draw(pictures.labels, options.max_pictures, least, options.seed)
-    log.warning("%d of %d pictures are taken, as --max_pictures says", len(kept), len(pictures))
+    kept = draw(pictures.labels, options.max_pictures, per_class, options.seed)
+    log.warning("%d of %d pictures are used, because of --max_pictures", len(kept), len(pictures))
     return pictures.take(kept)
 
 
@@ -117,17 +117,17 @@ def _accuracies(
     options: Namespace,
     what: str,
 ) -> tuple[list[float], list[int]]:
-    """The accuracy at each depth, and the numbers of a picture there."""
+    """Return the accuracy and the number of features at each depth."""
     log.info("%s: features of %d pictures", what, len(train) + len(val))
     parts = [features(backbone, part.batches(options.size, options.batch_size), depths) for part in (train, val)]
     held_out = train_val_split(train.labels, HELD_OUT, options.seed)
-    found, numbers = [], []
+    accuracies, numbers = [], []
     for depth in depths:
         first, second = (part.pop(depth) for part in parts)
         numbers.append(first.shape[1])
-        found.append(accuracy(first, train.labels, second, val.labels, held_out))
-        log.info("  %s: %.1f %%", depth, 100 * found[-1])
-    return found, numbers
+        accuracies.append(accuracy(first, train.labels, second, val.labels, held_out))
+        log.info("  %s: %.1f %%", depth, 100 * accuracies[-1])
+    return accuracies, numbers
 
 
 def _statistics(random: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""`detseg propose`: files of proposals for a data set, and how many of its objects they find."""
+"""`detseg propose`: compute region proposals for a data set, and their recall."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ METHODS: dict[str, Method] = {
     "selective_search_quality": partial(selective_search, mode="quality"),
     "grid": grid,
 }
-FILES = ("rpn", "detectron2")  # methods that are given with a file, as rpn:FILE
+FILES = ("rpn", "detectron2")  # methods with a file, as rpn:FILE
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Make the proposals that ``arguments`` ask for, or what is missing of them, and say how good they are."""
+    """Compute the proposals that are missing, and print their recall."""
     arguments = for_other_data(find_configs(arguments), DetectionDataModule)
     parser = make_parser(
         "propose", "--data NAME.yaml|CLASS|FOLDER [--method selective_search] [--jobs 1] [--out FOLDER]"
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _fingerprint(file: Path) -> str:
-    """A number that changes with the content of a file, or with the weights of a published folder."""
+    """Return the hash of a file, or of the weights in a published folder."""
     content = file / WEIGHTS if file.is_dir() else file
     if not content.is_file():
         raise DataError(f"{file}: is a folder without {WEIGHTS}, which `detseg publish` writes")
@@ -83,38 +83,38 @@ def _fingerprint(file: Path) -> str:
 
 
 def _method(text: str) -> tuple[str, Path | None]:
-    """The name and the file of a method. Raises ConfigError if there is none such, DataError if the file is missing."""
+    """Split a method into name and file. Raises ConfigError for an unknown method, DataError for a missing file."""
     name, _, file = text.partition(":")
     if text not in METHODS and not (name in FILES and file):
         known = ", ".join([*METHODS, "rpn:CHECKPOINT", "detectron2:FILE"])
-        raise ConfigError(f"--method {text}: there is no such method; there is {known}")
+        raise ConfigError(f"--method {text}: no such method; choose from {known}")
     if file and not (Path(file).is_file() or (name == "rpn" and Path(file).is_dir())):
         raise DataError(f"--method {text}: there is no file {file}")
     return name, Path(file) if file else None
 
 
 def _work(
-    name: str, file: Path | None, annotations: DetectionAnnotations, rows: list[int], jobs: int
+    name: str, file: Path | None, annotations: DetectionAnnotations, image_indices: list[int], jobs: int
 ) -> Iterator[Made]:
-    """The proposals of images, in the order of ``rows``."""
+    """Compute the proposals of images, in the order of ``image_indices``."""
     if name == "detectron2" and file:
-        found = read_detectron2(file)
-        ids = [str(annotations.image_ids[row]) for row in rows]
-        if missing := [number for number in ids if number not in found]:
+        proposals = read_detectron2(file)
+        ids = [str(annotations.image_ids[row]) for row in image_indices]
+        if missing := [number for number in ids if number not in proposals]:
             raise DataError(
                 f"{file}: has no proposals for {len(missing)} images of {annotations.root}, such as {missing[0]}; "
                 "name the file of the right split"
             )
-        return ((found[number], 0.0) for number in ids)
+        return ((proposals[number], 0.0) for number in ids)
     sizes = annotations.sizes.tolist()
-    images = [(annotations.path(row), (sizes[row][0], sizes[row][1])) for row in rows]
+    images = [(annotations.path(row), (sizes[row][0], sizes[row][1])) for row in image_indices]
     if name == "rpn" and file:
         return make(_region_proposal_network(file), images, jobs=1)
     return make(METHODS[name], images, jobs)
 
 
 def _region_proposal_network(file: Path) -> Method:
-    """The RPN of a checkpoint: as many proposals as its head is trained on. Raises CheckpointError if it has none."""
+    """Return the RPN of a checkpoint as a method, with its number of training proposals. Raises CheckpointError."""
     task = checkpoint.load(file)
     model = task.model
     if not isinstance(model, FasterRCNN):
@@ -129,26 +129,27 @@ def _region_proposal_network(file: Path) -> Method:
         batch = to_batch([sample], shapes, device)
         images, sizes, original_sizes = batch.images, batch.image_sizes, batch.original_sizes
         predictions = model.rpn(model.backbone(images, sizes), (images.shape[2], images.shape[3]))
-        found = model.rpn.propose(predictions, sizes, training=True)
-        boxes: NDArray[np.float32] = rescale(found, sizes, original_sizes).boxes[0][found.valid[0]].cpu().numpy()
-        return boxes
+        proposals = model.rpn.propose(predictions, sizes, training=True)
+        boxes = rescale(proposals, sizes, original_sizes).boxes[0][proposals.valid[0]]
+        return boxes.cpu().numpy()
 
     return method
 
 
 def _fill(writer: Writer, annotations: DetectionAnnotations, work: Iterator[Made]) -> None:
-    """Write what is missing, as it is made."""
+    """Write the missing proposals as they are computed."""
     rows = writer.missing()
+    done = len(annotations) - len(rows)
     if 0 < len(rows) < len(annotations):
-        log.info("%s: going on, %d of %d images are done", writer.file, len(annotations) - len(rows), len(annotations))
-    with progress(len(annotations) - len(rows), len(annotations), str(writer.file)) as advance:
+        log.info("%s: continuing, %d of %d images are done", writer.file, done, len(annotations))
+    with progress(done, len(annotations), str(writer.file)) as advance:
         for row, (boxes, seconds) in zip(rows, work, strict=True):
             writer.add(row, boxes, seconds)
             advance()
 
 
 def _report(split: str, annotations: DetectionAnnotations, proposals: Proposals) -> str:
-    """What the proposals of a split are worth, in a line."""
+    """Describe the recall of the proposals of a split in one line."""
     counts = []
 
     def read() -> Iterator[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""`detseg publish`: a checkpoint as weights that anyone can load safely, and a card that says what they are."""
+"""`detseg publish`: export a checkpoint as safetensors with a model card."""
 
 from __future__ import annotations
 
@@ -24,35 +24,33 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Write the folder that ``arguments`` ask for."""
+    """Write a folder with the weights and the card of a checkpoint."""
     parser = make_parser("publish", "CHECKPOINT --out FOLDER")
-    parser.add_argument("checkpoint", type=str, help="What a training or `detseg convert` wrote.")
+    parser.add_argument("checkpoint", type=str, help="Written by `detseg train` or `detseg convert`.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for the weights and their card.")
-    parser.add_argument(
-        "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
-    )
+    parser.add_argument("--module", type=str | None, help="A module with your own classes that the checkpoint needs.")
     options = parse(parser, arguments)
     if options.module:
         import_module(options.module)
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise ConfigError(f"--out {options.out}: is there already; name a folder that is new or empty")
+        raise ConfigError(f"--out {options.out}: exists already; name a new or an empty folder")
     check_writable("--out", options.out / model_card.WEIGHTS)
     task = checkpoint.load(options.checkpoint)
-    about = task.describe()
-    about["metrics"] = {name: None if math.isnan(value) else value for name, value in task.figures.items()}
-    about["versions"] = {
+    metadata = task.describe()
+    metadata["metrics"] = {name: None if math.isnan(value) else value for name, value in task.metric_values.items()}
+    metadata["versions"] = {
         "detseg": detseg.__version__,
         "torch": str(torch.__version__),
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
     }
     try:
-        model_card.write(options.out, task.state_dict(), about)
+        model_card.write(options.out, task.state_dict(), metadata)
     except (OSError, SafetensorError) as error:  # such as a disk that is full
         raise ConfigError(f"--out {options.out}: cannot be written: {error}; name another folder") from error
-    _say(about, options.out)
+    _log_files(metadata, options.out)
 
 
-def _say(about: dict[str, Any], folder: Path) -> None:
+def _log_files(metadata: dict[str, Any], folder: Path) -> None:
     files = f"{folder / model_card.WEIGHTS}, {folder / model_card.CARD}"
-    log.info("%s: a %s for %d classes", files, about["model"]["class"], len(about["classes"]))
+    log.info("%s: a %s for %d classes", files, metadata["model"]["class"], len(metadata["classes"]))

@@ -35,8 +35,8 @@ from detseg.cli._parser import instantiate, parse, parser_options
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
+from detseg.metrics import write_metrics
 from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
-from detseg.tasks.figures import write_figures
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ class TrainCLI(LightningCLI):
     def __init__(self, arguments: Sequence[str]) -> None:
         arguments = find_configs(arguments)
         task = task_of(arguments)
-        self.arguments = for_other_data(arguments, task.learns_from)
+        self.arguments = for_other_data(arguments, task.datamodule_cls)
         super().__init__(
             task,
-            task.learns_from,
+            task.datamodule_cls,
             subclass_mode_data=True,
             args=self.arguments,
             run=False,
@@ -134,7 +134,7 @@ class TrainCLI(LightningCLI):
         callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if has_images else []
         callbacks.append(DataLoadingMonitor())
         if settings["enable_checkpointing"] is not False:
-            callbacks += [BestCheckpoint(self.folder, self.task.headline[0]), LastCheckpoint(self.folder)]
+            callbacks += [BestCheckpoint(self.folder, self.task.monitor_metrics[0]), LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))
@@ -248,7 +248,7 @@ def _save_finished(task: Task, folder: Path) -> None:
     if best.exists():
         checkpoint.save(task, best.with_suffix(".part"))
         best.with_suffix(".part").replace(best)
-        write_figures(task.figures, folder / "metrics.json")
+        write_metrics(task.metric_values, folder / "metrics.json")
 
 
 def _summarize(task: Task, folder: Path) -> None:
@@ -257,7 +257,7 @@ def _summarize(task: Task, folder: Path) -> None:
     if not best.exists():
         log.info("no validation, so no metrics; results are in %s", folder)
         return
-    print(task.table(checkpoint.read(best)["detseg"]["metrics"]))
+    print(task.format_table(checkpoint.read(best)["detseg"]["metrics"]))
     print(f"\nbest checkpoint  {best}\nmetrics          {best.with_name('metrics.json')}")
     if (folder / "pictures").exists():
         print(f"pictures         {folder / 'pictures'}")

@@ -1,4 +1,4 @@
-"""`detseg visualize`: pictures of what the channels of a layer respond to."""
+"""`detseg visualize`: show the inputs that excite the channels of a layer."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 COLUMNS = 6
 PATCHES = 6  # for each channel
-MAPS = 23  # of an image, those that vary most, where no channels are named; with the image four rows
+MAPS = 23  # of an image without --channel, those that vary most; four rows together with the image
 FRAME = (255, 210, 0)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draw what ``arguments`` ask for: made pictures, the maps of an image, or the patches of a folder of them."""
+    """Draw optimised pictures, the feature maps of an image, or the most exciting patches of a folder."""
     parser = _parser()
     options = parse_backbone(parser, arguments)
-    for name, least in (("size", 32), ("steps", 1), ("jitter", 0), ("blur", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    for name, minimum in (("size", 32), ("steps", 1), ("jitter", 0), ("blur", 0)):
+        if getattr(options, name) < minimum:
+            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
     if options.image and options.images:
         raise ConfigError("--image shows the maps of one image, --images patches of many: give one of the two")
     check_picture(options.out)
@@ -63,17 +63,17 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--channel", type=str | None, help="Numbers from 0, with commas between.")
     parser.add_argument("--image", type=str | None, help="Show the maps of this image.")
     parser.add_argument("--images", type=str | None, help="Show the patches that excite the channels most in a folder.")
-    parser.add_argument("--steps", type=int, default=256, help="Of gradient ascent.")
-    parser.add_argument("--jitter", type=int, default=8, help="Pixels that the picture is moved by, at most.")
-    parser.add_argument("--blur", type=float, default=0.0, help="Deviation in pixels of the blur of made pictures.")
+    parser.add_argument("--steps", type=int, default=256, help="Steps of gradient ascent.")
+    parser.add_argument("--jitter", type=int, default=8, help="Largest random shift of the picture, in pixels.")
+    parser.add_argument("--blur", type=float, default=0.0, help="Standard deviation of the blur, in pixels.")
     parser.add_argument(
-        "--decorrelated", type=bool, default=True, help="Whether to climb in a spectrum, and not in pixels."
+        "--decorrelated", type=bool, default=True, help="Optimise in the Fourier spectrum instead of the pixels."
     )
     return parser
 
 
 def _channels(options: Namespace, backbone: ConvNet, block: str) -> list[int]:
-    """The channels that are asked for, none for those that an image shows. Raises ConfigError for what is none."""
+    """Return the channels of --channel, none if an image shall choose them. Raises ConfigError for invalid ones."""
     count = activations(backbone, block, np.zeros((options.size, options.size, 3), np.uint8)).shape[0]
     if options.channel is None:
         if options.image:
@@ -111,10 +111,10 @@ def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
 
 def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> ImageArray:
     image = shorter_side(read_image(Path(options.image)), options.size)
-    found = activations(backbone, block, image)
-    channels = channels or np.argsort(-found.std(axis=(1, 2)), kind="stable")[:MAPS].tolist()
-    texts = [f"{channel}: {found[channel].min():.2g} to {found[channel].max():.2g}" for channel in channels]
-    pictures = [image, *(paint(found[channel]) for channel in channels)]
+    maps = activations(backbone, block, image)
+    channels = channels or np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:MAPS].tolist()
+    texts = [f"{channel}: {maps[channel].min():.2g} to {maps[channel].max():.2g}" for channel in channels]
+    pictures = [image, *(paint(maps[channel]) for channel in channels)]
     title = f"{backbone.name} {block}: channels on {Path(options.image).name} (red above 0, blue below)"
     return labelled_grid(title, pictures, [Path(options.image).name, *texts], COLUMNS, 200)
 
@@ -128,9 +128,9 @@ def _patches(options: Namespace, backbone: ConvNet, block: str, channels: list[i
         for path in paths:
             yield path, shorter_side(read_image(path), options.size)
 
-    found = exciting_patches(backbone, block, channels, pictures(), PATCHES)
+    exciting = exciting_patches(backbone, block, channels, pictures(), PATCHES)
     cells, texts = [], []
-    for channel, patches in zip(channels, found, strict=True):
+    for channel, patches in zip(channels, exciting, strict=True):
         for patch in patches:
             cells.append(_framed(patch))
             texts.append(f"{channel}: {patch.activation:.3g}  {patch.image.stem}")
@@ -140,7 +140,7 @@ def _patches(options: Namespace, backbone: ConvNet, block: str, channels: list[i
 
 
 def _framed(patch: Patch) -> ImageArray:
-    """What a cell sees, with a frame around what lies under it where it sees much more than that."""
+    """Crop the receptive field of a cell, with a frame around the cell if the field is much larger."""
     x1, y1, x2, y2 = patch.box
     left, top, right, bottom = patch.centre
     if (x2 - x1) * (y2 - y1) < 4 * (right - left) * (bottom - top):

@@ -1,22 +1,30 @@
-"""How good predictions are, in the pixels of the image files."""
+"""Metrics of detection, segmentation and classification, in the pixels of the image files.
 
-from detseg.metrics.classification import TopK
-from detseg.metrics.coco import coco_ap, coco_results
-from detseg.metrics.detections import Collector, Detections
+Each is a ``torchmetrics.Metric`` with ``update``, ``compute`` and ``reset``, and exact over any number of ranks.
+"""
+
+from detseg.metrics.base import PerClassMetric
+from detseg.metrics.classification import TopKAccuracy
+from detseg.metrics.coco import CocoAP, coco_results
+from detseg.metrics.detection_metric import DetectionMetric
+from detseg.metrics.detections import Detections, GroundTruth, annotation_targets
 from detseg.metrics.recall import proposal_recall
-from detseg.metrics.segmentation import Confusion
-from detseg.metrics.table import segmentation_table, table
-from detseg.metrics.voc import voc_ap
+from detseg.metrics.semantic import SemanticIoU
+from detseg.metrics.table import format_tables, write_metrics
+from detseg.metrics.voc import VocAP
 
 __all__ = [
-    "Collector",
-    "Confusion",
+    "CocoAP",
+    "DetectionMetric",
     "Detections",
-    "TopK",
-    "coco_ap",
+    "GroundTruth",
+    "PerClassMetric",
+    "SemanticIoU",
+    "TopKAccuracy",
+    "VocAP",
+    "annotation_targets",
     "coco_results",
+    "format_tables",
     "proposal_recall",
-    "segmentation_table",
-    "table",
-    "voc_ap",
+    "write_metrics",
 ]

@@ -1,39 +1,48 @@
-"""How often the right class is the first, or among the first five."""
+"""Accuracy of image classification."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-FIRST = 5
+from detseg.metrics.base import PerClassMetric
+
+K = 5  # of top5
 
 
-class TopK:
-    """Counts right answers: integers, so that any number of ranks agree to the last bit."""
+class TopKAccuracy(PerClassMetric):
+    """Share of images whose class has the highest score (``top1``) or one of the five highest (``top5``).
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.counts = torch.zeros(3, num_classes, dtype=torch.int64)  # images of a class; right at first; among five
+    ``compute`` also gives ``top1/CLASS``, NaN for a class without an image. The states are counts, integers: for any
+    number of ranks the values are the same to the last bit.
+    """
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count the answers (B, K) to images of the classes ``labels`` (B,)."""
-        best = logits.topk(min(FIRST, self.num_classes), dim=1).indices == labels[:, None]
-        rows = torch.stack([torch.ones_like(labels, dtype=torch.bool), best[:, 0], best.any(dim=1)]).long()
-        self.counts = self.counts.to(labels.device)
-        self.counts.index_add_(1, labels, rows)
+    counts: Tensor  # (3, K) images of a class, those correct at first, and among five
+    monitor_metrics = ("top1", "top5")
+    columns = MappingProxyType({"top1": "top1"})
 
-    def gather(self) -> None:
-        """Add up the counts of all ranks. Every rank must call it."""
-        if dist.is_available() and dist.is_initialized():
-            counts = [
-                self.counts.cpu()
-            ] * dist.get_world_size()  # on the CPU: a rank may have seen no image, nor device
-            dist.all_gather_object(counts, self.counts.cpu())
-            self.counts = torch.stack(counts).sum(dim=0)
+    def set_classes(self, classes: Sequence[str]) -> None:
+        if len(classes) != len(self.classes):
+            self.add_state("counts", torch.zeros(3, len(classes), dtype=torch.int64), dist_reduce_fx="sum")
+            self.counts = self.counts.to(self.device)
+        super().set_classes(classes)
 
-    def figures(self, classes: tuple[str, ...]) -> dict[str, float]:
-        """``top1`` and ``top5`` over all images, and ``top1/CLASS``; NaN for a class without any."""
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count scores or logits (B, K) of images of the classes ``target`` (B,)."""
+        if not self.classes:
+            raise ValueError("TopKAccuracy needs the names of the classes: TopKAccuracy(classes)")
+        correct = preds.topk(min(K, len(self.classes)), dim=1).indices == target[:, None]
+        counts = torch.stack([torch.ones_like(target, dtype=torch.bool), correct[:, 0], correct.any(dim=1)]).long()
+        self.counts.index_add_(1, target, counts)
+
+    def compute(self) -> dict[str, float]:
         total, first, five = self.counts.cpu().double()
-        own = {f"top1/{name}": float(right / count) for name, right, count in zip(classes, first, total, strict=True)}
-        return {"top1": float(first.sum() / total.sum()), "top5": float(five.sum() / total.sum()), **own}
+        per_class = zip(self.classes, (first / total).tolist(), strict=True)
+        values = {"top1": float(first.sum() / total.sum()), "top5": float(five.sum() / total.sum())}
+        return values | {f"top1/{name}": value for name, value in per_class}
+
+    def summary(self, values: Mapping[str, float]) -> list[str]:
+        return [f"{name:<6} {100 * values[name]:5.1f} %" for name in ("top1", "top5") if name in values]

@@ -1,4 +1,4 @@
-"""Which detections find which objects, as the COCO benchmark matches them, without a loop over images.
+"""Match detections with objects as the COCO benchmark does, without a loop over images.
 
 All 10 IoU thresholds and 4 area ranges are decided at once: each pair of them is a bit of a whole number.
 """
@@ -28,15 +28,15 @@ _MET = np.array([(1 << met) - 1 for met in range(len(THRESHOLDS) + 1)], np.uint6
 
 
 def match(
-    found: Rows, groups: Rows, truth_groups: Rows, counted: Bits, crowd: NDArray[np.bool_], overlaps: Overlaps
+    detections: Rows, groups: Rows, truth_groups: Rows, counted: Bits, crowd: NDArray[np.bool_], overlaps: Overlaps
 ) -> tuple[Bits, Bits]:
-    """Give each detection the object of its group that it overlaps most, of those that none before it was given.
+    """Match each detection with the object of its group that it overlaps most, of those not matched before it.
 
-    ``found`` are rows of detections, those of a group by descending score; a group is an image and a class. ``counted``
-    says where an object counts. One that does goes before one that does not, whatever they overlap; a crowd may be
-    found any number of times. Returns where a detection finds an object that counts, and where it finds none at all.
+    ``detections`` are rows, those of a group by descending score; a group is an image and a class. ``counted`` marks
+    where an object counts. One that does goes before one that does not, whatever they overlap; a crowd may be matched
+    any number of times. Returns where a detection is matched with an object that counts, and where with none at all.
     """
-    pairs = _pairs(found, groups, truth_groups, overlaps)
+    pairs = _pairs(detections, groups, truth_groups, overlaps)
     rows, objects, iou = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     best_first = np.lexsort((-objects, -iou, rows))  # among equals the last object
     rows, objects = rows[best_first], objects[best_first]
@@ -47,19 +47,22 @@ def match(
     order = np.argsort(rows, kind="stable")
     able, rows, objects = able[order], rows[order], objects[order]
 
-    taken, done, right = np.zeros_like(counted), np.zeros(len(found), np.uint64), np.zeros(len(found), np.uint64)
+    taken = np.zeros_like(counted)
+    done, tp = np.zeros(len(detections), np.uint64), np.zeros(len(detections), np.uint64)
     ranks = rank(groups[rows])
     for turn in np.split(np.argsort(ranks, kind="stable"), np.cumsum(np.bincount(ranks))[:-1]):  # one pair of a group
         row, item = rows[turn], objects[turn]
         won = able[turn] & ~taken[item] & ~done[row]
         done[row] |= won
-        right[row] |= won & counted[item]
+        tp[row] |= won & counted[item]
         taken[item] |= np.where(crowd[item], 0, won)
-    return right, ~done
+    return tp, ~done
 
 
-def _pairs(found: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps) -> Iterator[tuple[Rows, Rows, Floats]]:
-    """Place in ``found``, object and IoU of the pairs within a group that meet the lowest threshold, block by block."""
+def _pairs(
+    detections: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps
+) -> Iterator[tuple[Rows, Rows, Floats]]:
+    """Place in ``detections``, object and IoU of pairs that meet the lowest threshold, block by block."""
     truth = np.argsort(truth_groups, kind="stable")
     ordered = truth_groups[truth]
     begins, ends = np.searchsorted(ordered, groups, "left"), np.searchsorted(ordered, groups, "right")
@@ -70,13 +73,13 @@ def _pairs(found: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps) ->
         row = np.repeat(rows[block], counts[block])
         shifts = begins[block] - np.cumsum(counts[block]) + counts[block]
         item = truth[np.arange(len(row)) + np.repeat(shifts, counts[block])]
-        iou = overlaps(found[row], item)
+        iou = overlaps(detections[row], item)
         near = iou >= THRESHOLDS[0]
         yield row[near], item[near], iou[near]
 
 
 def rank(groups: Rows) -> Rows:
-    """How many of the same group come before each."""
+    """Count the members of the same group before each."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     firsts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
@@ -86,7 +89,7 @@ def rank(groups: Rows) -> Rows:
 
 
 def inside(areas: Floats) -> NDArray[np.bool_]:
-    """In which of the area ranges an area lies, (N, 4)."""
+    """Mark the area ranges (N, 4) in which each area lies."""
     return (areas[:, None] >= AREAS[:, 0]) & (areas[:, None] <= AREAS[:, 1])
 
 

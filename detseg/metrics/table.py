@@ -1,70 +1,78 @@
-"""Figures as text that fits a terminal and a log file."""
+"""Metrics as text that fits a terminal and a log file, and as JSON."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detseg.metrics.base import PerClassMetric
 
 WIDTH = 100  # characters
 ROWS = 10  # a column that grows longer than this gets a neighbour, while there is width
 GAP = "    "
 
 
-def table(coco: Mapping[str, float], **others: Mapping[str, float]) -> str:
-    """Lay out what ``coco_ap`` returns, in per cent: the 12 numbers, then every class's AP.
+def format_tables(metrics: Iterable[PerClassMetric], values: Mapping[str, float]) -> str:
+    """Lay out the values of several metrics in per cent: their summaries, then one table of all classes.
 
-    Each of ``others`` is what ``voc_ap`` returns, and becomes one more column under its keyword. A figure that is nan
-    shows as "-": there was nothing to find.
+    A value that is NaN shows as "-": no object or pixel defines it.
     """
-    summary = [(name, value) for name, value in coco.items() if "/" not in name]
-    name_width = max(len(name) for name, _ in summary)
-    numbers = [f"{name:<{name_width}} {_percent(value):>5}" for name, value in summary]
-
-    columns = {"AP": coco, **others}
-    names = [name for name in coco if name == "AP" or "/" in name]
-    shown = {name: "all classes" if name == "AP" else name.removeprefix("AP/") for name in names}
-    name_width = max(len(name) for name in shown.values())
-    header = " " * name_width + "".join(f" {column:>6}" for column in columns)
-    lines = [
-        f"{shown[name]:<{name_width}}"
-        + "".join(f" {_percent(figures.get(name, math.nan)):>6}" for figures in columns.values())
-        for name in names
-    ]
-    neighbours = max(1, min(math.ceil(len(lines) / ROWS), WIDTH // (len(header) + len(GAP))))
-    rows = math.ceil(len(lines) / neighbours)
-    return "\n".join([*_side_by_side(numbers, 3), "", *_side_by_side(lines, rows, header)])
+    metrics = list(metrics)
+    summaries = ["\n".join(lines) for metric in metrics if (lines := metric.summary(values))]
+    columns = {heading: name for metric in metrics for heading, name in metric.columns.items()}
+    return "\n\n".join([*summaries, *_class_table(columns, values)])
 
 
-def segmentation_table(figures: Mapping[str, float]) -> str:
-    """Lay out what ``Confusion.figures`` returns, in per cent: the numbers over all, then those of every class."""
-    summary = {name.replace("_", " "): value for name, value in figures.items() if "/" not in name}
-    name_width = max(map(len, summary))
-    numbers = [f"{name:<{name_width}} {_percent(value):>5}" for name, value in summary.items()]
-
-    columns = list(dict.fromkeys(name.partition("/")[0] for name in figures if "/" in name))
-    classes = list(dict.fromkeys(name.partition("/")[2] for name in figures if "/" in name))
-    name_width = max(map(len, classes))
-    shown = {column: column.replace("_", " ") for column in columns}
-    header = " " * name_width + "".join(f" {text:>6}" for text in shown.values())
+def _class_table(columns: Mapping[str, str], values: Mapping[str, float]) -> list[str]:
+    """A row for all classes and one for each class; ``columns`` are headings and names. Empty without any value."""
+    of_name: dict[str, dict[str, float]] = {heading: {} for heading in columns}
+    for heading, name in columns.items():
+        if name in values:
+            of_name[heading]["all classes"] = values[name]
+        of_name[heading] |= {
+            key.removeprefix(f"{name}/"): value for key, value in values.items() if key.startswith(f"{name}/")
+        }
+    of_name = {heading: column for heading, column in of_name.items() if column}
+    names = list(dict.fromkeys(name for column in of_name.values() for name in column))
+    if not names:
+        return []
+    name_width = max(map(len, names))
+    header = " " * name_width + "".join(f" {heading:>6}" for heading in of_name)
     lines = [
         f"{name:<{name_width}}"
         + "".join(
-            f" {_percent(figures.get(f'{column}/{name}', math.nan)):>{max(6, len(text))}}"
-            for column, text in shown.items()
+            f" {percent(column.get(name, math.nan)):>{max(6, len(heading))}}" for heading, column in of_name.items()
         )
-        for name in classes
+        for name in names
     ]
     neighbours = max(1, min(math.ceil(len(lines) / ROWS), WIDTH // (len(header) + len(GAP))))
-    rows = math.ceil(len(lines) / neighbours)
-    return "\n".join([*_side_by_side(numbers, len(numbers)), "", *_side_by_side(lines, rows, header)])
+    return ["\n".join(side_by_side(lines, math.ceil(len(lines) / neighbours), header))]
 
 
-def _side_by_side(lines: list[str], rows: int, header: str = "") -> list[str]:
+def format_values(values: Mapping[str, float]) -> list[str]:
+    """One line for each value, in per cent."""
+    width = max(map(len, values), default=0)
+    return [f"{name:<{width}} {percent(value):>5}" for name, value in values.items()]
+
+
+def side_by_side(lines: Sequence[str], rows: int, header: str = "") -> list[str]:
     """Break lines of one width into columns of ``rows`` lines, each under the header."""
     starts = range(0, len(lines), rows)
     body = [GAP.join(lines[row::rows]) for row in range(rows)]
     return [GAP.join(header for _ in starts), *body] if header else body
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A fraction in per cent with one decimal; "-" for NaN."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def write_metrics(values: Mapping[str, float], path: Path) -> None:
+    """Write values by name as JSON, with null for NaN."""
+    plain = {name: None if math.isnan(value) else value for name, value in values.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain, indent=2) + "\n")

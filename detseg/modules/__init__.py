@@ -9,7 +9,7 @@ from detseg.modules.box_head import (
     ConvFCHead,
     Res5Head,
     TwoMLPHead,
-    truncate,
+    svd_compress,
 )
 from detseg.modules.fpn import FPN
 from detseg.modules.mask_head import MaskHead
@@ -40,5 +40,5 @@ __all__ = [
     "RoIPool",
     "RoIPooler",
     "TwoMLPHead",
-    "truncate",
+    "svd_compress",
 ]

@@ -35,7 +35,7 @@ class BoxHead(Part):
 class TwoMLPHead(BoxHead):
     """Two fully connected layers (FPN, section 5.2; VGG's fc6 and fc7 in Fast R-CNN).
 
-    ``ranks`` are those of a head that ``truncate`` has made faster.
+    ``ranks`` are those of a head that ``svd_compress`` has made faster.
     """
 
     def __init__(self, channels: int = 1024, pool_size: int = 7, ranks: tuple[int, int] | None = None) -> None:
@@ -88,7 +88,7 @@ class ClassifierHead(BoxHead):
 
     ``backbone`` is the whole network that they come from, with its weights, such as ``VGG("vgg16", weights=...)``; the
     rest of it is not kept. Regions have the bins that it was trained with: 7 x 7 for VGG, 6 x 6 for AlexNet.
-    ``dropout`` follows each layer in training. ``ranks`` are those of a head that ``truncate`` has made faster.
+    ``dropout`` follows each layer in training. ``ranks`` are those of a head that ``svd_compress`` has made faster.
 
     Raises ValueError for a network that has been cut short, or does not end with three fully connected layers.
     """
@@ -201,7 +201,7 @@ class BoxPredictor(Part):
         return as_float(logits).softmax(dim=-1)[:, :-1]
 
 
-def truncate(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
+def svd_compress(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
     """Make a trained head quicker: each layer becomes two, with so many units between them (Fast R-CNN, section 3.1).
 
     The two are as close to the one as any of that rank. The layers are replaced in place; a checkpoint that is written

@@ -44,7 +44,7 @@ class RoIHeads(nn.Module, Configurable):
         self.matcher = matcher or Matcher(0.5, 0.5, allow_low_quality_matches=False)
         self.sampler = sampler or BalancedSampler(512, 0.25)
         self.postprocessor = postprocessor or Postprocessor(nms_threshold=0.5)
-        self.init_args["box_head"] = self.box_head  # for checkpoints: ``truncate`` may change it later
+        self.init_args["box_head"] = self.box_head  # for checkpoints: ``svd_compress`` may change it later
 
     def build(self, backbone: Backbone, num_classes: int) -> Self:
         """Create the layers for the maps of ``backbone``.

@@ -1,4 +1,4 @@
-"""LightningModules: what is trained, how it is validated, what its checkpoints carry."""
+"""LightningModules that train and evaluate models."""
 
 from torch import nn
 
@@ -6,10 +6,11 @@ from detseg.models import RCNN, Classifier, Detector, Segmenter
 from detseg.tasks.base import Task
 from detseg.tasks.classification import ClassificationTask
 from detseg.tasks.detection import DetectionTask
+from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig
 from detseg.tasks.rcnn import RCNNTask
 from detseg.tasks.segmentation import SegmentationTask
 
-# What trains a network of each kind; the first that it is of counts.
+# The task of each kind of model; the first that fits counts.
 TASKS: dict[type[nn.Module], type[Task]] = {
     RCNN: RCNNTask,
     Detector: DetectionTask,
@@ -21,7 +22,9 @@ __all__ = [
     "TASKS",
     "ClassificationTask",
     "DetectionTask",
+    "OptimizerConfig",
     "RCNNTask",
+    "ScheduleConfig",
     "SegmentationTask",
     "Task",
 ]

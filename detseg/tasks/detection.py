@@ -1,4 +1,4 @@
-"""Training and evaluating a detector with Lightning."""
+"""Train and evaluate a detector with Lightning."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
-from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics import Metric
 
 from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
-from detseg.metrics import Collector, Detections
+from detseg.metrics import CocoAP, DetectionMetric, Detections, VocAP, annotation_targets
+from detseg.metrics.detection_metric import as_torchmetrics
+from detseg.metrics.zero_ap import explain_zero_ap
 from detseg.models import Detector
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks.base import Task
-from detseg.tasks.figures import average_precision, explain_zero, figures_table
 from detseg.weights.torchvision import match_classes
 
 log = logging.getLogger(__name__)
@@ -26,20 +26,38 @@ log = logging.getLogger(__name__)
 class DetectionTask(Task):
     """Train and evaluate a detector on a ``DetectionDataModule``: ``Trainer(...).fit(DetectionTask(model), data)``.
 
-    The settings are those of ``Task``. After a validation ``figures`` holds the losses, the COCO and the VOC average
-    precision by name, of masks as well if the network finds them, and ``detections`` what was found, in pixels of the
-    image files.
+    The other settings are those of ``Task``. ``metrics`` are by default the average precision of COCO and of VOC 2007
+    and 2010, of masks as well if the model predicts them. A ``DetectionMetric`` is updated with ``Instances``, any
+    other with the lists of dictionaries that the detection metrics of torchmetrics take.
     """
 
-    learns_from = DetectionDataModule
-    headline: Sequence[str] = ("AP", "AP50")
+    datamodule_cls = DetectionDataModule
 
-    def __init__(self, model: Detector, **settings: Any) -> None:
-        super().__init__(model, **settings)
-        if model.needs_masks:
-            self.headline = ("mask_AP", "mask_AP50", "AP", "AP50")
-        self.detections: Detections | None = None
-        self._collector = Collector(model.needs_masks)
+    def __init__(self, model: Detector, metrics: Sequence[Metric] | None = None, **settings: Any) -> None:
+        metrics = [CocoAP(), VocAP(2007), VocAP(2010)] if metrics is None else metrics
+        super().__init__(model, metrics, **settings)
+
+    @property
+    def monitor_metrics(self) -> tuple[str, ...]:
+        names = super().monitor_metrics
+        if self.model.needs_masks and isinstance(self.metrics[0], CocoAP):
+            return (*(f"mask_{name}" for name in names), *names)
+        return names
+
+    @property
+    def detection_metric(self) -> DetectionMetric | None:
+        """The first of the metrics that accumulate detections."""
+        return next((metric for metric in self.metrics if isinstance(metric, DetectionMetric)), None)
+
+    @property
+    def detections(self) -> Detections | None:
+        """The detections of the last validation by the row of their image in ``data.val_annotations``."""
+        metric = self.detection_metric
+        if metric is None or metric.detections is None or metric.ground_truth is None:
+            return None
+        rows = metric.ground_truth.image_index
+        assert rows is not None
+        return metric.detections._replace(images=rows[metric.detections.images])
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -47,28 +65,23 @@ class DetectionTask(Task):
             raise ConfigError(f'{type(self.model).__name__} learns from masks: build the data with masks="all"')
         match_classes(self.model, self.class_names)
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._collector.reset()
-
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Instances]]:
-        losses, found = self.model.validate(batch)
-        self._collector.add(
-            batch.image_index, rescale(found, batch.image_sizes, batch.original_sizes), batch.original_sizes
-        )
-        return losses, {"detections": found}
+        targets = self.targets(batch)
+        losses, detections = self.model.validate(batch)
+        self.update_metrics(rescale(detections, batch.image_sizes, batch.original_sizes), targets)
+        return losses, {"detections": detections}
 
-    def gather(self) -> None:
-        self.detections = self._collector.gather()
-        self._collector.reset()
+    def targets(self, batch: Batch) -> list[dict[str, Any]]:
+        """All annotated objects of the validation images of a batch. Waits for the device, so call it first."""
+        return annotation_targets(self.data.val_annotations, batch.image_index.tolist())
 
-    def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
-        assert self.detections is not None
-        return average_precision(self.data.val_annotations, self.detections, rows)
-
-    @staticmethod
-    def table(figures: Mapping[str, float]) -> str:
-        return figures_table(figures)
+    def update_metrics(self, detections: Instances, targets: Sequence[Mapping[str, Any]]) -> None:
+        """Update all metrics with detections in pixels of the image files."""
+        for metric in self.metrics:
+            if isinstance(metric, DetectionMetric):
+                metric.update(detections, targets)
+            else:
+                metric.update(*as_torchmetrics(detections, targets))
 
     def on_fit_end(self) -> None:
         self._explain()
@@ -78,5 +91,8 @@ class DetectionTask(Task):
             self._explain()
 
     def _explain(self) -> None:
-        if self.figures.get("AP") == 0 and self.detections is not None and self.trainer.is_global_zero:
-            log.warning(explain_zero(self.data.val_annotations, self.detections))
+        metric = self.detection_metric
+        if self.metric_values.get("AP") == 0 and metric is not None and self.trainer.is_global_zero:
+            assert metric.ground_truth is not None
+            assert metric.detections is not None
+            log.warning(explain_zero_ap(metric.ground_truth, metric.detections, self.class_names))

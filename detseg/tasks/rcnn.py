@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics import Metric
 
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import RCNN
@@ -27,6 +26,7 @@ from detseg.progress import progress
 from detseg.structures import Batch, drop_padding, rescale
 from detseg.tasks.detection import DetectionTask
 from detseg.tasks.hard_negatives import fit_machines
+from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig
 from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name, scale_of
 
 log = logging.getLogger(__name__)
@@ -52,32 +52,34 @@ class RCNNTask(DetectionTask):
     ``features_gib``; DataError if there is no object to learn from. Whether the disk has so much room is not asked.
     """
 
-    headline = ("accuracy",)
-
     def __init__(
         self,
         model: RCNN,
+        metrics: Sequence[Metric] | None = None,
         lr: float = 0.001,
         reference_batch: int = 2,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (8, 16),
-        warmup_steps: int = 0,
+        optimizer: OptimizerConfig = OptimizerConfig(weight_decay=5e-4),  # noqa: B008 - frozen
+        schedule: ScheduleConfig = ScheduleConfig(milestones=(8, 16), warmup_steps=0),  # noqa: B008 - frozen
         features_gib: float = 100.0,
         **settings: Any,
     ) -> None:
         super().__init__(
             model,
+            metrics,
             lr=lr,
             reference_batch=reference_batch,
-            weight_decay=weight_decay,
-            milestones=milestones,
-            warmup_steps=warmup_steps,
+            optimizer=optimizer,
+            schedule=schedule,
             **settings,
         )
         self.features_gib = features_gib
-        self._right: list[Tensor] = []
+        self._correct: list[Tensor] = []  # of the sampled regions
         self._seconds: dict[str, float] = defaultdict(float)
         self._images = 0  # that took them
+
+    @property
+    def monitor_metrics(self) -> tuple[str, ...]:
+        return ("accuracy",)
 
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1:
@@ -134,7 +136,7 @@ class RCNNTask(DetectionTask):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self._right.clear()
+        self._correct.clear()
         self._seconds.clear()
         self._images = 0
         if not self._fine_tuning:
@@ -143,8 +145,9 @@ class RCNNTask(DetectionTask):
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
         if self._fine_tuning:
             logits, labels, valid = self.model.classify(batch)
-            self._right.append((logits.argmax(dim=1) == labels)[valid].float())
+            self._correct.append((logits.argmax(dim=1) == labels)[valid].float())
             return {"class": class_loss(logits, labels, valid)}, None
+        targets = self.targets(batch)
         losses = self.model.loss(batch)
         start = self._now()
         regions = drop_padding(require_proposals(batch.proposals, "R-CNN"))
@@ -154,17 +157,17 @@ class RCNNTask(DetectionTask):
         self._images += len(batch.images)
         self._seconds["cnn"] += middle - start
         self._seconds["head"] += self._now() - middle
-        self._collector.add(batch.image_index, rescale(found, batch.image_sizes, batch.original_sizes))
+        self.update_metrics(rescale(found, batch.image_sizes, batch.original_sizes), targets)
         return losses, {"detections": found}
 
-    def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
+    def compute_metrics(self) -> dict[str, float]:
         if self._fine_tuning:
-            return {"accuracy": float(torch.cat(self._right).mean())}
+            return {"accuracy": float(torch.cat(self._correct).mean())}
         proposals = self.data.dataset("val").proposals.seconds()
         own = {name: seconds / self._images for name, seconds in self._seconds.items()}
         seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **own}.items()}
         log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
-        return {**super().measure(rows), **seconds}
+        return {**super().compute_metrics(), **seconds}
 
     @property
     def _fine_tuning(self) -> bool:

@@ -1,19 +1,19 @@
-"""Training and evaluating a network for semantic segmentation with Lightning."""
+"""Train and evaluate a model for semantic segmentation with Lightning."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics import Metric
 
 from detseg.data import SegmentationDataModule
 from detseg.errors import ConfigError
-from detseg.metrics import Confusion, segmentation_table
+from detseg.metrics import SemanticIoU
 from detseg.models import Segmenter
 from detseg.models.tta import TTAConfig, predict_semantic
 from detseg.ops.losses import median_frequency_weights
@@ -22,32 +22,34 @@ from detseg.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
-OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_IoU", "frequency_weighted_IoU", "mean_boundary_IoU")
-
 
 class SegmentationTask(Task):
     """Train and evaluate a segmenter on a ``SegmentationDataModule``: ``Trainer(...).fit(task, data)``.
 
-    ``class_weights`` "median_frequency" makes rare classes count more in the cross entropy (see
+    ``class_weights`` "median_frequency" gives rare classes more weight in the cross entropy (see
     ``ops.losses.median_frequency_weights``; every label file is read once for it). The other settings are those of
-    ``Task``. After a validation ``figures`` holds the losses and the figures of ``metrics.Confusion``, over the images
-    at their original size; ``tta`` is their test-time augmentation. A class of which no pixel is labelled, in the first
-    epoch or in a validation, is named in a warning: the other figures may be perfect without it.
+    ``Task``. ``metrics`` are by default ``SemanticIoU``; they are updated with predicted and labelled classes (B, H, W)
+    of the images at their original size; ``tta`` sets the test-time augmentation. A class without a labelled pixel,
+    in the first epoch or in a validation, is named in a warning: the other values may be perfect without it.
     """
 
-    learns_from = SegmentationDataModule
-    headline = ("mean_IoU", "pixel_accuracy")
+    datamodule_cls = SegmentationDataModule
 
     def __init__(
-        self, model: Segmenter, class_weights: Literal["median_frequency"] | None = None, **settings: Any
+        self,
+        model: Segmenter,
+        metrics: Sequence[Metric] | None = None,
+        class_weights: Literal["median_frequency"] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(model, **settings)
+        super().__init__(model, [SemanticIoU()] if metrics is None else metrics, **settings)
         if class_weights and model.criterion != "cross_entropy":
-            raise ConfigError(f"task.class_weights: {model.criterion} has none; take criterion cross_entropy, or null")
+            raise ConfigError(
+                f"task.class_weights: {model.criterion} has none; set criterion cross_entropy, or class_weights null"
+            )
         self.class_weights = class_weights
         self.tta = TTAConfig()
-        self._confusion = Confusion(model.num_classes)
-        self._labelled: Tensor | None = None  # (256,) 1 for each label that the first epoch has shown
+        self._labelled: Tensor | None = None  # (256,) 1 for each label of the first epoch
         self._warned: set[str] = set()
 
     def setup(self, stage: str) -> None:
@@ -70,22 +72,18 @@ class SegmentationTask(Task):
         if self._labelled is not None:
             of_all = torch.as_tensor(self.all_gather(self._labelled)).view(-1, IGNORE_INDEX + 1).amax(dim=0)
             self._labelled = None
-            self._warn_of_absent(of_all.cpu().numpy(), "the first epoch", "nothing is learnt of them")
+            absent = [name for name, count in zip(self.class_names, of_all.tolist(), strict=False) if not count]
+            self._warn_of_absent(absent, "the first epoch", "the model does not learn them")
 
-    def _warn_of_absent(self, labelled: NDArray[Any], where: str, effect: str) -> None:
-        """Name the classes of which nothing is ``labelled`` (K or more,), once."""
-        absent = [name for name, count in zip(self.class_names, labelled, strict=False) if not count]
+    def _warn_of_absent(self, absent: Sequence[str], where: str, effect: str) -> None:
+        """Name once the classes without a labelled pixel."""
         if absent and where not in self._warned and self.trainer.is_global_zero:
             self._warned.add(where)
             log.warning(
-                "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is no class: if it is "
+                "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is no class; if it is "
                 "meant for one, write the number of that class (0 to %d)",
                 *(where, ", ".join(absent), effect, IGNORE_INDEX, len(self.class_names) - 1),
             )
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._confusion.reset()
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         losses, logits = self.model.validate(batch)
@@ -94,19 +92,15 @@ class SegmentationTask(Task):
         else:
             labels = predict_semantic(self.model, batch.images, batch.image_sizes, self.tta)
         assert batch.semantic is not None
-        self._confusion.add(labels, batch.semantic, batch.image_sizes)
+        for metric in self.metrics:
+            if isinstance(metric, SemanticIoU):
+                metric.update(labels, batch.semantic, batch.image_sizes)
+            else:
+                metric.update(labels, batch.semantic)
         return losses, {"labels": labels}
 
-    def gather(self) -> None:
-        self._confusion = self._confusion.gather()
-
-    def measure(self, rows: NDArray[np.int64]) -> dict[str, float]:
-        labelled = self._confusion.matrix.sum(dim=1).numpy()
-        self._warn_of_absent(labelled, "the validation", "the figures say nothing of them")
-        return self._confusion.figures(self.class_names)
-
-    @staticmethod
-    def table(figures: Mapping[str, float]) -> str:
-        """The figures of ``metrics.Confusion`` in per cent, for a terminal."""
-        measured = {name: value for name, value in figures.items() if "/" in name or name in OVERALL}
-        return segmentation_table(measured)
+    def compute_metrics(self) -> dict[str, float]:
+        values = super().compute_metrics()
+        absent = [name for name in self.class_names if math.isnan(values.get(f"accuracy/{name}", 0.0))]
+        self._warn_of_absent(absent, "the validation", "the metrics do not measure them")
+        return values

@@ -242,7 +242,7 @@ def test_another_run_does_not_overwrite_the_first(folder: Path, capsys: pytest.C
 
 def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second file overrides the first, the command line both, and the saved settings are the same settings."""
-    Path("more.yaml").write_text("task:\n  lr: 0.5\n  weight_decay: 0.5\n")
+    Path("more.yaml").write_text("task:\n  lr: 0.5\n  optimizer:\n    weight_decay: 0.5\n")
     Path("my_data.yaml").write_text("class_path: COCO\ninit_args:\n  root: colours\n")
     line = "--config tiny.yaml --config more.yaml --task.lr 0.25 --data my_data.yaml --data.batch_size 3"
     line += " --model.backbone.backbone ResNet --model.backbone.backbone.name resnet18"
@@ -250,7 +250,7 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
         cli.main(["train", *line.split(), "--print_config"])
     assert not ended.value.code
     settings = yaml.safe_load(capsys.readouterr().out)
-    assert (settings["task"]["lr"], settings["task"]["weight_decay"]) == (0.25, 0.5)
+    assert (settings["task"]["lr"], settings["task"]["optimizer"]["weight_decay"]) == (0.25, 0.5)
     body = settings["model"]["init_args"]["backbone"]["init_args"]["backbone"]
     assert (body["class_path"].split(".")[-1], body["init_args"]["name"]) == ("ResNet", "resnet18")
     data = settings["data"]["init_args"]
@@ -464,8 +464,13 @@ def test_conversion_makes_the_folder(folder: Path) -> None:
 
 
 def test_a_failed_start_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = ("--data.train_file nope.json", "--data.root absent", "--trainer.devices 0", "--task.warmup_steps x")
-    for line in (*lines, "--task.schedule cosine --trainer.max_epochs -1"):
+    lines = (
+        "--data.train_file nope.json",
+        "--data.root absent",
+        "--trainer.devices 0",
+        "--task.schedule.warmup_steps x",
+    )
+    for line in (*lines, "--task.schedule.name cosine --trainer.max_epochs -1"):
         said = refused("train", capsys, "--config", "tiny.yaml", "--name", "failed", *line.split())
         assert "error: " in said
         assert not [*Path("runs").glob("failed*")]

@@ -78,8 +78,8 @@ FILES = [
         "max_epochs: one",
         ["trainer.max_epochs (my.yaml, line 16): must be a whole number or null, not one"],
     ),
-    ("lr: 0.01", "optimizer: sdg", ["task.optimizer (my.yaml, line 10): must be sgd or adamw, not sdg"]),
-    ("lr: 0.01", "milestones: 3", ["task.milestones (my.yaml, line 10): must be a list, not 3"]),
+    ("lr: 0.01", "optimizer: {name: sdg}", ["task.optimizer.name (my.yaml, line 10): must be sgd or adamw, not sdg"]),
+    ("lr: 0.01", "schedule: {milestones: 3}", ["task.schedule.milestones (my.yaml, line 10): must be a list, not 3"]),
     ("        channels: 16", "        channels: [", ["my.yaml, line 9: not valid YAML"]),
     (
         "    backbone:\n",

@@ -156,9 +156,9 @@ def test_detectron2s_files_are_converted(data: COCO, capsys: pytest.CaptureFixtu
     [
         (
             "--method gird",
-            "--method gird: there is no such method; there is selective_search, selective_search_quality",
+            "--method gird: no such method; choose from selective_search, selective_search_quality",
         ),
-        ("--method rpn", "--method rpn: there is no such method"),
+        ("--method rpn", "--method rpn: no such method"),
         ("--method rpn:none.ckpt", "--method rpn:none.ckpt: there is no file none.ckpt"),
         ("--method rpn:colours/val/val0.png", "colours/val/val0.png: damaged, truncated, or not a checkpoint"),
         ("--method grid --jobs 0", "--jobs 0: must be at least 1"),
@@ -187,5 +187,5 @@ def test_a_broken_image_stops_it_and_the_rest_waits(data: COCO, capsys: pytest.C
         read("proposals/grid", data)
     Path("colours/val/val1.png").write_bytes(whole)
     cli.main(["propose", *line])
-    assert "going on, 1 of 3 images are done" in capsys.readouterr().err
+    assert "continuing, 1 of 3 images are done" in capsys.readouterr().err
     assert len(read("proposals/grid", data)) == 3

@@ -81,7 +81,7 @@ def save(model: Any, name: str) -> None:
     task = DetectionTask(model)
     task.model.class_names, task.model.category_ids = tuple(IDS), tuple(IDS.values())
     task.data_recipe = to_config(colours(Path("data")))
-    task.config, task.figures = {"task": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
+    task.config, task.metric_values = {"task": {"lr": 0.1}}, {"AP": 0.25, "AP_small": math.nan}
     checkpoint.save(task, name)
 
 
@@ -107,7 +107,7 @@ def test_the_card_says_it_all() -> None:
 def test_it_is_the_same_task() -> None:
     one, other = checkpoint.load("tiny.ckpt"), checkpoint.load("tiny")
     assert str(one.describe()) == str(other.describe())
-    assert math.isnan(other.figures["AP_small"])
+    assert math.isnan(other.metric_values["AP_small"])
     for name, value in one.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
 
@@ -240,7 +240,7 @@ def test_instances_of_a_network_without_masks(capsys: pytest.CaptureFixture[str]
 def test_nothing_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["publish", "tiny.ckpt", "--out", "tiny"])
-    assert "error: --out tiny: is there already" in capsys.readouterr().err
+    assert "error: --out tiny: exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.metrics import Detections
+from detseg.metrics import DetectionMetric, Detections, annotation_targets
 
 
 def annotations(
@@ -44,7 +45,7 @@ def annotations(
 
 
 def detections(truth: DetectionAnnotations, seed: int, false: int = 6) -> Detections:
-    """Each object found up to three times with moved corners, and ``false`` boxes an image anywhere.
+    """Detect each object up to three times with moved corners, and ``false`` boxes an image anywhere.
 
     Scores have two decimals, so that ties happen.
     """
@@ -68,3 +69,23 @@ def detections(truth: DetectionAnnotations, seed: int, false: int = 6) -> Detect
 
 def no_detections() -> Detections:
     return Detections(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+
+
+def predictions(detected: Detections, images: int) -> list[dict]:
+    """Detections as torchmetrics takes them, one dictionary for each image."""
+    dicts = []
+    for image in range(images):
+        rows = np.flatnonzero(detected.images == image)
+        columns = {"boxes": detected.boxes, "labels": detected.labels, "scores": detected.scores}
+        dicts.append({name: torch.from_numpy(column[rows]) for name, column in columns.items()})
+        if detected.masks is not None:
+            dicts[-1]["masks"] = list(detected.masks[rows])
+    return dicts
+
+
+def compute(metric: DetectionMetric, truth: DetectionAnnotations, detected: Detections) -> dict[str, float]:
+    """The values of a metric that is updated with a few images at a time."""
+    preds, target = predictions(detected, len(truth)), annotation_targets(truth, range(len(truth)))
+    for start in range(0, len(truth), 5):
+        metric.update(preds[start : start + 5], target[start : start + 5])
+    return metric.compute()

@@ -8,40 +8,39 @@ import torch
 import torch.distributed as dist
 from torchmetrics.classification import MulticlassAccuracy
 
-from detseg.metrics import TopK
+from detseg.metrics import TopKAccuracy
 
 
 def test_equals_torchmetrics() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 12, generator=generator)
     labels = torch.randint(0, 11, (200,), generator=generator)  # one class has no image
-    counts = TopK(12)
+    counts = TopKAccuracy(tuple("abcdefghijkl"))
     for part in range(0, 200, 30):
-        counts.add(logits[part : part + 30], labels[part : part + 30])
-    figures = counts.figures(tuple("abcdefghijkl"))
+        counts.update(logits[part : part + 30], labels[part : part + 30])
+    values = counts.compute()
     for k in (1, 5):
         theirs = MulticlassAccuracy(12, top_k=k, average="micro")
-        assert figures[f"top{k}"] == pytest.approx(float(theirs(logits, labels)))
+        assert values[f"top{k}"] == pytest.approx(float(theirs(logits, labels)))
     own = MulticlassAccuracy(12, average=None)(logits, labels)
-    assert [figures[f"top1/{name}"] for name in "abcdefghijk"] == pytest.approx(own[:11].tolist())
-    assert math.isnan(figures["top1/l"])
+    assert [values[f"top1/{name}"] for name in "abcdefghijk"] == pytest.approx(own[:11].tolist())
+    assert math.isnan(values["top1/l"])
 
 
 def test_few_classes() -> None:
-    counts = TopK(2)
-    counts.add(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]))
-    assert counts.figures(("a", "b")) == {"top1": 0.5, "top5": 1.0, "top1/a": 0.0, "top1/b": 1.0}
+    counts = TopKAccuracy(("a", "b"))
+    counts.update(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    assert counts.compute() == {"top1": 0.5, "top5": 1.0, "top1/a": 0.0, "top1/b": 1.0}
 
 
 def _count(rank: int, address: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    counts = TopK(2)
+    counts = TopKAccuracy(("a", "b"))
     if rank == 0:  # the other one has seen nothing
-        counts.add(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]))
-    counts.gather()
-    assert counts.figures(("a", "b"))["top1"] == pytest.approx(2 / 3)
+        counts.update(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]))
+    assert counts.compute()["top1"] == pytest.approx(2 / 3)
     dist.destroy_process_group()
 
 
-def test_two_ranks_have_the_same_figures(tmp_path: Path) -> None:
+def test_two_ranks_have_the_same_values(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_count, (f"file://{tmp_path / 'meeting'}",), nprocs=2)

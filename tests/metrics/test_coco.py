@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RLE, concat_masks
 from detseg.data.formats.coco.reader import read_coco
-from detseg.metrics import Detections, coco_ap, coco_results, matching
+from detseg.metrics import CocoAP, Detections, annotation_targets, coco_results, matching
 from tests.metrics import generated
 
 REAL = Path(__file__).parents[3] / "shared/data/tiny_coco"
@@ -71,6 +71,16 @@ def reference(dataset: dict, results: list[dict], kind: str = "bbox") -> dict[st
         precision = evaluation.eval["precision"][:, :, row, 0, 2]
         figures[f"AP/{names[number]}"] = float(precision[precision > -1].mean()) if (precision > -1).any() else -1.0
     return {name: math.nan if value == -1 else value for name, value in figures.items()}
+
+
+def coco_ap(truth: DetectionAnnotations, found: Detections) -> dict[str, float]:
+    return generated.compute(CocoAP(truth.classes), truth, found)
+
+
+def mask_ap(truth: DetectionAnnotations, found: Detections) -> dict[str, float]:
+    """The values of masks, under the names of those of boxes."""
+    values = coco_ap(truth, found)
+    return {name.removeprefix("mask_"): value for name, value in values.items() if name.startswith("mask_")}
 
 
 def assert_equal(ours: dict[str, float], theirs: dict[str, float]) -> None:
@@ -183,16 +193,19 @@ def test_equals_pycocotools_where_rounding_decides_which_recall_is_reached(objec
     assert_equal(coco_ap(truth, found), reference(as_coco(truth), coco_results(truth, found)))
 
 
-def test_leaves_out_other_classes_and_refuses_other_images() -> None:
+def test_leaves_out_detections_of_other_classes_and_refuses_targets_of_other_classes_and_images() -> None:
     truth = generated.annotations(2)
     found = generated.detections(truth, 3)
     strange = found._replace(labels=np.where(np.arange(len(found.labels)) % 3 == 0, found.labels, -1))
     strange = strange._replace(labels=np.where(np.arange(len(found.labels)) % 3 == 1, 5, strange.labels))
     known = Detections(*(column[(strange.labels >= 0) & (strange.labels < 5)] for column in strange[:4]))
     assert coco_ap(truth, strange) == pytest.approx(coco_ap(truth, known), abs=0, nan_ok=True)
-    for image in (-1, 12):
-        with pytest.raises(ValueError, match="other images than the 12"):
-            coco_ap(truth, found._replace(images=np.full_like(found.images, image)))
+    metric = CocoAP(truth.classes[:2])
+    with pytest.raises(ValueError, match="labels beyond the 2 classes"):
+        generated.compute(metric, truth, found)
+    preds, target = generated.predictions(found, 12), annotation_targets(truth, range(11))
+    with pytest.raises(ValueError, match="predictions of 12 images, but targets of 11"):
+        metric.update(preds, target)
 
 
 def test_equals_pycocotools_without_detections() -> None:
@@ -244,7 +257,7 @@ def test_results_speak_the_data_sets_ids(caplog: pytest.LogCaptureFixture) -> No
         {"image_id": "2007_000033", "category_id": 90, "bbox": [1, 2, 3, 6.5], "score": 0.5},
         {"image_id": "2007_000042", "category_id": 1, "bbox": [1, 2, 3, 6.5], "score": 0.125},
     ]
-    assert "1 detections are of classes that the data set does not have" in caplog.text
+    assert "left out 1 detections of classes that the data set does not have" in caplog.text
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real photographs at ../shared/data")
@@ -321,16 +334,16 @@ def test_masks_equal_pycocotools(seed: int) -> None:
     for row, entry in enumerate(dataset["annotations"]):
         entry["segmentation"] = {"size": [240, 320], "counts": truth.masks.runs(row, 240, 320).decode()}
     results = [{key: value for key, value in one.items() if key != "bbox"} for one in coco_results(truth, found)]
-    ours = coco_ap(truth, found, "masks")
+    ours = mask_ap(truth, found)
     assert_equal(ours, reference(dataset, results, "segm"))
     assert ours["AP"] != coco_ap(truth, found)["AP"]
-    assert math.isnan(coco_ap(truth, found, "masks")["AP/class4"])
+    assert math.isnan(mask_ap(truth, found)["AP/class4"])
 
 
 def test_masks_of_nothing_found() -> None:
     truth = generated.annotations(0)
     truth, found = with_masks(truth, generated.no_detections())
-    assert coco_ap(truth, found, "masks")["AP"] == 0
+    assert mask_ap(truth, found)["AP"] == 0
 
 
 def test_real_polygons_and_crowds_equal_pycocotools(shared_data: Path) -> None:
@@ -351,6 +364,6 @@ def test_real_polygons_and_crowds_equal_pycocotools(shared_data: Path) -> None:
     dataset["images"] = [entry for entry in dataset["images"] if entry["id"] in kept]
     dataset["annotations"] = [entry for entry in dataset["annotations"] if entry["image_id"] in kept]
     results = [{key: value for key, value in one.items() if key != "bbox"} for one in coco_results(truth, found)]
-    ours = coco_ap(truth, found, "masks")
+    ours = mask_ap(truth, found)
     assert 0 < ours["AP"] < 0.95
     assert_equal(ours, reference(dataset, results, "segm"))

@@ -2,12 +2,13 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.metrics import Detections, voc_ap
+from detseg.metrics import Detections, VocAP
 from tests.metrics import generated
 
 
@@ -61,6 +62,11 @@ def development_kit(truth: DetectionAnnotations, found: Detections, label: int, 
             area += float(recall - previous) * max(p for r, p in curve if r >= recall)
             previous = recall
     return area
+
+
+def voc_ap(truth: DetectionAnnotations, found: Detections, year: Literal[2007, 2010]) -> dict[str, float]:
+    values = generated.compute(VocAP(year, truth.classes), truth, found)
+    return {name.removeprefix(f"VOC{year - 2000:02d}_"): value for name, value in values.items()}
 
 
 @pytest.mark.parametrize("year", [2007, 2010])

@@ -24,7 +24,7 @@ from detseg.modules import (
     Res5Head,
     RoIHeads,
     TwoMLPHead,
-    truncate,
+    svd_compress,
 )
 from detseg.modules.backbones import ConvNet, ResNet
 from detseg.modules.roi_heads import matched_boxes
@@ -329,13 +329,13 @@ class TestTruncate:
     @torch.no_grad()
     def test_full_rank_changes_nothing(self, head) -> None:
         expected = head(self.features)
-        truncate(head, 20, 20)
+        svd_compress(head, 20, 20)
         assert_close(head(self.features), expected, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("rank", [1, 5, 19])
     def test_layers_are_the_best_of_their_rank(self, head, rank) -> None:
         layers = head.fc6, head.fc7
-        truncate(head, rank, rank)
+        svd_compress(head, rank, rank)
         for layer, (first, second) in zip(layers, (head.fc6, head.fc7), strict=True):
             u, s, v = np.linalg.svd(layer.weight.detach().numpy(), full_matrices=False)
             best = torch.from_numpy((u[:, :rank] * s[:rank]) @ v[:rank])
@@ -347,29 +347,29 @@ class TestTruncate:
     def test_a_wide_layer_and_a_tall_one(self) -> None:
         head = TwoMLPHead(channels=9, pool_size=2).build(1)
         weight = head.fc6.weight.detach().clone()
-        truncate(head, 4, 9)
+        svd_compress(head, 4, 9)
         assert_close(head.fc6[1].weight @ head.fc6[0].weight, weight, rtol=0, atol=1e-6)
 
     @torch.no_grad()
     def test_heads_of_classifiers_too(self) -> None:
         head, features = ClassifierHead(Chain()).eval(), torch.randn(3, 5, 7, 7)
         expected = head(features)
-        truncate(head, 12, 9)
+        svd_compress(head, 12, 9)
         assert_close(head(features), expected, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize(("ranks", "message"), [((21, 5), "fc6: rank 21 .*and 20"), ((5, 0), "fc7: rank 0")])
     def test_ranks_that_do_not_exist_change_nothing(self, head, ranks, message) -> None:
         with pytest.raises(ValueError, match=message):
-            truncate(head, *ranks)
+            svd_compress(head, *ranks)
         assert isinstance(head.fc6, nn.Linear)
 
     def test_twice(self, head) -> None:
-        truncate(head, 5, 5)
+        svd_compress(head, 5, 5)
         with pytest.raises(ValueError, match="fc6 has been truncated already"):
-            truncate(head, 5, 5)
+            svd_compress(head, 5, 5)
 
     def test_recipe_is_of_the_truncated_head(self, head) -> None:
-        truncate(head, 7, 5)
+        svd_compress(head, 7, 5)
         again = from_config(to_config(head)).build(3)
         again.load_state_dict(head.state_dict())
         assert_close(again(self.features), head(self.features))

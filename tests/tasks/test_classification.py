@@ -23,7 +23,7 @@ SETTINGS = [
         "resnet18",
     ),
     *("--data", "ImageFolders", "--data.root", "classes", "--data.size", "32", "--data.workers", "0"),
-    *("--data.batch_size", "6", "--task.optimizer", "adamw", "--task.lr", "0.05", "--trainer.accelerator", "cpu"),
+    *("--data.batch_size", "6", "--task.optimizer.name", "adamw", "--task.lr", "0.05", "--trainer.accelerator", "cpu"),
 ]
 
 

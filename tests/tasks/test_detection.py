@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from detseg.models.fast_rcnn import FastRCNNHeads
 from detseg.modules import FPN, RPN, BalancedSampler, RoIHeads, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Batch
-from detseg.tasks import DetectionTask
+from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 from tests.ranks import on_two_ranks
 
@@ -60,11 +61,11 @@ def rates(root: Path, trainer: dict[str, Any], batch_size: int = 2, **arguments:
 def test_perfect_detections_have_perfect_figures(root: Path) -> None:
     task = DetectionTask(ColourDetector())
     Trainer(**QUIET).validate(task, colours(root), verbose=False)
-    assert {task.figures[name] for name in ("AP", "AP50", "AP/red", "VOC07_AP", "VOC10_AP/blue")} == {1.0}
+    assert {task.metric_values[name] for name in ("AP", "AP50", "AP/red", "VOC07_AP", "VOC10_AP/blue")} == {1.0}
     # 3 images in batches of 2 and 1: means are over images, and the total is the sum of the losses
-    assert task.figures["constant"] == pytest.approx(2)
-    assert task.figures["loss"] == pytest.approx(task.figures["colour"] + 2)
-    assert task.figures["images_per_second"] > 0
+    assert task.metric_values["constant"] == pytest.approx(2)
+    assert task.metric_values["loss"] == pytest.approx(task.metric_values["colour"] + 2)
+    assert task.metric_values["images_per_second"] > 0
     assert task.detections is not None
     assert len(task.detections.scores) == 1 + 2 + 3
 
@@ -72,12 +73,12 @@ def test_perfect_detections_have_perfect_figures(root: Path) -> None:
 def test_perfect_masks_have_perfect_figures(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     task, data = DetectionTask(ColourMaskDetector()), colours(root, masks="all")
     Trainer(**QUIET, max_epochs=1).fit(task, data)
-    assert {task.figures[name] for name in ("AP", "mask_AP", "mask_AP50", "mask_AP/red")} == {1.0}
+    assert {task.metric_values[name] for name in ("AP", "mask_AP", "mask_AP50", "mask_AP/red")} == {1.0}
     assert task.detections is not None
     assert task.detections.masks is not None
     assert len(task.detections.masks) == 6
-    assert "masks: AP 100.0, AP50 100.0" in task.table(task.figures)
-    assert task.headline[0] == "mask_AP"
+    assert "masks: AP 100.0, AP50 100.0" in task.format_table(task.metric_values)
+    assert task.monitor_metrics[0] == "mask_AP"
     found = Predictor(task.model)(root / "val")[0]
     assert found.image_size == (64, 64)
     x1, y1, x2, y2 = found.boxes[0].astype(int)
@@ -96,60 +97,62 @@ def test_validation_losses_are_means_over_images(root: Path) -> None:
     expected = sum(float((batch.images.float().mean(dim=(2, 3)) / 255).square().sum()) for batch in batches) / 3
     task = DetectionTask(ColourDetector())
     Trainer(**QUIET).validate(task, colours(root, batch_size=2), verbose=False)
-    assert task.figures["colour"] == pytest.approx(expected, rel=1e-5)
+    assert task.metric_values["colour"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_limited_validation_measures_the_images_it_saw(root: Path) -> None:
     task = DetectionTask(ColourDetector())
     Trainer(**QUIET, limit_val_batches=1).validate(task, colours(root, batch_size=2), verbose=False)
-    assert task.figures["AP"] == 1.0
+    assert task.metric_values["AP"] == 1.0
 
 
 def test_learning_rate_is_scaled_to_the_images_of_a_step(root: Path) -> None:
     # 2 images x 2 accumulated of 16, no warm-up
-    seen = rates(root, {"max_epochs": 1, "accumulate_grad_batches": 2}, lr=0.4, warmup_steps=0)
+    seen = rates(root, {"max_epochs": 1, "accumulate_grad_batches": 2}, lr=0.4, schedule=ScheduleConfig(warmup_steps=0))
     assert seen == pytest.approx([0.4 * 4 / 16] * 2)
 
 
 def test_warmup_ends_with_the_first_epoch_and_milestones_are_epochs(root: Path) -> None:
-    seen = rates(root, {"max_epochs": 4}, batch_size=1, lr=16.0, milestones=[2, 3])  # 4 steps an epoch
+    schedule = ScheduleConfig(milestones=[2, 3])
+    seen = rates(root, {"max_epochs": 4}, batch_size=1, lr=16.0, schedule=schedule)  # 4 steps an epoch
     rise = [0.001 + 0.999 * step / 4 for step in range(4)]
     assert seen == pytest.approx([*rise, *[1.0] * 4, *[0.1] * 4, *[0.01] * 4])
 
 
 def test_plateau_lowers_the_rate_when_ap_stays(root: Path) -> None:
-    seen = rates(root, {"max_epochs": 6}, batch_size=2, lr=8.0, schedule="plateau", warmup_steps=2)  # 2 steps an epoch
+    schedule = ScheduleConfig("plateau", warmup_steps=2)
+    seen = rates(root, {"max_epochs": 6}, batch_size=2, lr=8.0, schedule=schedule)  # 2 steps an epoch
     assert seen == pytest.approx([0.001, 0.5005, *[1.0] * 8, *[0.1] * 2])
 
 
 def test_cosine_needs_an_end(root: Path) -> None:
     with pytest.raises(ConfigError, match="needs an end"):
-        rates(root, {"max_epochs": -1}, schedule="cosine")
+        rates(root, {"max_epochs": -1}, schedule=ScheduleConfig("cosine"))
 
 
 def test_a_training_may_count_steps_instead_of_epochs(root: Path) -> None:
-    seen = rates(root, {"max_epochs": -1, "max_steps": 3}, lr=8.0, warmup_steps=0)
+    seen = rates(root, {"max_epochs": -1, "max_steps": 3}, lr=8.0, schedule=ScheduleConfig(warmup_steps=0))
     assert seen == pytest.approx([1.0] * 3)
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("make", "name"),
     [
-        {"lr": -1.0},
-        {"reference_batch": 0},
-        {"backbone_lr_factor": -0.1},
-        {"warmup_steps": -5},
-        {"weight_decay": -1.0},
-        {"momentum": -1.0},
+        (lambda: DetectionTask(ColourDetector(), lr=-1.0), "lr"),
+        (lambda: DetectionTask(ColourDetector(), reference_batch=0), "reference_batch"),
+        (lambda: DetectionTask(ColourDetector(), backbone_lr_factor=-0.1), "backbone_lr_factor"),
+        (lambda: ScheduleConfig(warmup_steps=-5), "schedule.warmup_steps"),
+        (lambda: OptimizerConfig(weight_decay=-1.0), "optimizer.weight_decay"),
+        (lambda: OptimizerConfig(momentum=-1.0), "optimizer.momentum"),
     ],
 )
-def test_values_that_make_no_sense(setting: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"task.{next(iter(setting))}: -?\d.* must be at least"):
-        DetectionTask(ColourDetector(), **setting)
+def test_values_that_make_no_sense(make: Callable[[], object], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"task.{name}: -?\d.* must be at least"):
+        make()
 
 
 def test_adamw_is_there(root: Path) -> None:
-    task = DetectionTask(ColourDetector(), optimizer="adamw")
+    task = DetectionTask(ColourDetector(), optimizer=OptimizerConfig("adamw"))
     trainer = Trainer(**QUIET, fast_dev_run=True)
     trainer.fit(task, colours(root))
     assert isinstance(trainer.optimizers[0], torch.optim.AdamW)
@@ -162,7 +165,13 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
         seed_everything(0, verbose=False)
         model = FasterRCNN(FPN(ResNet("resnet18", stages=[3, 4]), 16), 3, roi_heads=RoIHeads(box_head=TwoMLPHead(16)))
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        task = DetectionTask(model, lr=8.0, backbone_lr_factor=factor, weight_decay=0.0, warmup_steps=0)
+        task = DetectionTask(
+            model,
+            lr=8.0,
+            backbone_lr_factor=factor,
+            optimizer=OptimizerConfig(weight_decay=0.0),
+            schedule=ScheduleConfig(warmup_steps=0),
+        )
         Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
         steps.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
     for name, step in steps[0].items():
@@ -263,7 +272,12 @@ def test_what_is_not_finite_does_not_reach_the_weights(root, step, only_gradient
     """Without momentum and decay, the weights are those that the steps before have left."""
 
     def fit(model: Spoiling, **limit: int) -> Tensor:
-        task = DetectionTask(model, lr=1.0, warmup_steps=0, momentum=0.0, weight_decay=0.0)
+        task = DetectionTask(
+            model,
+            lr=1.0,
+            optimizer=OptimizerConfig(momentum=0.0, weight_decay=0.0),
+            schedule=ScheduleConfig(warmup_steps=0),
+        )
         quiet = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0, "gradient_clip_val": clip}
         Trainer(**quiet, **limit).fit(task, colours(root, batch_size=1))
         return model.weight.detach()
@@ -292,7 +306,7 @@ def test_classes_of_network_and_data_must_agree(root: Path) -> None:
 
 def test_no_detection_is_explained(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     Trainer(**QUIET).validate(DetectionTask(ColourDetector(blunder=30.0)), colours(root), verbose=False)
-    assert "6 predictions (2.0 an image)" in caplog.text
+    assert "6 predictions (2.0 per image)" in caplog.text
     assert "red" in caplog.text
     assert "IoU of" in caplog.text
 
@@ -313,7 +327,7 @@ def test_validation_draws_the_same_each_time_and_nothing_from_training(root: Pat
         task = DetectionTask(Draws())
         Trainer(**QUIET).validate(task, colours(root), verbose=False)
         assert torch.equal(torch.rand(3), expected)
-        figures.append(task.figures["drawn"])
+        figures.append(task.metric_values["drawn"])
     assert figures[0] == figures[1]
 
 
@@ -343,7 +357,7 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
             self.validated = [module.model.weight.detach().clone()]
 
     watch = Watch()
-    task = DetectionTask(ColourDetector(), lr=1.0, warmup_steps=0)
+    task = DetectionTask(ColourDetector(), lr=1.0, schedule=ScheduleConfig(warmup_steps=0))
     settings = {**QUIET, "enable_checkpointing": True}
     ema = EMAWeightAveraging(decay=0.9)
     Trainer(**settings, max_epochs=2, callbacks=[LastCheckpoint(tmp_path), ema, watch]).fit(task, colours(root))
@@ -379,7 +393,7 @@ def test_a_resumed_training_is_the_same_training(root: Path, tmp_path: Path) -> 
         noted = Rates()
         settings = {**QUIET, "enable_checkpointing": True, "max_epochs": epochs}
         trainer = Trainer(**settings, callbacks=[BestCheckpoint(folder), LastCheckpoint(folder), noted])
-        task = DetectionTask(ColourDetector(), lr=4.0, milestones=[2], warmup_steps=1)
+        task = DetectionTask(ColourDetector(), lr=4.0, schedule=ScheduleConfig(milestones=[2], warmup_steps=1))
         trainer.fit(task, colours(root), ckpt_path=resumed, weights_only=True)
         return task, trainer, noted.seen
 
@@ -397,11 +411,11 @@ def test_a_resumed_training_says_that_it_keeps_its_learning_rate(
     settings = {**QUIET, "enable_checkpointing": True, "callbacks": [LastCheckpoint(tmp_path)]}
     for epochs, lr in ((1, 0.5), (2, 0.001)):
         task = DetectionTask(ColourDetector(), lr=lr)
-        task.config = {"task": {"lr": lr, "momentum": 0.9}}
+        task.config = {"task": {"lr": lr, "optimizer": {"momentum": 0.9}}}
         resumed = tmp_path / "last.ckpt" if epochs > 1 else None
         Trainer(**settings, max_epochs=epochs).fit(task, colours(root), ckpt_path=resumed, weights_only=True)
     assert "task.lr: 0.001 is not used" in caplog.text
-    assert "its own, 0.5" in caplog.text
+    assert "its own value, 0.5" in caplog.text
     assert "momentum" not in caplog.text
 
 
@@ -444,7 +458,7 @@ def measure(folder: Path, roots: list[Path]) -> None:
         task = DetectionTask(ColourMaskDetector(blunder=1.0))
         trainer.validate(task, colours(root, masks="all"), verbose=False)
         if trainer.is_global_zero:
-            (folder / f"{root.name}.json").write_text(json.dumps(task.figures))
+            (folder / f"{root.name}.json").write_text(json.dumps(task.metric_values))
 
 
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
@@ -459,8 +473,8 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
         average_precision = {name for name in together if name.startswith(("AP", "AR_", "VOC", "mask_"))}
         assert len(average_precision) > 35
         # nan, where there is nothing to find, differs from itself; its text does not
-        alone = {name: str(task.figures[name]) for name in average_precision}
+        alone = {name: str(task.metric_values[name]) for name in average_precision}
         assert {name: str(together[name]) for name in average_precision} == alone
-        assert 0 < task.figures["AP"] < 1
-        assert together["loss"] == pytest.approx(task.figures["loss"])
+        assert 0 < task.metric_values["AP"] < 1
+        assert together["loss"] == pytest.approx(task.metric_values["loss"])
     assert (tmp_path / "pictures" / "val0.jpg").is_file()

@@ -26,7 +26,7 @@ from detseg.models import FCN, DilatedFCN, Segmenter
 from detseg.models.tta import TTAConfig, predict_semantic
 from detseg.modules.backbones import ResNet
 from detseg.structures import IGNORE_INDEX
-from detseg.tasks import SegmentationTask
+from detseg.tasks import ScheduleConfig, SegmentationTask
 from tests.ranks import on_two_ranks
 
 QUIET: dict[str, Any] = {
@@ -106,10 +106,10 @@ def test_figures_are_those_of_a_count_of_the_files(root: Path, batch_size: int, 
     task = SegmentationTask(Brightest(bias=bias))
     Trainer(**QUIET).validate(task, data(root, batch_size=batch_size), verbose=False)
     expected = brute_force(root, bias)
-    assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
-    assert 0 < task.figures["mean_boundary_IoU"] < 1
-    assert "mean IoU" in task.table(task.figures)
-    assert "images per second" not in task.table(task.figures)
+    assert {name: task.metric_values[name] for name in expected} == pytest.approx(expected)
+    assert 0 < task.metric_values["mean_boundary_IoU"] < 1
+    assert "mean IoU" in task.format_table(task.metric_values)
+    assert "images per second" not in task.format_table(task.metric_values)
 
 
 def test_validation_loss_is_the_mean_over_images(root: Path) -> None:
@@ -118,11 +118,13 @@ def test_validation_loss_is_the_mean_over_images(root: Path) -> None:
     losses = []
     for batch in data(root, batch_size=1).val_dataloader():
         losses.append(F.cross_entropy(batch.images / 64, batch.semantic, ignore_index=IGNORE_INDEX))
-    assert task.figures["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    assert task.metric_values["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
 def test_class_weights_are_the_median_frequency(root: Path, tmp_path: Path) -> None:
-    task = SegmentationTask(Brightest(), class_weights="median_frequency", lr=0.1, warmup_steps=0)
+    task = SegmentationTask(
+        Brightest(), class_weights="median_frequency", lr=0.1, schedule=ScheduleConfig(warmup_steps=0)
+    )
     settings = {**QUIET, "enable_checkpointing": True}
     Trainer(**settings, max_epochs=1, callbacks=[LastCheckpoint(tmp_path)]).fit(task, data(root))
     pixels, shown = np.zeros(3), np.zeros(3)
@@ -235,14 +237,14 @@ def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pyte
     (tmp_path / "classes.txt").write_text("ground\ncrack\nleaf\n")
     task = SegmentationTask(Brightest())
     Trainer(**QUIET, max_epochs=2).fit(task, data(tmp_path, batch_size=1))
-    assert task.figures["mean_IoU"] == 1.0
+    assert task.metric_values["mean_IoU"] == 1.0
     said = [message for message in caplog.messages if "no pixel that is labelled" in message]
     assert len(said) == 2
     assert {message.partition(" has no pixel that is labelled crack, leaf: ")[0] for message in said} == {
         "the first epoch",
         "the validation",
     }
-    assert "255 means void, which is no class: if it is meant for one, write the number of that class" in said[0]
+    assert "255 means void, which is no class; if it is meant for one, write the number of that class" in said[0]
 
 
 def test_no_class_is_named_where_all_are_labelled(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -291,7 +293,7 @@ def test_views_are_for_figures_and_predictions(root: Path) -> None:
     task.tta = TTAConfig(crop_size=16, flip=True)
     Trainer(**QUIET).validate(task, data(root), verbose=False)
     expected = brute_force(root)
-    assert {name: task.figures[name] for name in expected} == pytest.approx(expected)
+    assert {name: task.metric_values[name] for name in expected} == pytest.approx(expected)
 
 
 def test_prediction_is_of_the_image_file(root: Path, tmp_path: Path) -> None:
@@ -315,7 +317,7 @@ def measure(folder: Path, roots: list[Path]) -> None:
         task = SegmentationTask(Brightest(bias=0.3))
         trainer.validate(task, data(root), verbose=False)
         if trainer.is_global_zero:
-            (folder / f"{root.name}.json").write_text(json.dumps(task.figures))
+            (folder / f"{root.name}.json").write_text(json.dumps(task.metric_values))
 
 
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
@@ -328,9 +330,11 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
         together = json.loads((tmp_path / f"{root.name}.json").read_text())
         measured = [name for name in together if "IoU" in name or "accuracy" in name]
         assert len(measured) == 5 + 3 * 3
-        assert {name: str(together[name]) for name in measured} == {name: str(task.figures[name]) for name in measured}
-        assert 0 < task.figures["mean_IoU"] < 1
-        assert together["loss"] == pytest.approx(task.figures["loss"])
+        assert {name: str(together[name]) for name in measured} == {
+            name: str(task.metric_values[name]) for name in measured
+        }
+        assert 0 < task.metric_values["mean_IoU"] < 1
+        assert together["loss"] == pytest.approx(task.metric_values["loss"])
     width, height = Image.open(tmp_path / "pictures" / "0.jpg").size
     assert width == 3 * 56 + 2 * 4  # the image, its labels, and those that were found
     assert height > 40  # and what the colours mean

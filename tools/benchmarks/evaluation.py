@@ -18,7 +18,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import POLYGONS, Masks, concat_masks, pack_polygons
-from detseg.metrics import Collector, Detections, coco_ap, coco_results
+from detseg.metrics import CocoAP, Detections, annotation_targets, coco_results
 from detseg.structures import Instances
 
 HEIGHT, WIDTH = 480, 640
@@ -29,7 +29,7 @@ Call = Callable[[], object]
 def evaluate(device: str, half: bool) -> dict[str, Call]:
     """COCO's figures of a data set as large as val2017: 5,000 images, 500,000 detections.
 
-    Ours starts with arrays. The others start with the dictionaries they take, which are made beforehand.
+    Each starts with the dictionaries or tensors that it takes, which are made beforehand.
     """
     annotations, found = evaluation_case()
     places = np.repeat(annotations.image_ids, np.diff(annotations.offsets))
@@ -64,8 +64,21 @@ def evaluate(device: str, half: bool) -> dict[str, Call]:
 
         return run
 
+    preds = Instances(
+        torch.from_numpy(found.boxes).view(len(annotations), -1, 4),
+        torch.ones(len(annotations), len(found.labels) // len(annotations), dtype=torch.bool),
+        torch.from_numpy(found.labels).view(len(annotations), -1),
+        torch.from_numpy(found.scores).view(len(annotations), -1),
+    )
+    targets = annotation_targets(annotations, range(len(annotations)))
+
+    def ours() -> object:
+        metric = CocoAP(annotations.classes)
+        metric.update(preds, targets)
+        return metric.compute()
+
     return {
-        "detseg": lambda: coco_ap(annotations, found),
+        "detseg": ours,
         "faster-coco-eval": peer(faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     }
 
@@ -98,11 +111,11 @@ def mask_evaluation(device: str, half: bool) -> dict[str, Call]:
     ]
 
     def ours() -> float:
-        collector = Collector(masks=True)
+        metric = CocoAP(annotations.classes)
         for row in range(500):
             one = Instances._make(column[row : row + 1] for column in detections)
-            collector.add(torch.tensor([row]), one, torch.tensor([[HEIGHT, WIDTH]]))
-        return coco_ap(annotations, collector.gather(), "masks")["AP"]
+            metric.update(one, annotation_targets(annotations, [row]))
+        return metric.compute()["mask_AP"]
 
     def theirs() -> float:
         metric = MeanAveragePrecision(iou_type="segm", backend="faster_coco_eval")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from detseg.metrics import Confusion, segmentation_table
+from detseg.metrics import SemanticIoU
 from detseg.metrics.table import WIDTH
 from detseg.structures import IGNORE_INDEX
 
@@ -44,12 +45,12 @@ def generated(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return predictions, labels, sizes
 
 
-def count(*rows: int, seed: int = 0) -> Confusion:
-    confusion = Confusion(5)
+def count(*rows: int, seed: int = 0) -> SemanticIoU:
+    metric = SemanticIoU(CLASSES)
     predictions, labels, sizes = generated(seed)
     for row in rows:
-        confusion.add(predictions[row : row + 1], labels[row : row + 1], sizes[row : row + 1])
-    return confusion
+        metric.update(predictions[row : row + 1], labels[row : row + 1], sizes[row : row + 1])
+    return metric
 
 
 def boundary(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -64,51 +65,51 @@ def boundary(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("seed", range(3))
 def test_counts_by_a_loop(seed: int) -> None:
     predictions, labels, sizes = generated(seed)
-    confusion = Confusion(5)
-    confusion.add(predictions, labels, sizes)
+    metric = SemanticIoU(CLASSES)
+    metric.update(predictions, labels, sizes)
     expected = np.zeros((5, 5), dtype=np.int64)
     for truth, found in zip(labels.flatten().tolist(), predictions.flatten().tolist(), strict=True):
         if truth != IGNORE_INDEX:
             expected[truth, found] += 1
-    assert confusion.matrix.dtype == torch.int64
-    assert confusion.matrix.tolist() == expected.tolist()
+    assert metric.matrix.dtype == torch.int64
+    assert metric.matrix.tolist() == expected.tolist()
 
-    figures = confusion.figures(CLASSES)
+    values = metric.compute()
     total, n = expected.sum(), len(CLASSES)
     accuracy = [expected[i, i] / expected[i].sum() for i in range(n)]
     iou = [expected[i, i] / (expected[i].sum() + expected[:, i].sum() - expected[i, i]) for i in range(n)]
     weighted = sum(expected[i].sum() * iou[i] for i in range(n)) / total
-    assert figures["pixel_accuracy"] == pytest.approx(sum(expected[i, i] for i in range(n)) / total)
-    assert figures["mean_accuracy"] == pytest.approx(sum(accuracy) / n)
-    assert figures["mean_IoU"] == pytest.approx(sum(iou) / n)
-    assert figures["frequency_weighted_IoU"] == pytest.approx(weighted)
-    assert [figures[f"IoU/{name}"] for name in CLASSES] == pytest.approx(iou)
-    assert [figures[f"accuracy/{name}"] for name in CLASSES] == pytest.approx(accuracy)
-    assert 0.2 < figures["mean_IoU"] < 0.8
+    assert values["pixel_accuracy"] == pytest.approx(sum(expected[i, i] for i in range(n)) / total)
+    assert values["mean_accuracy"] == pytest.approx(sum(accuracy) / n)
+    assert values["mean_IoU"] == pytest.approx(sum(iou) / n)
+    assert values["frequency_weighted_IoU"] == pytest.approx(weighted)
+    assert [values[f"IoU/{name}"] for name in CLASSES] == pytest.approx(iou)
+    assert [values[f"accuracy/{name}"] for name in CLASSES] == pytest.approx(accuracy)
+    assert 0.2 < values["mean_IoU"] < 0.8
 
 
 def test_equals_torchmetrics() -> None:
     predictions, labels, sizes = generated()
-    confusion = Confusion(5)
-    confusion.add(predictions, labels, sizes)
-    figures = confusion.figures(CLASSES)
+    metric = SemanticIoU(CLASSES)
+    metric.update(predictions, labels, sizes)
+    values = metric.compute()
     for average, iou, accuracy in (
         ("macro", "mean_IoU", "mean_accuracy"),
         ("weighted", "frequency_weighted_IoU", "pixel_accuracy"),
         ("micro", None, "pixel_accuracy"),
     ):
         theirs = MulticlassAccuracy(5, average=average, ignore_index=IGNORE_INDEX)(predictions, labels)
-        assert figures[accuracy] == pytest.approx(theirs.item(), abs=1e-6)
+        assert values[accuracy] == pytest.approx(theirs.item(), abs=1e-6)
         if iou:
             theirs = MulticlassJaccardIndex(5, average=average, ignore_index=IGNORE_INDEX)(predictions, labels)
-            assert figures[iou] == pytest.approx(theirs.item(), abs=1e-6)
+            assert values[iou] == pytest.approx(theirs.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_boundary_iou_as_its_authors_count(seed: int) -> None:
     predictions, labels, sizes = generated(seed)
-    confusion = Confusion(5)
-    confusion.add(predictions, labels, sizes)
+    metric = SemanticIoU(CLASSES)
+    metric.update(predictions, labels, sizes)
     both, either = np.zeros(5), np.zeros(5)
     for found, truth, (height, width) in zip(predictions.numpy(), labels.numpy(), sizes.tolist(), strict=True):
         found, truth = found[:height, :width], truth[:height, :width]
@@ -117,29 +118,29 @@ def test_boundary_iou_as_its_authors_count(seed: int) -> None:
             first, second = (boundary(mask) & (truth != IGNORE_INDEX) for mask in masks)
             both[label] += (first & second).sum()
             either[label] += (first | second).sum()
-    figures = confusion.figures(CLASSES)
-    assert [figures[f"boundary_IoU/{name}"] for name in CLASSES] == pytest.approx((both / either).tolist())
-    assert figures["mean_boundary_IoU"] == pytest.approx((both / either).mean())
+    values = metric.compute()
+    assert [values[f"boundary_IoU/{name}"] for name in CLASSES] == pytest.approx((both / either).tolist())
+    assert values["mean_boundary_IoU"] == pytest.approx((both / either).mean())
 
 
 def test_a_boundary_is_wider_in_a_larger_image() -> None:
     """In 640 x 480 pixels, 2 % of the diagonal of 800 are 16."""
     labels = torch.full((1, 480, 640), 1)
-    confusion = Confusion(2)
-    confusion.add(labels, labels, torch.tensor([[480, 640]]))
-    assert confusion.boundaries[0].tolist() == [0, 480 * 640 - (480 - 32) * (640 - 32)]
+    metric = SemanticIoU(CLASSES[:2])
+    metric.update(labels, labels, torch.tensor([[480, 640]]))
+    assert metric.boundaries[0].tolist() == [0, 480 * 640 - (480 - 32) * (640 - 32)]
 
 
 def test_two_halves_are_the_whole() -> None:
     predictions, labels, sizes = generated()
-    whole, halves = Confusion(5), Confusion(5)
-    whole.add(predictions, labels, sizes)
-    halves.add(predictions[:2], labels[:2], sizes[:2])
-    halves.add(predictions[2:], labels[2:], sizes[2:])
-    halves.add(predictions[:0], labels[:0], sizes[:0])  # what a rank gets that has run out of images
+    whole, halves = SemanticIoU(CLASSES), SemanticIoU(CLASSES)
+    whole.update(predictions, labels, sizes)
+    halves.update(predictions[:2], labels[:2], sizes[:2])
+    halves.update(predictions[2:], labels[2:], sizes[2:])
+    halves.update(predictions[:0], labels[:0], sizes[:0])  # what a rank gets that has run out of images
     assert torch.equal(whole.matrix, halves.matrix)
     assert torch.equal(whole.boundaries, halves.boundaries)
-    assert whole.figures(CLASSES) == halves.figures(CLASSES) == whole.gather().figures(CLASSES)
+    assert whole.compute() == halves.compute()
     halves.reset()
     assert not halves.matrix.any()
     assert not halves.boundaries.any()
@@ -147,10 +148,10 @@ def test_two_halves_are_the_whole() -> None:
 
 def test_padding_changes_nothing() -> None:
     predictions, labels, sizes = (values[4:] for values in generated())
-    padded, cut = Confusion(5), Confusion(5)
-    padded.add(predictions, labels, sizes)
+    padded, cut = SemanticIoU(CLASSES), SemanticIoU(CLASSES)
+    padded.update(predictions, labels, sizes)
     height, width = sizes[0].tolist()
-    cut.add(predictions[:, :height, :width], labels[:, :height, :width], sizes)
+    cut.update(predictions[:, :height, :width], labels[:, :height, :width], sizes)
     assert torch.equal(padded.matrix, cut.matrix)
     assert torch.equal(padded.boundaries, cut.boundaries)
 
@@ -158,28 +159,28 @@ def test_padding_changes_nothing() -> None:
 def test_a_class_that_is_nowhere_does_not_count() -> None:
     """Class 3 is nowhere; class 2 is predicted, but labels do not have it; class 4 is labelled, and never found."""
     labels, predictions = torch.tensor([[[0, 0, 1, 1, 4]]]), torch.tensor([[[0, 2, 1, 1, 1]]])
-    confusion = Confusion(5)
-    confusion.add(predictions, labels, torch.tensor([[1, 5]]))
-    figures = confusion.figures(CLASSES)
-    assert [figures[f"IoU/{name}"] for name in CLASSES] == pytest.approx([1 / 2, 2 / 3, 0, math.nan, 0], nan_ok=True)
-    accuracies = [figures[f"accuracy/{name}"] for name in CLASSES]
+    metric = SemanticIoU(CLASSES)
+    metric.update(predictions, labels, torch.tensor([[1, 5]]))
+    values = metric.compute()
+    assert [values[f"IoU/{name}"] for name in CLASSES] == pytest.approx([1 / 2, 2 / 3, 0, math.nan, 0], nan_ok=True)
+    accuracies = [values[f"accuracy/{name}"] for name in CLASSES]
     assert accuracies == pytest.approx([1 / 2, 1, math.nan, math.nan, 0], nan_ok=True)
-    assert figures["mean_IoU"] == pytest.approx((1 / 2 + 2 / 3) / 4)
-    assert figures["mean_accuracy"] == pytest.approx((1 / 2 + 1) / 3)
-    assert figures["frequency_weighted_IoU"] == pytest.approx((2 / 2 + 2 * 2 / 3) / 5)
+    assert values["mean_IoU"] == pytest.approx((1 / 2 + 2 / 3) / 4)
+    assert values["mean_accuracy"] == pytest.approx((1 / 2 + 1) / 3)
+    assert values["frequency_weighted_IoU"] == pytest.approx((2 / 2 + 2 * 2 / 3) / 5)
 
 
 def test_nothing_measured() -> None:
-    assert all(math.isnan(value) for value in Confusion(5).figures(CLASSES).values())
+    assert all(math.isnan(value) for value in SemanticIoU(CLASSES).compute().values())
 
 
 def rank_main(rank: int, folder: Path) -> None:
-    """Gather twice: images dealt to both ranks, then everything on rank 0."""
+    """Compute twice: images dealt to both ranks, then everything on rank 0."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    both = count(*range(rank, IMAGES, 2)).gather()
-    one = count(*range(IMAGES if rank == 0 else 0)).gather()
-    for name, confusion in (("both", both), ("one", one)):
-        np.savez(folder / f"{name}{rank}.npz", **vars(confusion))
+    both = count(*range(rank, IMAGES, 2)).compute()
+    one = count(*range(IMAGES if rank == 0 else 0)).compute()
+    for name, values in (("both", both), ("one", one)):
+        (folder / f"{name}{rank}.json").write_text(json.dumps(values))
     dist.destroy_process_group()
 
 
@@ -188,16 +189,14 @@ def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
     assert single.matrix.sum() > 10000
     processes.spawn(rank_main, (tmp_path,), nprocs=2)
     for name in ("both0", "both1", "one0", "one1"):
-        found = np.load(tmp_path / f"{name}.npz")
-        assert np.array_equal(found["matrix"], single.matrix.numpy())
-        assert np.array_equal(found["boundaries"], single.boundaries.numpy())
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == single.compute()
 
 
 def test_the_table_has_every_figure() -> None:
     labels, predictions = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
-    confusion = Confusion(3)
-    confusion.add(predictions, labels, torch.tensor([[1, 4]]))
-    lines = segmentation_table(confusion.figures(("a/b", "red fox", "none"))).splitlines()
+    metric = SemanticIoU(("a/b", "red fox", "none"))
+    metric.update(predictions, labels, torch.tensor([[1, 4]]))
+    lines = metric.format_table(metric.compute()).splitlines()
     assert [line.split() for line in lines] == [
         ["pixel", "accuracy", "75.0"],
         ["mean", "accuracy", "75.0"],
@@ -211,6 +210,6 @@ def test_the_table_has_every_figure() -> None:
         ["none", "-", "-", "-"],
     ]
     assert len({len(line) for line in lines[6:]}) == 1
-    many = Confusion(150).figures([f"class {label}" for label in range(150)])
-    assert all(len(line) <= WIDTH for line in segmentation_table(many).splitlines())
-    assert len(segmentation_table(many).splitlines()) < 90
+    many = SemanticIoU([f"class {label}" for label in range(150)])
+    assert all(len(line) <= WIDTH for line in many.format_table(many.compute()).splitlines())
+    assert len(many.format_table(many.compute()).splitlines()) < 90
