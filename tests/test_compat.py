@@ -1,0 +1,259 @@
+"""Settings and checkpoints as version 0.1.0 wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from detseg import checkpoint, cli, compat
+from detseg.cli._configs import find_configs, where
+from detseg.models import RCNN, MaskRCNN
+from detseg.modules.backbones import MobileNetV1
+from tests.colours import write_colours
+
+CONFIG = """\
+model:
+  network:
+    class_path: FasterRCNN
+    init_args:
+      backbone:
+        class_path: FPN
+        init_args:
+          channels: 16
+          body: MobileNetV2
+      head:
+        class_path: TwoFCHead
+        init_args:
+          in_channels: 16
+          channels: 32
+      anchor_sizes: [[16], [32], [64], [128], [256]]
+      rpn_candidates: [500, 200]
+      proposals: [300, 100]
+      samples: 64
+  lr: 0.003
+  optimizer: adamw
+  weight_decay: 0.5
+  schedule: cosine
+  warmup_steps: 50
+data:
+  class_path: COCO
+  init_args:
+    root: colours
+    batch_size: 3
+"""
+
+MASK_RCNN = {
+    "class": "MaskRCNN",
+    "arguments": {
+        "backbone": {
+            "class": "FPN",
+            "arguments": {
+                "body": {"class": "MobileNetV1", "arguments": {"alpha": 0.125, "stages": [3, 4]}},
+                "channels": 8,
+            },
+        },
+        "num_classes": 5,
+        "head": {"class": "TwoFCHead", "arguments": {"in_channels": 8, "channels": 16}},
+        "mask_channels": 8,
+        "anchor_sizes": [[16], [32], [64]],
+        "rpn_candidates": [100, 50],
+        "proposals": [50, 20],
+        "samples": 32,
+    },
+}
+# Names in a state dict of 0.1.0 and of today; today's are torchvision's.
+MASK_RCNN_NAMES = {
+    "backbone.inner.1.weight": ("backbone.lateral_convs.1.weight", (8, 64, 1, 1)),
+    "backbone.outer.0.weight": ("backbone.output_convs.0.weight", (8, 8, 3, 3)),
+    "rpn.conv.weight": ("rpn.head.conv.0.weight", (8, 8, 3, 3)),
+    "rpn.objectness.bias": ("rpn.head.cls_logits.bias", (3,)),
+    "rpn.deltas.weight": ("rpn.head.bbox_pred.weight", (12, 8, 1, 1)),
+    "box_head.body.fc6.weight": ("roi_heads.box_head.fc6.weight", (16, 392)),
+    "box_head.body.fc7.bias": ("roi_heads.box_head.fc7.bias", (16,)),
+    "box_head.classes.weight": ("roi_heads.box_predictor.cls_score.weight", (6, 16)),
+    "box_head.deltas.weight": ("roi_heads.box_predictor.bbox_pred.weight", (20, 16)),
+    "mask_head.convs.3.weight": ("roi_heads.mask_head.convs.3.weight", (8, 8, 3, 3)),
+    "mask_head.deconv.weight": ("roi_heads.mask_head.conv5_mask.weight", (8, 8, 2, 2)),
+    "mask_head.logits.weight": ("roi_heads.mask_head.mask_fcn_logits.weight", (5, 8, 1, 1)),
+}
+MASK_RCNN_SHAPES = {
+    **{
+        f"backbone.inner.{level}.{name}": shape
+        for level, channels in ((0, 32), (1, 64))
+        for name, shape in (("weight", (8, channels, 1, 1)), ("bias", (8,)))
+    },
+    **{
+        f"backbone.outer.{level}.{name}": shape
+        for level in (0, 1)
+        for name, shape in (("weight", (8, 8, 3, 3)), ("bias", (8,)))
+    },
+    "rpn.conv.weight": (8, 8, 3, 3),
+    "rpn.conv.bias": (8,),
+    "rpn.objectness.weight": (3, 8, 1, 1),
+    "rpn.objectness.bias": (3,),
+    "rpn.deltas.weight": (12, 8, 1, 1),
+    "rpn.deltas.bias": (12,),
+    "box_head.body.fc6.weight": (16, 392),
+    "box_head.body.fc6.bias": (16,),
+    "box_head.body.fc7.weight": (16, 16),
+    "box_head.body.fc7.bias": (16,),
+    "box_head.classes.weight": (6, 16),
+    "box_head.classes.bias": (6,),
+    "box_head.deltas.weight": (20, 16),
+    "box_head.deltas.bias": (20,),
+    **{
+        f"mask_head.convs.{layer}.{name}": shape
+        for layer in range(4)
+        for name, shape in (("weight", (8, 8, 3, 3)), ("bias", (8,)))
+    },
+    "mask_head.deconv.weight": (8, 8, 2, 2),
+    "mask_head.deconv.bias": (8,),
+    "mask_head.logits.weight": (5, 8, 1, 1),
+    "mask_head.logits.bias": (5,),
+}
+DATA = {
+    "class": "Shapes",
+    "arguments": {
+        "root": "shapes",
+        "transforms": {"class": "Transforms", "arguments": {"size": 96, "max_size": 128}},
+        "batch_size": 2,
+        "masks": "all",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def notes_appear_again() -> None:
+    """Each name is logged once in a process."""
+    compat._note.cache_clear()
+
+
+def write_checkpoint(path: Path, network: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Write a file as 0.1.0 did."""
+    metadata = {
+        "format": 1,
+        "network": network,
+        "data": DATA,
+        "classes": ["circle", "ring", "square", "star", "triangle"],
+        "category_ids": [1, 2, 3, 4, 5],
+        "config": {"model": {"network": {"class_path": "MaskRCNN"}, "lr": 0.25, "momentum": 0.75}},
+        "metrics": {"AP": 0.5},
+    }
+    torch.save({"state_dict": {f"network.{name}": value for name, value in state.items()}, "detseg": metadata}, path)
+
+
+def test_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_colours(tmp_path / "colours", train=1, val=1)
+    Path("old.yaml").write_text(CONFIG)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(
+            [
+                "train",
+                "--config",
+                "old.yaml",
+                "--model.network.backbone.channels",
+                "24",
+                "--model.lr",
+                "0.5",
+                "--print_config",
+            ]
+        )
+    assert not ended.value.code
+    printed = capsys.readouterr()
+    settings = yaml.safe_load(printed.out)
+    task, model = settings["task"], settings["model"]["init_args"]
+    assert (task["lr"], task["reference_batch"]) == (0.5, 16)  # the command line goes before the file
+    assert (task["optimizer"]["name"], task["optimizer"]["weight_decay"]) == ("adamw", 0.5)
+    assert (task["schedule"]["name"], task["schedule"]["warmup_steps"]) == ("cosine", 50)
+    assert model["backbone"]["init_args"]["channels"] == 24
+    assert model["backbone"]["init_args"]["backbone"]["class_path"].endswith("MobileNetV2")
+    assert model["rpn"]["init_args"]["pre_nms_top_n"] == [500, 200]
+    assert model["rpn"]["init_args"]["post_nms_top_n"] == [300, 100]
+    assert model["rpn"]["init_args"]["anchor_generator"]["init_args"]["sizes"] == [[16], [32], [64], [128], [256]]
+    assert model["roi_heads"]["init_args"]["sampler"]["init_args"]["batch_size_per_image"] == 64
+    head = model["roi_heads"]["init_args"]["box_head"]
+    assert head["class_path"].endswith("TwoMLPHead")
+    assert head["init_args"]["channels"] == 32
+    assert settings["data"]["init_args"]["batch_size"] == 3
+    for line in ("model.network is called model ", "model.lr is called task.lr ", "TwoFCHead is called TwoMLPHead "):
+        assert printed.err.count(line) == 1
+
+
+def test_an_error_names_the_line_of_an_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(CONFIG)
+    arguments = find_configs(["--config", str(file), "--model.momentum", "0.5"])
+    assert where("task.lr", arguments) == f" ({file}, line 19)"
+    assert where("model.backbone.backbone", arguments) == f" ({file}, line 9)"
+    assert where("task.optimizer.momentum", arguments) == " (command line)"
+
+
+def test_options() -> None:
+    old = [
+        "--model.network.backbone.body=detseg.modules.backbones.ResNet",
+        "--model.network",
+        "FCN",
+        "--data.root",
+        "a",
+    ]
+    new = ["--model.backbone.backbone=detseg.modules.backbones.ResNet", "--model", "FCN", "--data.root", "a"]
+    assert compat.translate_options(old) == compat.translate_options(new) == new
+
+
+def test_a_class_whose_module_has_moved() -> None:
+    settings = {"class_path": "detseg.data.old_module.Shapes", "init_args": {"root": "detseg.other"}}
+    assert compat.translate_settings(settings) == {"class_path": "Shapes", "init_args": {"root": "detseg.other"}}
+    assert compat.translate_settings({"class_path": "mine.Net"}) == {"class_path": "mine.Net"}
+
+
+def test_a_detector_keeps_its_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = MobileNetV1(alpha=0.125, stages=[3, 4]).state_dict()
+    state = {f"backbone.body.{name}": torch.rand_like(value.float()).to(value.dtype) for name, value in body.items()}
+    state |= {name: torch.randn(shape) for name, shape in MASK_RCNN_SHAPES.items()}
+    write_checkpoint(tmp_path / "old.ckpt", MASK_RCNN, state)
+    task = checkpoint.load(tmp_path / "old.ckpt")
+    assert isinstance(task.model, MaskRCNN)
+    today = task.model.state_dict()
+    for old, (new, shape) in MASK_RCNN_NAMES.items():
+        assert today[new].shape == shape
+        assert torch.equal(today[new], state[old])
+    assert len(today) == len(state)
+    assert task.class_names == ("circle", "ring", "square", "star", "triangle")
+    assert task.model.rpn.post_nms_top_n == [50, 20]
+    assert (task.config["task"]["lr"], task.config["task"]["optimizer"]["momentum"]) == (0.25, 0.75)
+
+
+def test_what_it_writes_is_today_s(tmp_path: Path) -> None:
+    """A checkpoint that was loaded and saved again needs no translation."""
+    backbone = MobileNetV1(alpha=0.125)
+    state = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    shapes = {"classes": (6, 128), "svms": (5, 128), "deltas": (20, backbone.channels[-1] * 9)}
+    for name, shape in shapes.items():
+        state |= {f"{name}.weight": torch.randn(shape), f"{name}.bias": torch.randn(shape[0])}
+    network = {
+        "class": "RCNN",
+        "arguments": {
+            "backbone": {"class": "MobileNetV1", "arguments": {"alpha": 0.125}},
+            "num_classes": 5,
+            "size": 40,
+            "context": 4,
+            "samples": 16,
+        },
+    }
+    write_checkpoint(tmp_path / "old.ckpt", network, state)
+    checkpoint.save(checkpoint.load(tmp_path / "old.ckpt"), tmp_path / "new.ckpt")
+    content = checkpoint.state_dict.read(tmp_path / "new.ckpt")
+    assert content["detseg"]["format"] == compat.FORMAT
+    assert all(name.startswith("model.") for name in content["state_dict"])
+    model = checkpoint.load(tmp_path / "new.ckpt").model
+    assert isinstance(model, RCNN)
+    assert (model.crop_size, model.context) == (40, 4)
+    assert torch.equal(model.cls_score.weight, state["classes.weight"])
+    assert torch.equal(model.bbox_pred.weight, state["deltas.weight"])
