@@ -17,10 +17,11 @@ class SmallNet(ConvNet):
 
     layer_names = ("conv", "relu")
     return_layers: Mapping[int, str] = {0: "relu"}
+    image_mean, image_std = (0, 0, 0), (1 / 255,) * 3
 
     def __init__(self, kernel: list[Any], weights: str | None = None) -> None:
         self.kernel = torch.tensor(kernel, dtype=torch.float32)  # (channels, 3, side, side)
-        super().__init__("small_net", weights, [0], None, mean=(0, 0, 0), std=(1 / 255,) * 3)
+        super().__init__("small_net", weights, [0], None)
 
     def build(self, num_classes: int) -> nn.Module:
         channels, _, side, _ = self.kernel.shape

@@ -38,7 +38,7 @@ class Bars(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Where a chart of so many ``places`` has its lines, from 0 to ``limit``; in pixels of the drawing."""
+    """The plot area of a chart with ``places`` on the x axis and values from 0 to ``limit``, in pixels."""
 
     left: float
     right: float

@@ -33,6 +33,20 @@ LEAK = 0.05  # of the gradient, through inactive neurons
 START = 0.01  # standard deviation of the initial values
 
 
+class AscentConfig(NamedTuple):
+    """Settings of gradient ascent.
+
+    ``decorrelated`` optimises the Fourier spectrum, scaled like that of photographs, in decorrelated colours, instead
+    of pixels.
+    """
+
+    steps: int
+    jitter: int = 8  # pixels that a step shifts the image by, at most, so that no edge aligns with a stride
+    blur: float = 0.0  # pixels, standard deviation of a Gaussian that removes fine detail
+    decorrelated: bool = True
+    seed: int = 0
+
+
 class Ascent(NamedTuple):
     """Images synthesised by gradient ascent, and the mean activation of their channels."""
 
@@ -67,32 +81,25 @@ def ascend(
     block: str,
     channels: Sequence[int],
     side: int,
-    steps: int,
-    jitter: int = 8,
-    blur: float = 0.0,
-    decorrelated: bool = True,
-    seed: int = 0,
+    config: AscentConfig,
 ) -> Ascent:
-    """Synthesise a square image for each channel that maximises its mean activation after ``block``.
+    """Synthesise a square image of ``side`` pixels for each channel that maximises its mean activation after ``block``.
 
-    Each step shifts the images by up to ``jitter`` pixels, so that no edge aligns with the grid of a stride. ``blur``
-    is the standard deviation of a Gaussian, in pixels, that removes fine detail. ``decorrelated`` optimises the Fourier
-    spectrum, scaled like that of photographs, in decorrelated colours, instead of pixels. Channels are independent.
-    ReLUs pass a small gradient where they are inactive, so that a channel without activation at the start can be
-    reached.
+    Channels are independent. ReLUs pass a small gradient where they are inactive, so that a channel without activation
+    at the start can be reached.
     """
     backbone = _with_leaky_gradients(backbone)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
     device = next(backbone.parameters()).device
-    shape = (1, 3, side, side // 2 + 1, 2) if decorrelated else (1, 3, side, side)
+    shape = (1, 3, side, side // 2 + 1, 2) if config.decorrelated else (1, 3, side, side)
     start = START * torch.randn(shape, generator=generator)
     values = start.repeat(len(channels), *(1,) * (start.ndim - 1)).to(device).requires_grad_()
     optimizer = torch.optim.Adam([values], lr=RATE)
 
     def pictures() -> Tensor:
-        pixels = _from_spectrum(values, side) if decorrelated else values
-        if blur:
-            pixels = gaussian_blur(pixels, 2 * int(np.ceil(3 * blur)) + 1, blur)
+        pixels = _from_spectrum(values, side) if config.decorrelated else values
+        if config.blur:
+            pixels = gaussian_blur(pixels, 2 * int(np.ceil(3 * config.blur)) + 1, config.blur)
         return 255 * torch.sigmoid(pixels)
 
     def strengths(images: Tensor) -> Tensor:
@@ -101,8 +108,8 @@ def ascend(
 
     with torch.no_grad():
         before = strengths(pictures()).tolist()
-    for _ in range(steps):
-        shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
+    for _ in range(config.steps):
+        shift = torch.randint(-config.jitter, config.jitter + 1, (2,), generator=generator).tolist()
         loss = -strengths(pictures().roll(shift, dims=(2, 3))).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

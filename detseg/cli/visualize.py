@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, ImageDraw
 
 from detseg.analysis.charts import labelled_grid
-from detseg.analysis.visualization import Patch, activations, ascend, exciting_patches, paint
+from detseg.analysis.visualization import AscentConfig, Patch, activations, ascend, exciting_patches, paint
 from detseg.cli._backbones import backbone_parser, build, check_picture, find_block, parse_backbone
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
@@ -87,17 +87,8 @@ def _channels(options: Namespace, backbone: ConvNet, block: str) -> list[int]:
 
 
 def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> ImageArray:
-    made = ascend(
-        backbone,
-        block,
-        channels,
-        options.size,
-        options.steps,
-        options.jitter,
-        options.blur,
-        options.decorrelated,
-        options.seed,
-    )
+    config = AscentConfig(options.steps, options.jitter, options.blur, options.decorrelated, options.seed)
+    made = ascend(backbone, block, channels, options.size, config)
     for channel, before, after in zip(channels, made.before, made.after, strict=True):
         log.info(
             "channel %d: mean activation %.3g at the start, %.3g after %d steps", channel, before, after, options.steps

@@ -128,11 +128,11 @@ def _parts(maps: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(image, image + together), slice(row, min(row + rows, height))
 
 
-def _cut(maps: Tensor, images: slice, rows: slice, size: int) -> Tensor:
+def _cut(maps: Tensor, images: slice, tile_rows: slice, size: int) -> Tensor:
     """Cut ``size`` x ``size`` pixels around each tile of a part of maps (B, H, W, C): float32 (size^2, tiles * C)."""
     margin = (size - TILE) // 2
     height, width = maps.shape[1:3]
-    top, bottom = TILE * rows.start - margin, TILE * rows.stop + margin
+    top, bottom = TILE * tile_rows.start - margin, TILE * tile_rows.stop + margin
     around = (margin, TILE * _tiles_along(width) + margin - width, max(0, -top), max(0, bottom - height))
     part = F.pad(maps[images, max(0, top) : bottom], (0, 0, *around))
     return part.unfold(1, size, TILE).unfold(2, size, TILE).permute(4, 5, 0, 1, 2, 3).reshape(size * size, -1).float()

@@ -38,8 +38,8 @@ class DilatedFCN(Segmenter):
         self.head = _head(backbone.channels[-1], num_classes)
         self.auxiliary = _head(backbone.channels[-2], num_classes) if auxiliary_weight else None
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        return self._logits(images, sizes, [self.head])[0]
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> Tensor:
+        return self._logits(images, image_sizes, [self.head])[0]
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         heads = [self.head] if self.auxiliary is None else [self.head, self.auxiliary]
@@ -49,11 +49,11 @@ class DilatedFCN(Segmenter):
             losses["auxiliary"] = self.auxiliary_weight * self.pixel_loss(others[0], batch)
         return losses, logits
 
-    def _logits(self, images: Tensor, sizes: Tensor | None, heads: list[nn.Sequential]) -> list[Tensor]:
+    def _logits(self, images: Tensor, image_sizes: Tensor | None, heads: list[nn.Sequential]) -> list[Tensor]:
         """Compute the logits of every pixel from the last map, then from the map before it, one for each head."""
         height, width = images.shape[-2:]
-        images, sizes = pad(images, sizes, self.backbone.strides[-1])
-        maps = reversed(self.backbone(images, sizes))
+        images, image_sizes = pad(images, image_sizes, self.backbone.strides[-1])
+        maps = reversed(self.backbone(images, image_sizes))
         return [upsample(head(x), images)[..., :height, :width] for head, x in zip(heads, maps, strict=False)]
 
 

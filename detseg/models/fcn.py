@@ -106,10 +106,10 @@ class FCN(Segmenter):
         if weights not in (None, WEIGHTS_IN_CHECKPOINT):
             self._load_coarser(Path(weights))
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         height, width = images.shape[-2:]
-        images, sizes = pad(images, sizes, self.strides[-1])
-        *skips, coarsest = self.backbone(images, sizes)[self.first : self.first + len(self.strides)]
+        images, image_sizes = pad(images, image_sizes, self.strides[-1])
+        *skips, coarsest = self.backbone(images, image_sizes)[self.first : self.first + len(self.strides)]
         scores = self.scores[str(self.strides[-1])](self.hidden(coarsest))
         for step, (stride, skip) in enumerate(zip(reversed(self.strides[:-1]), reversed(skips), strict=True), 1):
             finer = self.scores[str(stride)](skip * self.skip_scale**step if self.skip_scale != 1 else skip)

@@ -31,8 +31,8 @@ class Segmenter(Model):
         self.criterion = criterion
         self.register_buffer("class_weights", torch.ones(num_classes))
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Compute logits (B, K, H, W) of images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding."""
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> Tensor:
+        """Compute logits (B, K, H, W) of images (B, 3, H, W), uint8, of ``image_sizes`` (B, 2) inside their padding."""
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -54,20 +54,20 @@ class Segmenter(Model):
         return semantic_loss(logits, batch.semantic, self.class_weights)
 
 
-def pad(images: Tensor, sizes: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
+def pad(images: Tensor, image_sizes: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
     """Pad images (B, 3, H, W) at the right and the bottom to multiples of 32 and of ``stride``, the coarsest map's.
 
     Batches are padded to the same multiples, so an image gets the same logits alone as in a batch. Returns the images
-    and their ``sizes`` (B, 2) inside the padding, None if nothing is padded.
+    and their ``image_sizes`` (B, 2) inside the padding, None if nothing is padded.
     """
     height, width = images.shape[-2:]
     multiple = math.lcm(STRIDE, stride)
     right, bottom = -width % multiple, -height % multiple
     if not right and not bottom:
-        return images, sizes
-    if sizes is None:
-        sizes = torch.tensor([height, width], device=images.device).expand(len(images), 2)
-    return F.pad(images, (0, right, 0, bottom)), sizes
+        return images, image_sizes
+    if image_sizes is None:
+        image_sizes = torch.tensor([height, width], device=images.device).expand(len(images), 2)
+    return F.pad(images, (0, right, 0, bottom)), image_sizes
 
 
 def upsample(scores: Tensor, images: Tensor) -> Tensor:

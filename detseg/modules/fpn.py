@@ -33,8 +33,8 @@ class FPN(Backbone):
     def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
         raise ValueError("a feature pyramid is not a classifier: its finer maps would not train; use its backbone")
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        bottom_up = self.backbone(images, sizes)
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Tensor]:
+        bottom_up = self.backbone(images, image_sizes)
         maps = [conv(feature) for conv, feature in zip(self.lateral_convs, bottom_up, strict=True)]
         for finer in reversed(range(len(maps) - 1)):
             enlarged = F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:], mode="nearest")

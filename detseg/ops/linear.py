@@ -39,7 +39,7 @@ def ridge(batches: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Te
     """Fit a ridge regression: minimise (sum of squared errors) + strength * |w|^2, without a penalty on the bias.
 
     ``batches`` are features (n, D) and targets (n, T), at least one pair; memory holds about max(D, ``CHUNK_ROWS``)
-    rows at once. Returns weights (T, D) and biases (T,), float32.
+    samples at once. Returns weights (T, D) and biases (T,), float32.
     """
     buffer: list[Tensor] = []
     products: Tensor | None = None  # Gram matrix of the columns: a one, the features, the targets
@@ -48,10 +48,10 @@ def ridge(batches: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Te
         if sum(map(len, buffer)) >= max(width, CHUNK_ROWS):
             products, buffer = _add_products(products, torch.cat(buffer)), []
         buffer.append(torch.cat([features.new_ones(len(features), 1), features, targets], dim=1))
-    rows = torch.cat(buffer)
-    if products is None and len(rows) < width:
-        return _ridge_dual(rows.double(), width, strength)
-    products = _add_products(products, rows)
+    rest = torch.cat(buffer)
+    if products is None and len(rest) < width:
+        return _ridge_dual(rest.double(), width, strength)
+    products = _add_products(products, rest)
     mean = products[0] / products[0, 0]
     products.addr_(products[0].clone(), mean, alpha=-1)
     x, y = slice(1, width + 1), slice(width + 1, None)
@@ -59,18 +59,18 @@ def ridge(batches: Iterable[tuple[Tensor, Tensor]], strength: float) -> tuple[Te
     return weights.T.float(), (mean[y] - mean[x] @ weights).float()
 
 
-def _add_products(products: Tensor | None, rows: Tensor) -> Tensor:
+def _add_products(products: Tensor | None, samples: Tensor) -> Tensor:
     if products is None:
-        products = rows.new_zeros(2 * rows.shape[1:], dtype=torch.float64)
-    for chunk in torch.split(rows, CHUNK_ROWS):
-        products.addmm_(chunk.double().T, chunk.double())
+        products = samples.new_zeros(2 * samples.shape[1:], dtype=torch.float64)
+    for chunk in (part.double() for part in torch.split(samples, CHUNK_ROWS)):
+        products.addmm_(chunk.T, chunk)
     return products
 
 
-def _ridge_dual(rows: Tensor, width: int, strength: float) -> tuple[Tensor, Tensor]:
-    """Solve ``ridge`` in its dual form, for fewer rows than columns: w = x^T (x x^T + strength)^-1 y."""
-    mean = rows.mean(dim=0)
-    x, y = (rows - mean)[:, 1:].tensor_split([width], dim=1)
+def _ridge_dual(samples: Tensor, width: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Solve ``ridge`` in its dual form, for fewer samples than features: w = x^T (x x^T + strength)^-1 y."""
+    mean = samples.mean(dim=0)
+    x, y = (samples - mean)[:, 1:].tensor_split([width], dim=1)
     weights = x.T @ _solve(x @ x.T, y, strength)
     return weights.T.float(), (mean[width + 1 :] - mean[1 : width + 1] @ weights).float()
 

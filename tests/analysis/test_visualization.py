@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.analysis.visualization import activations, ascend, exciting_patches, paint, receptive_field
+from detseg.analysis.visualization import AscentConfig, activations, ascend, exciting_patches, paint, receptive_field
 from detseg.modules.backbones import MobileNetV2
 from tests.small_net import SmallNet, identity
 
@@ -23,7 +23,7 @@ def dot() -> list[list[list[list[float]]]]:
 @pytest.mark.parametrize("decorrelated", [True, False])
 def test_ascent_makes_its_channel_strong_and_no_other(decorrelated: bool) -> None:
     model = SmallNet(identity().tolist()).requires_grad_(False)
-    made = ascend(model, "relu", [0, 2], side=24, steps=60, jitter=2, decorrelated=decorrelated)
+    made = ascend(model, "relu", [0, 2], side=24, config=AscentConfig(60, jitter=2, decorrelated=decorrelated))
     assert made.before == pytest.approx([127.5, 127.5], abs=5)  # it begins in grey
     for channel, picture, after in zip([0, 2], made.pictures, made.after, strict=True):
         assert after > 1.4 * 127.5
@@ -34,7 +34,7 @@ def test_a_channel_that_is_silent_at_the_start_is_woken() -> None:
     kernel = [torch.cat([torch.ones(1, 5, 5), -torch.ones(2, 5, 5)]).tolist()]  # in grey far below zero: silent
     model = SmallNet(kernel).requires_grad_(False)
     assert isinstance(model.relu, nn.ReLU)
-    made = ascend(model, "relu", [0], side=24, steps=80, jitter=2)
+    made = ascend(model, "relu", [0], side=24, config=AscentConfig(80, jitter=2))
     assert made.before == [0]
     assert made.after[0] > 25 * 20
     assert isinstance(model.relu, nn.ReLU)  # the network itself is left as it was
@@ -42,9 +42,10 @@ def test_a_channel_that_is_silent_at_the_start_is_woken() -> None:
 
 def test_ascent_repeats_by_its_seed_and_blur_smooths() -> None:
     model = SmallNet(dot()).requires_grad_(False)
-    settings = {"side": 24, "steps": 10, "decorrelated": False}
     first, again, other, smooth = (
-        ascend(model, "relu", [0], **settings, seed=seed, blur=blur).pictures[0].astype(float)
+        ascend(model, "relu", [0], 24, AscentConfig(10, blur=blur, decorrelated=False, seed=seed))
+        .pictures[0]
+        .astype(float)
         for seed, blur in ((0, 0), (0, 0), (1, 0), (0, 2))
     )
     assert (first == again).all()
@@ -56,7 +57,7 @@ def test_ascent_repeats_by_its_seed_and_blur_smooths() -> None:
 def test_deep_channels_are_climbed_by_far() -> None:
     torch.manual_seed(0)
     model = MobileNetV2(norm="frozen").eval().requires_grad_(False)
-    made = ascend(model, "features.3", [0, 5], side=48, steps=30)
+    made = ascend(model, "features.3", [0, 5], side=48, config=AscentConfig(30))
     for before, after in zip(made.before, made.after, strict=True):
         assert after > 2.5 * abs(before)
 

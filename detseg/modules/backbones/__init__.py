@@ -1,4 +1,4 @@
-"""Networks that turn images into feature maps. One family, one file."""
+"""Backbones: networks from images to feature maps. One family, one file."""
 
 from detseg.modules.backbones.alexnet import AlexNet
 from detseg.modules.backbones.backbone import Backbone

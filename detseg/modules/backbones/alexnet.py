@@ -12,7 +12,7 @@ from detseg.modules.backbones.convnet import ConvNet
 
 
 class AlexNet(ConvNet):
-    """The maps conv1, conv2, conv5 and pool5 of AlexNet, of stride 4, 8, 16 and 32."""
+    """AlexNet with its maps conv1, conv2, conv5 and pool5, of stride 4, 8, 16 and 32."""
 
     layer_names = ("features",)
     return_layers: Mapping[int, str] = {2: "features.1", 3: "features.4", 4: "features.11", 5: "features.12"}

@@ -1,4 +1,4 @@
-"""What every backbone is."""
+"""Base class of the backbones."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module, Configurable):
-    """Turns images into feature maps, fine to coarse.
+    """A network from images to feature maps, fine to coarse.
 
-    ``channels`` and ``strides`` say what the maps are: the i-th is (B, channels[i], H / strides[i], W / strides[i]).
-    The mean and the deviation that images are normalised with belong to the backbone, because its weights were trained
-    with them; images arrive as uint8.
+    Map i is (B, channels[i], H / strides[i], W / strides[i]). The backbone normalises the images, uint8, with ``mean``
+    and ``std``, because its weights were trained with these values.
+
+    A backbone of another package subclasses it, sets ``channels`` and ``strides`` after ``super().__init__()``, and
+    defines ``forward``.
     """
 
     channels: list[int]
     strides: list[int]
     num_rpn_only_levels = 0  # of the coarsest maps: for anchors only, no region's features come from them
-    image_size = 224  # pixels on each side of the images that its classifier was published for
+    image_size = 224  # side of the images of the published classifier
 
     mean: Tensor
     std: Tensor
@@ -38,23 +40,23 @@ class Backbone(nn.Module, Configurable):
 
     @classmethod
     def variants(cls) -> list[dict[str, Any]]:
-        """The arguments of every network of this family that was published under a name of its own."""
+        """List the constructor arguments of every published network of this family."""
         return [{"name": name} for name in get_args(get_type_hints(cls.__init__).get("name"))] or [{}]
 
-    def normalize(self, images: Tensor, sizes: Tensor | None) -> Tensor:
-        """Normalise images (B, 3, H, W), uint8, and blank what lies outside ``sizes`` (B, 2) (None: nothing does).
+    def normalize(self, images: Tensor, image_sizes: Tensor | None) -> Tensor:
+        """Normalise images (B, 3, H, W), uint8, and set pixels outside ``image_sizes`` (B, 2), if given, to zero.
 
-        Padding must be zero after the normalisation, or its edge would look like an edge of the picture.
+        Padding must be zero after the normalisation; otherwise its edge would look like an edge in the image.
         """
         normal = (images - self.mean) / self.std
-        if sizes is None:
+        if image_sizes is None:
             return normal
         height, width = (torch.arange(length, device=images.device) for length in images.shape[-2:])
-        inside = (height[:, None] < sizes[:, 0, None, None]) & (width < sizes[:, 1, None, None])
+        inside = (height[:, None] < image_sizes[:, 0, None, None]) & (width < image_sizes[:, 1, None, None])
         return normal * inside[:, None]
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        """Images (B, 3, H, W), uint8, of ``sizes`` (B, 2) inside their padding, to one map a stride."""
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Tensor]:
+        """Compute the maps of images (B, 3, H, W), uint8, of ``image_sizes`` (B, 2) inside their padding."""
         raise NotImplementedError
 
     def classifier_features(self, images: Tensor) -> Tensor:
@@ -62,12 +64,12 @@ class Backbone(nn.Module, Configurable):
         return self(images)[-1]  # type: ignore[no-any-return]
 
     def classifier(self, num_classes: int) -> tuple[nn.Module, dict[str, nn.Module]]:
-        """What makes logits (B, K) of the coarsest map, and by name what does so of others to help in training."""
+        """Build the layers from the coarsest map to logits (B, K), and auxiliary classifiers for training by name."""
         pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         return nn.Sequential(*pooled, nn.Linear(self.channels[-1], num_classes)), {}
 
     def freeze(self, modules: Sequence[nn.Module]) -> None:
-        """Keep ``modules`` as they are: no gradient, and batch norm in evaluation mode whatever ``train`` says."""
+        """Freeze ``modules``: no gradient, and batch norm stays in evaluation mode."""
         self._frozen = list(modules)
         for module in modules:
             module.requires_grad_(False)

@@ -12,7 +12,7 @@ from detseg.modules.backbones.norm import Norm
 
 BLOCKS = (3, 4, 6, 3)  # of ResNet-50
 STRIDES = (2, 2, 2, 1)
-WIDE = {"bagnet9": 2, "bagnet17": 3, "bagnet33": 4}  # the layers that begin with a convolution of 3 x 3
+LAYERS_3X3 = {"bagnet9": 2, "bagnet17": 3, "bagnet33": 4}  # number of layers that begin with a 3 x 3 convolution
 
 
 class Bottleneck(nn.Module):
@@ -43,9 +43,9 @@ class Bottleneck(nn.Module):
 
 
 class Network(nn.Module):
-    """The classifier, with the names of the published weights."""
+    """The published classifier, with the names of its weights."""
 
-    def __init__(self, wide: int, num_classes: int) -> None:
+    def __init__(self, layers_3x3: int, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 1, bias=False)
         self.conv2 = nn.Conv2d(64, 64, 3, bias=False)
@@ -54,7 +54,7 @@ class Network(nn.Module):
         inputs = 64
         for layer, (blocks, stride) in enumerate(zip(BLOCKS, STRIDES, strict=True)):
             channels = 64 * 2**layer
-            first = Bottleneck(inputs, channels, kernel=3 if layer < wide else 1, stride=stride)
+            first = Bottleneck(inputs, channels, kernel=3 if layer < layers_3x3 else 1, stride=stride)
             inputs = 4 * channels
             others = (Bottleneck(inputs, channels, kernel=1, stride=1) for _ in range(blocks - 1))
             self.add_module(f"layer{layer + 1}", nn.Sequential(first, *others))
@@ -65,10 +65,10 @@ class Network(nn.Module):
 
 
 class BagNet(ConvNet):
-    """A ResNet-50 that sees no more than patches of 9, 17 or 33 pixels, as its name says (section 2, appendix A.1).
+    """A ResNet-50 with a receptive field of 9, 17 or 33 pixels, given in its name (section 2, appendix A.1).
 
-    Nearly all its convolutions of 3 x 3 are 1 x 1, and it stops at stride 8: the maps have strides 2, 4 and 8. The
-    published weights load by their path.
+    Most 3 x 3 convolutions become 1 x 1, and the largest stride is 8: the maps have strides 2, 4 and 8. Published
+    weights are loaded by their path.
     """
 
     layer_names = ("conv1", "conv2", "bn1", "relu", "layer1", "layer2", "layer3", "layer4")
@@ -82,11 +82,11 @@ class BagNet(ConvNet):
         frozen: int | None = None,
         norm: Norm | None = None,
     ) -> None:
-        self.padding = {"conv2": (1, 1), **{f"layer{layer}.0": (1, 1) for layer in range(1, WIDE[name] + 1)}}
+        self.padding = {"conv2": (1, 1), **{f"layer{layer}.0": (1, 1) for layer in range(1, LAYERS_3X3[name] + 1)}}
         super().__init__(name, weights, stages, frozen, norm)
 
     def build(self, num_classes: int) -> nn.Module:
-        return Network(WIDE[self.name], num_classes)
+        return Network(LAYERS_3X3[self.name], num_classes)
 
     def head(self, network: Any) -> dict[str, nn.Module]:
         return {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": network.fc}

@@ -46,6 +46,8 @@ class ConvNet(Backbone, ABC):
     auxiliary_inputs: ClassVar[Mapping[str, str]] = {}  # auxiliary classifier, for training -> block before it
     padding: Mapping[str, tuple[int, int]] = {}  # block -> pixels before and after its input, on both axes
     default_frozen: ClassVar[int] = 2
+    image_mean: ClassVar[Sequence[float]] = IMAGENET_MEAN
+    image_std: ClassVar[Sequence[float]] = IMAGENET_STD
     missing_head_tensors: Sequence[str] = ()  # of the last ``classifier``: not in ``weights``
 
     def __init__(
@@ -55,14 +57,12 @@ class ConvNet(Backbone, ABC):
         stages: Sequence[int],
         frozen: int | None,
         norm: Norm | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
         eps: float | None = None,
     ) -> None:
-        super().__init__(mean, std)
-        known = [variant["name"] for variant in self.variants() if "name" in variant]
-        if known and name not in known:  # a checkpoint may contain anything
-            raise ValueError(f"name {name}: choose among {', '.join(known)}")
+        super().__init__(self.image_mean, self.image_std)
+        choices = [variant["name"] for variant in self.variants() if "name" in variant]
+        if choices and name not in choices:  # a checkpoint may contain anything
+            raise ValueError(f"name {name}: choose among {', '.join(choices)}")
         self.name, self.weights = name, weights
         self.norm: Norm = norm or ("frozen" if weights else "batch")
         self.stages = check_stages(stages, self.return_layers)
@@ -84,12 +84,12 @@ class ConvNet(Backbone, ABC):
             fold(self, self._channels)
         self.channels = self._channels()
 
-        usual = min(self.default_frozen, self.stages[-1]) if weights else 0
-        frozen = usual if frozen is None else frozen
+        default = min(self.default_frozen, self.stages[-1]) if weights else 0
+        frozen = default if frozen is None else frozen
         if not 0 <= frozen <= self.stages[-1]:
             raise ValueError(f"frozen {frozen}: there are {self.stages[-1]} stages to freeze; 0 freezes none")
-        kept = [names.index(last[stage]) + 1 for stage in self.return_layers if stage <= frozen]
-        self.freeze([self.get_submodule(block) for block in names[: max(kept, default=0)]])
+        ends = [names.index(last[stage]) + 1 for stage in self.return_layers if stage <= frozen]
+        self.freeze([self.get_submodule(block) for block in names[: max(ends, default=0)]])
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
@@ -99,21 +99,21 @@ class ConvNet(Backbone, ABC):
     def head(self, network: Any) -> dict[str, nn.Module]:
         """Return the layers of ``network`` from the last map to the logits, by their names in it."""
 
-    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
-        return self.forward_intermediates(images, self.return_blocks, sizes)
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Tensor]:
+        return self.forward_intermediates(images, self.return_blocks, image_sizes)
 
     def classifier_features(self, images: Tensor) -> Tensor:
         return self.forward_intermediates(images, self.return_blocks[-1:], stride_aligned=False)[0]
 
     def forward_intermediates(
-        self, images: Tensor, after: Sequence[str], sizes: Tensor | None = None, stride_aligned: bool = True
+        self, images: Tensor, after: Sequence[str], image_sizes: Tensor | None = None, stride_aligned: bool = True
     ) -> list[Tensor]:
         """Compute the outputs of the blocks called ``after``, in the order of the network, from images as ``forward``.
 
         ``stride_aligned`` pads the inputs of the blocks in ``padding``, as detectors need it.
         """
         features: list[Tensor] = []
-        x = self.normalize(images, sizes)
+        x = self.normalize(images, image_sizes)
         for name in self.block_names:
             block = self.get_submodule(name)
             if features and getattr(block, "inplace", False) and x is features[-1]:

@@ -13,11 +13,11 @@ from detseg.modules.backbones.norm import Norm
 
 
 class DenseNet(ConvNet):
-    """The maps of stride 2, 4, 8, 16 and 32 of DenseNet: its first convolution and its four dense blocks.
+    """DenseNet with maps of stride 2, 4, 8, 16 and 32: its first convolution and its four dense blocks.
 
-    A dense block concatenates maps that each of its readers normalises and rectifies for itself, so its output is
-    neither. It is taken where the network next does so: in the transition after it, before the convolution that makes
-    half of the channels of it, and after the last block before the classifier.
+    A dense block concatenates maps that every later layer normalises and rectifies for itself, so its output is
+    neither. The maps are therefore the next ones that are: in the transition after the block, before the convolution
+    that halves the channels, and after the last block before the classifier.
     """
 
     layer_names = ("features",)
@@ -41,7 +41,7 @@ class DenseNet(ConvNet):
 
     def build(self, num_classes: int) -> nn.Module:
         network = torchvision.models.get_model(self.name, weights=None, num_classes=num_classes)
-        network.features.add_module("relu5", nn.ReLU(inplace=True))  # which torchvision's has in its ``forward``
+        network.features.add_module("relu5", nn.ReLU(inplace=True))  # torchvision applies it in ``forward``
         return network  # type: ignore[no-any-return]
 
     def head(self, network: Any) -> dict[str, nn.Module]:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from detseg.modules.backbones.convnet import ConvNet
 
 CHANNELS = (64, 64, 128, 256, 512)  # of each stage
-PLAIN = len(CHANNELS) + 1  # layers with weights that are no highway: the first of each stage, and the classifier
+PLAIN = len(CHANNELS) + 1  # plain layers with weights: the first of each stage, and the classifier
 
 
 class HighwayLayer(nn.Module):
-    """y = H(x) T(x) + x (1 - T(x)): the transform gate T says how much of each value is computed, not carried.
+    """y = H(x) T(x) + x (1 - T(x)): the transform gate T weights the computed against the carried value.
 
-    H is a convolution of 3 x 3 with ReLU, T one with a sigmoid (section 2, equation 3; section 2.1 for convolutions).
-    The bias of the gate begins at ``gate_bias``: below zero, so that an untrained layer mostly carries (section 2.2).
+    H is a 3 x 3 convolution with ReLU, T one with a sigmoid (section 2, equation 3; section 2.1 for convolutions). The
+    bias of the gate is initialised to ``gate_bias``, below zero, so that an untrained layer mostly carries its input
+    (section 2.2).
     """
 
     def __init__(self, channels: int, gate_bias: float) -> None:
@@ -36,10 +37,10 @@ class HighwayLayer(nn.Module):
 class Highway(ConvNet):
     """Five stages of strides 2 to 32, each a plain convolution with the stride and then highway layers.
 
-    The paper changes the size of a map with plain layers and goes on with highway layers (section 2.1), without batch
-    norm; it has no network for large images. So the stages, their channels (those of ResNet-18) and the first layer of
-    7 x 7 are our own. ``depth`` counts the layers with weights, the classifier too, as in section 3.2; the highway
-    layers are spread evenly over the last four stages, finer ones first.
+    In the paper plain layers change the size of a map, and highway layers follow (section 2.1), without batch norm. It
+    has no network for large images: the stages, their channels (those of ResNet-18) and the first 7 x 7 layer are not
+    from the paper. ``depth`` counts the layers with weights, including the classifier, as in section 3.2; the last four
+    stages share the highway layers evenly, finer ones first.
 
     Raises ValueError unless ``depth`` leaves a highway layer for each of these, and ``gate_bias`` is negative.
     """
@@ -56,9 +57,9 @@ class Highway(ConvNet):
         frozen: int | None = None,
     ) -> None:
         if depth < PLAIN + 4:
-            raise ValueError(f"depth {depth}: {PLAIN} plain and 4 highway layers are the least")
+            raise ValueError(f"depth {depth}: must be at least {PLAIN + 4}, {PLAIN} plain and 4 highway layers")
         if gate_bias >= 0:
-            raise ValueError(f"gate_bias {gate_bias}: must be negative, or the layers do not carry at first")
+            raise ValueError(f"gate_bias {gate_bias}: must be negative, so that the layers carry their input at first")
         self.depth, self.gate_bias = depth, gate_bias
         super().__init__(f"highway{depth}", weights, stages, frozen)
 

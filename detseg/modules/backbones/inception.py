@@ -13,11 +13,11 @@ from detseg.modules.backbones.norm import Norm
 
 
 class InceptionV3(ConvNet):
-    """The last maps of stride 2, 4, 8, 16 and 32 of Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, 6e and 7c.
+    """Inception-v3 with the last maps of stride 2, 4, 8, 16 and 32: Conv2d_2b, Conv2d_4a, Mixed_5d, 6e and 7c.
 
-    Its convolutions are factorised: 5 x 5 into two of 3 x 3 (one 5 x 5 stays in each block of stride 8), n x n into
-    n x 1 and 1 x n (section 3). As a classifier it trains with one more at the side (section 4), which needs images of
-    at least 299 x 299. Images are normalised as the published weights want it.
+    Convolutions are factorised: 5 x 5 into two 3 x 3 (one 5 x 5 remains in each block of stride 8), n x n into n x 1
+    and 1 x n (section 3). As a classifier it trains with one auxiliary classifier (section 4), which needs images of
+    at least 299 x 299. Images are normalised as for the published weights.
     """
 
     layer_names = (
@@ -33,8 +33,9 @@ class InceptionV3(ConvNet):
         5: "Mixed_7c",
     }
     image_size = 299
+    image_mean = image_std = (0.5, 0.5, 0.5)
     auxiliary_inputs: ClassVar[Mapping[str, str]] = {"AuxLogits": "Mixed_6e"}
-    padding: Mapping[str, tuple[int, int]] = dict.fromkeys(  # all that begin with 3 x 3 unpadded
+    padding: Mapping[str, tuple[int, int]] = dict.fromkeys(  # every block that begins with an unpadded 3 x 3
         ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "maxpool1", "Conv2d_4a_3x3", "maxpool2", "Mixed_6a", "Mixed_7a"), (1, 1)
     )
 
@@ -45,7 +46,7 @@ class InceptionV3(ConvNet):
         frozen: int | None = None,
         norm: Norm | None = None,
     ) -> None:
-        super().__init__("inception_v3", weights, stages, frozen, norm, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        super().__init__("inception_v3", weights, stages, frozen, norm)
 
     def build(self, num_classes: int) -> nn.Module:
         return torchvision.models.Inception3(num_classes, init_weights=True)  # type: ignore[no-any-return]

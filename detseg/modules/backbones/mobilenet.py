@@ -1,4 +1,4 @@
-"""MobileNet, three versions of it."""
+"""MobileNet, versions 1 to 3."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import nn
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 
-# Channels that come out of each block, and its stride (MobileNetV1, table 1).
+# Output channels and stride of each block (MobileNetV1, table 1).
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
-TAPS = {  # the last block of each stage of MobileNetV3 (tables 1 and 2)
+RETURN_BLOCKS = {  # the last block of each stage of MobileNetV3 (tables 1 and 2)
     "mobilenet_v3_large": (1, 3, 6, 12, 16),
     "mobilenet_v3_small": (0, 1, 3, 8, 12),
 }
 
 
 class MobileNetV1(ConvNet):
-    """The maps of strides 2 to 32 of MobileNet (Howard et al. 2017, arXiv:1704.04861).
+    """MobileNet with maps of strides 2 to 32 (Howard et al. 2017, arXiv:1704.04861).
 
     ``alpha``, the width multiplier, thins every layer (section 3.3).
 
@@ -47,7 +47,7 @@ class MobileNetV1(ConvNet):
         norm: Norm | None = None,
     ) -> None:
         if int(32 * alpha) < 1:
-            raise ValueError(f"alpha {alpha}: leaves no channel of 32; the paper has 1.0, 0.75, 0.5 and 0.25")
+            raise ValueError(f"alpha {alpha}: leaves no channel of 32; the paper uses 1.0, 0.75, 0.5 and 0.25")
         self.alpha = alpha
         super().__init__(f"mobilenet_v1 with alpha {alpha:g}", weights, stages, frozen, norm)
 
@@ -75,7 +75,7 @@ class MobileNetV1(ConvNet):
 
 
 class MobileNetV2(ConvNet):
-    """The maps of strides 2 to 32 of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
+    """MobileNetV2 with maps of strides 2 to 32 (Sandler et al. 2018, arXiv:1801.04381)."""
 
     layer_names = ("features",)
     return_layers: Mapping[int, str] = {
@@ -103,7 +103,7 @@ class MobileNetV2(ConvNet):
 
 
 class MobileNetV3(ConvNet):
-    """The maps of strides 2 to 32 of MobileNetV3 (Howard et al. 2019, arXiv:1905.02244).
+    """MobileNetV3 with maps of strides 2 to 32 (Howard et al. 2019, arXiv:1905.02244).
 
     ``return_stage_start`` also returns the map of the first block of the last stage, before that of its last block, as
     torchvision's detectors use both of stage 5.
@@ -121,11 +121,11 @@ class MobileNetV3(ConvNet):
         eps: float | None = None,
         return_stage_start: bool = False,
     ) -> None:
-        self.return_layers = {stage: f"features.{block}" for stage, block in enumerate(TAPS[name], 1)}
+        self.return_layers = {stage: f"features.{block}" for stage, block in enumerate(RETURN_BLOCKS[name], 1)}
         super().__init__(name, weights, stages, frozen, norm, eps=eps)
         if return_stage_start:
             last = self.stages[-1]
-            first = TAPS[name][last - 2] + 1 if last > 1 else 0
+            first = RETURN_BLOCKS[name][last - 2] + 1 if last > 1 else 0
             self.return_blocks.insert(-1, f"features.{first}")
             self.strides.insert(-1, 2**last)
             self.channels = self._channels()
@@ -138,6 +138,6 @@ class MobileNetV3(ConvNet):
 
 
 def _layer(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Every layer of MobileNetV1 is followed by batch norm and ReLU (section 3.2, figure 3)."""
+    """Build a layer of MobileNetV1: convolution, batch norm and ReLU (section 3.2, figure 3)."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))

@@ -1,4 +1,4 @@
-"""ResNet, and the plain networks that it is compared with (He et al. 2015, arXiv:1512.03385)."""
+"""ResNet, and the plain networks it is compared with (He et al. 2015, arXiv:1512.03385)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN = {"plain18": (2, 2, 2, 2), "plain34": (3, 4, 6, 3)}  # blocks in conv2 to
 
 
 class PlainBlock(nn.Module):
-    """Two convolutions of 3 x 3, as in a block of ResNet-18 or 34 but without anything that goes round them."""
+    """Two 3 x 3 convolutions, as in a block of ResNet-18 or 34, without a shortcut."""
 
     expansion = 1
 
@@ -33,16 +33,16 @@ class PlainBlock(nn.Module):
 
 
 class ResNet(ConvNet):
-    """The stages conv1 to conv5 of a ResNet, each one map, of stride 2, 4, 8, 16 and 32.
+    """ResNet with one map for each stage, conv1 to conv5, of stride 2, 4, 8, 16 and 32.
 
-    Where the size of the map changes, a bottleneck has the stride in its convolution of 3 x 3 (torchvision), not in the
-    1 x 1 before it (section 3.3 and table 1): 4.1 instead of 3.8 billion multiply-adds for ResNet-50. ``plain18`` and
-    ``plain34`` are the networks without any shortcut (section 3.3, "plain network").
+    A downsampling bottleneck has the stride in its 3 x 3 convolution (torchvision), not in the 1 x 1 before it (section
+    3.3 and table 1): 4.1 instead of 3.8 billion multiply-adds for ResNet-50. ``plain18`` and ``plain34`` have no
+    shortcuts (section 3.3, "plain network").
 
-    An ``output_stride`` of 16 or 8 is that of the coarsest map: the stages beyond it keep it, and dilate their
-    convolutions instead, as segmentation wants it (torchvision's replace_stride_with_dilation).
+    ``output_stride`` limits the stride to 16 or 8 for segmentation: later stages dilate their convolutions instead
+    (torchvision's replace_stride_with_dilation).
 
-    Raises ValueError where there is none of that: for networks without bottlenecks.
+    Raises ValueError for an ``output_stride`` below 32 of a network without bottlenecks.
     """
 
     layer_names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")

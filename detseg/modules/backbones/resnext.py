@@ -16,9 +16,9 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # in conv2 
 
 
 class ResNeXt(ResNet):
-    """A ResNet whose bottlenecks are split into ``cardinality`` paths, each ``width`` channels wide in conv2.
+    """A ResNet with bottlenecks of ``cardinality`` paths, each ``width`` channels wide in conv2.
 
-    The paths are the groups of one grouped convolution (section 3.4, form c). ``ResNeXt(50, 32, 4)`` is the paper's
+    The paths are the groups of a grouped convolution (section 3.4, form c). ``ResNeXt(50, 32, 4)`` is the paper's
     ResNeXt-50, 32 x 4d. torchvision has weights for 50 32 x 4d, 101 32 x 8d and 101 64 x 4d.
 
     Raises ValueError unless both are at least 1.
@@ -37,7 +37,7 @@ class ResNeXt(ResNet):
         if cardinality < 1 or width < 1:
             raise ValueError(f"cardinality {cardinality}, width {width}: both must be at least 1")
         self.depth, self.cardinality, self.width = depth, cardinality, width
-        name: Any = f"resnext{depth}_{cardinality}x{width}d"  # as torchvision calls it
+        name: Any = f"resnext{depth}_{cardinality}x{width}d"  # torchvision's name
         super().__init__(name, weights, stages, frozen, norm)
 
     @classmethod

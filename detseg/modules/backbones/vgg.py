@@ -13,7 +13,7 @@ from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 
 WIDTHS = (64, 128, 256, 512, 512)
-DEPTHS = {  # Table 1: how many convolutions there are before each of the five poolings
+DEPTHS = {  # Table 1: number of convolutions before each of the five poolings
     "vgg11": (1, 1, 2, 2, 2),  # A
     "vgg13": (2, 2, 2, 2, 2),  # B
     "vgg16": (2, 2, 3, 3, 3),  # C and D
@@ -22,13 +22,13 @@ DEPTHS = {  # Table 1: how many convolutions there are before each of the five p
 
 
 class VGG(ConvNet):
-    """The maps conv2, conv3, conv4, conv5 and pool5 of VGG, of stride 2, 4, 8, 16 and 32.
+    """VGG with its maps conv2, conv3, conv4, conv5 and pool5, of stride 2, 4, 8, 16 and 32.
 
-    ``vgg11_lrn`` is column A-LRN of the paper and ``vgg16_1x1`` its column C, for which there are no weights of
-    torchvision's. Weights keep conv1 and conv2 as they are: Fast R-CNN (section 4.5) trains conv3_1 and up. ``pooled``
-    takes the maps pool1 to pool5 instead, of the same strides, as FCN has them.
+    ``vgg11_lrn`` is column A-LRN of the paper and ``vgg16_1x1`` its column C; torchvision has no weights for these.
+    With weights, conv1 and conv2 are frozen: Fast R-CNN (section 4.5) trains conv3_1 and up. ``pooled`` returns the
+    maps pool1 to pool5 instead, of the same strides, as FCN uses them.
 
-    Raises CheckpointError for torchvision's ``IMAGENET1K_FEATURES``, which are for images of another normalisation.
+    Raises CheckpointError for torchvision's ``IMAGENET1K_FEATURES``, which need another normalisation.
     """
 
     layer_names = ("features",)
@@ -55,7 +55,7 @@ class VGG(ConvNet):
         pooled: bool = False,
     ) -> None:
         if weights == "IMAGENET1K_FEATURES":
-            raise CheckpointError(f"{weights}: made for images of another normalisation; take IMAGENET1K_V1, or a file")
+            raise CheckpointError(f"{weights}: need another normalisation of the images; use IMAGENET1K_V1, or a file")
         poolings = [index for index, layer in enumerate(_features(name)) if isinstance(layer, nn.MaxPool2d)]
         if pooled:
             self.return_layers: Mapping[int, str] = {
@@ -74,18 +74,18 @@ class VGG(ConvNet):
 
 
 def _features(name: str) -> Iterator[nn.Module]:
-    """The layers of Table 1 from the first convolution to the last pooling, as torchvision counts them."""
-    depths, _, kind = name.partition("_")
+    """Yield the layers of Table 1 from the first convolution to the last pooling, in torchvision's order."""
+    depths, _, variant = name.partition("_")
     inputs = 3
     for block, (depth, width) in enumerate(zip(DEPTHS[depths], WIDTHS, strict=True)):
         for position in range(depth):
-            size = 1 if kind == "1x1" and position == 2 else 3
+            size = 1 if variant == "1x1" and position == 2 else 3
             yield nn.Conv2d(inputs, width, size, padding=size // 2)
-            if kind == "bn":
+            if variant == "bn":
                 yield nn.BatchNorm2d(width)
             yield nn.ReLU(inplace=True)
             inputs = width
-        if kind == "lrn" and block == 0:
-            # AlexNet's constants; its alpha is of the sum over the channels and PyTorch's of their mean.
+        if variant == "lrn" and block == 0:
+            # AlexNet's constants; its alpha multiplies the sum over the channels, PyTorch's their mean.
             yield nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2)
         yield nn.MaxPool2d(2, stride=2)

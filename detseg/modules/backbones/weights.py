@@ -1,4 +1,4 @@
-"""Pretrained weights: by torchvision's names, from files, and from checkpoints of our own classifiers."""
+"""Pretrained weights of backbones: by torchvision's names, from files, and from checkpoints of classifiers."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.weights.state_dict import COUNT, fetch, read_weights, state_dict_mismatch
 
-PARTS = ("model.backbone.", "model.head.", "model.auxiliary.")  # of a classifier, in the state of its task
+CLASSIFIER_PREFIXES = ("model.backbone.", "model.head.", "model.auxiliary.")  # in the state dict of a task
 
-# DenseNet was published when names of layers could hold a dot: denselayer1.norm.1.weight is norm1.weight now.
-DOTTED = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")
+# DenseNet's weights are older than torch's ban of dots in layer names: denselayer1.norm.1.weight is norm1.weight now.
+DOTTED_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")
 
 
 def load_weights(network: nn.Module, name: str, weights: str | None, required: Callable[[str], bool]) -> list[str]:
-    """Load ImageNet ``weights`` into the whole ``network``, classifier and all, that is called ``name``.
+    """Load ImageNet ``weights`` into the classifier ``network`` called ``name``.
 
-    ``weights`` is a name of torchvision's (``IMAGENET1K_V1``; fetched, with its hash checked), the path of a state
-    dict (``.safetensors``, or what ``torch.save`` wrote) or of a checkpoint of a classifier that was trained here, or
-    None to leave the network as it is. What is not ``required`` may be missing or, since it depends on the classes, of
-    another shape: it stays as it is, and its names are returned.
+    ``weights`` is one of torchvision's names (``IMAGENET1K_V1``; downloaded, with its hash checked), the path of a
+    state dict (``.safetensors``, or from ``torch.save``) or of a classifier's checkpoint, or None to change nothing.
+    Tensors that are not ``required`` may be missing or, for another number of classes, of another shape: they stay as
+    they are, and their names are returned.
 
-    Raises CheckpointError, naming the file and the keys, if the state dict is not one of this network.
+    Raises CheckpointError, naming the file and the keys, if the state dict does not fit the network.
     """
     if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return []
-    own = network.state_dict()
-    state = {DOTTED.sub(r"\1\2", key): value for key, value in _read(name, weights).items() if not key.endswith(COUNT)}
-    if said := state_dict_mismatch(state, own, required):
-        raise CheckpointError(f"{weights}: these are not weights of {name}: {said}")
-    fitting = {key: value for key, value in state.items() if own[key].shape == value.shape}
+    expected = network.state_dict()
+    published_items = ((key, value) for key, value in _read(name, weights).items() if not key.endswith(COUNT))
+    state_dict = {DOTTED_NAME.sub(r"\1\2", key): value for key, value in published_items}
+    if mismatch := state_dict_mismatch(state_dict, expected, required):
+        raise CheckpointError(f"{weights}: not weights of {name}: {mismatch}")
+    fitting = {key: value for key, value in state_dict.items() if expected[key].shape == value.shape}
     network.load_state_dict(fitting, strict=False)
-    return [key for key in own if key not in fitting and not key.endswith(COUNT)]
+    return [key for key in expected if key not in fitting and not key.endswith(COUNT)]
 
 
 def published(name: str) -> list[str]:
-    """The names of the weights that torchvision has for the network called ``name``."""
+    """List the names of torchvision's weights of the network called ``name``."""
     if name not in torchvision.models.list_models(module=torchvision.models):
         return []
     return list(torchvision.models.get_model_weights(name).__members__)
@@ -52,14 +53,14 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
     if weights in choices:
         return fetch(torchvision.models.get_model_weights(name)[weights])
     if not Path(weights).exists():
-        there = f"torchvision has {', '.join(choices)}" if choices else "torchvision has none, so give a file"
-        raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {there}")
+        hint = f"torchvision has {', '.join(choices)}" if choices else "torchvision has none, so pass a file"
+        raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {hint}")
     content = read_weights(weights)
     if "detseg" in content:
-        return {_part(key): value for key, value in content["state_dict"].items()}
+        return {_published_name(key): value for key, value in content["state_dict"].items()}
     return content
 
 
-def _part(key: str) -> str:
-    """The name that a tensor of a classifier has in the network as it was published."""
-    return next((key.removeprefix(part) for part in PARTS if key.startswith(part)), key)
+def _published_name(key: str) -> str:
+    """Return the name of a classifier's tensor in the published network."""
+    return next((key.removeprefix(prefix) for prefix in CLASSIFIER_PREFIXES if key.startswith(prefix)), key)

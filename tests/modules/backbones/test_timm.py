@@ -85,7 +85,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch) -> None:
     [
         ("resnet5", "resnet5: timm has no such network; did you mean .*resnet50"),
         ("qqqqqqqq", "timm.list_models"),
-        ("vit_tiny_patch16_224", "224 x 224 pixels alone"),
+        ("vit_tiny_patch16_224", "only images of 224 x 224 pixels"),
     ],
 )
 def test_networks_that_are_no_backbone(name, message) -> None:
