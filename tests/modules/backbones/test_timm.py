@@ -46,7 +46,9 @@ def test_weights_of_another_network(whole, tmp_path) -> None:
         Timm("test_resnet", str(tmp_path / "other.pth"))
 
 
-@pytest.mark.parametrize(("name", "way_on"), [("test_resnet", "weights: pretrained"), ("resnet10t", "weights: pretrained")])
+@pytest.mark.parametrize(
+    ("name", "way_on"), [("test_resnet", "weights: pretrained"), ("resnet10t", "weights: pretrained")]
+)
 def test_weights_that_do_not_exist(name, way_on) -> None:
     with pytest.raises(CheckpointError, match=f"absent.pth: neither a file nor weights of {name}.*{way_on}"):
         Timm(name, "absent.pth")
