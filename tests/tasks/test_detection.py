@@ -378,7 +378,8 @@ def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:
     assert found[0].names == ["red"]
 
 
-def test_prediction_makes_the_proposals_that_a_network_needs(root: Path) -> None:
+def test_prediction_makes_the_proposals_that_a_network_needs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detseg.proposals.selective_search.LONG_EDGE", 128)
     data = colours(root)
     heads = FastRCNNHeads(box_head=TwoMLPHead(8))
     task = DetectionTask(FastRCNN(ResNet("resnet18", stages=[3]), data.num_classes, heads))
