@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
-.PHONY: help train test test-processors lint clean
+.PHONY: help train test coverage test-processors lint clean
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -17,9 +17,12 @@ train: $(VENV)/package ## train Faster R-CNN on a small data set that is made on
 
 # One process a core, of one thread: the tensors of the tests are small, and more threads would only wait for each other.
 # The tests of a class stay in one process, which trains their network once. A process takes up to 5 GiB.
-test: export OMP_NUM_THREADS ?= 1
-test: $(VENV)/development ## run the tests; fails when they cover less of the package than pyproject.toml asks
-	$(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 4 --dist loadscope
+test coverage: export OMP_NUM_THREADS ?= 1
+test: $(VENV)/development ## run the tests
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope $(PYTEST_ARGUMENTS)
+
+coverage: PYTEST_ARGUMENTS += --cov
+coverage: test ## run the tests, slower; fail if they cover less of the package than pyproject.toml requires
 
 test-processors: $(VENV)/development ## run the numerical tests with the instructions of other processors (takes hours)
 	.ci/processors
