@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
 def write_coco(root: Path, out: Path) -> None:
     """Write what the masks show in COCO's format, unless it is there: whole or not at all."""
     try:
-        from detseg.data.annotations.builder import Source
-        from detseg.data.formats.conversion import convert
+        from detseg.data.formats.coco.detection import CocoFormat
+        from detseg.data.formats.conversion import write_splits
         from detseg.data.formats.penn_fudan import read_penn_fudan
         from detseg.errors import DataError
     except ImportError:
@@ -49,7 +49,7 @@ def write_coco(root: Path, out: Path) -> None:
     if part.exists():
         shutil.rmtree(part)  # what was interrupted
     try:
-        convert(Source("Penn-Fudan", root, {"all": lambda: read_penn_fudan(root)}), "COCO", part)
+        write_splits({"all": read_penn_fudan(root)}, CocoFormat(), part, has_category_ids=True)
     except DataError as error:
         raise Stop(str(error)) from None
     part.rename(out)

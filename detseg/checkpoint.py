@@ -12,31 +12,15 @@ from typing import Any
 
 import torch
 
+from detseg import data as data_sets
 from detseg.compat import FORMAT
 from detseg.configurable import from_config
-from detseg.data import (
-    COCO,
-    VOC,
-    CamVid,
-    CityscapesSegmentation,
-    COCOSegmentation,
-    Folder,
-    FolderSegmentation,
-    ImageFolders,
-    ShapeCrops,
-    Shapes,
-    ShapesSegmentation,
-    VOCSegmentation,
-)
 from detseg.errors import CheckpointError
 from detseg.tasks import TASKS, Task
 from detseg.weights import state_dict
 
-# Imported to be known by name, to checkpoints and on the command line.
-DATA = (
-    *(COCO, Folder, ImageFolders, ShapeCrops, Shapes, VOC),
-    *(CamVid, CityscapesSegmentation, COCOSegmentation, FolderSegmentation, ShapesSegmentation, VOCSegmentation),
-)
+for _name in data_sets.__all__:  # imported, so that checkpoints and the command line find them by name
+    getattr(data_sets, _name)
 
 
 def read(path: str | Path) -> dict[str, Any]:

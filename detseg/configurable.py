@@ -107,7 +107,8 @@ def to_class_paths(config: Any, plain: bool = False) -> Any:
         for base in reversed(cls.__mro__):  # a subclass may pass on arguments that only its base declares
             hints |= typing.get_type_hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
         init_args = {
-            name: to_class_paths(value, _is_plain(hints.get(name))) for name, value in config["init_args"].items()
+            name: to_class_paths(value, _is_plain(hints.get(name)) or _is_name(value, hints.get(name)))
+            for name, value in config["init_args"].items()
         }
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
     if isinstance(config, dict):
@@ -123,9 +124,14 @@ def to_class_paths(config: Any, plain: bool = False) -> Any:
 
 def _is_plain(hint: Any) -> bool:
     """Return whether values of a type are plain."""
-    if typing.get_origin(hint) is Literal:
+    if typing.get_origin(hint) is Literal or typing.is_typeddict(hint):
         return True
     return (typing.get_origin(hint) or hint) in PLAIN_HINTS and all(map(_is_plain, typing.get_args(hint)))
+
+
+def _is_name(value: Any, hint: Any) -> bool:
+    """Return whether a value is a bare name for a type that a text may have: nothing is imported for it."""
+    return isinstance(value, str) and value.isidentifier() and str in typing.get_args(hint)
 
 
 def _without_weights(key: str, value: Any) -> Any:

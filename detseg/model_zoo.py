@@ -13,7 +13,7 @@ from torch import Tensor
 import detseg
 from detseg.configurable import from_config
 from detseg.data import COCO as COCOData
-from detseg.data.modules.voc_segmentation import VOC_CLASSES
+from detseg.data.formats.voc.semantic import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT

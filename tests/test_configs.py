@@ -15,7 +15,7 @@ from torch import nn
 from detseg import checkpoint, cli
 from detseg.cli._configs import find_config
 from detseg.cli.train import TrainCLI
-from detseg.data import DetectionDataModule, ImageFolders, SegmentationDataModule
+from detseg.data import ClassificationDataModule, DetectionDataModule, SegmentationDataModule
 from tests.colours import write_classes, write_colours
 from tests.modules.backbones.tester import Narrow
 
@@ -32,7 +32,7 @@ data:
   init_args:
     root: colours
     batch_size: 2
-    workers: 0
+    num_workers: 0
     transforms:
       class_path: Transforms
       init_args:
@@ -47,12 +47,12 @@ trainer:
 # The same for classifiers: one image of each class.
 SMALL_CLASSIFICATION = """\
 data:
-  class_path: ImageFolders
+  class_path: ClassificationDataModule
   init_args:
     root: classes
     size: 64
     batch_size: 2
-    workers: 0
+    num_workers: 0
 trainer:
   accelerator: cpu
   fast_dev_run: true
@@ -61,11 +61,11 @@ trainer:
 # The same for segmentation.
 SMALL_SEGMENTATION = """\
 data:
-  class_path: FolderSegmentation
+  class_path: SegmentationDataModule
   init_args:
     root: masks
     batch_size: 2
-    workers: 0
+    num_workers: 0
     transforms:
       class_path: SegmentationTransforms
       init_args:
@@ -97,8 +97,8 @@ MORE = {
 # Settings for small data of each kind of network, where it is none of detectors: its class, and where it lies.
 OTHERS = {
     "Classifier": ("small_classification.yaml", "ImageFolders", "classes"),
-    "FCN": ("small_segmentation.yaml", "FolderSegmentation", "masks"),
-    "DilatedFCN": ("small_segmentation.yaml", "FolderSegmentation", "masks"),
+    "FCN": ("small_segmentation.yaml", "SegmentationDataModule", "masks"),
+    "DilatedFCN": ("small_segmentation.yaml", "SegmentationDataModule", "masks"),
 }
 
 
@@ -189,9 +189,9 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
 def test_a_data_set_builds(name: str) -> None:
     assert checkpoint.DATA
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments((DetectionDataModule, ImageFolders, SegmentationDataModule), "data")
+    parser.add_subclass_arguments((DetectionDataModule, ClassificationDataModule, SegmentationDataModule), "data")
     data = parser.instantiate_classes(parser.parse_args(["--data", str(CONFIGS / "data" / name)])).data
-    assert isinstance(data, (DetectionDataModule, ImageFolders, SegmentationDataModule))
+    assert isinstance(data, (DetectionDataModule, ClassificationDataModule, SegmentationDataModule))
 
 
 @pytest.mark.parametrize("name", TRAINERS)

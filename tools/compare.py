@@ -28,7 +28,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detseg.data import DetectionDataModule, Folder, Transforms
+from detseg.data import DetectionDataModule, Transforms
 from detseg.metrics import CocoAP, annotation_targets
 from detseg.models import FasterRCNN, MaskRCNN
 from detseg.models.mask_rcnn import MaskRCNNHeads
@@ -147,12 +147,12 @@ def main() -> None:
     for seed in arguments.seeds:
         seed_everything(seed)
         transforms = Transforms(size=arguments.size, max_size=2 * arguments.size)
-        data = Folder(
+        data = DetectionDataModule(
             str(arguments.root),
             arguments.format,
             transforms=transforms,
             batch_size=arguments.batch_size,
-            workers=0,
+            num_workers=0,
             masks="all" if arguments.masks else "none",
         )
         ours = network(data, arguments.weights, arguments.regions)

@@ -29,10 +29,10 @@ from detseg.analysis.charts import Bars, bar_chart
 from detseg.cli import _console
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule
+from detseg.data.loading.proposals import Proposals, cache_file
 from detseg.errors import ConfigError
 from detseg.metrics import CocoAP, annotation_targets
 from detseg.models import RCNN, FasterRCNN
-from detseg.proposals.cache import Proposals, cache_file
 from detseg.structures import rescale
 
 SYSTEMS = {"rcnn": "R-CNN", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}

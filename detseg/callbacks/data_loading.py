@@ -55,13 +55,13 @@ class DataLoadingMonitor(Callback):
             torch.cuda.synchronize(module.device)
         self._count(finished=True)
         if trainer.is_global_zero and self.total and self.waited > self.share * self.total:
-            workers, cores = getattr(trainer.datamodule, "workers", 0), os.cpu_count() or 1  # type: ignore[attr-defined]
+            workers, cores = getattr(trainer.datamodule, "num_workers", 0), os.cpu_count() or 1  # type: ignore[attr-defined]
             log.warning(
                 "epoch %d: the device waited for data for %.0f %% of the time. %s; `python tools/benchmark.py data` "
                 "says where it goes",
                 trainer.current_epoch,
                 100 * self.waited / self.total,
-                f"`--data.workers {workers + 2}` reads with more processes than {workers}"
+                f"`--data.num_workers {workers + 2}` reads with more processes than {workers}"
                 if workers < cores
                 else f"The {workers} workers have {cores} cores between them: smaller images or fewer changes help",
             )

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.check.labels import class_counts, class_issues, duplicates, mask_issues, object_issues
-from detseg.check.parts import Found, Part
+from detseg.check.labels import Part, class_counts, class_issues, duplicates, mask_issues, object_issues
 from detseg.check.pictures import ImageJob, ImageStats, look_at
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import KINDS, Issue, collecting
+from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
+from detseg.data.formats.base import DatasetSource
 from detseg.errors import DataError
 
 # Gives what is to be called after each of so many images.
@@ -45,17 +46,18 @@ class CheckResult:
         return 2 if "error" in severities else 1 if "warning" in severities else 0
 
 
-def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress) -> CheckResult:
+def check(source: DatasetSource, decode: bool, jobs: int, progress: Progress) -> CheckResult:
     """Read all labels and look at every image of a data set; with ``decode`` also at all pixels."""
+    root = source.tree.root
     parts: dict[str, Part] = {}
     faults: list[Issue] = []
-    for split, read in found.readers.items():
-        with collecting() as collected:
-            try:
-                parts[split] = read()
-            except DataError as error:
-                faults.append(Issue("labels-unreadable", str(root), str(error)))
-        faults += collected
+    for split in source.splits:
+        collector = IssueCollector()
+        try:
+            parts[split] = cast("Part", source.read(split, "any", collector))
+        except DataError as error:
+            faults.append(Issue("labels-unreadable", str(root), str(error)))
+        faults += collector.issues
     broken = {fault.image for fault in faults}  # images of whose labels something cannot be used
     image_jobs = {split: list(_image_jobs(part)) for split, part in parts.items()}
     with progress(sum(map(len, image_jobs.values()))) as advance:
@@ -74,11 +76,11 @@ def check(root: Path, found: Found, decode: bool, jobs: int, progress: Progress)
         split: np.array([one.size for one in found], dtype=np.int64).reshape(-1, 2) for split, found in seen.items()
     }
     counts = class_counts(parts, {split: _sum(found) for split, found in seen.items()})
-    faults += class_issues(root, counts, next(iter(found.readers)))
+    faults += class_issues(root, counts, next(iter(source.splits)))
     faults += duplicates(parts, readable(sizes))
     order = {kind: position for position, kind in enumerate(KINDS)}
     faults = sorted(dict.fromkeys(faults), key=lambda fault: order[fault.kind])
-    return CheckResult(root, found.format, parts, sizes, counts, faults, decode)
+    return CheckResult(root, source.format.name, parts, sizes, counts, faults, decode)
 
 
 def readable(sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:

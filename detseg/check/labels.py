@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.check.parts import Part
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Issue, shifted
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.splits import group_identical
 from detseg.structures import IGNORE_INDEX
+
+Part = DetectionAnnotations | SemanticAnnotations
 
 UNBALANCED = 10  # so many times fewer objects than the largest class has
 

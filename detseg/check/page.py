@@ -17,7 +17,7 @@ from detseg.check.summary import part_rows, short
 from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import SUFFIXES, read_image
-from detseg.data.annotations.issues import KINDS, Issue, collecting
+from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
 
@@ -154,8 +154,7 @@ def _labelled(checked: CheckResult, split: str, row: int) -> Shown | None:
     name = f"{split}: {path.relative_to(checked.root) if path.is_relative_to(checked.root) else path}"
     try:
         if not isinstance(part, DetectionAnnotations):
-            with collecting():
-                labels = part.labels(row)
+            labels = part.labels(row, IssueCollector())
             picture = overlay(read_image(path, (labels.shape[0], labels.shape[1])), labels, part.classes)
             numbers = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(part.classes)])
             return Shown(data_uri(shrunk(picture)), name, tuple(part.classes[number] for number in numbers))

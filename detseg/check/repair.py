@@ -18,7 +18,7 @@ from detseg.check.checking import CheckResult, readable
 from detseg.check.labels import repeated
 from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
 from detseg.data.annotations.images import read_image
-from detseg.data.annotations.issues import collecting
+from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
 from detseg.folders import make_folder
@@ -43,10 +43,10 @@ def repair(checked: CheckResult, out: Path, advance: Callable[[], None]) -> list
     """
     for kind in HOPELESS:
         if faults := checked.of_kind(kind):
-            raise DataError(f"{faults[0].text}: no program can repair this; correct it, and check again")
+            raise DataError(f"{faults[0].message}: no program can repair this; correct it, and check again")
     make_folder("--fix", out, checked.root)
     changes = [
-        f"left out{f', with {fault.image}' if fault.image and fault.annotation is None else ''}: {fault.text}"
+        f"left out{f', with {fault.image}' if fault.image and fault.annotation is None else ''}: {fault.message}"
         for fault in checked.faults
         if fault.kind in (*LOST, *DROPPED)
     ]
@@ -228,13 +228,12 @@ def _category_ids(checked: CheckResult, names: dict[str, str]) -> dict[str, int]
 
 def _write_maps(checked: CheckResult, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
     """Write the map of labels of each image: the number of the class of each pixel, 255 for none."""
-    undefined = {fault.file: fault.text for fault in checked.of_kind("mask-undefined")}
+    undefined = {fault.file: fault.message for fault in checked.of_kind("mask-undefined")}
     for split, part in checked.parts.items():
         assert isinstance(part, SemanticAnnotations)
         for row, name in copied[split].items():
             target = out / "masks" / ("" if split == "all" else split) / f"{PurePosixPath(name).stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            with collecting():
-                Image.fromarray(part.labels(row)).save(target, format="PNG")
+            Image.fromarray(part.labels(row, IssueCollector())).save(target, format="PNG")
         (out / "classes.txt").write_text("".join(f"{name}\n" for name in part.classes), encoding="utf-8")
     return [f"made void: {text}" for text in undefined.values()]

@@ -121,7 +121,7 @@ def _fault_lines(checked: CheckResult, everything: bool) -> Iterator[str]:
 
 def short(checked: CheckResult, fault: Issue) -> str:
     """What a fault says, with paths relative to the data set."""
-    return fault.text.replace(f"{checked.root}/", "")
+    return fault.message.replace(f"{checked.root}/", "")
 
 
 def _quantiles(numbers: Any) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +13,12 @@ import yaml
 import detseg
 from detseg import data
 from detseg.compat import translate_key, translate_options
-from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.formats.layout import read_text
 from detseg.errors import ConfigError
 
+SOURCE = {"format": "auto", "split": "null"}  # defaults of arguments that belong to a root
 SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
-
-# The class that reads a folder given as ``--data``, if it is not the base class itself.
-FOLDERS = {DetectionDataModule: "Folder", SegmentationDataModule: "FolderSegmentation"}
 
 SETTINGS = ("--config", "-c", "--data", "--model", "--task", "--trainer")  # options that a file may set begin so
 
@@ -88,9 +86,11 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     ``base`` in between leaves only those.
     """
     replaced = []
-    for argument in _with_folders(arguments, FOLDERS.get(base, base.__name__)):
+    for argument in _with_folders(arguments, base.__name__):
         if argument.split("=")[0] == "--data":
             replaced.append(f"--data={base.__module__}.{base.__name__}")
+            known = inspect.signature(base).parameters
+            replaced += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in known]
         replaced.append(argument)
     return replaced
 

@@ -13,7 +13,7 @@ Train a detector, a segmenter or a classifier.
   --config FILE            a configuration: a path, or the name of one in configs/; of several, the later ones win
   --data FILE|CLASS|FOLDER other data than the configuration's: a file of settings, a class such as COCO, or a folder,
                            whose format is detected
-  --data.KEY VALUE         one setting of the data, such as root, batch_size, workers
+  --data.KEY VALUE         one setting of the data, such as root, batch_size, num_workers
   --model.KEY VALUE        one setting of the model, such as backbone.channels
   --task.KEY VALUE         one setting of its training, such as lr, schedule.name, optimizer.name
   --trainer.KEY VALUE      one argument of Lightning's Trainer, such as max_epochs, devices, accelerator, precision

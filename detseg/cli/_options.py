@@ -5,29 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# `name` or `name=value` anywhere, or a name before the first colon.
-ARGUMENT = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`|^(?P<subject>\w+)(?=: )")
+# `name` or `name=value` anywhere, or a name before the first colon; names may have dots.
+ARGUMENT = re.compile(r"`(?P<name>[\w.]+)(?:=(?P<value>[^`]*))?`|^(?P<subject>[\w.]+)(?=: )")
 
 # Options of the commands that take whole settings.
 GROUPED = {
     "batch_size": "data.batch_size",
     "format": "data.format",
-    "labels": "data.labels",
     "limit_val_batches": "trainer.limit_val_batches",
     "lr": "task.lr",
     "masks": "data.masks",
-    "names": "data.names",
+    "num_workers": "data.num_workers",
     "proposals": "data.proposals",
     "root": "data.root",
+    "split": "data.split",
     "transforms": "data.transforms",
     "warmup_steps": "task.warmup_steps",
-    "workers": "data.workers",
 }
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {
-    "check": {"format": "format", "labels": "labels", "names": "names"},
+    "check": {"format": "format"},
     "convert": {"class_names": "classes"},
-    "convert-data": {name: name for name in ("format", "labels", "names", "masks")},
+    "convert-data": {name: name for name in ("format", "masks")},
     **dict.fromkeys(("browse", "evaluate", "propose", "train"), GROUPED),
     "probe": {**GROUPED, "min_count": "min_count"},
 }
@@ -39,9 +38,10 @@ def with_options(message: str, command: str) -> str:
 
     def option(match: re.Match[str]) -> str:
         name, value = match["name"] or match["subject"], match["value"]
-        if name not in options:
+        first, dot, rest = name.partition(".")
+        if first not in options:
             return match[0]
-        text = f"--{options[name]}" + ("" if value is None else " " + value.strip("'\""))
+        text = f"--{options[first]}{dot}{rest}" + ("" if value is None else " " + value.strip("'\""))
         return text if match["subject"] else f"`{text}`"
 
     return ARGUMENT.sub(option, message)

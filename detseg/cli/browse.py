@@ -14,7 +14,6 @@ from PIL import Image
 
 from detseg import data as data_sets
 from detseg import models
-from detseg.check.parts import segmentation_of
 from detseg.check.web import Shown, browser, data_uri, document, shrunk
 from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data
 from detseg.cli._console import check_writable
@@ -22,6 +21,7 @@ from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.train import task_of
 from detseg.compat import translate_settings
 from detseg.data import DetectionDataModule, SegmentationDataModule
+from detseg.data.formats.format_detection import detect_any
 from detseg.data.formats.layout import read_text
 from detseg.data.modules.base import BaseDataModule
 from detseg.draw import ImageArray, draw, overlay
@@ -80,7 +80,8 @@ def _data_of(arguments: Sequence[str]) -> list[str]:
     if not what:  # what is missing, or a question for help, is for the parser to say
         return []
     if Path(what).is_dir():
-        return [f"--data={segmentation_of(Path(what)) or 'Folder'}", f"--data.root={what}"]
+        semantic = "semantic_segmentation" in detect_any(Path(what)).format.tasks
+        return [f"--data={'Segmentation' if semantic else 'Detection'}DataModule", f"--data.root={what}"]
     if not what.endswith(SUFFIXES):
         raise ConfigError(f"{what}: name a folder of data, or a YAML file")
     file = find_config(what)

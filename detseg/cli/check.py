@@ -10,15 +10,16 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from detseg.check.checking import check as check_parts
+from detseg.check.checking import check as check_source
 from detseg.check.figures import figures
 from detseg.check.page import page
-from detseg.check.parts import find_parts
 from detseg.check.repair import CHANGES, repair
 from detseg.check.summary import text, values
 from detseg.cli._console import check_writable
 from detseg.cli._parser import make_parser, parse
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.formats.base import DatasetFormat
+from detseg.data.formats.format_detection import detect_any
 from detseg.errors import ConfigError
 from detseg.folders import make_folder, writing
 from detseg.progress import progress
@@ -35,10 +36,10 @@ def run(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
     check_writable("--html", options.html)
     root = options.folder
-    parts = find_parts(root, options.format, options.labels, options.names)
+    source = detect_any(root, parser.instantiate_classes(options).format)
     if options.fix:
         make_folder("--fix", options.fix, root)
-    checked = check_parts(root, parts, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
+    checked = check_source(source, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
     boxes = {split: part for split, part in checked.parts.items() if isinstance(part, DetectionAnnotations)}
     measured = figures(boxes, options.side)
     if options.json:
@@ -65,9 +66,7 @@ def _parser() -> ArgumentParser:
         "Read all labels and look at every image. Exit status: 0 clean, 1 warnings, 2 errors.",
     )
     parser.add_argument("folder", type=Path, help="A data set in any format that is known.")
-    parser.add_argument("--format", type=str | None, help="Where the folder holds labels in more than one.")
-    parser.add_argument("--labels", type=str | None, help="One of several folders of YOLO labels.")
-    parser.add_argument("--names", type=str | None, help="The file in the folder with the names of YOLO classes.")
+    parser.add_argument("--format", type=str | DatasetFormat, default="auto", help="The format of the folder.")
     parser.add_argument("--decode", action="store_true", help="Decode every image, and not only read its head.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes that look at images.")
     parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for how well anchors fit.")

@@ -14,7 +14,7 @@ from detseg import checkpoint
 from detseg.cli._console import check_writable
 from detseg.cli._parser import make_parser, parse
 from detseg.configurable import to_config
-from detseg.data import VOCSegmentation
+from detseg.data import SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
 from detseg.export.torchvision import EPSILON, export_torchvision
 from detseg.model_zoo import NAMES, SCORES, config, describe, detector, segmenter
@@ -72,7 +72,7 @@ def _import(state: dict[str, Tensor], options: Namespace) -> None:
     task: Task
     if "classifier.4.weight" in state:  # of segmenters alone
         task = SegmentationTask(segmenter(state, class_names))
-        task.data_recipe = to_config(VOCSegmentation(root="datasets/VOCdevkit/VOC2012"))
+        task.data_recipe = to_config(SegmentationDataModule("datasets/VOCdevkit/VOC2012", "VOC"))
     else:
         published_as = published(options.source)
         name = options.model or published_as or next(iter(structures(state)), None)

@@ -18,13 +18,13 @@ from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.modules.detection import MOST_PROPOSALS
+from detseg.data.loading.proposals import Proposals, Writer, about, cache_file
+from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.preprocessing import pad_shapes, preprocess, to_batch, to_sample
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
 from detseg.progress import progress
-from detseg.proposals.cache import Proposals, Writer, about, cache_file
 from detseg.proposals.detectron2 import read_detectron2
 from detseg.proposals.grid import grid
 from detseg.proposals.making import Made, Method, make
@@ -158,7 +158,7 @@ def _report(split: str, annotations: DetectionAnnotations, proposals: Proposals)
             yield proposals[row]
 
     figures = proposal_recall(annotations, read())
-    cut = f"\nmodels look at the first {MOST_PROPOSALS} of an image" if max(counts) > MOST_PROPOSALS else ""
+    cut = f"\nmodels look at the first {MAX_PROPOSALS} of an image" if max(counts) > MAX_PROPOSALS else ""
     return (
         f"{split}: {len(annotations)} images, {np.mean(counts):.0f} boxes and "
         f"{proposals.seconds():.2f} seconds an image; recall {figures['recall50']:.3f} at IoU 0.5, "

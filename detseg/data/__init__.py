@@ -1,4 +1,4 @@
-"""Data sets: readers, transforms, samplers, and the data modules that join them.
+"""Data sets: annotations, formats, transforms, loading, and the data modules that join them.
 
 Names are imported on first use (see ``__init__.pyi``), so that reading annotations needs neither torch nor lightning.
 """

@@ -61,7 +61,7 @@ def split_indices(
     Raises ConfigError for a ``fraction`` for validation that is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise ConfigError(f"data.split.val_fraction: {fraction} must be above 0 and below 1, such as 0.2")
+        raise ConfigError(f"split.val_fraction: {fraction} must be above 0 and below 1, such as 0.2")
     groups = [[index] for index in range(count)] if groups is None else groups
     wanted = min(max(round(count * fraction), 1), count - 1)
     held_out: list[int] = []

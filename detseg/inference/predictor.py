@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from detseg.data.modules.detection import MOST_PROPOSALS
+from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.batching import batch_by_shape, in_order
 from detseg.inference.images import ImageArray, Images, iterate_images, open_image
@@ -182,6 +182,6 @@ class Predictor:
 
 def _propose(image: ImageArray, size: tuple[int, ...]) -> torch.Tensor:
     """Proposals (m, 4) of selective search for an image (h, w, 3), in pixels of its resized form of ``size``."""
-    boxes = torch.from_numpy(selective_search(image)[:MOST_PROPOSALS])
+    boxes = torch.from_numpy(selective_search(image)[:MAX_PROPOSALS])
     scale = torch.tensor([size[1] / image.shape[1], size[0] / image.shape[0]]).repeat(2)
     return boxes * scale

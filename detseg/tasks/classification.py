@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from detseg.data import ImageFolders, collate
+from detseg.data import ClassificationDataModule, collate
 from detseg.errors import ConfigError
 from detseg.metrics import TopKAccuracy
 from detseg.models import Classifier
@@ -21,13 +21,13 @@ from detseg.tasks.optimization import ScheduleConfig
 
 
 class ClassificationTask(Task):
-    """Train and evaluate a classifier on ``ImageFolders``: ``Trainer(...).fit(ClassificationTask(model), data)``.
+    """Train and evaluate a classifier: ``Trainer(...).fit(ClassificationTask(model), ClassificationDataModule(...))``.
 
     The other settings are those of ``Task``; the defaults are ResNet's for ImageNet (section 3.4), over 90 epochs.
     ``metrics`` are by default ``TopKAccuracy``; they are updated with logits (B, K) and classes (B,).
     """
 
-    datamodule_cls = ImageFolders
+    datamodule_cls = ClassificationDataModule
 
     def __init__(
         self,

@@ -19,14 +19,14 @@ from torch import Tensor
 from detseg.configurable import to_config
 from detseg.data import DetectionDataModule, collate
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.modules.detection import MOST_PROPOSALS, DetectionDataset
+from detseg.data.loading.proposals import fingerprint
+from detseg.data.modules.detection import MAX_PROPOSALS, DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import require_proposals
 from detseg.models.rcnn import RCNN
 from detseg.ops import boxes as box_ops
 from detseg.ops.boxes import TINY
 from detseg.progress import progress
-from detseg.proposals.cache import fingerprint
 from detseg.structures import Instances, Sample
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
         )
     assert dataset.proposals is not None
     for row in range(len(dataset)):
-        boxes = torch.from_numpy(dataset.proposals[row][:MOST_PROPOSALS])
+        boxes = torch.from_numpy(dataset.proposals[row][:MAX_PROPOSALS])
         objects = annotations.objects(row)
         truth = torch.from_numpy(annotations.boxes[objects][learnt[objects]]).float()
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())

@@ -17,13 +17,13 @@ from PIL import Image
 
 from detseg import cli
 from detseg.check.checking import CheckResult, check
-from detseg.check.parts import find_parts
 from detseg.data.annotations.issues import KINDS
+from detseg.data.formats.format_detection import detect_any
 from tests.data import made
 
 
 def look(root: Path, decode: bool = False, jobs: int = 1, **where: Any) -> CheckResult:
-    return check(root, find_parts(root, **where), decode, jobs, lambda _: nullcontext(lambda: None))
+    return check(detect_any(root, **where), decode, jobs, lambda _: nullcontext(lambda: None))
 
 
 def kinds(checked: CheckResult) -> dict[str, int]:
@@ -103,8 +103,8 @@ def test_a_broken_entry_does_not_hide_another(tmp_path: Path) -> None:
         "image-unknown": 1,
         "objects-none": 1,
     }
-    assert "images[3] (id 3)" in checked.of_kind("label-broken")[0].text
-    assert "annotations[1] (id 1)" in checked.of_kind("label-broken")[1].text
+    assert "images[3] (id 3)" in checked.of_kind("label-broken")[0].message
+    assert "annotations[1] (id 1)" in checked.of_kind("label-broken")[1].message
 
 
 @pytest.mark.parametrize(("low", "used"), [(0, (1, 2)), (1, (0, 1))])
@@ -116,7 +116,7 @@ def test_categories_shifted_by_one(tmp_path: Path, low: int, used: tuple[int, in
         annotation["category_id"] = used[number % 2]
     checked = look(write(tmp_path, content))
     assert kinds(checked) == {"category-unknown": 2, "off-by-one": 1}
-    assert ("too high" if low == 0 else "too low") in checked.of_kind("off-by-one")[0].text
+    assert ("too high" if low == 0 else "too low") in checked.of_kind("off-by-one")[0].message
 
 
 def test_doubled_images_and_categories(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_names_and_numbers_of_classes(tmp_path: Path) -> None:
     content["annotations"] += [content["annotations"][1] | {"id": 10 + i} for i in range(30)]
     checked = look(write(tmp_path, content))
     assert kinds(checked) == {"class-names": 1}
-    assert "'dog' (32), 'Dog ' (1)" in checked.of_kind("class-names")[0].text
+    assert "'dog' (32), 'Dog ' (1)" in checked.of_kind("class-names")[0].message
     assert [fault.annotation for fault in checked.of_kind("class-unused")] == ["cow"]
     assert [fault.annotation for fault in checked.of_kind("class-unbalanced")] == ["cat", "Dog "]
     assert checked.status == 1
@@ -216,7 +216,7 @@ def test_duplicates(tmp_path: Path) -> None:
     checked = look(tmp_path)
     assert kinds(checked) == {"duplicate": 1, "duplicate-across": 1}
     assert checked.of_kind("duplicate")[0].file.endswith("1.png")
-    assert checked.of_kind("duplicate-across")[0].text.endswith(
+    assert checked.of_kind("duplicate-across")[0].message.endswith(
         f"3.png (val): the same as {tmp_path}/images/0.png (train)"
     )
     assert checked.status == 2
@@ -327,14 +327,14 @@ def test_maps_of_labels(tmp_path: Path) -> None:
         Image.fromarray(np.full((48, 64), number % 2, np.uint8)).save(tmp_path / "masks" / f"{name}.png")
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     checked = look(tmp_path)
-    assert (checked.format, checked.faults) == ("FolderSegmentation", [])
+    assert (checked.format, checked.faults) == ("ImageMasks", [])
     assert checked.counts == {"sky": {"all": 2 * 48 * 64}, "road": {"all": 48 * 64}}
     made.image(tmp_path / "images" / "lonely.png", seed=7)
     made.image(tmp_path / "images" / "b.png", height=20, seed=1)
     Image.fromarray(np.full((48, 64), 7, np.uint8)).save(tmp_path / "masks" / "c.png")
     checked = look(tmp_path)
     assert kinds(checked) == {"mask-missing": 1, "mask-undefined": 1, "image-size": 1}
-    assert "3072 pixels have the number 7" in checked.of_kind("mask-undefined")[0].text
+    assert "3072 pixels have the number 7" in checked.of_kind("mask-undefined")[0].message
     for name in "abc":
         Image.fromarray(np.array([[1, 2]], np.uint8).repeat(24, 0).repeat(32, 1)).save(
             tmp_path / "masks" / f"{name}.png"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from detseg import cli
-from detseg.check.parts import find_parts
-from detseg.data.annotations.cache import LEAST
+from detseg.data.annotations.cache import MIN_BYTES
+from detseg.data.formats.format_detection import detect_any
 from detseg.errors import ConfigError
 from tests.check.test_checking import coco, kinds, look, write
 from tests.data import made
@@ -33,7 +33,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     (tmp_path / "leftImg8bit/train/aachen/aachen_000001_000019_leftImg8bit.png").unlink()
     checked = look(tmp_path)
     assert kinds(checked) == {"label-broken": 1, "image-missing": 1}
-    assert "'spaceship', which Cityscapes does not have" in checked.of_kind("label-broken")[0].text
+    assert "'spaceship', which Cityscapes does not have" in checked.of_kind("label-broken")[0].message
     assert checked.counts["car"] == {"train": 1, "val": 1}
 
 
@@ -43,14 +43,14 @@ def test_maps_of_labels_of_cityscapes(tmp_path: Path) -> None:
         labels = np.full((48, 64), value, np.uint8)
         Image.fromarray(labels).save(f"{frame(tmp_path, 'train', 'aachen', number)}_labelIds.png")
     checked = look(tmp_path)
-    assert (checked.format, list(checked.parts), kinds(checked)) == ("CityscapesSegmentation", ["train"], {})
+    assert (checked.format, list(checked.parts), kinds(checked)) == ("Cityscapes", ["train"], {})
     counts = {name: parts["train"] for name, parts in checked.counts.items() if parts["train"]}
     assert counts == {"road": 48 * 64, "building": 48 * 64, "car": 48 * 64}
     stem = frame(tmp_path, "train", "aachen", 5)
     Image.fromarray(np.full((48, 64), 60, np.uint8)).save(f"{stem}_labelIds.png")
     checked = look(tmp_path)
     assert kinds(checked) == {"mask-undefined": 1}
-    assert "have the number 60; the classes are 7, 8, 11, " in checked.of_kind("mask-undefined")[0].text
+    assert "have the number 60; the classes are 7, 8, 11, " in checked.of_kind("mask-undefined")[0].message
 
 
 def test_lvis(tmp_path: Path) -> None:
@@ -104,22 +104,22 @@ def test_an_image_outside_of_the_folder(tmp_path: Path, name: str) -> None:
     (root / "images" / "0.png").rename(root / "images" / "other.png")
     checked = look(write(root, content))
     assert kinds(checked) == {"image-missing": 1, "image-unknown": 1}
-    assert "leads out of the folder of the images" in checked.of_kind("image-missing")[0].text
+    assert "leads out of the folder of the images" in checked.of_kind("image-missing")[0].message
     (root / "images" / "other.png").rename(root / "images" / Path(name.replace("\\", "/")).name)
     assert kinds(look(root)) == {}
 
 
 def test_a_second_check_of_a_large_file_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    write(tmp_path / "set", coco(tmp_path / "set", bbox=[4, 6, 0, 30]) | {"info": "x" * LEAST})
+    write(tmp_path / "set", coco(tmp_path / "set", bbox=[4, 6, 0, 30]) | {"info": "x" * MIN_BYTES})
     for _ in range(2):
         assert kinds(look(tmp_path / "set")) == {"box-area": 1}
     assert not (tmp_path / "home").exists()
 
 
 def test_another_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match=r"--format Pascal: there is COCO, VOC, .*OpenImages, FolderSegmentation"):
-        find_parts(tmp_path, "Pascal")
+    with pytest.raises(ConfigError, match=r"format='Pascal'`: there is auto, COCO, VOC, .*OpenImages, ImageMasks"):
+        detect_any(tmp_path, "Pascal")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["check", str(tmp_path), "--format", "Pascal"])
     assert "--format Pascal" in capsys.readouterr().err

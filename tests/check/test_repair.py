@@ -12,7 +12,7 @@ from PIL import Image
 
 from detseg import cli
 from detseg.check.repair import repair
-from detseg.data import COCO, Folder
+from detseg.data import COCO, DetectionDataModule
 from detseg.data.annotations.images import read_image
 from detseg.errors import ConfigError, DataError
 from tests.check.test_checking import coco, kinds, look, write
@@ -102,7 +102,7 @@ def test_clipped_and_split(tmp_path: Path) -> None:
     made.image(root / "images" / "3.png", seed=0)  # the same as 0.png
     write(root, train, "train.json")
     changes = fix(write(root, val, "val.json"), out)
-    data = Folder(str(out))
+    data = DetectionDataModule(str(out))
     assert data.train_annotations.boxes.tolist() == [[50, 6, 64, 36], [4, 6, 24, 36]]
     assert data.val_annotations.files.tolist() == ["2.png"]
     assert len(changes) == 2
@@ -170,7 +170,7 @@ def test_classes_that_differ_in_more_than_white_space_stay(tmp_path: Path) -> No
     for number, annotation in enumerate(content["annotations"], start=1):
         annotation["category_id"] = number
     checked = look(write(root, content))
-    told = [fault.text for fault in checked.of_kind("class-names")]
+    told = [fault.message for fault in checked.of_kind("class-names")]
     assert told == [
         "classes that may be one: 'A' (1), 'a' (1)",
         "classes that may be one: '11' (1), '1 1' (1), ' 1  1' (1)",

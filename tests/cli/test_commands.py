@@ -54,7 +54,7 @@ DATA = """\
 class_path: COCO
 init_args:
   root: colours
-  workers: 0
+  num_workers: 0
   transforms:
     class_path: Transforms
     init_args:

@@ -209,8 +209,8 @@ def test_a_heat_map_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.CaptureFixture[str]) -> None:
     write_classes(Path("classes"), train=2, val=1)
     settings = ["--model", "Classifier", "--model.backbone", "ResNet"]
-    settings += ["--model.backbone.name", "resnet18", "--data", "ImageFolders", "--data.root", "classes"]
-    settings += ["--data.size", "64", "--data.workers", "0", "--trainer.max_epochs", "1", "--name", "looked"]
+    settings += ["--model.backbone.name", "resnet18", "--data", "ClassificationDataModule", "--data.root", "classes"]
+    settings += ["--data.size", "64", "--data.num_workers", "0", "--trainer.max_epochs", "1", "--name", "looked"]
     cli.main(["train", *settings, "--trainer.accelerator", "cpu"])
     capsys.readouterr()
     cli.main(["heatmap", big_picture(), "--checkpoint", "runs/looked/last.ckpt", "--count", "2", "--out", "own.png"])

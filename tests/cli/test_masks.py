@@ -41,7 +41,7 @@ data:
   class_path: COCO
   init_args:
     root: colours
-    workers: 0
+    num_workers: 0
     transforms:
       class_path: Transforms
       init_args:
@@ -72,7 +72,7 @@ def test_data_are_asked_for_masks_without_being_told(folder: Path) -> None:
     assert list((folder / "runs/mask/pictures").iterdir())
 
 
-@pytest.mark.parametrize("data", [[], ["--data=COCO", "--data.root=colours", "--data.workers=0"]])
+@pytest.mark.parametrize("data", [[], ["--data=COCO", "--data.root=colours", "--data.num_workers=0"]])
 def test_evaluation_writes_run_lengths(folder: Path, monkeypatch: pytest.MonkeyPatch, data: list[str]) -> None:
     monkeypatch.chdir(folder)
     cli.main(["evaluate", "--checkpoint", "runs/mask/best.ckpt", "--out", "results.json", "--metrics", "m.json", *data])

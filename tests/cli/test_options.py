@@ -8,8 +8,14 @@ from detseg.cli._options import with_options
 @pytest.mark.parametrize(
     ("command", "message", "printed"),
     [
-        ("train", "set fewer `workers`, or `workers=0`", "set fewer `--data.workers`, or `--data.workers 0`"),
+        (
+            "train",
+            "set fewer `num_workers`, or `num_workers=0`",
+            "set fewer `--data.num_workers`, or `--data.num_workers 0`",
+        ),
         ("train", "add `masks='all'`", "add `--data.masks all`"),
+        ("train", "split.val_fraction: 2 is", "--data.split.val_fraction: 2 is"),
+        ("train", "give `split.train='FILE'`", "give `--data.split.train FILE`"),
         ("check", "choose with `format='YOLO'`", "choose with `--format YOLO`"),
         ("convert", "class_names: 3 of 4", "--classes: 3 of 4"),
         ("convert", "a.pth: class_names: 3 of 4", "a.pth: class_names: 3 of 4"),

@@ -15,18 +15,18 @@ from torch import Tensor
 from detseg import checkpoint, cli
 from detseg.configurable import from_config, to_config
 from detseg.data import COCO
+from detseg.data.loading.proposals import Proposals
 from detseg.errors import DataError
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
 from detseg.modules import FPN, RPN, RoIHeads, TwoMLPHead
 from detseg.modules.backbones import MobileNetV2
-from detseg.proposals.cache import Proposals
 from detseg.proposals.grid import grid
 from detseg.structures import rescale
 from detseg.tasks import DetectionTask
 from tests.colours import colours, write_colours
 
-DATA = ["--data", "COCO", "--data.root", "colours", "--data.workers", "0"]
+DATA = ["--data", "COCO", "--data.root", "colours", "--data.num_workers", "0"]
 
 
 @pytest.fixture

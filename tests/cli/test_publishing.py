@@ -49,7 +49,7 @@ data:
   class_path: COCO
   init_args:
     root: data
-    workers: 0
+    num_workers: 0
     transforms:
       class_path: Transforms
       init_args:

@@ -25,7 +25,7 @@ from detseg.tasks import SegmentationTask
 
 TRAIN = [
     *("--config", "fcn_shapes.yaml", "--data.root", "shapes", "--data.train", "12", "--data.val", "5"),
-    *("--data.workers", "0", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"),
+    *("--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"),
 ]
 
 
@@ -166,7 +166,16 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
         Image.new("RGB", (64, 48)).save(f"own/images/{split}/a.jpg")
         Image.new("L", (64, 48), 1).save(f"own/masks/{split}/a.png")
     Path("own/classes.txt").write_text("ground\nthing\n")
-    arguments = ["--config", "fcn_shapes.yaml", "--data", "own", "--data.workers", "0", "--trainer.accelerator", "cpu"]
+    arguments = [
+        "--config",
+        "fcn_shapes.yaml",
+        "--data",
+        "own",
+        "--data.num_workers",
+        "0",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     cli.main(
         ["train", *arguments, "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--name", "own"]
     )

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detseg.data.annotations.detection import DetectionAnnotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
 
 
 def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
@@ -57,18 +57,18 @@ def annotations(counts: Sequence[int], classes: int = 3, seed: int = 0) -> Detec
     generator = np.random.default_rng(seed)
     total = sum(counts)
     corners = generator.uniform(0, 40, (total, 2))
-    return pack(
-        Path("made"),
-        classes=[f"class{i}" for i in range(classes)],
-        category_ids=[10 * i + 3 for i in range(classes)],
+    images = ImageColumns(
         root=Path("folder"),
         files=[f"{i}.jpg" for i in range(len(counts))],
-        image_ids=np.arange(len(counts)) + 100,
+        ids=np.arange(len(counts)) + 100,
         sizes=np.tile(np.array([[50, 60]], dtype=np.int32), (len(counts), 1)),
-        rows=np.repeat(np.arange(len(counts)), counts),
+    )
+    objects = ObjectColumns(
+        image_index=np.repeat(np.arange(len(counts)), counts),
         boxes=np.concatenate([corners, corners + generator.uniform(1, 9, (total, 2))], axis=1),
         labels=generator.integers(classes, size=total),
         ids=np.arange(total) + 1000,
         crowd=generator.random(total) < 0.2,
         difficult=generator.random(total) < 0.2,
     )
+    return from_columns(Path("made"), {f"class{i}": 10 * i + 3 for i in range(classes)}, images, objects)

@@ -15,9 +15,9 @@ from detseg.data.annotations import cache as annotation_cache
 from detseg.data.annotations.cache import cached
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.coco.reader import read_coco
-from detseg.data.formats.discovery import find_source
+from detseg.data.formats.format_detection import detect_source
 from detseg.data.formats.lvis import read_lvis
-from detseg.data.modules.coco import COCO
+from detseg.data.modules.detection import COCO
 from tests.data import made
 
 IMAGES = [{"id": number, "file_name": f"{number}é.png", "height": 48, "width": 64} for number in range(6)]
@@ -50,7 +50,7 @@ def through(file: Path, masks: str = "all") -> tuple[DetectionAnnotations, bool]
         reads.append(1)
         return read_coco(file, file.parent, masks), True  # type: ignore[arg-type]
 
-    return cached(file, [masks], read, least=1), bool(reads)
+    return cached(file, [masks], read, min_bytes=1), bool(reads)
 
 
 def same(one: object, other: object) -> None:
@@ -147,7 +147,7 @@ def test_that_it_cannot_be_written_is_said_and_no_error(
 def test_small_files_and_missing_ones_have_none(tmp_path: Path, home: Path) -> None:
     write(tmp_path)
     made.image(tmp_path / "0é.png")
-    COCO(str(tmp_path), train_file="a.json", val_file="a.json", masks="all").annotations("train")
+    COCO(str(tmp_path), split={"train": "a.json", "val": "a.json"}, masks="all").annotations("train")
     with pytest.raises(FileNotFoundError):
         cached(tmp_path / "missing.json", [], lambda: json.loads((tmp_path / "missing.json").read_text()))
     assert not home.exists()
@@ -157,7 +157,7 @@ def large(folder: Path, **size: int) -> Path:
     """A file of one image, 0é.png, that is large enough for a cache."""
     objects = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 20]}]
     file = made.coco(folder / "a.json", [{"id": 0, "file_name": "0é.png", **size}], objects, {1: "cat"})
-    file.write_text(file.read_text() + " " * annotation_cache.LEAST)
+    file.write_text(file.read_text() + " " * annotation_cache.MIN_BYTES)
     return file
 
 
@@ -184,7 +184,7 @@ def test_a_file_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(annotation_cache, "save", lambda *given: (saved.append(given[0]), save(*given)))
     made.image(tmp_path / "0é.png")
     file = large(tmp_path, height=48, width=64)
-    find_source(tmp_path).parts["all"]()
+    detect_source(tmp_path).read("all")
     assert len(saved) == 1
     assert len(read_lvis(tmp_path, file, "any")) == 1
     assert len(saved) == 2

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detseg.data.annotations.detection import DetectionAnnotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
 from tests.data import made
 
 COUNTS = st.lists(st.integers(0, 4), min_size=1, max_size=8)
@@ -51,19 +51,17 @@ def test_relabel_logs_what_it_leaves_out(caplog: pytest.LogCaptureFixture) -> No
 
 
 def pack_boxes(boxes: list[list[float]], rows: list[int]) -> DetectionAnnotations:
-    return pack(
+    return from_columns(
         Path("source.json"),
-        classes=["cat"],
-        category_ids=[1],
-        root=Path(),
-        files=["a.jpg", "b.jpg"],
-        image_ids=np.arange(2),
-        sizes=np.array([[10, 20], [30, 40]], dtype=np.int32),
-        rows=np.array(rows),
-        boxes=np.array(boxes, dtype=float),
-        labels=np.zeros(len(rows), dtype=np.int64),
-        ids=np.arange(7, 7 + len(rows)),
-        areas=np.array([np.nan] * (len(rows) - 1) + [5.5]),
+        {"cat": 1},
+        ImageColumns(Path(), ["a.jpg", "b.jpg"], np.arange(2), np.array([[10, 20], [30, 40]], dtype=np.int32)),
+        ObjectColumns(
+            image_index=np.array(rows),
+            boxes=np.array(boxes, dtype=float),
+            labels=np.zeros(len(rows), dtype=np.int64),
+            ids=np.arange(7, 7 + len(rows)),
+            areas=np.array([np.nan] * (len(rows) - 1) + [5.5]),
+        ),
     )
 
 
@@ -88,7 +86,7 @@ def test_description_counts() -> None:
 def test_reading_needs_neither_torch_nor_lightning() -> None:
     code = (
         "import sys, detseg.data.annotations.detection, detseg.data.annotations.images;"
-        "import detseg.data.formats.coco.reader, detseg.data.formats.voc;"
+        "import detseg.data.formats.coco.reader, detseg.data.formats.format_detection;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'albumentations')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

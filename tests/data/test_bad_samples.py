@@ -72,7 +72,7 @@ def test_a_data_set(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixtu
     (tmp_path / "images" / "2.png").write_text("no image")
 
     def rows(policy: BadSamples, split: str = "train") -> list[int]:
-        data = COCO(str(tmp_path), transforms=Transforms(48, 64), workers=workers, bad_samples=policy)
+        data = COCO(str(tmp_path), transforms=Transforms(48, 64), num_workers=workers, bad_samples=policy)
         loader = data.train_dataloader() if split == "train" else data.val_dataloader()
         return sorted(row for _ in range(2) for batch in loader for row in batch.image_index.tolist())
 

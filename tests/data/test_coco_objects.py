@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.annotations.issues import collecting
+from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.masks import MaskReading, pack_many, pack_polygons
 from detseg.data.formats.coco import json_stream, reader
 from detseg.data.formats.coco.reader import read_coco
@@ -93,8 +93,7 @@ def test_boxes_alone(tmp_path: Path) -> None:
 def test_collecting_reads_the_same(tmp_path: Path, masks: MaskReading) -> None:
     file = write(tmp_path / "a.json", entries(100))
     found = read_coco(file, tmp_path, masks)
-    with collecting():
-        other = read_coco(file, tmp_path, masks)
+    other = read_coco(file, tmp_path, masks, IssueCollector())
     assert found.masks is not None
     assert other.masks is not None
     for name in ("boxes", "labels", "areas", "ids", "offsets"):

@@ -23,8 +23,10 @@ from detseg import cli
 from detseg.cli.convert_data import run as convert_data
 from detseg.data.annotations.contours import concat_contours, make_clockwise, signed_area, trace_contours
 from detseg.data.annotations.masks import POLYGONS, concat_masks, pack_polygons
+from detseg.data.formats.coco.detection import CocoFormat
 from detseg.data.formats.conversion import convert
-from detseg.data.formats.discovery import find_source
+from detseg.data.formats.format_detection import detect_source, find_formats
+from detseg.data.formats.yolo import YoloFormat
 from detseg.errors import ConfigError, DataError
 from tests.data import made
 
@@ -37,7 +39,8 @@ def through(root: Path, *formats: str, masks: bool = True) -> tuple[Path, Counte
     losses: Counter[str] = Counter()
     for number, to in enumerate(formats):
         out = root.parent / f"{root.name}_{number}_{to}"
-        losses = convert(find_source(root, masks="any" if masks else "none"), to, out, masks)
+        (format,) = find_formats(to, "detection")
+        losses = convert(detect_source(root), format, out, masks).losses
         root = out
     return root, +losses
 
@@ -152,7 +155,7 @@ def test_masks_come_back_from_yolo_to_the_pixel(tmp_path: Path) -> None:
     assert found[0]["segmentation"] == one
     for entry, segmentation in zip(found, segmentations, strict=True):
         assert np.array_equal(pixels(entry["segmentation"]), pixels(segmentation))
-    losses = convert(find_source(root, masks="any"), "YOLO", tmp_path / "again")
+    losses = convert(detect_source(root), YoloFormat(), tmp_path / "again").losses
     assert losses == {
         "polygons of several parts become one, with bridges of no width": 2,
         "run lengths become polygons along the edges of pixels": 1,
@@ -199,19 +202,19 @@ def test_what_cannot_be_held_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_images_are_links_or_copies_and_nothing_is_overwritten(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "mine", [{"bbox": BOXES[0]}])
-    source = find_source(root)
-    convert(source, "YOLO", tmp_path / "links")
-    convert(source, "YOLO", tmp_path / "copies", copy=True)
+    source = detect_source(root)
+    convert(source, YoloFormat(), tmp_path / "links")
+    convert(source, YoloFormat(), tmp_path / "copies", copy=True)
     image = root / "train" / "5.png"
     assert (tmp_path / "links" / "images" / "train" / "5.png").samefile(image)
     copy = tmp_path / "copies" / "images" / "train" / "5.png"
     assert not copy.samefile(image)
     assert copy.read_bytes() == image.read_bytes()
     with pytest.raises(DataError, match="links: is there already, and nothing is overwritten"):
-        convert(source, "COCO", tmp_path / "links")
+        convert(source, CocoFormat(), tmp_path / "links")
     (root / "train" / "9.png").unlink()
     with pytest.raises(DataError, match=r"9\.png: there is no such image"):
-        convert(source, "COCO", tmp_path / "more")
+        convert(source, CocoFormat(), tmp_path / "more")
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:
@@ -222,7 +225,7 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     last, _ = through(root, "VOC")
     assert (last / "ImageSets" / "Main" / "val.txt").read_text() == "val_5\n"
     assert (last / "ImageSets" / "Main" / "train.txt").read_text() == "train_5\n9\n"
-    assert len(find_source(last).parts["val"]()) == 1
+    assert len(detect_source(last).read("val")) == 1
 
 
 def test_voc_keeps_spaces_in_the_names_of_images(tmp_path: Path) -> None:
@@ -233,13 +236,14 @@ def test_voc_keeps_spaces_in_the_names_of_images(tmp_path: Path) -> None:
         file = root / f"{split}.json"
         file.write_text(file.read_text().replace(old, new))
     last, _ = through(root, "VOC")
-    assert {part: [Path(file).stem for file in read().files] for part, read in find_source(last).parts.items()} == {
+    source = detect_source(last)
+    assert {split: [Path(file).stem for file in source.read(split).files] for split in source.splits} == {
         "train": ["photo 1", "a  b"],
         "val": ["c d"],
     }
     lists = last / "ImageSets" / "Main"
     (lists / "val.txt").write_text("c d  -1\n")  # as the lists of a class have it
-    assert len(find_source(last).parts["val"]()) == 1
+    assert len(detect_source(last).read("val")) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "all"])
@@ -256,7 +260,7 @@ def test_voc_refuses_names_that_it_cannot_hold(tmp_path: Path, name: str, split:
     with pytest.raises(DataError, match=re.escape(f"name {name!a} has a character that VOC's files, being XML, cann")):
         through(root, "VOC")
     last, _ = through(root, "YOLO", "COCO")
-    assert [Path(file).name for file in find_source(last).parts[split]().files] == ["9.png", name]
+    assert [Path(file).name for file in detect_source(last).read(split).files] == ["9.png", name]
 
 
 def test_voc_refuses_classes_that_it_cannot_hold(tmp_path: Path) -> None:
@@ -273,7 +277,7 @@ def test_names_that_differ_in_capitals_get_numbers(tmp_path: Path, to: str) -> N
         made.image(tmp_path / "mine" / entry["file_name"], HEIGHT, WIDTH, entry["id"])
     objects = [{"id": i, "image_id": i, "category_id": 7, "bbox": BOXES[0]} for i in range(4)]
     made.coco(tmp_path / "mine" / "a.json", entries, objects, NAMES)
-    found = find_source(through(tmp_path / "mine", to)[0]).parts["all"]()
+    found = detect_source(through(tmp_path / "mine", to)[0]).read("all")
     names = sorted(Path(file).name for file in found.files)
     assert names == ["all_A.png", "all_a_2.png", "all_a_3.png", "all_a_4.bmp"]
     assert len(found.labels) == 4
@@ -291,7 +295,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("detseg.data.formats.conversion.os.link", full)
+    monkeypatch.setattr("detseg.data.formats.writing.os.link", full)
     monkeypatch.setattr("detseg.data.formats.conversion.shutil.copyfile", full)
     with pytest.raises(ConfigError, match=f"--out {tmp_path / 'new'}: .*No space left"):
         convert_data([*command, str(tmp_path / "new")])
@@ -305,14 +309,14 @@ def test_yolo_keeps_the_objects_of_an_image_called_test(tmp_path: Path) -> None:
     for seed, name in enumerate(("test", "b", "train")):
         made.image(root / f"{name}.png", HEIGHT, WIDTH, seed)
     last, _ = through(root, "YOLO")
-    assert np.diff(find_source(last).parts["all"]().offsets).tolist() == [1, 1, 1]
+    assert np.diff(detect_source(last).read("all").offsets).tolist() == [1, 1, 1]
 
 
 def test_labels_of_another_size_are_not_made_shares(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "mine", [{"bbox": BOXES[0]}])
     made.image(root / "train" / "5.png", WIDTH, HEIGHT)
     with pytest.raises(DataError, match=r"5\.png: is not 64x48 as its labels say"):
-        convert(find_source(root), "YOLO", tmp_path / "out")
+        convert(detect_source(root), YoloFormat(), tmp_path / "out")
 
 
 @settings(max_examples=60, deadline=None)
@@ -354,12 +358,13 @@ def test_any_box_goes_round_all_formats(boxes: list[tuple[float, ...]], order: l
 @pytest.mark.parametrize("to", ["COCO", "VOC", "YOLO"])
 @pytest.mark.parametrize("name", ["tiny_coco", "raccoon", "nuts_coco"])
 def test_real_data_goes_through(shared_data: Path, tmp_path: Path, name: str, to: str) -> None:
-    source = find_source(shared_data / name, masks="any")
-    convert(source, to, tmp_path / "out")
-    again = find_source(tmp_path / "out", masks="any")
-    assert set(again.parts) == set(source.parts)
-    for part, read in source.parts.items():
-        one, other = read(), again.parts[part]()
+    source = detect_source(shared_data / name)
+    (format,) = find_formats(to, "detection")
+    convert(source, format, tmp_path / "out")
+    again = detect_source(tmp_path / "out")
+    assert set(again.splits) == set(source.splits)
+    for part in source.splits:
+        one, other = source.read(part, "any"), again.read(part, "any")
         kept = ~one.crowd if to == "YOLO" else np.ones(len(one.boxes), dtype=bool)
         if to == "VOC":
             kept = (one.boxes[:, 2:] - one.boxes[:, :2] > 1).all(axis=1)

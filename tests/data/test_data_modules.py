@@ -17,6 +17,7 @@ import torch
 from detseg.configurable import from_config, to_config
 from detseg.data import COCO, VOC, Transforms
 from detseg.data.annotations.images import read_image
+from detseg.data.formats.coco.detection import CocoFormat
 from detseg.data.modules.base import Loader
 from detseg.data.modules.detection import DetectionDataset
 from detseg.data.splits import split_indices
@@ -41,7 +42,7 @@ def rows(loader: Any) -> list[int]:
 
 def test_coco_needs_a_root_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        data = COCO(str(whole_coco(tmp_path)), transforms=SMALL, workers=0)
+        data = COCO(str(whole_coco(tmp_path)), transforms=SMALL, num_workers=0)
         assert (data.classes, data.num_classes) == (("cat", "dog"), 2)
         assert data.val_annotations.classes == data.classes
         assert data.num_classes == 2
@@ -55,8 +56,8 @@ def test_coco_needs_a_root_and_nothing_else(tmp_path: Path, caplog: pytest.LogCa
 def test_explicit_places_override_what_is_found(tmp_path: Path) -> None:
     whole_coco(tmp_path / "a")
     other = made.simple_coco(tmp_path / "b" / "own.json", tmp_path / "c", 4, {1: "fox"})
-    data = COCO(str(tmp_path / "a"), train_file=str(other), train_images=str(tmp_path / "c"), val_file="../b/own.json",
-                val_images="../c")  # fmt: skip
+    format = CocoFormat(images={"train": str(tmp_path / "c"), "val": "../c"})
+    data = COCO(str(tmp_path / "a"), format, split={"train": str(other), "val": "../b/own.json"})
     assert data.classes == ("fox",)
     assert data.train_annotations.path(2) == tmp_path / "c" / "2.png"
     assert len(data.val_annotations) == 4
@@ -69,7 +70,7 @@ def test_boxes_beyond_the_image_are_clipped_to_learn_from_and_measured_as_they_a
     images = [{"id": i, "file_name": f"{i}.png", "height": 33, "width": 44} for i in (1, 2)]
     objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [-3, 5, 99, 20]} for i in (1, 2)]
     made.coco(tmp_path / "all.json", images, objects, {1: "cat"})
-    data = COCO(str(tmp_path), transforms=Transforms(33, 44, flip=0), workers=0)
+    data = COCO(str(tmp_path), transforms=Transforms(33, 44, flip=0), num_workers=0)
     sample = DetectionDataset(data.train_annotations, data.transforms, training=True)[0]
     assert sample.boxes.tolist() == [[0, 5, 44, 25]]
     assert data.val_annotations.boxes.tolist() == [[-3, 5, 96, 25]]
@@ -87,11 +88,11 @@ def test_voc_reads_its_lists_and_shares_classes(tmp_path: Path) -> None:
     assert data.val_annotations.image_ids.tolist() == ["c"]
     assert data.val_annotations.labels.tolist() == [1]
     assert data.val_annotations.category_ids == data.train_annotations.category_ids == (1, 2)
-    other = VOC(str(tmp_path), train_split="extra", val_split="train")
+    other = VOC(str(tmp_path), split={"train": "extra", "val": "train"})
     assert other.train_annotations.image_ids.tolist() == ["b", "d"]
     (tmp_path / "ImageSets" / "Main" / "train.txt").unlink()
-    with pytest.raises(DataError, match="give train_split as well as val_split"):
-        _ = VOC(str(tmp_path), val_split="val").classes
+    with pytest.raises(DataError, match=r"give `split\.train='LIST'` as well as `split\.val`"):
+        _ = VOC(str(tmp_path), split={"val": "val"}).classes
 
 
 def test_what_no_one_has_split_is_split_the_same_way_each_time(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_what_no_one_has_split_is_split_the_same_way_each_time(tmp_path: Path) -
         assert again.val_annotations.files.tolist() == val
         assert data.val_annotations.classes == data.classes
         assert data.num_classes == 2
-    assert len(COCO(str(tmp_path / "coco"), val_fraction=0.5).val_annotations) == 5
+    assert len(COCO(str(tmp_path / "coco"), split={"val_fraction": 0.5}).val_annotations) == 5
 
 
 @pytest.mark.parametrize(("count", "val"), [(2, 1), (3, 1), (10, 2), (1000, 200)])
@@ -125,22 +126,24 @@ def test_a_share_for_validation_is_between_none_and_all(tmp_path: Path, fraction
     made.simple_coco(tmp_path / "coco" / "all.json", tmp_path / "coco" / "images", 4)
     made.voc(tmp_path / "voc", "a", made.box("fox", 2, 2, 30, 40))
     for data in (
-        COCO(str(tmp_path / "coco"), val_fraction=fraction),
-        VOC(str(tmp_path / "voc"), val_fraction=fraction),
+        COCO(str(tmp_path / "coco"), split={"val_fraction": fraction}),
+        VOC(str(tmp_path / "voc"), split={"val_fraction": fraction}),
     ):
-        with pytest.raises(ConfigError, match=rf"data\.val_fraction: {fraction} must be"):
+        with pytest.raises(ConfigError, match=rf"split\.val_fraction: {fraction} must be"):
             _ = data.classes
 
 
 def test_a_model_brings_its_classes(tmp_path: Path) -> None:
-    data = COCO(str(whole_coco(tmp_path)), transforms=SMALL, workers=0)
+    data = COCO(str(whole_coco(tmp_path)), transforms=SMALL, num_workers=0)
     assert data.val_annotations.labels.tolist() == [0, 0, 0]
     data.use_classes(["cow", "dog", "cat"])
     assert data.classes == ("cow", "dog", "cat")
     assert data.val_annotations.labels.tolist() == [2, 2, 2]
     assert data.val_annotations.category_ids == (-1, 2, 1)
     assert next(iter(data.val_dataloader())).targets.labels[0, 0] == 2
-    with pytest.raises(DataError, match=r"none of its classes \(cat, dog, elk\) is one of those to find \(emu\)"):
+    with pytest.raises(
+        DataError, match=r"none of its classes \(cat, dog, elk\) is among the classes to predict \(emu\)"
+    ):
         data.use_classes(["emu"])
 
 
@@ -164,7 +167,7 @@ def test_a_model_needs_no_training_data_to_be_evaluated(tmp_path: Path) -> None:
     data = COCO(str(tmp_path))
     data.use_classes(["dog", "cat"])
     assert data.val_annotations.labels.tolist() == [1, 1, 1]
-    with pytest.raises(DataError, match="no annotation file with train in its name; give train_file"):
+    with pytest.raises(DataError, match=r"no annotation file with train in its name; give `split\.train='FILE'`"):
         _ = data.train_annotations
 
 
@@ -189,14 +192,14 @@ def test_training_samples_repeat_for_a_seed_and_differ_between_seeds(tmp_path: P
 
 def test_workers_change_nothing(tmp_path: Path) -> None:
     root = str(whole_coco(tmp_path))
-    loaders = [COCO(root, transforms=SMALL, workers=workers).train_dataloader() for workers in (0, 2)]
+    loaders = [COCO(root, transforms=SMALL, num_workers=workers).train_dataloader() for workers in (0, 2)]
     for alone, shared in zip(*loaders, strict=True):
         assert torch.equal(alone.images, shared.images)
         assert torch.equal(alone.targets.boxes, shared.targets.boxes)
 
 
 def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
-    data = COCO(str(whole_coco(tmp_path)), transforms=Transforms([60, 96], 200), workers=0)
+    data = COCO(str(whole_coco(tmp_path)), transforms=Transforms([60, 96], 200), num_workers=0)
     batch = next(iter(data.val_dataloader()))
     image = preprocess(read_image(data.val_annotations.path(0)), data.preprocessing)
     assert image.shape[:2] == tuple(batch.image_sizes[0].tolist()) == (96, 128)
@@ -217,7 +220,7 @@ def test_a_broken_image_stops_with_its_path_alone(tmp_path: Path, workers: int) 
     broken = tmp_path / "val2017" / "1.png"
     broken.write_bytes(b"nothing")
     with pytest.raises(DataError) as caught:
-        rows(COCO(str(tmp_path), transforms=SMALL, workers=workers).val_dataloader())
+        rows(COCO(str(tmp_path), transforms=SMALL, num_workers=workers).val_dataloader())
     assert str(caught.value).startswith(f"{broken}: not an image")
     assert "Traceback" not in str(caught.value)
 
@@ -225,7 +228,7 @@ def test_a_broken_image_stops_with_its_path_alone(tmp_path: Path, workers: int) 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_augmentation_that_fails_stops_with_its_name_alone(tmp_path: Path, workers: int) -> None:
     transforms = Transforms(48, 64, augment={"RandomCrop": {"height": 500, "width": 500, "p": 1}})
-    data = COCO(str(whole_coco(tmp_path)), transforms=transforms, workers=workers)
+    data = COCO(str(whole_coco(tmp_path)), transforms=transforms, num_workers=workers)
     with pytest.raises(ConfigError) as caught:
         rows(data.train_dataloader())
     assert str(caught.value).startswith("transforms: augment (RandomCrop) fails on an image resized to 48 x 64: Crop")
@@ -243,10 +246,10 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     made.coco(tmp_path / "train.json", [], [], {1: "cat"})
     made.simple_coco(tmp_path / "val.json", tmp_path / "val", 2)
     with pytest.raises(DataError, match="the train split has no images"):
-        _ = COCO(str(tmp_path), train_images="val").classes
+        _ = COCO(str(tmp_path), CocoFormat(images={"train": "val"})).classes
 
 
-@pytest.mark.parametrize("values", [{"batch_size": 0}, {"workers": -1}])
+@pytest.mark.parametrize("values", [{"batch_size": 0}, {"num_workers": -1}])
 def test_values_that_make_no_sense_are_errors(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         COCO("x", **values)  # type: ignore[arg-type]
@@ -284,7 +287,7 @@ def trainer(**options: Any) -> pl.Trainer:
 
 @pytest.mark.filterwarnings("ignore")
 def test_each_epoch_is_shuffled_anew_and_resuming_goes_on(tmp_path: Path) -> None:
-    data = COCO(str(whole_coco(tmp_path, train=9)), transforms=SMALL, workers=0, batch_size=2)
+    data = COCO(str(whole_coco(tmp_path, train=9)), transforms=SMALL, num_workers=0, batch_size=2)
     straight, stopped, resumed = Recorder(), Recorder(), Recorder()
     trainer(max_epochs=3, enable_checkpointing=False).fit(straight, data)
     first = trainer(max_epochs=2, enable_checkpointing=False)
@@ -299,7 +302,7 @@ def test_each_epoch_is_shuffled_anew_and_resuming_goes_on(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore")
 def test_overfitting_sees_the_same_batches_again(tmp_path: Path) -> None:
-    data = COCO(str(whole_coco(tmp_path, train=9)), transforms=SMALL, workers=0, batch_size=2)
+    data = COCO(str(whole_coco(tmp_path, train=9)), transforms=SMALL, num_workers=0, batch_size=2)
     module = Recorder()
     trainer(max_epochs=3, overfit_batches=2, enable_checkpointing=False).fit(module, data)
     assert module.trained == [[epoch, *rows] for epoch in range(3) for rows in ([0, 1], [2, 3])]
@@ -314,7 +317,7 @@ class Writer(pl.Callback):
     def on_fit_end(self, run, module):
         Path(f"{sys.argv[1]}/{run.global_rank}.out").write_text(json.dumps([module.trained, module.validated]))
 
-data = COCO(sys.argv[1], transforms=SMALL, workers=0, batch_size=2)
+data = COCO(sys.argv[1], transforms=SMALL, num_workers=0, batch_size=2)
 run = trainer(devices=2, strategy="ddp_fork", callbacks=[Writer()], max_epochs=2, enable_checkpointing=False)
 run.fit(Recorder(), data)
 """
@@ -350,5 +353,5 @@ class Hungry(torch.utils.data.Dataset[torch.Tensor]):
 
 
 def test_a_killed_worker_is_explained() -> None:
-    with pytest.raises(DetsegError, match=r"a loader process was killed.* fewer --data\.workers, a smaller"):
+    with pytest.raises(DetsegError, match=r"a loader process was killed.* fewer `num_workers`, a smaller"):
         list(Loader(Hungry(), num_workers=1))

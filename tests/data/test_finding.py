@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.formats.discovery import find_source
+from detseg.data.formats.format_detection import detect_source
 from detseg.data.formats.layout import is_path_traversal
 from detseg.data.splits import train_val_split
 from detseg.errors import DataError
@@ -17,9 +17,9 @@ from tests.data import made
 
 
 def whole(root: Path, part: str = "all", format: str = "COCO") -> DetectionAnnotations:
-    source = find_source(root)
-    assert source.format == format
-    return source.parts[part]()
+    source = detect_source(root)
+    assert source.format.name == format
+    return source.read(part)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path) -> None:
 def test_all_parts_of_coco_are_found_and_other_json_is_not_taken_for_it(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "valid", "test")):
         made.simple_coco(tmp_path / split / "_annotations.coco.json", tmp_path / split, number + 1)
-    source = find_source(tmp_path)
-    assert {part: len(read()) for part, read in source.parts.items()} == {"train": 1, "val": 2, "test": 3}
+    source = detect_source(tmp_path)
+    assert {split: len(source.read(split)) for split in source.splits} == {"train": 1, "val": 2, "test": 3}
     one = tmp_path / "one"
     made.image(one / "a.png")
     shape = {"label": "cat", "points": [[1, 2], [11, 22]], "shape_type": "rectangle"}
@@ -73,10 +73,10 @@ def test_all_parts_of_coco_are_found_and_other_json_is_not_taken_for_it(tmp_path
     assert whole(one, format="LabelMe").boxes.tolist() == [[1, 2, 11, 22]]
     (one / "a.json").write_text("{}")
     with pytest.raises(DataError, match=r"no images, annotations and categories of COCO in a\.json$"):
-        find_source(one)
+        detect_source(one)
     (one / "a.json").write_text('{"images": [{"id": 1, "file_na')
     with pytest.raises(DataError, match=r"a\.json is cut off: copy it again$"):
-        find_source(one)
+        detect_source(one)
 
 
 @pytest.mark.parametrize("count", [3, 60])
@@ -98,7 +98,7 @@ def test_captions_beside_keypoints_are_not_taken(tmp_path: Path) -> None:
     assert len(whole(tmp_path, "val")) == 1
     made.simple_coco(tmp_path / "annotations" / "more_train.json", tmp_path / "train")
     with pytest.raises(DataError, match=r"several files could be the train split: .*more_train\.json"):
-        find_source(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_voc_beside_the_images(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_two_voc_data_sets_are_two(tmp_path: Path) -> None:
     for year in (2007, 2012):
         made.voc(tmp_path / f"VOC{year}", "a", made.box("cat", 1, 1, 9, 9))
     with pytest.raises(DataError, match="more than one VOC data set"):
-        find_source(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_no_error_is_told_by_the_name_of_a_folder(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_no_error_is_told_by_the_name_of_a_folder(tmp_path: Path) -> None:
     made.voc(root, "a", made.box("cat", 1, 1, 9, 9))
     (root / "Annotations" / "a.xml").rename(root / "a.xml")
     (root / "Annotations").rmdir()
-    assert len(find_source(root).parts["all"]()) == 1
+    assert len(detect_source(root).read("all")) == 1
 
 
 def yolo(root: Path, stems: str, text: str) -> Path:
@@ -207,5 +207,5 @@ def test_what_it_is_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     made.simple_coco(tmp_path / "train.json", tmp_path / "train")
     made.simple_coco(tmp_path / "val.json", tmp_path / "val")
     with caplog.at_level(logging.INFO):
-        find_source(tmp_path)
+        detect_source(tmp_path)
     assert f"{tmp_path}: taken for a data set in the format COCO (train, val)" in caplog.text

@@ -8,7 +8,8 @@ import pytest
 
 from detseg import cli
 from detseg.cli._configs import for_other_data
-from detseg.data import DetectionDataModule, Folder, Transforms
+from detseg.data import DetectionDataModule, Transforms
+from detseg.data.formats.yolo import YoloFormat
 from detseg.errors import ConfigError, DataError
 from tests.data import made
 
@@ -29,7 +30,7 @@ def yolo(root: Path, images: dict[str, int]) -> Path:
 def test_a_ready_split_is_used_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = yolo(tmp_path, {"train/a": 1, "train/b": 2, "val/c": 3})
     with caplog.at_level(logging.INFO):
-        data = Folder(str(root), transforms=Transforms(48, 64), workers=0)
+        data = DetectionDataModule(str(root), transforms=Transforms(48, 64), num_workers=0)
         assert (len(data.train_annotations), len(data.val_annotations)) == (2, 1)
     assert f"{root}: taken for a data set in the format YOLO in {root}/labels (train, val)" in caplog.text
     (batch,) = data.val_dataloader()
@@ -40,13 +41,13 @@ def test_identical_pictures_stay_on_one_side(tmp_path: Path) -> None:
     root = yolo(tmp_path, {f"{number:02}": number // 2 for number in range(20)})
     sides = set()
     for seed in range(5):
-        data = Folder(str(root), val_fraction=0.3, seed=seed)
+        data = DetectionDataModule(str(root), split={"val_fraction": 0.3, "seed": seed})
         held_out = {int(Path(file).stem) for file in data.val_annotations.files}
         learnt = {int(Path(file).stem) for file in data.train_annotations.files}
         assert held_out | learnt == set(range(20))
         assert len(held_out) == 6
         assert {number // 2 for number in held_out}.isdisjoint(number // 2 for number in learnt)
-        again = Folder(str(root), val_fraction=0.3, seed=seed).val_annotations.files
+        again = DetectionDataModule(str(root), split={"val_fraction": 0.3, "seed": seed}).val_annotations.files
         assert data.val_annotations.files.tolist() == again.tolist()
         sides.add(frozenset(held_out))
     assert len(sides) > 1
@@ -55,28 +56,28 @@ def test_identical_pictures_stay_on_one_side(tmp_path: Path) -> None:
 def test_coco_and_voc_are_found(tmp_path: Path) -> None:
     made.simple_coco(tmp_path / "coco" / "train.json", tmp_path / "coco" / "train", 2, {5: "cat", 1: "dog"})
     made.simple_coco(tmp_path / "coco" / "val.json", tmp_path / "coco" / "val", 1)
-    found = Folder(str(tmp_path / "coco"))
+    found = DetectionDataModule(str(tmp_path / "coco"))
     assert (found.train_annotations.category_ids, len(found.val_annotations)) == ((1, 5), 1)
     for stem in "abc":
         made.voc(tmp_path / "voc", stem, made.box("cat", 1, 1, 9, 9))
-    assert Folder(str(tmp_path / "voc")).val_annotations.category_ids == (1,)
+    assert DetectionDataModule(str(tmp_path / "voc")).val_annotations.category_ids == (1,)
 
 
 def test_what_is_unknown_or_ambiguous_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        Folder(str(tmp_path / "absent")).read("train")
+        DetectionDataModule(str(tmp_path / "absent")).read("train")
     (tmp_path / "notes.doc").write_text("")
     with pytest.raises(DataError, match=r"no labels of a known format\. Looked for COCO .*Found files: 1 \.doc"):
-        Folder(str(tmp_path)).read("train")
+        DetectionDataModule(str(tmp_path)).read("train")
     root = yolo(tmp_path, {"a": 1, "b": 2})
     shutil.copytree(root / "labels", root / "labels_two")
-    with pytest.raises(DataError, match=r"more than once: YOLO in .*labels; YOLO in .*labels_two.*--data\.format"):
-        Folder(str(root)).read("train")
-    assert len(Folder(str(root), labels="labels_two").read("train")) == 1
-    with pytest.raises(ConfigError, match=r"data\.format: XML; there is COCO"):
-        Folder(str(root), format="XML")
+    with pytest.raises(DataError, match=r"more than once: YOLO in .*labels; YOLO in .*labels_two.*`format='YOLO'`"):
+        DetectionDataModule(str(root)).read("train")
+    assert len(DetectionDataModule(str(root), YoloFormat(labels="labels_two")).read("train")) == 1
+    with pytest.raises(ConfigError, match=r"format='XML'`: there is auto, COCO"):
+        DetectionDataModule(str(root), format="XML")
     with pytest.raises(ConfigError, match="val_fraction"):
-        Folder(str(root), labels="labels", val_fraction=1.0).read("train")
+        DetectionDataModule(str(root), YoloFormat(labels="labels"), split={"val_fraction": 1.0}).read("train")
 
 
 @pytest.mark.parametrize("arguments", [["--data", "mine"], ["--data=mine"]])
@@ -85,21 +86,25 @@ def test_a_folder_is_a_value_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("mine", "COCO"):
         (tmp_path / name).mkdir()
     found = for_other_data([*arguments, "--task.lr", "0.1"], DetectionDataModule)
-    base = "--data=detseg.data.modules.detection.DetectionDataModule"
-    assert " ".join(found).replace("=Folder", " Folder") == f"{base} --data Folder --data.root=mine --task.lr 0.1"
-    assert for_other_data(["--data", "COCO"], DetectionDataModule) == [base, "--data", "COCO"]
+    base = ["--data=detseg.data.modules.detection.DetectionDataModule", "--data.format=auto", "--data.split=null"]
+    assert " ".join(found).replace("=DetectionDataModule", " DetectionDataModule") == " ".join(
+        [*base, "--data DetectionDataModule --data.root=mine --task.lr 0.1"]
+    )
+    assert for_other_data(["--data", "COCO"], DetectionDataModule) == [*base, "--data", "COCO"]
 
 
 @pytest.mark.parametrize(("name", "train", "val"), [("raccoon", 160, 40), ("tiny_coco", 50, 50), ("nuts_coco", 14, 4)])
 def test_real_folders(shared_data: Path, name: str, train: int, val: int) -> None:
-    data = Folder(str(shared_data / name))
+    data = DetectionDataModule(str(shared_data / name))
     assert (len(data.train_annotations), len(data.val_annotations)) == (train, val)
 
 
 def test_a_real_folder_of_several_kinds(shared_data: Path) -> None:
     with pytest.raises(DataError, match=r"COCO; YOLO in .*labels_yolo_box; YOLO in .*labels_yolo_seg"):
-        Folder(str(shared_data / "coco128_train")).read("train")
-    data = Folder(str(shared_data / "coco128_train"), labels="labels_yolo_box", names="object_detection.yaml")
+        DetectionDataModule(str(shared_data / "coco128_train")).read("train")
+    data = DetectionDataModule(
+        str(shared_data / "coco128_train"), YoloFormat(labels="labels_yolo_box", names="object_detection.yaml")
+    )
     assert (len(data.train_annotations), len(data.val_annotations)) == (102, 26)
 
 
@@ -108,6 +113,6 @@ def test_the_command_line_knows_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     yolo(tmp_path / "mine", {"train/a": 1, "train/b": 2, "val/c": 3})
-    settings = ("--config", "faster_rcnn_shapes.yaml", "--data.workers", "0", "--trainer.accelerator", "cpu")
+    settings = ("--config", "faster_rcnn_shapes.yaml", "--data.num_workers", "0", "--trainer.accelerator", "cpu")
     cli.main(["train", *settings, "--data", "mine", "--trainer.fast_dev_run", "true"])
     assert "mine: taken for a data set in the format YOLO" in capsys.readouterr().err

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from detseg.data import COCOSegmentation, Folder, FolderSegmentation
-from detseg.data.annotations.issues import collecting
+from detseg.data import SemanticAnnotations
+from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
+from detseg.data.formats.format_detection import open_source
 from detseg.errors import DetsegError
 from tests.data import made
 
@@ -38,16 +37,19 @@ SCRAPS = [
 CUTS = st.tuples(st.floats(0, 1), st.integers(0, 12), st.one_of(st.binary(max_size=8), st.sampled_from(SCRAPS)))
 
 
-def take(read: Callable[[], Any], root: Path) -> None:
-    """Read as a training does, and as a check does."""
-    for context in (nullcontext(), collecting()):
-        said = str(root)
+def take(root: Path, format: str = "auto", masks: Any = "none", task: Any = "detection") -> None:
+    """Read as training does, and as a check does: an error must name the folder."""
+    for issues in (FAIL_FAST, IssueCollector()):
+        message = str(root)
         try:
-            with context:
-                read()
+            source = open_source(root, format, task, masks=masks)
+            for split in source.splits:
+                table = source.read(split, masks, issues)
+                if isinstance(table, SemanticAnnotations):
+                    table.labels(0, issues)
         except DetsegError as error:
-            said = str(error)
-        assert str(root) in said
+            message = str(error)
+        assert str(root) in message
 
 
 def changed(content: bytes, cuts: list[tuple[float, int, bytes]]) -> bytes:
@@ -105,15 +107,15 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(path=[2, 0, 0], value="x" * 300, key=None, masks="none")  # one that is too long for a file
 def test_coco(coco: Path, path: list[int], value: Any, key: str | None, masks: Any) -> None:
     (coco / "labels.json").write_text(json.dumps(replaced(COCO_FILE, path, value, key)))
-    take(lambda: Folder(str(coco), format="COCO", masks=masks).read("train"), coco)
-    take(lambda: COCOSegmentation(str(coco)).read("train"), coco)
+    take(coco, "COCO", masks)
+    take(coco, "COCO", task="semantic_segmentation")
 
 
 @SETTINGS
 @given(cuts=st.lists(CUTS, min_size=1, max_size=3))
 def test_the_text_of_coco(coco: Path, cuts: list[tuple[float, int, bytes]]) -> None:
     (coco / "labels.json").write_bytes(changed(json.dumps(COCO_FILE).encode(), cuts))
-    take(lambda: Folder(str(coco), format="COCO", masks="valid").read("train"), coco)
+    take(coco, "COCO", "valid")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_voc(voc: Path, cuts: list[tuple[float, int, bytes]]) -> None:
     file = voc / "Annotations" / "a.xml"
     before = file.read_bytes()
     file.write_bytes(changed(before, cuts))
-    take(lambda: Folder(str(voc), format="VOC").read("train"), voc)
+    take(voc, "VOC")
     file.write_bytes(before)
 
 
@@ -152,7 +154,7 @@ def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_yolo(yolo: Path, names: list[tuple[float, int, bytes]], cuts: list[tuple[float, int, bytes]]) -> None:
     (yolo / "data.yaml").write_bytes(changed(b"path: .\nnames:\n  0: cat\n  1: dog\n", names))
     (yolo / "labels" / "a.txt").write_bytes(changed(b"0 .5 .5 .25 .25\n1 .1 .1 .5 .1 .5 .5\n", cuts))
-    take(lambda: Folder(str(yolo), format="YOLO", masks="valid").read("train"), yolo)
+    take(yolo, "YOLO", "valid")
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +180,14 @@ LABELME_FILE = {
 @given(path=PATHS, value=VALUES, key=st.sampled_from([None, "drop"]))
 def test_labelme(labelme: Path, path: list[int], value: Any, key: str | None) -> None:
     (labelme / "a.json").write_text(json.dumps(replaced(LABELME_FILE, path, value, key)))
-    take(lambda: Folder(str(labelme), format="LabelMe", masks="valid").read("train"), labelme)
+    take(labelme, "LabelMe", "valid")
 
 
 @SETTINGS
 @given(cuts=st.lists(CUTS, min_size=1, max_size=3))
 def test_the_text_of_labelme(labelme: Path, cuts: list[tuple[float, int, bytes]]) -> None:
     (labelme / "a.json").write_bytes(changed(json.dumps(LABELME_FILE).encode(), cuts))
-    take(lambda: Folder(str(labelme), format="LabelMe", masks="valid").read("train"), labelme)
+    take(labelme, "LabelMe", "valid")
 
 
 @SETTINGS
@@ -193,7 +195,7 @@ def test_the_text_of_labelme(labelme: Path, cuts: list[tuple[float, int, bytes]]
 def test_csv(labelme: Path, cuts: list[tuple[float, int, bytes]]) -> None:
     text = b"filename,class,xmin,ymin,xmax,ymax\na.png,cat,1,1,9,9\nb.png,dog,2.5,1,9,9\nb.png,,,,,\n"
     (labelme / "labels.csv").write_bytes(changed(text, cuts))
-    take(lambda: Folder(str(labelme), format="CSV").read("train"), labelme)
+    take(labelme, "CSV")
 
 
 @SETTINGS
@@ -207,10 +209,5 @@ def test_names_and_maps_of_labels(
     content = {"classes": ["sky", "road"], "ignore_index": 11}
     (coco / "classes.json").write_text(json.dumps(replaced(content, path, value, None)))
     (coco / "masks" / "1.png").write_bytes(changed((coco / "masks" / "0.png").read_bytes(), cuts))
-
-    def read() -> None:
-        maps = FolderSegmentation(str(coco)).read("train")
-        maps.labels(0)
-
-    take(read, coco)
+    take(coco, task="semantic_segmentation")
     (coco / "classes.json").unlink()

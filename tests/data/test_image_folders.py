@@ -10,7 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from detseg.data import ImageFolders
+from detseg.data import ClassificationDataModule
 from detseg.errors import ConfigError, DataError
 from detseg.inference.preprocessing import preprocess
 from tests.colours import COLOURS, write_classes
@@ -21,8 +21,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("classes"))
 
 
-def data(root: Path, **arguments) -> ImageFolders:
-    return ImageFolders(str(root), **{"size": 32, "workers": 0, **arguments})
+def data(root: Path, **arguments) -> ClassificationDataModule:
+    return ClassificationDataModule(str(root), **{"size": 32, "num_workers": 0, **arguments})
 
 
 def test_files_and_labels_are_those_of_torchvision(root: Path) -> None:
@@ -53,7 +53,7 @@ def test_training_sees_every_image_once_and_is_repeatable(root: Path) -> None:
 
 def test_without_splits_a_share_of_each_class_is_held_out(tmp_path: Path) -> None:
     write_classes(tmp_path, train=5, val=1)
-    one = data(tmp_path / "train", val_fraction=0.4)
+    one = data(tmp_path / "train", split={"val_fraction": 0.4})
     train, val = one.annotations("train"), one.annotations("val")
     assert np.bincount(train.labels).tolist() == [3, 3, 3]
     assert np.bincount(val.labels).tolist() == [2, 2, 2]
@@ -96,16 +96,16 @@ def test_classes_are_matched_by_name(root: Path, caplog: pytest.LogCaptureFixtur
     assert one.annotations("val").labels.tolist() == [2, 2, 0, 0]
     assert "left out 2 images of other classes: green" in caplog.text
     with pytest.raises(
-        DataError, match=r"none of its classes \(blue, green, red\) is one of those to tell apart \(cat\)"
+        DataError, match=r"none of its classes \(blue, green, red\) is among the classes to predict \(cat\)"
     ):
         one.use_classes(["cat"])
 
 
 def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         data(tmp_path / "nowhere").annotations("train")
-    with pytest.raises(DataError, match=r"test: there is no such folder; data.val_split names one of train, val"):
-        data(root, val_split="test").annotations("val")
+    with pytest.raises(DataError, match=r"test: there is no such folder; `split\.val` names one of train, val"):
+        data(root, split={"val": "test"}).annotations("val")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no folder of a class"):
         data(tmp_path / "empty").annotations("train")
@@ -129,4 +129,4 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
 )
 def test_values_that_make_no_sense(values) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
-        ImageFolders("x", **values)
+        ClassificationDataModule("x", **values)

@@ -15,13 +15,13 @@ from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO as Reference
 
-from detseg.data import COCO, VOC, Folder, Shapes, Transforms
+from detseg.data import COCO, VOC, DetectionDataModule, Shapes, Transforms
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RLE, concat_masks
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.conversion import convert
-from detseg.data.formats.discovery import find_source
-from detseg.data.formats.voc import read_voc
+from detseg.data.formats.format_detection import detect_source, find_formats
+from detseg.data.formats.voc.detection import read_voc
 from detseg.errors import DataError
 from tests.data import made
 
@@ -151,7 +151,7 @@ def test_background_alone_needs_no_mask(tmp_path: Path) -> None:
     made.image(tmp_path / "b.png", HEIGHT, WIDTH)
     made.coco(tmp_path / "b.json", [{"id": 1, "file_name": "b.png", "height": HEIGHT, "width": WIDTH}], [], NAMES)
     for use in ("all", "valid"):
-        data = COCO(str(tmp_path), train_file="a.json", val_file="b.json", workers=0, masks=use)
+        data = COCO(str(tmp_path), split={"train": "a.json", "val": "b.json"}, num_workers=0, masks=use)
         assert data.val_annotations.masks is not None
         assert not next(iter(data.val_dataloader())).targets.valid.any()
 
@@ -177,7 +177,7 @@ def test_a_corner_far_away_is_named(tmp_path: Path, labels: str, place: str) -> 
             (tmp_path / f"{name}.json").write_text(json.dumps({"shapes": shapes, "imagePath": f"{name}.png"}))
     (tmp_path / "data.yaml").write_text("names: [cat]")
     with pytest.raises(DataError, match=rf"{place} has a polygon with a corner beyond 1,000,000 pixels"):
-        Folder(str(tmp_path)).read("train")
+        DetectionDataModule(str(tmp_path)).read("train")
 
 
 def test_rows_are_taken_in_any_order() -> None:
@@ -201,7 +201,7 @@ def test_masks_follow_their_objects(tmp_path: Path) -> None:
 
 def test_a_crowd_is_kept_for_evaluation_and_not_learnt(tmp_path: Path) -> None:
     write(tmp_path, run_lengths(ellipse()), iscrowd=1)
-    data = COCO(str(tmp_path), train_file="a.json", val_file="a.json", workers=0, masks="all")
+    data = COCO(str(tmp_path), split={"train": "a.json", "val": "a.json"}, num_workers=0, masks="all")
     assert np.array_equal(drawn(data.val_annotations), ellipse())
     assert not next(iter(data.val_dataloader())).targets.valid.any()
 
@@ -222,7 +222,7 @@ def test_real_masks_are_those_of_pycocotools(shared_data: Path, name: str) -> No
 
 def test_real_masks_are_packed(shared_data: Path) -> None:
     """Crowds and polygons of several parts among them; a picture of each would take 300,000 bytes."""
-    data = COCO(str(shared_data / "tiny_coco"), transforms=Transforms(64, 96), batch_size=8, workers=0, masks="all")
+    data = COCO(str(shared_data / "tiny_coco"), transforms=Transforms(64, 96), batch_size=8, num_workers=0, masks="all")
     for found in (data.train_annotations, data.val_annotations):
         assert found.masks is not None
         assert found.masks.data.nbytes / len(found.labels) < 1000
@@ -310,7 +310,9 @@ def test_polygons_of_yolo_and_labelme(tmp_path: Path) -> None:
         content = {"shapes": shapes, "imagePath": f"{name}.png"}
         (tmp_path / "labelme" / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "yolo" / "data.yaml").write_text("names: [cat]")
-    yolo, labelme = (Folder(str(tmp_path / name), masks="all").train_annotations for name in ("yolo", "labelme"))
+    yolo, labelme = (
+        DetectionDataModule(str(tmp_path / name), masks="all").train_annotations for name in ("yolo", "labelme")
+    )
     square = np.zeros((HEIGHT, WIDTH), bool)
     square[10:40, 10:30] = True
     for found, row in ((yolo, 0), (labelme, 0), (labelme, 1)):
@@ -324,7 +326,7 @@ def test_yolo_boxes_have_no_masks(tmp_path: Path) -> None:
         (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (tmp_path / "data.yaml").write_text("names: [cat]")
     with pytest.raises(DataError, match=r"2 of 2 objects have no mask .*png annotation 1 has no mask"):
-        Folder(str(tmp_path), masks="all").read("train")
+        DetectionDataModule(str(tmp_path), masks="all").read("train")
 
 
 @pytest.mark.parametrize("use", ["all", "valid"])
@@ -332,9 +334,10 @@ def test_yolo_boxes_have_no_masks(tmp_path: Path) -> None:
 def test_a_set_of_boxes_alone_says_what_to_do(tmp_path: Path, kind: str, use: Literal["all", "valid"]) -> None:
     coco = made.simple_coco(tmp_path / "COCO" / "labels.json", tmp_path / "COCO" / "images", count=2).parent
     if kind != "COCO":
-        convert(find_source(coco), kind, tmp_path / kind)
+        (format,) = find_formats(kind, "detection")
+        convert(detect_source(coco), format, tmp_path / kind)
     with pytest.raises(DataError, match=rf"{kind}.* mask.*such as `--config faster_rcnn_r50\.yaml`, or give"):
-        Folder(str(tmp_path / kind), masks=use).read("train")
+        DetectionDataModule(str(tmp_path / kind), masks=use).read("train")
 
 
 def test_mask_and_box_and_label_stay_together_into_the_batch(tmp_path: Path) -> None:
@@ -342,7 +345,14 @@ def test_mask_and_box_and_label_stay_together_into_the_batch(tmp_path: Path) -> 
     write(tmp_path, [[8, 8, 28, 8, 28, 43, 8, 43]])  # the left half of its box
     for flip in (0, 1):
         transforms = Transforms(96, 128, flip=flip)
-        data = COCO(str(tmp_path), "a.json", "a.json", transforms=transforms, workers=0, masks="all", batch_size=1)
+        data = COCO(
+            str(tmp_path),
+            split={"train": "a.json", "val": "a.json"},
+            transforms=transforms,
+            num_workers=0,
+            masks="all",
+            batch_size=1,
+        )
         targets = next(iter(data.train_dataloader())).targets
         assert targets.masks is not None
         assert targets.masks.dtype == torch.uint8
@@ -352,5 +362,5 @@ def test_mask_and_box_and_label_stay_together_into_the_batch(tmp_path: Path) -> 
         assert not empty.any()
         assert not targets.masks[0, 1:].any()
         assert next(iter(data.val_dataloader())).targets.masks is not None
-    without = COCO(str(tmp_path), "a.json", "a.json", workers=0, batch_size=1)
+    without = COCO(str(tmp_path), split={"train": "a.json", "val": "a.json"}, num_workers=0, batch_size=1)
     assert next(iter(without.train_dataloader())).targets.masks is None

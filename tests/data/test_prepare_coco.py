@@ -150,7 +150,7 @@ def test_it_goes_on_where_it_was_interrupted(
     assert run(script, tmp_path / "coco", mirror, "--splits", "val") == 0
     first = [line.partition(" ")[2] for line in Handler.asked if "annotations" in line]
     assert first == (["", "bytes=100-", "bytes=150-"] if ranges else ["", "bytes=100-", "bytes=50-"])
-    assert len(COCO(str(tmp_path / "coco"), train_file="annotations/instances_val2017.json").val_annotations) == 2
+    assert len(COCO(str(tmp_path / "coco"), split={"train": "annotations/instances_val2017.json"}).val_annotations) == 2
 
 
 def test_a_download_that_is_whole_is_not_begun_again(script: types.ModuleType, mirror: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.data import VOC, Folder, FolderSegmentation
+from detseg.data import VOC, DetectionDataModule, SegmentationDataModule
 from tests.data import made
 from tests.data.test_prepare_coco import Handler, load, serving
 
@@ -181,7 +181,7 @@ def test_voc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         assert script.main(["--root", str(root), "--sbd", "--source", address]) == 0
         assert len(Handler.asked) == asked
     assert sorted(path.name for path in root.iterdir()) == ["VOCdevkit", "benchmark_RELEASE"]
-    data = VOC(str(root / "VOCdevkit" / "VOC2007"), train_split="trainval", val_split="test")
+    data = VOC(str(root / "VOCdevkit" / "VOC2007"), split={"train": "trainval", "val": "test"})
     assert data.train_annotations.image_ids.tolist() == ["a", "b"]
     assert data.val_annotations.image_ids.tolist() == ["c", "d"]
 
@@ -218,7 +218,7 @@ def test_penn_fudan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         for _ in range(2):
             assert script.main(arguments) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"PennFudanPed", "coco"}
-    data = Folder(str(tmp_path / "out" / "coco"), masks="all", val_fraction=0.5)
+    data = DetectionDataModule(str(tmp_path / "out" / "coco"), split={"val_fraction": 0.5}, masks="all")
     for found in (data.train_annotations, data.val_annotations):
         assert found.classes == ("pedestrian",)
         number = int(str(found.files[0])[1])
@@ -262,6 +262,6 @@ def test_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(script, "ARCHIVES", small)
     assert script.main(arguments) == 0
     assert (tmp_path / "gtFine_trainvaltest.zip").is_file()
-    data = FolderSegmentation(str(tmp_path / "out"))
+    data = SegmentationDataModule(str(tmp_path / "out"))
     assert (len(data.train_annotations), data.num_classes) == (1, 19)
     assert (data.val_annotations.labels(0) == 0).all()

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO, VOC, Shapes, Transforms, collate
+from detseg.data.loading.proposals import Writer, about, cache_file
 from detseg.data.transforms.detection import ImageSample
 from detseg.errors import DataError
-from detseg.proposals.cache import Writer, about, cache_file
 from detseg.structures import Sample
 from tests.data import made
 
@@ -127,7 +127,7 @@ def test_batches_of_both_splits_carry_them(tmp_path: Path, workers: int) -> None
     for split, count in (("train", 4), ("val", 2)):
         made.simple_coco(tmp_path / f"{split}.json", tmp_path / split, count)
     transforms = Transforms(96, 128, flip=0)
-    data = COCO(str(tmp_path), transforms=transforms, workers=workers, proposals=str(tmp_path / "proposals"))
+    data = COCO(str(tmp_path), transforms=transforms, num_workers=workers, proposals=str(tmp_path / "proposals"))
     boxes = written(tmp_path / "proposals", data)
     for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
         rows = []
@@ -144,7 +144,7 @@ def test_batches_of_both_splits_carry_them(tmp_path: Path, workers: int) -> None
 def test_missing_ones_stop_with_the_command(tmp_path: Path) -> None:
     root = tmp_path / "my data"
     made.simple_coco(root / "all.json", root / "images", 4)
-    data = COCO(str(root), val_fraction=0.5, proposals="some/where", workers=0, batch_size=1)
+    data = COCO(str(root), split={"val_fraction": 0.5}, proposals="some/where", num_workers=0, batch_size=1)
     line = ["detseg", "propose", "--data", "COCO", "--data.root", str(root), "--data.val_fraction", "0.5"]
     for split, loader in (("train", data.train_dataloader), ("val", data.val_dataloader)):
         with pytest.raises(DataError, match=re.escape(f"some/where/{split}.sqlite: no such file")) as caught:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from detseg.data import CityscapesSegmentation
+from detseg.data import SegmentationDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RLE
-from detseg.data.formats.cityscapes import find_cityscapes, paint
+from detseg.data.formats.cityscapes import CityscapesFormat, paint
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from tests.data import made
@@ -56,8 +56,8 @@ def shape(label: str, *points: tuple[float, float], **more: Any) -> dict[str, An
 
 
 def read(root: Path, part: str) -> DetectionAnnotations:
-    (found,) = find_cityscapes(Tree(root))
-    return found.parts[part]()
+    (source,) = CityscapesFormat().detect(Tree(root))
+    return source.read(part)
 
 
 def test_instances_become_objects_with_masks(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_instances_become_objects_with_masks(tmp_path: Path) -> None:
     write_instances(frame(tmp_path, "val", "ulm", 2), np.full((HEIGHT, WIDTH), 11))
     write_instances(frame(tmp_path, "test", "bonn", 3), np.zeros((HEIGHT, WIDTH)))
     found = read(tmp_path, "train")
-    assert list(find_cityscapes(Tree(tmp_path))[0].parts) == ["train", "val"]
+    assert list(CityscapesFormat().detect(Tree(tmp_path))[0].splits) == ["train", "val"]
     assert found.classes == ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
     assert found.category_ids == (24, 25, 26, 27, 28, 31, 32, 33)
     assert found.files.tolist() == ["leftImg8bit/train/aachen/aachen_000001_000019_leftImg8bit.png"]
@@ -153,7 +153,7 @@ def test_every_label_of_segmentation(tmp_path: Path, kind: str) -> None:
     numbers = ids if kind == "labelIds" else expected
     for split in ("train", "val"):
         cv2.imwrite(f"{frame(tmp_path, split, 'jena', 1)}_{kind}.png", numbers.astype(np.uint8))
-    data = CityscapesSegmentation(str(tmp_path))
+    data = SegmentationDataModule(str(tmp_path), "Cityscapes")
     assert dict(zip(data.category_ids, data.classes, strict=True)) == TRAINED
     found = data.val_annotations
     assert str(found.files[0]).startswith("leftImg8bit/val/jena/")
@@ -163,7 +163,7 @@ def test_every_label_of_segmentation(tmp_path: Path, kind: str) -> None:
         with pytest.raises(DataError, match="has the label 77, but the classes are 7, 8, 11"):
             found.labels(0)
     with pytest.raises(DataError, match=r"no gtFine_labelIds\.png of the split test"):
-        _ = CityscapesSegmentation(str(tmp_path), val_split="test").val_annotations
+        _ = SegmentationDataModule(str(tmp_path), "Cityscapes", split={"val": "test"}).val_annotations
 
 
 values = st.recursive(

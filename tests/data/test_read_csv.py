@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.formats.csv import find_csv, read_csv
+from detseg.data.formats.csv import CsvFormat, read_csv
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from tests.data import made
@@ -28,8 +28,8 @@ HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax"
 def test_the_header_says_what_the_columns_are(tmp_path: Path, header: str, line: str) -> None:
     made.image(tmp_path / "images" / "a.png")
     (tmp_path / "labels.csv").write_text(f"{header}\n{line}\n\n", encoding="utf-8")
-    (found,) = find_csv(Tree(tmp_path))
-    annotations = found.parts["all"]()
+    (source,) = CsvFormat().detect(Tree(tmp_path))
+    annotations = source.read("all")
     assert annotations.files.tolist() == ["images/a.png"]
     assert annotations.boxes.tolist() == [[1, 2, 30.5, 40]]
     assert annotations.classes == ("cat",)
@@ -69,7 +69,7 @@ def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("filename,xmin\n")
-    assert find_csv(Tree(tmp_path)) == []
+    assert CsvFormat().detect(Tree(tmp_path)) == []
     with pytest.raises(DataError, match=r"t\.csv: its header lacks columns .*name: class, label"):
         read_csv(Tree(tmp_path), ["t.csv"])
 
@@ -80,6 +80,6 @@ def test_nothing_but_data_errors(content: bytes, headed: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made.image(Path(folder) / "a.png")
         (Path(folder) / "t.csv").write_bytes(f"{HEADER}\n".encode() * headed + content)
-        find_csv(Tree(Path(folder)))
+        CsvFormat().detect(Tree(Path(folder)))
         with suppress(DataError):
             read_csv(Tree(Path(folder)), ["t.csv"])

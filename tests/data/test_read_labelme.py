@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.formats.labelme import find_labelme, read_labelme
+from detseg.data.formats.labelme import LabelMeFormat, read_labelme
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 from tests.data import made
@@ -37,8 +37,8 @@ def test_shapes_become_boxes(tmp_path: Path) -> None:
     ]
     labelme(tmp_path, "a", shapes)
     labelme(tmp_path, "b", [])
-    (found,) = find_labelme(Tree(tmp_path))
-    annotations = found.parts["all"]()
+    (source,) = LabelMeFormat().detect(Tree(tmp_path))
+    annotations = source.read("all")
     assert annotations.classes == ("cat", "dog")
     assert annotations.offsets.tolist() == [0, 3, 3]
     assert annotations.boxes.tolist() == [[1, 2, 11, 22], [10, 20, 30, 40], [15, 15, 25, 25]]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data import Folder
+from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.formats.discovery import find_source
+from detseg.data.formats.format_detection import detect_source
 from detseg.data.formats.layout import Tree
-from detseg.data.formats.lvis import find_lvis, frequencies, read_lvis
+from detseg.data.formats.lvis import LvisFormat, frequencies, read_lvis
 from detseg.errors import DataError
 from tests.data import made
 
@@ -45,7 +45,7 @@ def test_images_are_those_of_coco(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     lvis(tmp_path, "train", ["train", "train", "val"])
     lvis(tmp_path, "val", ["val", "train"])  # LVIS takes images of train2017 to validate on
     with caplog.at_level(logging.INFO):
-        data = Folder(str(tmp_path), masks="all")
+        data = DetectionDataModule(str(tmp_path), masks="all")
         found = data.train_annotations
     assert "in the format LVIS (train, val)" in caplog.text
     assert "neg_category_ids and not_exhaustive_category_ids are not used" in caplog.text
@@ -63,16 +63,16 @@ def test_images_may_lie_deeper_and_coco_may_be_there_too(tmp_path: Path) -> None
     (tmp_path / "train2017").rename(tmp_path / "coco" / "images" / "train2017")
     assert read_lvis(tmp_path, file).files.tolist() == ["coco/images/train2017/000000000001.jpg"]
     made.simple_coco(tmp_path / "instances_train2017.json", tmp_path / "coco" / "images" / "train2017")
-    with pytest.raises(DataError, match=r"more than once: COCO; LVIS in .*lvis_v1_train\.json.*--data\.format"):
-        find_source(tmp_path)
-    assert len(find_source(tmp_path, "LVIS").parts["all"]()) == 1
+    with pytest.raises(DataError, match=r"more than once: COCO; LVIS in .*lvis_v1_train\.json.*`format='YOLO'`"):
+        detect_source(tmp_path)
+    assert len(detect_source(tmp_path, "LVIS").read("all")) == 1
 
 
 def test_two_files_of_a_split_are_one_too_many(tmp_path: Path) -> None:
     for name in ("train", "val", "train_plain"):
         lvis(tmp_path, name, ["train"])
     with pytest.raises(DataError, match=r"the train split: lvis_v1_train\.json, lvis_v1_train_plain\.json; keep one"):
-        find_lvis(Tree(tmp_path))
+        LvisFormat().detect(Tree(tmp_path))
 
 
 def test_frequencies_count_images() -> None:

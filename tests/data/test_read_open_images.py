@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data import Folder
+from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.layout import Tree
-from detseg.data.formats.open_images import find_open_images, read_descriptions, read_open_images
+from detseg.data.formats.open_images import OpenImagesFormat, read_descriptions, read_open_images
 from detseg.errors import DataError
 from tests.data import made
 
@@ -37,8 +37,8 @@ def table(root: Path, split: str, *lines: str, names: str = NAMES, header: str =
 
 
 def read(root: Path, part: str = "all") -> DetectionAnnotations:
-    (found,) = find_open_images(Tree(root))
-    return found.parts[part]()
+    (source,) = OpenImagesFormat().detect(Tree(root))
+    return source.read(part)
 
 
 def test_an_image_that_is_missing_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -74,7 +74,7 @@ def test_the_split_is_that_of_the_tables(tmp_path: Path, caplog: pytest.LogCaptu
     for split in ("train", "validation", "test"):
         table(tmp_path, split, line(f"{split}1", "/m/011k07", 0, 1, 0, 1))
     with caplog.at_level(logging.INFO):
-        data = Folder(str(tmp_path))
+        data = DetectionDataModule(str(tmp_path))
         assert data.val_annotations.files.tolist() == ["validation/validation1.jpg"]
     assert "in the format OpenImages (test, train, val)" in caplog.text
     assert data.val_annotations.category_ids == (1, 2)

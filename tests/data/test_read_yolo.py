@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.layout import Tree
-from detseg.data.formats.yolo import find_yolo, read_names, read_yolo
+from detseg.data.formats.yolo import YoloFormat, read_names, read_yolo
 from detseg.errors import DataError
 from tests.data import made
 
@@ -28,8 +28,8 @@ def yolo(root: Path, labels: dict[str, str], names: str = "names: [cat, dog]\n")
 
 
 def read(root: Path, part: str = "all") -> DetectionAnnotations:
-    (found,) = find_yolo(Tree(root))
-    return found.parts[part]()
+    (source,) = YoloFormat().detect(Tree(root))
+    return source.read(part)
 
 
 def test_boxes_polygons_and_background(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,7 +70,7 @@ def test_images_may_be_called_like_lists(tmp_path: Path) -> None:
         ("0 .5 .5 .1 .1 .2", "5 numbers after the class"),
         ("0 .5 nan .1 .1", "no number"),
         ("cat .5 .5 .1 .1", "begins with 'cat'"),
-        ("0 .5 .5 .1 wide", "something else than numbers"),
+        ("0 .5 .5 .1 wide", "values that are not numbers"),
     ],
 )
 def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -135,8 +135,8 @@ def test_nothing_but_data_errors(content: bytes) -> None:
 )
 def test_real_labels(shared_data: Path, labels: str, names: str) -> None:
     root = shared_data / "coco128_train"
-    found = next(one for one in find_yolo(Tree(root), names) if one.place.name == labels)
-    table = found.parts["all"]()
+    (source,) = YoloFormat(labels, names).detect(Tree(root))
+    table = source.read("all")
     pictures = {file.stem for file in (root / "images").rglob("*.jpg")}
     files = [file for file in (root / labels).rglob("*.txt") if file.stem in pictures]
     assert len(table.files) == 128

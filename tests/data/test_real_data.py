@@ -50,7 +50,7 @@ def check_samples(data: DetectionDataModule) -> None:
     ],
 )
 def test_voc(shared_data: Path, name: str, classes: tuple[str, ...], expected: tuple[int, ...]) -> None:
-    data = VOC(str(shared_data / name), transforms=SMALL, workers=0, batch_size=8)
+    data = VOC(str(shared_data / name), transforms=SMALL, num_workers=0, batch_size=8)
     assert data.classes == classes
     assert counts(data) == expected
     if name != "bccd":  # many, and all of one size
@@ -58,7 +58,7 @@ def test_voc(shared_data: Path, name: str, classes: tuple[str, ...], expected: t
 
 
 def test_voc_by_explicit_splits(shared_data: Path) -> None:
-    data = VOC(str(shared_data / "bccd"), train_split="trainval", val_split="test")
+    data = VOC(str(shared_data / "bccd"), split={"train": "trainval", "val": "test"})
     images, objects, val_images, val_objects = counts(data)
     assert (images, val_images) == (292, 72)
     assert objects + val_objects == 4888 - 2
@@ -72,7 +72,7 @@ def test_voc_difficult(shared_data: Path) -> None:
 
 
 def test_tiny_coco(shared_data: Path) -> None:
-    data = COCO(str(shared_data / "tiny_coco"), transforms=SMALL, workers=0, batch_size=8)
+    data = COCO(str(shared_data / "tiny_coco"), transforms=SMALL, num_workers=0, batch_size=8)
     train, val = data.train_annotations, data.val_annotations
     assert counts(data) == (50, 470, 50, 382)
     assert (data.num_classes, data.classes[0], train.category_ids[-1]) == (80, "person", 90)
@@ -83,7 +83,7 @@ def test_tiny_coco(shared_data: Path) -> None:
 
 
 def test_nuts_coco_has_no_split(shared_data: Path) -> None:
-    data = COCO(str(shared_data / "nuts_coco"), transforms=SMALL, workers=0, batch_size=8)
+    data = COCO(str(shared_data / "nuts_coco"), transforms=SMALL, num_workers=0, batch_size=8)
     images, objects, val_images, val_objects = counts(data)
     assert (images, val_images, objects + val_objects) == (14, 4, 165)
     total = np.bincount(data.train_annotations.labels) + np.bincount(data.val_annotations.labels)

@@ -114,7 +114,7 @@ def test_the_data_gives_its_sampling_to_the_sampler(tmp_path: Path) -> None:
     objects = [{"id": i, "image_id": i, "category_id": 1 + (i == 4), "bbox": [4, 6, 20, 30]} for i in range(20)]
     made.coco(tmp_path / "a.json", images, objects, {1: "cat", 2: "dog"})
     made.image(tmp_path / "0.png")
-    data = COCO(str(tmp_path), train_file="a.json", val_file="a.json", workers=0, sampling=RepeatFactor(0.8))
+    data = COCO(str(tmp_path), split={"train": "a.json", "val": "a.json"}, num_workers=0, sampling=RepeatFactor(0.8))
     rows = [row for keys in data.train_dataloader().batch_sampler for row, _ in keys]
     assert Counter(rows) == {row: 4 if row == 4 else 1 for row in range(20)}  # sqrt(0.8 / 0.05) = 4
     assert sorted(row for rows in data.val_dataloader().batch_sampler for row in rows) == list(range(20))

@@ -17,16 +17,13 @@ from pycocotools.coco import COCO as Reference
 
 from detseg.configurable import from_config, to_config
 from detseg.data import (
-    CamVid,
-    COCOSegmentation,
-    FolderSegmentation,
     SegmentationDataModule,
     SegmentationTransforms,
     ShapesSegmentation,
-    VOCSegmentation,
 )
 from detseg.data.annotations.images import read_image
-from detseg.data.modules.coco_segmentation import read_coco_maps
+from detseg.data.formats.coco.semantic import read_coco_semantic
+from detseg.data.formats.voc.semantic import VocSemanticFormat
 from detseg.data.modules.segmentation import SegmentationDataset
 from detseg.data.modules.shapes_generator import CLASSES
 from detseg.draw import save_labels
@@ -78,7 +75,9 @@ def write_voc(root: Path, ids: dict[str, list[str]]) -> Path:
 
 def test_evaluation_gives_images_and_labels_as_they_are(tmp_path: Path) -> None:
     sizes = ((48, 64), (33, 44), (40, 60), (70, 20))
-    data = FolderSegmentation(str(write_folder(tmp_path, 1, 9, sizes)), transforms=SMALL, workers=0, batch_size=4)
+    data = SegmentationDataModule(
+        str(write_folder(tmp_path, 1, 9, sizes)), transforms=SMALL, num_workers=0, batch_size=4
+    )
     seen = []
     for batch in data.val_dataloader():
         assert isinstance(batch, Batch)
@@ -107,7 +106,7 @@ def test_evaluation_gives_images_and_labels_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("crop", "edge"), [(32, 32), (40, 64), (200, 224)])
 def test_training_gives_crops_of_one_size(tmp_path: Path, crop: int, edge: int) -> None:
     transforms = SegmentationTransforms((0.5, 2), crop=crop)
-    data = FolderSegmentation(str(write_folder(tmp_path)), transforms=transforms, workers=0, batch_size=2)
+    data = SegmentationDataModule(str(write_folder(tmp_path)), transforms=transforms, num_workers=0, batch_size=2)
     batches = list(data.train_dataloader())
     assert sorted(row for batch in batches for row in batch.image_index.tolist()) == list(range(5))
     for batch in batches:
@@ -120,10 +119,10 @@ def test_training_gives_crops_of_one_size(tmp_path: Path, crop: int, edge: int) 
 
 
 def test_training_on_whole_images_groups_their_shapes(tmp_path: Path) -> None:
-    data = FolderSegmentation(
+    data = SegmentationDataModule(
         str(write_folder(tmp_path, 8, 1, ((48, 64), (64, 30)))),
         transforms=SegmentationTransforms((1, 1), crop=None),
-        workers=0,
+        num_workers=0,
         batch_size=4,
     )
     assert {tuple(batch.semantic.shape) for batch in data.train_dataloader()} == {(4, 64, 64), (4, 64, 32)}
@@ -132,19 +131,19 @@ def test_training_on_whole_images_groups_their_shapes(tmp_path: Path) -> None:
 def test_workers_and_seeds_change_nothing(tmp_path: Path) -> None:
     root = str(write_folder(tmp_path))
     for alone, shared in zip(
-        *(FolderSegmentation(root, transforms=SMALL, workers=workers).train_dataloader() for workers in (0, 2)),
+        *(SegmentationDataModule(root, transforms=SMALL, num_workers=workers).train_dataloader() for workers in (0, 2)),
         strict=True,
     ):
         assert torch.equal(alone.images, shared.images)
         assert torch.equal(alone.semantic, shared.semantic)
-    dataset = SegmentationDataset(FolderSegmentation(root).train_annotations, SMALL, training=True)
+    dataset = SegmentationDataset(SegmentationDataModule(root).train_annotations, SMALL, training=True)
     assert torch.equal(dataset[2, 5].semantic, dataset[2, 5].semantic)
     assert not torch.equal(dataset[2, 5].image, dataset[2, 6].image)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_trains_and_validates_on_it(tmp_path: Path) -> None:
-    data = FolderSegmentation(str(write_folder(tmp_path, 9)), transforms=SMALL, workers=0, batch_size=2)
+    data = SegmentationDataModule(str(write_folder(tmp_path, 9)), transforms=SMALL, num_workers=0, batch_size=2)
     module, overfitted = Recorder(), Recorder()
     trainer(max_epochs=2, enable_checkpointing=False).fit(module, data)
     epochs = [[row for epoch, *rows in module.trained for row in rows if epoch == number] for number in range(2)]
@@ -155,14 +154,14 @@ def test_lightning_trains_and_validates_on_it(tmp_path: Path) -> None:
 
 
 def test_a_rank_without_images_gets_an_empty_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = FolderSegmentation(str(write_folder(tmp_path, 2, 1)), workers=0)
+    data = SegmentationDataModule(str(write_folder(tmp_path, 2, 1)), num_workers=0)
     monkeypatch.setattr("detseg.data.modules.base._rank", lambda: (1, 2))
     (batch,) = data.val_dataloader()
     assert batch.semantic.shape == (0, *batch.images.shape[2:])
 
 
 def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
-    data = FolderSegmentation(str(write_folder(tmp_path)), workers=0)
+    data = SegmentationDataModule(str(write_folder(tmp_path)), num_workers=0)
     image = read_image(data.val_annotations.path(0))
     assert image.shape == (48, 64, 3)
     assert np.array_equal(preprocess(image, data.preprocessing), image)
@@ -174,7 +173,7 @@ def test_a_broken_file_stops_with_its_path_alone(tmp_path: Path, workers: int) -
     write_folder(tmp_path)
     put(tmp_path / "masks/val/val1.png", labels(1, classes=5))
     with pytest.raises(DataError) as caught:
-        rows(FolderSegmentation(str(tmp_path), workers=workers).val_dataloader())
+        rows(SegmentationDataModule(str(tmp_path), num_workers=workers).val_dataloader())
     assert str(caught.value).startswith(f"{tmp_path}/masks/val/val1.png: the pixel at x ")
     assert "Traceback" not in str(caught.value)
 
@@ -183,7 +182,7 @@ def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
     write_folder(tmp_path)
     put(tmp_path / "masks/val/val1.png", labels(1, 40, 64))
     with pytest.raises(DataError) as caught:
-        rows(FolderSegmentation(str(tmp_path), workers=0).val_dataloader())
+        rows(SegmentationDataModule(str(tmp_path), num_workers=0).val_dataloader())
     image, mask = (tmp_path / name / "val" / "val1.png" for name in ("images", "masks"))
     assert str(caught.value).startswith(f"{image}: the image is 64x48 but {mask} says 64x40 (width x height)")
 
@@ -191,20 +190,22 @@ def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
 def test_an_annotation_file_of_another_size_is_named(tmp_path: Path) -> None:
     write_coco(tmp_path, objects())
     made.image(tmp_path / "train" / "7.png", 40, 60)
-    data = COCOSegmentation(str(tmp_path), train_file="train.json", val_file="train.json", workers=0)
+    data = SegmentationDataModule(
+        str(tmp_path), "COCO", split={"train": "train.json", "val": "train.json"}, num_workers=0
+    )
     with pytest.raises(DataError, match=rf"7\.png: the image is 60x40 but {tmp_path}/train\.json says 64x48"):
         rows(data.val_dataloader())
 
 
-@pytest.mark.parametrize("values", [{"batch_size": 0}, {"workers": -1}])
+@pytest.mark.parametrize("values", [{"batch_size": 0}, {"num_workers": -1}])
 def test_values_that_make_no_sense_are_errors(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
-        FolderSegmentation("x", **values)  # type: ignore[arg-type]
+        SegmentationDataModule("x", **values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [VOCSegmentation, COCOSegmentation, FolderSegmentation, CamVid])
-def test_nothing_is_read_before_it_is_needed(kind: type[SegmentationDataModule]) -> None:
-    data = kind("nowhere", transforms=SegmentationTransforms(crop=99), batch_size=3)  # type: ignore[call-arg]
+@pytest.mark.parametrize("format", ["auto", "VOC", "COCO", "CamVid", "Cityscapes", "ImageMasks"])
+def test_nothing_is_read_before_it_is_needed(format: str) -> None:
+    data = SegmentationDataModule("nowhere", format, transforms=SegmentationTransforms(crop=99), batch_size=3)  # type: ignore[call-arg]
     again = from_config(json.loads(json.dumps(to_config(data))))
     assert to_config(again) == to_config(data)
     assert again.transforms.crop == 99
@@ -216,7 +217,7 @@ def test_nothing_is_read_before_it_is_needed(kind: type[SegmentationDataModule])
 
 
 def test_a_model_brings_its_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = FolderSegmentation(str(write_folder(tmp_path)), workers=0)
+    data = SegmentationDataModule(str(write_folder(tmp_path)), num_workers=0)
     assert (data.classes, data.num_classes, data.category_ids) == (("sky", "road", "car"), 3, (0, 1, 2))
     before = data.val_annotations.labels(0)
     with caplog.at_level(logging.WARNING):
@@ -229,7 +230,7 @@ def test_a_model_brings_its_classes(tmp_path: Path, caplog: pytest.LogCaptureFix
     table[:3] = 1, 0, 2
     assert np.array_equal(data.val_annotations.labels(0), table[before])
     with pytest.raises(
-        DataError, match=r"none of its classes \(sky, road, car\) is one of those to tell apart \(emu\)"
+        DataError, match=r"none of its classes \(sky, road, car\) is among the classes to predict \(emu\)"
     ):
         data.use_classes(["emu"])
 
@@ -242,7 +243,7 @@ def test_a_folder_without_splits_is_split(tmp_path: Path) -> None:
         made.image(tmp_path / "images" / f"{number}.jpg", seed=number)
         put(tmp_path / "masks" / f"{number}.png", labels(number))
     (tmp_path / "classes.json").write_text('{"classes": ["sky", "road"], "ignore_index": 2}')
-    data = FolderSegmentation(str(tmp_path))
+    data = SegmentationDataModule(str(tmp_path))
     train, val = data.train_annotations, data.val_annotations
     assert (len(train), len(val)) == (8, 2)
     assert not set(train.files) & set(val.files)
@@ -256,23 +257,23 @@ def test_what_has_no_partner_is_named(tmp_path: Path, kind: str, what: str) -> N
     write_folder(tmp_path)
     (tmp_path / kind / "train" / "train1.png").unlink()
     with pytest.raises(DataError, match=rf"{kind}/train/train1: the {what} of this name are missing; add or take out"):
-        _ = FolderSegmentation(str(tmp_path)).classes
+        _ = SegmentationDataModule(str(tmp_path)).classes
     (tmp_path / kind / "train" / "train3.png").unlink()
     with pytest.raises(DataError, match=rf"{kind}/train/train1: .* and of 1 more"):
-        _ = FolderSegmentation(str(tmp_path)).classes
+        _ = SegmentationDataModule(str(tmp_path)).classes
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, 2, 0)
-    with pytest.raises(DataError, match=r"images/val: cannot read this folder"):
-        _ = FolderSegmentation(str(tmp_path)).val_annotations
+    with pytest.raises(DataError, match=r"it has no split val, but train"):
+        _ = SegmentationDataModule(str(tmp_path)).val_annotations
     (tmp_path / "images/val").mkdir()
     (tmp_path / "masks/val").mkdir()
     with pytest.raises(DataError, match="the val split has no images"):
-        _ = FolderSegmentation(str(tmp_path)).val_annotations
+        _ = SegmentationDataModule(str(tmp_path)).val_annotations
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(DataError, match=r"it has no classes\.txt"):
-        _ = FolderSegmentation(str(tmp_path)).classes
+        _ = SegmentationDataModule(str(tmp_path)).classes
 
 
 # VOC and SBD
@@ -280,27 +281,30 @@ def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
 
 def test_voc_reads_its_lists(tmp_path: Path) -> None:
     root = write_voc(tmp_path / "VOCdevkit" / "VOC2012", {"train": ["a", "b"], "val": ["c"], "trainval": ["a", "c"]})
-    data = VOCSegmentation(str(tmp_path))
+    data = SegmentationDataModule(str(tmp_path), "VOC")
     assert data.num_classes == 21
     assert (data.classes[0], data.classes[15], data.classes[20]) == ("background", "person", "tvmonitor")
     assert [data.train_annotations.path(row) for row in (0, 1)] == [root / f"JPEGImages/{stem}.jpg" for stem in "ab"]
     assert np.array_equal(data.train_annotations.labels(1), labels(ord("b"), classes=21))
     assert len(data.val_annotations) == 1
-    assert len(VOCSegmentation(str(tmp_path), train_split="trainval", val_split="val").train_annotations) == 2
+    assert (
+        len(SegmentationDataModule(str(tmp_path), "VOC", split={"train": "trainval", "val": "val"}).train_annotations)
+        == 2
+    )
     (root / "ImageSets/Segmentation/val.txt").write_text("c\n../../../secret\n")
     with pytest.raises(DataError, match=r"no file with the image of \.\./\.\./\.\./secret"):
-        _ = VOCSegmentation(str(tmp_path)).val_annotations
+        _ = SegmentationDataModule(str(tmp_path), "VOC").val_annotations
 
 
 def test_voc_without_lists_and_with_names_of_its_own(tmp_path: Path) -> None:
     root = write_voc(tmp_path, {"train": list("abcde")})
     (root / "ImageSets/Segmentation/train.txt").unlink()
     (root / "class_names.txt").write_text("\n".join(f"class {label}" for label in range(21)))
-    data = VOCSegmentation(str(root))
+    data = SegmentationDataModule(str(root), "VOC")
     assert (len(data.train_annotations), len(data.val_annotations)) == (4, 1)
     assert data.classes[1] == "class 1"
     with pytest.raises(DataError, match=r"more: cannot read|nothing\.txt: cannot read this list"):
-        _ = VOCSegmentation(str(root), train_split="nothing", val_split="nothing").classes
+        _ = SegmentationDataModule(str(root), "VOC", split={"train": "nothing", "val": "nothing"}).classes
 
 
 def test_sbd_adds_what_is_not_for_validation(tmp_path: Path) -> None:
@@ -312,7 +316,7 @@ def test_sbd_adds_what_is_not_for_validation(tmp_path: Path) -> None:
         made.image(extra / "img" / f"{stem}.jpg")
     (extra / "train.txt").write_text("b\nc\n")
     (extra / "val.txt").write_text("e\nf\n")
-    data = VOCSegmentation(str(root), sbd="../benchmark")
+    data = SegmentationDataModule(str(root), VocSemanticFormat(sbd="../benchmark"))
     train = data.train_annotations
     assert [train.path(row).stem for row in range(len(train))] == ["a", "b", "e", "f"]
     assert train.path(1).parent == root / "JPEGImages"
@@ -322,7 +326,7 @@ def test_sbd_adds_what_is_not_for_validation(tmp_path: Path) -> None:
     assert [data.path("val", row).stem for row in (0, 1)] == ["c", "d"]
     assert len(list(data.train_dataloader())) == 1
     with pytest.raises(DataError, match="nowhere: it has no folder cls with SBD's labels"):
-        _ = VOCSegmentation(str(root), sbd="nowhere").train_annotations
+        _ = SegmentationDataModule(str(root), VocSemanticFormat(sbd="nowhere")).train_annotations
 
 
 def test_sbd_as_images(tmp_path: Path) -> None:
@@ -331,7 +335,7 @@ def test_sbd_as_images(tmp_path: Path) -> None:
     put(root / "SegmentationClassAug" / "e.png", labels(7))
     put(root / "SegmentationClassAug" / "a.png", labels(8))
     (root / "ImageSets/Segmentation/trainaug.txt").write_text("a\ne\n")
-    data = VOCSegmentation(str(root), train_split="trainaug")
+    data = SegmentationDataModule(str(root), "VOC", split={"train": "trainaug"})
     assert np.array_equal(data.train_annotations.labels(0), labels(ord("a"), classes=21))
     assert np.array_equal(data.train_annotations.labels(1), labels(7))
 
@@ -345,21 +349,21 @@ def test_camvid(tmp_path: Path) -> None:
             made.image(tmp_path / split / f"{stem}.png")
             put(tmp_path / f"{split}annot" / f"{stem}.png", np.where(labels(3, classes=12) == 255, 11, labels(3)))
     (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png\nc\n")
-    data = CamVid(str(tmp_path))
+    data = SegmentationDataModule(str(tmp_path), "CamVid")
     assert (data.num_classes, data.classes[10]) == (11, "Bicyclist")
     assert data.train_annotations.files.tolist() == ["a.png", "c.png"]
     assert np.array_equal(data.train_annotations.labels(0), labels(3))  # 11 is void
-    assert len(CamVid(str(tmp_path), val_split="test").val_annotations) == 2
+    assert len(SegmentationDataModule(str(tmp_path), "CamVid", split={"val": "test"}).val_annotations) == 2
     (tmp_path / "train.txt").write_text("a\nmissing\n")
     with pytest.raises(DataError, match="train/missing: the image of this name are missing"):
-        _ = CamVid(str(tmp_path)).classes
+        _ = SegmentationDataModule(str(tmp_path), "CamVid").classes
 
 
 def test_shapes(tmp_path: Path) -> None:
     """The labels are those that were drawn, but for the outlines."""
     from detseg.data.modules.shapes_generator import draw
 
-    data = ShapesSegmentation(str(tmp_path / "shapes"), train=6, val=2, workers=0)
+    data = ShapesSegmentation(str(tmp_path / "shapes"), train=6, val=2, num_workers=0)
     assert data.classes == ("background", *CLASSES)
     assert (len(data.train_annotations), len(data.val_annotations)) == (6, 2)
     for row in range(6):
@@ -408,7 +412,7 @@ def test_objects_are_painted_as_torchvision_does(tmp_path: Path) -> None:
     """The rule of its reference training, over masks as pycocotools decodes them."""
     file = write_coco(tmp_path, objects())
     reference = Reference(str(file))
-    found = read_coco_maps(file, tmp_path / "train")
+    found = read_coco_semantic(file, tmp_path / "train")
     assert found.classes == ("background", "cat", "emu", "dog")
     assert found.category_ids == (0, 3, 5, 9)
     assert found.files.tolist() == ["2.png", "4.png", "7.png"]
@@ -428,23 +432,23 @@ def test_objects_are_painted_as_torchvision_does(tmp_path: Path) -> None:
 
 def test_some_of_the_categories(tmp_path: Path) -> None:
     file = write_coco(tmp_path, objects())
-    whole, some = read_coco_maps(file, tmp_path), read_coco_maps(file, tmp_path, ["dog"])
+    whole, some = read_coco_semantic(file, tmp_path), read_coco_semantic(file, tmp_path, ["dog"])
     assert some.classes == ("background", "dog")
     assert some.category_ids == (0, 9)
     before, after = whole.labels(2), some.labels(2)
     assert (after[before == 3] == 1).all()
     assert (after[before == 1] == 0).all()  # another category, and so background
     with pytest.raises(DataError, match=r"no category bird; its categories are cat, emu, dog"):
-        read_coco_maps(file, tmp_path, ["bird"])
+        read_coco_semantic(file, tmp_path, ["bird"])
 
 
 def test_coco_finds_its_files(tmp_path: Path) -> None:
     write_coco(tmp_path, objects())
-    data = COCOSegmentation(str(tmp_path), val_fraction=0.4, workers=0)
+    data = SegmentationDataModule(str(tmp_path), "COCO", split={"val_fraction": 0.4}, num_workers=0)
     assert (len(data.train_annotations), len(data.val_annotations)) == (2, 1)
     assert sum(len(batch.image_index) for batch in data.train_dataloader()) == 2
-    with pytest.raises(DataError, match="give train_file"):
-        _ = COCOSegmentation(str(tmp_path / "train"), val_file="../train.json").classes
+    with pytest.raises(DataError, match=r"give `split\.train='FILE'`"):
+        _ = SegmentationDataModule(str(tmp_path / "train"), "COCO", split={"val": "../train.json"}).classes
 
 
 @pytest.mark.parametrize(
@@ -469,23 +473,23 @@ def test_a_broken_object_is_named(tmp_path: Path, change: dict[str, Any], messag
     entries[2] |= change
     file = write_coco(tmp_path, entries)
     with pytest.raises(DataError, match=rf"train\.json: .*{message}"):
-        read_coco_maps(file, tmp_path / "train").labels(2)
+        read_coco_semantic(file, tmp_path / "train").labels(2)
 
 
 def test_a_part_of_a_polygon_that_covers_nothing_changes_nothing(tmp_path: Path) -> None:
     """A point and a line, which some programs leave in their files."""
-    before = read_coco_maps(write_coco(tmp_path, objects()), tmp_path).labels(2)
+    before = read_coco_semantic(write_coco(tmp_path, objects()), tmp_path).labels(2)
     entries = objects()
     entries[0]["segmentation"] += [[3, 3], [10, 10, 60, 40]]
-    assert np.array_equal(read_coco_maps(write_coco(tmp_path, entries), tmp_path).labels(2), before)
+    assert np.array_equal(read_coco_semantic(write_coco(tmp_path, entries), tmp_path).labels(2), before)
 
 
 def test_annotations_of_images_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_coco_maps(write_coco(tmp_path, objects()), tmp_path)
+    read_coco_semantic(write_coco(tmp_path, objects()), tmp_path)
     assert "train.json: left out 1 annotations of images it does not list" in caplog.text
     entries = [{**entry, "image_id": str(entry["image_id"])} for entry in objects()]
     with pytest.raises(DataError, match=r"no annotation is of an image that it lists: .* such as '7', the images 2"):
-        read_coco_maps(write_coco(tmp_path, entries), tmp_path)
+        read_coco_semantic(write_coco(tmp_path, entries), tmp_path)
 
 
 @pytest.mark.parametrize("section", ["images", "categories"])
@@ -495,7 +499,7 @@ def test_ids_that_are_there_twice(tmp_path: Path, section: str) -> None:
     content[section].append(content[section][0])
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=rf"train\.json: more than one entry of {section} has the id \d"):
-        read_coco_maps(file, tmp_path)
+        read_coco_semantic(file, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "a\\..\\..\\secret.png", None])
@@ -503,14 +507,14 @@ def test_no_file_name_leads_out_of_the_folder(tmp_path: Path, name: str | None) 
     images = [{"id": 1, "file_name": name, "height": 48, "width": 64}]
     file = made.coco(tmp_path / "train.json", images, [], {1: "cat"})
     with pytest.raises(DataError, match=r"train\.json: .*file_name"):
-        read_coco_maps(file, tmp_path)
+        read_coco_semantic(file, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": [], "annotations": {}, "categories": []}'])
 def test_a_broken_annotation_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "train.json").write_text(content)
     with pytest.raises(DataError, match=r"train\.json: (broken JSON|not a COCO annotation file)"):
-        read_coco_maps(tmp_path / "train.json", tmp_path)
+        read_coco_semantic(tmp_path / "train.json", tmp_path)
 
 
 def write_panoptic(root: Path) -> tuple[Path, np.ndarray]:
@@ -543,12 +547,12 @@ def write_panoptic(root: Path) -> tuple[Path, np.ndarray]:
 
 def test_panoptic_segments(tmp_path: Path) -> None:
     file, expected = write_panoptic(tmp_path)
-    found = read_coco_maps(file, tmp_path / "train")
+    found = read_coco_semantic(file, tmp_path / "train")
     assert found.classes == ("class 2", "class 5", "class 200")
     assert found.category_ids == (2, 5, 200)
     assert np.array_equal(found.labels(0), expected)
     assert found.sizes.tolist() == [[48, 64]]
-    some = read_coco_maps(file, tmp_path / "train", ["class 200", "class 2"])
+    some = read_coco_semantic(file, tmp_path / "train", ["class 200", "class 2"])
     assert np.array_equal(some.labels(0), np.array([1, IGNORE_INDEX, 0, *[IGNORE_INDEX] * 253])[expected])
 
 
@@ -587,7 +591,7 @@ def test_broken_panoptic_segments(tmp_path: Path, change: dict[str, Any], messag
     content["annotations"][0] |= change
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
-        read_coco_maps(file, tmp_path / "train").labels(0)
+        read_coco_semantic(file, tmp_path / "train").labels(0)
 
 
 @pytest.mark.parametrize(("times", "have"), [(0, "0 annotations"), (2, "2 annotations")])
@@ -598,7 +602,7 @@ def test_each_image_has_one_annotation_of_its_segments(tmp_path: Path, times: in
     content["annotations"] += [{**content["annotations"][0], "image_id": 5}] * times
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=rf"json: each image must have one .*; image 5 has {have}"):
-        read_coco_maps(file, tmp_path / "train")
+        read_coco_semantic(file, tmp_path / "train")
 
 
 @pytest.mark.parametrize(
@@ -611,14 +615,14 @@ def test_segments_that_cannot_be_read(tmp_path: Path, content: bytes | None, sai
     if content is not None:
         image.write_bytes(content)
     with pytest.raises(DataError, match=rf"panoptic_train/1\.png: .*{said}"):
-        read_coco_maps(file, tmp_path / "train").labels(0)
+        read_coco_semantic(file, tmp_path / "train").labels(0)
 
 
 def test_segments_of_another_size(tmp_path: Path) -> None:
     file, _ = write_panoptic(tmp_path)
     made.image(tmp_path / "panoptic_train" / "1.png", 40, 64)
     with pytest.raises(DataError, match=r"1\.png: must show the segments of an image of 64x48, but is 64x40"):
-        read_coco_maps(file, tmp_path / "train").labels(0)
+        read_coco_semantic(file, tmp_path / "train").labels(0)
 
 
 # Real photographs
@@ -626,9 +630,11 @@ def test_segments_of_another_size(tmp_path: Path) -> None:
 
 def test_real_camvid(shared_data: Path) -> None:
     """Counts of images, and shares of the pixels that its description gives (per cent)."""
-    data = CamVid(str(shared_data / "camvid"), workers=0)
+    data = SegmentationDataModule(str(shared_data / "camvid"), "CamVid", num_workers=0)
     assert (len(data.train_annotations), len(data.val_annotations)) == (367, 101)
-    assert len(CamVid(str(shared_data / "camvid"), val_split="test").val_annotations) == 233
+    assert (
+        len(SegmentationDataModule(str(shared_data / "camvid"), "CamVid", split={"val": "test"}).val_annotations) == 233
+    )
     counts = data.val_annotations.counts().sum(axis=0)
     total = data.val_annotations.sizes.prod(axis=1).sum()
     assert 100 * counts[0] / total == pytest.approx(9, abs=0.5)
@@ -640,11 +646,11 @@ def test_real_camvid(shared_data: Path) -> None:
 
 
 def test_real_voc(shared_data: Path) -> None:
-    data = VOCSegmentation(str(shared_data / "voc2011_seg_mini"), workers=0)
+    data = SegmentationDataModule(str(shared_data / "voc2011_seg_mini"), "VOC", num_workers=0)
     assert (len(data.train_annotations), len(data.val_annotations)) == (2, 1)
     assert (data.classes[0], data.classes[15]) == ("_background_", "person")
     assert sum(len(batch.image_index) for batch in data.train_dataloader()) == 2
-    other = VOCSegmentation(str(shared_data / "voc2012_seg_icevision"))
+    other = SegmentationDataModule(str(shared_data / "voc2012_seg_icevision"), "VOC")
     assert other.train_annotations.files[0].endswith("2007_000063.jpg")
     shown = other.train_annotations.counts()[0].nonzero()[0]
     assert [other.classes[label] for label in shown] == ["background", "chair", "dog"]
@@ -653,13 +659,13 @@ def test_real_voc(shared_data: Path) -> None:
 def test_real_panoptic_and_instances(shared_data: Path) -> None:
     """The index images beside them hold category ids, 0 where there is no segment."""
     root = shared_data / "coco128_train"
-    panoptic = read_coco_maps(root / "panoptic/panoptic_train2017.json", root / "images/train2017")
+    panoptic = read_coco_semantic(root / "panoptic/panoptic_train2017.json", root / "images/train2017")
     numbers = np.append(panoptic.category_ids, [0] * (256 - len(panoptic.category_ids)))
     for row in range(0, len(panoptic), 10):
         stem = Path(str(panoptic.files[row])).stem
         truth = cv2.imread(str(root / "semantic_masks/train2017" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(numbers[panoptic.labels(row)], truth)
-    instances = read_coco_maps(root / "instances_rle_train2017.json", root / "images/train2017")
+    instances = read_coco_semantic(root / "instances_rle_train2017.json", root / "images/train2017")
     assert (len(instances), len(instances.classes)) == (100, 81)
     things = dict(zip(panoptic.classes, range(200), strict=False))
     for row in range(0, 100, 10):
@@ -685,6 +691,6 @@ def test_what_a_folder_is_is_found_and_said(tmp_path: Path, caplog: pytest.LogCa
         ("cityscapes", "Cityscapes", 19),
     ):
         with caplog.at_level(logging.INFO):
-            data = FolderSegmentation(str(tmp_path / name))
+            data = SegmentationDataModule(str(tmp_path / name))
             assert data.num_classes == classes, name
-        assert f"{tmp_path / name}: taken for a data set of {kind}" in caplog.text
+        assert f"{tmp_path / name}: taken for a data set in the format {kind}" in caplog.text

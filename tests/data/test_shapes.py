@@ -19,7 +19,7 @@ from detseg.errors import DataError
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
-    data = Shapes(str(tmp_path_factory.mktemp("data") / "shapes"), train=30, val=10, workers=0)
+    data = Shapes(str(tmp_path_factory.mktemp("data") / "shapes"), train=30, val=10, num_workers=0)
     data.prepare()
     return data
 
@@ -174,13 +174,13 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 
 def test_crops_are_shared_evenly_and_drawn_once(tmp_path: Path) -> None:
-    data = ShapeCrops(str(tmp_path / "crops"), train=10, val=5, size=24, workers=0)
+    data = ShapeCrops(str(tmp_path / "crops"), train=10, val=5, size=24, num_workers=0)
     assert data.classes == CLASSES
     for split, count in (("train", 10), ("val", 5)):
         listing = data.annotations(split)
         assert np.bincount(listing.labels).tolist() == [count // 5] * 5
         assert all(cv2.imread(str(data.path(split, row))).shape == (24, 24, 3) for row in range(count))
-    again = ShapeCrops(str(tmp_path / "again"), train=10, val=5, size=24, workers=0)
+    again = ShapeCrops(str(tmp_path / "again"), train=10, val=5, size=24, num_workers=0)
     for row in range(10):
         assert data.path("train", row).read_bytes() == again.path("train", row).read_bytes()
     with pytest.raises(DataError, match="drawn from other settings"):
@@ -194,7 +194,7 @@ def test_a_crop_shows_its_shape_in_the_middle(tmp_path: Path, monkeypatch: pytes
     mask = image[..., 0] > 0
     shapes = [Shape(label, mask, np.zeros((0, 2)), whole=True) for label in range(5)]
     monkeypatch.setattr("detseg.data.modules.shapes_generator.draw", lambda seed: (image, shapes))
-    listing = ShapeCrops(str(tmp_path / "crops"), train=5, val=5, size=50, workers=0).annotations("train")
+    listing = ShapeCrops(str(tmp_path / "crops"), train=5, val=5, size=50, num_workers=0).annotations("train")
     for file in listing.files:
         crop = cv2.imread(str(listing.root / file))
         assert (crop[5:45, 5:45] == 255).all()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.loading.proposals import Proposals, Writer, about, cache_file
 from detseg.errors import DataError
-from detseg.proposals.cache import Proposals, Writer, about, cache_file
 from detseg.proposals.grid import grid
 from detseg.proposals.making import make
 from tests.data import made
@@ -59,7 +59,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from detseg.proposals import cache
+from detseg.data.loading import proposals as cache
 from detseg.proposals.grid import grid
 from detseg.proposals.making import make
 from tests.proposals.test_cache import images

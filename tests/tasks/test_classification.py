@@ -22,7 +22,7 @@ SETTINGS = [
         "--model.backbone.name",
         "resnet18",
     ),
-    *("--data", "ImageFolders", "--data.root", "classes", "--data.size", "32", "--data.workers", "0"),
+    *("--data", "ClassificationDataModule", "--data.root", "classes", "--data.size", "32", "--data.num_workers", "0"),
     *("--data.batch_size", "6", "--task.optimizer.name", "adamw", "--task.lr", "0.05", "--trainer.accelerator", "cpu"),
 ]
 

@@ -51,7 +51,7 @@ data:
   init_args:
     root: colours
     proposals: proposals
-    workers: 0
+    num_workers: 0
     transforms:
       class_path: Transforms
       init_args:

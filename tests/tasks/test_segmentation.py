@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from detseg import checkpoint
 from detseg.callbacks import LastCheckpoint, PredictionImages
-from detseg.data import FolderSegmentation, SegmentationTransforms
+from detseg.data import SegmentationDataModule, SegmentationTransforms
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
 from detseg.inference.predictor import Predictor
@@ -75,9 +75,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_colours(tmp_path_factory.mktemp("colours"))
 
 
-def data(root: Path, **settings: Any) -> FolderSegmentation:
+def data(root: Path, **settings: Any) -> SegmentationDataModule:
     transforms = SegmentationTransforms(crop=32)
-    return FolderSegmentation(str(root), **{"transforms": transforms, "workers": 0, "batch_size": 2, **settings})
+    return SegmentationDataModule(
+        str(root), **{"transforms": transforms, "num_workers": 0, "batch_size": 2, **settings}
+    )
 
 
 def brute_force(root: Path, bias: float = 0.0) -> dict[str, float]:

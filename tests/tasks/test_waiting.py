@@ -32,7 +32,7 @@ def run(
     """An epoch of steps, each with seconds of waiting and of work; a validation after the third."""
     callback = DataLoadingMonitor()
     trainer: Any = SimpleNamespace(
-        is_global_zero=rank == 0, current_epoch=4, datamodule=SimpleNamespace(workers=workers)
+        is_global_zero=rank == 0, current_epoch=4, datamodule=SimpleNamespace(num_workers=workers)
     )
     model: Any = SimpleNamespace(device=torch.device("cpu"))
     callback.on_train_epoch_start(trainer, model)
@@ -51,7 +51,7 @@ def run(
 def test_the_share_is_that_of_the_time_after_the_first_step(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     found = run(clock, [(100, 50), (1, 3), (2, 4), (0, 5)])
     assert (found.waited, found.total) == (3, 15)
-    assert "epoch 4: the device waited for data for 20 % of the time. `--data.workers 2` reads" in caplog.text
+    assert "epoch 4: the device waited for data for 20 % of the time. `--data.num_workers 2` reads" in caplog.text
     assert "python tools/benchmark.py data" in caplog.text
 
 
@@ -75,7 +75,7 @@ def test_one_rank_says_it_and_more_workers_than_cores_are_not_advised(
     assert not caplog.records
     run(clock, [(0, 1), (1, 1)], workers=10_000)
     assert "The 10000 workers have" in caplog.text
-    assert "--data.workers" not in caplog.text
+    assert "--data.num_workers" not in caplog.text
 
 
 def test_a_trainer_calls_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ def test_four_networks_are_trained_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = ["--data.train=10", "--data.val=5", "--data.size=32", "--data.workers=0"]
+    data = ["--data.train=10", "--data.val=5", "--data.size=32", "--data.num_workers=0"]
     monkeypatch.setattr(sys, "argv", [str(TOOL), *data, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"])
     runpy.run_path(str(TOOL), run_name="__main__")
     first = capsys.readouterr().out

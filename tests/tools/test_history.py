@@ -21,7 +21,7 @@ def test_three_systems_are_trained_and_compared(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("detseg.proposals.selective_search.LONG_EDGE", 96)  # fewer regions
     write(Path("shapes"), train=2, val=1, seed=0)
-    small = ["--data.workers=0", "--model.backbone.weights=null", "--trainer.precision=32-true"]
+    small = ["--data.num_workers=0", "--model.backbone.weights=null", "--trainer.precision=32-true"]
     once = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     arguments = ["--data.root=shapes/voc", "--images=1", "--ablation", *small, *once]
     monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments])
@@ -44,4 +44,4 @@ def test_three_systems_are_trained_and_compared(
     monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments[:-1], "--trainer.accelerator=auto"])
     with pytest.raises(SystemExit):
         runpy.run_path(str(TOOL), run_name="__main__")
-    assert "history_rcnn was trained with --data.workers=0" in capsys.readouterr().err
+    assert "history_rcnn was trained with --data.num_workers=0" in capsys.readouterr().err

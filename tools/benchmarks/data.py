@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO as PycocotoolsCOCO
 
 from detseg.data.annotations.cache import cached
-from detseg.data.annotations.detection import DetectionAnnotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.loading.collate import collate, default_pad_shapes
@@ -43,19 +43,19 @@ def images(device: str, half: bool) -> dict[str, Call]:
     random = np.random.default_rng(0)
     files = [photograph(folder / f"{number}.jpg", random) for number in range(IMAGES)]
     corners = random.uniform(0, 300, (IMAGES * OBJECTS, 2))
-    annotations = pack(
-        folder,
-        classes=["object"],
-        category_ids=[1],
+    images = ImageColumns(
         root=folder,
         files=[file.name for file in files],
-        image_ids=np.arange(IMAGES),
+        ids=np.arange(IMAGES),
         sizes=np.tile(np.array([[HEIGHT, WIDTH]], dtype=np.int32), (IMAGES, 1)),
-        rows=np.arange(IMAGES).repeat(OBJECTS),
+    )
+    objects = ObjectColumns(
+        image_index=np.arange(IMAGES).repeat(OBJECTS),
         boxes=np.concatenate([corners, corners + random.uniform(10, 170, corners.shape)], axis=1),
         labels=np.zeros(IMAGES * OBJECTS, dtype=np.int64),
         ids=np.arange(IMAGES * OBJECTS),
     )
+    annotations = from_columns(folder, {"object": 1}, images, objects)
     dataset = DetectionDataset(annotations, Transforms(), training=True)
     stages(files, dataset)
     return {

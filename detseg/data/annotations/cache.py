@@ -1,7 +1,7 @@
-"""Annotations that took long to read, kept as the arrays they became: mapped into memory the next time, not read.
+"""Cache of large annotation files as memory-mapped arrays.
 
-A cache is one file: ``.npy`` blocks one behind the other, of which the first is JSON that says what the others are.
-Processes that map the same file share its memory, and only pages that are looked at take any.
+An entry is one file of consecutive ``.npy`` blocks, of which the first is a JSON header. Processes that map the same
+file share its memory, and only the pages that are used take any.
 """
 
 from __future__ import annotations
@@ -23,63 +23,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import collects
 from detseg.data.annotations.masks import Masks
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the arrays and of what is read into them: raise it when a reader changes
-LEAST = 8 << 20  # bytes of an annotation file that takes long
-ALIGNED = 64  # where a block begins, so that its numbers lie as numpy wants them
+VERSION = 3  # of the arrays and of the reader: raise it when either changes
+MIN_BYTES = 8 << 20  # smaller annotation files are not cached
+ALIGNED = 64  # bytes to which blocks are aligned, as numpy wants
 
 
 def cached(
-    file: Path, settings: list[str], read: Callable[[], tuple[DetectionAnnotations, bool]], least: int = LEAST
+    file: Path,
+    settings: list[str],
+    read: Callable[[], tuple[DetectionAnnotations, bool]],
+    min_bytes: int = MIN_BYTES,
 ) -> DetectionAnnotations:
-    """What ``read`` makes of an annotation file under these ``settings``, from its cache if there is one.
+    """Return what ``read`` makes of an annotation file under these ``settings``, from the cache if it is there.
 
-    ``read`` says too whether all of it comes from the file: what other files say is not kept, as these may change.
-
-    A cache is of a path, a size and a time of change; another one is made anew, as is one that cannot be read. Files
-    below ``least`` bytes have none. What was said in the log while reading is said again. It is no error if a cache
-    cannot be written. Where faults are collected, nothing is taken from a cache, which has none, nor put there.
+    ``read`` also tells if the result depends on the file alone; anything else is not cached, as other files may change.
+    An entry belongs to a path, a size and a modification time; it is made anew if these differ or it cannot be read.
+    Files below ``min_bytes`` are not cached. Warnings logged while reading are stored, and logged again. A cache that
+    cannot be written is no error.
     """
-    if collects():
-        return read()[0]
     try:
-        about = file.stat()
+        status = file.stat()
     except OSError:
-        return read()[0]  # which says what is wrong
-    if about.st_size < least:
+        return read()[0]  # which raises the error
+    if status.st_size < min_bytes:
         return read()[0]
-    of = [str(file.resolve()), *settings]
-    state = [VERSION, about.st_size, about.st_mtime_ns, *of]
-    cache = folder() / f"{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:32]}.arrays"
-    if found := load(cache, state):
-        annotations, said = found
+    key = [str(file.resolve()), *settings]
+    state = [VERSION, status.st_size, status.st_mtime_ns, *key]
+    cache = folder() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrays"
+    if entry := load(cache, state):
+        annotations, warnings = entry
         log.info("%s: taken from its cache %s", file, cache)
-        for message in said:
+        for message in warnings:
             log.warning("%s", message)
         return annotations
-    with listening() as said:
-        annotations, lasting = read()
-    if not lasting:
+    with record_warnings() as warnings:
+        annotations, cacheable = read()
+    if not cacheable:
         return annotations
     try:
-        save(cache, state, annotations, said)
+        save(cache, state, annotations, warnings)
     except OSError as error:
         log.warning("%s: cannot be kept in %s, so it will take as long the next time: %s", file, cache.parent, error)
-    found = load(cache, state)  # so that the memory can be given back
-    return found[0] if found else annotations
+    entry = load(cache, state)  # so that the memory can be given back
+    return entry[0] if entry else annotations
 
 
 def folder() -> Path:
-    """Where caches lie: ``annotations`` in the user's cache folder for detseg, XDG_CACHE_HOME or ~/.cache."""
+    """Folder of the cache: ``detseg/annotations`` in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "detseg", "annotations")
 
 
-def save(cache: Path, state: list[Any], annotations: DetectionAnnotations, said: list[str]) -> None:
-    """Write a cache: it is there whole or not at all. Raises OSError."""
+def save(cache: Path, state: list[Any], annotations: DetectionAnnotations, warnings: list[str]) -> None:
+    """Write an entry atomically. Raises OSError."""
     arrays = {}
     for name, holder in (("", annotations), ("masks.", annotations.masks)):
         for field in fields(holder) if holder is not None else ():
@@ -87,7 +86,7 @@ def save(cache: Path, state: list[Any], annotations: DetectionAnnotations, said:
                 arrays[name + field.name] = value
     head = {
         "state": state,
-        "said": said,
+        "warnings": warnings,
         "arrays": list(arrays),
         "classes": annotations.classes,
         "category_ids": annotations.category_ids,
@@ -110,7 +109,7 @@ def save(cache: Path, state: list[Any], annotations: DetectionAnnotations, said:
 
 
 def load(cache: Path, state: list[Any]) -> tuple[DetectionAnnotations, list[str]] | None:
-    """The annotations of a cache and what was said of them; None where there is none of this ``state``."""
+    """Load the annotations and warnings of an entry; None if there is no valid one of this ``state``."""
     try:
         with open(cache, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -127,18 +126,18 @@ def load(cache: Path, state: list[Any]) -> tuple[DetectionAnnotations, list[str]
             **arrays,
             masks=Masks(**masks) if masks else None,
         )
-        return annotations, head["said"]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # none, or a damaged one
+        return annotations, head["warnings"]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):  # no file, or a damaged one
         return None
 
 
 def _blocks(content: mmap.mmap) -> Iterator[NDArray[Any]]:
-    """The arrays of a cache, over its memory."""
+    """Arrays of a cache file, as views of its memory."""
     place = 0
     while place < len(content):
         head = io.BytesIO(content[place : place + 4096])
         if np.lib.format.read_magic(head) != (1, 0):
-            raise ValueError("another version of the blocks")
+            raise ValueError("unsupported version of a block")
         shape, _, dtype = np.lib.format.read_array_header_1_0(head)
         if dtype.hasobject:
             raise ValueError("an array of objects")
@@ -150,17 +149,17 @@ def _blocks(content: mmap.mmap) -> Iterator[NDArray[Any]]:
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
-    """Take down the warnings of this package's data."""
-    said: list[str] = []
+def record_warnings() -> Iterator[list[str]]:
+    """Record the warnings that ``detseg.data`` logs."""
+    messages: list[str] = []
 
-    class Listener(logging.Handler):
+    class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            messages.append(record.getMessage())
 
-    above, listener = logging.getLogger("detseg.data"), Listener(logging.WARNING)
-    above.addHandler(listener)
+    logger, recorder = logging.getLogger("detseg.data"), Recorder(logging.WARNING)
+    logger.addHandler(recorder)
     try:
-        yield said
+        yield messages
     finally:
-        above.removeHandler(listener)
+        logger.removeHandler(recorder)

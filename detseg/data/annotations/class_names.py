@@ -1,4 +1,4 @@
-"""The file that names the classes of a folder of label images, whose pixels hold numbers alone."""
+"""Class names of folders of label images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from detseg.constants import IGNORE_INDEX
 from detseg.errors import DataError
-from detseg.structures import IGNORE_INDEX
 
 FILES = ("classes.json", "classes.txt", "class_names.txt")
 
@@ -15,11 +15,11 @@ FILES = ("classes.json", "classes.txt", "class_names.txt")
 def find_classes(
     root: Path, default: Sequence[str] | None = None, void: Sequence[int] = ()
 ) -> tuple[Path, tuple[str, ...], tuple[int, ...]]:
-    """Names of the classes 0, 1 ..., and the numbers of void pixels; first where they come from.
+    """Return the source of the class names, the names of the classes 0, 1 ..., and the numbers of void pixels.
 
-    classes.txt has a name in each line; empty ones may follow. classes.json is a list of names, or has it as "classes",
-    with the number of void pixels as "ignore_index"; 255 is void as well. Without a file these are ``default`` and
-    ``void``. Raises DataError for a file that is broken, or where there is none and no default.
+    classes.txt has a name in each line; empty lines may follow. classes.json is a list of names, or has it as
+    "classes", with the number of void pixels as "ignore_index"; 255 is void as well. Without a file, these are
+    ``default`` and ``void``. Raises DataError for a broken file, and for no file without a default.
     """
     file = next((root / name for name in FILES if (root / name).is_file()), None)
     if file is None:
@@ -47,7 +47,7 @@ def find_classes(
 
 
 def _lines(file: Path, text: str) -> tuple[str, ...]:
-    """The name in each line. Raises DataError for one without: whether it counts, no one can say."""
+    """Read a name from each line. Raises DataError for an empty line, whose class would be unclear."""
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if "" in names:
         raise DataError(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.issues import report
+from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None, labels: Path | N
     )
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width that ``read_image`` gives, from the head of the file. Raises DataError as that does.
+def image_size(path: Path, issues: IssueCollector = FAIL_FAST) -> tuple[int, int]:
+    """Return the height and width that ``read_image`` gives, from the head of the file.
 
-    Where faults are collected, a file that cannot be read is one, and has the size (0, 0).
+    Raises DataError as ``read_image`` does; where ``issues`` collects, an unreadable file has the size (0, 0).
     """
     from PIL import Image
 
@@ -63,20 +63,20 @@ def image_size(path: Path) -> tuple[int, int]:
             turned = is_turned(image)
             return (image.width, image.height) if turned else (image.height, image.width)
     except OSError as error:
-        text = f"{path}: cannot read this image: {error.strerror or error}"
+        message = f"{path}: cannot read this image: {error.strerror or error}"
     except Image.DecompressionBombError as error:
-        text = f"{path}: cannot read this image: {error}; make it smaller, or leave it out"
-    report("image-unreadable", path, text)
+        message = f"{path}: cannot read this image: {error}; make it smaller, or leave it out"
+    issues.report("image-unreadable", path, message)
     return 0, 0
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Whether an EXIF orientation swaps width and height. No pixels are read for it: Pillow would, of a PNG."""
+    """Tell if an EXIF orientation swaps width and height, without reading pixels (as Pillow would for a PNG)."""
     from PIL import Image
 
     return bool(Image.Image.getexif(image).get(ORIENTATION, 1) >= 5)
 
 
 def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
-    """Pixels of an image file, None if it is none."""
+    """Decode an image file; None for other files."""
     return cast("NDArray[np.uint8] | None", cv2.imdecode(content, flags)) if content.size else None

@@ -1,4 +1,4 @@
-"""Images in which each pixel has the number of the object that it shows."""
+"""Images whose pixels hold the number of an object."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detseg.ops.rle import MaskWindow, encode, to_string
 
 
 def read_instance_ids(file: Path) -> NDArray[np.int32]:
-    """The numbers (h, w) in an image of one channel. Raises DataError."""
+    """Read the object number of each pixel (h, w) from an image of one channel. Raises DataError."""
     try:
         numbers = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error) as error:
@@ -26,24 +26,22 @@ def read_instance_ids(file: Path) -> NDArray[np.int32]:
 
 
 def add_objects(
-    builder: Builder, row: int, numbers: NDArray[np.int32], meaning: Callable[[int], tuple[str, bool] | None]
+    builder: Builder, image: int, numbers: NDArray[np.int32], classify: Callable[[int], tuple[str, bool] | None]
 ) -> None:
-    """Add the objects of an image, in the order of their numbers (h, w).
+    """Add the objects of an image in the order of their numbers (h, w).
 
-    ``meaning`` gives the class of a number and whether it is a crowd, and None for one that is of no object.
+    ``classify`` maps a number to its class name and crowd flag, or None if it is not of an object.
     """
     from scipy.ndimage import find_objects
 
     height, width = numbers.shape
     counts = np.bincount(numbers.ravel())
-    objects = {number: found for number in np.flatnonzero(counts).tolist() if (found := meaning(number))}
-    shown = list(objects)
+    objects = {number: meaning for number in np.flatnonzero(counts).tolist() if (meaning := classify(number))}
     position = np.zeros(len(counts), dtype=np.int32)
-    position[shown] = np.arange(1, len(shown) + 1)
+    position[list(objects)] = np.arange(1, len(objects) + 1)
     places = position[numbers]
-    for number, (down, across) in zip(shown, find_objects(places), strict=True):
+    for (number, (name, crowd)), (down, across) in zip(objects.items(), find_objects(places), strict=True):
         inside = places[down, across] == position[number]
-        runs = to_string(encode(MaskWindow(across.start, down.start, inside.T), height, width))
+        rle = to_string(encode(MaskWindow(across.start, down.start, inside.T), height, width))
         box = (float(across.start), float(down.start), float(across.stop), float(down.stop))
-        name, crowd = objects[number]
-        builder.add(row, name, box, float(counts[number]), runs=runs, crowd=crowd)
+        builder.add(image, name, box, float(counts[number]), rle, crowd)

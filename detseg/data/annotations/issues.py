@@ -1,10 +1,8 @@
-"""Faults of a data set: raised at the first one, or collected from all of it by whoever asks for them."""
+"""Issues of a data set: raised at the first one, or collected from the whole data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,8 +10,8 @@ from detseg.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
 
-# An error stops a training, or makes what it learns or measures wrong; what a warning is about is left out or changed
-# by the readers; a note is no fault, but good to know. In the order in which a report lists them.
+# An error stops training or falsifies what it learns or measures; readers leave out or change the subject of a warning;
+# a note is only information. In the order in which a report lists them.
 KINDS: dict[str, tuple[Severity, str]] = {
     "labels-unreadable": ("error", "labels that cannot be read at all"),
     "objects-none": ("error", "parts of the set without any object"),
@@ -25,10 +23,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "image-size": ("error", "images of another size than their labels say"),
     "image-unknown": ("error", "labels of images that are not listed"),
     "category-unknown": ("error", "labels of classes that are not listed"),
-    "id-doubled": ("error", "ids that stand more than once"),
+    "id-doubled": ("error", "ids that occur more than once"),
     "off-by-one": ("error", "numbers of classes that are all shifted by one"),
-    "box-nan": ("error", "boxes with something else than numbers"),
-    "box-normalised": ("error", "boxes from 0 to 1, where pixels are meant"),
+    "box-nan": ("error", "boxes with values that are not numbers"),
+    "box-normalised": ("error", "boxes from 0 to 1 instead of in pixels"),
     "mask-missing": ("error", "images without a file of the class of each pixel, or such files without an image"),
     "mask-undefined": ("error", "files of labels with a number of no class"),
     "duplicate-across": ("error", "images that are the same in two parts of the set"),
@@ -55,66 +53,65 @@ KINDS: dict[str, tuple[Severity, str]] = {
 
 
 class Issue(NamedTuple):
-    """Something wrong with a data set."""
+    """An issue of a data set."""
 
     kind: str  # one of KINDS
     file: str
-    text: str  # all that there is to say, the file included
-    annotation: int | str | None = None  # the number of the object in its file or in the set
+    message: str  # complete, the file included
+    annotation: int | str | None = None  # the number of the object in its file or in the data set
     box: tuple[float, ...] | None = None  # of the object, xyxy
-    image: str | None = None  # whose labels are in the file, where that is known and another
+    image: str | None = None  # the image that the file labels, where it is known and another file
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """Severity of the kind."""
         return KINDS[self.kind][0]
 
 
 class AnnotationError(ValueError):
-    """What is wrong with an object, said where nobody knows yet in which file it stands."""
+    """A broken annotation, raised where the file that holds it is not known."""
 
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
         self.kind = kind
 
 
-# Readers are called through many hands, and only some of their callers care: so the list is not handed down.
-_collected: ContextVar[list[Issue] | None] = ContextVar("collected", default=None)
+class IssueCollector:
+    """Collect the issues that readers report, so that they go on and read the rest."""
+
+    collects = True
+
+    def __init__(self) -> None:
+        self.issues: list[Issue] = []
+
+    def report(
+        self,
+        kind: str,
+        file: Path | str,
+        message: str,
+        annotation: int | str | None = None,
+        box: tuple[float, ...] | None = None,
+        image: Path | None = None,
+    ) -> None:
+        """Add an issue."""
+        self.issues.append(Issue(kind, str(file), message, annotation, box, None if image is None else str(image)))
 
 
-@contextmanager
-def collecting() -> Iterator[list[Issue]]:
-    """Inside, readers go on after a fault, with all that can be read; what they find is in the list."""
-    found: list[Issue] = []
-    token = _collected.set(found)
-    try:
-        yield found
-    finally:
-        _collected.reset(token)
+class FailFast(IssueCollector):
+    """Raise the first issue as DataError."""
+
+    collects = False
+
+    def report(self, kind: str, file: Path | str, message: str, *_: object, **__: object) -> None:
+        """Raise DataError."""
+        raise DataError(message)
 
 
-def collects() -> bool:
-    """Whether someone collects faults."""
-    return _collected.get() is not None
-
-
-def report(
-    kind: str,
-    file: Path | str,
-    text: str,
-    annotation: int | str | None = None,
-    box: tuple[float, ...] | None = None,
-    image: Path | None = None,
-) -> None:
-    """Add a fault to what is collected; where nobody collects, raise it as DataError."""
-    found = _collected.get()
-    if found is None:
-        raise DataError(text)
-    found.append(Issue(kind, str(file), text, annotation, box, None if image is None else str(image)))
+FAIL_FAST = FailFast()
 
 
 def shifted(used: Iterable[int], known: Iterable[int]) -> str | None:
-    """Whether numbers of classes in use are those that are ``known``, but all one too high or too low; None if not."""
+    """Describe class numbers that are all one too high or one too low; None if the ``used`` ones fit the ``known``."""
     seen, classes = set(used), set(known)
     strange = seen - classes
     if not classes:

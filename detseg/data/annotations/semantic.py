@@ -1,4 +1,4 @@
-"""The labels of a data set for semantic segmentation: a class for each pixel of each image."""
+"""Labels of a semantic segmentation data set: a class for each pixel of each image."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.constants import IGNORE_INDEX
 from detseg.data.annotations.class_names import find_classes
 from detseg.data.annotations.images import SUFFIXES, image_size
-from detseg.data.annotations.issues import collects, report
+from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.errors import DataError
-from detseg.structures import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
-MAX_CLASSES = IGNORE_INDEX  # classes that a pixel of one byte can tell apart, besides IGNORE_INDEX
-UNKNOWN = -1  # in a table of labels: a number that stands for no class
+MAX_CLASSES = IGNORE_INDEX  # the values of a byte besides IGNORE_INDEX
+UNKNOWN = -1  # entry of a lookup table: a number of no class
 
 
 class MaskSource(Protocol):
-    """Where the maps of labels come from: files, polygons ..."""
+    """Source of semantic masks, such as files or polygons."""
 
-    def read(self, row: int) -> NDArray[np.uint8]:
-        """The class of each pixel (h, w), in the order of the source's own classes, or IGNORE_INDEX."""
+    def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
+        """Read the class of each pixel (h, w), in the order of the source's classes, or IGNORE_INDEX."""
 
-    def size(self, row: int) -> tuple[int, int]:
-        """Height and width of a map."""
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a mask."""
 
-    def source(self, row: int) -> Path:
-        """The file that a map comes from."""
+    def source(self, index: int) -> Path:
+        """File of a mask."""
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticAnnotations:
-    """I images, each with a map of labels of its size. Maps are read when they are asked for."""
+    """I images, each with a semantic mask of its size. Masks are read on demand."""
 
     classes: tuple[str, ...]  # names, in the order of the labels
-    category_ids: tuple[int, ...]  # the data set's own number of each class; -1 where it has none
+    category_ids: tuple[int, ...]  # number of each class in the data set; -1 where it has none
     root: Path  # folder that ``files`` are relative to
     files: NDArray[np.str_]  # (I,)
-    rows: NDArray[np.int64]  # (I,) where ``maps`` has each image
+    rows: NDArray[np.int64]  # (I,) index of each image in ``maps``
     maps: MaskSource
     order: NDArray[np.uint8]  # (256,) label of each class in the order of ``maps``
 
@@ -55,37 +55,37 @@ class SemanticAnnotations:
         return len(self.files)
 
     def path(self, image: int) -> Path:
-        """Where the file of one image lies."""
+        """Path of one image."""
         return self.root / str(self.files[image])
 
     def source(self, image: int) -> Path:
-        """The file that the labels of one image come from."""
+        """File of the labels of one image."""
         return self.maps.source(int(self.rows[image]))
 
-    def labels(self, image: int) -> NDArray[np.uint8]:
-        """The class of each pixel (h, w), 0..K-1, or IGNORE_INDEX. Raises DataError for a broken map."""
-        return cv2.LUT(self.maps.read(int(self.rows[image])), self.order).astype(np.uint8, copy=False)
+    def labels(self, image: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
+        """Read the class of each pixel (h, w), 0..K-1, or IGNORE_INDEX. Raises DataError for a broken mask."""
+        return cv2.LUT(self.maps.read(int(self.rows[image]), issues), self.order).astype(np.uint8, copy=False)
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Heights and widths (I, 2). Of files, the head of each is read."""
+        """Heights and widths (I, 2), from the heads of files."""
         return np.array([self.maps.size(row) for row in self.rows.tolist()], dtype=np.int64).reshape(-1, 2)
 
     def counts(self) -> NDArray[np.int64]:
-        """Pixels of each class in each image (I, K), void ones left out. Reads every map."""
+        """Count the pixels of each class in each image (I, K), void ones left out. Reads every mask."""
         rows = [np.bincount(self.labels(image).ravel(), minlength=256) for image in range(len(self))]
         return np.array(rows, dtype=np.int64).reshape(-1, 256)[:, : len(self.classes)]
 
-    def subset(self, rows: ArrayLike) -> SemanticAnnotations:
-        """Keep the images of these rows, in the order of ``rows``."""
-        kept = np.asarray(rows, dtype=np.int64)
+    def subset(self, indices: ArrayLike) -> SemanticAnnotations:
+        """Keep some images, in the order of ``indices``."""
+        kept = np.asarray(indices, dtype=np.int64)
         return replace(self, files=self.files[kept], rows=self.rows[kept])
 
     def relabel(self, classes: Sequence[str]) -> SemanticAnnotations:
         """Renumber the labels to ``classes``, matching by name.
 
-        Pixels of other classes become void, and the log names these classes. A name the data does not have gets the
-        category id -1.
+        Pixels of other classes become void, and the log names these classes. A name that the data does not have gets
+        the category id -1.
         """
         if tuple(classes) == self.classes:
             return self
@@ -93,18 +93,18 @@ class SemanticAnnotations:
         unknown = [name for name in self.classes if name not in position]
         if unknown:
             log.warning("%s: left out the pixels of other classes: %s", self.root, ", ".join(unknown))
-        own = dict(zip(self.classes, self.category_ids, strict=True))
+        ids = dict(zip(self.classes, self.category_ids, strict=True))
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         table[: len(self.classes)] = [position.get(name, IGNORE_INDEX) for name in self.classes]
         return replace(
             self,
             classes=tuple(classes),
-            category_ids=tuple(own.get(name, -1) for name in classes),
+            category_ids=tuple(ids.get(name, -1) for name in classes),
             order=table[self.order],
         )
 
     def describe(self) -> str:
-        """Say in one line what there is."""
+        """Summarise the data set in one line."""
         return f"{len(self)} images, {len(self.classes)} classes"
 
 
@@ -116,7 +116,7 @@ def semantic_masks(
     files: Sequence[str],
     maps: MaskSource,
 ) -> SemanticAnnotations:
-    """Put together images and ``maps`` in the same order.
+    """Build annotations from images and ``maps`` in the same order.
 
     Raises DataError, naming ``source``, unless there are 1 to 255 classes of different names.
     """
@@ -138,16 +138,16 @@ def semantic_masks(
 
 @dataclass(frozen=True, eq=False)
 class LabelFiles:
-    """One file for each image, with a number in each pixel: an image of one channel or a palette, or a .mat of SBD."""
+    """Files with a number in each pixel, one for each image: one channel, a palette, or a .mat file of SBD."""
 
     paths: NDArray[np.str_]  # (I,)
     classes: int
-    void: tuple[int, ...]  # the numbers that are void
-    numbers: tuple[int, ...] | None = None  # those that stand for the classes, by default 0, 1 ...
+    void: tuple[int, ...]  # numbers of void pixels
+    numbers: tuple[int, ...] | None = None  # numbers of the classes, by default 0, 1 ...
 
-    def read(self, row: int) -> NDArray[np.uint8]:
-        """The labels in a file. Raises DataError for one that is missing, broken, or has a number of no class."""
-        path = self.source(row)
+    def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
+        """Read the labels in a file. Raises DataError for a missing or broken file, and for a number of no class."""
+        path = self.source(index)
         numbers = read_numbers(path)
         table = np.full(256, UNKNOWN, dtype=np.int16)
         table[list(self.numbers or range(self.classes))] = np.arange(self.classes)
@@ -155,7 +155,7 @@ class LabelFiles:
         unknown = cv2.LUT(numbers, (table == UNKNOWN).astype(np.uint8))
         if unknown.any():
             y, x = (int(place[0]) for place in unknown.nonzero())
-            report(
+            issues.report(
                 "mask-undefined",
                 path,
                 f"{path}: the pixel at x {x}, y {y} has the label {numbers[y, x]}, but the classes are {self.named()}, "
@@ -164,24 +164,24 @@ class LabelFiles:
         return cv2.LUT(numbers, table.astype(np.uint8)).astype(np.uint8, copy=False)
 
     def named(self) -> str:
-        """Say which numbers stand for the classes."""
+        """List the numbers of the classes."""
         return ", ".join(map(str, self.numbers)) if self.numbers else f"0 to {self.classes - 1}"
 
-    def size(self, row: int) -> tuple[int, int]:
-        """Height and width of the map, from the head of the file where that has it."""
-        path = self.source(row)
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a mask, from the head of its file where possible."""
+        path = self.source(index)
         height, width = _read_mat(path).shape if path.suffix == ".mat" else image_size(path)
         return height, width
 
-    def source(self, row: int) -> Path:
-        """The file of a map."""
-        return Path(str(self.paths[row]))
+    def source(self, index: int) -> Path:
+        """File of a mask."""
+        return Path(str(self.paths[index]))
 
 
 def read_numbers(path: Path) -> NDArray[np.uint8]:
-    """The number in each pixel (h, w) of a file of labels.
+    """Read the number in each pixel (h, w) of a file of labels.
 
-    Raises DataError for a file that is missing, broken, holds colours in the place of numbers, or one above 255.
+    Raises DataError for a missing or broken file, colours instead of numbers, and numbers above 255.
     """
     from PIL import Image
 
@@ -208,7 +208,7 @@ def read_numbers(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_mat(path: Path) -> NDArray[np.generic]:
-    """The labels of the classes in a file of the Semantic Boundaries Dataset. Reading it cannot execute anything."""
+    """Read the class labels in a file of the Semantic Boundaries Dataset, without executing anything in it."""
     from scipy.io import loadmat
 
     try:
@@ -217,51 +217,57 @@ def _read_mat(path: Path) -> NDArray[np.generic]:
         return np.asarray(truth["Segmentation"].item())
     except OSError as error:
         raise DataError(f"{path}: cannot read these labels: {error.strerror or error}") from None
-    except Exception as error:  # scipy's reader meets broken files with many kinds of errors
+    except Exception as error:  # scipy's reader raises many kinds of errors for broken files
         raise DataError(f"{path}: not a file of SBD's labels, with GTcls.Segmentation in it: {error}") from None
 
 
 def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """The names of the files of a folder with one of these suffixes, by their stems, in order.
+    """Map the stems of a folder's files with one of these suffixes to their names, in order.
 
-    Raises DataError for a folder that is missing, or has two files of one stem.
+    Raises DataError for a missing folder, and for two files of one stem.
     """
     try:
         names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in suffixes)
     except OSError as error:
         raise DataError(f"{folder}: cannot read this folder: {error.strerror}") from None
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in names:
         stem = name.rpartition(".")[0]
-        if stem in found:
-            raise DataError(f"{folder}: {found[stem]} and {name} differ in nothing but the ending; keep one of them")
-        found[stem] = name
-    return found
+        if stem in files:
+            raise DataError(f"{folder}: {files[stem]} and {name} differ in nothing but the ending; keep one of them")
+        files[stem] = name
+    return files
+
+
+class ClassDefaults(NamedTuple):
+    """Classes of a format whose folders need not name them."""
+
+    names: tuple[str, ...] | None = None
+    void: tuple[int, ...] = ()
 
 
 def pair(
     root: Path,
-    images: Path,
-    masks: Path,
-    default: tuple[str, ...] | None = None,
-    void: tuple[int, ...] = (),
+    folders: tuple[Path, Path],
+    defaults: ClassDefaults,
     stems: list[str] | None = None,
+    issues: IssueCollector = FAIL_FAST,
 ) -> SemanticAnnotations:
-    """Pair the images and the label images of two folders by their names; classes are found in ``root``.
+    """Pair the images and the label images of two ``folders`` by their stems; ``root`` holds the class names.
 
-    ``default`` and ``void`` are as in ``find_classes``; ``stems`` are the images to take, all by default. Raises
-    DataError for one without a partner.
+    ``stems`` are the images to take, all by default. Raises DataError for one without a partner.
     """
+    images, masks = folders
     image_files, label_files = by_stem(images, SUFFIXES), by_stem(masks, (".png",))
     if stems is None:
         stems = sorted(image_files.keys() | label_files.keys())
     for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
         missing = [stem for stem in stems if stem not in files]
-        others = f", and of {len(missing) - 1} more" if len(missing) > 1 and not collects() else ""
+        others = f", and of {len(missing) - 1} more" if len(missing) > 1 and not issues.collects else ""
         for stem in missing:
-            told = f"{folder / stem}: the {what} of this name are missing{others}; add or take out both"
-            report("mask-missing", folder / stem, told)
+            message = f"{folder / stem}: the {what} of this name are missing{others}; add or take out both"
+            issues.report("mask-missing", folder / stem, message)
     stems = [stem for stem in stems if stem in image_files and stem in label_files]
-    source, classes, void = find_classes(root, default, void)
+    source, classes, void = find_classes(root, *defaults)
     maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
     return semantic_masks(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)

@@ -1,19 +1,20 @@
-"""Tables of boxes in CSV: a line for each box, the meaning of the columns told by their header."""
+"""Tables of boxes in CSV: a line for each box, and a header that names the columns."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from functools import partial
 
-from detseg.data.annotations.builder import Builder, Source
+from detseg.data.annotations.builder import Builder
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import AnnotationError, report
+from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats.base import DatasetFormat, DatasetSource
 from detseg.data.formats.layout import Tree, by_split, read_text
 from detseg.errors import DataError
 
-# What programs call the columns, in small letters.
+# Names of the columns in various programs, in lower case.
 COLUMNS = {
     "file": ("filename", "file_name", "file", "image", "image_path", "image_name", "img", "path", "filepath"),
     "name": ("class", "label", "name", "class_name", "category", "label_name"),
@@ -25,28 +26,39 @@ COLUMNS = {
 CORNERS = ("x1", "y1", "x2", "y2")
 
 
-def find_csv(tree: Tree) -> list[Source]:
-    """The tables of a folder whose header has a file, a class and four corners."""
-    files = []
-    for file in tree.ending(".csv"):
-        with (tree.root / file).open("rb") as stream:
-            header = stream.readline(4096).decode("utf-8-sig", errors="replace")
-        if len(_columns(_split(header))) == len(COLUMNS):
-            files.append(file)
-    if not files:
-        return []
-    parts = {split: partial(read_csv, tree, part) for split, part in by_split(files).items()}
-    return [Source("CSV", tree.root / files[0] if len(files) == 1 else tree.root, parts)]
+class CsvFormat(DatasetFormat):
+    """Tables whose header has a file, a class and four corners."""
+
+    name = "CSV"
+    tasks = ("detection", "instance_segmentation")
+    marks = "a header with filename, class, xmin, ymin, xmax and ymax"
+
+    def detect(self, tree: Tree) -> list[DatasetSource]:
+        """Collect the tables of a folder by their headers."""
+        files = []
+        for file in tree.ending(".csv"):
+            with (tree.root / file).open("rb") as stream:
+                header = stream.readline(4096).decode("utf-8-sig", errors="replace")
+            if len(_columns(_split(header))) == len(COLUMNS):
+                files.append(file)
+        location = tree.root / files[0] if len(files) == 1 else tree.root
+        return [DatasetSource(self, tree, location, by_split(files))] if files else []
+
+    def read(
+        self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    ) -> DetectionAnnotations:
+        """Read the tables of a split."""
+        return read_csv(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
 
 
-def read_csv(tree: Tree, files: list[str]) -> DetectionAnnotations:
-    """Read tables, paths relative to the root of ``tree``. A line with no corners is of an image without objects.
+def read_csv(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
+    """Read tables, paths relative to the root of ``tree``. A line without corners is of an image without objects.
 
-    Images are found by their names anywhere below the root. The classes are the names found, sorted. Raises DataError,
-    naming file and line.
+    Images are found by their names anywhere below the root. The classes are the sorted names of the objects. Raises
+    DataError, naming file and line.
     """
-    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root)
-    rows: dict[str, int] = {}
+    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root, issues)
+    images: dict[str, int] = {}
     for name in files:
         file = tree.root / name
         header, *_ = text = read_text(file).splitlines(keepends=True) or [""]
@@ -59,26 +71,29 @@ def read_csv(tree: Tree, files: list[str]) -> DetectionAnnotations:
             for values in lines:
                 if lines.line_num > 1 and any(map(str.strip, values)):
                     try:
-                        _read_line(tree, name, values, columns, builder, rows)
-                    except AnnotationError as flaw:
-                        report(flaw.kind, file, f"{file}: line {lines.line_num} {flaw}", lines.line_num)
+                        _read_line(tree, name, _entry(values, columns), builder, images)
+                    except AnnotationError as error:
+                        message = f"{file}: line {lines.line_num} {error}"
+                        issues.report(error.kind, file, message, lines.line_num)
         except csv.Error as error:
-            report("label-broken", file, f"{file}: line {lines.line_num} broken CSV: {error}")
+            issues.report("label-broken", file, f"{file}: line {lines.line_num} broken CSV: {error}")
     return builder.annotations()
 
 
-def _read_line(
-    tree: Tree, file: str, values: list[str], columns: dict[str, int], builder: Builder, rows: dict[str, int]
-) -> None:
-    """Add the image and the box of one line. Raises Flaw."""
+def _entry(values: list[str], columns: dict[str, int]) -> dict[str, str]:
+    """Map columns to the values of a line. Raises AnnotationError."""
     if len(values) <= max(columns.values()):
         raise AnnotationError("label-broken", f"has {len(values)} values, fewer than the header")
-    entry = {column: values[position].strip() for column, position in columns.items()}
+    return {column: values[position].strip() for column, position in columns.items()}
+
+
+def _read_line(tree: Tree, file: str, entry: dict[str, str], builder: Builder, images: dict[str, int]) -> None:
+    """Add the image and the box of a line. Raises AnnotationError."""
     image = tree.image_of(file, entry["file"].replace("\\", "/"))
     if image is None:
         raise AnnotationError("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
-    if image not in rows:
-        rows[image] = builder.image(image)
+    if image not in images:
+        images[image] = builder.image(image)
     if not any(entry[key] for key in CORNERS):
         return
     try:
@@ -89,7 +104,7 @@ def _read_line(
         raise AnnotationError("box-nan", f"has corners {[entry[key] for key in CORNERS]}, which are no numbers")
     if not entry["name"]:
         raise AnnotationError("label-broken", "has no name of a class")
-    builder.add(rows[image], entry["name"], (x1, y1, x2, y2))
+    builder.add(images[image], entry["name"], (x1, y1, x2, y2))
 
 
 def _delimiter(header: str) -> str:
@@ -101,7 +116,7 @@ def _split(header: str) -> list[str]:
 
 
 def _columns(header: list[str]) -> dict[str, int]:
-    """Position of each column that the header has."""
+    """Find the position of each known column in a header."""
     names = [name.strip().strip('"').lower() for name in header]
-    found = {column: [names.index(name) for name in known if name in names] for column, known in COLUMNS.items()}
-    return {column: positions[0] for column, positions in found.items() if positions}
+    positions = {column: [names.index(name) for name in known if name in names] for column, known in COLUMNS.items()}
+    return {column: places[0] for column, places in positions.items() if places}

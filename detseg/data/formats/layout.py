@@ -1,4 +1,4 @@
-"""Which files a folder holds, which image belongs to which label file, and which split a file is of."""
+"""Files of a folder: images of label files, and splits by path."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Tree:
         self.files = sorted(_walk(str(root), ""))
 
     def ending(self, *suffixes: str) -> list[str]:
-        """Files of these suffixes, in small letters or capitals."""
+        """List the files with these suffixes, in any case."""
         return [file for file in self.files if file.lower().endswith(suffixes)]
 
     @cached_property
     def images(self) -> list[str]:
-        """Files that are called images."""
+        """Image files, by suffix."""
         return self.ending(*SUFFIXES)
 
     @cached_property
@@ -54,23 +54,22 @@ class Tree:
         return dict(found)
 
     def image_of(self, label: str, name: str | None = None) -> str | None:
-        """The image of a label file: called ``name``, else of the same stem; of several, that of the most alike path,
-        and of these the one in a folder called images (beside masks, say).
+        """Find the image of a label file by ``name``, else by its stem; None if there is none or several match equally.
 
-        None where there is none, or where several are equally alike.
+        Of several, take the most similar path, and of these the one in a folder called images (beside masks, say).
         """
-        found = (
+        images = (
             self._by_name.get(name.rpartition("/")[2], []) if name else self._by_stem.get(PurePosixPath(label).stem, [])
         )
-        if len(found) < 2:
-            return found[0] if found else None
+        if len(images) < 2:
+            return images[0] if images else None
         wanted = name if name and "/" in name else label
-        likeness = sorted(((_alike(wanted, image), _called_images(image), image) for image in found), reverse=True)
+        likeness = sorted(((_alike(wanted, image), _called_images(image), image) for image in images), reverse=True)
         return likeness[0][2] if likeness[0][:2] != likeness[1][:2] else None
 
 
 def split_of(file: str) -> str:
-    """The split that a path names, "all" for none: "train", "val" (or valid, validation), "test"."""
+    """Return the split that a path names: "train", "val" (or valid, validation), "test", or "all" for none."""
     for part in reversed(file.lower().split("/")):
         words = [word for word, pattern in SPLIT_PATTERNS.items() if pattern.search(part)]
         if len(words) == 1:
@@ -79,7 +78,7 @@ def split_of(file: str) -> str:
 
 
 def by_split(files: list[str]) -> dict[str, list[str]]:
-    """Files by the split that their path names. All are one part unless some are named train and some val or test."""
+    """Group files by the split in their path; all are one part unless some are named train and some val or test."""
     parts: dict[str, list[str]] = defaultdict(list)
     for file in files:
         parts[split_of(file)].append(file)
@@ -89,35 +88,35 @@ def by_split(files: list[str]) -> dict[str, list[str]]:
 
 
 def is_path_traversal(name: str) -> bool:
-    """Whether a path that a data file gives may be one outside of the folder that it is relative to."""
+    """Tell if a path in a data file may lead out of the folder that it is relative to."""
     path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
     return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
 
 
 def resolve_paths(source: Path, root: Path, names: list[str]) -> list[str]:
-    """Where the images that the file ``source`` names lie below ``root``, as ``sought`` finds them.
+    """Find the images that the file ``source`` names below ``root``, as ``lookup_paths`` does.
 
     Raises DataError for a name that leads out of ``root`` and is not found.
     """
-    found = sought(source, root, names)
-    for name in found:
-        if is_path_traversal(name):
-            raise DataError(path_traversal_message(source, root, name))
-    return found
+    paths = lookup_paths(source, root, names)
+    for path in paths:
+        if is_path_traversal(path):
+            raise DataError(path_traversal_message(source, root, path))
+    return paths
 
 
 def path_traversal_message(source: Path, root: Path, name: str) -> str:
-    """What to say of a name that leads out of ``root`` and is not found."""
+    """Describe the error of a name that leads out of ``root`` and is not found."""
     return (
         f"{source}: file_name {name!r} leads out of the folder of the images, {root}, and there is no image of "
         "this name in it; put the image there, or correct the name"
     )
 
 
-def sought(source: Path, root: Path, names: list[str]) -> list[str]:
-    """Where images lie: as the file ``source`` says, else wherever below ``root`` one is called so.
+def lookup_paths(source: Path, root: Path, names: list[str]) -> list[str]:
+    """Find images at the paths that the file ``source`` gives, else by name anywhere below ``root``.
 
-    A name that is found nowhere stays as it is.
+    A name that is not found stays as it is.
     """
     there: set[str] = set()
     for folder in {name.rpartition("/")[0] for name in names}:
@@ -138,7 +137,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def read_text(file: Path) -> str:
-    """The text of a label file. Raises DataError."""
+    """Read the text of a label file. Raises DataError."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -148,7 +147,7 @@ def read_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises DataError."""
+    """Read a JSON file. Raises DataError."""
     try:
         return json.loads(file.read_bytes())
     except OSError as error:
@@ -157,8 +156,8 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file}: broken JSON: {error}") from None
 
 
-def holds(file: Path, *keys: str) -> bool:
-    """Whether the first or the last part of a JSON file, or all of it if it is small, has all of these keys."""
+def has_keys(file: Path, *keys: str) -> bool:
+    """Tell if the first or the last MiB of a JSON file has all of these keys."""
     try:
         with file.open("rb") as stream:
             start = stream.read(1 << 20)
@@ -169,8 +168,8 @@ def holds(file: Path, *keys: str) -> bool:
     return all(f'"{key}"'.encode() in text for key in keys)
 
 
-def ends(file: Path, mark: bytes) -> bool:
-    """Whether a file of text ends so, apart from spaces."""
+def ends_with(file: Path, mark: bytes) -> bool:
+    """Tell if a text file ends with a mark, apart from spaces."""
     try:
         with file.open("rb") as stream:
             stream.seek(max(file.stat().st_size - 4096, 0))
@@ -179,14 +178,14 @@ def ends(file: Path, mark: bytes) -> bool:
         return False
 
 
-def has_keys_anywhere(file: Path, *keys: str) -> bool:
-    """Whether a JSON file of any size has all of these keys."""
-    if holds(file, *keys):
+def contains_keys(file: Path, *keys: str) -> bool:
+    """Tell if a JSON file of any size has all of these keys."""
+    if has_keys(file, *keys):
         return True
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return all(content.find(f'"{key}"'.encode()) >= 0 for key in keys)
-    except (OSError, ValueError):  # one that is empty cannot be mapped
+    except (OSError, ValueError):  # an empty file cannot be mapped
         return False
 
 
@@ -203,7 +202,7 @@ def _walk(folder: str, prefix: str) -> Iterator[str]:
 
 
 def _alike(one: str, other: str) -> int:
-    """How many folders two paths have in common, counted from both ends."""
+    """Count the folders that two paths have in common, from both ends."""
     folders = one.split("/")[:-1], other.split("/")[:-1]
     count = 0
     for pair in (zip(*folders, strict=False), zip(*map(reversed, folders), strict=False)):
@@ -215,5 +214,5 @@ def _alike(one: str, other: str) -> int:
 
 
 def _called_images(file: str) -> bool:
-    """Whether a path has a folder called images, JPEGImages or the like."""
+    """Tell if a path has a folder called images, JPEGImages or the like."""
     return any(part.startswith(("images", "jpegimages", "img")) for part in file.lower().split("/")[:-1])

@@ -15,7 +15,7 @@ CLASS = "pedestrian"
 def read_penn_fudan(root: Path) -> DetectionAnnotations:
     """Read PNGImages and PedMasks below ``root``: in a mask, 1 is the first pedestrian, 2 the next.
 
-    Raises DataError for whatever is missing or broken.
+    Raises DataError for missing or broken files.
     """
     builder = Builder(root, root)
     files = sorted((root / "PNGImages").glob("*.png"))
@@ -23,8 +23,8 @@ def read_penn_fudan(root: Path) -> DetectionAnnotations:
         raise DataError(f"{root}: it has no PNGImages")
     for file in files:
         numbers = read_instance_ids(root / "PedMasks" / f"{file.stem}_mask.png")
-        row = builder.image(f"PNGImages/{file.name}")
-        if numbers.shape != builder.sizes[row]:
+        image = builder.image(f"PNGImages/{file.name}")
+        if numbers.shape != builder.sizes[image]:
             raise DataError(f"{root}: the mask of {file.name} has another size than the image")
-        add_objects(builder, row, numbers, lambda number: (CLASS, False) if number else None)
+        add_objects(builder, image, numbers, lambda number: (CLASS, False) if number else None)
     return builder.annotations({CLASS: 1})

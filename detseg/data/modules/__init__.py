@@ -1,1 +1,1 @@
-"""Data modules."""
+"""Data modules: one for each task, and the drawn shapes."""

@@ -1,13 +1,13 @@
-"""What all data modules share: the loaders, the samplers, the class names."""
+"""Base of all data modules: source, splits, loaders, samplers and class names."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from detseg.configurable import Configurable
+from detseg.data.annotations.masks import MaskUse
+from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource, Task
+from detseg.data.formats.format_detection import AUTO, find_formats, open_source
 from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
 from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
-from detseg.data.splits import Split
+from detseg.data.splits import Split, train_val_split
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.preprocessing import Preprocessing
 from detseg.structures import Batch, Sample
@@ -28,11 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class AnnotationTable(Protocol):
-    """The images of a split, and what is known of each."""
+    """The images of a split and their labels."""
 
     @property
     def root(self) -> Path:
-        """The folder of the images."""
+        """Folder of the images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,37 +43,40 @@ class AnnotationTable(Protocol):
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The data set's own numbers of the classes."""
+        """Numbers of the classes in the data set."""
 
     def __len__(self) -> int:
         """Count the images."""
 
     def path(self, image: int) -> Path:
-        """Where the file of one image lies."""
+        """Path of one image."""
+
+    def subset(self, indices: NDArray[np.int64]) -> Self:
+        """Keep some images."""
 
     def relabel(self, classes: Sequence[str]) -> Self:
         """Renumber the labels to ``classes``, matching by name."""
 
     def describe(self) -> str:
-        """Say in one line what there is."""
+        """Summarise the data set in one line."""
 
 
 L = TypeVar("L", bound=AnnotationTable)
 
 
 def worker_died(error: RuntimeError) -> bool:
-    """Whether it says that a process of a DataLoader has ended. It can come at any moment, wherever the program is."""
+    """Tell if an error reports a killed DataLoader process. It can be raised anywhere in the program."""
     return str(error).startswith("DataLoader worker (pid")
 
 
 WORKER_DIED = (
-    "a loader process was killed, probably because the memory was full: set fewer --data.workers, "
-    "a smaller --data.batch_size, or smaller images; with --data.workers 0 no other process is needed"
+    "a loader process was killed, probably because the memory was full: set fewer `num_workers`, a "
+    "smaller `batch_size`, or smaller images; `num_workers=0` needs no other process"
 )
 
 
 class Loader(DataLoader[Sample]):
-    """A DataLoader that gives a DetsegError of its workers to the user as it is, without the traceback around it."""
+    """DataLoader that re-raises a DetsegError of its workers without the traceback around it."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
@@ -84,41 +90,87 @@ class Loader(DataLoader[Sample]):
             raise
 
 
-class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
-    """A data set for training and evaluation; subclasses say how to ``read`` its labels, and what a sample is.
+class SplitConfig(TypedDict, total=False):
+    """Splits of a data set: their names in it, or the random split of a data set that has none."""
 
-    ``batch_size`` is that of one device, ``workers`` the processes that read images for it. An image that cannot be
-    used is an error, or with ``bad_samples`` "skip" left out of the training, as long as there are few. Nothing is read
-    before it is needed: one built from a checkpoint gives ``preprocessing`` and ``pad_shapes`` without any data.
+    train: str  # name of the training split: a list, a folder or an annotation file, depending on the format
+    val: str  # name of the validation split
+    val_fraction: float  # share of the images for validation; 0.2 by default
+    seed: int  # of the random split; 0 by default
+
+
+class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
+    """A data set for training and evaluation; subclasses define its ``task`` and what a sample is.
+
+    ``root`` is its folder, ``format`` the name of one of ``FORMATS`` or a ``DatasetFormat``, by default detected.
+    ``split`` names its splits; of a data set that is not split, ``val_fraction`` of the images, drawn by ``seed``, are
+    for validation, and images that are the same byte by byte stay on one side. ``batch_size`` and ``num_workers`` are
+    those of one device. An image that cannot be used is an error, or with ``bad_samples`` "skip" left out of training,
+    as long as there are few. Nothing is read before it is needed: a data module from a checkpoint gives
+    ``preprocessing`` and ``pad_shapes`` without any data.
     """
 
     collate = staticmethod(collate)
-    min_batch_size = 1  # images of a rank in a training step
-    purpose = "to tell apart"  # what the classes are for
+    task: ClassVar[Task]
+    default_format: ClassVar[str] = AUTO
+    min_batch_size: ClassVar[int] = 1  # images of a rank in a training step
+    masks: MaskUse = "none"
 
-    def __init__(self, batch_size: int, workers: int, bad_samples: BadSamples = "error") -> None:
+    def __init__(
+        self,
+        root: str,
+        format: str | DatasetFormat,
+        split: SplitConfig | None,
+        batch_size: int,
+        num_workers: int,
+        bad_samples: BadSamples = "error",
+    ) -> None:
         super().__init__()
-        if batch_size < 1 or workers < 0:
-            raise ConfigError(f"data: batch_size {batch_size} must be at least 1, workers {workers} at least 0")
-        self.batch_size, self.workers, self.bad_samples = batch_size, workers, bad_samples
+        if batch_size < 1 or num_workers < 0:
+            raise ConfigError(f"data: batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
+        self.root, self.split = Path(root), split or {}
+        self.format = self.default_format if format == AUTO else format
+        find_formats(self.format, self.task)
+        self.batch_size, self.num_workers, self.bad_samples = batch_size, num_workers, bad_samples
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, L] = {}
 
+    @cached_property
+    def source(self) -> DatasetSource:
+        """The data set in ``root``. Raises DataError if there is none."""
+        names = {name: self.split[name] for name in ("train", "val") if self.split.get(name)}  # type: ignore[literal-required]
+        return open_source(self.root, self.format, self.task, names, self.masks)
+
     def read(self, split: Split) -> L:
-        """Read the labels of a split, with the classes that they name. Called once for each."""
-        raise NotImplementedError
+        """Read the labels of a split with their own classes; each split is read once. Raises DataError."""
+        source = self.source
+        if WHOLE in source.splits:
+            return self._whole.subset(self._split_indices(self._whole, split))
+        part = "test" if split == "val" and "val" not in source.splits else split
+        if part not in source.splits:
+            raise DataError(source.format.missing_split(source, split))
+        return cast("L", source.read(part, self.masks))
+
+    @cached_property
+    def _whole(self) -> L:
+        """All images of a data set that is not split."""
+        return cast("L", self.source.read(WHOLE, self.masks))
+
+    def _split_indices(self, whole: L, split: Split) -> NDArray[np.int64]:
+        """Draw one side of a random split."""
+        return train_val_split(whole, self.split.get("val_fraction", 0.2), self.split.get("seed", 0), split)
 
     def dataset(self, split: Split) -> Dataset[Sample]:
-        """The samples of a split, by the row of an image; in training by a sampler's key."""
+        """Return the samples of a split, by image index; in training by a sampler's key."""
         raise NotImplementedError
 
     def bucket_ids(self, split: Split) -> NDArray[np.int64]:
-        """A number for each image: only those with the same one come into a batch together."""
+        """Return the bucket of each image (I,); batches are of one bucket."""
         raise NotImplementedError
 
     def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
-        """How often each image comes in an epoch of training, on average; None where each comes once."""
+        """Return the mean number of times that each image (I,) occurs in a training epoch; None for once each."""
         return None
 
     @property
@@ -133,12 +185,12 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
     @property
     def train_pad_shapes(self) -> PadShapes:
-        """Those of training, where they are others."""
+        """Pad shapes of training, if they differ."""
         return self.pad_shapes
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their labels: those of the training data, unless others were set."""
+        """Class names in the order of the labels: those of the training data, unless others were set."""
         return self._classes or self.train_annotations.classes
 
     @property
@@ -148,54 +200,54 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The data set's own numbers of the classes."""
+        """Numbers of the classes in the data set."""
         return self.train_annotations.category_ids
 
     @property
     def train_annotations(self) -> L:
-        """What the training images show."""
+        """Labels of the training images."""
         return self.annotations("train")
 
     @property
     def val_annotations(self) -> L:
-        """What the validation images show, in the classes of the training images."""
+        """Labels of the validation images, in the classes of the training images."""
         return self.annotations("val")
 
     def annotations(self, split: Split) -> L:
-        """What the images of a split show. Raises DataError if there are none, or none of the classes."""
+        """Return the labels of a split. Raises DataError for no images, and for none of the classes."""
         if split not in self._annotations:
-            found = self.read(split)
-            log.info("%s: %s: %s", split, found.root, found.describe())
-            if not len(found):
-                raise DataError(f"{found.root}: the {split} split has no images")
-            self._unmatched[split] = found
+            table = self.read(split)
+            log.info("%s: %s: %s", split, table.root, table.describe())
+            if not len(table):
+                raise DataError(f"{table.root}: the {split} split has no images")
+            self._unmatched[split] = table
             if split == "val" or self._classes:
-                found = self._match(found)
-            self._annotations[split] = found
+                table = self._match(table)
+            self._annotations[split] = table
         return self._annotations[split]
 
-    def path(self, split: Split, row: int) -> Path:
-        """The file of an image."""
-        return self.annotations(split).path(row)
+    def path(self, split: Split, index: int) -> Path:
+        """Path of an image."""
+        return self.annotations(split).path(index)
 
     def use_classes(self, classes: Sequence[str]) -> None:
-        """Number the labels as a trained model does, by names. What is of other classes is left out and logged.
+        """Number the labels as a trained model does, by names. Labels of other classes are left out and logged.
 
-        From then on DataError is raised where the data has none of these classes.
+        Afterwards, data without any of these classes raises DataError.
         """
         self._classes = tuple(classes)
-        self._annotations = {split: self._match(found) for split, found in self._unmatched.items()}
+        self._annotations = {split: self._match(table) for split, table in self._unmatched.items()}
 
     def setup(self, stage: str) -> None:
-        """Tell Lightning, which calls this, to leave the samplers alone."""
+        """Keep Lightning, which calls this, from replacing the samplers."""
         if self.trainer is not None:
-            # It has no public way to ask for it here, and would wrap them so that evaluation repeats images.
+            # There is no public way to ask for it here; a wrapped sampler would repeat images in evaluation.
             self.trainer._accelerator_connector.use_distributed_sampler = False
 
     def train_dataloader(self) -> Loader:
-        """Shuffled batches of changed images. The seed is that of ``seed_everything``.
+        """Build the loader of shuffled batches of augmented images, by the seed of ``seed_everything``.
 
-        Lightning's ``overfit_batches`` needs the same ones in each epoch, and gets them.
+        Lightning's ``overfit_batches`` needs the same batches in each epoch, and gets them.
         """
         bucket_ids = self.bucket_ids("train")
         sampler: TrainingSampler | EvaluationSampler
@@ -209,7 +261,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         return self._loader("train", sampler, self.train_pad_shapes)
 
     def val_dataloader(self) -> Loader:
-        """Every image once over all ranks. A rank that runs out of images before others gets empty batches."""
+        """Build the loader of every image once over all ranks; a rank that runs out of images gets empty batches."""
         sampler = EvaluationSampler(self.bucket_ids("val"), self.batch_size, *_rank())
         return self._loader("val", sampler, self.pad_shapes)
 
@@ -218,24 +270,24 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         return Loader(
             SkipBadSamples(dataset) if split == "train" and self.bad_samples == "skip" else dataset,
             batch_sampler=sampler,
-            num_workers=self.workers,
+            num_workers=self.num_workers,
             collate_fn=partial(self.collate, pad_shapes=pad_shapes),
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
-            generator=torch.Generator(),  # without one, each pass would draw a number of the training's
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # else each pass would draw a number of the global generator
         )
 
     def _match(self, annotations: L) -> L:
         if not set(self.classes) & set(annotations.classes):
             raise DataError(
-                f"{annotations.root}: none of its classes ({', '.join(annotations.classes)}) is one of those "
-                f"{self.purpose} ({', '.join(self.classes)}); the names must agree"
+                f"{annotations.root}: none of its classes ({', '.join(annotations.classes)}) is among the classes "
+                f"to predict ({', '.join(self.classes)}); the names must agree"
             )
         return annotations.relabel(self.classes)
 
 
 def _rank() -> tuple[int, int]:
-    """Number of this process among those that train together, and how many there are."""
+    """Return the rank and the number of ranks."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
-from detseg.data.modules.classification import list_images
+from detseg.data.formats.image_folders import list_images
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)

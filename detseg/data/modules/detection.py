@@ -1,11 +1,11 @@
-"""What data sets of objects in boxes share: their samples, and the sizes of batches."""
+"""Data module of objects in boxes, with or without masks."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -17,25 +17,27 @@ from detseg.configurable import to_config
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.masks import MaskUse
+from detseg.data.formats.base import DatasetFormat
+from detseg.data.formats.format_detection import AUTO
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.collate import assign_bucket, default_pad_shapes
+from detseg.data.loading.proposals import Proposals, cache_file
 from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.loading.samplers import Key
-from detseg.data.modules.base import BaseDataModule
+from detseg.data.modules.base import BaseDataModule, SplitConfig
 from detseg.data.splits import Split
 from detseg.data.transforms.detection import ImageSample, Transforms, fit
 from detseg.data.transforms.mixing import MixingTransforms
 from detseg.errors import DataError
 from detseg.ops.masks import box_masks
 from detseg.preprocessing import ResizeConfig
-from detseg.proposals.cache import Proposals, cache_file
 from detseg.structures import Sample
 
-MOST_PROPOSALS = 2000  # of an image; about as many as R-CNN and Fast R-CNN have of selective search
+MAX_PROPOSALS = 2000  # of an image: about as many as selective search gives R-CNN and Fast R-CNN
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Images with the objects to learn from: neither crowds nor difficult ones."""
+    """Images with their objects, without crowds and difficult ones."""
 
     def __init__(
         self,
@@ -53,11 +55,11 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.annotations)
 
     def __getitem__(self, key: int | Key) -> Sample:
-        """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
+        """Read an image by index; a training sampler adds the seed of its augmentation, else the index is the seed."""
         row, seed = key if isinstance(key, tuple) else (key, key)
         picture = self.picture(row)
         if self.training:
-            picture = self.transforms.train(picture, seed, self._another)
+            picture = self.transforms.train(picture, seed, self._sample_other)
         else:
             picture = self.transforms.evaluate(picture)
         height, width = self.annotations.sizes[row].tolist()
@@ -72,7 +74,7 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def picture(self, row: int) -> ImageSample:
-        """Read an image, with its objects and proposals, as the files have them."""
+        """Read an image with its objects and proposals, without transforms."""
         objects = self.annotations.objects(row)
         learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
         height, width = self.annotations.sizes[row].tolist()
@@ -82,11 +84,11 @@ class DetectionDataset(Dataset[Sample]):
             boxes=boxes.astype(np.float32),
             labels=self.annotations.labels[objects][learnt],
             masks=self._grids(np.flatnonzero(learnt) + objects.start, boxes, height, width),
-            proposals=self.proposals[row][:MOST_PROPOSALS] if self.proposals else None,
+            proposals=self.proposals[row][:MAX_PROPOSALS] if self.proposals else None,
         )
 
-    def _another(self, generator: np.random.Generator) -> ImageSample:
-        """A picture at random, or the next that can be read: what is wrong with one is for its own turn to say."""
+    def _sample_other(self, generator: np.random.Generator) -> ImageSample:
+        """Read a random image, or the next that can be read: an error of another image is raised in its own turn."""
         row = int(generator.integers(len(self)))
         for place in chain(range(row, len(self)), range(row)):
             with suppress(DataError):
@@ -96,7 +98,7 @@ class DetectionDataset(Dataset[Sample]):
     def _grids(
         self, objects: NDArray[np.int64], boxes: NDArray[np.float64], height: int, width: int
     ) -> NDArray[np.uint8] | None:
-        """The masks of some objects of an image over their boxes, if they are asked for."""
+        """Sample the masks of some objects of an image over their boxes, if masks are used."""
         if not self.masks:
             return None
         assert self.annotations.masks is not None
@@ -107,27 +109,30 @@ class DetectionDataset(Dataset[Sample]):
 
 
 class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
-    """A data set of objects in boxes; subclasses say how to ``read`` its annotations.
+    """A data set of objects in boxes.
 
-    ``proposals`` is a folder that ``detseg propose`` wrote, for models that do not make their own. ``masks`` says
-    whether masks come with the boxes: of "all" objects, one that has none or a broken one being an error, or of those
-    where they are "valid", the others being left out and counted in the log. ``sampling`` says how often an image comes
-    in an epoch of training, by default once. The rest is as in ``BaseDataModule``.
+    ``proposals`` is a folder that ``detseg propose`` wrote, for models without their own. ``masks`` are read of "all"
+    objects, where a missing or broken mask is an error, or with "valid" of the objects that have one; the others are
+    left out and counted in the log. ``sampling`` gives the mean number of times that an image occurs in a training
+    epoch, by default once. The other arguments are those of ``BaseDataModule``.
     """
 
-    purpose = "to find"
+    task = "detection"
 
     def __init__(
         self,
+        root: str,
+        format: str | DatasetFormat = AUTO,
+        split: SplitConfig | None = None,
         transforms: Transforms | None = None,
         batch_size: int = 2,
-        workers: int = 2,
+        num_workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
         sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(batch_size, workers, bad_samples)
+        super().__init__(root, format, split, batch_size, num_workers, bad_samples)
         self.transforms = transforms or Transforms()
         self.proposals = proposals
         self.masks = masks
@@ -146,30 +151,53 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         return default_pad_shapes(max(self.transforms.sizes), self.transforms.max_size)
 
     def bucket_ids(self, split: Split) -> NDArray[np.int64]:
-        """The bucket of each image."""
+        """Return the index of the pad shape of each image (I,)."""
         sizes = fit(self.annotations(split).sizes, max(self.transforms.sizes), self.transforms.max_size)
         return assign_bucket(sizes, self.pad_shapes)
 
     def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
-        """How often each image comes in an epoch of training, on average, as ``sampling`` says."""
+        """Return the mean number of times that each image (I,) occurs in a training epoch; None for once each."""
         return None if self.sampling is None else self.sampling.repeat_factors(self.annotations(split))
 
     def dataset(self, split: Split) -> DetectionDataset:
-        """The images of a split, with their proposals if there are to be any."""
+        """Return the samples of a split, with their proposals if these are used."""
         annotations = self.annotations(split)
         proposals = None
         if self.proposals is not None:
             proposals = Proposals(cache_file(self.proposals, split), annotations, self._propose_command(split))
         return DetectionDataset(annotations, self.transforms, split == "train", proposals, self.masks != "none")
 
+    def _match(self, annotations: DetectionAnnotations) -> DetectionAnnotations:
+        """Number the classes in their order if the data set has no numbers for them."""
+        matched = super()._match(annotations)
+        if self.source.has_category_ids:
+            return matched
+        return replace(matched, category_ids=tuple(range(1, self.num_classes + 1)))
+
     def _propose_command(self, split: Split) -> str:
-        """The command that makes the proposals of a split, but for its method."""
-        own = to_config(self)
-        general = inspect.signature(DetectionDataModule).parameters
-        places = {
-            f"--data.{name}": value if isinstance(value, str) else json.dumps(value)
-            for name, value in own["init_args"].items()
-            if name not in general and value is not None
+        """Return the command that makes the proposals of a split, without its method."""
+        config = to_config(self)
+        source = {
+            f"--data.{name}": value
+            if isinstance(value, str)
+            else json.dumps(value).replace('"class":', '"class_path":')
+            for name, value in config["init_args"].items()
+            if name not in LOADING and value is not None
         }
-        options = {"--data": own["class"], **places, "--split": split, "--out": str(self.proposals)}
+        options = {"--data": config["class"], **source, "--split": split, "--out": str(self.proposals)}
         return shlex.join(["detseg", "propose", *(part for option in options.items() for part in option)])
+
+
+LOADING = ("transforms", "batch_size", "num_workers", "proposals", "masks", "sampling", "bad_samples")
+
+
+class COCO(DetectionDataModule):
+    """A detection data set in COCO format."""
+
+    default_format = "COCO"
+
+
+class VOC(DetectionDataModule):
+    """A detection data set in Pascal VOC format."""
+
+    default_format = "VOC"

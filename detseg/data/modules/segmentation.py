@@ -1,4 +1,4 @@
-"""What data sets for semantic segmentation share: their samples, and the sizes of batches."""
+"""Data module of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch.utils.data import Dataset
 
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.data.formats.base import DatasetFormat
+from detseg.data.formats.format_detection import AUTO
 from detseg.data.loading.bad_samples import BadSamples
 from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.samplers import Key
-from detseg.data.modules.base import BaseDataModule
+from detseg.data.modules.base import BaseDataModule, SplitConfig
 from detseg.data.splits import Split
 from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.structures import IGNORE_INDEX, STRIDE, Batch, Sample
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """Images, each with the class of every pixel."""
+    """Images with the class of every pixel."""
 
     def __init__(self, annotations: SemanticAnnotations, transforms: SegmentationTransforms, training: bool) -> None:
         self.annotations, self.transforms, self.training = annotations, transforms, training
@@ -31,7 +33,7 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.annotations)
 
     def __getitem__(self, key: int | Key) -> Sample:
-        """Read the image of a row; a training sampler adds the seed of its random changes, else the row serves."""
+        """Read an image by index; a training sampler adds the seed of its augmentation, else the index is the seed."""
         row, seed = key if isinstance(key, tuple) else (key, key)
         labels = self.annotations.labels(row)
         height, width = labels.shape
@@ -49,7 +51,7 @@ class SegmentationDataset(Dataset[Sample]):
 
 
 def collate_semantic(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> Batch:
-    """Collate as ``collate`` does, with ``semantic`` (B, H, W): padding is void, and there are no objects."""
+    """Collate as ``collate`` does, with ``semantic`` (B, H, W), whose padding is void, and no objects."""
     batch = collate(samples, pad_shapes)
     semantic = torch.full((len(samples), *batch.images.shape[2:]), IGNORE_INDEX)
     for i, sample in enumerate(samples):
@@ -60,37 +62,42 @@ def collate_semantic(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> B
 
 
 class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
-    """A data set with a class for every pixel; subclasses say how to ``read`` its labels.
+    """A data set with a class for every pixel.
 
-    Images are evaluated at their full size, in batches whose images need the same padding: so no prediction depends on
-    the batch size. Pixels of classes that are left out become void. The rest is as in ``BaseDataModule``.
+    Images are evaluated at their full size, in batches of images with the same padding, so that no prediction depends
+    on the batch size. Pixels of classes that are left out become void. The arguments are those of ``BaseDataModule``.
     """
+
+    task = "semantic_segmentation"
 
     collate = staticmethod(collate_semantic)
 
     def __init__(
         self,
+        root: str,
+        format: str | DatasetFormat = AUTO,
+        split: SplitConfig | None = None,
         transforms: SegmentationTransforms | None = None,
         batch_size: int = 4,
-        workers: int = 2,
+        num_workers: int = 2,
         bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(batch_size, workers, bad_samples)
+        super().__init__(root, format, split, batch_size, num_workers, bad_samples)
         self.transforms = transforms or SegmentationTransforms()
 
     @property
     def pad_shapes(self) -> list[tuple[int, int]]:
-        """Heights and widths that batches are padded to: none, since evaluation pads to multiples of 32."""
+        """Heights and widths that batches are padded to: none, as evaluation pads to multiples of 32."""
         return []
 
     @property
     def train_pad_shapes(self) -> list[tuple[int, int]]:
-        """The size of the crops, if there are any."""
+        """Size of the crops, if there are any."""
         edge = -(-(self.transforms.crop or 0) // STRIDE) * STRIDE
         return [(edge, edge)] if edge else []
 
     def bucket_ids(self, split: Split) -> NDArray[np.int64]:
-        """A number for each image, the same for those that are padded to the same size."""
+        """Return the bucket of each image (I,): images in one are padded to the same size."""
         annotations = self.annotations(split)
         if split == "train" and self.transforms.crop:
             return np.zeros(len(annotations), dtype=np.int64)
@@ -98,5 +105,5 @@ class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
         return np.unique(padded, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def dataset(self, split: Split) -> SegmentationDataset:
-        """The images of a split."""
+        """Return the samples of a split."""
         return SegmentationDataset(self.annotations(split), self.transforms, training=split == "train")

@@ -1,4 +1,4 @@
-"""The embedded data set: made on the spot, so that everything can be tried without a download."""
+"""The embedded data set, drawn on first use, for trials without a download."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from detseg.data.annotations.classification import ClassificationIndex
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskUse
-from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.repeat_factors import ImageSampling
-from detseg.data.modules.classification import ClassificationIndex, ImageFolders
-from detseg.data.modules.coco import COCO
-from detseg.data.modules.shapes_generator import write, write_crops
+from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.data.formats.voc.semantic import VocSemanticFormat
+from detseg.data.modules.base import SplitConfig
+from detseg.data.modules.classification import ClassificationDataModule
+from detseg.data.modules.detection import DetectionDataModule
+from detseg.data.modules.segmentation import SegmentationDataModule
+from detseg.data.modules.shapes_generator import CLASSES, write, write_crops
 from detseg.data.splits import Split
 from detseg.data.transforms.detection import Transforms
+from detseg.data.transforms.segmentation import SegmentationTransforms
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the pictures: those of another one are not taken for these
-MARKER = "detseg_shapes.json"  # says what a folder was drawn from; no other program writes a file of this name
+VERSION = 1  # of the drawing
+MARKER = "detseg_shapes.json"  # the settings that a folder was drawn from; no other program writes this file
 
 
-class Shapes(COCO):
+class Shapes(DetectionDataModule):
     """Circles, rings, squares, stars and triangles, 160 pixels large, drawn from a seed into ``root`` where missing.
 
-    ``train`` and ``val`` are the numbers of images. ``root`` holds them in COCO format, which is what is read, and
-    again in VOC format, which ``VOC`` reads. Raises DataError if ``root`` holds something else, or shapes drawn from
-    other settings: nothing is ever deleted, since another run may be reading it.
+    ``train`` and ``val`` are the numbers of images. ``root`` holds them in COCO format, which is read, and again in VOC
+    format, which ``VOC`` reads. Raises DataError if ``root`` holds something else, or shapes drawn from other settings:
+    nothing is ever deleted, since another run may be reading it.
     """
 
     def __init__(
@@ -43,21 +47,18 @@ class Shapes(COCO):
         seed: int = 0,
         transforms: Transforms | None = None,
         batch_size: int = 4,
-        workers: int = 2,
+        num_workers: int = 2,
         proposals: str | None = None,
         masks: MaskUse = "none",
-        sampling: ImageSampling | None = None,
-        bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__(
             str(Path(root) / "coco"),
+            "COCO",
             transforms=transforms or Transforms(size=128, max_size=160),
             batch_size=batch_size,
-            workers=workers,
+            num_workers=num_workers,
             proposals=proposals,
             masks=masks,
-            sampling=sampling,
-            bad_samples=bad_samples,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
 
@@ -67,15 +68,46 @@ class Shapes(COCO):
         return super().read(split)
 
     def prepare(self) -> None:
-        """Draw the data set unless it is there, drawn from the same settings. Several processes may call this."""
+        """Draw the data set unless it was drawn from the same settings. Several processes may call this."""
         prepare(self.root.parent, self.settings, write)
 
 
-class ShapeCrops(ImageFolders):
-    """The shapes one by one, each cut out with what is around it: a small set to learn classification from.
+class ShapesSegmentation(SegmentationDataModule):
+    """The images of ``Shapes`` for semantic segmentation, with the background as the first class.
+
+    As in VOC, the outlines of the shapes are void. Raises DataError as ``Shapes`` does.
+    """
+
+    def __init__(
+        self,
+        root: str = "datasets/shapes",
+        train: int = 400,
+        val: int = 100,
+        seed: int = 0,
+        transforms: SegmentationTransforms | None = None,
+        batch_size: int = 4,
+        num_workers: int = 2,
+    ) -> None:
+        super().__init__(
+            str(Path(root) / "voc"),
+            VocSemanticFormat(classes=["background", *CLASSES]),
+            transforms=transforms or SegmentationTransforms(crop=128),
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
+        self.shapes = Shapes(root, train, val, seed)
+
+    def read(self, split: Split) -> SemanticAnnotations:
+        """Find the images of a split, drawing the data set first if need be."""
+        self.shapes.prepare()
+        return super().read(split)
+
+
+class ShapeCrops(ClassificationDataModule):
+    """The shapes one by one, each cropped with its surroundings: a small classification data set.
 
     ``train`` and ``val`` are the numbers of crops, shared evenly by the five classes and scaled to ``size`` pixels.
-    Everything else is as in ``Shapes`` and ``ImageFolders``.
+    ``split`` may name the training crops as those of validation.
     """
 
     def __init__(
@@ -84,13 +116,12 @@ class ShapeCrops(ImageFolders):
         train: int = 1500,
         val: int = 500,
         seed: int = 0,
-        val_split: str = "val",
+        split: SplitConfig | None = None,
         size: int = 48,
-        area: tuple[float, float] = (0.6, 1.0),
         batch_size: int = 16,
-        workers: int = 2,
+        num_workers: int = 2,
     ) -> None:
-        super().__init__(root, val_split=val_split, size=size, area=area, batch_size=batch_size, workers=workers)
+        super().__init__(root, split, size, (0.6, 1.0), batch_size=batch_size, num_workers=num_workers)
         self.settings = {"train": train, "val": val, "seed": seed, "size": size}
 
     def read(self, split: Split) -> ClassificationIndex:
@@ -100,7 +131,7 @@ class ShapeCrops(ImageFolders):
 
 
 def prepare(root: Path, settings: dict[str, int], draw: Callable[..., None]) -> None:
-    """Let ``draw(root, **settings)`` fill a folder unless it is there, drawn from the same settings."""
+    """Fill a folder with ``draw(root, **settings)`` unless it was drawn from the same settings."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
@@ -112,21 +143,21 @@ def prepare(root: Path, settings: dict[str, int], draw: Callable[..., None]) -> 
             new.mkdir()
             draw(new, **settings)
             (new / MARKER).write_text(json.dumps({"version": VERSION, **settings}))
-            new.rename(root)  # the folder is there whole or not at all; this can replace no more than an empty one
+            new.rename(root)  # atomic, and can replace an empty folder only
 
 
 def _check(root: Path, settings: dict[str, int]) -> None:
     """Raise DataError unless a folder was drawn from these settings."""
     try:
-        found = json.loads((root / MARKER).read_text())
+        drawn = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
         raise DataError(
-            f"{root}: this holds something else than drawn shapes (no readable {MARKER} in it); "
+            f"{root}: this holds other files than drawn shapes (no readable {MARKER} in it); "
             "give another root, or remove it"
         ) from None
     wanted = {"version": VERSION, **settings}
-    if found != wanted:
+    if drawn != wanted:
         raise DataError(
-            f"{root}: the shapes in this folder were drawn from other settings ({found}, not {wanted}); "
+            f"{root}: the shapes in this folder were drawn from other settings ({drawn}, not {wanted}); "
             "give another root, or remove the folder"
         )

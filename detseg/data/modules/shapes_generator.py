@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.constants import IGNORE_INDEX
 from detseg.draw import save_labels
 
 CLASSES = ("circle", "ring", "square", "star", "triangle")
@@ -22,7 +23,6 @@ MOST = 6  # objects in an image
 EMPTY = 0.04  # share of the images that show none
 VISIBLE = 0.5  # share of an object that the edge of the image and later objects must leave
 FINE = 4  # outlines are drawn so many times larger, to know by how much they cover a pixel
-IGNORE_INDEX = 255  # label of the pixels on an outline, as VOC has them
 
 Image = NDArray[np.uint8]
 Points = NDArray[np.float64]

@@ -1,1 +1,1 @@
-"""The COCO format."""
+"""COCO: boxes, masks, and semantic masks from instances or panoptic segments."""

@@ -1,4 +1,4 @@
-"""The annotations of a COCO file as columns, made of a few entries at a time: as dicts, all would take gigabytes."""
+"""Annotations of a COCO file as columns, built from a few entries at a time: as dicts, all would take gigabytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Objects:
     difficult: NDArray[np.bool_]  # (N,) VOC's, converted
     byte_ranges: NDArray[np.int64]  # (N, 2) of the polygons in ``data``; both 0 where the mask is something else
     data: bytearray
-    others: dict[int, Any]  # by row, what ``packed_mask`` makes a mask of, as soon as the size of its image is known
+    others: dict[int, Any]  # by row: input of ``packed_mask``, which needs the size of the image
 
     def where(self, kept: NDArray[np.bool_]) -> Objects:
         """Keep the rows for which ``kept`` (N,) is true."""
@@ -49,7 +49,7 @@ class Objects:
         )
 
     def masks(self, sizes: NDArray[np.int32]) -> tuple[Masks, dict[int, str]]:
-        """The masks in images of ``sizes`` (N, 2), and by the id of an annotation what is wrong with some."""
+        """Build the masks in images of ``sizes`` (N, 2), and the reasons by annotation id why some cannot be used."""
         kinds = np.full(len(self.ids), POLYGONS, dtype=np.uint8)
         contents, reasons = [], {}
         for row, value in self.others.items():
@@ -64,8 +64,8 @@ class Objects:
         return Masks(kinds, spans, np.frombuffer(self.data, dtype=np.uint8)), reasons
 
 
-class Gathering:
-    """Takes down entries as they are read, and gives their ``Objects`` at the end."""
+class ObjectCollector:
+    """Collects entries as they are read, and builds their ``Objects`` at the end."""
 
     def __init__(self, file: Path, masks: bool) -> None:
         self.file, self.masks = file, masks
@@ -74,7 +74,7 @@ class Gathering:
         self.count = 0
 
     def add(self, entries: Entries) -> None:
-        """Take down what is needed of these entries, their masks too if asked for.
+        """Add entries, with their masks if these are read.
 
         Raises DataError, naming the entry by its position among these, for a value that is missing or broken.
         """
@@ -104,7 +104,7 @@ class Gathering:
         return spans
 
     def objects(self) -> Objects:
-        """All that was taken down. Raises ValueError if some images have numbers as ids and others text."""
+        """Build the columns. Raises ValueError if some image ids are numbers and others text."""
         if len({images.dtype.kind for images, *_ in self.parts}) != 1:
             raise ValueError("ids of images that are numbers here and text there")
         images, numbers, categories, boxes, areas, crowd, difficult, spans = (
@@ -114,7 +114,7 @@ class Gathering:
 
 
 def without_masks(entries: Entries) -> None:
-    """Forget the masks of annotations: they are most of a file."""
+    """Drop the masks of annotations, which are most of a file."""
     for entry in entries:
         entry.pop("segmentation", None)
 
@@ -128,9 +128,9 @@ def with_packed_masks(entries: Entries) -> None:
 
 
 def packed_mask(segmentation: Any, height: int, width: int) -> tuple[int, bytes]:
-    """What ``with_packed_masks`` has left of a mask in an image of this size, as a kind and its bytes.
+    """Convert the result of ``with_packed_masks`` in an image of this size to a mask type and its bytes.
 
-    Raises ValueError, saying what is wrong, for one that is broken.
+    Raises ValueError, with the reason, for a broken mask.
     """
     if isinstance(segmentation, bytes):
         return POLYGONS, segmentation
@@ -148,7 +148,7 @@ def column(
     default: Any = None,
     shape: tuple[int, ...] = (),
 ) -> NDArray[Any]:
-    """Take one value of each entry; DataError names the first entry where it is missing or of another kind."""
+    """Take one value of each entry. Raises DataError, naming the first entry where it is missing or invalid."""
 
     def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
         values: Any = [entry.get(key) for entry in entries]
@@ -159,7 +159,7 @@ def column(
             values = [default if value is None else value for value in values]
         if not shape and kinds & {list, dict}:
             raise ValueError("not one value")
-        if kinds == {list} and {*map(len, values)} == {*shape}:  # the most usual, many times as fast
+        if kinds == {list} and {*map(len, values)} == {*shape}:  # the usual case, many times as fast
             values = np.fromiter(chain.from_iterable(values), dtype=dtype, count=len(values) * shape[0])
         array = np.array(values, dtype=dtype).reshape(len(entries), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():
@@ -179,13 +179,13 @@ def column(
 
 
 def id_column(file: Path, section: str, entries: list[dict[str, Any]], key: str) -> NDArray[Any]:
-    """Image ids, which are numbers in COCO and text in some other people's files."""
+    """Take image ids, which are numbers in COCO and text in some files."""
     numbers = {type(entry.get(key)) for entry in entries} <= {int, bool}
     return column(file, section, entries, key, np.int64 if numbers else np.str_)
 
 
 def _is_set(value: Any) -> bool:
-    """Whether a flag that is not of COCO is a number above 0: other people may mean anything by its name."""
+    """Tell if a flag that is not COCO's is a number above 0: other files may mean anything by its name."""
     try:
         return value is not None and float(value) > 0
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""COCO annotation files: the reader."""
+"""Reader of COCO annotation files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.cache import cached
-from detseg.data.annotations.detection import DetectionAnnotations, pack
+from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
 from detseg.data.annotations.images import image_size
-from detseg.data.annotations.issues import collects, shifted
+from detseg.data.annotations.issues import FAIL_FAST, IssueCollector, shifted
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.coco.columns import (
     Entries,
-    Gathering,
+    ObjectCollector,
     Objects,
     column,
     id_column,
@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("images", "annotations", "categories")
 
-Content = dict[str, Any]  # a list of entries for each of the sections, or of annotations what they became
+Content = dict[str, Any]  # a list of entries for each section, or ``Objects`` for annotations
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
-    """Keep the collector of cycles from walking what is read again and again: JSON has no cycles."""
+def without_garbage_collection() -> Iterator[None]:
+    """Disable the garbage collector while parsing: JSON objects contain no reference cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -52,114 +52,118 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def read_coco(file: Path, images: Path, masks: MaskReading = "none") -> DetectionAnnotations:
+def read_coco(
+    file: Path, images: Path, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+) -> DetectionAnnotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
     Images come in the order of their ids, objects in the order of the file, classes in the order of their ids. Large
-    files are read once, and then taken from a cache. Raises DataError, naming file and entry, for whatever is missing
-    or broken; ``masks`` says whether masks are.
+    files are read once, and then taken from a cache, unless ``issues`` collects. Raises DataError, naming file and
+    entry, for missing or broken labels; ``masks`` tells which masks are read.
     """
-    found = cached(file, [str(images), masks], lambda: _read(file, images, masks))
-    if count := int(found.difficult.sum()):
+    if issues.collects:
+        table, _ = _read(file, images, masks, issues)
+    else:
+        table = cached(file, [str(images), masks], lambda: _read(file, images, masks, issues))
+    if count := int(table.difficult.sum()):
         log.info("%s: %d objects are difficult: 1, and are not trained on", file, count)
-    names = found.files.tolist()
-    places = resolve_paths(file, images, names)  # again, as images may have been moved since a cache was made
-    return found if places == names else replace(found, files=np.array(places, dtype=np.str_))
+    names = table.files.tolist()
+    paths = resolve_paths(file, images, names)  # again, as images may have been moved since a cache was made
+    return table if paths == names else replace(table, files=np.array(paths, dtype=np.str_))
 
 
-@without_collection()
-def _read(file: Path, images: Path, masks: MaskReading) -> tuple[DetectionAnnotations, bool]:
-    """What ``read_coco`` returns, and whether the file alone says it: no image had to be looked for or measured."""
-    content = (None if collects() else _in_pieces(file, masks)) or _at_once(file, images, masks)
-    image_ids, files, sizes, lasting = _images(file, images, content.pop("images"))
+@without_garbage_collection()
+def _read(file: Path, images: Path, masks: MaskReading, issues: IssueCollector) -> tuple[DetectionAnnotations, bool]:
+    """Read as ``read_coco``; tell if the result depends on the file alone, without searching or measuring images."""
+    content = (None if issues.collects else _in_pieces(file, masks)) or _at_once(file, images, masks, issues)
+    image_ids, files, sizes, cacheable = _images(file, images, content.pop("images"))
     objects, rows = _listed(file, content.pop("annotations"), image_ids, masks)
-    classes, category_ids = _classes(file, content["categories"], set(np.unique(objects.categories).tolist()))
-    labels = _labels(file, objects.ids, objects.categories, category_ids)
-    lasting = lasting and bool((sizes > 0).all())
-    complete = _complete(sizes, files, images)
+    category_ids = _classes(file, content["categories"], set(np.unique(objects.categories).tolist()))
+    labels = _labels(file, objects.ids, objects.categories, tuple(category_ids.values()))
+    cacheable = cacheable and bool((sizes > 0).all())
+    complete = _complete(sizes, files, images, issues)
     packed, reasons = (None, {}) if masks == "none" else objects.masks(complete[rows])
-    found = pack(
+    table = from_columns(
         file,
-        classes=classes,
-        category_ids=category_ids,
-        root=images,
-        files=files,
-        image_ids=image_ids,
-        sizes=complete,
-        rows=rows,
-        boxes=objects.boxes,
-        labels=labels,
-        areas=objects.areas,
-        crowd=objects.crowd,
-        difficult=objects.difficult,
-        ids=objects.ids,
-        masks=packed,
+        category_ids,
+        ImageColumns(root=images, files=files, ids=image_ids, sizes=complete),
+        ObjectColumns(
+            image_index=rows,
+            boxes=objects.boxes,
+            labels=labels,
+            areas=objects.areas,
+            crowd=objects.crowd,
+            difficult=objects.difficult,
+            ids=objects.ids,
+            masks=packed,
+        ),
+        issues,
     )
-    return found.with_masks(masks, reasons), lasting
+    return table.with_masks(masks, reasons, issues), cacheable
 
 
 def _images(
-    file: Path, images: Path, pictures: Entries
+    file: Path, images: Path, entries: Entries
 ) -> tuple[NDArray[Any], NDArray[np.str_], NDArray[np.int32], bool]:
-    """Ids (I,) in their order, files (I,), sizes (I, 2) as far as given, and whether names say where all files lie."""
-    image_ids = id_column(file, "images", pictures, "id")
+    """Return ids (I,) in their order, files (I,), sizes (I, 2) as far as given, and if the names are the files."""
+    image_ids = id_column(file, "images", entries, "id")
     order = np.argsort(image_ids, kind="stable")
     image_ids = image_ids[order]
     if len(twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]):
         raise DataError(f"{file}: more than one image has the id {twice[0]}")
-    names = column(file, "images", pictures, "file_name", np.str_).tolist()
-    places = resolve_paths(file, images, names)
-    sizes = [column(file, "images", pictures, key, np.int32, default=0) for key in ("height", "width")]
-    return image_ids, np.array(places, dtype=np.str_)[order], np.stack(sizes, axis=1)[order], places == names
+    names = column(file, "images", entries, "file_name", np.str_).tolist()
+    paths = resolve_paths(file, images, names)
+    sizes = [column(file, "images", entries, key, np.int32, default=0) for key in ("height", "width")]
+    return image_ids, np.array(paths, dtype=np.str_)[order], np.stack(sizes, axis=1)[order], paths == names
 
 
 def _in_pieces(file: Path, masks: MaskReading) -> Content | None:
-    """What a file holds, its annotations as ``Objects``; None for a file with which anything is wrong or unusual."""
-    pictures: Entries = []
+    """Read a file, with ``Objects`` for its annotations; None for a file with anything broken or unusual."""
+    images: Entries = []
     categories: Entries = []
-    gathering = Gathering(file, masks != "none")
+    collector = ObjectCollector(file, masks != "none")
     seen = set()
     try:
         for section, entries in read_lists(file, SECTIONS):
             seen.add(section)
-            if not _objects(entries):
+            if not _are_objects(entries):
                 return None
             if section == "annotations":
-                gathering.add(entries)
+                collector.add(entries)
             elif section == "images":
-                pictures += map(_picture, entries)
+                images += map(_image_entry, entries)
             else:
                 categories += entries
         if seen != set(SECTIONS):
             return None
-        return {"images": pictures, "annotations": gathering.objects(), "categories": categories}
+        return {"images": images, "annotations": collector.objects(), "categories": categories}
     except (OSError, ValueError, RecursionError, DataError):
         return None
 
 
-def _at_once(file: Path, images: Path, masks: MaskReading) -> dict[str, Entries]:
-    """What a file holds, its annotations as they are: it takes more memory, and errors can say what is wrong."""
+def _at_once(file: Path, images: Path, masks: MaskReading, issues: IssueCollector) -> dict[str, Entries]:
+    """Read a file with its annotations as they are: this takes more memory, and errors can name the entry."""
     content = load(file, without_masks if masks == "none" else with_packed_masks)
-    content["images"] = [*map(_picture, content["images"])]
-    if collects():
-        from detseg.data.formats.coco.validation import sound
+    content["images"] = [*map(_image_entry, content["images"])]
+    if issues.collects:
+        from detseg.data.formats.coco.validation import Validator
 
-        content = sound(file, images, content)
+        content = Validator(file, images, issues).valid(content)
     return content
 
 
 def _listed(
     file: Path, annotations: Entries | Objects, image_ids: NDArray[Any], masks: MaskReading
 ) -> tuple[Objects, NDArray[np.int64]]:
-    """The annotations of images that the file lists, with the place of each one's id among the sorted ``image_ids``."""
+    """Select the annotations of listed images, with the position of each one's image in the sorted ``image_ids``."""
     if isinstance(annotations, Objects):
-        pictured = annotations.images
+        of_images = annotations.images
     else:
-        pictured = id_column(file, "annotations", annotations, "image_id")
-    rows = np.searchsorted(image_ids, pictured).clip(0, max(len(image_ids) - 1, 0))
-    known = image_ids[rows] == pictured if len(image_ids) else np.zeros(len(pictured), dtype=bool)
+        of_images = id_column(file, "annotations", annotations, "image_id")
+    rows = np.searchsorted(image_ids, of_images).clip(0, max(len(image_ids) - 1, 0))
+    known = image_ids[rows] == of_images if len(image_ids) else np.zeros(len(of_images), dtype=bool)
     if len(known) and not known.any():
-        example = f"{pictured[0].item()!r}, the images {image_ids[0].item()!r}" if len(image_ids) else "any, no images"
+        example = f"{of_images[0].item()!r}, the images {image_ids[0].item()!r}" if len(image_ids) else "any, no images"
         raise DataError(
             f"{file}: no annotation is of an image that it lists: annotations have image_id such as {example}; "
             "make them the same numbers or texts"
@@ -168,73 +172,73 @@ def _listed(
         log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
     if isinstance(annotations, Objects):
         return annotations if known.all() else annotations.where(known), rows[known]
-    gathering = Gathering(file, masks != "none")
-    gathering.add([*compress(annotations, known)])
-    return gathering.objects(), rows[known]
+    collector = ObjectCollector(file, masks != "none")
+    collector.add([*compress(annotations, known)])
+    return collector.objects(), rows[known]
 
 
 def _labels(
     file: Path, ids: NDArray[np.int64], categories: NDArray[np.int64], category_ids: tuple[int, ...]
 ) -> NDArray[np.int64]:
-    """The place of each category among the ``category_ids``. Raises DataError for one that is not there."""
+    """Find the position of each category in the ``category_ids``. Raises DataError for an unknown one."""
     labels = np.searchsorted(category_ids, categories).clip(0, max(len(category_ids) - 1, 0))
     for i in np.flatnonzero(np.asarray(category_ids)[labels] != categories)[:1]:
         shift = shifted(categories.tolist(), category_ids)
-        told = f"; {shift}" if shift else ""
+        hint = f"; {shift}" if shift else ""
         raise DataError(
-            f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{told}"
+            f"{file}: annotation {ids[i]} has category_id {categories[i]}, which is not in the categories{hint}"
         )
     return labels
 
 
 def load(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> dict[str, list[dict[str, Any]]]:
-    """Parse an annotation file, its annotations changed in place as soon as some are read. Raises DataError."""
+    """Parse an annotation file; ``change`` edits its annotations in place, in pieces. Raises DataError."""
     content: dict[str, list[dict[str, Any]]] = {}
     try:
         for section, entries in read_lists(file, SECTIONS):
-            if section == "annotations" and _objects(entries):
+            if section == "annotations" and _are_objects(entries):
                 change(entries)
             content.setdefault(section, []).extend(entries)
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
-    except (ValueError, RecursionError):  # rare: all at once takes more memory, and says what is wrong
+    except (ValueError, RecursionError):  # rare: parsing all at once takes more memory, and finds the error
         content = _load_at_once(file, change)
     for section in SECTIONS:
-        found = content.get(section) if isinstance(content, dict) else None
-        if not isinstance(found, list) or not _objects(found):
+        entries = content.get(section) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not _are_objects(entries):
             raise DataError(f"{file}: not a COCO annotation file: it has no list of '{section}'")
     return content
 
 
 def _load_at_once(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> Any:
-    """Parse a file of any JSON. Raises DataError where it is none."""
+    """Parse any JSON file. Raises DataError."""
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON: {error}") from None
     entries = content.get("annotations") if isinstance(content, dict) else None
-    if isinstance(entries, list) and _objects(entries):
+    if isinstance(entries, list) and _are_objects(entries):
         change(entries)
     return content
 
 
-def _objects(entries: list[Any]) -> bool:
+def _are_objects(entries: list[Any]) -> bool:
     return {*map(type, entries)} <= {dict}
 
 
-def _picture(entry: dict[str, Any]) -> dict[str, Any]:
-    """What is needed of the entry of an image.
+def _image_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """Keep the needed keys of the entry of an image.
 
-    LVIS has file names as the end of an address: COCO's folder, and the name in it.
+    LVIS gives file names as the end of a URL: COCO's folder, and the name in it.
     """
-    found: dict[str, Any] = {key: entry[key] for key in ("id", "file_name", "height", "width") if key in entry}
+    kept: dict[str, Any] = {key: entry[key] for key in ("id", "file_name", "height", "width") if key in entry}
     if "file_name" not in entry and isinstance(entry.get("coco_url"), str):
-        found["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
-    return found
+        kept["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])
+    return kept
 
 
-def _classes(file: Path, categories: list[dict[str, Any]], used: set[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and ids, in the order of ids, without a placeholder of id 0 that stands for the background or for all."""
+def _classes(file: Path, categories: list[dict[str, Any]], used: set[int]) -> dict[str, int]:
+    """Map class names to ids, in the order of ids, without a placeholder of id 0 for the background or for all."""
     ids = column(file, "categories", categories, "id", np.int64).tolist()
     names = column(file, "categories", categories, "name", np.str_).tolist()
     parents = {str(entry.get("supercategory")) for entry in categories if entry.get("id") != 0}
@@ -249,11 +253,13 @@ def _classes(file: Path, categories: list[dict[str, Any]], used: set[int]) -> tu
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise DataError(f"{file}: more than one category has the name or id {twice!r}; make them differ")
-    return tuple(name for _, name in classes), tuple(number for number, _ in classes)
+    return {name: number for number, name in classes}
 
 
-def _complete(sizes: NDArray[np.int32], files: NDArray[np.str_], images: Path) -> NDArray[np.int32]:
-    """Read from the images the sizes that the annotations do not give."""
+def _complete(
+    sizes: NDArray[np.int32], files: NDArray[np.str_], images: Path, issues: IssueCollector
+) -> NDArray[np.int32]:
+    """Read the sizes that the annotations do not give from the images."""
     for row in np.flatnonzero((sizes <= 0).any(axis=1)):
-        sizes[row] = image_size(images / str(files[row]))
+        sizes[row] = image_size(images / str(files[row]), issues)
     return sizes

@@ -5,92 +5,69 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.constants import IGNORE_INDEX
 from detseg.data.annotations.images import image_size, read_image
-from detseg.data.annotations.masks import Masks, concat_masks
+from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
+from detseg.data.annotations.masks import MaskReading, Masks, concat_masks
 from detseg.data.annotations.semantic import SemanticAnnotations, semantic_masks
+from detseg.data.formats.base import DatasetSource
 from detseg.data.formats.coco.columns import packed_mask, with_packed_masks
-from detseg.data.formats.coco.layout import Places, find_only_annotations
+from detseg.data.formats.coco.detection import CocoFiles
 from detseg.data.formats.coco.reader import load
-from detseg.data.formats.layout import is_path_traversal
-from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.modules.segmentation import SegmentationDataModule
-from detseg.data.splits import Split, train_val_split
-from detseg.data.transforms.segmentation import SegmentationTransforms
+from detseg.data.formats.layout import Tree, is_path_traversal
 from detseg.errors import DataError
-from detseg.structures import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 
 
-class COCOSegmentation(SegmentationDataModule):
-    """A folder with annotations in COCO format, of instances or panoptic.
+class CocoSemanticFormat(CocoFiles):
+    """Semantic masks from annotation files of instances, or panoptic ones.
 
-    Files and images are found, and split if need be, as by ``COCO``. Of a file of instances, the classes are the
-    background and the categories in the order of their ids; where objects overlap, no one can say which is in front,
-    and the pixels are void (as in torchvision's reference training). Of a panoptic file the classes are its categories,
-    things and stuff, and a pixel without a segment is void; its label images lie in a folder named like the file.
+    Of a file of instances, the classes are the background and the categories in the order of their ids; where objects
+    overlap, their order is unknown, and the pixels are void (as in torchvision's reference training). Of a panoptic
+    file the classes are its categories, things and stuff, and a pixel without a segment is void; its label images lie
+    in a folder named like the file.
 
-    ``classes`` takes some of the categories, in this order; the others count as background, or in a panoptic file as
-    void. Raises DataError when something that is needed is missing or broken.
+    ``classes`` selects categories, in this order; the others count as background, or in a panoptic file as void.
+    ``images`` are folders of images by split, by default found.
     """
 
-    def __init__(
-        self,
-        root: str,
-        train_file: str | None = None,
-        val_file: str | None = None,
-        train_images: str | None = None,
-        val_images: str | None = None,
-        classes: list[str] | None = None,
-        val_fraction: float = 0.2,
-        seed: int = 0,
-        transforms: SegmentationTransforms | None = None,
-        batch_size: int = 4,
-        workers: int = 2,
-        bad_samples: BadSamples = "error",
-    ) -> None:
-        super().__init__(transforms, batch_size, workers, bad_samples)
-        self.root = Path(root)
-        self.places = Places(
-            self.root, {"train": train_file, "val": val_file}, {"train": train_images, "val": val_images}
-        )
-        self.chosen = classes
-        self.val_fraction, self.seed = val_fraction, seed
+    name = "COCO"
+    tasks = ("semantic_segmentation",)
+    marks = ".json with images, annotations, categories"
 
-    def read(self, split: Split) -> SemanticAnnotations:
-        """Read the file of a split, or the part of the only file that belongs to it."""
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: no such folder; give the place of your data as root")
-        if self.places.file("val") is None:
-            return self._whole.subset(train_val_split(self._whole, self.val_fraction, self.seed, split))
-        file = self.places.file(split)
-        if file is None:
-            raise DataError(f"{self.root}: no annotation file with train in its name; give train_file")
-        return read_coco_maps(file, self.places.folder(file, split), self.chosen)
+    def __init__(self, classes: list[str] | None = None, images: dict[str, str] | None = None) -> None:
+        super().__init__(images)
+        self.classes = classes
 
-    @cached_property
-    def _whole(self) -> SemanticAnnotations:
-        """All of a data set that is not split."""
-        file = self.places.file("train")
-        split: Split | None = "train" if file else None
-        file = file or find_only_annotations(self.root)
-        return read_coco_maps(file, self.places.folder(file, split), self.chosen)
+    def detect(self, tree: Tree) -> list[DatasetSource]:
+        """Take a folder with files whose names are those of COCO annotations."""
+        try:
+            return [self.open(tree.root)]
+        except DataError as error:
+            return [DatasetSource(self, tree, tree.root, {}, problem=str(error))]
+
+    def read(
+        self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    ) -> SemanticAnnotations:
+        """Read the file of a split."""
+        part = source.splits[split]
+        return read_coco_semantic(part.file, self._folder(source, part, issues), self.classes)
 
 
-def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None) -> SemanticAnnotations:
+def read_coco_semantic(file: Path, images: Path, chosen: Sequence[str] | None = None) -> SemanticAnnotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``; images by their ids.
 
     ``chosen`` are the names of the categories to take, all by default. Raises DataError, naming file and entry, for
-    whatever is missing or broken.
+    missing or broken labels.
     """
     content = load(file, _with_packed_masks)
     panoptic = any("segments_info" in entry for entry in content["annotations"])
@@ -111,12 +88,12 @@ def read_coco_maps(file: Path, images: Path, chosen: Sequence[str] | None = None
         given = all(isinstance(length, int) and 0 < length < 2**31 for length in size)
         sizes[row] = np.array(size if given else image_size(images / files[row]))
 
-    owned = _owned(file, content["annotations"], ids)
+    by_image = _by_image(file, content["annotations"], ids)
     maps: ObjectMaps | SegmentMaps
     if panoptic:
-        maps = _read_segments(file, owned, sizes, labels, known)
+        maps = _read_segments(file, by_image, sizes, labels, known)
     else:
-        maps = _read_objects(file, list(owned.values()), sizes, labels, known)
+        maps = _read_objects(file, list(by_image.values()), sizes, labels, known)
     return semantic_masks(file, names, numbers, images, files, maps)
 
 
@@ -130,13 +107,13 @@ class ObjectMaps:
     labels: NDArray[np.uint8]  # (N,)
     masks: Masks  # of N objects
 
-    def read(self, row: int) -> NDArray[np.uint8]:
+    def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
         """Paint the objects of an image."""
-        height, width = self.size(row)
+        height, width = self.size(index)
         # Column by column, as COCO's run lengths go: several times as fast as across them.
         labels = np.zeros((height, width), dtype=np.uint8, order="F")
         once, twice = (np.zeros((height, width), dtype=bool, order="F") for _ in range(2))
-        objects = np.arange(self.offsets[row], self.offsets[row + 1])
+        objects = np.arange(self.offsets[index], self.offsets[index + 1])
         for label, mask in zip(self.labels[objects], self.masks.draw(objects, height, width), strict=True):
             np.copyto(labels, label, where=mask)
             twice |= once & mask
@@ -144,13 +121,13 @@ class ObjectMaps:
         np.copyto(labels, IGNORE_INDEX, where=twice)
         return np.ascontiguousarray(labels)
 
-    def size(self, row: int) -> tuple[int, int]:
+    def size(self, index: int) -> tuple[int, int]:
         """Height and width of an image."""
-        height, width = self.sizes[row].tolist()
+        height, width = self.sizes[index].tolist()
         return height, width
 
-    def source(self, row: int) -> Path:
-        """The file of annotations."""
+    def source(self, index: int) -> Path:
+        """Annotation file."""
         return self.file
 
 
@@ -164,37 +141,37 @@ class SegmentMaps:
     ids: NDArray[np.int64]  # (S,) rising in each image
     labels: NDArray[np.int64]  # (S,)
 
-    def read(self, row: int) -> NDArray[np.uint8]:
-        """The label of each pixel's segment. Raises DataError for an image that is broken or has other segments."""
-        path = self.source(row)
+    def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
+        """Look up the label of each pixel's segment. Raises DataError for a broken image, or unknown segments."""
+        path = self.source(index)
         image = read_image(path)
-        if image.shape[:2] != self.size(row):
-            height, width = self.size(row)
-            found = f"{image.shape[1]}x{image.shape[0]}"
-            raise DataError(f"{path}: must show the segments of an image of {width}x{height}, but is {found}")
+        if image.shape[:2] != self.size(index):
+            height, width = self.size(index)
+            actual = f"{image.shape[1]}x{image.shape[0]}"
+            raise DataError(f"{path}: must show the segments of an image of {width}x{height}, but is {actual}")
         numbers, where = np.unique(image.astype(np.int64) @ (1, 256, 65536), return_inverse=True)
-        own = slice(self.offsets[row], self.offsets[row + 1])
-        table = dict(zip(self.ids[own].tolist(), self.labels[own].tolist(), strict=True)) | {0: IGNORE_INDEX}
+        segments = slice(self.offsets[index], self.offsets[index + 1])
+        table = dict(zip(self.ids[segments].tolist(), self.labels[segments].tolist(), strict=True)) | {0: IGNORE_INDEX}
         unknown = set(numbers.tolist()) - set(table)
         if unknown:
             raise DataError(f"{path}: it shows a segment {min(unknown)}, which its annotation does not list")
         return np.array([table[number] for number in numbers.tolist()], dtype=np.uint8)[where].reshape(image.shape[:2])
 
-    def size(self, row: int) -> tuple[int, int]:
+    def size(self, index: int) -> tuple[int, int]:
         """Height and width of an image."""
-        height, width = self.sizes[row].tolist()
+        height, width = self.sizes[index].tolist()
         return height, width
 
-    def source(self, row: int) -> Path:
-        """The image of the segments."""
-        return Path(str(self.paths[row]))
+    def source(self, index: int) -> Path:
+        """Image of the segments."""
+        return Path(str(self.paths[index]))
 
 
 def _read_objects(
-    file: Path, owned: list[list[dict[str, Any]]], sizes: NDArray[np.int64], labels: dict[int, int], known: set[int]
+    file: Path, by_image: list[list[dict[str, Any]]], sizes: NDArray[np.int64], labels: dict[int, int], known: set[int]
 ) -> ObjectMaps:
     packed, painted, counts = [], [], [0]
-    for entries, (height, width) in zip(owned, sizes.tolist(), strict=True):
+    for entries, (height, width) in zip(by_image, sizes.tolist(), strict=True):
         for entry in entries:
             label = labels.get(_category(file, entry, entry, known))
             segmentation = entry.get("segmentation")
@@ -213,13 +190,13 @@ def _read_objects(
 
 def _read_segments(
     file: Path,
-    owned: dict[Any, list[dict[str, Any]]],
+    by_image: dict[Any, list[dict[str, Any]]],
     sizes: NDArray[np.int64],
     labels: dict[int, int],
     known: set[int],
 ) -> SegmentMaps:
-    paths, counts, ids, found = [], [0], [], []
-    for image, entries in owned.items():
+    paths, counts, ids, segment_labels = [], [0], [], []
+    for image, entries in by_image.items():
         if len(entries) != 1 or not isinstance(entries[0].get("segments_info"), list):
             have = f"{len(entries)} annotations" if len(entries) != 1 else "one without"
             raise DataError(f"{file}: each image must have one annotation with segments_info; image {image} has {have}")
@@ -234,19 +211,19 @@ def _read_segments(
                     f"{256**3 - 1}, and 0 is void"
                 )
             ids.append(number)
-            found.append(labels.get(_category(file, segments[number], entry, known), IGNORE_INDEX))
+            segment_labels.append(labels.get(_category(file, segments[number], entry, known), IGNORE_INDEX))
         counts.append(len(segments))
     return SegmentMaps(
         sizes,
         np.array(paths, dtype=np.str_),
         np.cumsum(counts),
         np.array(ids, dtype=np.int64),
-        np.array(found, dtype=np.int64),
+        np.array(segment_labels, dtype=np.int64),
     )
 
 
 def _with_packed_masks(entries: list[dict[str, Any]]) -> None:
-    """As ``with_packed_masks``, without the parts of fewer than three points, which cover no pixel."""
+    """Pack polygons as ``with_packed_masks``, without parts of fewer than three points, which cover no pixel."""
     for entry in entries:
         parts = entry.get("segmentation")
         if isinstance(parts, list):
@@ -254,14 +231,14 @@ def _with_packed_masks(entries: list[dict[str, Any]]) -> None:
     with_packed_masks([entry for entry in entries if entry.get("segmentation")])
 
 
-def _owned(file: Path, entries: list[dict[str, Any]], images: list[Any]) -> dict[Any, list[dict[str, Any]]]:
-    """The annotations of each image. Raises DataError if there are some, and none is of an image of the file."""
-    owned: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
+def _by_image(file: Path, entries: list[dict[str, Any]], images: list[Any]) -> dict[Any, list[dict[str, Any]]]:
+    """Group annotations by image. Raises DataError if none is of an image that the file lists."""
+    groups: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
     others = []
     for entry in entries:
         number = _value(file, "annotations", entry, "image_id", int, str)
-        if number in owned:
-            owned[number].append(entry)
+        if number in groups:
+            groups[number].append(entry)
         else:
             others.append(number)
     if others and len(others) == len(entries):
@@ -272,22 +249,22 @@ def _owned(file: Path, entries: list[dict[str, Any]], images: list[Any]) -> dict
         )
     if others:
         log.warning("%s: left out %d annotations of images it does not list", file, len(others))
-    return owned
+    return groups
 
 
 def _by_id(file: Path, section: str, entries: list[dict[str, Any]], *kinds: type) -> dict[Any, dict[str, Any]]:
-    """The entries by their ids. Raises DataError if two have the same."""
-    found: dict[Any, dict[str, Any]] = {}
+    """Map ids to entries. Raises DataError if two have the same id."""
+    by_id: dict[Any, dict[str, Any]] = {}
     for entry in entries:
         number = _value(file, section, entry, "id", *kinds)
-        if number in found:
+        if number in by_id:
             raise DataError(f"{file}: more than one entry of {section} has the id {number!r}; make them differ")
-        found[number] = entry
-    return found
+        by_id[number] = entry
+    return by_id
 
 
 def _categories(file: Path, entries: list[dict[str, Any]], chosen: Sequence[str] | None) -> dict[int, str]:
-    """The categories to take, name by id; one of id 0 that stands for the background is not one."""
+    """Map the ids of the chosen categories to names, without a placeholder of id 0 for the background."""
     names = {
         number: _value(file, "categories", entry, "name", str)
         for number, entry in sorted(_by_id(file, "categories", entries, int).items())
@@ -311,7 +288,7 @@ def _category(file: Path, entry: dict[str, Any], annotation: dict[str, Any], kno
 
 
 def _value(file: Path, section: str, entry: dict[str, Any], key: str, *kinds: type) -> Any:
-    """One value of an entry. Raises DataError if it is missing or of another kind."""
+    """Take one value of an entry. Raises DataError if it is missing or of another type."""
     if not isinstance(entry, dict):
         raise DataError(f"{file}: an entry of {section} is {entry!r}, but must be an object with an id")
     value = entry.get(key)
@@ -322,7 +299,7 @@ def _value(file: Path, section: str, entry: dict[str, Any], key: str, *kinds: ty
 
 
 def _inside(file: Path, name: str) -> str:
-    """A file name that does not lead out of its folder."""
+    """Check that a file name does not lead out of its folder. Raises DataError."""
     if is_path_traversal(name):
         raise DataError(f"{file}: file_name {name!r} leads out of the folder of the images")
     return name

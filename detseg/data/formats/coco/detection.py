@@ -1,0 +1,134 @@
+"""COCO annotations of boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats.base import NO_NAMES, WHOLE, ConversionReport, DatasetFormat, DatasetSource
+from detseg.data.formats.coco.layout import (
+    find_annotations,
+    find_images,
+    find_only_annotations,
+    find_split,
+    is_coco,
+    is_cut,
+)
+from detseg.data.formats.coco.reader import read_coco
+from detseg.data.formats.coco.writer import write_coco
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree
+from detseg.errors import DataError
+
+HINT = (
+    "Give the folder of your own data as root, get COCO with `python datasets/prepare_coco.py`, "
+    "or take the small data set that is drawn on first use: `--data data/shapes.yaml`"
+)
+
+
+class CocoSplit(NamedTuple):
+    """Annotation file of a split."""
+
+    file: Path
+    images: str | None  # split whose images the file labels; None if it labels all
+
+
+class CocoFiles(DatasetFormat):
+    """Annotation files in the usual layouts of folders, told apart by the words train, val and test in their paths.
+
+    ``images`` are folders of images by split, relative to the root; by default they are found.
+    """
+
+    def __init__(self, images: dict[str, str] | None = None) -> None:
+        self.images = images or {}
+
+    def open(self, root: Path, names: Mapping[str, str] = NO_NAMES) -> DatasetSource:
+        """Open a folder; ``names`` are annotation files relative to it, others are found."""
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder. {HINT}")
+        train = root / names["train"] if "train" in names else None
+        val = root / names["val"] if "val" in names else find_annotations(root, "val")
+        train = train or find_annotations(root, "train")
+        if val is None:
+            whole = CocoSplit(train, "train") if train else CocoSplit(find_only_annotations(root), None)
+            return self._source(Tree(root), {WHOLE: whole})
+        splits = {"train": train, "val": val}
+        return self._source(Tree(root), {split: CocoSplit(file, split) for split, file in splits.items() if file})
+
+    def missing_split(self, source: DatasetSource, name: str) -> str:
+        """Describe the error that no annotation file is one of this split."""
+        return f"{source.tree.root}: no annotation file with {name} in its name; give `split.{name}='FILE'`"
+
+    def select(self, source: DatasetSource, names: Mapping[str, str], masks: MaskReading) -> DatasetSource:
+        """Choose annotation files, relative to the root."""
+        chosen = {split: CocoSplit(source.tree.root / name, split) for split, name in names.items()}
+        if WHOLE not in source.splits:
+            return replace(source, splits={**source.splits, **chosen})
+        train = chosen.get("train", source.splits[WHOLE])
+        return replace(source, splits={"train": train, **chosen} if "val" in chosen else {WHOLE: train})
+
+    def _source(self, tree: Tree, splits: Mapping[str, CocoSplit]) -> DatasetSource:
+        return DatasetSource(self, tree, tree.root, splits, has_category_ids=True)
+
+    def _folder(self, source: DatasetSource, split: CocoSplit, issues: IssueCollector) -> Path:
+        """Return the folder of the images of an annotation file."""
+        root = source.tree.root
+        folder = self.images.get(split.images or "train")
+        return root / folder if folder else find_images(root, split.file, split.images, issues)
+
+
+class CocoFormat(CocoFiles):
+    """Boxes and masks of COCO's instances; the classes are the categories in the order of their ids."""
+
+    name = "COCO"
+    tasks = ("detection", "instance_segmentation")
+    marks = ".json with images, annotations, categories"
+
+    def detect(self, tree: Tree) -> list[DatasetSource]:
+        """Find the files for training, validation and test, or one for all images, by their names and contents.
+
+        Raises AmbiguousFormatError if several files could be one of these.
+        """
+        named = {word: file for word in SPLIT_PATTERNS if (file := find_split(tree.root, word))}
+        files = {word: file for word, file in named.items() if is_coco(file)}
+        if files:  # then a file that is cut off is an error, and not of another format
+            files |= {word: file for word, file in named.items() if word not in files and is_cut(file)}
+        if not files:
+            try:
+                file = find_only_annotations(tree.root)
+            except DataError:
+                return self._near_misses(tree)
+            if not is_coco(file):
+                return self._near_misses(tree)
+            files = {WHOLE: file}
+        if len(files) == 1:
+            return [self._source(tree, {WHOLE: CocoSplit(next(iter(files.values())), None)})]
+        if "train" not in files:
+            raise DataError(f"{tree.root}: there are COCO annotations to validate on and to test, but none to train on")
+        return [self._source(tree, {word: CocoSplit(file, word) for word, file in files.items()})]
+
+    def _near_misses(self, tree: Tree) -> list[DatasetSource]:
+        """Describe files that could have been COCO's, if there are few."""
+        files = tree.ending(".json")
+        if not 0 < len(files) < 4:
+            return []
+        problems = [f"no images, annotations and categories of COCO in {', '.join(files)}"]
+        problems += [f"{file} is cut off: copy it again" for file in files if is_cut(tree.root / file)]
+        return [DatasetSource(self, tree, tree.root, {}, problem="; ".join(problems))]
+
+    def read(
+        self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    ) -> DetectionAnnotations:
+        """Read the file of a split."""
+        part = source.splits[split]
+        return read_coco(part.file, self._folder(source, part, issues), masks, issues)
+
+    def write(
+        self, splits: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None]
+    ) -> ConversionReport:
+        """Write an annotation file and a folder of images for each split."""
+        return write_coco(splits, out, place)

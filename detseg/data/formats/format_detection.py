@@ -1,0 +1,114 @@
+"""Detection of the format of a folder among ``FORMATS``."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats import FORMATS
+from detseg.data.formats.base import NO_NAMES, AmbiguousFormatError, DatasetFormat, DatasetSource, Task
+from detseg.data.formats.layout import Tree
+from detseg.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+TASKS: tuple[Task, ...] = ("detection", "semantic_segmentation")  # of which ``detect_any`` takes the first
+
+
+def find_formats(format: str | DatasetFormat, *tasks: Task) -> list[DatasetFormat]:
+    """Return the formats of any of the tasks: all for "auto", else those of this name. Raises ConfigError for none."""
+    known = [one for one in FORMATS if set(tasks) & set(one.tasks)]
+    if isinstance(format, DatasetFormat):
+        chosen = [format] if set(tasks) & set(format.tasks) else []
+    else:
+        chosen = known if format == AUTO else [one for one in known if one.name.lower() == format.lower()]
+    if not chosen:
+        name = format if isinstance(format, str) else type(format).__name__
+        names = dict.fromkeys(one.name for one in known)
+        raise ConfigError(f"`format={name!r}`: there is {', '.join([AUTO, *names])} for {' and '.join(tasks)}")
+    return chosen
+
+
+def detect_source(root: Path, format: str | DatasetFormat = AUTO, task: Task = "detection") -> DatasetSource:
+    """Detect the data set in a folder, and log it. Raises DataError for none, AmbiguousFormatError for several."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the folder of your data")
+    tree = Tree(root)
+    detected: list[DatasetSource] = []
+    sources: list[DatasetSource] = []
+    for one in find_formats(format, task):
+        detected += one.detect(tree)
+        sources = [source for source in detected if not source.problem]
+        if sources and task not in ("detection", "instance_segmentation"):
+            sources = sources[:1]  # several formats share label images; the list is in order of precedence
+            break
+    if len(sources) == 1:
+        log.info("%s: taken for a data set in the format %s (%s)", root, sources[0], ", ".join(sources[0].splits))
+        return sources[0]
+    if sources:
+        raise AmbiguousFormatError(
+            f"{root}: it holds labels more than once: {'; '.join(map(str, sources))}. Choose with `format='YOLO'` or "
+            "another; one of several folders of YOLO labels with `format='YoloFormat'` and `format.labels='FOLDER'`"
+        )
+    suffixes = Counter(Path(file).suffix or "no suffix" for file in tree.files)
+    files = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(8)) or "none"
+    searched = ", ".join(f"{one.name} ({one.marks})" for one in find_formats(format, task))
+    problems = "".join(f"; {source.problem}" for source in detected)
+    raise DataError(f"{root}: no labels of a known format. Looked for {searched}. Found files: {files}{problems}")
+
+
+def detect_any(root: Path, format: str | DatasetFormat = AUTO, tasks: Sequence[Task] = TASKS) -> DatasetSource:
+    """Detect the data set in a folder for the first of ``tasks`` that has one; an error is that of the first task."""
+    formats = find_formats(format, *tasks)
+    first, *others = [task for task in tasks if any(task in one.tasks for one in formats)]
+    try:
+        return detect_source(root, format, first)
+    except DataError:
+        for task in others:
+            with suppress(DataError):
+                return detect_source(root, format, task)
+        raise
+
+
+def open_source(
+    root: Path,
+    format: str | DatasetFormat,
+    task: Task,
+    names: Mapping[str, str] = NO_NAMES,
+    masks: MaskReading = "none",
+) -> DatasetSource:
+    """Open a folder for a task: in the named format, else in the detected one.
+
+    ``names`` are the user's names of the splits. Raises DataError, naming other formats that the folder matches.
+    """
+    if format == AUTO:
+        source = detect_source(root, AUTO, task)
+    else:
+        (stated,) = find_formats(format, task)
+        try:
+            source = stated.open(root, names)
+        except AmbiguousFormatError:
+            raise
+        except DataError as error:
+            others = _matching(root, stated, task)
+            if not others:
+                raise
+            raise DataError(f"{error}; it looks like {' or '.join(others)}: `format={others[0]!r}`") from None
+    return source.format.select(source, names, masks)
+
+
+def _matching(root: Path, stated: DatasetFormat, task: Task) -> list[str]:
+    """Name the other formats of a task that detect a data set in a folder."""
+    if not root.is_dir():
+        return []
+    tree, names = Tree(root), []
+    for other in find_formats(AUTO, task):
+        with suppress(DataError):
+            if other.name != stated.name and any(not source.problem for source in other.detect(tree)):
+                names.append(other.name)
+    return names

@@ -1,0 +1,1 @@
+"""Pascal VOC: boxes, masks and semantic masks."""

@@ -1,0 +1,89 @@
+"""Folders and lists of Pascal VOC data sets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+from detseg.data.annotations.images import SUFFIXES
+from detseg.data.formats.base import WHOLE, AmbiguousFormatError
+from detseg.errors import DataError
+
+FLAG = re.compile(r"\s+(-1|0|1)$")  # after an image in the list of a class: shown or not, 0 for difficult objects
+
+
+def find_voc(root: Path, labels: str = "Annotations") -> Path:
+    """Find the folder that holds labels and images: ``root``, or one such as VOCdevkit/VOC2007 below it.
+
+    Raises DataError for none, and AmbiguousFormatError for several.
+    """
+    below = [folder for parent in (root, root / "VOCdevkit") for folder in sorted(parent.glob("*/"))]
+    folders = [folder for folder in (root, *below) if subfolder(folder, labels.lower())]
+    if root in folders or len(folders) == 1:
+        return folders[0]
+    if folders:
+        several = ", ".join(map(str, folders))
+        raise AmbiguousFormatError(f"{root}: more than one VOC data set: {several}; give one of them as root")
+    suffix = ".xml" if labels == "Annotations" else ".png"
+    raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {suffix} for each image")
+
+
+def find_ids(root: Path, split: str | None, kind: str = "Main") -> list[str]:
+    """List the images of ImageSets/<kind>/<split>.txt, or of all annotations if ``split`` is None."""
+    if split is None:
+        return sorted(file.stem for file in require_folder(root, "annotations").glob("*.xml"))
+    images = subfolder(root, "jpegimages", "images")
+    return read_list(root / "ImageSets" / kind / f"{split}.txt", image_files(images) if images else ())
+
+
+def read_list(file: Path, known: Container[str] = ()) -> list[str]:
+    """Read names, one a line, without the -1, 0 or 1 that follows them in the lists of a class.
+
+    A line that is one of the ``known`` names is taken as it is. Raises DataError for a file that cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this list of images: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: this list of images is not text") from None
+    names = [line.strip() for line in lines if line.strip()]
+    return [name if name in known else FLAG.sub("", name) for name in names]
+
+
+def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:
+    """Return the names of the lists for training and validation; None if ImageSets/<kind> has no such pair."""
+    lists = {file.stem for file in (root / "ImageSets" / kind).glob("*.txt")}
+    pairs = (("train", "val"), ("trainval", "test"), ("train", "test"))
+    return next((pair for pair in pairs if lists.issuperset(pair)), None)
+
+
+def choose_lists(root: Path, kind: str, names: Mapping[str, str]) -> dict[str, str | None]:
+    """Map splits to lists: those of ``names``, else the usual ones; all images are one split without validation."""
+    usual = find_splits(root, kind) or (None, None)
+    train, val = names.get("train") or usual[0], names.get("val") or usual[1]
+    if val is None:
+        return {WHOLE: train}
+    return {"val": val} if train is None else {"train": train, "val": val}
+
+
+def image_files(folder: Path) -> dict[str, str]:
+    """Map stems to image files. The names of files in annotations are often out of date."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(SUFFIXES)}
+
+
+def require_folder(root: Path, *names: str) -> Path:
+    """Return the folder of one of these names, in any case. Raises DataError if there is none."""
+    folder = subfolder(root, *names)
+    if folder is None:
+        raise DataError(f"{root}: it has no folder {' or '.join(names)}")
+    return folder
+
+
+def subfolder(root: Path, *names: str) -> Path | None:
+    """Return the folder of one of these names, in any case; None if there is none."""
+    return next((folder for folder in sorted(root.glob("*/")) if folder.name.lower() in names), None)
