@@ -190,6 +190,62 @@ OBJECT_HOOKS |= {
 }
 
 
+# Data: one data module for each task; format and split are arguments.
+DATA_MODULES: dict[str, tuple[str, str | None]] = {  # today's class and format
+    "Folder": ("DetectionDataModule", None),
+    "FolderSegmentation": ("SegmentationDataModule", None),
+    "COCOSegmentation": ("SegmentationDataModule", "COCO"),
+    "VOCSegmentation": ("SegmentationDataModule", "VOC"),
+    "CamVid": ("SegmentationDataModule", "CamVid"),
+    "CityscapesSegmentation": ("SegmentationDataModule", "Cityscapes"),
+    "ImageFolders": ("ClassificationDataModule", None),
+}
+SPLIT_NAMES = {
+    **{f"{split}_{kind}": split for split in ("train", "val") for kind in ("split", "file")},
+    "val_fraction": "val_fraction",
+}
+KEYS |= {"data.workers": "data.num_workers"}
+KEYS |= {f"data.{old}": f"data.split.{new}" for old, new in SPLIT_NAMES.items()}
+VALUES = {"data.masks": {"sound": "valid"}}  # of options, by today's key
+
+
+def _data(coco_format: str | None = None, dropped: Sequence[str] = (), split: Mapping[str, str] = SPLIT_NAMES) -> Hook:
+    """Return a hook for a data module; ``coco_format`` holds the arguments of COCO's files, ``dropped`` has no use."""
+
+    def hook(init_args: dict[str, Any], build: Build) -> dict[str, Any]:
+        old = {*SPLIT_NAMES, "train_images", "val_images", "classes", "sbd", "labels", "names", "format"}
+        settings = {
+            key: value for key, value in init_args.items() if key not in dropped and not (key in old and value is None)
+        }
+        settings |= _taken(settings, {"workers": "num_workers"})
+        if settings.get("masks") == "sound":
+            settings["masks"] = "valid"
+        if names := _taken(settings, dict(split)):
+            settings["split"] = {**settings.get("split", {}), **names}
+        coco: dict[str, Any] = _taken(settings, {"classes": "classes"}) if coco_format else {}
+        if images := _taken(settings, {"train_images": "train", "val_images": "val"}):
+            coco["images"] = images
+        if coco and coco_format:
+            settings["format"] = build(coco_format, coco)
+        if sbd := _taken(settings, {"sbd": "sbd"}):
+            settings["format"] = build("VocSemanticFormat", sbd)
+        if yolo := _taken(settings, {"labels": "labels", "names": "names"}):
+            settings["format"] = build("YoloFormat", yolo)
+        return settings
+
+    return hook
+
+
+OBJECT_HOOKS |= {
+    **dict.fromkeys(("DetectionDataModule", "COCO", "VOC"), _data("CocoFormat", split=SPLIT_NAMES | {"seed": "seed"})),
+    "SegmentationDataModule": _data("CocoSemanticFormat", split=SPLIT_NAMES | {"seed": "seed"}),
+    "ClassificationDataModule": _data(),
+    "Shapes": _data(dropped=("sampling", "bad_samples")),
+    "ShapesSegmentation": _data(dropped=("bad_samples",)),
+    "ShapeCrops": _data(dropped=("area",)),
+}
+
+
 def translate_key(key: str) -> str:
     """Return today's form of a dotted key."""
     for old, new in KEYS.items():
@@ -201,21 +257,42 @@ def translate_key(key: str) -> str:
 
 def translate_options(arguments: Sequence[str]) -> list[str]:
     """Return command-line arguments in today's form."""
-    translated = []
+    translated: list[str] = []
+    key = ""
     for argument in arguments:
         if argument.startswith("--"):
             option, equals, value = argument[2:].partition("=")
-            key = option.removesuffix("+")
-            translated.append(f"--{translate_key(key)}{option[len(key) :]}{equals}{_class(value)}")
+            old = option.removesuffix("+")
+            key = translate_key(old)
+            translated.append(f"--{key}{option[len(old) :]}{equals}{_value(key, value)}")
         else:
-            translated.append(_class(argument))
+            value = argument
+            translated.append(_value(key, argument))
+        if key == "data" and value in DATA_MODULES and (format := DATA_MODULES[value][1]):
+            translated.append(f"--data.format={format}")
     return translated
+
+
+def _value(key: str, value: str) -> str:
+    """Return today's value of an option."""
+    if key == "data" and value in DATA_MODULES:
+        return _data_module(value)[0]
+    return VALUES.get(key, {}).get(value) or _class(value)
+
+
+def _data_module(name: str) -> tuple[str, str | None]:
+    """Return today's class and format of a data module of 0.1.0."""
+    new, format = DATA_MODULES[name]
+    _note(name, f"{new} with format {format}" if format else new)
+    return new, format
 
 
 def translate_settings(settings: Any) -> Any:
     """Return the content of a configuration file, or a part of it, in today's form."""
     if isinstance(settings, dict):
         settings = _split_model(settings)
+        if isinstance(data := settings.get("data"), str) and data in DATA_MODULES:
+            settings = {**settings, "data": {"class_path": data, "init_args": {}}}
     return _objects(settings, "class_path", "init_args")
 
 
@@ -266,8 +343,14 @@ def _objects(value: Any, name: str, arguments: str) -> Any:
     """Rename classes and arguments in a description whose objects are ``{name: class, arguments: {...}}``."""
     if isinstance(value, dict):
         value = {key: _objects(item, name, arguments) for key, item in value.items()}
-        if isinstance(value.get(name), str) and isinstance(value.get(arguments), dict):
-            value[arguments] = _arguments(value[name].rpartition(".")[2], value[arguments], name, arguments)
+        if isinstance(value.get(name), str) and isinstance(value.get(arguments, {}), dict):
+            cls = value[name].rpartition(".")[2]
+            if cls in DATA_MODULES:
+                value[name], format = _data_module(cls)
+                value[arguments] = ({"format": format} if format else {}) | value.get(arguments, {})
+            if arguments in value:
+                cls = value[name].rpartition(".")[2]
+                value[arguments] = _arguments(cls, value[arguments], name, arguments)
         return value
     if isinstance(value, (list, tuple)):
         return [_objects(item, name, arguments) for item in value]

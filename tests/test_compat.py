@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detseg import checkpoint, cli, compat
 from detseg.cli._configs import find_configs, where
+from detseg.configurable import from_config, to_config
 from detseg.models import RCNN, MaskRCNN
 from detseg.modules.backbones import MobileNetV1
 from tests.colours import write_colours
@@ -257,3 +258,73 @@ def test_what_it_writes_is_today_s(tmp_path: Path) -> None:
     assert (model.crop_size, model.context) == (40, 4)
     assert torch.equal(model.cls_score.weight, state["classes.weight"])
     assert torch.equal(model.bbox_pred.weight, state["deltas.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new_name", "new"),
+    [
+        (
+            "COCO",
+            {"root": "a", "train_file": "t.json", "train_images": "i", "workers": 4, "masks": "sound", "seed": 3},
+            "COCO",
+            {
+                "root": "a",
+                "num_workers": 4,
+                "masks": "valid",
+                "split": {"train": "t.json", "seed": 3},
+                "format": {"class": "CocoFormat", "init_args": {"images": {"train": "i"}}},
+            },
+        ),
+        (
+            "VOC",
+            {"root": "a", "train_split": "trainval", "val_split": "test", "val_fraction": 0.3},
+            "VOC",
+            {"root": "a", "split": {"train": "trainval", "val": "test", "val_fraction": 0.3}},
+        ),
+        (
+            "Folder",
+            {"root": "a", "format": None, "labels": "l", "names": "n.yaml"},
+            "DetectionDataModule",
+            {"root": "a", "format": {"class": "YoloFormat", "init_args": {"labels": "l", "names": "n.yaml"}}},
+        ),
+        ("Folder", {"root": "a", "format": "LVIS"}, "DetectionDataModule", {"root": "a", "format": "LVIS"}),
+        (
+            "COCOSegmentation",
+            {"root": "a", "classes": ["cat"]},
+            "SegmentationDataModule",
+            {"root": "a", "format": {"class": "CocoSemanticFormat", "init_args": {"classes": ["cat"]}}},
+        ),
+        (
+            "VOCSegmentation",
+            {"root": "a", "sbd": "b", "train_split": "train"},
+            "SegmentationDataModule",
+            {
+                "root": "a",
+                "format": {"class": "VocSemanticFormat", "init_args": {"sbd": "b"}},
+                "split": {"train": "train"},
+            },
+        ),
+        ("CamVid", {"root": "a"}, "SegmentationDataModule", {"format": "CamVid", "root": "a"}),
+        ("CityscapesSegmentation", {"root": "a"}, "SegmentationDataModule", {"format": "Cityscapes", "root": "a"}),
+        ("FolderSegmentation", {"root": "a", "workers": 1}, "SegmentationDataModule", {"root": "a", "num_workers": 1}),
+        ("ImageFolders", {"root": "a", "size": 32}, "ClassificationDataModule", {"root": "a", "size": 32}),
+        ("Shapes", {"root": "a", "seed": 2, "workers": 0}, "Shapes", {"root": "a", "seed": 2, "num_workers": 0}),
+        ("ShapeCrops", {"val_split": "train", "seed": 1}, "ShapeCrops", {"seed": 1, "split": {"val": "train"}}),
+    ],
+)
+def test_data_modules(name: str, old: dict[str, Any], new_name: str, new: dict[str, Any]) -> None:
+    """Data modules of a checkpoint and of a configuration; today's classes take their arguments, and stay."""
+    translated = compat._objects({"class": name, "init_args": old}, "class", "init_args")
+    assert translated == {"class": new_name, "init_args": new}
+    assert compat._objects(translated, "class", "init_args") == translated
+    assert to_config(from_config(translated)) == translated
+    settings = compat.translate_settings({"data": {"class_path": name, "init_args": old}})
+    assert settings["data"]["class_path"] == new_name
+
+
+def test_data_options() -> None:
+    old = ["--data", "CamVid", "--data.workers", "2", "--data.val_split=test", "--data.masks", "sound"]
+    new = ["--data", "SegmentationDataModule", "--data.format=CamVid", "--data.num_workers", "2"]
+    assert compat.translate_options(old) == [*new, "--data.split.val=test", "--data.masks", "valid"]
+    assert compat.translate_options(["--data.format", "CamVid"]) == ["--data.format", "CamVid"]
+    assert compat.translate_settings({"data": "Folder"})["data"]["class_path"] == "DetectionDataModule"
