@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
@@ -65,9 +65,12 @@ def run(arguments: Sequence[str]) -> None:
     trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
         _report(task, data, options.out, options.metrics)
+        if options.get("evaluator") == "pycocotools":
+            _compare(task)
 
 
 DATA = "Or a folder, whose format is detected; default: the data of the checkpoint."
+EVALUATOR = "pycocotools: also print the official COCO metrics, and the largest difference."
 PRECISION = "Such as bf16-mixed, the default of training on a GPU, where the metrics may differ slightly."
 
 
@@ -82,9 +85,20 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_argument("--precision", type=str, default="32-true", help=PRECISION)
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="JSON file for all metrics by name.")
+    if issubclass(base, DetectionDataModule):
+        parser.add_argument("--evaluator", type=Literal["detseg", "pycocotools"], default="detseg", help=EVALUATOR)
     if base is SegmentationDataModule:
         add_tta_options(parser)
     return parser
+
+
+def _compare(task: DetectionTask) -> None:
+    """Print the official COCO metrics beside ours."""
+    from detseg.metrics.pycocotools_evaluator import compare
+
+    metric = task.detection_metric
+    assert metric is not None
+    print(f"\n{compare(metric, task.metric_values)}")
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detseg.metrics.coco import SUMMARY
+from detseg.metrics.coco import MASKS, SUMMARY
+from detseg.metrics.detection_metric import DetectionMetric
 from detseg.metrics.detections import Detections, GroundTruth
+from detseg.metrics.table import percent
 
 
 class _Evaluation(COCOeval):  # type: ignore[misc]
@@ -31,12 +34,12 @@ def pycocotools_ap(
 ) -> dict[str, float]:
     """The values of ``CocoAP`` of boxes or of masks by pycocotools, with NaN for its -1."""
     with contextlib.redirect_stdout(io.StringIO()):
-        expected, found = COCO(), COCO()
+        expected, predicted = COCO(), COCO()
         expected.dataset = _dataset(truth, classes, of)
-        found.dataset = {**expected.dataset, "annotations": _results(truth, detections, of)}
+        predicted.dataset = {**expected.dataset, "annotations": _results(truth, detections, of)}
         expected.createIndex()
-        found.createIndex()
-        evaluation = _Evaluation(expected, found, "segm" if of == "masks" else "bbox")
+        predicted.createIndex()
+        evaluation = _Evaluation(expected, predicted, "segm" if of == "masks" else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -47,7 +50,32 @@ def pycocotools_ap(
     return {name: math.nan if value == -1 else value for name, value in values.items()}
 
 
-def largest_difference(values: dict[str, float], others: dict[str, float]) -> float:
+def compare(metric: DetectionMetric, values: Mapping[str, float]) -> str:
+    """Lay out the official numbers beside the ``values`` of ``CocoAP``, with the largest difference.
+
+    The detections are those of the last ``compute`` of ``metric``.
+    """
+    truth, detections = metric.ground_truth, metric.detections
+    if truth is None or detections is None:
+        raise ValueError("the metric has not been computed")
+    types: list[tuple[Literal["boxes", "masks"], str]] = [("boxes", "")]
+    if detections.masks is not None and truth.masks is not None:
+        types.append(("masks", MASKS))
+    official = {
+        f"{prefix}{name}": value
+        for of, prefix in types
+        for name, value in pycocotools_ap(truth, detections, metric.classes, of).items()
+    }
+    ours = {name: values[name] for name in official}
+    rows = [name for name in official if "/" not in name]
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}} {percent(ours[name]):>6} {percent(official[name]):>11}" for name in rows]
+    difference = largest_difference(ours, official)
+    header = f"{'':<{width}} {'detseg':>6} {'pycocotools':>11}"
+    return "\n".join([header, *lines, f"largest difference, classes included: {difference:.1e}"])
+
+
+def largest_difference(values: Mapping[str, float], others: Mapping[str, float]) -> float:
     """The largest absolute difference between values of the same names; infinite where one alone is NaN."""
     differences = [
         math.inf if math.isnan(values[name]) != math.isnan(other) else abs(values[name] - other)
@@ -91,8 +119,6 @@ def _dataset(truth: GroundTruth, classes: Sequence[str], of: str) -> dict[str, A
 
 def _results(truth: GroundTruth, detections: Detections, of: str) -> list[dict[str, Any]]:
     """Detections as annotations, with the area that ``COCO.loadRes`` gives them: of the box, or of the mask alone."""
-    from pycocotools import mask as coco_masks
-
     numbers, sizes = _numbers(truth), truth.sizes.tolist()
     columns = (detections.images.tolist(), detections.boxes.tolist(), detections.labels.tolist(), detections.scores)
     results = []
