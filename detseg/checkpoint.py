@@ -1,7 +1,7 @@
-"""Checkpoint files: read without trusting them, and turned into what they hold.
+"""Read checkpoint files without trusting them, and rebuild their tasks.
 
 A file is read with ``weights_only=True``: tensors and plain values, no code. The classes that it names are looked up
-among those that are imported already. So a stranger's file can be wrong, but it cannot run anything.
+among those that are imported already, so that a file cannot run anything.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ for _name in data_sets.__all__:  # imported, so that checkpoints and the command
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What is in a file that ``torch.save`` wrote, or in the folder of a published network, on the CPU.
+    """Read a file that ``torch.save`` wrote, or the folder of a published model, on the CPU.
 
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain values.
     """
     if not Path(path).exists():
-        found = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
-        newest = f"; the newest checkpoint here is {found[-1]}" if found else ""
+        checkpoints = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
+        newest = f"; the newest checkpoint here is {checkpoints[-1]}" if checkpoints else ""
         raise CheckpointError(f"{path}: no such file{newest}")
     return state_dict.read(path)
 
 
 def load(path: str | Path) -> Task:
-    """The task in a checkpoint, with its weights, classes, data and figures: ready to predict and to be evaluated.
+    """Rebuild the task in a checkpoint with its weights, classes, data and metrics, in evaluation mode.
 
     Raises CheckpointError as ``read`` does, and for a checkpoint that is not ours or of a class that is not imported.
     """
     content = read(path)
-    about = content.get("detseg")
-    if not isinstance(about, dict):
+    metadata = content.get("detseg")
+    if not isinstance(metadata, dict):
         raise CheckpointError(
-            f"{path}: not a checkpoint of detseg; torchvision's detectors are turned into one by `detseg convert`"
+            f"{path}: not a checkpoint of detseg; convert a detector of torchvision's with `detseg convert`"
         )
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: written by another version of detseg (format {about.get('format')})")
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written by another version of detseg (format {metadata.get('format')})")
     try:
-        model = from_config(about["model"])
-        kind = next((kind for kind in TASKS if isinstance(model, kind)), None)
-        if kind is None:
-            raise TypeError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in TASKS)}")
+        model = from_config(metadata["model"])
+        base = next((base for base in TASKS if isinstance(model, base)), None)
+        if base is None:
+            raise TypeError(f"{type(model).__name__} is none of {', '.join(base.__name__ for base in TASKS)}")
         model.load_state_dict(state_dict.model_state_dict(content))
-        task = TASKS[kind](model)
-        model.set_metadata({"preprocessing": None, **about})
-        if "preprocessing" not in about and about["data"]:  # as in 0.1.0, among the settings of the data
-            model.preprocessing = from_config(about["data"]).preprocessing
-        task.data_recipe, task.config = about["data"], about["config"]
-        # null, in the card of a published network, is where there was nothing to measure.
-        task.metric_values = {name: math.nan if value is None else value for name, value in about["metrics"].items()}
+        task = TASKS[base](model)
+        model.set_metadata({"preprocessing": None, **metadata})
+        if "preprocessing" not in metadata and metadata["data"]:  # as in 0.1.0, among the settings of the data
+            model.preprocessing = from_config(metadata["data"]).preprocessing
+        task.data_recipe, task.config = metadata["data"], metadata["config"]
+        # null in a model card stands for NaN, a metric without any sample.
+        task.metric_values = {name: math.nan if value is None else value for name, value in metadata["metrics"].items()}
     except Exception as error:  # the file may give any constructor any value
-        raise CheckpointError(f"{path}: cannot rebuild the network: {str(error).strip(chr(39))}") from error
+        raise CheckpointError(f"{path}: cannot rebuild the model: {str(error).strip(chr(39))}") from error
     return task.eval()
 
 
 def save(task: Task, path: str | Path) -> None:
-    """Write what ``load`` reads. A training is resumed from the checkpoints that it wrote itself."""
+    """Write a checkpoint for ``load``. It has no optimizer state, so that training cannot be resumed from it."""
     torch.save({"state_dict": task.state_dict(), "detseg": task.describe()}, path)

@@ -14,11 +14,7 @@ import detseg
 PACKAGE = Path(detseg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EXEMPT: tuple[str, ...] = (
-    *("analysis/", "callbacks/", "check/", "checkpoint.py", "data/", "draw.py"),
-    *("inference/", "kernels/", "metrics/", "models/", "modules/", "ops/", "proposals/", "tasks/"),
-    "weights/",
-)
+EXEMPT: tuple[str, ...] = (*("check/", "data/", "draw.py", "metrics/", "models/", "modules/", "weights/"),)
 """Parts of the package that are still being renamed."""
 
 HEADLESS = re.compile(r"(What|Whether|How|Where|Those|It|Who)\b")

@@ -32,8 +32,12 @@ OPTIONS: dict[str, Mapping[str, str]] = {
 }
 
 
+RESUME = "resume the training"
+
+
 def with_options(message: str, command: str) -> str:
     """Return ``message`` with every argument that is an option of ``command`` written as one."""
+    message = message.replace(RESUME, f"{RESUME} with --resume last")
     options = OPTIONS.get(command, {})
 
     def option(match: re.Match[str]) -> str:

@@ -18,7 +18,7 @@ from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.loading.proposals import Proposals, Writer, about, cache_file
+from detseg.data.loading.proposals import Proposals, Writer, cache_file, make_header
 from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.preprocessing import pad_shapes, preprocess, to_batch, to_sample
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> None:
         annotations = data.train_annotations if split == "train" else data.val_annotations
         target = cache_file(out, split)
         source = _fingerprint(file) if file else None
-        with Writer(target, about(annotations, options.method, name=method, file=source)) as writer:
+        with Writer(target, make_header(annotations, options.method, name=method, file=source)) as writer:
             _fill(writer, annotations, _work(method, file, annotations, writer.missing(), options.jobs))
         print(_report(split, annotations, Proposals(target, annotations, "detseg propose")))
     print(f"written: {out}; to train with them: --data.proposals {out}")

@@ -54,8 +54,7 @@ class Predictor:
             raise ConfigError(f"test-time augmentation is for segmenters; {type(model).__name__} is none")
         if isinstance(model, Detector) and not model.complete:
             raise CheckpointError(
-                "this R-CNN has been fine-tuned and no more: what comes after the last epoch is missing; "
-                "its training must go on, with --resume last"
+                "this R-CNN is only fine-tuned: the stages after the last epoch are missing; resume the training"
             )
         self.model = model
         self.tta = tta or TTAConfig()

@@ -1,4 +1,4 @@
-"""Windows at regular places, without a look at the image: what other proposals are compared with."""
+"""Sliding windows at regular places, the baseline for other proposals."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def grid(image: NDArray[np.uint8]) -> NDArray[np.float32]:
             y1, y2 = _spans(side * np.sqrt(ratio), height)
             corners = np.meshgrid(y1, x1, indexing="ij"), np.meshgrid(y2, x2, indexing="ij")
             boxes.append(np.stack([axis.ravel() for pair in corners for axis in reversed(pair)], axis=1))
-    found = np.concatenate(boxes).astype(np.float32)
-    _, first = np.unique(found, axis=0, return_index=True)
-    return found[np.sort(first)]
+    windows = np.concatenate(boxes).astype(np.float32)
+    _, first = np.unique(windows, axis=0, return_index=True)
+    return windows[np.sort(first)]
 
 
 def _spans(side: float, length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where windows of a side begin and end, along an edge of the image."""
+    """Return the starts and ends of windows of a side along an edge of the image."""
     side = min(side, length)
     starts = np.linspace(0, length - side, int(np.ceil((length - side) / (side * STEP))) + 1)
     return starts, starts + side

@@ -22,14 +22,14 @@ Made = tuple[NDArray[np.float32], float]  # boxes, and the seconds they took
 
 
 def make(method: Method, images: Sequence[Image], jobs: int) -> Iterator[Made]:
-    """The proposals of ``images``, in their order. With more than one job, ``method`` must be one that can be pickled.
+    """Compute the proposals of ``images`` in their order. With several jobs, ``method`` must be picklable.
 
     Raises DataError for an image that cannot be read.
     """
     if jobs == 1:
         yield from (_make(method, image) for image in images)
         return
-    # Processes that begin anew: forks of one that has threads can hang.
+    # Spawned, because forks of a process with threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
         try:
@@ -45,7 +45,7 @@ def _make(method: Method, image: Image) -> Made:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, also if that was killed."""
+    """End this process when its parent ends, even if that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""Selective search (Uijlings et al. 2013, IJCV 104): an image is grouped into ever larger regions, each gives a box."""
+"""Selective search (Uijlings et al. 2013, IJCV 104): boxes of ever larger regions of an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEEPEST = 255 / 4 / np.sqrt(2 * np.pi)
 
 
 class Strategies(NamedTuple):
-    """What differs between the groupings of an image: there is one for each combination (section 3.2)."""
+    """Diversification strategies: an image is grouped once for each combination (section 3.2)."""
 
     spaces: tuple[str, ...]  # of colours
     scales: tuple[int, ...]  # k of the first segmentation, which is also the fewest pixels of its regions
@@ -36,7 +36,7 @@ STRATEGIES: dict[Mode, Strategies] = {  # table 5
 
 
 class Regions(NamedTuple):
-    """R regions of an image, with those that will be made of them."""
+    """R regions of an image, then their unions."""
 
     sizes: NDArray[np.int64]  # (R,) pixels
     boxes: NDArray[np.int64]  # (R, 4) xyxy
@@ -62,29 +62,28 @@ def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 
     for hierarchy in hierarchies(small, STRATEGIES[mode]):
         boxes.append(hierarchy[::-1])  # the whole image first
         ranks.append(np.arange(1, len(hierarchy) + 1) * generator.random(len(hierarchy)))
-    found = np.concatenate(boxes)[np.argsort(np.concatenate(ranks), kind="stable")]
-    found = found[(found[:, 2:] - found[:, :2] >= SMALLEST).all(axis=1)]
-    _, first = np.unique(found, axis=0, return_index=True)
+    ranked = np.concatenate(boxes)[np.argsort(np.concatenate(ranks), kind="stable")]
+    ranked = ranked[(ranked[:, 2:] - ranked[:, :2] >= SMALLEST).all(axis=1)]
+    _, first = np.unique(ranked, axis=0, return_index=True)
     factors = np.array([width / small.shape[1], height / small.shape[0]] * 2)
-    boxes_of_image: NDArray[np.float32] = (found[np.sort(first)] * factors).astype(np.float32)
-    return boxes_of_image
+    return np.asarray(ranked[np.sort(first)] * factors, dtype=np.float32)
 
 
 def hierarchies(image: NDArray[np.uint8], strategies: Strategies) -> list[NDArray[np.int64]]:
-    """The boxes (2R - 1, 4) of every grouping: R regions of a first segmentation, and R - 1 unions of two of them."""
-    found = []
+    """Return the boxes (2R - 1, 4) of every grouping: R regions of a segmentation and R - 1 unions of two regions."""
+    boxes = []
     for space in strategies.spaces:
         colours = convert(image, space)
         edges = directions(colours)
         for scale in strategies.scales:
             labels = felzenszwalb(colours, scale=scale, sigma=BLUR, min_size=scale)
             regions, pairs = describe(labels, colours, edges), adjacent(labels)
-            found += [group(regions, pairs, similarity, labels.size) for similarity in strategies.similarities]
-    return found
+            boxes += [group(regions, pairs, similarity, labels.size) for similarity in strategies.similarities]
+    return boxes
 
 
 def convert(image: NDArray[np.uint8], space: str) -> NDArray[np.uint8]:
-    """An RGB image in a space of colours (h, w, C), each channel from 0 to 255."""
+    """Convert an RGB image to a colour space (h, w, C), each channel from 0 to 255."""
     if space == "Lab":
         return cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.uint8, copy=False)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
@@ -98,7 +97,7 @@ def convert(image: NDArray[np.uint8], space: str) -> NDArray[np.uint8]:
 
 
 def directions(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """How steep each channel rises in eight directions, in ten steps: (8 C, h, w) of 0 to 9."""
+    """Return the slope of each channel in eight directions, in ten steps: (8 C, h, w) of 0 to 9."""
     x = np.arange(-4, 5)
     smooth = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
     derivative = x * smooth
@@ -113,7 +112,7 @@ def directions(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def describe(labels: NDArray[np.int64], colours: NDArray[np.uint8], edges: NDArray[np.uint8]) -> Regions:
-    """The regions of a segmentation ``labels`` (h, w), numbered from 0."""
+    """Describe the regions of a segmentation ``labels`` (h, w), numbered from 0."""
     count = int(labels.max()) + 1
     sizes = np.bincount(labels.ravel(), minlength=count)
     boxes = np.zeros((count, 4), dtype=np.int64)
@@ -127,7 +126,7 @@ def describe(labels: NDArray[np.int64], colours: NDArray[np.uint8], edges: NDArr
 
 
 def _histograms(labels: NDArray[np.int64], values: NDArray[np.integer], bins: int) -> NDArray[np.float32]:
-    """How often each region (R) has each of the values below ``bins`` in each of the maps (M, h, w): (R, M * bins)."""
+    """Return the histograms (R, M * bins) of the maps (M, h, w) in each region, with a sum of 1."""
     count = int(labels.max()) + 1
     starts = labels * bins
     counts = [np.bincount((starts + one).ravel(), minlength=count * bins).reshape(count, bins) for one in values]
@@ -137,7 +136,7 @@ def _histograms(labels: NDArray[np.int64], values: NDArray[np.integer], bins: in
 
 
 def adjacent(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs (P, 2) of regions that share an edge of a pixel, the smaller number first."""
+    """Return the pairs (P, 2) of regions that share an edge of a pixel, the smaller number first."""
     pairs = [
         np.stack([labels[:, :-1].ravel(), labels[:, 1:].ravel()]),
         np.stack([labels[:-1].ravel(), labels[1:].ravel()]),
@@ -150,29 +149,29 @@ def adjacent(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def similarity(
-    regions: Regions, kinds: str, a: NDArray[np.int64], b: NDArray[np.int64], area: int
+    regions: Regions, measures: str, a: NDArray[np.int64], b: NDArray[np.int64], area: int
 ) -> NDArray[np.float64]:
-    """How alike regions ``a`` and ``b`` (P,) of an image of ``area`` pixels are: the sum of those of ``kinds``, (P,).
+    """Return the similarity (P,) of regions ``a`` and ``b`` (P,) of an image of ``area`` pixels, a sum of ``measures``.
 
-    Each is between 0 and 1 (section 3.2): the overlap of the histograms of colours (C) and of textures (T), how small
-    the regions are (S), and how well they fill the box around both (F).
+    Each measure is between 0 and 1 (section 3.2): the overlap of the histograms of colours (C) and of textures (T), how
+    small the regions are (S), and how well they fill the box around both (F).
     """
     total = np.zeros(np.broadcast(a, b).shape)
-    if "C" in kinds:
+    if "C" in measures:
         total += np.minimum(regions.colours[a], regions.colours[b]).sum(axis=-1)
-    if "T" in kinds:
+    if "T" in measures:
         total += np.minimum(regions.textures[a], regions.textures[b]).sum(axis=-1)
     sizes = regions.sizes[a] + regions.sizes[b]
-    if "S" in kinds:
+    if "S" in measures:
         total += 1 - sizes / area
-    if "F" in kinds:
+    if "F" in measures:
         corner = np.minimum(regions.boxes[a, :2], regions.boxes[b, :2])
         opposite = np.maximum(regions.boxes[a, 2:], regions.boxes[b, 2:])
         total += 1 - ((opposite - corner).prod(axis=-1) - sizes) / area
     return total
 
 
-def group(regions: Regions, pairs: NDArray[np.int64], kinds: str, area: int) -> NDArray[np.int64]:
+def group(regions: Regions, pairs: NDArray[np.int64], measures: str, area: int) -> NDArray[np.int64]:
     """Join the two most similar neighbours until one region is left (algorithm 1); boxes (2R - 1, 4) in that order."""
     count = len(regions.sizes)
     regions = Regions(*(np.concatenate([column, np.zeros_like(column[1:])]) for column in regions))
@@ -181,7 +180,7 @@ def group(regions: Regions, pairs: NDArray[np.int64], kinds: str, area: int) -> 
     for a, b in pairs.tolist():
         neighbours[a].add(b)
         neighbours[b].add(a)
-    first = similarity(regions, kinds, pairs[:, 0], pairs[:, 1], area)
+    first = similarity(regions, measures, pairs[:, 0], pairs[:, 1], area)
     queue = [(-value, a, b) for value, (a, b) in zip(first.tolist(), pairs.tolist(), strict=True)]
     heapq.heapify(queue)
     joined = [False] * (2 * count - 1)
@@ -200,7 +199,7 @@ def group(regions: Regions, pairs: NDArray[np.int64], kinds: str, area: int) -> 
         for other in others:
             neighbours[other].add(new)
         if others:
-            values = similarity(regions, kinds, np.array(others), np.array(new), area)
+            values = similarity(regions, measures, np.array(others), np.array(new), area)
             for value, other in zip(values.tolist(), others, strict=True):
                 heapq.heappush(queue, (-value, other, new))
     return boxes

@@ -25,7 +25,7 @@ from detseg.ops.losses import class_loss
 from detseg.progress import progress
 from detseg.structures import Batch, drop_padding, rescale
 from detseg.tasks.detection import DetectionTask
-from detseg.tasks.hard_negatives import fit_machines
+from detseg.tasks.hard_negatives import fit_svms
 from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig
 from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name, scale_of
 
@@ -41,7 +41,7 @@ class RCNNTask(DetectionTask):
     regions drawn as for training, since all those of an image are thirty times as many. ``finish`` then computes the
     features of all regions of the training images, and keeps them in ``folder`` as long as they are needed, in at most
     ``features_gib``; fits a support vector machine and a regressor for each class, as far as the network uses them; and
-    evaluates it all. Interrupted anywhere and called again, it goes on.
+    evaluates the result. After an interruption, calling it again continues.
 
     The other settings are those of ``Task``. The learning rate and the 128 regions of a step are the paper's (section
     2.3). The milestones are meant for 20 epochs of VOC 2007, which are 50,000 steps: a tenth of the learning rate after
@@ -49,7 +49,7 @@ class RCNNTask(DetectionTask):
     network and head take.
 
     Raises ConfigError for several devices, and before the first epoch if the features would take more than
-    ``features_gib``; DataError if there is no object to learn from. Whether the disk has so much room is not asked.
+    ``features_gib``; DataError if there is no object to learn from. The free space of the disk is not checked.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RCNNTask(DetectionTask):
             check_room(self.model, self.data, self.features_gib)
 
     def on_train_epoch_start(self) -> None:
-        # The regions that are drawn shall be the same in a training that was interrupted before this epoch.
+        # So that a resumed training samples the same regions.
         torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)) + self.current_epoch)
 
     # After the last step
@@ -107,11 +107,11 @@ class RCNNTask(DetectionTask):
 
     @property
     def _stages(self) -> list[str]:
-        """What is to be fitted to features of regions."""
+        """The stages that follow the epochs."""
         return ["svms"] * (self.model.scores == "svm") + ["regressors"] * self.model.box_regression
 
     def _fit(self, files: RegionFeatures) -> None:
-        """Write what is missing of ``svms`` and ``regressors``."""
+        """Write the missing ones of ``svms`` and ``regressors``."""
         missing = [name for name in self._stages if name not in files]
         device, count = self.trainer.strategy.root_device, len(self.data.train_annotations)
         if missing:
@@ -119,7 +119,7 @@ class RCNNTask(DetectionTask):
                 extract(self.model.to(device), self.data, files, device)
         if "svms" in missing:
             with self._timed("support vector machines"):
-                fit_machines(files, count, self.class_names)
+                fit_svms(files, count, self.class_names)
         if "regressors" in missing:
             with self._timed("regressors"):
                 fit_regressors(files, count, self.class_names)
@@ -153,19 +153,19 @@ class RCNNTask(DetectionTask):
         regions = drop_padding(require_proposals(batch.proposals, "R-CNN"))
         features = self.model.features(batch.images, batch.image_sizes, regions)
         middle = self._now()
-        found = self.model.detect(features, regions, batch.image_sizes)
+        detections = self.model.detect(features, regions, batch.image_sizes)
         self._images += len(batch.images)
         self._seconds["cnn"] += middle - start
         self._seconds["head"] += self._now() - middle
-        self.update_metrics(rescale(found, batch.image_sizes, batch.original_sizes), targets)
-        return losses, {"detections": found}
+        self.update_metrics(rescale(detections, batch.image_sizes, batch.original_sizes), targets)
+        return losses, {"detections": detections}
 
     def compute_metrics(self) -> dict[str, float]:
         if self._fine_tuning:
             return {"accuracy": float(torch.cat(self._correct).mean())}
         proposals = self.data.dataset("val").proposals.seconds()
-        own = {name: seconds / self._images for name, seconds in self._seconds.items()}
-        seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **own}.items()}
+        means = {name: seconds / self._images for name, seconds in self._seconds.items()}
+        seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **means}.items()}
         log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
         return {**super().compute_metrics(), **seconds}
 
@@ -176,8 +176,7 @@ class RCNNTask(DetectionTask):
     def _check_complete(self) -> None:
         if not self.model.complete:
             raise CheckpointError(
-                "this R-CNN has been fine-tuned and no more: what comes after the last epoch is missing; "
-                "its training must go on, with --resume last"
+                "this R-CNN is only fine-tuned: the stages after the last epoch are missing; resume the training"
             )
 
     def _now(self) -> float:
@@ -189,8 +188,8 @@ class RCNNTask(DetectionTask):
 def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -> None:
     """Write ``regressors``, the ``weight`` (4K, E) and ``bias`` (4K,) of each class (appendix C).
 
-    A proposal speaks for the object that it overlaps most, and for its class. Boxes of a class that no proposal is near
-    to stay as they are. It goes on with the class at which it was interrupted.
+    A proposal is a sample of the object that it overlaps most. Boxes of a class without samples are not changed. An
+    interrupted call continues with the next class.
     """
     owners = [files.read(image_name(image), "classes")[0] for image in range(images)]
     scale = scale_of(files, images, "grid")
@@ -204,7 +203,7 @@ def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -
             shown = [image for image in range(images) if (owners[image] == c).any()]
             if shown:
                 near = ((owners[image] == c, *files.read(image_name(image), "grid", "deltas")) for image in shown)
-                parts = ((scale * grid[own].float(), deltas[own]) for own, grid, deltas in near)
+                parts = ((scale * grid[mask].float(), deltas[mask]) for mask, grid, deltas in near)
                 weight[c], bias[c] = ridge(parts, RIDGE)
                 weight[c] *= scale
             files.write("regression", {"weight": weight, "bias": bias, "done": torch.tensor(c + 1)})

@@ -1,4 +1,4 @@
-"""What a network sees in every region of the training images, kept in a file for each image."""
+"""Features of every region of the training images, in a file for each image."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from detseg.structures import Instances, Sample
 
 log = logging.getLogger(__name__)
 
-REGRESSION_IOU = 0.6  # with its object, from which a proposal says how boxes are to be refined (appendix C)
+REGRESSION_IOU = 0.6  # with its object, from which a proposal is a sample for the regressors (appendix C)
 TARGET_NORM = 20.0  # to which features are scaled on average, as in the original implementation
-NORM_IMAGES = 200  # whose features are looked at for that
+NORM_IMAGES = 200  # that the scale is computed from
 GIB = 2**30
 
 
 class RegionFeatures:
-    """Files in a folder: one for each image, and whatever is made of them.
+    """A folder with the features of each image, and with the results of later stages.
 
-    Each is written in one go, so that it is there as a whole or not at all. ``about`` says what the features depend on;
-    those of anything else are removed.
+    Files are written atomically. ``about`` describes everything that the features depend on; features of anything
+    else are removed.
 
     Raises ConfigError for a folder of other files, DataError if nothing can be written there.
     """
@@ -53,15 +53,15 @@ class RegionFeatures:
             folder.mkdir(parents=True, exist_ok=True)
             if not note.exists():
                 if any(file != note.with_suffix(".part") for file in folder.iterdir()):
-                    raise ConfigError(f"{folder}: not made by R-CNN's training, which needs the name; move it away")
+                    raise ConfigError(f"{folder}: not a folder of R-CNN's training, which needs the name; move it away")
             elif note.read_bytes() == about.encode():
                 return
             else:
-                log.info("%s: of other weights, images or settings; made anew", folder)
+                log.info("%s: of other weights, images or settings; computed again", folder)
                 for file in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
                     file.unlink()
         except OSError as error:
-            raise DataError(f"{folder}: cannot be used: {error}; mend that and go on with --resume last") from None
+            raise DataError(f"{folder}: cannot be used: {error}; correct that and resume the training") from None
         _replace(note, lambda part: part.write_text(about))
 
     def __contains__(self, name: object) -> bool:
@@ -69,19 +69,19 @@ class RegionFeatures:
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write the file called ``name``. Raises DataError if it cannot be written."""
-        own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        _replace(self._path(name), lambda part: save_file(own, part))
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        _replace(self._path(name), lambda part: save_file(contiguous, part))
 
     def read(self, name: str, *keys: str) -> list[Tensor]:
-        """Tensors of the file called ``name``; others of it are not read. Raises DataError if it is damaged."""
+        """Read some tensors of the file called ``name``. Raises DataError if it is damaged."""
         try:
             with safe_open(self._path(name), "pt") as file:
                 return [file.get_tensor(key) for key in keys]
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{self._path(name)}: damaged: {error}; remove it and go on with --resume last") from None
+            raise DataError(f"{self._path(name)}: damaged: {error}; remove it and resume the training") from None
 
     def remove(self, count: int) -> None:
-        """Remove those of the images, when they are no longer needed."""
+        """Remove the files of the images."""
         for row in range(count):
             self._path(image_name(row)).unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ class RegionFeatures:
 
 
 def _replace(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file beside ``path`` and put it there when it is whole. Raises DataError if it cannot be written."""
+    """Write a file atomically. Raises DataError if it cannot be written."""
     part = path.with_suffix(".part")
     try:
         save(part)
@@ -98,23 +98,23 @@ def _replace(path: Path, save: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise DataError(f"{part}: cannot be written: {error}; make room and go on with --resume last") from None
+        raise DataError(f"{part}: cannot be written: {error}; free some space and resume the training") from None
 
 
 def image_name(row: int) -> str:
-    """The file of an image."""
+    """Name the file of an image."""
     return f"{row:06d}"
 
 
 def scale_of(files: RegionFeatures, images: int, *keys: str) -> float:
-    """What makes the average length of the features called ``keys`` 20, in the first of so many images."""
-    found = [files.read(image_name(image), *keys) for image in range(min(images, NORM_IMAGES))]
-    norms = torch.cat([part.float().norm(dim=1) for parts in found for part in parts])
+    """Return the factor that makes the mean norm of the features called ``keys`` 20, over the first images."""
+    features = [files.read(image_name(image), *keys) for image in range(min(images, NORM_IMAGES))]
+    norms = torch.cat([part.float().norm(dim=1) for parts in features for part in parts])
     return TARGET_NORM / max(float(norms.mean()), TINY) if len(norms) else 1.0
 
 
 def training_images(data: DetectionDataModule) -> DetectionDataset:
-    """The training images as they are evaluated: without random changes. Raises DataError if they have no proposals."""
+    """Return the training images without augmentation. Raises DataError if they have no proposals."""
     dataset = data.dataset("train")
     if dataset.proposals is None:
         require_proposals(None, "R-CNN")
@@ -123,7 +123,7 @@ def training_images(data: DetectionDataModule) -> DetectionDataset:
 
 
 def describe(model: RCNN, data: DetectionDataModule, precision: str) -> str:
-    """All that the features depend on, as a text; ``precision`` is the trainer's, in which the network runs."""
+    """Describe everything that the features depend on, as JSON; ``precision`` is the trainer's."""
     annotations, dataset = data.train_annotations, training_images(data)
     weights = hashlib.sha256()
     for name, value in model.state_dict().items():
@@ -146,9 +146,9 @@ def describe(model: RCNN, data: DetectionDataModule, precision: str) -> str:
 
 
 def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
-    """Say how large the features will be. Raises ConfigError if that is above ``limit`` GiB, DataError without objects.
+    """Log the size of the features. Raises ConfigError if it exceeds ``limit`` GiB, DataError without objects.
 
-    Boxes are compared as they are in the files, before the images are resized.
+    Boxes are compared in pixels of the image files.
     """
     dataset, total = training_images(data), 0
     annotations = dataset.annotations
@@ -165,7 +165,7 @@ def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
         near = int((box_ops.iou(truth, boxes) >= REGRESSION_IOU).any(dim=0).sum())
         total += 2 * model.svms.in_features * (len(boxes) + len(truth)) + 2 * model.bbox_pred.in_features * near
         total += 4 * model.num_classes * (len(boxes) + len(truth))
-    log.info("the features of all regions will take %.2f GiB on the disk, of %g", total / GIB, limit)
+    log.info("the features of all regions will take %.2f GiB on disk, of %g allowed", total / GIB, limit)
     if total > limit * GIB:
         raise ConfigError(
             f"task.features_gib: {limit:g} is not enough, the features of the training images take "
@@ -175,7 +175,7 @@ def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
 
 @torch.no_grad()
 def extract(model: RCNN, data: DetectionDataModule, files: RegionFeatures, device: torch.device) -> None:
-    """Write the features of all training images that are not there yet, in half precision.
+    """Write the missing features of the training images, in half precision.
 
     For each image with n objects and m proposals, p of them near enough to one: ``truth`` (n, D) and ``labels`` (n,) of
     the objects; ``hidden`` (m, D) of the proposals; ``overlaps`` (n + m, K) of both, the highest IoU with an object of
@@ -197,14 +197,14 @@ def _image_features(model: RCNN, sample: Sample, data: DetectionDataModule, devi
     proposals = sample.proposals.to(device)
     boxes = torch.cat([truth, proposals])[None]
     regions = Instances(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool, device=device))
-    found = model.features(batch.images.to(device), batch.image_sizes.to(device), regions)
-    hidden, grid = (each[0].half() for each in found)
+    features = model.features(batch.images.to(device), batch.image_sizes.to(device), regions)
+    hidden, grid = (each[0].half() for each in features)
     if not (hidden.isfinite().all() and grid.isfinite().all()):
         path = data.train_annotations.path(sample.image_index)
-        raise DetsegError(f"{path}: its features are not finite in half precision; lower --task.lr and begin anew")
+        raise DetsegError(f"{path}: its features are not finite in half precision; train again with a lower `lr`")
 
     nothing = proposals.new_zeros(1, len(proposals))
-    iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # before the objects one that nothing is near to
+    iou = torch.cat([nothing, box_ops.iou(truth, proposals)])  # a first row for images without an object
     best, nearest = iou.max(dim=0)
     near = best >= REGRESSION_IOU
     nearest = nearest[near] - 1
@@ -220,7 +220,7 @@ def _image_features(model: RCNN, sample: Sample, data: DetectionDataModule, devi
 
 
 def _overlaps(boxes: Tensor, sample: Sample, annotations: DetectionAnnotations, num_classes: int) -> Tensor:
-    """The highest IoU (n, K) of boxes (n, 4) with an object of each class, be it a crowd, difficult or to be learnt."""
+    """Return the highest IoU (n, K) of boxes (n, 4) with the objects of each class, with crowds and difficult."""
     objects = annotations.objects(sample.image_index)
     height, width = sample.original_size
     scale = sample.image.shape[2] / width, sample.image.shape[1] / height

@@ -17,6 +17,7 @@ from detseg.cli._options import with_options
         ("train", "split.val_fraction: 2 is", "--data.split.val_fraction: 2 is"),
         ("train", "give `split.train='FILE'`", "give `--data.split.train FILE`"),
         ("check", "choose with `format='YOLO'`", "choose with `--format YOLO`"),
+        ("train", "full; resume the training", "full; resume the training with --resume last"),
         ("convert", "class_names: 3 of 4", "--classes: 3 of 4"),
         ("convert", "a.pth: class_names: 3 of 4", "a.pth: class_names: 3 of 4"),
         ("predict", "add `masks='all'`", "add `masks='all'`"),  # it has no such option

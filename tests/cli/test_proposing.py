@@ -60,7 +60,7 @@ def test_what_it_writes_is_what_it_reports_and_what_training_reads(
     batch = next(iter(data.train_dataloader()))
     assert batch.proposals is not None
     assert batch.proposals.valid.sum(dim=1).tolist() == [len(found[0])] * 2
-    command = shlex.split(str(missing.value).partition("make it: ")[2])
+    command = shlex.split(str(missing.value).partition("compute it: ")[2])
     Path("proposals/grid/train.sqlite").unlink()
     assert command[-2:] == ["--method", "selective_search"]
     cli.main(["propose", *command[2:-1], "grid"])  # as the error said, but faster
@@ -136,7 +136,7 @@ def test_another_checkpoint_is_another_setting(data: COCO, capsys: pytest.Captur
     checkpoint.save(task, "rpn.ckpt")
     with pytest.raises(SystemExit):
         cli.main(["propose", *line])
-    assert "error: proposals/rpn/val.sqlite: made by --method rpn:rpn.ckpt" in capsys.readouterr().err
+    assert "error: proposals/rpn/val.sqlite: computed by rpn:rpn.ckpt" in capsys.readouterr().err
 
 
 def test_detectron2s_files_are_converted(data: COCO, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,7 +190,7 @@ def test_a_card_that_lies_is_refused_and_nothing_is_imported(changes: dict[str, 
     folder = copy(str(tmp_path / "lying"))
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps({**card, **changes}))
-    with pytest.raises(CheckpointError, match=r"lying: cannot rebuild the network"):
+    with pytest.raises(CheckpointError, match=r"lying: cannot rebuild the model"):
         checkpoint.load(folder)
 
 
@@ -199,7 +199,7 @@ def test_a_card_with_a_wrong_value_is_refused(tmp_path: Path) -> None:
     card = json.loads((folder / "card.json").read_text())
     card["model"]["init_args"]["num_classes"] = []
     (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match=r"short: cannot rebuild the network: "):
+    with pytest.raises(CheckpointError, match=r"short: cannot rebuild the model: "):
         checkpoint.load(folder)
 
 

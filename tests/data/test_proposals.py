@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data import COCO, VOC, Shapes, Transforms, collate
-from detseg.data.loading.proposals import Writer, about, cache_file
+from detseg.data.loading.proposals import Writer, cache_file, make_header
 from detseg.data.transforms.detection import ImageSample
 from detseg.errors import DataError
 from detseg.structures import Sample
@@ -113,7 +113,7 @@ def written(folder: Path, data: COCO) -> dict[str, list[np.ndarray]]:
     """Random proposals for both splits."""
     found: dict[str, list[np.ndarray]] = {}
     for split, images in (("train", data.train_annotations), ("val", data.val_annotations)):
-        with Writer(cache_file(folder, split), about(images, "grid")) as writer:
+        with Writer(cache_file(folder, split), make_header(images, "grid")) as writer:
             for row in range(len(images)):
                 corners = np.random.default_rng(row).uniform(0, 30, (2500 if row else 3, 2))
                 boxes = np.concatenate([corners, corners + 10], axis=1).astype(np.float32)
@@ -149,7 +149,7 @@ def test_missing_ones_stop_with_the_command(tmp_path: Path) -> None:
     for split, loader in (("train", data.train_dataloader), ("val", data.val_dataloader)):
         with pytest.raises(DataError, match=re.escape(f"some/where/{split}.sqlite: no such file")) as caught:
             loader()
-        command = shlex.split(str(caught.value).partition("make it: ")[2])
+        command = shlex.split(str(caught.value).partition("compute it: ")[2])
         assert command == [*line, "--split", split, "--out", "some/where", "--method", "selective_search"]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.loading.proposals import Proposals, Writer, about, cache_file
+from detseg.data.loading.proposals import Proposals, Writer, cache_file, make_header
 from detseg.errors import DataError
 from detseg.proposals.grid import grid
 from detseg.proposals.making import make
@@ -36,7 +36,7 @@ def boxes(row: int) -> NDArray[np.float32]:
 
 
 def fill(file: Path, annotations: DetectionAnnotations, rows: range, method: str = "grid") -> Path:
-    with Writer(file, about(annotations, method)) as writer:
+    with Writer(file, make_header(annotations, method)) as writer:
         for row in rows:
             writer.add(row, boxes(row), 0.5)
     return file
@@ -73,7 +73,7 @@ def slow(image):
 if __name__ == "__main__":
     annotations = images(Path(sys.argv[1]), 12)
     paths = [(annotations.path(row), (50, 60)) for row in range(12)]
-    with cache.Writer(Path(sys.argv[2]), cache.about(annotations, "grid")) as writer:
+    with cache.Writer(Path(sys.argv[2]), cache.make_header(annotations, "grid")) as writer:
         for row, (boxes, seconds) in enumerate(make(slow, paths, 2)):
             writer.add(row, boxes, seconds)
             print(row, flush=True)
@@ -98,16 +98,16 @@ def test_after_a_kill_the_rest_is_made_and_all_is_as_without_one(tmp_path: Path,
 
     annotations = images(tmp_path, 12)
     done = 0 if seconds else r"\d+"
-    with pytest.raises(DataError, match=rf"unfinished, {done} of 12 images; go on: {COMMAND} --method grid"):
+    with pytest.raises(DataError, match=rf"unfinished, {done} of 12 images; continue: {COMMAND} --method grid"):
         Proposals(file, annotations, COMMAND)
-    with Writer(file, about(annotations, "grid")) as writer:
+    with Writer(file, make_header(annotations, "grid")) as writer:
         missing = writer.missing()
         assert len(missing) == 12 if seconds else 0 < len(missing) < 9
         paths = [(annotations.path(row), (50, 60)) for row in missing]
         for row, (found, time) in zip(missing, make(grid, paths, 1), strict=True):
             writer.add(row, found, time)
     resumed = Proposals(file, annotations, COMMAND)
-    with Writer(tmp_path / "unbroken.sqlite", about(annotations, "grid")) as writer:
+    with Writer(tmp_path / "unbroken.sqlite", make_header(annotations, "grid")) as writer:
         for row, (found, time) in enumerate(make(grid, [(annotations.path(row), (50, 60)) for row in range(12)], 1)):
             writer.add(row, found, time)
     unbroken = Proposals(tmp_path / "unbroken.sqlite", annotations, COMMAND)
@@ -115,7 +115,7 @@ def test_after_a_kill_the_rest_is_made_and_all_is_as_without_one(tmp_path: Path,
 
 
 def test_a_missing_file_says_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"train.sqlite: no such file of proposals; make it: {COMMAND} --method sel"):
+    with pytest.raises(DataError, match=f"train.sqlite: no such file of proposals; compute it: {COMMAND} --method sel"):
         Proposals(tmp_path / "train.sqlite", images(tmp_path, 2), COMMAND)
 
 
@@ -125,11 +125,11 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
     made.image(tmp_path / "2.png", 50, 60, seed=99)
     with (tmp_path / "2.png").open("ab") as stream:
         stream.write(b"longer")
-    changed = f"^{file}: made for other images .*; remove it and make it anew: {COMMAND} --method grid$"
+    changed = f"^{file}: made for other images .*; remove it and compute it again: {COMMAND} --method grid$"
     with pytest.raises(DataError, match=changed):
         Proposals(file, annotations, COMMAND)
     with pytest.raises(DataError, match=f"^{file}: made for other images"):
-        Writer(file, about(annotations, "grid"))
+        Writer(file, make_header(annotations, "grid"))
     made.image(tmp_path / "2.png", 50, 60, seed=2)
     assert Proposals(file, annotations, COMMAND)
     with pytest.raises(DataError, match=changed):
@@ -142,11 +142,11 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
 def test_other_settings_and_a_second_writer_are_refused(tmp_path: Path) -> None:
     annotations = images(tmp_path, 2)
     file = fill(tmp_path / "train.sqlite", annotations, range(1))
-    with pytest.raises(DataError, match=f"^{file}: made by --method grid"):
-        Writer(file, about(annotations, "selective_search", name="other"))
-    with Writer(file, about(annotations, "grid")):
+    with pytest.raises(DataError, match=f"^{file}: computed by grid"):
+        Writer(file, make_header(annotations, "selective_search", name="other"))
+    with Writer(file, make_header(annotations, "grid")):
         with pytest.raises(DataError, match=f"^{file}: another process is writing it"):
-            Writer(file, about(annotations, "grid"))
+            Writer(file, make_header(annotations, "grid"))
         with pytest.raises(DataError, match=f"^{file}: another process is writing it"):
             Proposals(file, annotations, COMMAND)
 
@@ -157,13 +157,13 @@ def test_what_was_made_before_an_error_is_kept(tmp_path: Path) -> None:
     paths = [(annotations.path(row), (50, 60)) for row in range(3)]
 
     def write() -> None:
-        with Writer(tmp_path / "train.sqlite", about(annotations, "grid")) as writer:
+        with Writer(tmp_path / "train.sqlite", make_header(annotations, "grid")) as writer:
             for row, (found, seconds) in enumerate(make(grid, paths, 1)):
                 writer.add(row, found, seconds)
 
     with pytest.raises(DataError, match=r"2\.png: not an image"):
         write()
-    with Writer(tmp_path / "train.sqlite", about(annotations, "grid")) as again:
+    with Writer(tmp_path / "train.sqlite", make_header(annotations, "grid")) as again:
         assert again.missing() == [2]
 
 
@@ -172,7 +172,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     text, database, folder, empty = (tmp_path / name for name in ("text", "database", "folder", "empty"))
     text.write_text("something of somebody else's" * 50)
     with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TABLE about (own INTEGER)")
+        connection.execute("CREATE TABLE make_header (own INTEGER)")
     connection.close()
     folder.mkdir()
     for file in (text, database, folder):
@@ -180,10 +180,10 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"^{file}: .*{COMMAND}"):
             Proposals(file, annotations, COMMAND)
         with pytest.raises(DataError, match=f"^{file}: .*--out"):
-            Writer(file, about(annotations, "grid"))
+            Writer(file, make_header(annotations, "grid"))
         assert before is None or file.read_bytes() == before
     empty.touch()
-    with pytest.raises(DataError, match=f"^{empty}: empty; go on: {COMMAND}"):
+    with pytest.raises(DataError, match=f"^{empty}: empty; continue: {COMMAND}"):
         Proposals(empty, annotations, COMMAND)
 
 

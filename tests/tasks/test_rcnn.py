@@ -27,7 +27,7 @@ from detseg.inference.predictor import Predictor
 from detseg.models import RCNN
 from detseg.modules.backbones import SqueezeNet
 from detseg.tasks import RCNNTask
-from detseg.tasks.hard_negatives import Machine, fit_machines
+from detseg.tasks.hard_negatives import ClassSVM, fit_svms
 from detseg.tasks.rcnn import fit_regressors
 from detseg.tasks.region_features import RegionFeatures, check_room, describe, extract, image_name
 from tests.colours import colours, write_colours
@@ -70,7 +70,7 @@ from detseg import cli
 from detseg.tasks import (RCNNTask, rcnn)
 from detseg.tasks.region_features import RegionFeatures
 
-rcnn.fit_machines = functools.partial(rcnn.fit_machines, enough=40)
+rcnn.fit_svms = functools.partial(rcnn.fit_svms, refit_every=40)
 
 def kill_after(owner, method, place):
     original = getattr(owner, method)
@@ -196,7 +196,7 @@ def test_the_ablation_on_one_checkpoint(folder: Path, runs: list[str]) -> None:
     assert len(set(scores)) == 3
 
 
-def test_without_machines_and_regressors_no_features_are_made(
+def test_without_svms_and_regressors_no_features_are_made(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -211,7 +211,7 @@ def test_without_machines_and_regressors_no_features_are_made(
 
 
 def test_a_fine_tuned_network_alone_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="--resume last"):
+    with pytest.raises(CheckpointError, match="resume the training"):
         Predictor(model())
 
 
@@ -315,10 +315,10 @@ def objective(features: torch.Tensor, positive: torch.Tensor, weight: torch.Tens
     return float((weight.square().sum() + (bias / 10) ** 2) / 2 + 0.001 * losses.sum())
 
 
-def test_machines_equal_scikit_learn_on_all_negatives(made_up: RegionFeatures) -> None:
+def test_svms_equal_scikit_learn_on_all_negatives(made_up: RegionFeatures) -> None:
     """Mined little by little or all at once."""
-    for enough, worse in ((10**6, 1.001), (20, 1.05)):
-        fit_machines(made_up, 12, ("a", "b", "c"), enough=enough)
+    for refit_every, worse in ((10**6, 1.001), (20, 1.05)):
+        fit_svms(made_up, 12, ("a", "b", "c"), refit_every=refit_every)
         weight, bias = made_up.read("svms", "weight", "bias")
         made_up.folder.joinpath("mining.safetensors").unlink(missing_ok=True)
         for label in (0, 1):
@@ -336,31 +336,31 @@ def test_machines_equal_scikit_learn_on_all_negatives(made_up: RegionFeatures) -
 
 def test_hard_negatives_change_the_set() -> None:
     random = torch.Generator().manual_seed(0)
-    machine = Machine(20 + torch.randn(30, 8, generator=random))
+    svm = ClassSVM(20 + torch.randn(30, 8, generator=random))
     easy, hard = -20 + 8 * torch.randn(40, 8, generator=random), 16 + torch.randn(40, 8, generator=random)
-    machine.add(0, torch.arange(40), easy)
-    machine.fit()
-    assert len(machine.negatives) < 40  # the easy ones are forgotten
-    before = machine.weight.clone()
-    assert (hard @ machine.weight + machine.bias > 0).all()
-    machine.add(1, torch.arange(0, 40, 2), hard)
-    assert machine.new == 20
-    machine.fit()
-    assert not torch.equal(machine.weight, before)
-    assert (hard @ machine.weight + machine.bias).mean() < (hard @ before).mean()
-    assert (machine.negatives @ machine.weight + machine.bias >= -1.2).all()
-    of_hard = machine.places[machine.places[:, 0] == 1]
+    svm.add(0, torch.arange(40), easy)
+    svm.fit()
+    assert len(svm.negatives) < 40  # the easy ones are dropped
+    before = svm.weight.clone()
+    assert (hard @ svm.weight + svm.bias > 0).all()
+    svm.add(1, torch.arange(0, 40, 2), hard)
+    assert svm.new == 20
+    svm.fit()
+    assert not torch.equal(svm.weight, before)
+    assert (hard @ svm.weight + svm.bias).mean() < (hard @ before).mean()
+    assert (svm.negatives @ svm.weight + svm.bias >= -1.2).all()
+    of_hard = svm.places[svm.places[:, 0] == 1]
     assert len(of_hard)
     assert (of_hard[:, 1] % 2 == 0).all()
-    assert_close(machine.negatives[machine.places[:, 0] == 1], hard[of_hard[:, 1]])
+    assert_close(svm.negatives[svm.places[:, 0] == 1], hard[of_hard[:, 1]])
 
 
 def test_negatives_are_all_regions_that_are_not_near_an_object(
     made_up: RegionFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = []
-    monkeypatch.setattr(Machine, "add", lambda self, image, chosen, hidden: added.append((image, chosen)))
-    fit_machines(made_up, 12, ("a", "b", "c"))
+    monkeypatch.setattr(ClassSVM, "add", lambda self, image, chosen, hidden: added.append((image, chosen)))
+    fit_svms(made_up, 12, ("a", "b", "c"))
     assert len(added) == 24
     for position, (image, chosen) in enumerate(added):
         overlaps = made_up.read(image_name(image), "overlaps")[0][:, position % 2]
@@ -372,11 +372,11 @@ def test_a_class_without_a_negative_is_never_found(made_up: RegionFeatures, capl
         labels, truth, hidden, overlaps = made_up.read(image_name(image), "labels", "truth", "hidden", "overlaps")
         overlaps[:, 0] = 1
         made_up.write(image_name(image), {"labels": labels, "truth": truth, "hidden": hidden, "overlaps": overlaps})
-    fit_machines(made_up, 12, ("a", "b", "c"))
+    fit_svms(made_up, 12, ("a", "b", "c"))
     weight, bias = made_up.read("svms", "weight", "bias")
     assert bias.isneginf().tolist() == [True, False, True]
     assert not weight[0].any()
-    assert "no region is away from the objects of a: never to be found" in caplog.text
+    assert "no region is a negative of a: never detected" in caplog.text
 
 
 def test_regressors_equal_scikit_learn(folder: Path, files: RegionFeatures) -> None:
@@ -446,10 +446,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     own = tmp_path / "features" / "mine.txt"
     own.parent.mkdir()
     own.write_text("mine")
-    with pytest.raises(ConfigError, match=r"features: not made by R-CNN's training.*move it away"):
+    with pytest.raises(ConfigError, match=r"features: not a folder of R-CNN's training.*move it away"):
         RegionFeatures(own.parent, "about")
     assert [file.name for file in own.parent.iterdir()] == ["mine.txt"]
-    with pytest.raises(DataError, match=r"mine\.txt: cannot be used: .*--resume last"):
+    with pytest.raises(DataError, match=r"mine\.txt: cannot be used: .*resume the training"):
         RegionFeatures(own, "about")
 
 

@@ -1,6 +1,6 @@
-"""The proposals of a split in one file: written little by little, whatever happens in between, read image by image.
+"""The proposals of a split in one file, written image by image and safe against crashes.
 
-The file is an SQLite database. It says what images and what settings it is of, so that no other file is taken for it.
+The file is an SQLite database. Its header describes the images and the settings, so that files are not confused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import DataError
 
 FORMAT = 1  # of the file
-SECONDS = 1.0  # between two savings
+SECONDS = 1.0  # between two commits
 
 TABLES = (
     "CREATE TABLE about (method TEXT, settings TEXT, images TEXT, total INTEGER)",
@@ -30,8 +30,8 @@ TABLES = (
 )
 
 
-class About(NamedTuple):
-    """What a file of proposals is of."""
+class Header(NamedTuple):
+    """The header of a file of proposals."""
 
     method: str  # as given to the command that made it
     settings: str  # all that the boxes depend on, besides the images
@@ -40,21 +40,20 @@ class About(NamedTuple):
 
 
 def cache_file(folder: str | Path, split: str) -> Path:
-    """The file of a split in a folder of proposals."""
+    """Name the file of a split in a folder of proposals."""
     return Path(folder, f"{split}.sqlite")
 
 
-def about(annotations: DetectionAnnotations, method: str, **settings: Any) -> About:
-    """What a file of the proposals of these images says of itself. Raises DataError for an image that is missing."""
-    own = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
-    return About(method, own, fingerprint(annotations), len(annotations))
+def make_header(annotations: DetectionAnnotations, method: str, **settings: Any) -> Header:
+    """Return the header for the proposals of these images. Raises DataError for a missing image."""
+    text = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
+    return Header(method, text, fingerprint(annotations), len(annotations))
 
 
 def fingerprint(annotations: DetectionAnnotations) -> str:
-    """A number that changes with the names, the sizes and the order of the images, and not with their labels.
+    """Hash the names, the sizes and the order of the images, and not their labels.
 
-    Files are not read for it, but looked up: one that was replaced is noticed by its length. Raises DataError for one
-    that is missing.
+    Files are not read, but a replaced file is noticed by its length. Raises DataError for a missing image.
     """
     digest = hashlib.sha256(np.ascontiguousarray(annotations.sizes, dtype=np.int32).tobytes())
     for row, name in enumerate(annotations.files.tolist()):
@@ -67,42 +66,42 @@ def fingerprint(annotations: DetectionAnnotations) -> str:
 
 
 class Proposals:
-    """Boxes for each image of a split, the likeliest first. It may be handed to other processes.
+    """Boxes for each image of a split, best first. Can be pickled for other processes.
 
-    Raises DataError, which ends in the command to make the file with, if ``file`` is missing, unfinished, damaged,
+    Raises DataError, which ends with the command that computes the file, if ``file`` is missing, unfinished, damaged,
     something else, or of other images than those of ``annotations``. The command begins with ``command``.
     """
 
     def __init__(self, file: Path, annotations: DetectionAnnotations, command: str) -> None:
         self.file, self.command = file, command
         if not file.exists():
-            raise DataError(f"{file}: no such file of proposals; make it: {command} --method selective_search")
+            raise DataError(f"{file}: no such file of proposals; compute it: {command} --method selective_search")
         with self._open() as connection:
-            found = read_about(connection)
-            done = connection.execute("SELECT count(*) FROM proposals").fetchone()[0] if found else 0
-        if found is None:
-            raise DataError(f"{file}: empty; go on: {command} --method selective_search")
-        self.command = f"{command} --method {found.method}"
-        if json.loads(found.settings)["format"] != FORMAT:
-            raise DataError(f"{file}: written by another version of detseg; {self._anew}")
-        if found.images != fingerprint(annotations):
-            raise DataError(f"{file}: made for other images than those of {annotations.root}; {self._anew}")
-        if done != found.total:
-            raise DataError(f"{file}: unfinished, {done} of {found.total} images; go on: {self.command}")
+            header = read_header(connection)
+            done = connection.execute("SELECT count(*) FROM proposals").fetchone()[0] if header else 0
+        if header is None:
+            raise DataError(f"{file}: empty; continue: {command} --method selective_search")
+        self.command = f"{command} --method {header.method}"
+        if json.loads(header.settings)["format"] != FORMAT:
+            raise DataError(f"{file}: written by another version of detseg; {self._hint}")
+        if header.images != fingerprint(annotations):
+            raise DataError(f"{file}: made for other images than those of {annotations.root}; {self._hint}")
+        if done != header.total:
+            raise DataError(f"{file}: unfinished, {done} of {header.total} images; continue: {self.command}")
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
         """Boxes (N, 4) of an image, xyxy in its pixels. Raises DataError if they are damaged."""
-        with self._open() as connection:  # for each image anew: processes cannot share one, and it takes no time
+        with self._open() as connection:  # each time: processes cannot share a connection
             return read_boxes(connection, row)
 
     def seconds(self) -> float:
-        """How long an image took on average."""
+        """Return the mean time for an image."""
         with self._open() as connection:
             return float(connection.execute("SELECT avg(seconds) FROM proposals").fetchone()[0] or 0)
 
     @property
-    def _anew(self) -> str:
-        return f"remove it and make it anew: {self.command}"
+    def _hint(self) -> str:
+        return f"remove it and compute it again: {self.command}"
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -114,36 +113,36 @@ class Proposals:
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
             if "locked" in str(error):
                 raise DataError(f"{self.file}: another process is writing it; wait for it") from None
-            raise DataError(f"{self.file}: damaged, or no file of proposals ({error}); {self._anew}") from None
+            raise DataError(f"{self.file}: damaged, or no file of proposals ({error}); {self._hint}") from None
 
 
 class Writer:
-    """Adds proposals to a file, or goes on with one of the same images and settings.
+    """Add proposals to a file, new or of the same images and settings.
 
-    At any moment the file holds whole images: what was added in the last second may be missing after a crash, and
-    nothing else. Raises DataError if ``file`` is of other images or settings, something else, or in use.
+    The file always holds complete images: a crash loses at most those of the last second. Raises DataError if ``file``
+    is of other images or settings, something else, or in use.
     """
 
-    def __init__(self, file: Path, what: About) -> None:
+    def __init__(self, file: Path, header: Header) -> None:
         self.file = file
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(file, timeout=1, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise DataError(f"{file}: cannot be written: {error}; give another --out") from None
+            raise DataError(f"{file}: cannot be written: {error}; choose another folder") from None
         try:
-            self._begin(what)
+            self._begin(header)
         except BaseException:
             self.connection.close()
             raise
 
     def missing(self) -> list[int]:
-        """The rows of the images that have no proposals yet."""
+        """List the indices of the images without proposals."""
         done = {row for (row,) in self.connection.execute("SELECT row FROM proposals")}
         return [row for row in range(self.total) if row not in done]
 
     def add(self, row: int, boxes: NDArray[np.float32], seconds: float) -> None:
-        """Add the boxes (N, 4) of an image, which took so many seconds."""
+        """Add the boxes (N, 4) of an image and the time that they took."""
         content = np.ascontiguousarray(boxes, dtype="<f4").tobytes()
         values = (row, content, zlib.crc32(content), seconds)
         self.connection.execute("INSERT INTO proposals VALUES (?, ?, ?, ?)", values)
@@ -154,7 +153,7 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Save what was added, also after an error."""
+        """Commit, also after an error."""
         self.connection.execute("COMMIT")
         self.connection.close()
 
@@ -163,46 +162,46 @@ class Writer:
         self.connection.execute("BEGIN EXCLUSIVE")
         self._saved = time.monotonic()
 
-    def _begin(self, what: About) -> None:
-        self.total, self._saved = what.total, time.monotonic()
-        way_on = "remove it, or give another folder with --out"
+    def _begin(self, header: Header) -> None:
+        self.total, self._saved = header.total, time.monotonic()
+        hint = "remove it, or choose another folder"
         try:
             self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # until it is closed
             self.connection.execute("BEGIN EXCLUSIVE")
-            found = read_about(self.connection)
+            existing = read_header(self.connection)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise DataError(f"{self.file}: another process is writing it; wait for it") from None
-            raise DataError(f"{self.file}: cannot be written, or no file of proposals ({error}); {way_on}") from None
+            raise DataError(f"{self.file}: cannot be written, or no file of proposals ({error}); {hint}") from None
         except (sqlite3.Error, ValueError, TypeError) as error:
-            raise DataError(f"{self.file}: damaged, or no file of proposals ({error}); {way_on}") from None
-        if found is None:
+            raise DataError(f"{self.file}: damaged, or no file of proposals ({error}); {hint}") from None
+        if existing is None:
             for table in TABLES:
                 self.connection.execute(table)
-            self.connection.execute("INSERT INTO about VALUES (?, ?, ?, ?)", what)
+            self.connection.execute("INSERT INTO about VALUES (?, ?, ?, ?)", header)
             self._save()
-        elif found.settings != what.settings:
-            raise DataError(f"{self.file}: made by --method {found.method} with {found.settings}; {way_on}")
-        elif found.images != what.images:
-            raise DataError(f"{self.file}: made for other images, or some have changed since; {way_on}")
+        elif existing.settings != header.settings:
+            raise DataError(f"{self.file}: computed by {existing.method} with {existing.settings}; {hint}")
+        elif existing.images != header.images:
+            raise DataError(f"{self.file}: made for other images, or some have changed since; {hint}")
 
 
-def read_about(connection: sqlite3.Connection) -> About | None:
-    """What a file says of itself, None if it is empty. Raises ValueError or sqlite3.Error for something else."""
+def read_header(connection: sqlite3.Connection) -> Header | None:
+    """Read the header, None for an empty file. Raises ValueError or sqlite3.Error for any other file."""
     if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return None
-    found = About(*connection.execute("SELECT * FROM about").fetchone())
-    if not all(isinstance(value, str) for value in found[:3]) or not isinstance(found.total, int):
-        raise ValueError("it does not say what it is of")
-    return found
+    header = Header(*connection.execute("SELECT * FROM about").fetchone())
+    if not all(isinstance(value, str) for value in header[:3]) or not isinstance(header.total, int):
+        raise ValueError("its header is invalid")
+    return header
 
 
 def read_boxes(connection: sqlite3.Connection, row: int) -> NDArray[np.float32]:
-    """The boxes of an image. Raises ValueError if they are not those that were written."""
-    found = connection.execute("SELECT boxes, checksum FROM proposals WHERE row = ?", (row,)).fetchone()
-    if found is None or not isinstance(found[0], bytes) or zlib.crc32(found[0]) != found[1]:
+    """Read the boxes of an image. Raises ValueError if they are damaged."""
+    record = connection.execute("SELECT boxes, checksum FROM proposals WHERE row = ?", (row,)).fetchone()
+    if record is None or not isinstance(record[0], bytes) or zlib.crc32(record[0]) != record[1]:
         raise ValueError(f"the boxes of image {row}")
-    boxes = np.frombuffer(found[0], dtype="<f4").reshape(-1, 4).astype(np.float32)
+    boxes = np.frombuffer(record[0], dtype="<f4").reshape(-1, 4).astype(np.float32)
     if not np.isfinite(boxes).all():
         raise ValueError(f"the boxes of image {row}")
     return boxes
