@@ -61,7 +61,7 @@ class DataLoadingMonitor(Callback):
                 "says where it goes",
                 trainer.current_epoch,
                 100 * self.waited / self.total,
-                f"`--data.num_workers {workers + 2}` reads with more processes than {workers}"
+                f"`num_workers={workers + 2}` loads with more processes than {workers}"
                 if workers < cores
                 else f"The {workers} workers have {cores} cores between them: smaller images or fewer changes help",
             )

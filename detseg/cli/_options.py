@@ -20,7 +20,7 @@ GROUPED = {
     "root": "data.root",
     "split": "data.split",
     "transforms": "data.transforms",
-    "warmup_steps": "task.warmup_steps",
+    "warmup_steps": "task.schedule.warmup_steps",
 }
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {

@@ -44,7 +44,7 @@ class LossCheck:
         which = "loss" if not all(value.isfinite() for value in self.losses.values()) else "gradient of the loss"
         raise DetsegError(
             f"the {which} is not finite in step {self.step}: {values}; the images were {images}. "
-            "Check their labels; if they are valid, lower task.lr or raise task.schedule.warmup_steps"
+            "Check their labels; if they are valid, lower `lr` or raise `warmup_steps`"
         )
 
     def _send(self) -> None:

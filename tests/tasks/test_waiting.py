@@ -51,7 +51,7 @@ def run(
 def test_the_share_is_that_of_the_time_after_the_first_step(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     found = run(clock, [(100, 50), (1, 3), (2, 4), (0, 5)])
     assert (found.waited, found.total) == (3, 15)
-    assert "epoch 4: the device waited for data for 20 % of the time. `--data.num_workers 2` reads" in caplog.text
+    assert "epoch 4: the device waited for data for 20 % of the time. `num_workers=2` loads" in caplog.text
     assert "python tools/benchmark.py data" in caplog.text
 
 
