@@ -43,8 +43,8 @@ def require_proposals(proposals: Instances | None, model: str) -> Instances:
     """Return the proposals that came with the images, at least one slot of them. Raises DataError if there are none."""
     if proposals is None:
         raise DataError(
-            f"{model} needs proposals, and none came with the images: compute them with `detseg propose`, and pass their "
-            "folder to the data as `proposals`"
+            f"{model} needs proposals, and none came with the images: compute them with `detseg propose`, and "
+            "pass their folder to the data as `proposals`"
         )
     if not proposals.valid.shape[1]:  # of no image
         images = len(proposals.valid)
