@@ -30,14 +30,13 @@ OPTIONS: dict[str, Mapping[str, str]] = {
     **dict.fromkeys(("browse", "evaluate", "propose", "train"), GROUPED),
     "probe": {**GROUPED, "min_count": "min_count"},
 }
-
-
 RESUME = "resume the training"
 
 
 def with_options(message: str, command: str) -> str:
     """Return ``message`` with every argument that is an option of ``command`` written as one."""
-    message = message.replace(RESUME, f"{RESUME} with --resume last")
+    if command == "train":
+        message = message.replace(RESUME, f"{RESUME} with --resume last")
     options = OPTIONS.get(command, {})
 
     def option(match: re.Match[str]) -> str:
