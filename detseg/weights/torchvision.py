@@ -1,9 +1,8 @@
-"""Weights of torchvision's detectors in ours, and ours in torchvision's.
+"""Exchange of weights with torchvision's detectors and segmenters.
 
-The networks are the same; the names differ, and so does what belongs to a class. torchvision counts the background as
-class 0 of the softmax, here it is the last. torchvision has box and mask outputs for the background, which nothing
-reads; here there are none, and they are written as zeros. Its COCO weights have 91 labels, the ids of the categories,
-11 of which no object has; here there are the 80 classes.
+The networks are identical; tensor names and the layout of the classes differ. torchvision's background is class 0 of
+the softmax, here it is the last. torchvision's unused box and mask outputs of the background do not exist here, and are
+exported as zeros. Its COCO weights have 91 labels, the category ids, 11 of them unused; here there are the 80 classes.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ log = logging.getLogger(__name__)
 
 MASK_PREDICTOR = ("conv5_mask", "mask_fcn_logits")  # layers that torchvision keeps apart from the mask head
 
-# Beginnings of names, ours and torchvision's; the first that fits counts. What is below one has the same name in both.
-NAMES = (
+# Prefixes of tensor names, ours and torchvision's; the first that matches is exchanged, the rest of the name stays.
+PREFIXES = (
     *((f"backbone.backbone.features.{block}.", f"backbone.body.{block}.") for block in range(19)),  # of MobileNet
     ("backbone.backbone.", "backbone.body."),
     *(
@@ -49,15 +48,14 @@ NAMES = (
     *((name, name) for name in ("rpn.head.", "roi_heads.box_head.fc", "roi_heads.box_predictor.")),
 )
 
-DETECTOR = "a Faster or Mask R-CNN with a feature pyramid that torchvision has"  # whose names these are
-DILATED = "an FCN on a dilated ResNet"  # and those of DILATED_FCN
+DETECTOR = "one of torchvision's Faster or Mask R-CNNs with a feature pyramid"  # for messages
+DILATED = "an FCN on a dilated ResNet"
 
-SOFTMAX = "roi_heads.box_predictor.cls_score."  # the layer that has a row for the background as well
-# Rows of each class, by layer.
-ROWS = {SOFTMAX: 1, "roi_heads.box_predictor.bbox_pred.": 4, "roi_heads.mask_head.mask_fcn_logits.": 1}
+SOFTMAX = "roi_heads.box_predictor.cls_score."  # the layer with a row for the background
+ROWS_PER_CLASS = {SOFTMAX: 1, "roi_heads.box_predictor.bbox_pred.": 4, "roi_heads.mask_head.mask_fcn_logits.": 1}
 
-# Published detectors, and what their frozen batch norm adds to the variance where it isn't what the backbone's does.
-# The oldest two were trained when torchvision added nothing, MobileNet's backbone with PyTorch's number.
+# Published detectors, and the epsilon of their frozen batch norm if it differs from the backbone's. The oldest two were
+# trained when torchvision used zero, MobileNet's backbone with PyTorch's default.
 PUBLISHED: dict[str, float | None] = {
     "fasterrcnn_resnet50_fpn": 0.0,
     "fasterrcnn_resnet50_fpn_v2": None,
@@ -69,61 +67,63 @@ PUBLISHED: dict[str, float | None] = {
 
 _categories: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 COCO = {name: label for label, name in enumerate(_categories) if name not in ("__background__", "N/A")}
-"""COCO's 80 classes in their order, and torchvision's label of each."""
+"""COCO's 80 classes in order, with torchvision's label of each."""
 
-UNUSED = -1e4  # bias of a label that no object has: its probability is zero, in half precision too
+UNUSED_BIAS = -1e4  # of a label without a class: its probability is zero, even in half precision
 
 
 class Pretrained(NamedTuple):
-    """What weights say of the classes, kept until it is known which ones are to be found."""
+    """Class-dependent weights, kept until the class names of the training are known."""
 
     source: str
-    classes: tuple[str, ...]  # none if the file does not name them
-    rows: dict[str, Tensor]  # of the layers that depend on the classes
-    random: dict[str, Tensor]  # how these layers began
+    classes: tuple[str, ...]  # empty if the file does not name them
+    class_weights: dict[str, Tensor]  # of the layers that depend on the classes
+    random: dict[str, Tensor]  # initial values of these layers
 
 
 def from_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """The state dict of our network from one of torchvision's detectors with the same structure.
+    """Convert the state dict of a torchvision detector with the same structure.
 
-    ``labels`` are torchvision's labels of the classes, in the order that these are to have; by default all.
+    ``labels`` are torchvision's labels of the classes, in the order of the result; by default all.
 
-    Raises CheckpointError, naming it, for an entry that such a model does not have.
+    Raises CheckpointError, naming the tensor, for a name that such a model does not have.
     """
-    ours = {}
+    converted = {}
     for name, value in state.items():
-        new = _renamed(_current(name), ((theirs, own) for own, theirs in NAMES), DETECTOR)
-        if count := _rows(new):
+        new = _renamed(_current(name), ((theirs, ours) for ours, theirs in PREFIXES), DETECTOR)
+        if count := _rows_per_class(new):
             of_label = _by_class(value, count)
             chosen = [
                 *(range(1, len(of_label)) if labels is None else labels),
                 *([0] if new.startswith(SOFTMAX) else []),
             ]
             value = of_label[chosen].flatten(0, 1)
-        ours[new] = value
-    return ours
+        converted[new] = value
+    return converted
 
 
 def to_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """The inverse of ``from_torchvision``: ``labels`` are those to give to the classes, by default 1, 2 and so on.
+    """Convert a state dict into torchvision's; ``labels`` are the classes' labels there, by default 1, 2 and so on.
 
-    Labels between them that no class has are never found.
+    Labels between them without a class get the probability zero.
     """
     theirs = {}
     for name, value in state.items():
-        if count := _rows(name):
+        if count := _rows_per_class(name):
             of_class = _by_class(value, count)
             softmax = name.startswith(SOFTMAX)
             chosen = labels or range(1, len(of_class) + (not softmax))
-            value = value.new_full((max(chosen) + 1, *of_class.shape[1:]), UNUSED if name == f"{SOFTMAX}bias" else 0)
+            value = value.new_full(
+                (max(chosen) + 1, *of_class.shape[1:]), UNUSED_BIAS if name == f"{SOFTMAX}bias" else 0
+            )
             value[[*chosen, *([0] if softmax else [])]] = of_class
             value = value.flatten(0, 1)
-        theirs[_renamed(name, NAMES, DETECTOR)] = value
+        theirs[_renamed(name, PREFIXES, DETECTOR)] = value
     return theirs
 
 
 def structures(state: Iterable[str]) -> list[str]:
-    """Which of torchvision's published detectors have tensors of the names in ``state``, which are torchvision's."""
+    """List torchvision's published detectors with the tensor names in ``state``, which are torchvision's."""
     names = set(map(_current, state))
     kind = "maskrcnn" if any(name.startswith("roi_heads.mask_head.") for name in names) else "fasterrcnn"
     if "backbone.body.conv1.weight" in names:
@@ -134,7 +134,7 @@ def structures(state: Iterable[str]) -> list[str]:
 
 
 def published(path: str | Path) -> str | None:
-    """The published detector that a file holds the COCO weights of, which its hash tells; None for any other file."""
+    """Identify the published detector whose COCO weights a file contains, by its hash; None for any other file."""
     if not Path(path).is_file():
         return None
     with open(path, "rb") as file:
@@ -147,143 +147,144 @@ def published(path: str | Path) -> str | None:
 
 
 def epsilon(state: Iterable[str], published: str | None) -> float | None:
-    """What batch norm added to the variance where torchvision's ``state`` was trained; None: as in the backbone.
+    """Return the epsilon of batch norm with which torchvision's ``state`` was trained; None for the backbone's default.
 
-    ``published`` is the detector that these are the COCO weights of, if they are.
+    ``published`` is the name of the detector if these are its COCO weights.
     """
     if published is not None:
         return PUBLISHED[published]
-    found = structures(state)
-    return PUBLISHED[found[0]] if len(found) > 1 else None  # one's own ResNet has that of today's torchvision
+    names = structures(state)
+    return PUBLISHED[names[0]] if len(names) > 1 else None  # an own ResNet uses today's default of torchvision
 
 
 def load_weights(model: nn.Module, weights: str | None) -> None:
-    """Load ``weights`` of a whole detector into ``model``, whatever classes they are for.
+    """Load ``weights`` of a whole detector, trained on any classes, into ``model``.
 
-    ``weights`` is ``torchvision:COCO_V1``, the published weights of torchvision's detector with the structure of the
-    network, or ``torchvision:NAME:COCO_V1``, those of the one called so (fetched, with their hash checked); or a file
-    with a state dict of such a detector, a checkpoint, or the folder of a published one; or None, which does nothing.
+    ``weights`` is ``torchvision:COCO_V1`` for torchvision's detector with the structure of ``model``, or
+    ``torchvision:NAME:COCO_V1`` for the detector of this name (both downloaded, with their hash checked); or the path
+    of a state dict of such a detector, of a checkpoint, or of a published folder; or None, which does nothing.
 
-    The layers that depend on the classes are taken row by row if there are as many classes. When their names are known
-    ``match_classes`` does better.
+    Layers that depend on the classes are copied if there are as many classes. ``match_classes`` copies them by class
+    name, once these are known.
 
-    Raises CheckpointError, naming weights and tensors, for those of another network or that cannot be read.
+    Raises CheckpointError, naming weights and tensors, if they are unreadable or of another network.
     """
     model.pretrained = None  # type: ignore[assignment]
     if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return
     state, classes, eps = _read(model, weights)
-    own = model.state_dict()
-    if said := state_dict_mismatch(state, own, shape=_shape_of_one):
-        raise CheckpointError(f"{weights}: these are not weights of this {type(model).__name__}: {said}")
-    rows = {name: value for name, value in state.items() if _rows(name)}
-    random = {name: own[name].clone() for name in rows}
-    fitting = {name for name in state if name in own and own[name].shape == state[name].shape}
+    expected = model.state_dict()
+    if mismatch := state_dict_mismatch(state, expected, shape=_class_shape):
+        raise CheckpointError(f"{weights}: not weights of this {type(model).__name__}: {mismatch}")
+    class_weights = {name: value for name, value in state.items() if _rows_per_class(name)}
+    random = {name: expected[name].clone() for name in class_weights}
+    fitting = {name for name in state if name in expected and expected[name].shape == state[name].shape}
     model.load_state_dict({name: state[name] for name in fitting}, strict=False)
     if eps is not None:
         getattr(model.backbone, "backbone", model.backbone).set_eps(eps)  # type: ignore[operator, union-attr]
-    model.pretrained = Pretrained(weights, classes, rows, random)  # type: ignore[assignment]
+    model.pretrained = Pretrained(weights, classes, class_weights, random)  # type: ignore[assignment]
 
 
 @torch.no_grad()
 def match_classes(model: nn.Module, classes: Sequence[str]) -> None:
-    """Give each of the ``classes`` that the pretrained weights know by name its rows of the last layers.
+    """Copy the pretrained weights of the last layers for each of ``classes`` that they contain by name.
 
-    The others begin at random, which is logged with the names of the layers. Does nothing a second time, or where no
-    weights were loaded.
+    The others begin at random, which is logged with the names of the layers. A second call, or a call without loaded
+    weights, does nothing.
     """
     pretrained: Pretrained | None = getattr(model, "pretrained", None)
     if pretrained is None:
         return
     model.pretrained = None  # type: ignore[assignment]
-    source, known, rows, random = pretrained
-    layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in rows))
-    if not known:
-        same = all(rows[name].shape == random[name].shape for name in rows)
-        how = (
-            "are taken row by row, as it does not name its classes" if same else "begin at random: it has other classes"
-        )
-        log.info("%s: %s %s", source, layers, how)
+    source, pretrained_classes, class_weights, random = pretrained
+    layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in class_weights))
+    if not pretrained_classes:
+        if all(class_weights[name].shape == random[name].shape for name in class_weights):
+            log.info("%s: %s copied in order, because it does not name its classes", source, layers)
+        else:
+            log.info("%s: %s begin at random: it has another number of classes", source, layers)
         return
-    found = [(place, known.index(name)) for place, name in enumerate(classes) if name in known]
-    to, of = ([pair[side] for pair in found] for side in (0, 1))
-    own = model.state_dict()
-    for name, value in rows.items():
-        new, old = (_by_class(rows, _rows(name)) for rows in (random[name], value))
-        new[to] = old[of].to(new)
-        if found and name.startswith(SOFTMAX):
+    common = [
+        (label, pretrained_classes.index(name)) for label, name in enumerate(classes) if name in pretrained_classes
+    ]
+    labels, pretrained_labels = ([pair[side] for pair in common] for side in (0, 1))
+    state_dict = model.state_dict()
+    for name, value in class_weights.items():
+        new, old = (_by_class(tensor, _rows_per_class(name)) for tensor in (random[name], value))
+        new[labels] = old[pretrained_labels].to(new)
+        if common and name.startswith(SOFTMAX):
             new[-1] = old[-1].to(new)
-        own[name].copy_(new.flatten(0, 1))
-    missing = [name for name in classes if name not in known]
-    if not found:
-        log.info("%s: %s begin at random, for none of its classes is one of these", source, layers)
+        state_dict[name].copy_(new.flatten(0, 1))
+    missing = [name for name in classes if name not in pretrained_classes]
+    if not common:
+        log.info("%s: %s begin at random: it has none of these classes", source, layers)
     elif missing:
-        log.info("%s: %s begin at random for %s, which it does not know", source, layers, ", ".join(missing))
+        log.info("%s: %s begin at random for the classes %s, which it lacks", source, layers, ", ".join(missing))
     else:
-        log.info("%s: %s are taken over, for it knows all %d classes", source, layers, len(classes))
+        log.info("%s: %s copied: it has all %d classes", source, layers, len(classes))
 
 
 def _read(model: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
-    """The state that ``weights`` mean, under our names, its classes if they are known, and batch norm's epsilon."""
+    """Read ``weights``: the state dict under our names, the class names if known, and batch norm's epsilon."""
     name: str | None
-    fetched = weights.startswith("torchvision:")
-    content = {} if fetched else read_weights(weights)
+    published_by_name = weights.startswith("torchvision:")
+    content = {} if published_by_name else read_weights(weights)
     try:
         if "detseg" in content:
-            return _read_ours(content)
-        name, state = _fetch(model, *weights.split(":")[1:]) if fetched else (published(weights), content)
+            return _read_checkpoint(content)
+        name, state = _fetch(model, *weights.split(":")[1:]) if published_by_name else (published(weights), content)
         scores = state.get("roi_heads.box_predictor.cls_score.weight")
         coco = scores is not None and len(scores) == len(_categories)
         if coco and name is None:
-            log.info("%s: taken for weights with COCO's classes, for it has their %d labels", weights, len(_categories))
+            log.info("%s: assuming COCO's classes, because it has %d labels", weights, len(_categories))
         ours = from_torchvision(state, list(COCO.values()) if coco else None)
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from error
     return ours, tuple(COCO) if coco else (), epsilon(state, name)
 
 
-def _read_ours(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
+def _read_checkpoint(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...], float | None]:
     try:
-        about = content["detseg"]
+        metadata = content["detseg"]
         state = model_state_dict(content)
-        backbone = about["model"]["init_args"]["backbone"]
-        body = backbone["init_args"].get("backbone", backbone)  # a single map has none
-        return state, tuple(map(str, about["classes"])), body["init_args"].get("eps")
+        backbone = metadata["model"]["init_args"]["backbone"]
+        backbone = backbone["init_args"].get("backbone", backbone)  # the one below a pyramid
+        return state, tuple(map(str, metadata["classes"])), backbone["init_args"].get("eps")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("not the checkpoint of a detector") from error
 
 
-def _fetch(model: nn.Module, *of: str) -> tuple[str, dict[str, Tensor]]:
-    """The detector that ``[NAME:]VERSION`` means, and its weights."""
-    *named, version = of
+def _fetch(model: nn.Module, *parts: str) -> tuple[str, dict[str, Tensor]]:
+    """Download the weights ``[NAME:]VERSION``: the detector's name and its state dict."""
+    *named, version = parts
     names = named or structures(to_torchvision(model.state_dict()))
     if len(names) != 1 or names[0] not in PUBLISHED:
         possible = [f"torchvision:{name}:{version}" for name in (names if len(names) > 1 else PUBLISHED)]
-        way_on = "name one of them" if names else "none of these is like this network"
-        raise CheckpointError(f"torchvision has {', '.join(possible)}; {way_on}")
+        hint = "name one of them" if names else "none of these has the structure of this model"
+        raise CheckpointError(f"torchvision has {', '.join(possible)}; {hint}")
     choices = torchvision.models.get_model_weights(names[0])
     if version not in choices.__members__:
         raise CheckpointError(f"torchvision has {', '.join(known.name for known in choices)} of {names[0]}")
     return names[0], fetch(choices[version])
 
 
-def _shape_of_one(name: str, value: Tensor) -> tuple[int, ...]:
-    """The shape of a tensor, or of a row of it where these are as many as there are classes."""
-    return tuple(value.shape[1:] if _rows(name) else value.shape)
+def _class_shape(name: str, value: Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor, without the dimension that depends on the number of classes."""
+    return tuple(value.shape[1:] if _rows_per_class(name) else value.shape)
 
 
-def _by_class(rows: Tensor, count: int) -> Tensor:
-    """(K * count, ...) to (K, count, ...)."""
-    return rows.view(-1, count, *rows.shape[1:])
+def _by_class(tensor: Tensor, count: int) -> Tensor:
+    """Reshape (K * count, ...) to (K, count, ...)."""
+    return tensor.view(-1, count, *tensor.shape[1:])
 
 
-def _rows(name: str) -> int:
-    """How many rows a class has in the tensor called ``name``; 0 where nothing belongs to a class."""
-    return next((count for layer, count in ROWS.items() if name.startswith(layer)), 0)
+def _rows_per_class(name: str) -> int:
+    """Return the number of rows of each class in the tensor ``name``; 0 if it does not depend on the classes."""
+    return next((count for layer, count in ROWS_PER_CLASS.items() if name.startswith(layer)), 0)
 
 
 def _current(name: str) -> str:
-    """torchvision's name of today for one of its older checkpoints, the oldest COCO_V1 among them."""
+    """Translate a tensor name of torchvision's older checkpoints, such as COCO_V1, into its current one."""
     if "_blocks." in name and name.count(".") == 4:
         stem, _, kind = name.rpartition(".")
         return f"{stem}.0.{kind}"
@@ -295,30 +296,30 @@ def _current(name: str) -> str:
     return name
 
 
-# Beginnings of the names of a segmentation network, as above. ``class_weights``, of the loss, are ours alone.
+# Prefixes of tensor names of a segmenter, as above. torchvision has no ``class_weights``, those of the loss.
 DILATED_FCN = (("backbone.", "backbone."), ("head.", "classifier."), ("auxiliary.", "aux_classifier."))
 
 
 def segmenter_from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of ``DilatedFCN(ResNet(...))`` from one of torchvision's ``fcn_resnet50`` or ``fcn_resnet101``.
+    """Convert the state dict of torchvision's ``fcn_resnet50`` or ``fcn_resnet101`` for ``DilatedFCN(ResNet(...))``.
 
-    Raises CheckpointError, naming it, for an entry that such a model does not have, or lacks.
+    Raises CheckpointError, naming the tensor, if one is missing or unexpected.
     """
-    table = [(theirs, own) for own, theirs in DILATED_FCN]
-    ours = {_renamed(name, table, DILATED): value for name, value in state.items()}
-    if "head.4.weight" not in ours:
+    prefixes = [(theirs, ours) for ours, theirs in DILATED_FCN]
+    converted = {_renamed(name, prefixes, DILATED): value for name, value in state.items()}
+    if "head.4.weight" not in converted:
         raise CheckpointError("classifier.4.weight is missing; every FCN on a dilated ResNet has it")
-    return {"class_weights": torch.ones(len(ours["head.4.weight"])), **ours}
+    return {"class_weights": torch.ones(len(converted["head.4.weight"])), **converted}
 
 
 def segmenter_to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of ``segmenter_from_torchvision``. Raises CheckpointError for a state of another network."""
+    """Convert a state dict into torchvision's. Raises CheckpointError for that of another model."""
     return {_renamed(name, DILATED_FCN, DILATED): state[name] for name in state if name != "class_weights"}
 
 
-def _renamed(name: str, table: Iterable[tuple[str, str]], model: str) -> str:
-    """A name with the first beginning that ``table`` has exchanged. Raises CheckpointError if it has none."""
-    for old, new in table:
+def _renamed(name: str, prefixes: Iterable[tuple[str, str]], model: str) -> str:
+    """Exchange the first of ``prefixes`` that the name begins with. Raises CheckpointError if none matches."""
+    for old, new in prefixes:
         if name.startswith(old):
             return new + name.removeprefix(old)
-    raise CheckpointError(f"{name}: not an entry of {model}; weights of a backbone alone are its own `weights`")
+    raise CheckpointError(f"{name}: not a tensor of {model}; pass a backbone's weights as its own `weights`")

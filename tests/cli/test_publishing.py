@@ -125,7 +125,7 @@ def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["train", "--config", "train.yaml", "--model.weights", "tiny"])
     assert (
-        "tiny: roi_heads.box_predictor.bbox_pred, roi_heads.box_predictor.cls_score are taken over, for it knows all 3"
+        "tiny: roi_heads.box_predictor.bbox_pred, roi_heads.box_predictor.cls_score copied: it has all 3"
         in capsys.readouterr().err
     )
     cli.main(["train", "--config", "train.yaml", "--model.weights", "colours.ckpt", "--model.weights", "tiny.ckpt"])

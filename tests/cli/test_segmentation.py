@@ -297,7 +297,7 @@ def test_it_is_refused_before_a_file_is_written(folder: Path, capsys: pytest.Cap
             [],
             "for 2 classes: 1 of another shape (such as aux_classifier.4.weight)",
         ),
-        (lambda state: {**state, "head.x": torch.zeros(1)}, [], "head.x: not an entry of an FCN on a dilated ResNet"),
+        (lambda state: {**state, "head.x": torch.zeros(1)}, [], "head.x: not a tensor of an FCN on a dilated ResNet"),
         (
             lambda state: {name: value for name, value in state.items() if "layer3.5" not in name},
             [],

@@ -78,7 +78,7 @@ def test_round_trip(auxiliary: bool) -> None:
 
 
 def test_foreign_weights_are_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match=r"decoder\.weight: not an entry of an FCN"):
+    with pytest.raises(CheckpointError, match=r"decoder\.weight: not a tensor of an FCN"):
         segmenter_from_torchvision({"decoder.weight": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"classifier\.4\.weight is missing"):
         segmenter_from_torchvision({"backbone.conv1.weight": torch.zeros(1)})

@@ -89,7 +89,7 @@ def test_classes_are_matched_by_name(source, caplog) -> None:
         assert torch.equal(value[1], random[name][1])
         assert torch.equal(value[2], expected[name][0])
     assert torch.equal(rows(model)["scores"][3], expected["scores"][90])
-    assert caplog.messages == [f"{file}: {LAYERS} begin at random for nut, which it does not know"]
+    assert caplog.messages == [f"{file}: {LAYERS} begin at random for the classes nut, which it lacks"]
 
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.weight.zero_()  # as if it had learnt
@@ -117,7 +117,7 @@ def test_other_classes_begin_at_random(source, caplog) -> None:
         for name, value in rows(model).items():
             assert torch.equal(value, random[name])
         assert torch.equal(model.roi_heads.box_head.fc7.weight, of_91.roi_heads.box_head.fc7.weight)
-        assert f"{LAYERS} begin at random, for none of its classes" in caplog.messages[-1]
+        assert f"{LAYERS} begin at random: it has none of these classes" in caplog.messages[-1]
 
 
 def test_classes_without_names(tmp_path, caplog) -> None:
@@ -128,7 +128,7 @@ def test_classes_without_names(tmp_path, caplog) -> None:
     with caplog.at_level(logging.INFO):
         match_classes(same, ["a", "b", "c"])
         match_classes(fewer, ["a", "b"])
-    assert "are taken row by row" in caplog.messages[0]
+    assert "copied in order" in caplog.messages[0]
     assert "begin at random" in caplog.messages[1]
 
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_taken_for_cocos_is_said(tmp_path, caplog) -> None:
     torch.save(to_torchvision(model.state_dict()), tmp_path / "x.pth")
     with caplog.at_level("INFO", logger="detseg"):
         load_weights(FasterRCNN(FPN(ResNet("resnet18"), 8), 2, roi_heads=heads(8)), str(tmp_path / "x.pth"))
-    assert "x.pth: taken for weights with COCO's classes, for it has their 91 labels" in caplog.text
+    assert "x.pth: assuming COCO's classes, because it has 91 labels" in caplog.text
 
 
 def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch) -> None:
@@ -205,8 +205,8 @@ def test_names_of_published_mask_heads() -> None:
         ("torchvision:COCO_V9", "COCO_V9: torchvision has COCO_V1 of fasterrcnn_resnet50_fpn"),
         ("torchvision:ssd300_vgg16:COCO_V1", "torchvision has .*fasterrcnn_resnet50_fpn_v2:COCO_V1.*name one"),
         ("torchvision:fasterrcnn_resnet50_fpn_v2:COCO_V1", "could not fetch https.*: no route; give its file"),
-        ("other.pth", r"other.pth: transformer.weight: not an entry"),
-        ("part.pth", r"part.pth: these are not weights of this FasterRCNN: \d+ missing \(such as backbone"),
+        ("other.pth", r"other.pth: transformer.weight: not a tensor"),
+        ("part.pth", r"part.pth: not weights of this FasterRCNN: \d+ missing \(such as backbone"),
         ("wide.pth", r"of another shape \(such as roi_heads.box_head.fc6.weight"),
         ("classifier.ckpt", "classifier.ckpt: not the checkpoint of a detector"),
     ],
@@ -235,8 +235,8 @@ def test_two_detectors_of_one_structure_are_told_apart_by_name() -> None:
 
 
 def test_networks_that_torchvision_does_not_have() -> None:
-    with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: torchvision has .*; none of these is like"):
+    with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: torchvision has .*; none of these has"):
         load_weights(small(2), "torchvision:COCO_V1")
     model = FasterRCNN(ResNet("resnet18", stages=[4]), 2)
-    with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: backbone.conv1.weight: not an entry"):
+    with pytest.raises(CheckpointError, match=r"torchvision:COCO_V1: backbone.conv1.weight: not a tensor"):
         load_weights(model, "torchvision:COCO_V1")
