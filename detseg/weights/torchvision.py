@@ -113,9 +113,8 @@ def to_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = N
             of_class = _by_class(value, count)
             softmax = name.startswith(SOFTMAX)
             chosen = labels or range(1, len(of_class) + (not softmax))
-            value = value.new_full(
-                (max(chosen) + 1, *of_class.shape[1:]), UNUSED_BIAS if name == f"{SOFTMAX}bias" else 0
-            )
+            fill = UNUSED_BIAS if name == f"{SOFTMAX}bias" else 0
+            value = value.new_full((max(chosen) + 1, *of_class.shape[1:]), fill)
             value[[*chosen, *([0] if softmax else [])]] = of_class
             value = value.flatten(0, 1)
         theirs[_renamed(name, PREFIXES, DETECTOR)] = value
@@ -204,10 +203,8 @@ def match_classes(model: nn.Module, classes: Sequence[str]) -> None:
         else:
             log.info("%s: %s begin at random: it has another number of classes", source, layers)
         return
-    common = [
-        (label, pretrained_classes.index(name)) for label, name in enumerate(classes) if name in pretrained_classes
-    ]
-    labels, pretrained_labels = ([pair[side] for pair in common] for side in (0, 1))
+    common = [name for name in classes if name in pretrained_classes]
+    labels, pretrained_labels = ([names.index(name) for name in common] for names in (classes, pretrained_classes))
     state_dict = model.state_dict()
     for name, value in class_weights.items():
         new, old = (_by_class(tensor, _rows_per_class(name)) for tensor in (random[name], value))

@@ -204,7 +204,7 @@ def test_names_of_published_mask_heads() -> None:
         ("absent.pth", "absent.pth: no such file"),
         ("torchvision:COCO_V9", "COCO_V9: torchvision has COCO_V1 of fasterrcnn_resnet50_fpn"),
         ("torchvision:ssd300_vgg16:COCO_V1", "torchvision has .*fasterrcnn_resnet50_fpn_v2:COCO_V1.*name one"),
-        ("torchvision:fasterrcnn_resnet50_fpn_v2:COCO_V1", "could not fetch https.*: no route; give its file"),
+        ("torchvision:fasterrcnn_resnet50_fpn_v2:COCO_V1", "could not fetch https.*: no route; pass a local file"),
         ("other.pth", r"other.pth: transformer.weight: not a tensor"),
         ("part.pth", r"part.pth: not weights of this FasterRCNN: \d+ missing \(such as backbone"),
         ("wide.pth", r"of another shape \(such as roi_heads.box_head.fc6.weight"),

@@ -113,5 +113,5 @@ def test_weights_that_cannot_be_fetched(monkeypatch) -> None:
         raise URLError("no network")
 
     monkeypatch.setattr(torchvision.models.MobileNet_V2_Weights, "get_state_dict", fail)
-    with pytest.raises(CheckpointError, match=r"could not fetch http.*mobilenet_v2.*no network.*; give its file"):
+    with pytest.raises(CheckpointError, match=r"could not fetch http.*mobilenet_v2.*no network.*; pass a local file"):
         MobileNetV2(weights="IMAGENET1K_V1")
