@@ -186,6 +186,6 @@ def _without_last_layer(head: nn.Module) -> nn.Sequential:
 
 def _pooling(head: nn.Module) -> nn.Sequential:
     """Return the pooling that a classifier begins with, or one to ``GRID`` bins if that leaves a single bin."""
-    own = (layer for layer in _layers(head) if isinstance(layer, nn.AdaptiveAvgPool2d))
-    first = next((layer for layer in own if layer.output_size not in (1, (1, 1))), nn.AdaptiveAvgPool2d(GRID))
+    poolings = (layer for layer in _layers(head) if isinstance(layer, nn.AdaptiveAvgPool2d))
+    first = next((layer for layer in poolings if layer.output_size not in (1, (1, 1))), nn.AdaptiveAvgPool2d(GRID))
     return nn.Sequential(first, nn.Flatten())
