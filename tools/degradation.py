@@ -53,7 +53,12 @@ def main() -> None:
     places = [str(epoch + 1) for epoch in range(len(lines[0].values))]
     mean = f", mean of {len(options.seeds)} runs" if len(options.seeds) > 1 else ""
     chart = line_chart(
-        f"Error on the training pictures{mean}", places, lines, below="epoch", beside="wrong, per cent", size=(900, 520)
+        f"Error on the training pictures{mean}",
+        places,
+        lines,
+        x_label="epoch",
+        y_label="wrong, per cent",
+        size=(900, 520),
     )
     Image.fromarray(chart).save(options.out)
     print(f"{'network':<10} {'training error after the last epoch':>36} {'mean of all epochs':>20}")

@@ -2,26 +2,35 @@
 
 import numpy as np
 import pytest
+from PIL import ImageColor
 
-from detseg.analysis.charts import COLOURS, Bars, Line, bar_chart, labelled_grid, line_chart
-
-
-def middle(chart: np.ndarray, colour: int, column: int) -> float:
-    """The height of a line's mark in some columns of a chart below its legend, in pixels from the top."""
-    near = (np.abs(chart.astype(int) - COLOURS[colour]) < 8).all(axis=2)
-    near[:60] = False
-    return float(near[:, column - 2 : column + 3].nonzero()[0].mean())
+from detseg.analysis.charts import COLORS, Bars, Line, bar_chart, labelled_grid, line_chart
 
 
-def test_values_lie_where_the_axis_says() -> None:
-    chart = line_chart("title", ["a", "b", "c"], [Line("one", [0.2, 0.4, 0.8])], "below", "beside", (600, 400))
+def pixels(chart: np.ndarray, color: str) -> np.ndarray:
+    """Where a chart has a colour, apart from smoothed edges."""
+    return (np.abs(chart.astype(int) - ImageColor.getrgb(color)) < 8).all(axis=2)
+
+
+def test_values_are_as_high_as_the_axis_says() -> None:
+    spread = [0.05, 0.05, 0.1]
+    line = Line("one", [0.2, 0.4, 0.8], spread)
+    chart = line_chart("title", ["a", "b", "c"], [line, Line("two", [0.6] * 3, dashed=True)], "x", "y", (600, 400))
     assert chart.shape == (400, 600, 3)
-    width = 600 - 9 * 8 - 3 * 8
-    heights = [middle(chart, 0, round(72 + width * (place + 0.5) / 3)) for place in range(3)]
-    rules = np.flatnonzero((np.abs(chart[:, 80:90].astype(int) - 222) < 8).all(axis=(1, 2)))
-    top, bottom = rules.min(), 400 - 9 * 8
-    expected = [bottom - value / 0.8 * (bottom - top) for value in (0.2, 0.4, 0.8)]
-    np.testing.assert_allclose(heights, expected, atol=2.5)
+    assert chart.dtype == np.uint8
+    first, second = (pixels(chart, color) for color in COLORS[:2])
+    first[:, :150] &= np.arange(400)[:, None] > 200  # without the legend
+    axis = np.flatnonzero((chart[:, 300] < 60).all(axis=1)).max()
+    columns = np.flatnonzero(first.any(axis=0))
+    left, right = columns.min() + 4, columns.max() - 4  # middles of the outer marks
+    bars = [np.flatnonzero(first[:, column]) for column in (left, (left + right) // 2, right)]
+    per_unit = (axis - np.median(np.flatnonzero(second[:, left + 40 : right].any(axis=1)))) / 0.6
+    heights = [(axis - rows.max(), axis - rows.min()) for rows in bars]
+    expected = [
+        ((value - above) * per_unit, (value + above) * per_unit)
+        for value, above in zip(line.values, spread, strict=True)
+    ]
+    np.testing.assert_allclose(heights, expected, atol=3)
 
 
 def test_a_grid_keeps_every_picture_and_its_pixels() -> None:
@@ -36,9 +45,15 @@ def test_a_grid_keeps_every_picture_and_its_pixels() -> None:
 
 def test_bars_are_as_high_as_the_logarithms_of_their_values() -> None:
     bars = [Bars("first", [0.1, 10.0]), Bars("second", [1.0, 0.0])]
-    chart = bar_chart("title", ["here", "there"], bars, beside="seconds", size=(600, 400))
-    first, second = ((chart[60:] == colour).all(axis=2) for colour in COLOURS[:2])  # below the legend
-    heights = [int(part.any(axis=1).sum()) for part in (first[:, :300], first[:, 300:], second[:, :300])]
+    chart = bar_chart("title", ["here", "there"], bars, "seconds", (600, 400))
+    first, second = (pixels(chart, color) for color in COLORS[:2])
+    for part in (first, second):
+        part[:100, 400:] = False  # the legend
+    heights = [int(part.any(axis=1).sum()) for part in (first[:, :330], first[:, 330:], second[:, :330])]
     assert heights[1] == pytest.approx(2 * heights[2], rel=0.03)  # two decades above the lowest, and one
     assert heights[0] <= 1
     assert not second[:, 330:].any()  # nothing has no bar
+
+
+def test_a_name_may_look_like_a_formula() -> None:
+    assert line_chart("$x$ of $\\frac$", ["$a$"], [Line("one", [0.5])], "x", "y", (300, 200)).shape == (200, 300, 3)
