@@ -38,7 +38,7 @@ def read(path: str | Path) -> dict[str, Any]:
 def load(path: str | Path) -> Task:
     """Rebuild the task in a checkpoint with its weights, classes, data and metrics, in evaluation mode.
 
-    Raises CheckpointError as ``read`` does, and for a checkpoint that is not ours or of a class that is not imported.
+    Raises CheckpointError as ``read`` does, and for a checkpoint of another program or of a class that is not imported.
     """
     content = read(path)
     metadata = content.get("detseg")

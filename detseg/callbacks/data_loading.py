@@ -1,4 +1,4 @@
-"""Says when a device waits for data: more of it would train no faster."""
+"""Detection of data loading that is slower than the device."""
 
 from __future__ import annotations
 

@@ -20,7 +20,11 @@ GROUPED = {
     "root": "data.root",
     "split": "data.split",
     "transforms": "data.transforms",
+    "max_epochs": "trainer.max_epochs",
+    "max_steps": "trainer.max_steps",
     "warmup_steps": "task.schedule.warmup_steps",
+    **{name: f"task.{name}" for name in ("backbone_lr_factor", "class_weights", "compile_loss", "features_gib")},
+    **{name: f"task.{name}" for name in ("optimizer", "reference_batch", "schedule")},
 }
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {

@@ -178,8 +178,8 @@ def _boxes(truth: GroundTruth, detections: Detections) -> tuple[Floats, Overlaps
     """Areas of the detections, and overlaps as pycocotools computes them: not even the rounding differs."""
     a, b = _xywh(detections.boxes).T.copy(), _xywh(truth.boxes).T.copy()
 
-    def overlaps(rows: Rows, objects: Rows) -> Floats:
-        (x1, y1, w1, h1), (x2, y2, w2, h2) = a[:, rows], b[:, objects]
+    def overlaps(index: Rows, objects: Rows) -> Floats:
+        (x1, y1, w1, h1), (x2, y2, w2, h2) = a[:, index], b[:, objects]
         width = np.minimum(x1 + w1, x2 + w2) - np.maximum(x1, x2)
         height = np.minimum(y1 + h1, y2 + h2) - np.maximum(y1, y2)
         both, area = width.clip(0) * height.clip(0), w1 * h1
@@ -198,12 +198,12 @@ def _masks(truth: GroundTruth, detections: Detections) -> tuple[Floats, Overlaps
     detected = [{"size": sizes[i], "counts": rle} for i, rle in zip(images, detections.masks, strict=True)]
     annotated = [{"size": sizes[i], "counts": rle} for i, rle in zip(truth.images, truth.masks, strict=True)]
 
-    def overlaps(rows: Rows, objects: Rows) -> Floats:
-        iou = np.zeros(len(rows))
-        groups = detections.images[rows] * classes + truth.labels[objects]
+    def overlaps(index: Rows, objects: Rows) -> Floats:
+        iou = np.zeros(len(index))
+        groups = detections.images[index] * classes + truth.labels[objects]
         order = np.argsort(groups, kind="stable")
         for pairs in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
-            a, row = np.unique(rows[pairs], return_inverse=True)
+            a, row = np.unique(index[pairs], return_inverse=True)
             b, column = np.unique(objects[pairs], return_inverse=True)
             if len(pairs):
                 table = coco_masks.iou([detected[i] for i in a], [annotated[i] for i in b], truth.crowd[b].tolist())

@@ -59,10 +59,10 @@ def format_values(values: Mapping[str, float]) -> list[str]:
     return [f"{name:<{width}} {percent(value):>5}" for name, value in values.items()]
 
 
-def side_by_side(lines: Sequence[str], rows: int, header: str = "") -> list[str]:
-    """Break lines of one width into columns of ``rows`` lines, each under the header."""
-    starts = range(0, len(lines), rows)
-    body = [GAP.join(lines[row::rows]) for row in range(rows)]
+def side_by_side(lines: Sequence[str], height: int, header: str = "") -> list[str]:
+    """Break lines of one width into columns of ``height`` lines, each under the header."""
+    starts = range(0, len(lines), height)
+    body = [GAP.join(lines[row::height]) for row in range(height)]
     return [GAP.join(header for _ in starts), *body] if header else body
 
 

@@ -73,9 +73,9 @@ class Task(LightningModule):
     ) -> None:
         super().__init__()
         limits = {"lr": (lr, 0), "reference_batch": (reference_batch, 1), "backbone_lr_factor": (backbone_lr_factor, 0)}
-        require_at_least("task.", **limits)
+        require_at_least(**limits)
         if not metrics:
-            raise ConfigError("task.metrics: is empty; name one metric or more, the first of which is monitored")
+            raise ConfigError("metrics: is empty; name one metric or more, the first of which is monitored")
         self.model: Any = model.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
         self.metrics = nn.ModuleList(metrics)
         self.lr, self.reference_batch, self.backbone_lr_factor = lr, reference_batch, backbone_lr_factor
@@ -136,7 +136,7 @@ class Task(LightningModule):
             self.describe()  # raises now, not after an epoch, if no checkpoint can describe the model
             if self.compile_loss:
                 if self.trainer.strategy.root_device.type == "cpu":
-                    log.warning("task.compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
+                    log.warning("compile_loss: made for GPUs; on a CPU the steps may take longer than without it")
                 self._compiled = compiled(self.model.loss, graphs=self.trainer.accumulate_grad_batches == 1)
 
     def teardown(self, stage: str) -> None:
@@ -224,7 +224,7 @@ class Task(LightningModule):
         missing = [name for name in self.monitor_metrics if name not in values]
         if missing:
             raise ConfigError(
-                f"task.metrics: {type(self.metrics[0]).__name__}, the first, computes no {missing[0]}; give it an "
+                f"metrics: {type(self.metrics[0]).__name__}, the first, computes no {missing[0]}; give it an "
                 "attribute monitor_metrics with names of its values"
             )
 

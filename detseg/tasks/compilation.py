@@ -46,10 +46,10 @@ def compiled(loss: Loss, graphs: bool = True) -> Loss:
         try:
             losses = quick(batch)
         except torch._dynamo.exc.TorchDynamoException as error:
-            loss(batch)  # what is wrong with the batch, and not with the compiler, is said better here
+            loss(batch)  # raises a clearer error if the batch is wrong
             reason = str(error).split("\n\n")[0]  # what follows is for developers of PyTorch
-            raise ConfigError(f"task.compile_loss: torch.compile failed, train without it: {reason}") from error
-        # Copies: the next step would overwrite what a CUDA graph has given.
+            raise ConfigError(f"compile_loss: torch.compile failed, train without it: {reason}") from error
+        # Copies: the next step overwrites the outputs of a CUDA graph.
         return {name: value.clone() for name, value in losses.items()}
 
     return run

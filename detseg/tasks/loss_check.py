@@ -30,7 +30,7 @@ class LossCheck:
             gradient.masked_fill_(~self.finite, 0)
 
     def is_finite(self) -> bool:
-        """Wait for the answer of this step, not for work that the device was given after it."""
+        """Wait for the answer of this step, not for later work of the device."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return bool(self._on_host)

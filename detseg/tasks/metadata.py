@@ -46,7 +46,7 @@ def resume(task: Task, metadata: Mapping[str, Any]) -> None:
     for name in ("lr", "backbone_lr_factor", "optimizer.momentum", "optimizer.weight_decay"):
         if name in before and name in now and before[name] != now[name]:
             log.warning(
-                "task.%s: %s is not used: a resumed training keeps its own value, %s; start a new one to change it",
+                "%s: %s is not used: a resumed training keeps its own value, %s; start a new one to change it",
                 *(name, now[name], before[name]),
             )
 

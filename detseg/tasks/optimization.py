@@ -28,7 +28,7 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        require_at_least("task.optimizer.", momentum=(self.momentum, 0), weight_decay=(self.weight_decay, 0))
+        require_at_least("optimizer.", momentum=(self.momentum, 0), weight_decay=(self.weight_decay, 0))
 
     def build(self, groups: list[dict[str, Any]], fused: bool | None) -> Optimizer:
         """Make the optimizer of parameter groups with their learning rates."""
@@ -51,7 +51,7 @@ class ScheduleConfig:
     warmup_steps: int = 1000
 
     def __post_init__(self) -> None:
-        require_at_least("task.schedule.", warmup_steps=(self.warmup_steps, 0))
+        require_at_least("schedule.", warmup_steps=(self.warmup_steps, 0))
 
     def factor(self, warmup_steps: int, milestones: Sequence[int], steps: float) -> Callable[[int], float]:
         """The factor of the learning rate at each optimizer step; ``milestones`` and the end ``steps`` are in steps."""
@@ -73,7 +73,7 @@ class ScheduleConfig:
         an end.
         """
         if self.name == "cosine" and not math.isfinite(steps):
-            raise ConfigError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+            raise ConfigError("the cosine schedule needs an end: set `max_epochs` or `max_steps`")
         warmup = min(self.warmup_steps, epoch_steps)
         if self.name == "plateau":
             # Two schedulers that multiply the current rate; a LambdaLR would undo the change of the other.
@@ -100,7 +100,7 @@ def parameter_groups(model: nn.Module, lr: float, backbone_factor: float) -> lis
     return [group for group in groups if group["params"]]
 
 
-def require_at_least(prefix: str, **limits: tuple[float, float]) -> None:
+def require_at_least(prefix: str = "", **limits: tuple[float, float]) -> None:
     """Raise ConfigError for a value below its limit; ``limits`` are both by name."""
     for name, (value, limit) in limits.items():
         if value < limit:

@@ -1,4 +1,4 @@
-"""Training R-CNN: three stages, one after the other (Girshick et al. 2014, section 2.3 and appendix C)."""
+"""Train R-CNN in three consecutive stages (Girshick et al. 2014, section 2.3 and appendix C)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RCNNTask(DetectionTask):
         self.features_gib = features_gib
         self._correct: list[Tensor] = []  # of the sampled regions
         self._seconds: dict[str, float] = defaultdict(float)
-        self._images = 0  # that took them
+        self._images = 0  # evaluated in these seconds
 
     @property
     def monitor_metrics(self) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ class RCNNTask(DetectionTask):
         proposals = self.data.dataset("val").proposals.seconds()
         means = {name: seconds / self._images for name, seconds in self._seconds.items()}
         seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **means}.items()}
-        log.info("seconds an image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
+        log.info("seconds per image: " + ", ".join(f"{name[8:]} {value:.3f}" for name, value in seconds.items()))
         return {**super().compute_metrics(), **seconds}
 
     @property
@@ -191,7 +191,7 @@ def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -
     A proposal is a sample of the object that it overlaps most. Boxes of a class without samples are not changed. An
     interrupted call continues with the next class.
     """
-    owners = [files.read(image_name(image), "classes")[0] for image in range(images)]
+    classes_of = [files.read(image_name(image), "classes")[0] for image in range(images)]
     scale = scale_of(files, images, "grid")
     width = files.read(image_name(0), "grid")[0].shape[1]
     weight, bias, done = torch.zeros(len(classes), 4, width), torch.zeros(len(classes), 4), 0
@@ -200,9 +200,9 @@ def fit_regressors(files: RegionFeatures, images: int, classes: Sequence[str]) -
         done = int(before)
     with progress(done, len(classes), "regressors", "classes") as advance:
         for c in range(done, len(classes)):
-            shown = [image for image in range(images) if (owners[image] == c).any()]
+            shown = [image for image in range(images) if (classes_of[image] == c).any()]
             if shown:
-                near = ((owners[image] == c, *files.read(image_name(image), "grid", "deltas")) for image in shown)
+                near = ((classes_of[image] == c, *files.read(image_name(image), "grid", "deltas")) for image in shown)
                 parts = ((scale * grid[mask].float(), deltas[mask]) for mask, grid, deltas in near)
                 weight[c], bias[c] = ridge(parts, RIDGE)
                 weight[c] *= scale

@@ -168,7 +168,7 @@ def check_room(model: RCNN, data: DetectionDataModule, limit: float) -> None:
     log.info("the features of all regions will take %.2f GiB on disk, of %g allowed", total / GIB, limit)
     if total > limit * GIB:
         raise ConfigError(
-            f"task.features_gib: {limit:g} is not enough, the features of the training images take "
+            f"features_gib: {limit:g} is not enough, the features of the training images take "
             f"{total / GIB:.2f} GiB; raise it, or train with fewer proposals"
         )
 

@@ -44,9 +44,7 @@ class SegmentationTask(Task):
     ) -> None:
         super().__init__(model, [SemanticIoU()] if metrics is None else metrics, **settings)
         if class_weights and model.criterion != "cross_entropy":
-            raise ConfigError(
-                f"task.class_weights: {model.criterion} has none; set criterion cross_entropy, or class_weights null"
-            )
+            raise ConfigError(f"class_weights: {model.criterion} has none; use the cross entropy, or no class weights")
         self.class_weights = class_weights
         self.tta = TTAConfig()
         self._labelled: Tensor | None = None  # (256,) 1 for each label of the first epoch

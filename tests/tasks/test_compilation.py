@@ -159,7 +159,7 @@ def test_gradients_that_are_accumulated_are_not_left_in_cuda_graphs(compiler: Co
 
 def test_a_cpu_is_said_to_gain_little(compiler: Compiler, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit(DetectionTask(ColourDetector(), compile_loss=True), write_colours(tmp_path))
-    assert "task.compile_loss: made for GPUs; on a CPU the steps may take longer than without it" in caplog.messages
+    assert "compile_loss: made for GPUs; on a CPU the steps may take longer than without it" in caplog.messages
 
 
 def test_what_cannot_be_compiled_is_said(compiler: Compiler) -> None:

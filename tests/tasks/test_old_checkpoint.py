@@ -63,7 +63,7 @@ def test_its_training_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
     trainer = Trainer(**QUIET, max_epochs=55, check_val_every_n_epoch=55)
     seed_everything(0, verbose=False)
     trainer.fit(task, from_config(old.data_recipe), ckpt_path=OLD)
-    assert "task.lr: 0.5 is not used: a resumed training keeps its own value, 0.06" in caplog.text
+    assert "lr: 0.5 is not used: a resumed training keeps its own value, 0.06" in caplog.text
     losses = {name: value for name, value in task.losses.items() if name != "loss"}
     assert losses == pytest.approx(RESUMED, rel=1e-3)
     assert math.isclose(task.losses["loss"], sum(RESUMED.values()), rel_tol=1e-3)
