@@ -131,7 +131,7 @@ DATA = {
 @pytest.fixture(autouse=True)
 def notes_appear_again() -> None:
     """Each name is logged once in a process."""
-    compat._note.cache_clear()
+    compat.note.cache_clear()
 
 
 def write_checkpoint(path: Path, network: dict[str, Any], state: dict[str, Tensor]) -> None:

@@ -39,7 +39,7 @@ RESUMED = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_colours(Path("colours"))
-    compat._note.cache_clear()
+    compat.note.cache_clear()
 
 
 def test_it_is_evaluated(caplog: pytest.LogCaptureFixture) -> None:
