@@ -85,14 +85,29 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     are kept unless they are set again: jsonargparse keeps the arguments that two classes have in common, and a step by
     ``base`` in between leaves only those.
     """
-    replaced = []
+    known = inspect.signature(base).parameters
+    resets = [f"--data={base.__module__}.{base.__name__}"]
+    resets += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in known]
+    replaced: list[str] = []
     for argument in _with_folders(arguments, base.__name__):
-        if argument.split("=")[0] == "--data":
-            replaced.append(f"--data={base.__module__}.{base.__name__}")
-            known = inspect.signature(base).parameters
-            replaced += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in known]
-        replaced.append(argument)
-    return replaced
+        replaced += [*(resets if argument.split("=")[0] == "--data" else []), argument]
+    return [*_with_resets(replaced, resets)]
+
+
+def _with_resets(arguments: Sequence[str], resets: Sequence[str]) -> Iterator[str]:
+    """Yield ``arguments`` with ``resets`` before each file that replaces the class of the data of an earlier file."""
+    places = set()
+    replaces = False
+    for position, option, value in _files(arguments):
+        if option in ("--config", "-c"):
+            keys = {setting.key for setting in _file_settings(Path(value), "")}
+            if replaces and "data.class_path" in keys:
+                places.add(position if "=" in arguments[position] else position - 1)
+            replaces = replaces or "data.class_path" in keys
+    for position, argument in enumerate(arguments):
+        if position in places:
+            yield from resets
+        yield argument
 
 
 def class_path(key: str, arguments: Sequence[str]) -> str | None:
