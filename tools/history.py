@@ -145,7 +145,7 @@ def history(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("history.png"), help="the picture; figures lie beside it")
     options, settings = parser.parse_known_args(arguments)
     settings += ["--data.root", options.root]
-    splits = [value for value in settings if value.startswith(("--data.train_split=", "--data.val_split="))]
+    splits = [value for value in settings if value.startswith(("--data.split.train=", "--data.split.val="))]
     cli.main(["propose", "--data", "VOC", "--data.root", options.root, *splits, "--out", str(PROPOSALS)])
     if options.weights:
         settings += ["--model.backbone.weights", options.weights]
