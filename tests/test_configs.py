@@ -90,6 +90,7 @@ MORE = {
         "--model.size=96",
         "--data.proposals=proposals",
     ],
+    "RetinaNet": [],
     "Classifier": [],
     "FCN": [],
     "DilatedFCN": [],

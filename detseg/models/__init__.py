@@ -8,6 +8,7 @@ from detseg.models.faster_rcnn import FasterRCNN
 from detseg.models.fcn import FCN, ConvolutionalClassifier
 from detseg.models.mask_rcnn import MaskRCNN
 from detseg.models.rcnn import RCNN
+from detseg.models.retinanet import RetinaNet
 from detseg.models.segmenter import Segmenter
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "FastRCNN",
     "FasterRCNN",
     "MaskRCNN",
+    "RetinaNet",
     "Segmenter",
 ]

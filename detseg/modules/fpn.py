@@ -34,10 +34,13 @@ class FPN(Backbone):
         raise ValueError("a feature pyramid is not a classifier: its finer maps would not train; use its backbone")
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Tensor]:
-        bottom_up = self.backbone(images, image_sizes)
+        features = self.fuse(self.backbone(images, image_sizes))
+        return [*features, features[-1][:, :, ::2, ::2]]
+
+    def fuse(self, bottom_up: list[Tensor]) -> list[Tensor]:
+        """Merge the backbone's maps from the coarsest down (figure 3)."""
         maps = [conv(feature) for conv, feature in zip(self.lateral_convs, bottom_up, strict=True)]
         for finer in reversed(range(len(maps) - 1)):
             enlarged = F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:], mode="nearest")
             maps[finer] = enlarged.add_(maps[finer])  # in place, for these maps are large
-        features = [conv(feature) for conv, feature in zip(self.output_convs, maps, strict=True)]
-        return [*features, features[-1][:, :, ::2, ::2]]
+        return [conv(feature) for conv, feature in zip(self.output_convs, maps, strict=True)]

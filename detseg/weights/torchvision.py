@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,13 +47,21 @@ PREFIXES = (
     ("roi_heads.box_head.fc.", "roi_heads.box_head.5."),
     *((f"roi_heads.mask_head.{layer}.", f"roi_heads.mask_predictor.{layer}.") for layer in MASK_PREDICTOR),
     *((name, name) for name in ("rpn.head.", "roi_heads.box_head.fc", "roi_heads.box_predictor.")),
+    *((f"backbone.{level}.", f"backbone.fpn.extra_blocks.{level}.") for level in ("p6", "p7")),  # of RetinaNet
+    ("head.", "head."),
 )
 
-DETECTOR = "one of torchvision's Faster or Mask R-CNNs with a feature pyramid"  # for messages
+DETECTOR = "one of torchvision's Faster R-CNNs, Mask R-CNNs or RetinaNets with a feature pyramid"  # for messages
 DILATED = "an FCN on a dilated ResNet"
 
 SOFTMAX = "roi_heads.box_predictor.cls_score."  # the layer with a row for the background
-ROWS_PER_CLASS = {SOFTMAX: 1, "roi_heads.box_predictor.bbox_pred.": 4, "roi_heads.mask_head.mask_fcn_logits.": 1}
+SIGMOIDS = "head.classification_head.cls_logits."  # of RetinaNet, anchor by anchor instead of class by class
+ROWS_PER_CLASS = {
+    SOFTMAX: 1,
+    "roi_heads.box_predictor.bbox_pred.": 4,
+    "roi_heads.mask_head.mask_fcn_logits.": 1,
+    SIGMOIDS: 9,  # anchors of a cell
+}
 
 # Published detectors, and the epsilon of their frozen batch norm if it differs from the backbone's. The oldest two were
 # trained when torchvision used zero, MobileNet's backbone with PyTorch's default.
@@ -91,13 +100,13 @@ def from_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None =
     converted = {}
     for name, value in state.items():
         new = _renamed(_current(name), ((theirs, ours) for ours, theirs in PREFIXES), DETECTOR)
-        if count := _rows_per_class(new):
-            of_label = _by_class(value, count)
+        if _rows_per_class(new):
+            of_label = _by_class(new, value)
             chosen = [
                 *(range(1, len(of_label)) if labels is None else labels),
                 *([0] if new.startswith(SOFTMAX) else []),
             ]
-            value = of_label[chosen].flatten(0, 1)
+            value = _flat(new, of_label[chosen])
         converted[new] = value
     return converted
 
@@ -109,14 +118,14 @@ def to_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = N
     """
     theirs = {}
     for name, value in state.items():
-        if count := _rows_per_class(name):
-            of_class = _by_class(value, count)
+        if _rows_per_class(name):
+            of_class = _by_class(name, value)
             softmax = name.startswith(SOFTMAX)
             chosen = labels or range(1, len(of_class) + (not softmax))
-            fill = UNUSED_BIAS if name == f"{SOFTMAX}bias" else 0
+            fill = UNUSED_BIAS if name in (f"{SOFTMAX}bias", f"{SIGMOIDS}bias") else 0
             value = value.new_full((max(chosen) + 1, *of_class.shape[1:]), fill)
             value[[*chosen, *([0] if softmax else [])]] = of_class
-            value = value.flatten(0, 1)
+            value = _flat(name, value)
         theirs[_renamed(name, PREFIXES, DETECTOR)] = value
     return theirs
 
@@ -207,11 +216,11 @@ def match_classes(model: nn.Module, classes: Sequence[str]) -> None:
     labels, pretrained_labels = ([names.index(name) for name in common] for names in (classes, pretrained_classes))
     state_dict = model.state_dict()
     for name, value in class_weights.items():
-        new, old = (_by_class(tensor, _rows_per_class(name)) for tensor in (random[name], value))
+        new, old = (_by_class(name, tensor) for tensor in (random[name], value))
         new[labels] = old[pretrained_labels].to(new)
         if common and name.startswith(SOFTMAX):
             new[-1] = old[-1].to(new)
-        state_dict[name].copy_(new.flatten(0, 1))
+        state_dict[name].copy_(_flat(name, new))
     missing = [name for name in classes if name not in pretrained_classes]
     if not common:
         log.info("%s: %s begin at random: it has none of these classes", source, layers)
@@ -270,9 +279,17 @@ def _class_shape(name: str, value: Tensor) -> tuple[int, ...]:
     return tuple(value.shape[1:] if _rows_per_class(name) else value.shape)
 
 
-def _by_class(tensor: Tensor, count: int) -> Tensor:
-    """Reshape (K * count, ...) to (K, count, ...)."""
-    return tensor.view(-1, count, *tensor.shape[1:])
+def _by_class(name: str, value: Tensor) -> Tensor:
+    """Reshape the tensor called ``name`` from (K * rows, ...) to (K, rows, ...)."""
+    count, rest = _rows_per_class(name), value.shape[1:]
+    if name.startswith(SIGMOIDS):
+        return value.view(count, -1, *rest).transpose(0, 1)
+    return value.view(-1, count, *rest)
+
+
+def _flat(name: str, by_class: Tensor) -> Tensor:
+    """Undo ``_by_class``."""
+    return (by_class.transpose(0, 1) if name.startswith(SIGMOIDS) else by_class).flatten(0, 1)
 
 
 def _rows_per_class(name: str) -> int:
@@ -282,7 +299,7 @@ def _rows_per_class(name: str) -> int:
 
 def _current(name: str) -> str:
     """Translate a tensor name of torchvision's older checkpoints, such as COCO_V1, into its current one."""
-    if "_blocks." in name and name.count(".") == 4:
+    if re.search(r"\.(inner|layer)_blocks\.", name) and name.count(".") == 4:
         stem, _, kind = name.rpartition(".")
         return f"{stem}.0.{kind}"
     if name.startswith("rpn.head.conv.") and name.count(".") == 3:

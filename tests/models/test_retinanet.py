@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models import get_model
+
+from detseg.errors import CheckpointError
+from detseg.models import Detector, RetinaNet
+from detseg.models.retinanet import RetinaFPN
+from detseg.modules import AnchorGenerator, Postprocessor
+from detseg.modules.backbones import ResNet
+from detseg.modules.retina_head import RetinaHead
+from detseg.structures import Batch, Instances
+from detseg.weights.torchvision import from_torchvision, load_weights, to_torchvision
+from tests.models.tester import CLASSES, DetectorTester, scene
+
+HEIGHT, WIDTH = 96, 128
+SIZES = [(96, 80), (70, 128)]
+
+
+class TestRetinaNet(DetectorTester):
+    exhaustive: dict[str, Any] = {}
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Detector:
+        backbone = RetinaFPN(ResNet("resnet18", stages=[2, 3]), channels=32)
+        settings: dict[str, Any] = {"head": RetinaHead(num_convs=1), **arguments}
+        return RetinaNet(backbone, CLASSES, AnchorGenerator([[16], [32], [48], [64]]), **settings)
+
+
+def test_losses_have_names() -> None:
+    assert list(TestRetinaNet.make().loss(scene())) == ["class", "box"]
+
+
+class Pair:
+    """torchvision's network and ours with the same random weights, in double precision."""
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(3)
+        self.theirs: Any = get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES + 1)
+        self.theirs.train()
+        for module in self.theirs.modules():
+            if isinstance(module, nn.BatchNorm2d):  # statistics of these images, so that activations stay O(1)
+                module.momentum = None
+        with torch.no_grad():
+            features = self.theirs.backbone(torch.rand(2, 3, HEIGHT, WIDTH) * 4 - 2)
+            for layer, feature in zip(self.theirs.backbone.fpn.layer_blocks, features.values(), strict=False):
+                layer[0].weight /= feature.std()
+            head = self.theirs.head.classification_head.cls_logits
+            nn.init.normal_(head.weight, std=0.1)
+            nn.init.constant_(head.bias, -2.0)
+            nn.init.normal_(self.theirs.head.regression_head.bbox_reg.weight, std=0.02)
+        self.theirs.transform.resize = lambda image, target: (image, target)
+        self.theirs.eval().double()
+        second = name.endswith("_v2")
+        head = RetinaHead(num_groups=32, box_loss="giou") if second else RetinaHead()
+        backbone = RetinaFPN(ResNet("resnet50", stages=[3, 4, 5], norm="batch"), p6_from_p5=not second)
+        self.ours: Any = RetinaNet(backbone, CLASSES, head=head).double()
+        self.ours.load_state_dict(from_torchvision(self.theirs.state_dict()))
+        body = backbone.backbone
+        body.mean = 255 * torch.tensor(self.theirs.transform.image_mean, dtype=torch.float64).view(3, 1, 1)
+        body.std = 255 * torch.tensor(self.theirs.transform.image_std, dtype=torch.float64).view(3, 1, 1)
+        self.ours.eval()
+
+
+@pytest.fixture(scope="module", params=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return Pair(request.param)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    torch.manual_seed(4)
+    images = torch.zeros(len(SIZES), 3, HEIGHT, WIDTH, dtype=torch.uint8)
+    boxes = torch.zeros(len(SIZES), 4, 4, dtype=torch.float64)
+    labels, valid = torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.bool)
+    for row, (height, width) in enumerate(SIZES):
+        images[row, :, :height, :width] = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        corner = torch.rand(3, 2) * torch.tensor([width - 60, height - 60])
+        boxes[row, :3] = torch.cat([corner, corner + 20 + 40 * torch.rand(3, 2)], dim=1)
+        labels[row, :3] = torch.randint(0, CLASSES, (3,))
+        valid[row, : 3 - row] = True
+    sizes = torch.tensor(SIZES)
+    return Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(2), sizes)
+
+
+def as_list(batch: Batch) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    images = [image[:, :h, :w].double() / 255 for image, (h, w) in zip(batch.images, SIZES, strict=True)]
+    triples = zip(batch.targets.boxes, batch.targets.valid, batch.targets.labels, strict=True)
+    return images, [{"boxes": boxes[valid], "labels": labels[valid] + 1} for boxes, valid, labels in triples]
+
+
+def test_settings_are_those_of_torchvision(pair: Pair) -> None:
+    theirs, ours = pair.theirs, pair.ours
+    matcher, own = theirs.proposal_matcher, ours.matcher
+    assert (own.fg_iou_threshold, own.bg_iou_threshold) == (matcher.high_threshold, matcher.low_threshold)
+    assert own.allow_low_quality_matches == matcher.allow_low_quality_matches
+    own = ours.postprocessor
+    assert (own.nms_threshold, own.score_threshold) == (theirs.nms_thresh, theirs.score_thresh)
+    assert (own.topk_candidates, own.detections_per_image) == (theirs.topk_candidates, theirs.detections_per_img)
+    for level, anchors in zip(ours.anchor_generator.base_anchors, theirs.anchor_generator.cell_anchors, strict=True):
+        assert torch.equal(level, anchors.double())
+
+
+@torch.no_grad()
+def test_detections(pair: Pair, batch: Batch) -> None:
+    detections = pair.ours(batch.images, batch.image_sizes)
+    # torchvision's class 0, the background, is trained like the others and detected; ours does not exist.
+    expected = pair.theirs(as_list(batch)[0])
+    for row, image in enumerate(expected):
+        theirs = image["labels"] > 0
+        assert theirs.sum() > 50
+        count = min(int(theirs.sum()), int(detections.valid[row].sum()))
+        assert_close(detections.scores[row][:count], image["scores"][theirs][:count], rtol=0, atol=1e-9)
+        assert_close(detections.boxes[row][:count], image["boxes"][theirs][:count], rtol=0, atol=1e-6)
+        assert torch.equal(detections.labels[row][:count] + 1, image["labels"][theirs][:count])
+
+
+def test_losses_and_gradients(pair: Pair, batch: Batch) -> None:
+    """Without the loss of torchvision's class 0, that nothing is."""
+    theirs, ours = pair.theirs, pair.ours
+    with torch.no_grad():  # so sure that it is never there that its loss is nothing
+        head = theirs.head.classification_head.cls_logits
+        head.weight.view(9, CLASSES + 1, -1)[:, 0] = 0
+        head.bias.view(9, CLASSES + 1)[:, 0] = -1e4
+    own = ours.loss(batch)
+    theirs.train()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    expected = theirs(*as_list(batch))
+    theirs.eval()
+    assert_close(own["class"], expected["classification"], rtol=1e-6, atol=0, check_dtype=False)
+    assert_close(own["box"], expected["bbox_regression"], rtol=1e-6, atol=0, check_dtype=False)
+    sum(own.values()).backward()
+    sum(expected.values()).backward()
+    gradients = to_torchvision({name: parameter.grad for name, parameter in ours.named_parameters()})
+    for name, parameter in theirs.named_parameters():
+        ours_, other = gradients[name], parameter.grad
+        if "cls_logits" in name:
+            ours_, other = (each.view(9, CLASSES + 1, -1)[:, 1:] for each in (ours_, other))
+        assert (ours_ - other).norm() < 1e-5 * other.norm(), name
+
+
+def test_weights_both_ways(pair: Pair, tmp_path: Any) -> None:
+    """Bit by bit, but for the class that no object has."""
+    state = pair.theirs.state_dict()
+    back = to_torchvision(pair.ours.state_dict())
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        mine, other = back[name], value
+        if "cls_logits" in name:
+            mine, other = (each.view(9, CLASSES + 1, -1)[:, 1:] for each in (mine, other))
+        assert torch.equal(mine, other), name
+    again = from_torchvision(back)
+    assert all(torch.equal(again[name], value) for name, value in pair.ours.state_dict().items())
+    torch.save(state, tmp_path / "theirs.pth")
+    nn.init.zeros_(pair.ours.head.classification_head["cls_logits"].weight)
+    load_weights(pair.ours, str(tmp_path / "theirs.pth"))
+    assert torch.equal(pair.ours.state_dict()["head.classification_head.cls_logits.weight"],
+                       again["head.classification_head.cls_logits.weight"])  # fmt: skip
+
+
+def test_weights_of_another_network(tmp_path: Any) -> None:
+    torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, tmp_path / "rpn.pth")
+    with pytest.raises(CheckpointError, match=r"rpn.pth: these are not weights of this RetinaNet: .* missing"):
+        load_weights(TestRetinaNet.make(), str(tmp_path / "rpn.pth"))
+
+
+@torch.no_grad()
+def test_settings_reach_the_detections() -> None:
+    torch.manual_seed(0)
+    model = TestRetinaNet.make(postprocessor=Postprocessor(0.5, score_threshold=0.0)).eval()
+    fewer = TestRetinaNet.make(
+        postprocessor=Postprocessor(0.5, score_threshold=0.0, topk_candidates=3, detections_per_image=5)
+    ).eval()
+    fewer.load_state_dict(model.state_dict())
+    batch = scene()
+    assert model(batch.images, batch.image_sizes).valid.sum(dim=1).min() > 12
+    assert fewer(batch.images, batch.image_sizes).valid.sum(dim=1).tolist() == [5, 5]
