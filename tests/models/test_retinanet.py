@@ -113,8 +113,8 @@ def test_settings_are_those_of_torchvision(pair: Pair) -> None:
 def test_detections(pair: Pair, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Save for boxes outside of the image, which torchvision clips to its edge, without an area, and keeps."""
     monkeypatch.setattr(postprocessor, "MIN_SIDE", 1e-12)
-    monkeypatch.setattr(pair.ours.postprocessor, "detections_per_image", 1000)
-    monkeypatch.setattr(pair.theirs, "detections_per_img", 1000)
+    monkeypatch.setattr(pair.ours.postprocessor, "detections_per_image", 3000)
+    monkeypatch.setattr(pair.theirs, "detections_per_img", 3000)
     detections = pair.ours(batch.images, batch.image_sizes)
     expected = pair.theirs(as_list(batch)[0])
     for row, image in enumerate(expected):
