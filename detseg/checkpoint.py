@@ -19,7 +19,7 @@ from detseg.errors import CheckpointError
 from detseg.tasks import TASKS, Task
 from detseg.weights import state_dict
 
-for _name in data_sets.__all__:  # imported, so that checkpoints and the command line find them by name
+for _name in dir(data_sets):  # imported, so that checkpoints and the command line find them by name
     getattr(data_sets, _name)
 
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 RECALLS = np.linspace(0, 1, 101)
 COUNTS = (1, 10, 100)  # detections of one class in one image
-SUMMARY = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+SUMMARY: tuple[str, ...] = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 SUMMARY += ("AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large")
 MASKS = "mask_"  # begins the names of values of masks
 

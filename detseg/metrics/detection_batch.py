@@ -117,7 +117,7 @@ def merge(batches: Sequence[DetectionBatch]) -> DetectionBatch:
 def detections_of(batch: DetectionBatch) -> Detections:
     """The columns of a merged batch as arrays."""
     columns = (batch.images, batch.boxes, batch.labels, batch.scores)
-    return Detections(*(column.numpy() for column in columns), batch.masks)  # type: ignore[call-arg, arg-type]
+    return Detections(*(column.numpy() for column in columns), batch.masks)  # type: ignore[call-arg]
 
 
 def image_rle(detections: Instances, image: int, height: int, width: int) -> list[bytes]:

@@ -164,7 +164,7 @@ def encode(masks: Any, size: Sequence[int] | None = None) -> list[dict[str, Any]
     if isinstance(masks, (Tensor, np.ndarray)):
         pixels = as_array(masks, np.uint8).transpose(1, 2, 0)
         return list(coco_masks.encode(np.asfortranarray(pixels)))
-    return [one if isinstance(one, Mapping) else {"size": list(size or ()), "counts": one} for one in masks]
+    return [dict(one) if isinstance(one, Mapping) else {"size": list(size or ()), "counts": one} for one in masks]
 
 
 def counts_of(rle: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:

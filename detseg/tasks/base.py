@@ -63,7 +63,7 @@ class Task(LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        metrics: Sequence[Metric],
+        metrics: Sequence[Metric] | None = None,
         lr: float = 0.02,
         reference_batch: int = 16,
         backbone_lr_factor: float = 1.0,
@@ -72,12 +72,12 @@ class Task(LightningModule):
         compile_loss: bool = False,
     ) -> None:
         super().__init__()
-        limits = {"lr": (lr, 0), "reference_batch": (reference_batch, 1), "backbone_lr_factor": (backbone_lr_factor, 0)}
-        require_at_least(**limits)
+        require_at_least(lr=(lr, 0), reference_batch=(reference_batch, 1), backbone_lr_factor=(backbone_lr_factor, 0))
+        metrics = self.default_metrics() if metrics is None else metrics
         if not metrics:
             raise ConfigError("metrics: is empty; name one metric or more, the first of which is monitored")
         self.model: Any = model.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
-        self.metrics = nn.ModuleList(metrics)
+        self.metrics: Any = nn.ModuleList(metrics)
         self.lr, self.reference_batch, self.backbone_lr_factor = lr, reference_batch, backbone_lr_factor
         self.optimizer, self.schedule = optimizer, schedule
         self.compile_loss = compile_loss
@@ -90,6 +90,11 @@ class Task(LightningModule):
         self._other_values: list[str] = []  # names of the values of metrics that have no table
         self._check: LossCheck | None = None
         self._reset()
+
+    @staticmethod
+    @abstractmethod
+    def default_metrics() -> list[Metric]:
+        """Build the metrics of a task that is given none."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -38,8 +38,11 @@ class ClassificationTask(Task):
         schedule: ScheduleConfig = ScheduleConfig(milestones=(30, 60), warmup_steps=0),  # noqa: B008 - frozen
         **settings: Any,
     ) -> None:
-        metrics = [TopKAccuracy()] if metrics is None else metrics
         super().__init__(model, metrics, lr, reference_batch, schedule=schedule, **settings)
+
+    @staticmethod
+    def default_metrics() -> list[Metric]:
+        return [TopKAccuracy()]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

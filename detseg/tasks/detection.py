@@ -15,7 +15,6 @@ from detseg.errors import ConfigError
 from detseg.metrics import CocoAP, DetectionMetric, Detections, VocAP, annotation_targets
 from detseg.metrics.detection_metric import as_torchmetrics
 from detseg.metrics.zero_ap import explain_zero_ap
-from detseg.models import Detector
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks.base import Task
 from detseg.weights.torchvision import match_classes
@@ -33,9 +32,9 @@ class DetectionTask(Task):
 
     datamodule_cls = DetectionDataModule
 
-    def __init__(self, model: Detector, metrics: Sequence[Metric] | None = None, **settings: Any) -> None:
-        metrics = [CocoAP(), VocAP(2007), VocAP(2010)] if metrics is None else metrics
-        super().__init__(model, metrics, **settings)
+    @staticmethod
+    def default_metrics() -> list[Metric]:
+        return [CocoAP(), VocAP(2007), VocAP(2010)]
 
     @property
     def monitor_metrics(self) -> tuple[str, ...]:

@@ -42,13 +42,17 @@ class SegmentationTask(Task):
         class_weights: Literal["median_frequency"] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(model, [SemanticIoU()] if metrics is None else metrics, **settings)
+        super().__init__(model, metrics, **settings)
         if class_weights and model.criterion != "cross_entropy":
             raise ConfigError(f"class_weights: {model.criterion} has none; use the cross entropy, or no class weights")
         self.class_weights = class_weights
         self.tta = TTAConfig()
         self._labelled: Tensor | None = None  # (256,) 1 for each label of the first epoch
         self._warned: set[str] = set()
+
+    @staticmethod
+    def default_metrics() -> list[Metric]:
+        return [SemanticIoU()]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

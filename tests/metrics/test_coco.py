@@ -332,7 +332,7 @@ def test_masks_equal_pycocotools(seed: int) -> None:
     assert truth.masks is not None
     dataset = as_coco(truth)
     for row, entry in enumerate(dataset["annotations"]):
-        entry["segmentation"] = {"size": [240, 320], "counts": truth.masks.runs(row, 240, 320).decode()}
+        entry["segmentation"] = {"size": [240, 320], "counts": truth.masks.rle(row, 240, 320).decode()}
     results = [{key: value for key, value in one.items() if key != "bbox"} for one in coco_results(truth, found)]
     ours = mask_ap(truth, found)
     assert_equal(ours, reference(dataset, results, "segm"))
