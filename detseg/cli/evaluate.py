@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
     trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
         _report(task, data, options.out, options.metrics)
-        if options.get("evaluator") == "pycocotools":
+        if options.get("evaluator") == "pycocotools" and isinstance(task, DetectionTask):
             _compare(task)
 
 

@@ -62,14 +62,22 @@ class GroundTruth(NamedTuple):
 class Annotations(Protocol):
     """The part of ``DetectionAnnotations`` that targets are made of."""
 
-    image_ids: NDArray[Any]
-    sizes: NDArray[np.int32]
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    areas: NDArray[np.float64]
-    crowd: NDArray[np.bool_]
-    difficult: NDArray[np.bool_]
-    masks: Any
+    @property
+    def image_ids(self) -> NDArray[Any]: ...
+    @property
+    def sizes(self) -> NDArray[np.int32]: ...
+    @property
+    def boxes(self) -> NDArray[np.float64]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+    @property
+    def areas(self) -> NDArray[np.float64]: ...
+    @property
+    def crowd(self) -> NDArray[np.bool_]: ...
+    @property
+    def difficult(self) -> NDArray[np.bool_]: ...
+    @property
+    def masks(self) -> Any: ...
 
     def objects(self, image: int) -> slice:
         """Rows of the objects of one image."""
