@@ -47,6 +47,8 @@ ONLY: dict[str, tuple[str, ...]] = {
     "lightning": ("tasks/", "callbacks/", "cli/", "data/modules/"),
     "pytorch_lightning": (),  # the other name of lightning: two names give two classes of everything
     "albumentations": ("data/transforms/",),
+    "matplotlib": ("analysis/",),
+    "jinja2": ("check/",),
     "faster_coco_eval": ("metrics/", "data/annotations/masks.py"),
 }
 """Where some libraries may be imported, and nowhere else."""

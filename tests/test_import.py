@@ -46,6 +46,10 @@ def test_annotations_need_numpy_alone() -> None:
     assert modules & {"torch", "lightning", "albumentations", "PIL"} == set()
 
 
+def test_libraries_for_drawing_are_imported_on_the_first_drawing() -> None:
+    assert loaded("import detseg.analysis.charts, detseg.check.page") & {"matplotlib", "jinja2"} == set()
+
+
 @pytest.mark.parametrize("name", detseg.__all__)
 def test_every_name_is_there(name: str) -> None:
     assert getattr(detseg, name) is not None

@@ -1,1 +1,1 @@
-"""A look at a whole data set before it is learnt from: figures, faults, a repaired copy, a page to look at."""
+"""Checks of a whole data set before training: statistics, issues, a repaired copy and an HTML page."""

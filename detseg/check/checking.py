@@ -1,7 +1,8 @@
-"""The check of a whole data set."""
+"""Check of a whole data set: labels, image files, classes and duplicates."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,93 +12,118 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.check.labels import Part, class_counts, class_issues, duplicates, mask_issues, object_issues
-from detseg.check.pictures import ImageJob, ImageStats, look_at
+from detseg.check.image_checks import ImageJob, ImageStats, check_images
+from detseg.check.label_checks import (
+    SplitAnnotations,
+    class_issues,
+    count_classes,
+    duplicate_issues,
+    mask_issues,
+    object_issues,
+)
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.formats.base import DatasetSource
 from detseg.errors import DataError
 
-# Gives what is to be called after each of so many images.
+# Takes the number of images, and gives a function to call after each of them.
 Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found."""
+    """Annotations, sizes, counts and issues of a data set."""
 
     root: Path
     format: str
-    parts: dict[str, Part]  # those that can be read, the one to train on first
-    sizes: dict[str, NDArray[np.int64]]  # of each part (I, 2), height and width of its files, 0 if not readable
-    counts: dict[str, dict[str, int]]  # objects, or pixels, of each class in each part
-    faults: list[Issue]  # in the order of KINDS
+    splits: dict[str, SplitAnnotations]  # the readable ones, the training split first
+    image_sizes: dict[str, NDArray[np.int64]]  # of each split (I, 2), height and width of the files, 0 if unreadable
+    class_counts: dict[str, dict[str, int]]  # objects, or pixels, of each class in each split
+    issues: list[Issue]  # in the order of KINDS
     decoded: bool
 
     def of_kind(self, kind: str) -> list[Issue]:
-        """The faults of a kind."""
-        return [fault for fault in self.faults if fault.kind == kind]
+        return [issue for issue in self.issues if issue.kind == kind]
+
+    @property
+    def severity_counts(self) -> dict[str, int]:
+        counts = Counter(issue.severity for issue in self.issues)
+        return {"error": counts["error"], "warning": counts["warning"], "note": counts["note"]}
 
     @property
     def status(self) -> int:
-        """0 where all is well, 1 where there are warnings, 2 where there are errors."""
-        severities = {fault.severity for fault in self.faults}
-        return 2 if "error" in severities else 1 if "warning" in severities else 0
+        """Exit status: 2 if there are errors, 1 if there are warnings, else 0."""
+        counts = self.severity_counts
+        return 2 if counts["error"] else 1 if counts["warning"] else 0
+
+    @property
+    def has_objects(self) -> bool:
+        """True for boxes, False for semantic masks."""
+        return any(isinstance(annotations, DetectionAnnotations) for annotations in self.splits.values())
 
 
-def check(source: DatasetSource, decode: bool, jobs: int, progress: Progress) -> CheckResult:
-    """Read all labels and look at every image of a data set; with ``decode`` also at all pixels."""
+def check_dataset(source: DatasetSource, decode: bool, jobs: int, progress: Progress) -> CheckResult:
+    """Read all labels and the header of every image; with ``decode`` also all pixels."""
     root = source.tree.root
-    parts: dict[str, Part] = {}
-    faults: list[Issue] = []
+    splits, issues = _read_splits(source)
+    broken = {issue.image for issue in issues}  # images with unusable labels
+    image_jobs = {split: list(_image_jobs(annotations)) for split, annotations in splits.items()}
+    with progress(sum(map(len, image_jobs.values()))) as advance:
+        stats = {split: check_images(of_split, decode, jobs, advance) for split, of_split in image_jobs.items()}
+    opened = {str(job.path) for of_split in image_jobs.values() for job in of_split}
+    # The check of an image file is more precise than its reader's issue.
+    issues = [issue for issue in issues if issue.kind != "image-unreadable" or issue.file not in opened]
+    for split, table in splits.items():
+        for job, image in zip(image_jobs[split], stats[split], strict=True):
+            issues += [Issue(kind, str(job.path), message) for kind, message in image.issues]
+        if isinstance(table, DetectionAnnotations):
+            issues += object_issues(split, table, broken)
+        else:
+            issues += mask_issues(table, [image.value_counts for image in stats[split]])
+    image_sizes = {
+        split: np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2)
+        for split, images in stats.items()
+    }
+    class_counts = count_classes(splits, {split: _sum_value_counts(images) for split, images in stats.items()})
+    issues += class_issues(root, class_counts, next(iter(source.splits)))
+    issues += duplicate_issues(splits, is_readable(image_sizes))
+    order = {kind: position for position, kind in enumerate(KINDS)}
+    issues = sorted(dict.fromkeys(issues), key=lambda issue: order[issue.kind])
+    return CheckResult(root, source.format.name, splits, image_sizes, class_counts, issues, decode)
+
+
+def is_readable(image_sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
+    """Return a mask (I,) of the readable images of each split."""
+    return {split: sizes.min(axis=1) > 0 for split, sizes in image_sizes.items()}
+
+
+def _read_splits(source: DatasetSource) -> tuple[dict[str, SplitAnnotations], list[Issue]]:
+    """Read the labels of all splits, and collect their issues instead of stopping at the first one."""
+    splits: dict[str, SplitAnnotations] = {}
+    issues: list[Issue] = []
     for split in source.splits:
         collector = IssueCollector()
         try:
-            parts[split] = cast("Part", source.read(split, "any", collector))
+            splits[split] = cast("SplitAnnotations", source.read(split, "any", collector))
         except DataError as error:
-            faults.append(Issue("labels-unreadable", str(root), str(error)))
-        faults += collector.issues
-    broken = {fault.image for fault in faults}  # images of whose labels something cannot be used
-    image_jobs = {split: list(_image_jobs(part)) for split, part in parts.items()}
-    with progress(sum(map(len, image_jobs.values()))) as advance:
-        seen = {split: look_at(wanted, decode, jobs, advance) for split, wanted in image_jobs.items()}
-    looked = {str(job.path) for wanted in image_jobs.values() for job in wanted}
-    # Of an image that could not be read, the look at it says more than the reader did.
-    faults = [fault for fault in faults if fault.kind != "image-unreadable" or fault.file not in looked]
-    for split, part in parts.items():
-        for job, one in zip(image_jobs[split], seen[split], strict=True):
-            faults += [Issue(kind, str(job.path), text) for kind, text in one.flaws]
-        if isinstance(part, DetectionAnnotations):
-            faults += object_issues(split, part, broken)
-        else:
-            faults += mask_issues(part, [one.numbers for one in seen[split]])
-    sizes = {
-        split: np.array([one.size for one in found], dtype=np.int64).reshape(-1, 2) for split, found in seen.items()
-    }
-    counts = class_counts(parts, {split: _sum(found) for split, found in seen.items()})
-    faults += class_issues(root, counts, next(iter(source.splits)))
-    faults += duplicates(parts, readable(sizes))
-    order = {kind: position for position, kind in enumerate(KINDS)}
-    faults = sorted(dict.fromkeys(faults), key=lambda fault: order[fault.kind])
-    return CheckResult(root, source.format.name, parts, sizes, counts, faults, decode)
+            issues.append(Issue("labels-unreadable", str(source.tree.root), str(error)))
+        issues += collector.issues
+    return splits, issues
 
 
-def readable(sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
-    """Which images of each part have a size."""
-    return {split: found.min(axis=1) > 0 for split, found in sizes.items()}
-
-
-def _image_jobs(part: Part) -> Iterator[ImageJob]:
-    if isinstance(part, SemanticAnnotations):
-        for image, row in enumerate(part.rows.tolist()):
-            mask = Path(str(part.maps.paths[row])) if isinstance(part.maps, LabelFiles) else None
-            yield ImageJob(part.path(image), (0, 0), mask)
+def _image_jobs(annotations: SplitAnnotations) -> Iterator[ImageJob]:
+    if isinstance(annotations, SemanticAnnotations):
+        for index, row in enumerate(annotations.rows.tolist()):
+            mask = Path(str(annotations.maps.paths[row])) if isinstance(annotations.maps, LabelFiles) else None
+            yield ImageJob(annotations.path(index), (0, 0), mask)
         return
-    for image, (height, width) in enumerate(part.sizes.tolist()):
-        yield ImageJob(part.path(image), (height, width))
+    for index, (height, width) in enumerate(annotations.sizes.tolist()):
+        yield ImageJob(annotations.path(index), (height, width))
 
 
-def _sum(seen: list[ImageStats]) -> NDArray[np.int64]:
-    """Pixels with each number in all maps of labels."""
-    return sum((one.numbers for one in seen if one.numbers is not None), start=np.zeros(256, dtype=np.int64))
+def _sum_value_counts(images: list[ImageStats]) -> NDArray[np.int64]:
+    """Count the pixels (256,) with each value over all semantic masks."""
+    return sum(
+        (image.value_counts for image in images if image.value_counts is not None), start=np.zeros(256, dtype=np.int64)
+    )

@@ -1,10 +1,10 @@
-"""The report of a check as a page: figures as charts, faults with pictures, and a browser of images with labels."""
+"""HTML page of a check: statistics as charts, issues with images, and a browser of images with their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,161 +12,166 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from detseg.check.checking import CheckResult
-from detseg.check.figures import Figures, covered
-from detseg.check.summary import part_rows, short
-from detseg.check.web import SIDE, Shown, bars, browser, data_uri, document, gallery, histogram, shrunk, table
+from detseg.check.rendering import LONG_EDGE, BarChart, Histogram, PageImage, data_uri, histogram, render, shrink
+from detseg.check.statistics import BoxStatistics, anchor_coverage
+from detseg.check.summary import relative_message, split_table
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
 
-CLASSES = 20  # in the chart
-OF_KIND = 12  # pictures of faults of one kind
-LISTED = 500  # faults of one kind
-BROWSED = 120  # images in the browser
-MARK = (255, 40, 40)
-SHOWS = 10  # pixels; a box that is smaller gets so much room on each side
-OPEN = 8  # faults that are listed without a click
+MAX_CLASSES = 20  # in the chart
+MAX_ISSUE_IMAGES, MAX_MESSAGES = 12, 500  # for each kind of issue
+MAX_OPEN = 8  # longer lists are collapsed
+MAX_IMAGES = 120  # in the browser
+BOX_COLOR, GREY = (255, 40, 40), (110, 110, 110)
+MIN_BOX = 10  # pixels; a smaller box gets this much padding on each side
 
 
-def page(checked: CheckResult, found: Figures, side: int) -> str:
-    """The whole page as HTML. ``side`` is the short edge of the images that the anchors were compared in."""
-    counts = {
-        severity: sum(fault.severity == severity for fault in checked.faults)
-        for severity in ("error", "warning", "note")
-    }
-    badges = " ".join(f'<span class="{name}">{count} {name}s</span>' for name, count in counts.items())
-    looked = "every image was decoded" if checked.decoded else "heads of images alone were read"
-    return document(
-        f"Check of {checked.root.name}",
-        [
-            f"<h1>{escape(checked.root.name)}</h1>",
-            f"<p>{escape(checked.format)}, {escape(', '.join(checked.parts))}; {looked}. {badges}</p>",
-            table(list(part_rows(checked))),
-            "<h2>Figures</h2>",
-            f'<div class="charts">{"".join(_charts(checked, found, side))}</div>',
-            "<h2>Faults</h2>",
-            *(_faults(checked) if checked.faults else ["<p>None.</p>"]),
-            "<h2>Images and labels</h2>",
-            *_browser(checked),
-        ],
+class IssueGroup(NamedTuple):
+    """All issues of one kind as the page shows them."""
+
+    kind: str
+    severity: str
+    title: str
+    count: int
+    messages: list[str]
+    images: list[PageImage]
+    has_more_images: bool
+
+
+def render_page(result: CheckResult, statistics: BoxStatistics, side: int) -> str:
+    """Render the page. ``side`` is the short edge of the images that the anchors were compared in."""
+    images = [
+        (split, index)
+        for split, sizes in result.image_sizes.items()
+        for index in np.flatnonzero(sizes.all(axis=1)).tolist()
+    ]
+    chosen = np.linspace(0, len(images) - 1, min(MAX_IMAGES, len(images))).round().astype(int)
+    labelled = (_labelled_image(result, *images[position]) for position in chosen)
+    coverage = [
+        (name, fraction, f"{100 * fraction:.1f} % of {count:,}")
+        for name, (count, fraction) in anchor_coverage(statistics).items()
+        if count
+    ]
+    return render(
+        "check.html.j2",
+        title=f"Check of {result.root.name}",
+        result=result,
+        split_table=split_table(result),
+        class_chart=_class_chart(result),
+        histograms=_histograms(statistics, side) if len(statistics.box_sides) else [],
+        anchor_chart=BarChart("Boxes with an anchor of IoU 0.5 or more", coverage),
+        issue_groups=list(_issue_groups(result)),
+        images=[image for image in labelled if image],
+        image_count=len(images),
+        MAX_OPEN=MAX_OPEN,
     )
 
 
-def _charts(checked: CheckResult, found: Figures, side: int) -> Iterator[str]:
-    objects = any(isinstance(part, DetectionAnnotations) for part in checked.parts.values())
-    totals = sorted(((sum(parts.values()), name) for name, parts in checked.counts.items()), reverse=True)
-    more = f", the first {CLASSES} of {len(totals)}" if len(totals) > CLASSES else ""
-    unit = "Objects" if objects else "Pixels"
-    yield bars(f"{unit} of each class{more}", [(name, count, f"{count:,}") for count, name in totals[:CLASSES]])
-    if not len(found.sides):
-        return
-    yield histogram("Objects of an image", found.per_image, _edges(found.per_image.max(initial=1)), "images")
-    yield histogram("Side of a box, the root of its area, in pixels", found.sides, np.geomspace(1, 2048, 23), "boxes")
-    yield histogram("Width over height of a box", found.shapes, np.geomspace(1 / 8, 8, 25), "boxes")
-    yield histogram(f"IoU with the best anchor at a short edge of {side}", found.best, np.linspace(0, 1, 21), "boxes")
-    shares = [
-        (name, share, f"{100 * share:.1f} % of {count:,}") for name, (count, share) in covered(found).items() if count
+def _class_chart(result: CheckResult) -> BarChart:
+    unit = "Objects" if result.has_objects else "Pixels"
+    totals = sorted(((sum(counts.values()), name) for name, counts in result.class_counts.items()), reverse=True)
+    more = f", the first {MAX_CLASSES} of {len(totals)}" if len(totals) > MAX_CLASSES else ""
+    return BarChart(
+        f"{unit} of each class{more}", [(name, count, f"{count:,}") for count, name in totals[:MAX_CLASSES]]
+    )
+
+
+def _histograms(statistics: BoxStatistics, side: int) -> list[Histogram]:
+    per_image = statistics.objects_per_image
+    most = int(per_image.max(initial=1))
+    step = -(-(most + 1) // 30)  # for at most 30 bins of whole numbers
+    edges = np.arange(0, most + step + 1, step, dtype=np.float64)
+    return [
+        histogram("Objects per image", per_image, edges, "images"),
+        histogram("Square root of the area of a box, pixels", statistics.box_sides, np.geomspace(1, 2048, 23), "boxes"),
+        histogram("Width over height of a box", statistics.aspect_ratios, np.geomspace(1 / 8, 8, 25), "boxes"),
+        histogram(
+            f"IoU with the best anchor at a short edge of {side}",
+            statistics.anchor_ious,
+            np.linspace(0, 1, 21),
+            "boxes",
+        ),
     ]
-    yield bars("Boxes with an anchor of IoU 0.5 or more", shares)
 
 
-def _edges(most: int) -> NDArray[np.float64]:
-    """Edges between whole numbers from 0 on, at most 30."""
-    step = -(-(int(most) + 1) // 30)
-    return np.arange(0, most + step + 1, step, dtype=np.float64)
-
-
-def _faults(checked: CheckResult) -> Iterator[str]:
+def _issue_groups(result: CheckResult) -> Iterator[IssueGroup]:
     for kind, (severity, title) in KINDS.items():
-        faults = checked.of_kind(kind)
-        if not faults:
+        issues = result.of_kind(kind)
+        if not issues:
             continue
-        yield f'<h3><span class="{severity}">{severity}</span> {len(faults)} {escape(title)} <code>{kind}</code></h3>'
-        seen_as = [(fault, Path(fault.image or fault.file)) for fault in faults if kind != "image-empty"]
-        pictured = [(fault, path) for fault, path in seen_as if path.suffix.lower() in SUFFIXES]
-        if pictured:
-            yield gallery(_pictured(checked, fault, path) for fault, path in pictured[:OF_KIND])
-        more = f", the first {LISTED} of {len(faults)}" if len(faults) > LISTED else ""
-        seen = f"; pictures of the first {OF_KIND} above" if len(pictured) > OF_KIND else ""
-        items = "".join(f"<li>{escape(short(checked, fault))}</li>" for fault in faults[:LISTED])
-        state = "" if pictured or len(faults) > OPEN else " open"
-        yield f"<details{state}><summary>list{more}{seen}</summary><ul>{items}</ul></details>"
+        paths = [(issue, Path(issue.image or issue.file)) for issue in issues if kind != "image-empty"]
+        with_image = [(issue, path) for issue, path in paths if path.suffix.lower() in SUFFIXES]
+        yield IssueGroup(
+            kind,
+            severity,
+            title,
+            len(issues),
+            [relative_message(result, issue) for issue in issues[:MAX_MESSAGES]],
+            [_issue_image(result, issue, path) for issue, path in with_image[:MAX_ISSUE_IMAGES]],
+            len(with_image) > MAX_ISSUE_IMAGES,
+        )
 
 
-def _pictured(checked: CheckResult, fault: Issue, path: Path) -> Shown:
-    """The image of a fault, with its box in red; one that cannot be read is grey."""
+def _issue_image(result: CheckResult, issue: Issue, path: Path) -> PageImage:
+    """Draw the box of an issue in red on its image; an unreadable image is grey."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            scale = SIDE / max(image.size)
-            size = image.size
-            pixels = image.convert("RGB").resize([max(1, round(scale * length)) for length in size])
-            factor = pixels.width / _stored(path)[0]
-    except Exception:  # whatever it is, it is what the fault is about
-        pixels, factor = Image.new("RGB", (SIDE, SIDE * 3 // 4), (110, 110, 110)), 1.0
+            stored_width = image.width
+            image.draft("RGB", (2 * LONG_EDGE, 2 * LONG_EDGE))
+            scale = LONG_EDGE / max(image.size)
+            pixels = image.convert("RGB").resize([max(1, round(scale * length)) for length in image.size])
+            factor = pixels.width / stored_width
+    except Exception:  # any failure to decode is the issue itself
+        pixels, factor = Image.new("RGB", (LONG_EDGE, LONG_EDGE * 3 // 4), GREY), 1.0
         ImageDraw.Draw(pixels).text(
-            (SIDE / 2, SIDE * 3 / 8), "cannot be read", fill=(230, 230, 230), anchor="mm", font_size=30
+            (LONG_EDGE / 2, LONG_EDGE * 3 / 8), "cannot be read", fill=(230, 230, 230), anchor="mm", font_size=30
         )
-    if fault.box is not None:
-        pixels = _marked(pixels, np.array(fault.box) * factor)
-    return Shown(data_uri(np.asarray(pixels)), short(checked, fault))
+    if issue.box is not None:
+        pixels = _draw_box(pixels, np.array(issue.box) * factor)
+    return PageImage(data_uri(np.asarray(pixels)), relative_message(result, issue))
 
 
-def _stored(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
-
-
-def _marked(image: Image.Image, box: NDArray[np.float64]) -> Image.Image:
-    """Draw a box on an image; where it lies beyond, there is grey, up to the size of the image."""
+def _draw_box(image: Image.Image, box: NDArray[np.float64]) -> Image.Image:
+    """Draw a box on an image, which is padded with grey, at most by its own size, if the box lies outside."""
     width, height = image.size
     x1, y1, x2, y2 = box.clip((-width, -height) * 2, (2 * width, 2 * height) * 2)
     left, top = round(min(0, x1, x2)), round(min(0, y1, y2))
     right, bottom = round(max(width, x1, x2)), round(max(height, y1, y2))
     margin = 4 if (left, top, right, bottom) != (0, 0, width, height) else 0
-    sheet = Image.new("RGB", (right - left + 2 * margin, bottom - top + 2 * margin), (110, 110, 110))
-    sheet.paste(image, (margin - left, margin - top))
-    places = [min(x1, x2) - left, min(y1, y2) - top, max(x1, x2) - left, max(y1, y2) - top]
-    room = (-SHOWS, -SHOWS, SHOWS, SHOWS) if min(abs(x2 - x1), abs(y2 - y1)) < SHOWS else (-2, -2, 2, 2)
-    grown = [value + margin + change for value, change in zip(places, room, strict=True)]
-    ImageDraw.Draw(sheet).rectangle(grown, outline=MARK, width=4)
-    return sheet
+    canvas = Image.new("RGB", (right - left + 2 * margin, bottom - top + 2 * margin), GREY)
+    canvas.paste(image, (margin - left, margin - top))
+    corners = [min(x1, x2) - left, min(y1, y2) - top, max(x1, x2) - left, max(y1, y2) - top]
+    padding = MIN_BOX if min(abs(x2 - x1), abs(y2 - y1)) < MIN_BOX else 2
+    padded = [value + margin + side * padding for value, side in zip(corners, (-1, -1, 1, 1), strict=True)]
+    ImageDraw.Draw(canvas).rectangle(padded, outline=BOX_COLOR, width=4)
+    return canvas
 
 
-def _browser(checked: CheckResult) -> Iterator[str]:
-    images = [
-        (split, row)
-        for split, part in checked.parts.items()
-        for row in np.flatnonzero(checked.sizes[split].all(axis=1))
-    ]
-    chosen = [images[place] for place in np.linspace(0, len(images) - 1, min(BROWSED, len(images))).round().astype(int)]
-    shown = [one for split, row in chosen if (one := _labelled(checked, split, int(row)))]
-    yield f"<p>{len(shown)} of {len(images)} images, evenly spread over the set; a click makes one large.</p>"
-    yield browser(shown)
-
-
-def _labelled(checked: CheckResult, split: str, row: int) -> Shown | None:
-    """An image with its labels drawn; None if it cannot be read after all."""
-    part = checked.parts[split]
-    path = part.path(row)
-    name = f"{split}: {path.relative_to(checked.root) if path.is_relative_to(checked.root) else path}"
+def _labelled_image(result: CheckResult, split: str, index: int) -> PageImage | None:
+    """Draw the labels of an image; return None if it cannot be read."""
+    annotations = result.splits[split]
+    path = annotations.path(index)
+    name = f"{split}: {path.relative_to(result.root) if path.is_relative_to(result.root) else path}"
+    classes = annotations.classes
     try:
-        if not isinstance(part, DetectionAnnotations):
-            labels = part.labels(row, IssueCollector())
-            picture = overlay(read_image(path, (labels.shape[0], labels.shape[1])), labels, part.classes)
-            numbers = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(part.classes)])
-            return Shown(data_uri(shrunk(picture)), name, tuple(part.classes[number] for number in numbers))
-        height, width = part.sizes[row].tolist()
+        if not isinstance(annotations, DetectionAnnotations):
+            labels = annotations.labels(index, IssueCollector())
+            image = overlay(read_image(path, (labels.shape[0], labels.shape[1])), labels, classes)
+            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(classes)])
+            return PageImage(data_uri(shrink(image)), name, tuple(classes[label] for label in present))
+        height, width = annotations.sizes[index].tolist()
         image = read_image(path, (height, width))
     except DataError:
         return None
-    objects = part.objects(row)
-    small = shrunk(image)
+    objects = annotations.objects(index)
+    small = shrink(image)
     scale = np.tile([small.shape[1] / width, small.shape[0] / height], 2)
-    masks = () if part.masks is None else part.masks.draw(np.arange(objects.start, objects.stop), height, width)
-    sized = (cv2.resize(mask.astype(np.uint8), small.shape[1::-1]) > 0 for mask in masks)
-    picture = draw(small, part.boxes[objects] * scale, part.labels[objects], part.classes, masks=sized)
-    classes = tuple(sorted({part.classes[label] for label in part.labels[objects]}))
-    return Shown(data_uri(picture), f"{name}, {objects.stop - objects.start} objects", classes)
+    tables = annotations.masks
+    masks = () if tables is None else tables.draw(np.arange(objects.start, objects.stop), height, width)
+    resized = (cv2.resize(mask.astype(np.uint8), small.shape[1::-1]) > 0 for mask in masks)
+    drawn = draw(small, annotations.boxes[objects] * scale, annotations.labels[objects], classes, masks=resized)
+    names = sorted({classes[label] for label in annotations.labels[objects]})
+    return PageImage(data_uri(drawn), f"{name}, {objects.stop - objects.start} objects", tuple(names))

@@ -1,4 +1,4 @@
-"""A repaired copy of a data set, and a list of what is different in it."""
+"""A repaired copy of a data set, with a list of its changes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.check.checking import CheckResult, readable
-from detseg.check.labels import repeated
+from detseg.check.checking import CheckResult, is_readable
+from detseg.check.label_checks import find_duplicates
 from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.issues import IssueCollector
@@ -23,175 +23,190 @@ from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
 from detseg.folders import make_folder
 
-HOPELESS = ("labels-unreadable", "off-by-one")  # only a person can say what was meant
-LOST = ("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size")
-CHANGED = ("image-type", "image-rotated", "image-16bit", "image-alpha", "image-cmyk")
-DROPPED = (  # by the readers already
+NOT_REPAIRABLE = ("labels-unreadable", "off-by-one")  # the right labels are unknown
+DROPPED_IMAGES = ("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size")
+CONVERTED_IMAGES = ("image-type", "image-rotated", "image-16bit", "image-alpha", "image-cmyk")
+DROPPED_LABELS = (  # by the readers already
     *("label-broken", "image-unknown", "category-unknown", "id-doubled", "box-nan", "box-area", "box-negative"),
     *("box-outside", "mask-broken", "mask-missing", "label-stray"),
 )
-CHANGES = "changes.txt"
-QUALITY = 95  # of JPEGs that are written anew
+CHANGES_FILE = "changes.txt"
+JPEG_QUALITY = 95  # of converted images
+
+Copied = dict[str, dict[int, str]]  # for each split, index and new name of each image
 
 
-def repair(checked: CheckResult, out: Path, advance: Callable[[], None]) -> list[str]:
-    """Write what is sound of a data set to the empty folder ``out``, in COCO format or as images and maps of labels.
+def repair(result: CheckResult, out: Path, advance: Callable[[], None]) -> list[str]:
+    """Write the usable part of a data set to the empty folder ``out``, in COCO format or as images and masks.
 
-    ``advance`` is called for each image. Returns what was changed, which CHANGES in ``out`` lists too. The source is
-    not touched. Raises DataError where nobody but a person can say what was meant, ConfigError for a folder that is not
-    empty or lies in the data set.
+    ``advance`` is called for each image. Returns the changes, which CHANGES_FILE in ``out`` lists as well. The source
+    is not modified. Raises DataError for issues that only a person can resolve, and ConfigError for a folder that is
+    not empty or lies in the data set.
     """
-    for kind in HOPELESS:
-        if faults := checked.of_kind(kind):
-            raise DataError(f"{faults[0].message}: no program can repair this; correct it, and check again")
-    make_folder("--fix", out, checked.root)
+    for kind in NOT_REPAIRABLE:
+        if issues := result.of_kind(kind):
+            raise DataError(f"{issues[0].message}: no program can repair this; correct it, and check again")
+    make_folder("--fix", out, result.root)
     changes = [
-        f"left out{f', with {fault.image}' if fault.image and fault.annotation is None else ''}: {fault.message}"
-        for fault in checked.faults
-        if fault.kind in (*LOST, *DROPPED)
+        f"left out{f', with {issue.image}' if issue.image and issue.annotation is None else ''}: {issue.message}"
+        for issue in result.issues
+        if issue.kind in (*DROPPED_IMAGES, *DROPPED_LABELS)
     ]
-    copied: dict[str, dict[int, str]] = {split: {} for split in checked.parts}
-    lost, twice = _lost(checked), _twice(checked)
-    changes += [f"left out: {text}" for text in twice.values()]
-    wrong: dict[str, list[str]] = defaultdict(list)
-    for fault in checked.faults:
-        if fault.kind in CHANGED:
-            wrong[fault.file].append(fault.kind)
-    maps = any(isinstance(part, SemanticAnnotations) for part in checked.parts.values())
-    taken: dict[str, set[str]] = defaultdict(set)
-    for split, row, path, size in _images(checked):
-        advance()
-        if str(path) in lost or (split, row) in twice:
-            continue
-        folder = out / "images" / ("" if split == "all" else split)
-        name = _inside(str(checked.parts[split].files[row]), checked.root)
-        name = _flat(name, taken[split]) if maps else name
-        try:
-            copied[split][row] = name = _copy_image(path, name, folder, size, str(path) in wrong)
-        except DataError as error:
-            changes.append(f"left out: {error}")
-            continue
-        if str(path) in wrong:
-            changes.append(
-                f"written anew: {path} ({', '.join(wrong[str(path)])}) as {name}, 8 bits, RGB, not to be turned"
-            )
-    changes += (_write_maps if maps else _write_objects)(checked, copied, out)
+    duplicates = _duplicates(result)
+    changes += [f"left out: {text}" for text in duplicates.values()]
+    semantic = any(isinstance(annotations, SemanticAnnotations) for annotations in result.splits.values())
+    copied, image_changes = _copy_images(result, duplicates, out / "images", semantic, advance)
+    changes += image_changes
+    changes += (_write_masks if semantic else _write_objects)(result, copied, out)
     lines = "".join(f"{line}\n" for line in changes)
-    (out / CHANGES).write_text(lines, encoding="utf-8", errors="backslashreplace")
+    (out / CHANGES_FILE).write_text(lines, encoding="utf-8", errors="backslashreplace")
     return changes
 
 
-def _images(checked: CheckResult) -> Iterator[tuple[str, int, Path, tuple[int, int]]]:
-    """Part, row, path, and height and width as labelled of each image."""
-    for split, part in checked.parts.items():
-        sizes = part.sizes if isinstance(part, DetectionAnnotations) else checked.sizes[split]
-        for row, (height, width) in enumerate(sizes.tolist()):
-            yield split, row, part.path(row), (height, width)
+def _copy_images(
+    result: CheckResult,
+    duplicates: dict[tuple[str, int], str],
+    out: Path,
+    flat: bool,
+    advance: Callable[[], None],
+) -> tuple[Copied, list[str]]:
+    """Copy or convert all usable images, with ``flat`` without folders; return their names and the changes."""
+    dropped = _dropped_images(result)
+    conversions: dict[str, list[str]] = defaultdict(list)
+    for issue in result.issues:
+        if issue.kind in CONVERTED_IMAGES:
+            conversions[issue.file].append(issue.kind)
+    copied: Copied = {split: {} for split in result.splits}
+    used_stems: dict[str, set[str]] = defaultdict(set)
+    changes = []
+    for split, index, path, size in _images(result):
+        advance()
+        if str(path) in dropped or (split, index) in duplicates:
+            continue
+        folder = out / ("" if split == "all" else split)
+        name = _name_inside(str(result.splits[split].files[index]), result.root)
+        name = _flat_name(name, used_stems[split]) if flat else name
+        reasons = conversions[str(path)]
+        try:
+            copied[split][index] = name = _copy_image(path, name, folder, size, bool(reasons))
+        except DataError as error:
+            changes.append(f"left out: {error}")
+            continue
+        if reasons:
+            changes.append(f"converted: {path} ({', '.join(reasons)}) to {name}, 8 bits, RGB, upright")
+    return copied, changes
 
 
-def _lost(checked: CheckResult) -> set[str]:
-    """Paths of images that cannot be used, or whose file of labels is broken as a whole."""
-    broken = [fault for fault in checked.of_kind("label-broken") if fault.annotation is None]
-    return {fault.image or fault.file for fault in broken} | {
-        fault.file for fault in checked.faults if fault.kind in LOST
+def _images(result: CheckResult) -> Iterator[tuple[str, int, Path, tuple[int, int]]]:
+    """Yield split, index, path, and height and width in the labels, of each image."""
+    for split, table in result.splits.items():
+        sizes = table.sizes if isinstance(table, DetectionAnnotations) else result.image_sizes[split]
+        for index, (height, width) in enumerate(sizes.tolist()):
+            yield split, index, table.path(index), (height, width)
+
+
+def _dropped_images(result: CheckResult) -> set[str]:
+    """Return the paths of images that are unusable, or whose whole label file is broken."""
+    broken = [issue for issue in result.of_kind("label-broken") if issue.annotation is None]
+    return {issue.image or issue.file for issue in broken} | {
+        issue.file for issue in result.issues if issue.kind in DROPPED_IMAGES
     }
 
 
-def _twice(checked: CheckResult) -> dict[tuple[str, int], str]:
-    """Part and row of each image that there is before, and what there is to say."""
+def _duplicates(result: CheckResult) -> dict[tuple[str, int], str]:
+    """Return split and index of each repeated image with a message."""
     return {
-        (split, row): f"{checked.parts[split].path(row)} ({split}): the same as {path} ({first})"
-        for split, row, first, path in repeated(checked.parts, readable(checked.sizes))
+        (split, index): f"{result.splits[split].path(index)} ({split}): the same as {path} ({first_split})"
+        for split, index, first_split, path in find_duplicates(result.splits, is_readable(result.image_sizes))
     }
 
 
-def _copy_image(path: Path, name: str, folder: Path, size: tuple[int, int], anew: bool) -> str:
-    """Copy an image, or write its pixels as a training sees them; return its name below ``folder``."""
+def _copy_image(path: Path, name: str, folder: Path, size: tuple[int, int], convert: bool) -> str:
+    """Copy an image, or with ``convert`` write the pixels a training reads; return its name below ``folder``."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not anew:
+    if not convert:
         shutil.copyfile(path, target)
         return name
     pixels = Image.fromarray(read_image(path, size))
     if path.suffix.lower() in (".jpg", ".jpeg"):
-        pixels.save(target, format="JPEG", quality=QUALITY)
+        pixels.save(target, format="JPEG", quality=JPEG_QUALITY)
         return name
     name = name if path.suffix.lower() == ".png" else f"{name}.png"
     pixels.save(folder / name, format="PNG")
     return name
 
 
-def _inside(name: str, root: Path) -> str:
-    """A path that does not lead out of its folder."""
+def _name_inside(name: str, root: Path) -> str:
+    """Return a relative path that does not leave its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() and path.is_relative_to(root.absolute()):
         path = path.relative_to(root.absolute())
     return path.name if path.is_absolute() or ".." in path.parts else str(path)
 
 
-def _flat(name: str, taken: set[str]) -> str:
-    """A name without folders, whose stem is not ``taken`` yet: images and maps are paired by their stems."""
+def _flat_name(name: str, used_stems: set[str]) -> str:
+    """Return a name without folders and with a new stem: images and masks are paired by their stems."""
     path = PurePosixPath(name)
-    more = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
-    names = itertools.chain([path.name, "_".join(path.parts)], more)
-    free = next(one for one in names if PurePosixPath(one).stem.lower() not in taken)
-    taken.add(PurePosixPath(free).stem.lower())
+    numbered = (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2))
+    names = itertools.chain([path.name, "_".join(path.parts)], numbered)
+    free = next(name for name in names if PurePosixPath(name).stem.lower() not in used_stems)
+    used_stems.add(PurePosixPath(free).stem.lower())
     return free
 
 
-def _write_objects(checked: CheckResult, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
-    """Write an annotation file for each part."""
-    names, changes = _names(checked)
-    ids = _category_ids(checked, names)
-    for split, part in checked.parts.items():
-        assert isinstance(part, DetectionAnnotations)
+def _write_objects(result: CheckResult, copied: Copied, out: Path) -> list[str]:
+    """Write a COCO annotation file for each split; return the changes."""
+    names, changes = _class_names(result)
+    ids = _category_ids(result, names)
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    for split, table in result.splits.items():
+        assert isinstance(table, DetectionAnnotations)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for row, name in copied[split].items():
-            height, width = part.sizes[row].tolist()
+        for index, name in copied[split].items():
+            height, width = table.sizes[index].tolist()
             images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
-            for number in range(*part.objects(row).indices(len(part.labels))):
-                box, change = _box(part.boxes[number], height, width)
+            for row in range(*table.objects(index).indices(len(table.labels))):
+                box, change = _repair_box(table.boxes[row], height, width)
                 if change:
-                    changes.append(
-                        f"{change}: {part.path(row)} annotation {part.ids[number]}: {part.boxes[number].tolist()}"
-                    )
+                    subject = f"{table.path(index)} annotation {table.ids[row]}"
+                    changes.append(f"{change}: {subject}: {table.boxes[row].tolist()}")
                 if box is not None:
-                    entry = _entry(part, number, box, (height, width))
-                    label = ids[names[part.classes[part.labels[number]]]]
-                    annotations.append(
-                        {"id": len(annotations) + 1, "image_id": len(images), "category_id": label} | entry
-                    )
-        categories = [{"id": number, "name": name} for name, number in ids.items()]
-        content = {"images": images, "annotations": annotations, "categories": categories}
+                    label = ids[names[table.classes[table.labels[row]]]]
+                    header = {"id": len(annotations) + 1, "image_id": len(images), "category_id": label}
+                    annotations.append(header | _annotation(table, row, box, (height, width)))
         file = out / "annotations" / f"{split}.json"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(content))
+        file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return changes
 
 
-def _entry(part: DetectionAnnotations, number: int, box: NDArray[np.float64], size: tuple[int, int]) -> dict[str, Any]:
-    """What an annotation says beside its numbers."""
+def _annotation(
+    table: DetectionAnnotations, row: int, box: NDArray[np.float64], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return a COCO annotation without its ids."""
     x1, y1, x2, y2 = box.tolist()
-    clipped = not np.array_equal(box, part.boxes[number])
-    entry: dict[str, Any] = {
+    clipped = not np.array_equal(box, table.boxes[row])
+    annotation: dict[str, Any] = {
         "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1) if clipped and part.masks is None else float(part.areas[number]),
-        "iscrowd": int(part.crowd[number]),
+        "area": (x2 - x1) * (y2 - y1) if clipped and table.masks is None else float(table.areas[row]),
+        "iscrowd": int(table.crowd[row]),
     }
-    if part.difficult[number]:
-        entry["difficult"] = 1  # of no meaning in COCO
-    mask = None if part.masks is None else part.masks.segmentation(number, *size)
-    return entry if mask is None else entry | {"segmentation": mask}
+    if table.difficult[row]:
+        annotation["difficult"] = 1  # not a key of COCO's
+    mask = None if table.masks is None else table.masks.segmentation(row, *size)
+    return annotation if mask is None else annotation | {"segmentation": mask}
 
 
-def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.float64] | None, str | None]:
-    """A box as it should be, None for one to leave out, and what was done with it."""
+def _repair_box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Return the repaired box, None if it is to be left out, and the change if there is one."""
     limits = np.array([width, height, width, height])
     if looks_normalized(box[None], np.array([[height, width]], dtype=np.int32))[0]:
-        shares = box + np.array([1, 1, 0, 0]) if (box[:2] < 0).any() else box  # the reader of VOC has taken a pixel off
-        sound = (shares >= 0).all() and (shares[2:] > shares[:2]).all()
-        return (shares * limits, "made pixels of shares") if sound else (None, "left out")
+        # VOC's reader has subtracted a pixel.
+        normalized = box + np.array([1, 1, 0, 0]) if (box[:2] < 0).any() else box
+        valid = (normalized >= 0).all() and (normalized[2:] > normalized[:2]).all()
+        return (normalized * limits, "scaled from 0..1 to pixels") if valid else (None, "left out")
     clipped = box.clip(0, limits)
     if (clipped[2:] - clipped[:2] < 1).any():
         return None, "left out, as a side is below a pixel"
@@ -200,40 +215,41 @@ def _box(box: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.
     return box, None
 
 
-def _names(checked: CheckResult) -> tuple[dict[str, str], list[str]]:
-    """The name to use for each class, one for several that differ in white space alone; and the changes."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in checked.counts:
-        alike[" ".join(name.split())].append(name)
+def _class_names(result: CheckResult) -> tuple[dict[str, str], list[str]]:
+    """Merge classes that differ only in white space; return the new name of each class, and the changes."""
+    similar: dict[str, list[str]] = defaultdict(list)
+    for name in result.class_counts:
+        similar[" ".join(name.split())].append(name)
     names: dict[str, str] = {}
     changes: list[str] = []
-    for spaced, group in alike.items():
+    for spaced, group in similar.items():
         names |= dict.fromkeys(group, spaced if len(group) > 1 else group[0])
-        changes += [f"class {name!r} is called {names[name]!r}" for name in group if names[name] != name]
+        changes += [f"class {name!r} renamed to {names[name]!r}" for name in group if names[name] != name]
     return names, changes
 
 
-def _category_ids(checked: CheckResult, names: dict[str, str]) -> dict[str, int]:
-    """The data set's own numbers of the classes, where all parts agree on them; else from 1 on."""
-    found: dict[str, set[int]] = defaultdict(set)
-    for part in checked.parts.values():
-        for name, number in zip(part.classes, part.category_ids, strict=True):
-            if names[name] == name or names[name] not in part.classes:
-                found[names[name]].add(number)
-    numbers = [min(one) for one in found.values()]
-    if len(set(numbers)) < len(numbers) or any(len(one) > 1 for one in found.values()):
-        return {name: number for number, name in enumerate(sorted(found), start=1)}
-    return {name: min(one) for name, one in sorted(found.items(), key=lambda one: min(one[1]))}
+def _category_ids(result: CheckResult, names: dict[str, str]) -> dict[str, int]:
+    """Return the category ids of the data set if all splits agree on them, else 1, 2, 3 and so on."""
+    ids: dict[str, set[int]] = defaultdict(set)
+    for table in result.splits.values():
+        for name, number in zip(table.classes, table.category_ids, strict=True):
+            if names[name] == name or names[name] not in table.classes:
+                ids[names[name]].add(number)
+    smallest = [min(of_class) for of_class in ids.values()]
+    if len(set(smallest)) < len(smallest) or any(len(of_class) > 1 for of_class in ids.values()):
+        return {name: number for number, name in enumerate(sorted(ids), start=1)}
+    return {name: min(of_class) for name, of_class in sorted(ids.items(), key=lambda item: min(item[1]))}
 
 
-def _write_maps(checked: CheckResult, copied: dict[str, dict[int, str]], out: Path) -> list[str]:
-    """Write the map of labels of each image: the number of the class of each pixel, 255 for none."""
-    undefined = {fault.file: fault.message for fault in checked.of_kind("mask-undefined")}
-    for split, part in checked.parts.items():
-        assert isinstance(part, SemanticAnnotations)
-        for row, name in copied[split].items():
+def _write_masks(result: CheckResult, copied: Copied, out: Path) -> list[str]:
+    """Write the semantic mask of each image, with 255 for void; return the changes."""
+    undefined = {issue.file: issue.message for issue in result.of_kind("mask-undefined")}
+    for split, table in result.splits.items():
+        assert isinstance(table, SemanticAnnotations)
+        for index, name in copied[split].items():
             target = out / "masks" / ("" if split == "all" else split) / f"{PurePosixPath(name).stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(part.labels(row, IssueCollector())).save(target, format="PNG")
-        (out / "classes.txt").write_text("".join(f"{name}\n" for name in part.classes), encoding="utf-8")
-    return [f"made void: {text}" for text in undefined.values()]
+            Image.fromarray(table.labels(index, IssueCollector())).save(target, format="PNG")
+        names = "".join(f"{name}\n" for name in table.classes)
+        (out / "classes.txt").write_text(names, encoding="utf-8")
+    return [f"set to void: {text}" for text in undefined.values()]

@@ -1,4 +1,4 @@
-"""What a check found, as text and as plain values."""
+"""Results of a check as text and as JSON values."""
 
 from __future__ import annotations
 
@@ -6,130 +6,120 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.check.checking import CheckResult
-from detseg.check.figures import Figures, covered
+from detseg.check.statistics import BoxStatistics, anchor_coverage
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import KINDS, Issue
 
-FIRST = 3  # faults of each kind that are listed unless all are asked for
-CLASSES = 30  # classes that are listed
+MAX_ISSUES, MAX_CLASSES = 3, 30  # listed of each kind, and listed at all, without ``--all``
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
-def text(checked: CheckResult, found: Figures, side: int, everything: bool) -> str:
-    """The report for a terminal."""
-    lines = [f"{checked.root}: {checked.format}, {', '.join(checked.parts) or 'nothing that can be read'}", ""]
-    lines += _table(list(part_rows(checked)))
-    unit = "objects" if any(isinstance(part, DetectionAnnotations) for part in checked.parts.values()) else "pixels"
-    ranked = sorted(checked.counts.items(), key=lambda one: -sum(one[1].values()))
-    shown = ranked if everything else ranked[:CLASSES]
-    rows = [[name, *(f"{count:,}" for count in counts.values())] for name, counts in shown]
-    lines += ["", *_table([["class", *(f"{unit} in {split}" for split in checked.parts)], *rows])]
-    if len(ranked) > len(shown):
-        lines.append(f"and {len(ranked) - len(shown)} more classes; --all lists them")
-    if len(found.sides):
-        lines += ["", *_box_lines(found, side)]
-    return "\n".join([*lines, "", *_fault_lines(checked, everything)])
+def format_report(result: CheckResult, statistics: BoxStatistics, side: int, list_all: bool) -> str:
+    """Format the report for a terminal."""
+    lines = [f"{result.root}: {result.format}, {', '.join(result.splits) or 'no readable split'}", ""]
+    lines += _format_table(split_table(result))
+    unit = "objects" if result.has_objects else "pixels"
+    ranked = sorted(result.class_counts.items(), key=lambda item: -sum(item[1].values()))
+    listed = ranked if list_all else ranked[:MAX_CLASSES]
+    rows = [[name, *(f"{count:,}" for count in counts.values())] for name, counts in listed]
+    lines += ["", *_format_table([["class", *(f"{unit} in {split}" for split in result.splits)], *rows])]
+    if len(ranked) > len(listed):
+        lines.append(f"and {len(ranked) - len(listed)} more classes; --all lists them")
+    if len(statistics.box_sides):
+        lines += ["", *_box_lines(statistics, side)]
+    return "\n".join([*lines, "", *_issue_lines(result, list_all)])
 
 
-def values(checked: CheckResult, found: Figures, side: int) -> dict[str, Any]:
-    """All of a check as values for JSON."""
-    names, *rows = part_rows(checked)
+def to_json(result: CheckResult, statistics: BoxStatistics, side: int) -> dict[str, Any]:
+    """Return the whole result as JSON values."""
+    names, *rows = split_table(result)
+    coverage = anchor_coverage(statistics).items()
     return {
-        "root": str(checked.root),
-        "format": checked.format,
-        "status": ("clean", "warnings", "errors")[checked.status],
-        "decoded": checked.decoded,
-        "parts": {
+        "root": str(result.root),
+        "format": result.format,
+        "status": ("clean", "warnings", "errors")[result.status],
+        "decoded": result.decoded,
+        "splits": {
             row[0]: dict(zip(names[1:4], (int(cell.replace(",", "")) for cell in row[1:4]), strict=True))
             for row in rows
         },
-        "classes": checked.counts,
-        "side_of_boxes": _quantiles(found.sides),
-        "width_over_height": _quantiles(found.shapes),
-        "objects_per_image": _quantiles(found.per_image),
+        "classes": result.class_counts,
+        "box_sides": _quantiles(statistics.box_sides),
+        "aspect_ratios": _quantiles(statistics.aspect_ratios),
+        "objects_per_image": _quantiles(statistics.objects_per_image),
         "anchors": {
             "short_edge": side,
-            **{name: {"boxes": count, "covered": round(share, 4)} for name, (count, share) in covered(found).items()},
+            **{name: {"boxes": count, "covered": round(fraction, 4)} for name, (count, fraction) in coverage},
         },
-        "faults": [fault._asdict() | {"severity": fault.severity} for fault in checked.faults],
+        "issues": [issue._asdict() | {"severity": issue.severity} for issue in result.issues],
     }
 
 
-def part_rows(checked: CheckResult) -> Iterator[list[str]]:
-    """A head, and the counts of each part."""
-    yield [
-        "part",
-        "images",
-        "without objects",
-        "objects",
-        "crowd",
-        "difficult",
-        "sizes of images (smallest, median, largest)",
-    ]
-    for split, part in checked.parts.items():
-        sizes = checked.sizes[split]
+def split_table(result: CheckResult) -> list[list[str]]:
+    """Return a header and the counts of each split as cells of a table."""
+    header = ["split", "images", "without objects", "objects", "crowd", "difficult"]
+    rows = [[*header, "image sizes (smallest, median, largest)"]]
+    for split, table in result.splits.items():
+        sizes = result.image_sizes[split]
         sizes = sizes[sizes.all(axis=1)]
-        order = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
-        text = ", ".join(f"{order[at][1]}x{order[at][0]}" for at in (0, len(order) // 2, -1)) if len(order) else "none"
+        by_area = sizes[np.argsort(sizes.prod(axis=1), kind="stable")].tolist()
+        chosen = (by_area[0], by_area[len(by_area) // 2], by_area[-1]) if by_area else ()
+        text = ", ".join(f"{width}x{height}" for height, width in chosen) or "none"
         counts = [0, 0, 0, 0]
-        if isinstance(part, DetectionAnnotations):
-            counts = [
-                int((np.diff(part.offsets) == 0).sum()),
-                len(part.labels),
-                int(part.crowd.sum()),
-                int(part.difficult.sum()),
-            ]
-        yield [split, f"{len(part):,}", *(f"{count:,}" for count in counts), text]
+        if isinstance(table, DetectionAnnotations):
+            empty = (np.diff(table.offsets) == 0).sum()
+            crowd, difficult = table.crowd.sum(), table.difficult.sum()
+            counts = [int(empty), len(table.labels), int(crowd), int(difficult)]
+        rows.append([split, f"{len(table):,}", *(f"{count:,}" for count in counts), text])
+    return rows
 
 
-def _box_lines(found: Figures, side: int) -> Iterator[str]:
-    head = ["", "least", "5 %", "half", "95 %", "most"]
+def _box_lines(statistics: BoxStatistics, side: int) -> Iterator[str]:
+    header = ["", "min", "5 %", "median", "95 %", "max"]
     rows = [
-        ("side of boxes, root of the area", found.sides),
-        ("width over height", found.shapes),
-        ("objects per image", found.per_image),
+        ("square root of box area", statistics.box_sides),
+        ("width over height", statistics.aspect_ratios),
+        ("objects per image", statistics.objects_per_image),
     ]
-    yield from _table(
-        [head, *([name, *(f"{value:.3g}" for value in np.quantile(numbers, QUANTILES))] for name, numbers in rows)]
+    yield from _format_table(
+        [header, *([name, *(f"{value:.3g}" for value in np.quantile(values, QUANTILES))] for name, values in rows)]
     )
-    shares = [f"{name} {100 * share:.1f} % of {count:,}" for name, (count, share) in covered(found).items() if count]
-    yield f"anchors of a pyramid at a short edge of {side}: IoU 0.5 or more with {'; '.join(shares)}"
+    coverage = [
+        f"{name} {100 * fraction:.1f} % of {count:,}"
+        for name, (count, fraction) in anchor_coverage(statistics).items()
+        if count
+    ]
+    yield f"anchors of a pyramid at a short edge of {side}: IoU 0.5 or more with {'; '.join(coverage)}"
 
 
-def _fault_lines(checked: CheckResult, everything: bool) -> Iterator[str]:
+def _issue_lines(result: CheckResult, list_all: bool) -> Iterator[str]:
     for kind, (severity, title) in KINDS.items():
-        faults = checked.of_kind(kind)
-        if not faults:
+        issues = result.of_kind(kind)
+        if not issues:
             continue
-        yield f"{severity}: {len(faults)} {title} ({kind})"
-        shown = faults if everything else faults[:FIRST]
-        yield from (f"  {short(checked, fault)}" for fault in shown)
-        if len(faults) > len(shown):
-            yield f"  and {len(faults) - len(shown)} more; --all lists them"
-    counts = {
-        severity: sum(fault.severity == severity for fault in checked.faults)
-        for severity in ("error", "warning", "note")
-    }
-    yield (
-        "clean"
-        if not checked.status and not counts["note"]
-        else ", ".join(f"{count} {name}s" for name, count in counts.items())
-    )
+        yield f"{severity}: {len(issues)} {title} ({kind})"
+        listed = issues if list_all else issues[:MAX_ISSUES]
+        yield from (f"  {relative_message(result, issue)}" for issue in listed)
+        if len(issues) > len(listed):
+            yield f"  and {len(issues) - len(listed)} more; --all lists them"
+    counts = ", ".join(f"{count} {severity}s" for severity, count in result.severity_counts.items())
+    yield counts if result.issues else "clean"
 
 
-def short(checked: CheckResult, fault: Issue) -> str:
-    """What a fault says, with paths relative to the data set."""
-    return fault.message.replace(f"{checked.root}/", "")
+def relative_message(result: CheckResult, issue: Issue) -> str:
+    """Return the message of an issue with paths relative to the data set."""
+    return issue.message.replace(f"{result.root}/", "")
 
 
-def _quantiles(numbers: Any) -> list[float]:
-    return [round(float(value), 4) for value in np.quantile(numbers, QUANTILES)] if len(numbers) else []
+def _quantiles(values: NDArray[Any]) -> list[float]:
+    return [round(float(value), 4) for value in np.quantile(values, QUANTILES)] if len(values) else []
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows in columns, the first to the left, numbers to the right."""
+def _format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align cells in columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from detseg import data as data_sets
 from detseg import models
-from detseg.check.web import Shown, browser, data_uri, document, shrunk
+from detseg.check.rendering import PageImage, data_uri, render, shrink
 from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data
 from detseg.cli._console import check_writable
 from detseg.cli._parser import instantiate, make_parser, parse
@@ -110,7 +110,7 @@ def _masks_for(content: dict[str, Any]) -> list[str]:
 
 def _samples(
     data: BaseDataModule[Any], split: Literal["train", "val"], count: int, seed: int
-) -> Iterator[tuple[ImageArray, Shown]]:
+) -> Iterator[tuple[ImageArray, PageImage]]:
     """Pictures with their labels drawn, and what there is to say of each."""
     dataset, annotations = data.dataset(split), data.annotations(split)
     generator = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def _samples(
         picture, labels = _drawn(sample, data.classes)
         height, width = sample.image.shape[1:]
         text = f"{annotations.files[row]}, {width}x{height} of {sample.original_size[1]}x{sample.original_size[0]}"
-        yield picture, Shown("", text, tuple(data.classes[label] for label in labels))
+        yield picture, PageImage("", text, tuple(data.classes[label] for label in labels))
 
 
 def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[ImageArray, list[int]]:
@@ -139,16 +139,16 @@ def _drawn(sample: Sample, classes: Sequence[str]) -> tuple[ImageArray, list[int
     return draw(image, boxes, sample.labels.numpy(), classes, masks=masks), sorted(set(sample.labels.tolist()))
 
 
-def _write(shown: Iterator[tuple[ImageArray, Shown]], out: Path, title: str) -> int:
+def _write(shown: Iterator[tuple[ImageArray, PageImage]], out: Path, title: str) -> int:
     """Write pictures to a page or a folder; return how many."""
     if out.suffix == ".html":
-        pictures = [one._replace(picture=data_uri(shrunk(picture, SIDE))) for picture, one in shown]
-        heading = f"<p>{len(pictures)} pictures as a network sees them; a click makes one large.</p>"
-        out.write_text(document(title, [heading, browser(pictures)]), encoding="utf-8", errors="backslashreplace")
-        return len(pictures)
+        images = [entry._replace(source=data_uri(shrink(image, SIDE))) for image, entry in shown]
+        page = render("browse.html.j2", title=title, images=images)
+        out.write_text(page, encoding="utf-8", errors="backslashreplace")
+        return len(images)
     count = 0
-    for picture, one in shown:
-        stem = Path(one.text.partition(",")[0]).stem
+    for picture, entry in shown:
+        stem = Path(entry.caption.partition(",")[0]).stem
         Image.fromarray(picture).save(out / f"{count:03d}_{stem}.jpg", quality=90)
         count += 1
     return count

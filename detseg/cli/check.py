@@ -10,11 +10,11 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from detseg.check.checking import check as check_source
-from detseg.check.figures import figures
-from detseg.check.page import page
-from detseg.check.repair import CHANGES, repair
-from detseg.check.summary import text, values
+from detseg.check.checking import check_dataset
+from detseg.check.page import render_page
+from detseg.check.repair import CHANGES_FILE, repair
+from detseg.check.statistics import box_statistics
+from detseg.check.summary import format_report, to_json
 from detseg.cli._console import check_writable
 from detseg.cli._parser import make_parser, parse
 from detseg.data.annotations.detection import DetectionAnnotations
@@ -39,39 +39,44 @@ def run(arguments: Sequence[str]) -> None:
     source = detect_any(root, parser.instantiate_classes(options).format)
     if options.fix:
         make_folder("--fix", options.fix, root)
-    checked = check_source(source, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
-    boxes = {split: part for split, part in checked.parts.items() if isinstance(part, DetectionAnnotations)}
-    measured = figures(boxes, options.side)
+    result = check_dataset(source, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
+    with_boxes = {
+        split: annotations
+        for split, annotations in result.splits.items()
+        if isinstance(annotations, DetectionAnnotations)
+    }
+    statistics = box_statistics(with_boxes, options.side)
     if options.json:
-        print(json.dumps(values(checked, measured, options.side), indent=2))
+        print(json.dumps(to_json(result, statistics, options.side), indent=2))
     else:
-        report = text(checked, measured, options.side, options.all)
+        report = format_report(result, statistics, options.side, options.all)
         print(report.encode("utf-8", "backslashreplace").decode())  # file names may not be UTF-8
     if options.html:
-        options.html.write_text(page(checked, measured, options.side), encoding="utf-8", errors="backslashreplace")
+        page = render_page(result, statistics, options.side)
+        options.html.write_text(page, encoding="utf-8", errors="backslashreplace")
         log.info("page: %s", options.html)
     if options.fix:
-        count = sum(map(len, checked.parts.values()))
+        count = sum(map(len, result.splits.values()))
         with writing("--fix", options.fix), progress(0, count, f"write {options.fix}") as advance:
-            changes = repair(checked, options.fix, advance)
-        log.info("%s: a repaired copy; %d changes, listed in %s", options.fix, len(changes), options.fix / CHANGES)
-    if checked.status:
-        raise SystemExit(checked.status)
+            changes = repair(result, options.fix, advance)
+        log.info("%s: a repaired copy; %d changes, listed in %s", options.fix, len(changes), options.fix / CHANGES_FILE)
+    if result.status:
+        raise SystemExit(result.status)
 
 
 def _parser() -> ArgumentParser:
     parser = make_parser(
         "check",
         "FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]",
-        "Read all labels and look at every image. Exit status: 0 clean, 1 warnings, 2 errors.",
+        "Read all labels and the header of every image. Exit status: 0 clean, 1 warnings, 2 errors.",
     )
-    parser.add_argument("folder", type=Path, help="A data set in any format that is known.")
+    parser.add_argument("folder", type=Path, help="A data set in any supported format.")
     parser.add_argument("--format", type=str | DatasetFormat, default="auto", help="The format of the folder.")
-    parser.add_argument("--decode", action="store_true", help="Decode every image, and not only read its head.")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes that look at images.")
-    parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for how well anchors fit.")
-    parser.add_argument("--all", action="store_true", help="List all faults and classes, and not only the first.")
+    parser.add_argument("--decode", action="store_true", help="Decode every image instead of reading only its header.")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes that read images.")
+    parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for the overlap with anchors.")
+    parser.add_argument("--all", action="store_true", help="List all issues and classes instead of the first ones.")
     parser.add_argument("--fix", type=Path | None, help="Write a repaired copy to this new folder.")
     parser.add_argument("--html", type=Path | None, help="Write a page with charts and pictures to this file.")
-    parser.add_argument("--json", action="store_true", help="Print values for programs instead.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
     return parser

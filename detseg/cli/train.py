@@ -28,7 +28,7 @@ from detseg.callbacks import (
     ProgressBar,
     ProgressLog,
 )
-from detseg.check.before import look_before_training
+from detseg.check.training_checks import check_before_training
 from detseg.cli import _help
 from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli._parser import instantiate, parse, parser_options
@@ -161,7 +161,7 @@ def run(arguments: Sequence[str]) -> None:
     cli = TrainCLI(arguments)
     task, trainer, folder = cli.task, cli.trainer, cli.folder
     if isinstance(cli.datamodule, DetectionDataModule):
-        look_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
+        check_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
     is_new = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
         _start(task, folder)

@@ -1,4 +1,4 @@
-"""Every kind of fault, made on the spot, is found, and nothing else is."""
+"""Each kind of issue in a generated data set is reported, and no other."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import pytest
 from PIL import Image
 
 from detseg import cli
-from detseg.check.checking import CheckResult, check
+from detseg.check.checking import CheckResult, check_dataset
 from detseg.data.annotations.issues import KINDS
 from detseg.data.formats.format_detection import detect_any
 from tests.data import made
 
 
 def look(root: Path, decode: bool = False, jobs: int = 1, **where: Any) -> CheckResult:
-    return check(detect_any(root, **where), decode, jobs, lambda _: nullcontext(lambda: None))
+    return check_dataset(detect_any(root, **where), decode, jobs, lambda _: nullcontext(lambda: None))
 
 
-def kinds(checked: CheckResult) -> dict[str, int]:
-    """How many faults there are of each kind, notes left out."""
-    return dict(Counter(fault.kind for fault in checked.faults if fault.severity != "note"))
+def kinds(result: CheckResult) -> dict[str, int]:
+    """Count the issues of each kind, without notes."""
+    return dict(Counter(issue.kind for issue in result.issues if issue.severity != "note"))
 
 
 def coco(root: Path, **changes: Any) -> dict[str, Any]:
@@ -49,10 +49,10 @@ def write(root: Path, content: dict[str, Any], name: str = "labels.json") -> Pat
 
 
 def test_a_sound_set_is_clean(tmp_path: Path) -> None:
-    checked = look(write(tmp_path, coco(tmp_path)), decode=True)
-    assert (checked.format, list(checked.parts), checked.faults, checked.status) == ("COCO", ["all"], [], 0)
-    assert checked.counts == {"cat": {"all": 2}, "dog": {"all": 2}}
-    assert checked.sizes["all"].tolist() == [[48, 64]] * 4
+    result = look(write(tmp_path, coco(tmp_path)), decode=True)
+    assert (result.format, list(result.splits), result.issues, result.status) == ("COCO", ["all"], [], 0)
+    assert result.class_counts == {"cat": {"all": 2}, "dog": {"all": 2}}
+    assert result.image_sizes["all"].tolist() == [[48, 64]] * 4
 
 
 @pytest.mark.parametrize(
@@ -78,16 +78,16 @@ def test_a_sound_set_is_clean(tmp_path: Path) -> None:
     ],
 )
 def test_an_annotation_of_coco(tmp_path: Path, change: dict[str, Any], kind: str) -> None:
-    checked = look(write(tmp_path, coco(tmp_path, **change)))
-    assert kinds(checked) == {kind: 1}
-    (fault,) = checked.of_kind(kind)
-    assert fault.annotation == change.get("id", 0)
-    assert checked.status == (2 if KINDS[kind][0] == "error" else 1)
+    result = look(write(tmp_path, coco(tmp_path, **change)))
+    assert kinds(result) == {kind: 1}
+    (issue,) = result.of_kind(kind)
+    assert issue.annotation == change.get("id", 0)
+    assert result.status == (2 if KINDS[kind][0] == "error" else 1)
 
 
-def test_an_edge_of_a_pixel_is_no_fault(tmp_path: Path) -> None:
+def test_an_edge_of_a_pixel_is_no_issue(tmp_path: Path) -> None:
     for box in ([45, 6, 20, 30], [0, 0, 64, 48], [0, 0, 1, 1], [-1, -1, 20, 20]):
-        assert look(write(tmp_path, coco(tmp_path, bbox=box))).faults == []
+        assert look(write(tmp_path, coco(tmp_path, bbox=box))).issues == []
 
 
 def test_a_broken_entry_does_not_hide_another(tmp_path: Path) -> None:
@@ -95,16 +95,16 @@ def test_a_broken_entry_does_not_hide_another(tmp_path: Path) -> None:
     content["annotations"][1]["category_id"] = "no number"
     content["annotations"][2]["bbox"] = [4, 6, -1, 3]
     content["images"][3]["file_name"] = None
-    checked = look(write(tmp_path, content))
-    assert kinds(checked) == {
+    result = look(write(tmp_path, content))
+    assert kinds(result) == {
         "box-area": 1,
         "label-broken": 2,
         "box-negative": 1,
         "image-unknown": 1,
         "objects-none": 1,
     }
-    assert "images[3] (id 3)" in checked.of_kind("label-broken")[0].message
-    assert "annotations[1] (id 1)" in checked.of_kind("label-broken")[1].message
+    assert "images[3] (id 3)" in result.of_kind("label-broken")[0].message
+    assert "annotations[1] (id 1)" in result.of_kind("label-broken")[1].message
 
 
 @pytest.mark.parametrize(("low", "used"), [(0, (1, 2)), (1, (0, 1))])
@@ -114,9 +114,9 @@ def test_categories_shifted_by_one(tmp_path: Path, low: int, used: tuple[int, in
         category["id"] = low + number
     for number, annotation in enumerate(content["annotations"]):
         annotation["category_id"] = used[number % 2]
-    checked = look(write(tmp_path, content))
-    assert kinds(checked) == {"category-unknown": 2, "off-by-one": 1}
-    assert ("too high" if low == 0 else "too low") in checked.of_kind("off-by-one")[0].message
+    result = look(write(tmp_path, content))
+    assert kinds(result) == {"category-unknown": 2, "off-by-one": 1}
+    assert ("too high" if low == 0 else "too low") in result.of_kind("off-by-one")[0].message
 
 
 def test_doubled_images_and_categories(tmp_path: Path) -> None:
@@ -124,21 +124,21 @@ def test_doubled_images_and_categories(tmp_path: Path) -> None:
     content["images"].append(content["images"][0])
     content["categories"] += [{"id": 2, "name": "hen"}, {"id": 3, "name": "cat"}]
     content["annotations"][0]["category_id"] = 3
-    checked = look(write(tmp_path, content))
-    assert kinds(checked) == {"id-doubled": 3}
-    assert checked.counts == {"cat": {"all": 2}, "dog": {"all": 2}}  # both of the name are one
+    result = look(write(tmp_path, content))
+    assert kinds(result) == {"id-doubled": 3}
+    assert result.class_counts == {"cat": {"all": 2}, "dog": {"all": 2}}  # both of the name are one
 
 
 def test_names_and_numbers_of_classes(tmp_path: Path) -> None:
     content = coco(tmp_path, category_id=3)
     content["categories"] += [{"id": 3, "name": "Dog "}, {"id": 4, "name": "cow"}]
     content["annotations"] += [content["annotations"][1] | {"id": 10 + i} for i in range(30)]
-    checked = look(write(tmp_path, content))
-    assert kinds(checked) == {"class-names": 1}
-    assert "'dog' (32), 'Dog ' (1)" in checked.of_kind("class-names")[0].message
-    assert [fault.annotation for fault in checked.of_kind("class-unused")] == ["cow"]
-    assert [fault.annotation for fault in checked.of_kind("class-unbalanced")] == ["cat", "Dog "]
-    assert checked.status == 1
+    result = look(write(tmp_path, content))
+    assert kinds(result) == {"class-names": 1}
+    assert "'dog' (32), 'Dog ' (1)" in result.of_kind("class-names")[0].message
+    assert [issue.annotation for issue in result.of_kind("class-unused")] == ["cow"]
+    assert [issue.annotation for issue in result.of_kind("class-unbalanced")] == ["cat", "Dog "]
+    assert result.status == 1
 
 
 def png(width: int, height: int, length: int = 1000) -> bytes:
@@ -149,7 +149,7 @@ def png(width: int, height: int, length: int = 1000) -> bytes:
 
 
 def test_image_files(tmp_path: Path) -> None:
-    """One fault in each of a row of files, and a last one without any."""
+    """Files with one issue each, and files with none."""
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -189,12 +189,12 @@ def test_image_files(tmp_path: Path) -> None:
         "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [4, 6, 20, 30]} for i in range(len(files))],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    checked = look(write(tmp_path, content), decode=True)
+    result = look(write(tmp_path, content), decode=True)
     expected = {name: kind for name, (kind, _) in files.items() if kind}
-    assert {Path(fault.file).name: fault.kind for fault in checked.faults} == expected
-    assert len(checked.faults) == len(expected)
+    assert {Path(issue.file).name: issue.kind for issue in result.issues} == expected
+    assert len(result.issues) == len(expected)
     quick = look(tmp_path)
-    assert {Path(fault.file).name for fault in quick.faults} == expected.keys() - {"cut.jpg"}
+    assert {Path(issue.file).name for issue in quick.issues} == expected.keys() - {"cut.jpg"}
 
 
 def test_a_turned_image_whose_labels_are_turned_is_sound(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_turned_image_whose_labels_are_turned_is_sound(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (48, 64)).save(tmp_path / "images" / "0.png", exif=exif)
-    assert look(write(tmp_path, content)).faults == []
+    assert look(write(tmp_path, content)).issues == []
 
 
 def test_duplicates(tmp_path: Path) -> None:
@@ -213,24 +213,24 @@ def test_duplicates(tmp_path: Path) -> None:
     write(tmp_path, content | {"images": content["images"][2:], "annotations": content["annotations"][2:]}, "val.json")
     for number in (1, 3):
         made.image(tmp_path / "images" / f"{number}.png", seed=0)
-    checked = look(tmp_path)
-    assert kinds(checked) == {"duplicate": 1, "duplicate-across": 1}
-    assert checked.of_kind("duplicate")[0].file.endswith("1.png")
-    assert checked.of_kind("duplicate-across")[0].message.endswith(
+    result = look(tmp_path)
+    assert kinds(result) == {"duplicate": 1, "duplicate-across": 1}
+    assert result.of_kind("duplicate")[0].file.endswith("1.png")
+    assert result.of_kind("duplicate-across")[0].message.endswith(
         f"3.png (val): the same as {tmp_path}/images/0.png (train)"
     )
-    assert checked.status == 2
+    assert result.status == 2
 
 
-def test_parts(tmp_path: Path) -> None:
-    """A class in validation alone, an image without objects, and a part without any."""
+def test_splits(tmp_path: Path) -> None:
+    """A class only in validation, an image without objects, and a split without objects."""
     content = coco(tmp_path)
     one, two = content["annotations"][:2]
     write(tmp_path, content | {"images": content["images"][:1], "annotations": [one]}, "train.json")
     write(tmp_path, content | {"images": content["images"][1:3], "annotations": [two]}, "val.json")
-    checked = look(tmp_path)
-    assert checked.status == 0
-    assert [(fault.kind, fault.annotation) for fault in checked.faults] == [
+    result = look(tmp_path)
+    assert result.status == 0
+    assert [(issue.kind, issue.annotation) for issue in result.issues] == [
         ("class-unseen", "dog"),
         ("image-empty", None),
     ]
@@ -241,9 +241,9 @@ def test_parts(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     write(tmp_path, coco(tmp_path), "train.json")
     (tmp_path / "val.json").write_text('{"images": [{"file_name": "0.png"')
-    checked = look(tmp_path)
-    assert kinds(checked) == {"labels-unreadable": 1}
-    assert list(checked.parts) == ["train"]
+    result = look(tmp_path)
+    assert kinds(result) == {"labels-unreadable": 1}
+    assert list(result.splits) == ["train"]
 
 
 def test_yolo(tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ def test_yolo(tmp_path: Path) -> None:
         (tmp_path / "labels" / f"{name}.txt").write_text(text)
     made.image(tmp_path / "images" / "bare.png", seed=9)
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\n")
-    checked = look(tmp_path)
-    assert kinds(checked) == {
+    result = look(tmp_path)
+    assert kinds(result) == {
         "category-unknown": 1,
         "box-nan": 1,
         "box-area": 1,
@@ -271,8 +271,8 @@ def test_yolo(tmp_path: Path) -> None:
         "label-missing": 1,
         "label-stray": 1,
     }
-    assert [fault.annotation for fault in checked.of_kind("label-broken")] == [3, 5, 1]
-    assert [Path(fault.file).name for fault in checked.of_kind("image-empty")] == ["bare.png"]  # d has broken labels
+    assert [issue.annotation for issue in result.of_kind("label-broken")] == [3, 5, 1]
+    assert [Path(issue.file).name for issue in result.of_kind("image-empty")] == ["bare.png"]  # d has broken labels
     for name in ("a", "b", "c", "d", "stray"):
         (tmp_path / "labels" / f"{name}.txt").write_text("2 .5 .5 .5 .5\n1 .4 .4 .2 .2\n")
     assert kinds(look(tmp_path))["off-by-one"] == 1
@@ -289,12 +289,12 @@ def test_voc(tmp_path: Path) -> None:
     (tmp_path / "Annotations" / "lost.xml").write_text("<annotation></annotation>")
     made.voc(tmp_path, "cut", "").write_text("<annotation><object>")
     made.image(tmp_path / "JPEGImages" / "cut.jpg", seed=4)
-    checked = look(tmp_path)
-    assert kinds(checked) == {"box-area": 1, "box-negative": 1, "label-broken": 3, "box-nan": 1, "image-missing": 1}
-    assert checked.counts == {"cat": {"all": 2}}
-    assert not checked.of_kind("image-empty")  # not that of the broken labels either
+    result = look(tmp_path)
+    assert kinds(result) == {"box-area": 1, "box-negative": 1, "label-broken": 3, "box-nan": 1, "image-missing": 1}
+    assert result.class_counts == {"cat": {"all": 2}}
+    assert not result.of_kind("image-empty")  # not that of the broken labels either
     made.voc(tmp_path, "bare", "")
-    assert [Path(fault.file).name for fault in look(tmp_path).of_kind("image-empty")] == ["bare.jpg"]
+    assert [Path(issue.file).name for issue in look(tmp_path).of_kind("image-empty")] == ["bare.jpg"]
 
 
 def test_labelme_and_csv(tmp_path: Path) -> None:
@@ -315,9 +315,9 @@ def test_labelme_and_csv(tmp_path: Path) -> None:
     made.image(folder / "a.png")
     rows = ["a.png,cat,1,1,9,9", "a.png,,1,1,9,9", "a.png,cat,1,1,9", "b.png,cat,1,1,9,9", "a.png,cat,1,x,9,9"]
     (folder / "labels.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows]))
-    checked = look(folder)
-    assert kinds(checked) == {"label-broken": 2, "image-missing": 1, "box-nan": 1}
-    assert [fault.annotation for fault in checked.of_kind("label-broken")] == [3, 4]
+    result = look(folder)
+    assert kinds(result) == {"label-broken": 2, "image-missing": 1, "box-nan": 1}
+    assert [issue.annotation for issue in result.of_kind("label-broken")] == [3, 4]
 
 
 def test_maps_of_labels(tmp_path: Path) -> None:
@@ -326,15 +326,15 @@ def test_maps_of_labels(tmp_path: Path) -> None:
         made.image(tmp_path / "images" / f"{name}.png", seed=number)
         Image.fromarray(np.full((48, 64), number % 2, np.uint8)).save(tmp_path / "masks" / f"{name}.png")
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
-    checked = look(tmp_path)
-    assert (checked.format, checked.faults) == ("ImageMasks", [])
-    assert checked.counts == {"sky": {"all": 2 * 48 * 64}, "road": {"all": 48 * 64}}
+    result = look(tmp_path)
+    assert (result.format, result.issues) == ("ImageMasks", [])
+    assert result.class_counts == {"sky": {"all": 2 * 48 * 64}, "road": {"all": 48 * 64}}
     made.image(tmp_path / "images" / "lonely.png", seed=7)
     made.image(tmp_path / "images" / "b.png", height=20, seed=1)
     Image.fromarray(np.full((48, 64), 7, np.uint8)).save(tmp_path / "masks" / "c.png")
-    checked = look(tmp_path)
-    assert kinds(checked) == {"mask-missing": 1, "mask-undefined": 1, "image-size": 1}
-    assert "3072 pixels have the number 7" in checked.of_kind("mask-undefined")[0].message
+    result = look(tmp_path)
+    assert kinds(result) == {"mask-missing": 1, "mask-undefined": 1, "image-size": 1}
+    assert "3072 pixels have the value 7" in result.of_kind("mask-undefined")[0].message
     for name in "abc":
         Image.fromarray(np.array([[1, 2]], np.uint8).repeat(24, 0).repeat(32, 1)).save(
             tmp_path / "masks" / f"{name}.png"
@@ -343,14 +343,14 @@ def test_maps_of_labels(tmp_path: Path) -> None:
 
 
 def test_several_processes_see_the_same(tmp_path: Path) -> None:
-    """What an end is missing of is found by decoding, which several processes do from 200 images on."""
+    """Decoding finds truncated files; several processes share it from 200 images on."""
     content = coco(tmp_path)
     content["images"] = [content["images"][0] | {"id": i, "file_name": f"{i}.png"} for i in range(250)]
     for number in range(4, 250):
         (tmp_path / "images" / f"{number}.png").write_bytes(png(64, 48 + number % 2, 1000 + number))
     write(tmp_path, content)
     one, two = look(tmp_path, decode=True), look(tmp_path, decode=True, jobs=2)
-    assert one.faults == two.faults
+    assert one.issues == two.issues
     assert kinds(one) == {"image-size": 123, "image-truncated": 246}
     assert kinds(look(tmp_path)) == {"image-size": 123}
 
@@ -368,10 +368,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     write(tmp_path, coco(tmp_path, category_id=8))
     with pytest.raises(SystemExit, match="2"):
         cli.main(["check", str(tmp_path), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["status"] == "errors"
-    assert found["parts"]["all"] == {"images": 4, "without objects": 1, "objects": 3}
-    assert [fault["kind"] for fault in found["faults"]] == ["category-unknown", "image-empty"]
+    values = json.loads(capsys.readouterr().out)
+    assert values["status"] == "errors"
+    assert values["splits"]["all"] == {"images": 4, "without objects": 1, "objects": 3}
+    assert [issue["kind"] for issue in values["issues"]] == ["category-unknown", "image-empty"]
     with pytest.raises(SystemExit, match="2"):
         cli.main(["check", str(tmp_path / "none")])
     assert "no such folder" in capsys.readouterr().err

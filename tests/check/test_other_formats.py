@@ -1,4 +1,4 @@
-"""Faults of the formats whose labels lie in images, and of those that are told from COCO and CSV by their content."""
+"""Issues of Cityscapes, LVIS, Open Images and VOC files in any folder."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def test_cityscapes(tmp_path: Path) -> None:
     for number in (1, 2):
         write_instances(frame(tmp_path, "train", "aachen", number), car)
     write_polygons(frame(tmp_path, "val", "ulm", 3), [shape("car", (4, 4), (30, 4), (30, 20))])
-    checked = look(tmp_path)
-    assert (checked.format, list(checked.parts), kinds(checked)) == ("Cityscapes", ["train", "val"], {})
-    assert checked.counts["car"] == {"train": 2, "val": 1}
+    result = look(tmp_path)
+    assert (result.format, list(result.splits), kinds(result)) == ("Cityscapes", ["train", "val"], {})
+    assert result.class_counts["car"] == {"train": 2, "val": 1}
     write_polygons(frame(tmp_path, "val", "ulm", 4), [shape("spaceship", (4, 4), (30, 4), (30, 20))])
     (tmp_path / "leftImg8bit/train/aachen/aachen_000001_000019_leftImg8bit.png").unlink()
-    checked = look(tmp_path)
-    assert kinds(checked) == {"label-broken": 1, "image-missing": 1}
-    assert "'spaceship', which Cityscapes does not have" in checked.of_kind("label-broken")[0].message
-    assert checked.counts["car"] == {"train": 1, "val": 1}
+    result = look(tmp_path)
+    assert kinds(result) == {"label-broken": 1, "image-missing": 1}
+    assert "'spaceship', which Cityscapes does not have" in result.of_kind("label-broken")[0].message
+    assert result.class_counts["car"] == {"train": 1, "val": 1}
 
 
 def test_maps_of_labels_of_cityscapes(tmp_path: Path) -> None:
@@ -42,21 +42,21 @@ def test_maps_of_labels_of_cityscapes(tmp_path: Path) -> None:
     for number, value in enumerate((7, 11, 26, 3), start=1):
         labels = np.full((48, 64), value, np.uint8)
         Image.fromarray(labels).save(f"{frame(tmp_path, 'train', 'aachen', number)}_labelIds.png")
-    checked = look(tmp_path)
-    assert (checked.format, list(checked.parts), kinds(checked)) == ("Cityscapes", ["train"], {})
-    counts = {name: parts["train"] for name, parts in checked.counts.items() if parts["train"]}
+    result = look(tmp_path)
+    assert (result.format, list(result.splits), kinds(result)) == ("Cityscapes", ["train"], {})
+    counts = {name: parts["train"] for name, parts in result.class_counts.items() if parts["train"]}
     assert counts == {"road": 48 * 64, "building": 48 * 64, "car": 48 * 64}
     stem = frame(tmp_path, "train", "aachen", 5)
     Image.fromarray(np.full((48, 64), 60, np.uint8)).save(f"{stem}_labelIds.png")
-    checked = look(tmp_path)
-    assert kinds(checked) == {"mask-undefined": 1}
-    assert "have the number 60; the classes are 7, 8, 11, " in checked.of_kind("mask-undefined")[0].message
+    result = look(tmp_path)
+    assert kinds(result) == {"mask-undefined": 1}
+    assert "have the value 60; the classes are 7, 8, 11, " in result.of_kind("mask-undefined")[0].message
 
 
 def test_lvis(tmp_path: Path) -> None:
     file = lvis(tmp_path, "train", ["train", "val"])
-    checked = look(tmp_path)
-    assert (checked.format, kinds(checked), checked.counts["airplane"]) == ("LVIS", {}, {"all": 1})
+    result = look(tmp_path)
+    assert (result.format, kinds(result), result.class_counts["airplane"]) == ("LVIS", {}, {"all": 1})
     content = json.loads(file.read_text())
     content["annotations"][0]["bbox"] = [4, 6, 0, 30]
     del content["images"][1]["coco_url"]
@@ -67,14 +67,14 @@ def test_lvis(tmp_path: Path) -> None:
 def test_open_images(tmp_path: Path) -> None:
     lines = [line("b1", "/m/02wbgd", 0.25, 0.5, 0, 1), line("a1", "/m/011k07", 0, 1, 0.5, 0.75)]
     table(tmp_path, "train", *lines)
-    checked = look(tmp_path)
-    assert (checked.format, kinds(checked)) == ("OpenImages", {})
+    result = look(tmp_path)
+    assert (result.format, kinds(result)) == ("OpenImages", {})
     wrong = [line("b1", "/m/none", 0.25, 0.5, 0, 1), line("a1", "/m/011k07", 0, "x", 0.5, 0.75), "a1,short"]
     table(tmp_path, "train", *lines, *wrong, line("a1", "/m/011k07", 0.5, 0.5, 0.5, 0.75))
-    checked = look(tmp_path)
-    assert kinds(checked) == {"category-unknown": 1, "box-nan": 1, "label-broken": 1, "box-area": 1}
-    assert [fault.annotation for fault in checked.faults if fault.severity == "error"] == [6, 4, 5]
-    assert checked.counts == {"Tortoise": {"all": 1}, "Bicycle, old": {"all": 1}}
+    result = look(tmp_path)
+    assert kinds(result) == {"category-unknown": 1, "box-nan": 1, "label-broken": 1, "box-area": 1}
+    assert [issue.annotation for issue in result.issues if issue.severity == "error"] == [6, 4, 5]
+    assert result.class_counts == {"Tortoise": {"all": 1}, "Bicycle, old": {"all": 1}}
 
 
 def test_files_of_voc_that_lie_anywhere(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_files_of_voc_that_lie_anywhere(tmp_path: Path) -> None:
     for stem in "cd":
         (tmp_path / f"{stem}.jpg").unlink()
     (tmp_path / "d.xml").write_text("<annotation><object>")
-    checked = look(tmp_path)
-    assert kinds(checked) == {"label-broken": 2, "image-missing": 1}
-    assert checked.counts == {"cat": {"all": 1}}
+    result = look(tmp_path)
+    assert kinds(result) == {"label-broken": 2, "image-missing": 1}
+    assert result.class_counts == {"cat": {"all": 1}}
 
 
 @pytest.mark.parametrize("name", ["../0.png", "/etc/0.png", "C:\\pictures\\none.png"])
@@ -102,9 +102,9 @@ def test_an_image_outside_of_the_folder(tmp_path: Path, name: str) -> None:
     content = coco(root)
     content["images"][0]["file_name"] = name
     (root / "images" / "0.png").rename(root / "images" / "other.png")
-    checked = look(write(root, content))
-    assert kinds(checked) == {"image-missing": 1, "image-unknown": 1}
-    assert "leads out of the folder of the images" in checked.of_kind("image-missing")[0].message
+    result = look(write(root, content))
+    assert kinds(result) == {"image-missing": 1, "image-unknown": 1}
+    assert "leads out of the folder of the images" in result.of_kind("image-missing")[0].message
     (root / "images" / "other.png").rename(root / "images" / Path(name.replace("\\", "/")).name)
     assert kinds(look(root)) == {}
 

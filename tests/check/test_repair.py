@@ -46,7 +46,7 @@ def test_a_sound_set_stays_as_it_is(tmp_path: Path) -> None:
         annotation["category_id"] = 7
     write(root, content)
     assert fix(root, out) == []
-    before, after = (look(folder).parts["all"] for folder in (root, out))
+    before, after = (look(folder).splits["all"] for folder in (root, out))
     assert (after.classes, after.category_ids) == (before.classes, before.category_ids) == (("dog", "cat"), (2, 7))
     np.testing.assert_array_equal(after.boxes, before.boxes)
     np.testing.assert_array_equal(after.labels, before.labels)
@@ -73,7 +73,7 @@ def test_boxes_names_and_images(tmp_path: Path) -> None:
     made.image(root / "images" / "copy.png", seed=3)
     content["images"].append({"id": 5, "file_name": "copy.png", "height": 48, "width": 64})
     changes = fix(write(root, content), out)
-    part = look(out).parts["all"]
+    part = look(out).splits["all"]
     assert part.files.tolist() == ["1.png", "2.png", "3.png"]
     assert part.boxes.tolist() == [[16, 12, 48, 36], [1, 2, 4, 6]]
     assert [part.classes[label] for label in part.labels] == ["cat", "cat"]
@@ -81,14 +81,14 @@ def test_boxes_names_and_images(tmp_path: Path) -> None:
     assert (read_image(out / "images" / "1.png") == pixels[::-1, :, :3]).all()  # as stored, and no viewer turns it
     text = "\n".join(changes)
     for said in (
-        "0.png: there is no such file",
+        "0.png: no such file",
         "copy.png (all): the same as",
         "image-alpha",
         "image-rotated",
         "'cat '",
     ):
         assert said in text
-    for said in ("has no area", "made pixels of shares", "a side is below a pixel"):
+    for said in ("has no area", "scaled from 0..1 to pixels", "a side is below a pixel"):
         assert said in text
 
 
@@ -114,7 +114,7 @@ def test_voc_becomes_coco(tmp_path: Path) -> None:
     made.image(root / "JPEGImages" / "a.jpg", seed=1)
     made.voc(root, "b", made.box("dog", 11, 6, 20, 30))
     fix(root, out)
-    part = look(out).parts["all"]
+    part = look(out).splits["all"]
     assert (part.classes, part.boxes.tolist()) == (("cat", "dog"), [[0, 0, 9, 9], [10, 5, 20, 30]])
 
 
@@ -123,7 +123,7 @@ def test_shares_in_voc(tmp_path: Path) -> None:
     made.voc(root, "a", made.box("cat", 0.25, 0.5, 0.75, 1))
     assert kinds(look(root)) == {"box-normalised": 1}
     fix(root, out)
-    assert look(out).parts["all"].boxes.tolist() == [[16, 24, 48, 48]]
+    assert look(out).splits["all"].boxes.tolist() == [[16, 24, 48, 48]]
 
 
 def test_maps_of_labels(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_maps_of_labels(tmp_path: Path) -> None:
     made.image(root / "images" / "lonely.png", seed=7)
     (root / "classes.txt").write_text("sky\nroad\n")
     changes = fix(root, out)
-    part = look(out).parts["all"]
+    part = look(out).splits["all"]
     assert part.files.tolist() == ["a.png", "b.png", "c.png"]
     assert part.labels(1)[::24, ::32].tolist() == [[0, 1], [255, 255]]
-    assert len([line for line in changes if line.startswith("made void")]) == 2
+    assert len([line for line in changes if line.startswith("set to void")]) == 2
 
 
 def test_an_image_goes_with_its_own_labels_alone(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_image_goes_with_its_own_labels_alone(tmp_path: Path) -> None:
     (root / "train" / "001.xml").write_text("<annotation>")
     (change,) = fix(root, out)
     assert change.startswith(f"left out, with {root / 'train' / '001.jpg'}: {root / 'train' / '001.xml'}: broken XML")
-    parts = look(out).parts
+    parts = look(out).splits
     assert {split: part.boxes.tolist() for split, part in parts.items()} == {
         "train": [[4, 4, 21, 30]],
         "val": [[4, 4, 22, 30]],
@@ -169,14 +169,14 @@ def test_classes_that_differ_in_more_than_white_space_stay(tmp_path: Path) -> No
         content["annotations"].append(content["annotations"][0] | {"id": number, "image_id": number})
     for number, annotation in enumerate(content["annotations"], start=1):
         annotation["category_id"] = number
-    checked = look(write(root, content))
-    told = [fault.message for fault in checked.of_kind("class-names")]
-    assert told == [
+    result = look(write(root, content))
+    messages = [issue.message for issue in result.of_kind("class-names")]
+    assert messages == [
         "classes that may be one: 'A' (1), 'a' (1)",
         "classes that may be one: '11' (1), '1 1' (1), ' 1  1' (1)",
     ]
-    assert repair(checked, out, lambda: None) == ["class ' 1  1' is called '1 1'"]
-    part = look(out).parts["all"]
+    assert repair(result, out, lambda: None) == ["class ' 1  1' renamed to '1 1'"]
+    part = look(out).splits["all"]
     assert [part.classes[label] for label in part.labels] == ["A", "a", "1-1", "11", "1 1", "1 1"]
 
 
@@ -190,7 +190,7 @@ def test_maps_in_folders(tmp_path: Path) -> None:
         Image.new("L", (64, 48), (7, 8, 11)[number]).save(labels)  # road, sidewalk, building
     assert fix(root, out) == []
     shown = {
-        split: [part.labels(row)[0, 0].item() for row in range(len(part))] for split, part in look(out).parts.items()
+        split: [part.labels(row)[0, 0].item() for row in range(len(part))] for split, part in look(out).splits.items()
     }
     assert shown == {"train": [1, 0], "val": [2]}  # in the order of the new names, of which one has its folders
     first, second = sorted((out / "images" / "train").iterdir())
@@ -209,7 +209,7 @@ def test_a_name_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
         cli.main(["check", str(root), "--html", str(tmp_path / "page.html"), "--fix", str(out)])
     for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text(), (out / "changes.txt").read_text()):
         assert "images/b\\udce9.png annotation 1: box" in text
-    assert look(out).parts["all"].files.tolist() == ["images/b\udce9.png", "images/c.png"]
+    assert look(out).splits["all"].files.tolist() == ["images/b\udce9.png", "images/c.png"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The faults that real data sets have, as a look at the files gives them, and no others."""
+"""The issues of real data sets, as read from their files, and no others."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ POLYGONS = {"format": YoloFormat("labels_yolo_seg", "instance_segmentation.yaml"
         ("camvid", {}, {}),
     ],
 )
-def test_the_faults_of(shared_data: Path, name: str, where: dict[str, Any], expected: dict[str, int]) -> None:
+def test_issues_of(shared_data: Path, name: str, where: dict[str, Any], expected: dict[str, int]) -> None:
     assert kinds(look(shared_data / name, decode=name != "bccd", **where)) == expected
 
 
 def test_what_they_are(shared_data: Path) -> None:
     pairs = {
-        tuple(sorted(Path(path).stem.removeprefix("raccoon-") for path in fault.message.split(": the same as ")))
-        for fault in look(shared_data / "raccoon").of_kind("duplicate")
+        tuple(sorted(Path(path).stem.removeprefix("raccoon-") for path in issue.message.split(": the same as ")))
+        for issue in look(shared_data / "raccoon").of_kind("duplicate")
     }
     assert pairs == {("11", "116"), ("120", "83"), ("52", "74"), ("65", "98")}
-    found = look(shared_data / "bccd")
-    assert {Path(fault.file).stem for fault in found.of_kind("box-area")} == {"BloodImage_00338", "BloodImage_00343"}
-    assert {fault.annotation for fault in found.of_kind("class-unbalanced")} == {"WBC", "Platelets"}
-    found = look(shared_data / "tiny_coco")
-    assert len(found.of_kind("image-empty")) == 1 + 2
+    result = look(shared_data / "bccd")
+    assert {Path(issue.file).stem for issue in result.of_kind("box-area")} == {"BloodImage_00338", "BloodImage_00343"}
+    assert {issue.annotation for issue in result.of_kind("class-unbalanced")} == {"WBC", "Platelets"}
+    result = look(shared_data / "tiny_coco")
+    assert len(result.of_kind("image-empty")) == 1 + 2
     (bird,) = look(shared_data / "voc2012_mini", format="VOC").of_kind("class-unseen")
     assert bird.message == "class 'bird' has 6 objects, but none in train"

@@ -1,0 +1,124 @@
+"""Issues that appear only across the labels of a whole data set: classes, empty images, duplicates."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import Issue, shifted
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
+from detseg.data.splits import group_identical
+from detseg.structures import IGNORE_INDEX
+
+SplitAnnotations = DetectionAnnotations | SemanticAnnotations
+
+MAX_IMBALANCE = 10  # times as many objects of the largest class
+
+
+def count_classes(
+    splits: Mapping[str, SplitAnnotations], value_counts: Mapping[str, NDArray[np.int64]]
+) -> dict[str, dict[str, int]]:
+    """Count the objects of each class by name and split, or its pixels, from ``value_counts`` (256,) of each split."""
+    totals: dict[str, dict[str, int]] = {
+        name: dict.fromkeys(splits, 0) for annotations in splits.values() for name in annotations.classes
+    }
+    for split, table in splits.items():
+        if isinstance(table, DetectionAnnotations):
+            counts = np.bincount(table.labels, minlength=len(table.classes))
+        else:
+            counts = value_counts[split][class_values(table)]
+        for name, count in zip(table.classes, counts.tolist(), strict=True):
+            totals[name][split] += count
+    return totals
+
+
+def class_issues(root: Path, class_counts: Mapping[str, Mapping[str, int]], train_split: str) -> Iterator[Issue]:
+    """Report similar class names, and unused, unseen and rare classes."""
+    similar: dict[str, list[str]] = defaultdict(list)
+    for name in class_counts:
+        similar[normalize_name(name)].append(name)
+    for names in similar.values():
+        if len(names) > 1:
+            listed = ", ".join(f"{name!r} ({sum(class_counts[name].values())})" for name in names)
+            yield Issue("class-names", str(root), f"classes that may be one: {listed}", names[0])
+    totals = {name: sum(counts.values()) for name, counts in class_counts.items()}
+    largest = max(totals, key=totals.__getitem__, default="")
+    for name, total in totals.items():
+        if not total:
+            yield Issue("class-unused", str(root), f"class {name!r} has no object", name)
+        elif train_split in class_counts[name] and not class_counts[name][train_split]:
+            message = f"class {name!r} has {total} objects, but none in {train_split}"
+            yield Issue("class-unseen", str(root), message, name)
+        elif total * MAX_IMBALANCE < totals[largest]:
+            message = f"class {name!r} has {total}, {largest!r} has {totals[largest]}"
+            yield Issue("class-unbalanced", str(root), message, name)
+
+
+def normalize_name(name: str) -> str:
+    """Remove capitals and white space from a class name."""
+    return "".join(name.casefold().split())
+
+
+def object_issues(split: str, annotations: DetectionAnnotations, broken: Container[str | None]) -> Iterator[Issue]:
+    """Report a split without objects, else its images without objects, except those with ``broken`` labels."""
+    if not len(annotations.labels):
+        root = str(annotations.root)
+        yield Issue("objects-none", root, f"{root}: the split {split} has no usable object")
+        return
+    for index in np.flatnonzero(np.diff(annotations.offsets) == 0).tolist():
+        file = str(annotations.path(index))
+        if file not in broken:
+            yield Issue("image-empty", file, f"{file}: no object")
+
+
+def class_values(annotations: SemanticAnnotations) -> list[int]:
+    """Return the pixel value of each class in the mask files."""
+    return list(getattr(annotations.maps, "numbers", None) or range(len(annotations.classes)))
+
+
+def mask_issues(annotations: SemanticAnnotations, value_counts: list[NDArray[np.int64] | None]) -> Iterator[Issue]:
+    """Report undefined pixel values of semantic masks; ``value_counts`` (256,) has the pixels of each image."""
+    if not isinstance(annotations.maps, LabelFiles):
+        return
+    classes, void = class_values(annotations), set(annotations.maps.void)
+    used: set[int] = set()
+    for row, counts in zip(annotations.rows.tolist(), value_counts, strict=True):
+        if counts is None:
+            continue
+        present = set(np.flatnonzero(counts).tolist())
+        used |= present
+        path = str(annotations.maps.paths[row])
+        for value in sorted(present - set(classes) - void):
+            message = (
+                f"{path}: {counts[value]} pixels have the value {value}; the classes are {annotations.maps.named()}"
+            )
+            yield Issue("mask-undefined", path, message, value)
+    if shift := shifted(used - void - {IGNORE_INDEX}, classes):
+        yield Issue("off-by-one", str(annotations.root), f"{annotations.root}: value {shift}")
+
+
+def duplicate_issues(
+    splits: Mapping[str, SplitAnnotations], readable: Mapping[str, NDArray[np.bool_]]
+) -> Iterator[Issue]:
+    """Report ``readable`` images with identical bytes, within a split or across two."""
+    for split, index, first_split, first_path in find_duplicates(splits, readable):
+        path = splits[split].path(index)
+        if split == first_split:
+            yield Issue("duplicate", str(path), f"{path}: the same as {first_path}")
+        else:
+            yield Issue("duplicate-across", str(path), f"{path} ({split}): the same as {first_path} ({first_split})")
+
+
+def find_duplicates(
+    splits: Mapping[str, SplitAnnotations], readable: Mapping[str, NDArray[np.bool_]]
+) -> Iterator[tuple[str, int, str, Path]]:
+    """Yield split and index of each repeated image, with the split and the path of its first occurrence."""
+    images = [(split, index) for split in splits for index in np.flatnonzero(readable[split]).tolist()]
+    for group in group_identical([splits[split].path(index) for split, index in images]):
+        first, *others = (images[position] for position in group)
+        yield from ((*other, first[0], splits[first[0]].path(first[1])) for other in others)
