@@ -99,7 +99,7 @@ def measure(sides: dict[str, Call], repeats: int, device: str, first: int = 1) -
 
 
 def waits(call: Call) -> int:
-    """How often the host waits for the GPU."""
+    """Count how often the host waits for the GPU."""
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -55,8 +55,8 @@ def torchvision_network(ours: FasterRCNN | MaskRCNN) -> TorchvisionFasterRCNN:
     """torchvision's network with the weights that ours has now, and the same parameters frozen."""
     features = torchvision.models.mobilenet_v2(norm_layer=FrozenBatchNorm2d).features
     stages = {"3": "0", "6": "1", "13": "2", "18": "3"}
-    kind = TorchvisionMaskRCNN if isinstance(ours, MaskRCNN) else TorchvisionFasterRCNN
-    model = kind(
+    cls = TorchvisionMaskRCNN if isinstance(ours, MaskRCNN) else TorchvisionFasterRCNN
+    model = cls(
         BackboneWithFPN(features, stages, [24, 32, 96, 1280], CHANNELS),
         ours.num_classes + 1,
         rpn_anchor_generator=AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
@@ -95,8 +95,8 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: DetectionDataModule, e
         for batch in loader:
             labels, valid = batch.targets.labels, batch.targets.valid
             targets = [
-                {"boxes": boxes[there], "labels": kinds[there] + 1}
-                for boxes, kinds, there in zip(batch.targets.boxes, labels, valid, strict=True)
+                {"boxes": boxes[there], "labels": classes[there] + 1}
+                for boxes, classes, there in zip(batch.targets.boxes, labels, valid, strict=True)
             ]
             if batch.targets.masks is not None:
                 for image, target in enumerate(targets):
@@ -182,8 +182,8 @@ def main() -> None:
         seconds = {"detseg": middle - start, "torchvision": time.perf_counter() - middle}
         for name, values in figures.items():
             results[name].append([values[figure] for figure in shown])
-            said = "  ".join(f"{figure} {values[figure]:.3f}" for figure in shown)
-            print(f"seed {seed}  {name:12} {said}  {seconds[name]:.0f} s", flush=True)
+            metrics = "  ".join(f"{figure} {values[figure]:.3f}" for figure in shown)
+            print(f"seed {seed}  {name:12} {metrics}  {seconds[name]:.0f} s", flush=True)
     for name, runs in results.items():
         means = "  ".join(
             f"{figure} {statistics.mean(column):.3f}"

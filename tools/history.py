@@ -40,7 +40,7 @@ PROPOSALS = Path("proposals/history")
 
 
 class Record(NamedTuple):
-    """What is known of a system: AP at IoU 0.5, seconds of its training, seconds an image of the parts of its test."""
+    """AP at IoU 0.5 of a system, seconds of its training, and seconds an image of each part of its test."""
 
     system: str
     ap50: float
@@ -95,16 +95,16 @@ def test(system: str, images: int, training: float | None) -> Record:
     model = task.model
     total = timed(model, "forward")
     cnn = timed(model, "features") if isinstance(model, RCNN) else timed(model.backbone, "forward")
-    own = [timed(model.rpn, name) for name in ("forward", "propose")] if isinstance(model, FasterRCNN) else []
+    rpn_times = [timed(model.rpn, name) for name in ("forward", "propose")] if isinstance(model, FasterRCNN) else []
     dataset = data.dataset("val")
     count = min(images, len(dataset))  # type: ignore[arg-type]
     for row in [0, *range(count)]:  # the first once more: it warms up
         if row == 0:
-            for seconds in (total, cnn, *own):
+            for seconds in (total, cnn, *rpn_times):
                 seconds.clear()
         batch = DetectionDataModule.collate([dataset[row]], data.pad_shapes)
         model(batch.images, batch.image_sizes, batch.proposals)
-    proposals = sum(map(sum, own)) / count
+    proposals = sum(map(sum, rpn_times)) / count
     head = (sum(total) - sum(cnn)) / count - proposals
     if model.needs_proposals:
         annotations = data.annotations("val")

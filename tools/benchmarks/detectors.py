@@ -49,9 +49,9 @@ def models(device: str, shape: Shape, masks: bool = False) -> dict[str, nn.Modul
     torch.manual_seed(0)
     height, width = shape[1:]
     body = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3)
-    kind = TorchvisionMaskRCNN if masks else TorchvisionFasterRCNN
+    cls = TorchvisionMaskRCNN if masks else TorchvisionFasterRCNN
     sides = {"min_size": min(height, width), "max_size": max(height, width)}
-    theirs = kind(body, CLASSES + 1, **sides)
+    theirs = cls(body, CLASSES + 1, **sides)
     with torch.no_grad():
         images = torch.rand(1, 3, height, width) * 4 - 2
         calibrate(body.body, images)
@@ -62,10 +62,10 @@ def models(device: str, shape: Shape, masks: bool = False) -> dict[str, nn.Modul
     ours = (MaskRCNN if masks else FasterRCNN)(backbone, CLASSES)
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     layout = {"device": device, "memory_format": torch.channels_last}
-    found = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
+    sides_by_name = {"detseg": ours.to(**layout), "torchvision": theirs.to(**layout)}  # type: ignore[call-overload]
     if detectron2.there():
-        found["detectron2"] = detectron2.model(ours, CLASSES, masks, device)
-    return found
+        sides_by_name["detectron2"] = detectron2.model(ours, CLASSES, masks, device)
+    return sides_by_name
 
 
 def calibrate(network: torch.nn.Module, images: Tensor) -> None:
@@ -110,13 +110,13 @@ def maps(data: Batch) -> list[Tensor]:
     """The masks as torchvision takes them: of each image (N, H, W)."""
     height, width = data.images.shape[-2:]
     y, x = ((torch.arange(length, device=data.images.device) + 0.5) for length in (height, width))
-    found = []
+    masks = []
     for boxes in data.targets.boxes:
         middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         across = ((x - middle[:, :1]) / half[:, :1]) ** 2
         down = ((y - middle[:, 1:]) / half[:, 1:]) ** 2
-        found.append((down[:, :, None] + across[:, None] <= 1).to(torch.uint8))
-    return found
+        masks.append((down[:, :, None] + across[:, None] <= 1).to(torch.uint8))
+    return masks
 
 
 def polygons(data: Batch) -> list[list[Tensor]]:
@@ -181,12 +181,14 @@ def infer(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) 
     image = data.images[0] / 255
 
     def ours() -> Any:
-        found = sides["detseg"](data.images, data.image_sizes)
+        detections = sides["detseg"](data.images, data.image_sizes)
         if masks:
             texts = list(
-                box_masks_to_rle(found.masks[0].float().cpu().numpy(), found.boxes[0].cpu().numpy(), *shape[1:])
+                box_masks_to_rle(
+                    detections.masks[0].float().cpu().numpy(), detections.boxes[0].cpu().numpy(), *shape[1:]
+                )
             )
-        return texts if masks else found
+        return texts if masks else detections
 
     calls: dict[str, Call] = {"detseg": ours, "torchvision": lambda: sides["torchvision"]([image])}
     if "detectron2" in sides:

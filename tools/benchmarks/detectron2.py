@@ -18,18 +18,18 @@ from detseg.structures import Batch
 
 NAMES = (  # what a name of ours begins with or holds, and what it is called there
     (r"^backbone\.backbone\.(conv1|bn1)\.", r"backbone.bottom_up.stem.\1."),
-    (r"^backbone\.backbone\.layer([1-4])", lambda found: f"backbone.bottom_up.res{int(found[1]) + 1}"),
+    (r"^backbone\.backbone\.layer([1-4])", lambda match: f"backbone.bottom_up.res{int(match[1]) + 1}"),
     (r"\.downsample\.0\.", ".shortcut."),
     (r"\.downsample\.1\.", ".shortcut.norm."),
     (r"\.bn([1-3])\.", r".conv\1.norm."),
-    (r"^backbone\.lateral_convs\.(\d)", lambda found: f"backbone.fpn_lateral{int(found[1]) + 2}"),
-    (r"^backbone\.output_convs\.(\d)", lambda found: f"backbone.fpn_output{int(found[1]) + 2}"),
+    (r"^backbone\.lateral_convs\.(\d)", lambda match: f"backbone.fpn_lateral{int(match[1]) + 2}"),
+    (r"^backbone\.output_convs\.(\d)", lambda match: f"backbone.fpn_output{int(match[1]) + 2}"),
     (r"^rpn\.head\.conv\.0", "proposal_generator.rpn_head.conv"),
     (r"^rpn\.head\.cls_logits", "proposal_generator.rpn_head.objectness_logits"),
     (r"^rpn\.head\.bbox_pred", "proposal_generator.rpn_head.anchor_deltas"),
     (r"\.box_head\.fc6", ".box_head.fc1"),
     (r"\.box_head\.fc7", ".box_head.fc2"),
-    (r"\.mask_head\.convs\.(\d)", lambda found: f".mask_head.mask_fcn{int(found[1]) + 1}"),
+    (r"\.mask_head\.convs\.(\d)", lambda match: f".mask_head.mask_fcn{int(match[1]) + 1}"),
     (r"\.mask_head\.conv5_mask", ".mask_head.deconv"),
     (r"\.mask_head\.mask_fcn_logits", ".mask_head.predictor"),
 )
@@ -83,7 +83,7 @@ def samples(data: Batch, polygons: Sequence[Sequence[Tensor]] | None) -> list[di
     """The images and objects of a batch; ``polygons`` hold the corners (n, 2) of each object of each image."""
     from detectron2.structures import Boxes, Instances, PolygonMasks
 
-    found = []
+    inputs = []
     assert data.targets.labels is not None
     for row, image in enumerate(data.images):
         objects = Instances(tuple(image.shape[1:]))
@@ -91,8 +91,8 @@ def samples(data: Batch, polygons: Sequence[Sequence[Tensor]] | None) -> list[di
         if polygons is not None:
             objects.gt_masks = PolygonMasks([[corners.flatten().numpy()] for corners in polygons[row]])
         height, width = image.shape[1:]
-        found.append({"image": image, "instances": objects, "height": height, "width": width})
-    return found
+        inputs.append({"image": image, "instances": objects, "height": height, "width": width})
+    return inputs
 
 
 def recorded(call: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
