@@ -11,4 +11,5 @@ from .models import MaskRCNN as MaskRCNN
 from .tasks import DetectionTask as DetectionTask
 from .tasks import SegmentationTask as SegmentationTask
 
+__all__: list[str]
 __version__: str

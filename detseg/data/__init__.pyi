@@ -19,3 +19,5 @@ from .modules.shapes import ShapesSegmentation as ShapesSegmentation
 from .transforms.detection import Transforms as Transforms
 from .transforms.mixing import MixingTransforms as MixingTransforms
 from .transforms.segmentation import SegmentationTransforms as SegmentationTransforms
+
+__all__: list[str]

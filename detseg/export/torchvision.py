@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -122,4 +122,5 @@ def _builds(name: str, state: dict[str, Tensor]) -> bool:
 
 
 def _epsilons(backbone: nn.Module) -> set[float]:
-    return {float(layer.eps) for layer in backbone.modules() if hasattr(layer, "running_var")}
+    layers: list[Any] = [layer for layer in backbone.modules() if hasattr(layer, "running_var")]
+    return {layer.eps for layer in layers}

@@ -27,11 +27,11 @@ def trace_contours(mask: NDArray[np.bool_]) -> list[Points]:
         beyond = np.roll(padded, (-down, -across), (0, 1))
         for y, x in np.argwhere(padded & ~beyond).tolist():
             edges[x + x1 - 1, y + y1 - 1].append((x + x2 - 1, y + y2 - 1))
-    found = []
+    rings = []
     while edges:
         start = next(iter(edges))
-        found.append(_ring(start, edges))
-    return found
+        rings.append(_ring(start, edges))
+    return rings
 
 
 def _ring(start: tuple[int, int], edges: dict[tuple[int, int], list[tuple[int, int]]]) -> Points:

@@ -78,17 +78,17 @@ class Masks:
             return {"size": [height, width], "counts": self.rle(row, height, width).decode("ascii")}
         return [part.tolist() for part in self.polygons(row)]
 
-    def areas(self, rows: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Count the pixels (n,) of the objects ``rows`` in images of ``sizes`` (n, 2); none where there is no mask."""
+    def areas(self, indices: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Count the pixels (n,) of the objects ``indices`` in images of ``sizes`` (n, 2), 0 without a mask."""
         counted = [
             area(from_string(self.rle(row, *size))) if self.mask_types[row] != NONE else 0
-            for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)
+            for row, size in zip(indices.tolist(), sizes.tolist(), strict=True)
         ]
         return np.array(counted, dtype=np.int64)
 
     def blank(self, sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which objects (N,) have no pixel in their images, whose ``sizes`` are (N, 2), or no mask at all."""
-        found = np.ones(len(self), dtype=bool)
+        """Tell which objects (N,) have no pixel in their images of ``sizes`` (N, 2), or no mask."""
+        empty = np.ones(len(self), dtype=bool)
         polygons = np.flatnonzero(self.mask_types == POLYGONS)
         polygons = polygons[np.argsort(self.byte_ranges[polygons, 0])]  # as they lie in memory
         for start in range(0, len(polygons), MANY):
@@ -98,14 +98,14 @@ class Masks:
             parts, numbers = (self.data.view(np.int64)[first + place] for place in (0, 1))
             places = np.arange(numbers.sum()) + np.repeat(first + parts + 1 - (np.cumsum(numbers) - numbers), numbers)
             corners = self.data.view(np.float64)[places].reshape(-1, 2)
-            found[rows] = ~surely_nonempty(corners, numbers // 2, sizes[rows])
-        unclear = np.flatnonzero(found)
-        found[unclear] = self.areas(unclear, sizes[unclear]) == 0
-        return found
+            empty[rows] = ~surely_nonempty(corners, numbers // 2, sizes[rows])
+        unclear = np.flatnonzero(empty)
+        empty[unclear] = self.areas(unclear, sizes[unclear]) == 0
+        return empty
 
-    def draw(self, rows: NDArray[np.int64], height: int, width: int) -> Iterator[NDArray[np.bool_]]:
-        """The masks (h, w) of the objects ``rows`` of an image of this size, one at a time: each takes much memory."""
-        for row in rows.tolist():
+    def draw(self, indices: NDArray[np.int64], height: int, width: int) -> Iterator[NDArray[np.bool_]]:
+        """Yield the masks (h, w) of the objects ``indices`` of an image, one at a time: each takes much memory."""
+        for row in indices.tolist():
             yield decode(from_string(self.rle(row, height, width)), height, width)
 
 

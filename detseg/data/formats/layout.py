@@ -41,17 +41,17 @@ class Tree:
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
-        found = defaultdict(list)
+        images = defaultdict(list)
         for file in self.images:
-            found[PurePosixPath(file).stem].append(file)
-        return dict(found)
+            images[PurePosixPath(file).stem].append(file)
+        return dict(images)
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        found = defaultdict(list)
+        images = defaultdict(list)
         for file in self.images:
-            found[file.rpartition("/")[2]].append(file)
-        return dict(found)
+            images[file.rpartition("/")[2]].append(file)
+        return dict(images)
 
     def image_of(self, label: str, name: str | None = None) -> str | None:
         """Find the image of a label file by ``name``, else by its stem; None if there is none or several match equally.

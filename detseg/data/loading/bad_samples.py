@@ -1,4 +1,4 @@
-"""What a training does with an image that cannot be used: stop, or go on without a few of them."""
+"""Stop at an image that cannot be used, or skip a few of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often each image comes in an epoch of training, where some classes are rare."""
+"""Sample images of rare classes more often in an epoch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from detseg.errors import ConfigError
 
 
 class ImageSampling(Configurable):
-    """Says how often an image is to come in an epoch; without one, each comes once."""
+    """The number of times that each image occurs in an epoch."""
 
     def repeat_factors(self, annotations: DetectionAnnotations) -> NDArray[np.float64]:
-        """How often each image (I,) comes in an epoch on average: 0.5 is in every other one."""
+        """Return the mean number of times (I,) that each image occurs in an epoch: 0.5 is in every other one."""
         raise NotImplementedError
 
 
 class RepeatFactor(ImageSampling):
-    """Images of rare classes come again and again: repeat factor sampling, of LVIS (Gupta et al. 2019).
+    """Repeat images of rare classes: repeat factor sampling, of LVIS (Gupta et al. 2019).
 
     A class in a share f of the images has the factor max(1, sqrt(``threshold`` / f)), an image the largest of its
     classes. Each comes once at least. Raises ConfigError for a ``threshold`` that is no share.
@@ -54,9 +54,9 @@ class ClassBalanced(ImageSampling):
 
 
 def present(annotations: DetectionAnnotations) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each image (n,) with each of the classes (n,) that it has an object of, to learn from."""
+    """Return each image (n,) with each class (n,) of its objects, without crowds and difficult ones."""
     learnt = ~(annotations.crowd | annotations.difficult)
     images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[learnt]
     pairs = np.unique(images * len(annotations.classes) + annotations.labels[learnt])
-    found, labels = np.divmod(pairs, max(len(annotations.classes), 1))
-    return found, labels
+    images_of_pairs, labels = np.divmod(pairs, max(len(annotations.classes), 1))
+    return images_of_pairs, labels

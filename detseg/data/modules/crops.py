@@ -35,14 +35,14 @@ class ClassificationCrops:
         """Count the pictures."""
         return len(self.files)
 
-    def take(self, rows: NDArray[np.int64]) -> ClassificationCrops:
-        """Keep the pictures of these rows."""
+    def take(self, indices: NDArray[np.int64]) -> ClassificationCrops:
+        """Keep the pictures of these indices."""
         return replace(
             self,
-            files=[self.files[row] for row in rows],
-            labels=self.labels[rows],
-            boxes=None if self.boxes is None else self.boxes[rows],
-            sizes=None if self.sizes is None else self.sizes[rows],
+            files=[self.files[row] for row in indices],
+            labels=self.labels[indices],
+            boxes=None if self.boxes is None else self.boxes[indices],
+            sizes=None if self.sizes is None else self.sizes[indices],
         )
 
     def batches(self, side: int, batch_size: int) -> Iterator[Tensor]:
@@ -101,8 +101,8 @@ def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Classificat
         held_out = train_val_split(whole.labels, val_fraction, seed)
         train, val = whole.subset(~held_out), whole.subset(held_out)
     first, second = (
-        ClassificationCrops(found.classes, [found.path(row) for row in range(len(found))], found.labels)
-        for found in (train, val)
+        ClassificationCrops(part.classes, [part.path(row) for row in range(len(part))], part.labels)
+        for part in (train, val)
     )
     return first, second
 
@@ -138,7 +138,7 @@ def with_enough(
     if enough.sum() < 2:
         raise DataError(
             f"{enough.sum()} of {len(train.classes)} classes have {count} pictures to train and 1 to validate on; "
-            "two classes at least are needed: give more pictures, or a smaller --min_count"
+            "two classes at least are needed: give more pictures, or a smaller `min_count`"
         )
     new = np.where(enough, np.cumsum(enough) - 1, -1)
     classes = tuple(np.array(train.classes)[enough].tolist())
@@ -148,7 +148,7 @@ def with_enough(
 
 
 def train_val_split(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which of some samples to set aside: ``fraction`` of every class, at least one, but never the last one."""
+    """Choose samples for validation: ``fraction`` of every class, at least one, but never the last one."""
     generator = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -157,11 +157,11 @@ def train_val_split(labels: NDArray[np.int64], fraction: float, seed: int) -> ND
     return held_out
 
 
-def draw(labels: NDArray[np.int64], count: int, least: int, seed: int) -> NDArray[np.int64]:
-    """Rows of about ``count`` samples, the same share of every class, but ``least`` of each if there are so many."""
+def draw(labels: NDArray[np.int64], count: int, per_class: int, seed: int) -> NDArray[np.int64]:
+    """Rows of about ``count`` samples, the same share of every class, but ``per_class`` of each if there are so many."""
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
-        chosen.append(rows[: max(round(len(rows) * count / len(labels)), least)])
+        chosen.append(rows[: max(round(len(rows) * count / len(labels)), per_class)])
     return np.sort(np.concatenate(chosen))

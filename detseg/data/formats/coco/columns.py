@@ -50,18 +50,18 @@ class Objects:
 
     def masks(self, sizes: NDArray[np.int32]) -> tuple[Masks, dict[int, str]]:
         """Build the masks in images of ``sizes`` (N, 2), and the reasons by annotation id why some cannot be used."""
-        kinds = np.full(len(self.ids), POLYGONS, dtype=np.uint8)
+        mask_types = np.full(len(self.ids), POLYGONS, dtype=np.uint8)
         contents, reasons = [], {}
         for row, value in self.others.items():
             try:
-                kinds[row], content = packed_mask(value, *sizes[row].tolist())
+                mask_types[row], content = packed_mask(value, *sizes[row].tolist())
             except ValueError as error:
-                kinds[row], content = NONE, b""
+                mask_types[row], content = NONE, b""
                 reasons[int(self.ids[row])] = str(error)
             contents.append(content)
         spans = self.byte_ranges.copy()
         spans[[*self.others]] = append(self.data, contents)
-        return Masks(kinds, spans, np.frombuffer(self.data, dtype=np.uint8)), reasons
+        return Masks(mask_types, spans, np.frombuffer(self.data, dtype=np.uint8)), reasons
 
 
 class ObjectCollector:
@@ -92,13 +92,13 @@ class ObjectCollector:
         self.count += len(entries)
 
     def _add_masks(self, entries: Entries) -> NDArray[np.int64]:
-        found = [entry.get("segmentation") for entry in entries]
-        polygons = [row for row, value in enumerate(found) if type(value) is list]
-        content, places, errors = pack_many([found[row] for row in polygons])
+        values = [entry.get("segmentation") for entry in entries]
+        polygons = [row for row, value in enumerate(values) if type(value) is list]
+        content, places, errors = pack_many([values[row] for row in polygons])
         for number, error in errors.items():
-            found[polygons[number]] = error
-        self.others |= {self.count + row: value for row, value in enumerate(found) if type(value) is not list}
-        spans = np.zeros((len(found), 2), dtype=np.int64)
+            values[polygons[number]] = error
+        self.others |= {self.count + row: value for row, value in enumerate(values) if type(value) is not list}
+        spans = np.zeros((len(values), 2), dtype=np.int64)
         spans[polygons] = len(self.data) + places
         self.data += content
         return spans
@@ -152,14 +152,14 @@ def column(
 
     def convert(entries: list[dict[str, Any]]) -> NDArray[Any]:
         values: Any = [entry.get(key) for entry in entries]
-        kinds = {*map(type, values)}
-        if NoneType in kinds:
+        types = {*map(type, values)}
+        if NoneType in types:
             if default is None:
                 raise ValueError("missing")
             values = [default if value is None else value for value in values]
-        if not shape and kinds & {list, dict}:
+        if not shape and types & {list, dict}:
             raise ValueError("not one value")
-        if kinds == {list} and {*map(len, values)} == {*shape}:  # the usual case, many times as fast
+        if types == {list} and {*map(len, values)} == {*shape}:  # the usual case, many times as fast
             values = np.fromiter(chain.from_iterable(values), dtype=dtype, count=len(values) * shape[0])
         array = np.array(values, dtype=dtype).reshape(len(entries), *shape)
         if default is None and dtype is np.float64 and not np.isfinite(array).all():

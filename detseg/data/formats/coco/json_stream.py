@@ -70,11 +70,11 @@ class _Text:
 
     def take(self, characters: str) -> str:
         """Read one of ``characters``. Raises ValueError if something else follows."""
-        found = self.ahead()
-        if not found or found not in characters:
-            raise ValueError(f"{found!r} instead of one of {characters}")
+        character = self.ahead()
+        if not character or character not in characters:
+            raise ValueError(f"{character!r} instead of one of {characters}")
         self.place += 1
-        return found
+        return character
 
     def value(self) -> Any:
         """Read any value. Raises ValueError if it is broken."""
@@ -113,8 +113,8 @@ class _Text:
         if len(self.window) - self.place < self.size // 2 and not self.more():
             return []
         marks = BETWEEN.finditer(self.window, max(self.place, len(self.window) - self.size // 8))
-        for tried, found in enumerate([*marks][: -TRIES - 1 : -1]):
-            text = self.window[self.place : found.start() + 1]
+        for tried, mark in enumerate([*marks][: -TRIES - 1 : -1]):
+            text = self.window[self.place : mark.start() + 1]
             if tried and any(text.count(one) != text.count(other) for one, other in ("{}", "[]")):
                 continue  # inside of an object
             try:
@@ -123,6 +123,6 @@ class _Text:
                 if tried:
                     return []
                 continue
-            self.place = found.end(1)
+            self.place = mark.end(1)
             return values
         return []

@@ -46,10 +46,11 @@ def find_only_annotations(root: Path) -> Path:
     files = _most_likely(files)
     if len(files) == 1:
         return files[0]
-    found = f"found {_names(files)}" if files else "found none"
+    files_text = f"found {_names(files)}" if files else "found none"
     raise DataError(
         f"{root}: no COCO annotations: neither annotations/instances_train2017.json, train.json or "
-        f"train/_annotations.coco.json, nor a single .json ({found}); give `split.train='FILE'` and `split.val='FILE'`"
+        f"train/_annotations.coco.json, nor a single .json ({files_text}); give "
+        "`split.train='FILE'` and `split.val='FILE'`"
     )
 
 

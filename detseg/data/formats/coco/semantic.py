@@ -252,11 +252,11 @@ def _by_image(file: Path, entries: list[dict[str, Any]], images: list[Any]) -> d
     return groups
 
 
-def _by_id(file: Path, section: str, entries: list[dict[str, Any]], *kinds: type) -> dict[Any, dict[str, Any]]:
+def _by_id(file: Path, section: str, entries: list[dict[str, Any]], *types: type) -> dict[Any, dict[str, Any]]:
     """Map ids to entries. Raises DataError if two have the same id."""
     by_id: dict[Any, dict[str, Any]] = {}
     for entry in entries:
-        number = _value(file, section, entry, "id", *kinds)
+        number = _value(file, section, entry, "id", *types)
         if number in by_id:
             raise DataError(f"{file}: more than one entry of {section} has the id {number!r}; make them differ")
         by_id[number] = entry
@@ -287,12 +287,12 @@ def _category(file: Path, entry: dict[str, Any], annotation: dict[str, Any], kno
     return number
 
 
-def _value(file: Path, section: str, entry: dict[str, Any], key: str, *kinds: type) -> Any:
+def _value(file: Path, section: str, entry: dict[str, Any], key: str, *types: type) -> Any:
     """Take one value of an entry. Raises DataError if it is missing or of another type."""
     if not isinstance(entry, dict):
         raise DataError(f"{file}: an entry of {section} is {entry!r}, but must be an object with an id")
     value = entry.get(key)
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, types) or isinstance(value, bool):
         number = entry.get("id", entry.get("image_id"))
         raise DataError(f"{file}: an entry of {section} (id {number}) has {key} = {value!r}")
     return value
