@@ -48,6 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     make_folder("--out", options.out)
     entries = []
     for result in predictor.stream(paths, options.batch_size, options.threshold, bad_images="skip"):
+        assert result.path is not None  # of images from files
         if isinstance(result, DetectionResult):
             entries.append(_save_detections(result, targets[result.path], options.instances))
         elif isinstance(result, SemanticResult):

@@ -158,7 +158,7 @@ def train_val_split(labels: NDArray[np.int64], fraction: float, seed: int) -> ND
 
 
 def draw(labels: NDArray[np.int64], count: int, per_class: int, seed: int) -> NDArray[np.int64]:
-    """Rows of about ``count`` samples, the same share of every class, but ``per_class`` of each if there are so many."""
+    """Sample about ``count`` indices: the same share of every class, and at least ``per_class`` of each."""
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
