@@ -164,7 +164,14 @@ def test_a_data_set_mixes_its_own_pictures(tmp_path: Path) -> None:
     for entry in images:
         made.image(tmp_path / str(entry["file_name"]), seed=int(str(entry["id"])))
     transforms = MixingTransforms(48, 64, jitter=(0.8, 1.5), mosaic=0.5, copy_paste=1.0)
-    data = COCO(str(tmp_path), "a.json", "a.json", transforms=transforms, batch_size=3, num_workers=0, masks="all")
+    data = COCO(
+        str(tmp_path),
+        split={"train": "a.json", "val": "a.json"},
+        transforms=transforms,
+        batch_size=3,
+        num_workers=0,
+        masks="all",
+    )
     batch = next(iter(data.train_dataloader()))
     assert batch.targets.masks is not None
     assert tuple(batch.images.shape[2:]) == (64, 64)  # the smallest bucket: no mixture is larger than pictures are

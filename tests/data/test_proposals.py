@@ -145,7 +145,7 @@ def test_missing_ones_stop_with_the_command(tmp_path: Path) -> None:
     root = tmp_path / "my data"
     made.simple_coco(root / "all.json", root / "images", 4)
     data = COCO(str(root), split={"val_fraction": 0.5}, proposals="some/where", num_workers=0, batch_size=1)
-    line = ["detseg", "propose", "--data", "COCO", "--data.root", str(root), "--data.val_fraction", "0.5"]
+    line = ["detseg", "propose", "--data", "COCO", "--data.root", str(root), "--data.split", '{"val_fraction": 0.5}']
     for split, loader in (("train", data.train_dataloader), ("val", data.val_dataloader)):
         with pytest.raises(DataError, match=re.escape(f"some/where/{split}.sqlite: no such file")) as caught:
             loader()
