@@ -1,4 +1,4 @@
-"""Pictures of boxes and of maps of labels with their class names, for a person to look at."""
+"""Draw boxes, masks and semantic labels with their class names on images."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ ImageArray = NDArray[np.uint8]  # (H, W, 3), RGB
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2, the last pixel included
 
 GOLDEN_RATIO = 0.618034
-BACKGROUND = 64  # grey, between the pictures of a grid, and below a legend
-TINT = 0.6  # share of the colour of a class in an overlay
+BACKGROUND = 64  # grey level between the images of a grid and below a legend
+TINT = 0.6  # weight of the class colour in an overlay
 
 
 def draw(
     image: ImageArray,
     boxes: ArrayLike,
     labels: ArrayLike,
-    classes: Sequence[str],
+    class_names: Sequence[str],
     scores: ArrayLike | None = None,
     masks: Iterable[NDArray[np.bool_]] = (),
 ) -> ImageArray:
-    """Draw boxes (N, 4), xyxy in pixels of the image, with their class names and scores in per cent on a copy.
+    """Draw boxes (N, 4), xyxy in pixels of the image, with class names and scores in per cent on a copy.
 
-    A class keeps its colour in every picture. Lines and text grow with the image; every text lies inside of it, if
-    possible beside those of better detections, which are also drawn on top. The pixels of ``masks``, (H, W) each, are
-    tinted with the colour of their class, and their edges dark; they are taken one after the other.
+    A class has the same colour in every image. Lines and text scale with the image. Every text lies inside the image,
+    if possible without covering that of a better detection; better detections are drawn on top. Each of ``masks``
+    (H, W) is tinted in the colour of its class, with a dark edge; masks are consumed one by one.
     """
     boxes, labels = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(labels, dtype=np.int64)
     confidence = None if scores is None else np.asarray(scores, dtype=np.float64)
     order = np.arange(len(boxes)) if confidence is None else np.argsort(-confidence, kind="stable")
-    tinted, free = image.copy(), np.ones(image.shape[:2], dtype=bool)
+    tinted, uncovered = image.copy(), np.ones(image.shape[:2], dtype=bool)
     for mask, label in zip(masks, labels, strict=False):  # the first on top
-        shown = mask & free
-        tinted[shown] = ((1 - TINT) * image[shown] + TINT * np.array(colour(int(label)))).round()
-        tinted[_edge(shown)] //= 3  # or objects of a class that touch would be one
-        free &= ~mask
+        visible = mask & uncovered
+        tinted[visible] = ((1 - TINT) * image[visible] + TINT * np.array(colour(int(label)))).round()
+        tinted[_edge(visible)] //= 3  # separates touching objects of a class
+        uncovered &= ~mask
     picture = Image.fromarray(np.ascontiguousarray(tinted))
     pen = ImageDraw.Draw(picture)
     height, width = image.shape[:2]
@@ -49,26 +49,26 @@ def draw(
 
     outlines = [_outline(boxes[row], height, width) for row in order]
     for row, outline in reversed(list(zip(order, outlines, strict=True))):
-        pen.rectangle(_grown(outline), outline=(0, 0, 0), width=line + 2)  # a dark edge shows on any background
+        pen.rectangle(_enlarge(outline), outline=(0, 0, 0), width=line + 2)  # a dark edge shows on any background
         pen.rectangle(outline, outline=colour(int(labels[row])), width=line)
 
     tags: list[Rectangle] = []
     texts = []
     for row, outline in zip(order, outlines, strict=True):
         score = "" if confidence is None else f" {100 * confidence[row]:.0f}"
-        text, size = _fitted(pen, font, classes[labels[row]], score, width)
-        tags.append(_free(_places(outline, size, height, width), tags))
+        text, size = _fit_text(pen, font, class_names[labels[row]], score, width)
+        tags.append(_first_free(_tag_positions(outline, size, height, width), tags))
         texts.append(text)
     for row, tag, text in reversed(list(zip(order, tags, texts, strict=True))):
         background = colour(int(labels[row]))
         pen.rectangle(tag, fill=background)
         middle = ((tag[0] + tag[2] + 1) / 2, (tag[1] + tag[3] + 1) / 2)
-        pen.text(middle, text, fill=_readable_on(background), font=font, anchor="mm")
+        pen.text(middle, text, fill=_text_colour(background), font=font, anchor="mm")
     return np.asarray(picture)
 
 
 def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask that have one beside them which is not its own."""
+    """The pixels of a mask with a neighbour outside the mask."""
     inside = mask.copy()
     inside[1:] &= mask[:-1]
     inside[:-1] &= mask[1:]
@@ -77,12 +77,12 @@ def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~inside
 
 
-def grid(rows: Sequence[Sequence[ImageArray]], side: int = 640) -> ImageArray:
-    """Put pictures in rows, for example the truth left and the prediction right.
+def grid(images: Sequence[Sequence[ImageArray]], side: int = 640) -> ImageArray:
+    """Arrange images in rows, for example the ground truth on the left and the prediction on the right.
 
-    A picture whose longer side is above ``side`` is made smaller; all keep their shape.
+    An image whose longer side exceeds ``side`` is shrunk to it, at the same aspect ratio.
     """
-    cells = [[_shrunk(picture, side) for picture in row] for row in rows]
+    cells = [[_shrink(picture, side) for picture in row] for row in images]
     gap = 4
     widths = [max(picture.shape[1] for picture in column) for column in zip(*cells, strict=True)]
     heights = [max(picture.shape[0] for picture in row) for row in cells]
@@ -95,7 +95,7 @@ def grid(rows: Sequence[Sequence[ImageArray]], side: int = 640) -> ImageArray:
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """The colour of a class: neighbours are far apart in hue, and every six classes the shade changes."""
+    """The colour of a class: successive classes differ in hue, and every six classes the shade changes."""
     hue = (0.02 + label * GOLDEN_RATIO) % 1
     saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.75))[label // 6 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -103,7 +103,10 @@ def colour(label: int) -> tuple[int, int, int]:
 
 
 def palette() -> NDArray[np.uint8]:
-    """The colours (256, 3) of VOC's label images: bits 0, 3, 6 of the index are the highest bits of red, and so on."""
+    """The colours (256, 3) of VOC's label images.
+
+    Bits 0, 3, 6, ... of the index are the highest bits of red, bits 1, 4, 7, ... of green, bits 2, 5, ... of blue.
+    """
     index = np.arange(256)
     channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
     return np.stack(channels, axis=1).astype(np.uint8)
@@ -121,24 +124,24 @@ def label_image(labels: NDArray[np.uint8]) -> Image.Image:
     return image
 
 
-def overlay(image: ImageArray, labels: NDArray[np.uint8], classes: Sequence[str]) -> ImageArray:
-    """Tint an image by the class of each pixel, labels (H, W); below it stands a legend of the classes that it shows.
+def overlay(image: ImageArray, labels: NDArray[np.uint8], class_names: Sequence[str]) -> ImageArray:
+    """Tint an image by the class of each pixel, labels (H, W), and add a legend of the classes in it below.
 
-    The colours are those of ``palette``. Pixels of no class, such as void ones, are left as they are.
+    The colours are those of ``palette``. Pixels without a class, such as ignored ones, keep their colour.
     """
     colours = palette()
     tinted = ((1 - TINT) * image + TINT * colours[labels]).round().astype(np.uint8)
-    tinted = np.where((labels < len(classes))[..., None], tinted, image)
-    shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(classes)])
-    if not len(shown):
+    tinted = np.where((labels < len(class_names))[..., None], tinted, image)
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(class_names)])
+    if not len(present):
         return tinted
     height, width = labels.shape
     font = ImageFont.load_default(size=max(10, round((height * width) ** 0.5 / 36)))
     pen = ImageDraw.Draw(Image.fromarray(tinted))
     x, rows = 0, 0
     tags: list[tuple[Rectangle, str, int]] = []
-    for label in shown.tolist():
-        text, (tag_width, tag_height) = _fitted(pen, font, classes[label], "", width)
+    for label in present.tolist():
+        text, (tag_width, tag_height) = _fit_text(pen, font, class_names[label], "", width)
         if x and x + tag_width > width:
             x, rows = 0, rows + 1
         tags.append(((x, rows * tag_height, x + tag_width - 1, (rows + 1) * tag_height - 1), text, label))
@@ -149,41 +152,41 @@ def overlay(image: ImageArray, labels: NDArray[np.uint8], classes: Sequence[str]
         red, green, blue = colours[label].tolist()
         pen.rectangle(tag, fill=(red, green, blue))
         middle = ((tag[0] + tag[2] + 1) / 2, (tag[1] + tag[3] + 1) / 2)
-        pen.text(middle, text, fill=_readable_on((red, green, blue)), font=font, anchor="mm")
+        pen.text(middle, text, fill=_text_colour((red, green, blue)), font=font, anchor="mm")
     return np.concatenate([tinted, np.asarray(legend)])
 
 
 def heat(image: ImageArray, values: NDArray[np.float32]) -> ImageArray:
-    """Light up an image where ``values`` (H, W), between 0 and 1, are high: grey and dark at 0, in red at 1."""
+    """Draw a heat map of ``values`` (H, W) in [0, 1] on an image: dark grey at 0, red at 1."""
     grey = image.mean(axis=2, keepdims=True) * (1 - TINT)
     hot = TINT * np.array((255, 40, 0)) + (1 - TINT) * image
     weight = values[..., None]
     return np.asarray((1 - weight) * grey + weight * hot).round().astype(np.uint8)
 
 
-def _readable_on(background: tuple[int, int, int]) -> tuple[int, int, int]:
+def _text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
     red, green, blue = ((channel / 255) ** 2.2 for channel in background)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)  # where black and white stand out equally
+    return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)  # black and white contrast equally there
 
 
 def _outline(box: NDArray[np.float64], height: int, width: int) -> Rectangle:
-    """The pixels at the edge of a box, inside the image and in order, whatever the box."""
+    """The rectangle of pixels of a box, clipped to the image and at least one pixel large."""
     x1, x2 = np.clip(np.rint(box[[0, 2]]), 0, width).astype(int).tolist()
     y1, y2 = np.clip(np.rint(box[[1, 3]]), 0, height).astype(int).tolist()
     left, top = min(x1, width - 1), min(y1, height - 1)
     return left, top, max(left, x2 - 1), max(top, y2 - 1)
 
 
-def _grown(outline: Rectangle) -> Rectangle:
+def _enlarge(outline: Rectangle) -> Rectangle:
     left, top, right, bottom = outline
     return left - 1, top - 1, right + 1, bottom + 1
 
 
-def _fitted(
+def _fit_text(
     pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name: str, score: str, width: int
 ) -> tuple[str, tuple[int, int]]:
-    """The text of a tag and its size with a margin; the name is cut short where the image is too narrow for it."""
+    """The text of a tag and its size (width, height) with a margin; a name too wide for the image is shortened."""
     text = name + score
     _, top, _, bottom = pen.textbbox((0, 0), "Ag", font=font)
     margin = max(2, round((bottom - top) / 5))
@@ -193,10 +196,10 @@ def _fitted(
     return text, (round(pen.textlength(text, font=font)) + 2 * margin, round(bottom - top) + 2 * margin)
 
 
-def _places(outline: Rectangle, size: tuple[int, int], height: int, width: int) -> list[Rectangle]:
-    """Where the tag of a box may stand, best first: on its upper edge, inside of it, below it, beside it.
+def _tag_positions(outline: Rectangle, size: tuple[int, int], height: int, width: int) -> list[Rectangle]:
+    """Positions for the tag of a box, best first: above it, inside, below, beside it.
 
-    One that is wider or higher than the box stands inside only if it can nowhere else: it would hide what is there.
+    A tag larger than the box is placed inside only where nothing else is possible, since it would hide the object.
     """
     left, top, right, bottom = outline
     corners = (
@@ -210,24 +213,24 @@ def _places(outline: Rectangle, size: tuple[int, int], height: int, width: int) 
         (left - size[0], top),
     )
     inside = [(x, y) for x, y in corners if 0 <= y <= height - size[1]]
-    places = []
+    positions = []
     for x, y in (*inside, (left, max(0, min(top, height - size[1])))):
         x = max(0, min(x, width - size[0]))
-        places.append((x, y, x + size[0] - 1, y + size[1] - 1))
-    hides = size[0] > right - left + 1 or size[1] > bottom - top + 1
-    return sorted(places, key=lambda place: hides and _meet(place, outline))
+        positions.append((x, y, x + size[0] - 1, y + size[1] - 1))
+    hides_object = size[0] > right - left + 1 or size[1] > bottom - top + 1
+    return sorted(positions, key=lambda position: hides_object and _overlap(position, outline))
 
 
-def _free(places: Sequence[Rectangle], taken: Sequence[Rectangle]) -> Rectangle:
-    """The first place that covers no other tag, or else the first."""
-    return next((place for place in places if not any(_meet(place, other) for other in taken)), places[0])
+def _first_free(positions: Sequence[Rectangle], tags: Sequence[Rectangle]) -> Rectangle:
+    """The first position that overlaps none of ``tags``, or else the first."""
+    return next((place for place in positions if not any(_overlap(place, tag) for tag in tags)), positions[0])
 
 
-def _meet(one: Rectangle, other: Rectangle) -> bool:
+def _overlap(one: Rectangle, other: Rectangle) -> bool:
     return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
-def _shrunk(picture: ImageArray, side: int) -> ImageArray:
+def _shrink(picture: ImageArray, side: int) -> ImageArray:
     scale = side / max(picture.shape[:2])
     if scale >= 1:
         return picture
@@ -236,5 +239,5 @@ def _shrunk(picture: ImageArray, side: int) -> ImageArray:
 
 
 def _starts(lengths: Sequence[int], gap: int) -> list[int]:
-    """Where each of some lengths begins when they follow each other at a distance."""
-    return [sum(lengths[:place]) + gap * place for place in range(len(lengths))]
+    """Start of each of ``lengths`` laid out one after the other, ``gap`` apart."""
+    return [sum(lengths[:position]) + gap * position for position in range(len(lengths))]

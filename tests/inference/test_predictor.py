@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms import functional
 
 import detseg
 from detseg import checkpoint, cli
@@ -39,8 +40,12 @@ def images(sizes: list[tuple[int, int]]) -> list[NDArray[np.uint8]]:
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
+def normalize(image: Tensor) -> Tensor:
+    return functional.normalize(image / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Predictor]]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Predictor]:
     """torchvision's Mask R-CNN and a predictor with the same weights, in double precision."""
     file = tmp_path_factory.mktemp("weights") / "state.pth"
     torch.save(random_state(NAME), file)
@@ -57,7 +62,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pred
         for module in predictor.model.modules():
             if hasattr(module, buffer):  # made in single precision
                 setattr(module, buffer, 255 * torch.tensor(value, dtype=torch.float64).view(3, 1, 1))
-    yield theirs.eval().double(), predictor
+    return theirs.eval().double(), predictor
 
 
 def test_detections_are_torchvisions(models: tuple[Any, Predictor]) -> None:
@@ -120,13 +125,13 @@ def test_images_are_resized_as_torchvision_does(size: tuple[int, int]) -> None:
     transform = GeneralizedRCNNTransform(96, 128, [0.0] * 3, [1.0] * 3)
     (source,) = images([size])
     source = np.sort(source, axis=1)  # smooth, for the sizes may differ by a pixel
-    (expected,), _ = transform([torch.from_numpy(source).permute(2, 0, 1) / 255], None)[0].image_sizes, None
+    batch = transform([torch.from_numpy(source).permute(2, 0, 1) / 255])[0]
+    (expected,) = batch.image_sizes
     resized = preprocess(source, ResizeConfig(96, 128))
     assert np.abs(np.subtract(resized.shape[:2], expected)).max() <= 1
     if resized.shape[:2] == tuple(expected):
-        pixels = transform([torch.from_numpy(source).permute(2, 0, 1) / 255])[0].tensors[0, :, : expected[0]]
-        close = torch.from_numpy(resized).permute(2, 0, 1) / 255
-        assert_close(close, pixels[..., : expected[1]], atol=2 / 255, rtol=0)
+        pixels = torch.from_numpy(resized).permute(2, 0, 1) / 255
+        assert_close(pixels, batch.tensors[0, :, : expected[0], : expected[1]], atol=2 / 255, rtol=0)
 
 
 def test_a_classifier_is_torchvisions(tmp_path: Path) -> None:
@@ -254,8 +259,7 @@ def test_published_weights_are_fetched_by_name(monkeypatch: pytest.MonkeyPatch) 
     assert fetched == [torchvision.models.get_model_weights("fcn_resnet50").DEFAULT]
     (source,) = images([(64, 96)])
     (result,) = predictor(source)
-    tensor = torch.from_numpy(source).permute(2, 0, 1) / 255
-    tensor = torchvision.transforms.functional.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    tensor = normalize(torch.from_numpy(source).permute(2, 0, 1))
     with torch.inference_mode():
         expected = theirs(tensor[None])["out"][0].argmax(0).numpy()
     assert (result.labels == expected).mean() > 0.99
