@@ -179,7 +179,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
         before = file.read_bytes() if file.is_file() else None
         with pytest.raises(DataError, match=f"^{file}: .*{COMMAND}"):
             Proposals(file, annotations, COMMAND)
-        with pytest.raises(DataError, match=f"^{file}: .*--out"):
+        with pytest.raises(DataError, match=f"^{file}: .*choose another folder"):
             Writer(file, make_header(annotations, "grid"))
         assert before is None or file.read_bytes() == before
     empty.touch()
