@@ -118,12 +118,12 @@ def _quantiles(values: NDArray[Any]) -> list[float]:
     return [round(float(value), 4) for value in np.quantile(values, QUANTILES)] if len(values) else []
 
 
-def _format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+def _format_table(cells: Sequence[Sequence[str]]) -> list[str]:
     """Align cells in columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
             [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         ).rstrip()
-        for row in rows
+        for row in cells
     ]

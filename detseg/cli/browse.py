@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
     with writing("--out", options.out):
         count = _write(shown, options.out, f"{options.what}: {options.split}")
     log.info(
-        "%s: %d of %d pictures of the %s part", options.out, count, len(data.annotations(options.split)), options.split
+        "%s: %d of %d images of the %s split", options.out, count, len(data.annotations(options.split)), options.split
     )
 
 

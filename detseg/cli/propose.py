@@ -27,7 +27,7 @@ from detseg.models import FasterRCNN
 from detseg.progress import progress
 from detseg.proposals.detectron2 import read_detectron2
 from detseg.proposals.grid import grid
-from detseg.proposals.making import Made, Method, make
+from detseg.proposals.parallel import Method, TimedBoxes, compute_proposals
 from detseg.proposals.selective_search import selective_search
 from detseg.structures import rescale
 from detseg.weights.model_card import WEIGHTS
@@ -95,7 +95,7 @@ def _method(text: str) -> tuple[str, Path | None]:
 
 def _work(
     name: str, file: Path | None, annotations: DetectionAnnotations, image_indices: list[int], jobs: int
-) -> Iterator[Made]:
+) -> Iterator[TimedBoxes]:
     """Compute the proposals of images, in the order of ``image_indices``."""
     if name == "detectron2" and file:
         proposals = read_detectron2(file)
@@ -109,8 +109,8 @@ def _work(
     sizes = annotations.sizes.tolist()
     images = [(annotations.path(row), (sizes[row][0], sizes[row][1])) for row in image_indices]
     if name == "rpn" and file:
-        return make(_region_proposal_network(file), images, jobs=1)
-    return make(METHODS[name], images, jobs)
+        return compute_proposals(_region_proposal_network(file), images, jobs=1)
+    return compute_proposals(METHODS[name], images, jobs)
 
 
 def _region_proposal_network(file: Path) -> Method:
@@ -136,7 +136,7 @@ def _region_proposal_network(file: Path) -> Method:
     return method
 
 
-def _fill(writer: Writer, annotations: DetectionAnnotations, work: Iterator[Made]) -> None:
+def _fill(writer: Writer, annotations: DetectionAnnotations, work: Iterator[TimedBoxes]) -> None:
     """Write the missing proposals as they are computed."""
     rows = writer.missing()
     done = len(annotations) - len(rows)

@@ -88,7 +88,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_detectron2(file: Path) -> dict[str, NDArray[np.float32]]:
-    """The boxes (N, 4), xyxy in pixels, of each image id as a text; those with the highest logit first.
+    """Read the boxes (N, 4), xyxy in pixels, of each image id, sorted by descending logit.
 
     The file holds a dictionary of lists, one entry for each image: ``ids``, ``boxes``, ``objectness_logits``; and
     ``bbox_mode``. Raises DataError if it is missing or broken, holds something else, or names other code than numpy's.
@@ -130,7 +130,7 @@ def _value(item: Any) -> Any:
 
 
 def _sorted(file: Path, number: Any, boxes: Any, logits: Any, mode: int) -> NDArray[np.float32]:
-    """The boxes of an image as xyxy, the likeliest first."""
+    """Convert the boxes of an image to xyxy, sorted by descending logit."""
     try:
         corners = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
         order = np.argsort(-np.asarray(logits, dtype=np.float64).reshape(len(corners)), kind="stable")

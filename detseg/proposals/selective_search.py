@@ -13,12 +13,12 @@ from skimage.segmentation import felzenszwalb
 Mode = Literal["fast", "quality"]
 
 LONG_EDGE = 500  # pixels that an image is resized to, the size of VOC's: the search is not invariant to scale
-SMALLEST = 20  # pixels of a box's side after the resizing, as in the authors' program
+MIN_BOX_SIDE = 20  # pixels of a box's side after the resizing, as in the authors' program
 BLUR = 0.8  # sigma before the first segmentation
 COLOUR_BINS, TEXTURE_BINS = 25, 10  # of the histograms of one channel, and of one channel in one direction
 # The last of the ten is for edges of more than a quarter of the range, which has a response of 255 / sqrt(2 pi): of all
 # ten over the whole range, nine would be nearly empty.
-STEEPEST = 255 / 4 / np.sqrt(2 * np.pi)
+MAX_SLOPE = 255 / 4 / np.sqrt(2 * np.pi)
 
 
 class Strategies(NamedTuple):
@@ -45,7 +45,7 @@ class Regions(NamedTuple):
 
 
 def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 0) -> NDArray[np.float32]:
-    """Boxes (N, 4), xyxy in pixels of ``image`` (h, w, 3) RGB, likely objects first and no two the same.
+    """Propose boxes (N, 4), xyxy in pixels of ``image`` (h, w, 3) RGB, without duplicates, likely objects first.
 
     The rank of a box is its place in its grouping, counted from the whole image down, times a random number from 0 to
     1, which ``seed`` draws: large regions come early, yet no size and no grouping before all others (section 3.3).
@@ -63,7 +63,7 @@ def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 
         boxes.append(hierarchy[::-1])  # the whole image first
         ranks.append(np.arange(1, len(hierarchy) + 1) * generator.random(len(hierarchy)))
     ranked = np.concatenate(boxes)[np.argsort(np.concatenate(ranks), kind="stable")]
-    ranked = ranked[(ranked[:, 2:] - ranked[:, :2] >= SMALLEST).all(axis=1)]
+    ranked = ranked[(ranked[:, 2:] - ranked[:, :2] >= MIN_BOX_SIDE).all(axis=1)]
     _, first = np.unique(ranked, axis=0, return_index=True)
     factors = np.array([width / small.shape[1], height / small.shape[0]] * 2)
     return np.asarray(ranked[np.sort(first)] * factors, dtype=np.float32)
@@ -106,7 +106,7 @@ def directions(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     down = cv2.sepFilter2D(values, cv2.CV_32F, smooth, derivative).reshape(colours.shape)
     steps = []
     for angle in np.arange(4) * np.pi / 4:
-        rise = (np.cos(angle) * across + np.sin(angle) * down) * (TEXTURE_BINS / STEEPEST)
+        rise = (np.cos(angle) * across + np.sin(angle) * down) * (TEXTURE_BINS / MAX_SLOPE)
         steps += [rise.clip(0, TEXTURE_BINS - 1), (-rise).clip(0, TEXTURE_BINS - 1)]  # and the opposite direction
     return np.concatenate([step.astype(np.uint8).transpose(2, 0, 1) for step in steps])
 
@@ -153,8 +153,8 @@ def similarity(
 ) -> NDArray[np.float64]:
     """Return the similarity (P,) of regions ``a`` and ``b`` (P,) of an image of ``area`` pixels, a sum of ``measures``.
 
-    Each measure is between 0 and 1 (section 3.2): the overlap of the histograms of colours (C) and of textures (T), how
-    small the regions are (S), and how well they fill the box around both (F).
+    Each measure is between 0 and 1 (section 3.2): the overlap of the histograms of colours (C) and of textures (T), the
+    fraction of the image outside of both (S), and the fraction of their common box that they fill (F).
     """
     total = np.zeros(np.broadcast(a, b).shape)
     if "C" in measures:
@@ -172,7 +172,10 @@ def similarity(
 
 
 def group(regions: Regions, pairs: NDArray[np.int64], measures: str, area: int) -> NDArray[np.int64]:
-    """Join the two most similar neighbours until one region is left (algorithm 1); boxes (2R - 1, 4) in that order."""
+    """Join the two most similar neighbours until one region is left (algorithm 1).
+
+    Returns the boxes (2R - 1, 4) of the regions, then of their unions in the order of joining.
+    """
     count = len(regions.sizes)
     regions = Regions(*(np.concatenate([column, np.zeros_like(column[1:])]) for column in regions))
     sizes, boxes, colours, textures = regions

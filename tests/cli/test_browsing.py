@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["browse", "my.yaml", "--out", "pictures", "--count", "2", "--seed", "1"])
-    assert "pictures: 2 of 3 pictures of the train part" in capsys.readouterr().err
+    assert "pictures: 2 of 3 images of the train split" in capsys.readouterr().err
     first, second = (np.asarray(Image.open(file)).astype(int) for file in sorted(Path("pictures").iterdir()))
     assert first.shape == second.shape == (96, 128, 3)  # twice as large
     for picture in (first, second):
@@ -57,7 +57,7 @@ def test_the_same_seed_shows_the_same(tmp_path: Path) -> None:
         cli.main(["browse", "data", "--out", name, "--data.transforms", "Transforms", "--data.transforms.crop", "1.0"])
     assert Path("a.html").read_text() == Path("b.html").read_text()
     elements = Elements(Path("a.html").read_text())
-    assert len([tag for tag, _ in elements.found if tag == "figure"]) == 3
+    assert len([tag for tag, _ in elements.tags if tag == "figure"]) == 3
     assert "of 64x48" in elements.text
     cli.main(["browse", "my.yaml", "--split", "val", "--data.transforms.size", "48", "--out", "new/c.html"])
     assert ".png, 64x48 of 64x48" in Path("new/c.html").read_text()
@@ -72,7 +72,7 @@ def test_maps_of_labels(what: list[str]) -> None:
     Path("maps/classes.txt").write_text("sky\nroad\n")
     cli.main(["browse", *what, "--out", "maps.html", "--count", "1"])
     elements = Elements(Path("maps.html").read_text())
-    assert [attributes["data-classes"] for tag, attributes in elements.found if tag == "figure"] == ['["road"]']
+    assert [attributes["data-classes"] for tag, attributes in elements.tags if tag == "figure"] == ['["road"]']
 
 
 @pytest.mark.parametrize("other", [["--data", "other"], ["--data=other"]], ids=["two words", "one word"])
@@ -88,7 +88,7 @@ def test_another_folder_with_the_settings_of_a_configuration(
 def test_a_file_of_other_data(capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--data", "data/shapes.yaml", "--data.train=3", "--data.val=2", "--count=1"]
     cli.main(["browse", "my.yaml", *changes, "--out", "shapes.html"])  # the file is one of those that come with detseg
-    assert "shapes.html: 1 of 3 pictures" in capsys.readouterr().err
+    assert "shapes.html: 1 of 3 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

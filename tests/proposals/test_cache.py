@@ -18,7 +18,7 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.loading.proposals import Proposals, Writer, cache_file, make_header
 from detseg.errors import DataError
 from detseg.proposals.grid import grid
-from detseg.proposals.making import make
+from detseg.proposals.parallel import compute_proposals
 from tests.data import made
 
 COMMAND = "detseg propose --data X"
@@ -61,7 +61,7 @@ from pathlib import Path
 import numpy as np
 from detseg.data.loading import proposals as cache
 from detseg.proposals.grid import grid
-from detseg.proposals.making import make
+from detseg.proposals.parallel import compute_proposals
 from tests.proposals.test_cache import images
 
 cache.SECONDS = float(sys.argv[3])
@@ -74,7 +74,7 @@ if __name__ == "__main__":
     annotations = images(Path(sys.argv[1]), 12)
     paths = [(annotations.path(row), (50, 60)) for row in range(12)]
     with cache.Writer(Path(sys.argv[2]), cache.make_header(annotations, "grid")) as writer:
-        for row, (boxes, seconds) in enumerate(make(slow, paths, 2)):
+        for row, (boxes, seconds) in enumerate(compute_proposals(slow, paths, 2)):
             writer.add(row, boxes, seconds)
             print(row, flush=True)
 """
@@ -104,11 +104,13 @@ def test_after_a_kill_the_rest_is_made_and_all_is_as_without_one(tmp_path: Path,
         missing = writer.missing()
         assert len(missing) == 12 if seconds else 0 < len(missing) < 9
         paths = [(annotations.path(row), (50, 60)) for row in missing]
-        for row, (found, time) in zip(missing, make(grid, paths, 1), strict=True):
+        for row, (found, time) in zip(missing, compute_proposals(grid, paths, 1), strict=True):
             writer.add(row, found, time)
     resumed = Proposals(file, annotations, COMMAND)
     with Writer(tmp_path / "unbroken.sqlite", make_header(annotations, "grid")) as writer:
-        for row, (found, time) in enumerate(make(grid, [(annotations.path(row), (50, 60)) for row in range(12)], 1)):
+        for row, (found, time) in enumerate(
+            compute_proposals(grid, [(annotations.path(row), (50, 60)) for row in range(12)], 1)
+        ):
             writer.add(row, found, time)
     unbroken = Proposals(tmp_path / "unbroken.sqlite", annotations, COMMAND)
     assert all(np.array_equal(resumed[row], unbroken[row]) for row in range(12))
@@ -158,7 +160,7 @@ def test_what_was_made_before_an_error_is_kept(tmp_path: Path) -> None:
 
     def write() -> None:
         with Writer(tmp_path / "train.sqlite", make_header(annotations, "grid")) as writer:
-            for row, (found, seconds) in enumerate(make(grid, paths, 1)):
+            for row, (found, seconds) in enumerate(compute_proposals(grid, paths, 1)):
                 writer.add(row, found, seconds)
 
     with pytest.raises(DataError, match=r"2\.png: not an image"):

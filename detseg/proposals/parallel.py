@@ -1,4 +1,4 @@
-"""Proposals for many images, in several processes."""
+"""Proposals of many images, computed in several processes."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from numpy.typing import NDArray
 from detseg.data.annotations.images import read_image
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (h, w, 3) RGB to boxes (N, 4) xyxy, likeliest first
-Image = tuple[Path, tuple[int, int]]  # its file, its height and width as labelled
-Made = tuple[NDArray[np.float32], float]  # boxes, and the seconds they took
+Image = tuple[Path, tuple[int, int]]  # file, and height and width in the labels
+TimedBoxes = tuple[NDArray[np.float32], float]  # boxes (N, 4) and the seconds of their computation
 
 
-def make(method: Method, images: Sequence[Image], jobs: int) -> Iterator[Made]:
+def compute_proposals(method: Method, images: Sequence[Image], jobs: int) -> Iterator[TimedBoxes]:
     """Compute the proposals of ``images`` in their order. With several jobs, ``method`` must be picklable.
 
     Raises DataError for an image that cannot be read.
     """
     if jobs == 1:
-        yield from (_make(method, image) for image in images)
+        yield from (_compute(method, image) for image in images)
         return
     # Spawned, because forks of a process with threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
         try:
-            yield from pool.map(partial(_make, method), images)
+            yield from pool.map(partial(_compute, method), images)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _make(method: Method, image: Image) -> Made:
+def _compute(method: Method, image: Image) -> TimedBoxes:
     pixels = read_image(*image)
     start = time.perf_counter()
     return method(pixels), time.perf_counter() - start
