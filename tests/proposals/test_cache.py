@@ -174,7 +174,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     text, database, folder, empty = (tmp_path / name for name in ("text", "database", "folder", "empty"))
     text.write_text("something of somebody else's" * 50)
     with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TABLE make_header (own INTEGER)")
+        connection.execute("CREATE TABLE about (other INTEGER)")
     connection.close()
     folder.mkdir()
     for file in (text, database, folder):
