@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.transforms.detection import fit
+from detseg.data.transforms.geometry import fit
 from detseg.ops.anchors import base_anchors
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6 (Feature pyramid networks, section 4.1)

@@ -12,7 +12,7 @@ import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
@@ -149,12 +149,19 @@ def _nearest_classes(problem: Problem, parser: ArgumentParser) -> str:
     names = [
         cls.__name__
         for hint in hints
-        for base in typing.get_args(hint) or (hint,)
-        if inspect.isclass(base)
+        for base in _classes(hint)
         for cls in (list(subclasses(base)) or [base])
         if not inspect.isabstract(cls)
     ]
     return nearest(problem.subject, names) if names else ""
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """Yield every class in a type, such as that of the items of a list."""
+    if inspect.isclass(hint):
+        yield hint
+    for part in typing.get_args(hint):
+        yield from _classes(part)
 
 
 def _parameters(owner: type) -> dict[str, inspect.Parameter]:

@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from detseg.cli._errors import explain
+from detseg.cli._transforms import set_options, split_options
 from detseg.compat import translate_options, translate_settings
 from detseg.errors import ConfigError, DetsegError
 
@@ -27,9 +28,13 @@ def parser_options(command: str) -> dict[str, Any]:
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse ``arguments``, in which ``find_configs`` has resolved the files. Raises ConfigError with one plain line."""
-    arguments = translate_options(arguments)
+    arguments, transforms = split_options(translate_options(arguments))
     try:
-        return parser.parse_args(arguments)
+        options = parser.parse_args(arguments)
+        if transforms:
+            arguments.append(f"--data.transforms={set_options(options.data, transforms)}")
+            options = parser.parse_args(arguments)
+        return options
     except argparse.ArgumentError as error:
         raise explain(error.message, parser, arguments) from error
 

@@ -37,7 +37,7 @@ USAGE = """CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 
        [--data NAME.yaml|CLASS|FOLDER] [--data.KEY VALUE ...]
 
   detseg browse faster_rcnn_r50.yaml --data my/folder --out seen.html
-  detseg browse my/folder --data.masks valid --data.transforms.init_args.crop 1.0 --out pictures"""
+  detseg browse my/folder --data.masks valid --data.transforms.Resize.crop 1.0 --out pictures"""
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -18,10 +18,11 @@ from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.loading.collate import eval_pad_shapes
 from detseg.data.loading.proposals import Proposals, Writer, cache_file, make_header
 from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
-from detseg.inference.preprocessing import pad_shapes, preprocess, to_batch, to_sample
+from detseg.inference.preprocessing import preprocess, to_batch, to_sample
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
 from detseg.progress import progress
@@ -121,7 +122,7 @@ def _region_proposal_network(file: Path) -> Method:
         raise CheckpointError(f"{file}: holds {type(model).__name__}, and only FasterRCNN makes proposals")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    shapes = pad_shapes(model.preprocessing)
+    shapes = eval_pad_shapes(model.preprocessing)
 
     @torch.inference_mode()
     def method(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -16,11 +16,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detseg.compat import data, models, tasks
+from detseg.compat import data, models, tasks, transforms
 from detseg.compat.common import note
-from detseg.compat.data import DATA_MODULES, VALUES, data_module
+from detseg.compat.data import DATA_MODULES, data_module
 from detseg.compat.models import ARGUMENTS, CLASSES
 from detseg.compat.tasks import TASK_SETTINGS
+from detseg.compat.transforms import LISTS, transform_list, transform_option
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ FORMAT = 2  # of the metadata in a checkpoint; 0.1.0 wrote format 1
 KEYS = tasks.KEYS | models.KEYS | data.KEYS
 STATE_PREFIXES = tasks.STATE_PREFIXES | models.STATE_PREFIXES
 # Called for every object of a configuration file or an old checkpoint, so they must leave today's arguments alone.
-OBJECT_HOOKS = models.OBJECT_HOOKS | data.OBJECT_HOOKS
+OBJECT_HOOKS = models.OBJECT_HOOKS | data.OBJECT_HOOKS | transforms.OBJECT_HOOKS
+VALUES = data.VALUES | transforms.VALUES
 
 
 def translate_key(key: str) -> str:
@@ -49,7 +51,7 @@ def translate_options(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("--"):
             option, equals, value = argument[2:].partition("=")
             old = option.removesuffix("+")
-            key = translate_key(old)
+            key = transform_option(translate_key(old))
             translated.append(f"--{key}{option[len(old) :]}{equals}{_value(key, value)}")
         else:
             value = argument
@@ -124,6 +126,8 @@ def _objects(value: Any, name: str, arguments: str) -> Any:
         value = {key: _objects(item, name, arguments) for key, item in value.items()}
         if isinstance(value.get(name), str) and isinstance(value.get(arguments, {}), dict):
             cls = value[name].rpartition(".")[2]
+            if cls in LISTS:
+                return transform_list(cls, value.get(arguments, {}), lambda other, its: {name: other, arguments: its})
             if cls in DATA_MODULES:
                 value[name], format = data_module(cls)
                 value[arguments] = ({"format": format} if format else {}) | value.get(arguments, {})

@@ -16,8 +16,16 @@ from .modules.segmentation import SegmentationDataModule as SegmentationDataModu
 from .modules.shapes import ShapeCrops as ShapeCrops
 from .modules.shapes import Shapes as Shapes
 from .modules.shapes import ShapesSegmentation as ShapesSegmentation
-from .transforms.detection import Transforms as Transforms
-from .transforms.mixing import MixingTransforms as MixingTransforms
-from .transforms.segmentation import SegmentationTransforms as SegmentationTransforms
+from .transforms.albumentations import Albumentations as Albumentations
+from .transforms.geometry import ImageSample as ImageSample
+from .transforms.mixing import CopyPaste as CopyPaste
+from .transforms.mixing import LargeScaleJitter as LargeScaleJitter
+from .transforms.mixing import Mosaic as Mosaic
+from .transforms.resizing import RandomHorizontalFlip as RandomHorizontalFlip
+from .transforms.resizing import RandomResizedCrop as RandomResizedCrop
+from .transforms.resizing import RandomScaleCrop as RandomScaleCrop
+from .transforms.resizing import Resize as Resize
+from .transforms.transform import MixTransform as MixTransform
+from .transforms.transform import Transform as Transform
 
 __all__: list[str]

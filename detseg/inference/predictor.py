@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from detseg.data.loading.collate import eval_pad_shapes
 from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.batching import batch_by_shape, in_order
 from detseg.inference.images import ImageArray, Images, iterate_images, open_image
-from detseg.inference.preprocessing import pad_shapes, padded_shape, preprocess, to_batch, to_sample
+from detseg.inference.preprocessing import padded_shape, preprocess, to_batch, to_sample
 from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
@@ -106,7 +107,7 @@ class Predictor:
     def _prepare(self, images: Images, skip: bool) -> Iterator[PreparedImage]:
         """Read and preprocess images one by one."""
         config = self.model.preprocessing
-        shapes = pad_shapes(config)
+        shapes = eval_pad_shapes(config)
         for source in iterate_images(images):
             try:
                 image = open_image(source)
@@ -123,7 +124,7 @@ class Predictor:
             yield PreparedImage(image.path, pixels, sample, padded_shape(resized, shapes))
 
     def _predict(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
-        batch = to_batch([item.sample for item in prepared], pad_shapes(self.model.preprocessing), self.device)
+        batch = to_batch([item.sample for item in prepared], eval_pad_shapes(self.model.preprocessing), self.device)
         with torch.inference_mode(), eval_mode(self.model):
             if isinstance(self.model, Detector):
                 return self._detect(batch, prepared, threshold)

@@ -8,28 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detseg.data.loading.collate import PadShapes, assign_bucket, collate, default_pad_shapes
-from detseg.data.modules.classification import center_crop
-from detseg.data.transforms.detection import fit, resize
-from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
+from detseg.data.loading.collate import PadShapes, assign_bucket, collate
+from detseg.data.transforms import ImageSample, resizing
+from detseg.preprocessing import Preprocessing
 from detseg.structures import STRIDE, Batch, Sample
 
 
 def preprocess(image: NDArray[np.uint8], config: Preprocessing) -> NDArray[np.uint8]:
     """Resize an RGB image (h, w, 3) as for evaluation."""
-    if isinstance(config, ResizeConfig):
-        height, width = fit(np.array(image.shape[:2]), config.min_size, config.max_size).tolist()
-        return resize(image, height, width)
-    if isinstance(config, CenterCropConfig):
-        return center_crop(image, config.size)
-    return image
-
-
-def pad_shapes(config: Preprocessing) -> PadShapes:
-    """List the heights and widths that batches are padded to; none if they are padded to multiples of 32."""
-    if isinstance(config, ResizeConfig):
-        return default_pad_shapes(config.min_size, config.max_size)
-    return [(config.size, config.size)] if config else []
+    return resizing.preprocess(ImageSample(image), config).image
 
 
 def padded_shape(image: NDArray[np.uint8], shapes: PadShapes) -> tuple[int, int]:

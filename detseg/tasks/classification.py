@@ -46,7 +46,7 @@ class ClassificationTask(Task):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        size = self.data.size
+        size = self.data.preprocessing.size
         whole, label = torch.tensor([[0.0, 0.0, size, size]]), torch.zeros(1, dtype=torch.int64)
         image = Sample(torch.zeros(3, size, size, dtype=torch.uint8), whole, label, 0, (size, size))
         batch = self.transfer_batch_to_device(collate([image], self.data.pad_shapes), self.device, 0)
@@ -55,7 +55,7 @@ class ClassificationTask(Task):
                 self.model.loss(batch)
         except RuntimeError as error:
             name = type(self.model.backbone).__name__
-            raise ConfigError(f"data.size {size}: too small for {name}: {error}") from error
+            raise ConfigError(f"transforms: RandomResizedCrop: size {size} is too small for {name}: {error}") from error
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         logits = self.model(batch.images)

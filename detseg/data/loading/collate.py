@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detseg.data.transforms.geometry import ImageSample, fit
+from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
 from detseg.structures import STRIDE, Batch, Instances, Sample
 
 FEWEST = 4  # objects that a batch has room for
@@ -18,7 +20,7 @@ PadShapes = Sequence[tuple[int, int]]
 
 
 def default_pad_shapes(size: int, max_size: int) -> list[tuple[int, int]]:
-    """Heights and widths to pad to, for images resized by ``transforms.fit``: square, 4:3, 3:2, the longest, upright.
+    """List heights and widths to pad to after ``Resize``: square, 4:3, 3:2, the longest, and these upright.
 
     A handful of shapes that come again and again is what compiled and captured graphs need, and each of these is the
     commonest shape of some data set.
@@ -29,6 +31,28 @@ def default_pad_shapes(size: int, max_size: int) -> list[tuple[int, int]]:
     return wide + [(width, height) for height, width in wide if height != width]
 
 
+def eval_pad_shapes(config: Preprocessing) -> list[tuple[int, int]]:
+    """List the heights and widths that preprocessed images are padded to; none for multiples of 32."""
+    if isinstance(config, ResizeConfig):
+        return default_pad_shapes(config.min_size, config.max_size)
+    return [(config.size, config.size)] if config else []
+
+
+def to_sample(sample: ImageSample, image_index: int, original_size: tuple[int, int]) -> Sample:
+    """Convert the arrays of an image to tensors."""
+    masks, proposals, semantic = sample.masks, sample.proposals, sample.semantic
+    return Sample(
+        image=torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1),
+        boxes=torch.from_numpy(sample.boxes),
+        labels=torch.from_numpy(sample.labels),
+        image_index=image_index,
+        original_size=original_size,
+        masks=None if masks is None else torch.from_numpy(np.ascontiguousarray(masks)),
+        proposals=None if proposals is None else torch.from_numpy(proposals),
+        semantic=None if semantic is None else torch.from_numpy(np.ascontiguousarray(semantic)),
+    )
+
+
 def assign_bucket(sizes: NDArray[Any], pad_shapes: PadShapes) -> NDArray[np.int64]:
     """Position of the smallest bucket that holds each of ``sizes`` (I, 2), or -1 where none does."""
     shapes = np.array(pad_shapes, dtype=np.int64).reshape(-1, 2)
@@ -37,6 +61,16 @@ def assign_bucket(sizes: NDArray[Any], pad_shapes: PadShapes) -> NDArray[np.int6
     holds = np.concatenate([holds, np.ones((len(sizes), 1), dtype=bool)], axis=1)
     positions: NDArray[np.int64] = np.append(order, -1)[holds.argmax(axis=1)]
     return positions
+
+
+def bucket_ids(sizes: NDArray[Any], preprocessing: Preprocessing, cropped: bool) -> NDArray[np.int64]:
+    """Return the bucket of each image file (I, 2): the same for images that are padded to the same size."""
+    if cropped or isinstance(preprocessing, CenterCropConfig):
+        return np.zeros(len(sizes), dtype=np.int64)
+    if preprocessing is not None:
+        fitted = fit(sizes, preprocessing.min_size, preprocessing.max_size)
+        return assign_bucket(fitted, eval_pad_shapes(preprocessing))
+    return np.unique(-(-sizes // STRIDE), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def collate(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> Batch:

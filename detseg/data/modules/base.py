@@ -20,12 +20,13 @@ from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource, Task
 from detseg.data.formats.format_detection import AUTO, find_formats, open_source
 from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
-from detseg.data.loading.collate import PadShapes, collate
+from detseg.data.loading.collate import PadShapes, collate, eval_pad_shapes
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
 from detseg.data.splits import Split, train_val_split
+from detseg.data.transforms.transform import Transform, crop_size_of, preprocessing_of
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.preprocessing import Preprocessing
-from detseg.structures import Batch, Sample
+from detseg.structures import STRIDE, Batch, Sample
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     """A data set for training and evaluation; subclasses define its ``task`` and what a sample is.
 
     ``root`` is its folder, ``format`` the name of one of ``FORMATS`` or a ``DatasetFormat``, by default detected.
+    ``transforms`` change training images in order; for evaluation see ``Transform``.
     ``split`` names its splits; of a data set that is not split, ``val_fraction`` of the images, drawn by ``seed``, are
     for validation, and images that are the same byte by byte stay on one side. ``batch_size`` and ``num_workers`` are
     those of one device. An image that cannot be used is an error, or with ``bad_samples`` "skip" left out of training,
@@ -121,6 +123,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         root: str,
         format: str | DatasetFormat,
         split: SplitConfig | None,
+        transforms: list[Transform] | None,
         batch_size: int,
         num_workers: int,
         bad_samples: BadSamples = "error",
@@ -131,10 +134,16 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         self.root, self.split = Path(root), split or {}
         self.format = self.default_format if format == AUTO else format
         find_formats(self.format, self.task)
+        self.transforms = self.default_transforms() if transforms is None else transforms
         self.batch_size, self.num_workers, self.bad_samples = batch_size, num_workers, bad_samples
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, L] = {}
+
+    @staticmethod
+    def default_transforms() -> list[Transform]:
+        """Return the transforms of training if none are set."""
+        raise NotImplementedError
 
     @cached_property
     def source(self) -> DatasetSource:
@@ -169,6 +178,10 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         """Return the bucket of each image (I,); batches are of one bucket."""
         raise NotImplementedError
 
+    def is_cropped(self, split: Split) -> bool:
+        """Tell if all images of a split are cropped to the same square."""
+        return split == "train" and crop_size_of(self.transforms) is not None
+
     def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
         """Return the mean number of times that each image (I,) occurs in a training epoch; None for once each."""
         return None
@@ -176,16 +189,19 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     @property
     def preprocessing(self) -> Preprocessing:
         """The resizing of images for evaluation; None if they keep their size."""
-        return None
+        return preprocessing_of(self.transforms)
 
     @property
     def pad_shapes(self) -> PadShapes:
-        """Heights and widths that batches are padded to."""
-        raise NotImplementedError
+        """Heights and widths that batches are padded to; none for multiples of 32."""
+        return eval_pad_shapes(self.preprocessing)
 
     @property
     def train_pad_shapes(self) -> PadShapes:
-        """Pad shapes of training, if they differ."""
+        """Pad shapes of training: the one of its crops, if all images are cropped."""
+        if crop_size := crop_size_of(self.transforms):
+            edge = -(-crop_size // STRIDE) * STRIDE
+            return [(edge, edge)]
         return self.pad_shapes
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -20,17 +21,17 @@ from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.format_detection import AUTO
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.collate import assign_bucket, default_pad_shapes
+from detseg.data.loading.collate import bucket_ids, to_sample
 from detseg.data.loading.proposals import Proposals, cache_file
 from detseg.data.loading.repeat_factors import ImageSampling
 from detseg.data.loading.samplers import Key
 from detseg.data.modules.base import BaseDataModule, SplitConfig
 from detseg.data.splits import Split
-from detseg.data.transforms.detection import ImageSample, Transforms, fit
-from detseg.data.transforms.mixing import MixingTransforms
-from detseg.errors import DataError
+from detseg.data.transforms import ImageSample, MixTransform, RandomHorizontalFlip, Resize, Transform
+from detseg.data.transforms.resizing import preprocess
+from detseg.data.transforms.transform import apply_transforms, preprocessing_of
+from detseg.errors import ConfigError, DataError
 from detseg.ops.masks import box_masks
-from detseg.preprocessing import ResizeConfig
 from detseg.structures import Sample
 
 MAX_PROPOSALS = 2000  # of an image: about as many as selective search gives R-CNN and Fast R-CNN
@@ -42,7 +43,7 @@ class DetectionDataset(Dataset[Sample]):
     def __init__(
         self,
         annotations: DetectionAnnotations,
-        transforms: Transforms,
+        transforms: Sequence[Transform],
         training: bool,
         proposals: Proposals | None = None,
         masks: bool = False,
@@ -57,23 +58,15 @@ class DetectionDataset(Dataset[Sample]):
     def __getitem__(self, key: int | Key) -> Sample:
         """Read an image by index; a training sampler adds the seed of its augmentation, else the index is the seed."""
         row, seed = key if isinstance(key, tuple) else (key, key)
-        picture = self.picture(row)
+        sample = self.image_sample(row)
         if self.training:
-            picture = self.transforms.train(picture, seed, self._sample_other)
+            sample = apply_transforms(self.transforms, sample, seed, self._sample_other)
         else:
-            picture = self.transforms.evaluate(picture)
+            sample = preprocess(sample, preprocessing_of(self.transforms))
         height, width = self.annotations.sizes[row].tolist()
-        return Sample(
-            image=torch.from_numpy(picture.image).permute(2, 0, 1),
-            boxes=torch.from_numpy(picture.boxes),
-            labels=torch.from_numpy(picture.labels),
-            image_index=row,
-            original_size=(height, width),
-            masks=None if picture.masks is None else torch.from_numpy(np.ascontiguousarray(picture.masks)),
-            proposals=None if picture.proposals is None else torch.from_numpy(picture.proposals),
-        )
+        return to_sample(sample, row, (height, width))
 
-    def picture(self, row: int) -> ImageSample:
+    def image_sample(self, row: int) -> ImageSample:
         """Read an image with its objects and proposals, without transforms."""
         objects = self.annotations.objects(row)
         learnt = ~(self.annotations.crowd[objects] | self.annotations.difficult[objects])
@@ -92,7 +85,7 @@ class DetectionDataset(Dataset[Sample]):
         row = int(generator.integers(len(self)))
         for place in chain(range(row, len(self)), range(row)):
             with suppress(DataError):
-                return self.picture(place)
+                return self.image_sample(place)
         raise DataError("no image of the set can be used")
 
     def _grids(
@@ -124,7 +117,7 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         root: str,
         format: str | DatasetFormat = AUTO,
         split: SplitConfig | None = None,
-        transforms: Transforms | None = None,
+        transforms: list[Transform] | None = None,
         batch_size: int = 2,
         num_workers: int = 2,
         proposals: str | None = None,
@@ -132,28 +125,22 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         sampling: ImageSampling | None = None,
         bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(root, format, split, batch_size, num_workers, bad_samples)
-        self.transforms = transforms or Transforms()
+        super().__init__(root, format, split, transforms, batch_size, num_workers, bad_samples)
         self.proposals = proposals
         self.masks = masks
         self.sampling = sampling
-        if isinstance(self.transforms, MixingTransforms):
-            self.transforms.check(masks != "none", proposals is not None)
+        for transform in self.transforms:
+            if isinstance(transform, MixTransform):
+                _check_mixing(transform, masks != "none", proposals is not None)
 
-    @property
-    def preprocessing(self) -> ResizeConfig:
-        """The resizing of images for evaluation."""
-        return ResizeConfig(max(self.transforms.sizes), self.transforms.max_size)
-
-    @property
-    def pad_shapes(self) -> list[tuple[int, int]]:
-        """Heights and widths that batches are padded to."""
-        return default_pad_shapes(max(self.transforms.sizes), self.transforms.max_size)
+    @staticmethod
+    def default_transforms() -> list[Transform]:
+        """Return the transforms of Faster R-CNN: a short edge of 800 pixels, flipped at random."""
+        return [Resize(), RandomHorizontalFlip()]
 
     def bucket_ids(self, split: Split) -> NDArray[np.int64]:
-        """Return the index of the pad shape of each image (I,)."""
-        sizes = fit(self.annotations(split).sizes, max(self.transforms.sizes), self.transforms.max_size)
-        return assign_bucket(sizes, self.pad_shapes)
+        """Return the bucket of each image (I,): the same for images that are padded to the same size."""
+        return bucket_ids(self.annotations(split).sizes, self.preprocessing, cropped=self.is_cropped(split))
 
     def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
         """Return the mean number of times that each image (I,) occurs in a training epoch; None for once each."""
@@ -189,6 +176,17 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
 
 
 LOADING = ("transforms", "batch_size", "num_workers", "proposals", "masks", "sampling", "bad_samples")
+
+
+def _check_mixing(transform: MixTransform, masks: bool, proposals: bool) -> None:
+    """Raise ConfigError for a transform that needs masks without them, or any with proposals."""
+    name = type(transform).__name__
+    if transform.needs_masks and not masks:
+        raise ConfigError(f"transforms: {name} pastes objects by their masks; set `masks='all'`")
+    if proposals:
+        raise ConfigError(
+            f"transforms: {name} adds objects of other images, which the proposals do not cover; leave one of them out"
+        )
 
 
 class COCO(DetectionDataModule):

@@ -14,18 +14,20 @@ from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.format_detection import AUTO
 from detseg.data.loading.bad_samples import BadSamples
-from detseg.data.loading.collate import PadShapes, collate
+from detseg.data.loading.collate import PadShapes, bucket_ids, collate, to_sample
 from detseg.data.loading.samplers import Key
 from detseg.data.modules.base import BaseDataModule, SplitConfig
 from detseg.data.splits import Split
-from detseg.data.transforms.segmentation import SegmentationTransforms
-from detseg.structures import IGNORE_INDEX, STRIDE, Batch, Sample
+from detseg.data.transforms import ImageSample, RandomHorizontalFlip, RandomScaleCrop, Transform
+from detseg.data.transforms.resizing import preprocess
+from detseg.data.transforms.transform import apply_transforms, preprocessing_of
+from detseg.structures import IGNORE_INDEX, Batch, Sample
 
 
 class SegmentationDataset(Dataset[Sample]):
     """Images with the class of every pixel."""
 
-    def __init__(self, annotations: SemanticAnnotations, transforms: SegmentationTransforms, training: bool) -> None:
+    def __init__(self, annotations: SemanticAnnotations, transforms: Sequence[Transform], training: bool) -> None:
         self.annotations, self.transforms, self.training = annotations, transforms, training
 
     def __len__(self) -> int:
@@ -35,19 +37,15 @@ class SegmentationDataset(Dataset[Sample]):
     def __getitem__(self, key: int | Key) -> Sample:
         """Read an image by index; a training sampler adds the seed of its augmentation, else the index is the seed."""
         row, seed = key if isinstance(key, tuple) else (key, key)
-        labels = self.annotations.labels(row)
-        height, width = labels.shape
+        semantic = self.annotations.labels(row)
+        height, width = semantic.shape
         image = read_image(self.annotations.path(row), (height, width), self.annotations.source(row))
+        sample = ImageSample(image, semantic=semantic)
         if self.training:
-            image, labels = self.transforms.train(image, labels, seed)
-        return Sample(
-            image=torch.from_numpy(image).permute(2, 0, 1),
-            boxes=torch.zeros(0, 4),
-            labels=torch.zeros(0, dtype=torch.int64),
-            image_index=row,
-            original_size=(height, width),
-            semantic=torch.from_numpy(np.ascontiguousarray(labels)),
-        )
+            sample = apply_transforms(self.transforms, sample, seed)
+        else:
+            sample = preprocess(sample, preprocessing_of(self.transforms))
+        return to_sample(sample, row, (height, width))
 
 
 def collate_semantic(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> Batch:
@@ -77,32 +75,21 @@ class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
         root: str,
         format: str | DatasetFormat = AUTO,
         split: SplitConfig | None = None,
-        transforms: SegmentationTransforms | None = None,
+        transforms: list[Transform] | None = None,
         batch_size: int = 4,
         num_workers: int = 2,
         bad_samples: BadSamples = "error",
     ) -> None:
-        super().__init__(root, format, split, batch_size, num_workers, bad_samples)
-        self.transforms = transforms or SegmentationTransforms()
+        super().__init__(root, format, split, transforms, batch_size, num_workers, bad_samples)
 
-    @property
-    def pad_shapes(self) -> list[tuple[int, int]]:
-        """Heights and widths that batches are padded to: none, as evaluation pads to multiples of 32."""
-        return []
-
-    @property
-    def train_pad_shapes(self) -> list[tuple[int, int]]:
-        """Size of the crops, if there are any."""
-        edge = -(-(self.transforms.crop or 0) // STRIDE) * STRIDE
-        return [(edge, edge)] if edge else []
+    @staticmethod
+    def default_transforms() -> list[Transform]:
+        """Return a random scale and crop, flipped at random."""
+        return [RandomScaleCrop(), RandomHorizontalFlip()]
 
     def bucket_ids(self, split: Split) -> NDArray[np.int64]:
-        """Return the bucket of each image (I,): images in one are padded to the same size."""
-        annotations = self.annotations(split)
-        if split == "train" and self.transforms.crop:
-            return np.zeros(len(annotations), dtype=np.int64)
-        padded = -(-annotations.sizes // STRIDE)
-        return np.unique(padded, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        """Return the bucket of each image (I,): the same for images that are padded to the same size."""
+        return bucket_ids(self.annotations(split).sizes, self.preprocessing, cropped=self.is_cropped(split))
 
     def dataset(self, split: Split) -> SegmentationDataset:
         """Return the samples of a split."""

@@ -21,8 +21,7 @@ from detseg.data.modules.detection import DetectionDataModule
 from detseg.data.modules.segmentation import SegmentationDataModule
 from detseg.data.modules.shapes_generator import CLASSES, write, write_crops
 from detseg.data.splits import Split
-from detseg.data.transforms.detection import Transforms
-from detseg.data.transforms.segmentation import SegmentationTransforms
+from detseg.data.transforms import RandomHorizontalFlip, RandomResizedCrop, RandomScaleCrop, Resize, Transform
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Shapes(DetectionDataModule):
         train: int = 400,
         val: int = 100,
         seed: int = 0,
-        transforms: Transforms | None = None,
+        transforms: list[Transform] | None = None,
         batch_size: int = 4,
         num_workers: int = 2,
         proposals: str | None = None,
@@ -54,13 +53,18 @@ class Shapes(DetectionDataModule):
         super().__init__(
             str(Path(root) / "coco"),
             "COCO",
-            transforms=transforms or Transforms(size=128, max_size=160),
+            transforms=transforms,
             batch_size=batch_size,
             num_workers=num_workers,
             proposals=proposals,
             masks=masks,
         )
         self.settings = {"train": train, "val": val, "seed": seed}
+
+    @staticmethod
+    def default_transforms() -> list[Transform]:
+        """Return a resizing to 128 of 160 pixels, flipped at random."""
+        return [Resize(128, 160), RandomHorizontalFlip()]
 
     def read(self, split: Split) -> DetectionAnnotations:
         """Read the annotations of a split, drawing the data set first if need be."""
@@ -84,18 +88,23 @@ class ShapesSegmentation(SegmentationDataModule):
         train: int = 400,
         val: int = 100,
         seed: int = 0,
-        transforms: SegmentationTransforms | None = None,
+        transforms: list[Transform] | None = None,
         batch_size: int = 4,
         num_workers: int = 2,
     ) -> None:
         super().__init__(
             str(Path(root) / "voc"),
             VocSemanticFormat(classes=["background", *CLASSES]),
-            transforms=transforms or SegmentationTransforms(crop=128),
+            transforms=transforms,
             batch_size=batch_size,
             num_workers=num_workers,
         )
         self.shapes = Shapes(root, train, val, seed)
+
+    @staticmethod
+    def default_transforms() -> list[Transform]:
+        """Return a random scale and a crop of 128 pixels, flipped at random."""
+        return [RandomScaleCrop(size=128), RandomHorizontalFlip()]
 
     def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split, drawing the data set first if need be."""
@@ -121,7 +130,8 @@ class ShapeCrops(ClassificationDataModule):
         batch_size: int = 16,
         num_workers: int = 2,
     ) -> None:
-        super().__init__(root, split, size, (0.6, 1.0), batch_size=batch_size, num_workers=num_workers)
+        transforms: list[Transform] = [RandomResizedCrop(size, scale=(0.6, 1.0)), RandomHorizontalFlip()]
+        super().__init__(root, split, transforms, batch_size, num_workers)
         self.settings = {"train": train, "val": val, "seed": seed, "size": size}
 
     def read(self, split: Split) -> ClassificationIndex:
