@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from detseg.data import COCO, Transforms
+from detseg.data import COCO, Resize
 from detseg.models import Detector
 from detseg.structures import Batch, Instances
 
@@ -69,7 +69,7 @@ def write_classes(root: Path, train: int = 4, val: int = 2, side: int = 48) -> P
 
 def colours(root: Path, **arguments: Any) -> COCO:
     """The data module of what ``write_colours`` wrote."""
-    return COCO(str(root), **{"transforms": Transforms(SIDE, SIDE, flip=0), "num_workers": 0, **arguments})
+    return COCO(str(root), **{"transforms": [Resize(SIDE, SIDE)], "num_workers": 0, **arguments})
 
 
 class ColourDetector(Detector):

@@ -34,10 +34,11 @@ data:
     batch_size: 2
     num_workers: 0
     transforms:
-      class_path: Transforms
-      init_args:
-        size: 64
-        max_size: 64
+      - class_path: Resize
+        init_args:
+          size: 64
+          max_size: 64
+      - RandomHorizontalFlip
 trainer:
   accelerator: cpu
   fast_dev_run: true
@@ -67,9 +68,10 @@ data:
     batch_size: 2
     num_workers: 0
     transforms:
-      class_path: SegmentationTransforms
-      init_args:
-        crop: 64
+      - class_path: RandomScaleCrop
+        init_args:
+          size: 64
+      - RandomHorizontalFlip
 trainer:
   accelerator: cpu
   fast_dev_run: true

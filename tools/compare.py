@@ -28,7 +28,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from detseg.data import DetectionDataModule, Transforms
+from detseg.data import DetectionDataModule, RandomHorizontalFlip, Resize
 from detseg.metrics import CocoAP, annotation_targets
 from detseg.models import FasterRCNN, MaskRCNN
 from detseg.models.mask_rcnn import MaskRCNNHeads
@@ -146,7 +146,7 @@ def main() -> None:
     results: dict[str, list[list[float]]] = {"detseg": [], "torchvision": []}
     for seed in arguments.seeds:
         seed_everything(seed)
-        transforms = Transforms(size=arguments.size, max_size=2 * arguments.size)
+        transforms = [Resize(arguments.size, 2 * arguments.size), RandomHorizontalFlip()]
         data = DetectionDataModule(
             str(arguments.root),
             arguments.format,

@@ -22,16 +22,10 @@ STEPS = {
 LISTS = ("Transforms", "MixingTransforms", "SegmentationTransforms")  # classes that a list replaces
 OPTIONAL = ("Mosaic", "CopyPaste", "Albumentations")  # steps that a zero or null left out
 # Options of the command line alone: in a file, the arguments of today's transforms have the same keys.
-OPTIONS = {
-    **{
-        f"data.transforms.{old}": f"data.transforms.{new}"
-        for old, new in (SCALE_CROP | RESIZE | FLIP | AUGMENT).items()
-    },
-    # The size is left out: today's ShapeCrops has it too.
-    **{
-        f"data.{old}": f"data.transforms.{new}" for old, new in (RESIZED_CROP | FLIP | AUGMENT).items() if old != "size"
-    },
-}
+LISTED = SCALE_CROP | RESIZE | FLIP | AUGMENT
+UNLISTED = {"area": RESIZED_CROP["area"], **FLIP, **AUGMENT}  # without the size, which today's ShapeCrops has too
+OPTIONS = {f"data.transforms.{old}": f"data.transforms.{new}" for old, new in LISTED.items()}
+OPTIONS |= {f"data.{old}": f"data.transforms.{new}" for old, new in UNLISTED.items()}
 VALUES = {
     "data.transforms": {
         "Transforms": "[Resize, RandomHorizontalFlip]",

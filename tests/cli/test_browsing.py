@@ -21,8 +21,8 @@ data:
   init_args:
     root: data
     transforms:
-      class_path: Transforms
-      init_args: {size: 96, max_size: 128, flip: 0.0}
+      - class_path: Resize
+        init_args: {size: 96, max_size: 128}
 """
 
 
@@ -54,12 +54,12 @@ def test_a_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_same_seed_shows_the_same(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
-        cli.main(["browse", "data", "--out", name, "--data.transforms", "Transforms", "--data.transforms.crop", "1.0"])
+        cli.main(["browse", "data", "--out", name, "--data.transforms.Resize.crop", "1.0"])
     assert Path("a.html").read_text() == Path("b.html").read_text()
     elements = Elements(Path("a.html").read_text())
     assert len([tag for tag, _ in elements.tags if tag == "figure"]) == 3
     assert "of 64x48" in elements.text
-    cli.main(["browse", "my.yaml", "--split", "val", "--data.transforms.size", "48", "--out", "new/c.html"])
+    cli.main(["browse", "my.yaml", "--split", "val", "--data.transforms.Resize.size", "48", "--out", "new/c.html"])
     assert ".png, 64x48 of 64x48" in Path("new/c.html").read_text()
 
 

@@ -56,10 +56,11 @@ init_args:
   root: colours
   num_workers: 0
   transforms:
-    class_path: Transforms
-    init_args:
-      size: 64
-      max_size: 64
+    - class_path: Resize
+      init_args:
+        size: 64
+        max_size: 64
+    - RandomHorizontalFlip
 """
 SIZES = ("small", "medium", "large")
 COCO_NAMES = ["AP", "AP50", "AP75", *(f"AP_{x}" for x in SIZES), *(f"AR_{x}" for x in (1, 10, 100, *SIZES))]
@@ -254,7 +255,7 @@ def test_settings_come_from_files_and_command_line(folder: Path, capsys: pytest.
     body = settings["model"]["init_args"]["backbone"]["init_args"]["backbone"]
     assert (body["class_path"].split(".")[-1], body["init_args"]["name"]) == ("ResNet", "resnet18")
     data = settings["data"]["init_args"]
-    assert (data["root"], data["batch_size"], data["transforms"]["init_args"]["size"]) == ("colours", 3, 64)
+    assert (data["root"], data["batch_size"], data["transforms"][0]["init_args"]["size"]) == ("colours", 3, 64)
     with pytest.raises(SystemExit):
         cli.main(["train", "--config", "runs/tiny/config.yaml", "--print_config"])
     again = yaml.safe_load(capsys.readouterr().out)
@@ -269,7 +270,7 @@ def test_other_data_does_not_inherit_the_place(folder: Path, capsys: pytest.Capt
         cli.main(["train", "--config", "tiny.yaml", "--data", "Shapes", "--print_config"])
     data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
     assert data["root"] == "datasets/shapes"
-    assert data["transforms"]["init_args"]["size"] == 64  # how images are resized belongs to the recipe
+    assert data["transforms"][0]["init_args"]["size"] == 64  # how images are resized belongs to the recipe
 
 
 def test_a_class_of_ones_own_drops_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,10 +382,11 @@ def refused(command: str, capsys: pytest.CaptureFixture[str], *arguments: str) -
             "init_args": {"root": "colours", "transforms": {"class_path": "evil.Thing", "init_args": {}}},
         },
         {"class": "COCO", "init_args": {"root": "colours", "transforms": "evil.Thing"}},
+        {"class": "COCO", "init_args": {"root": "colours", "transforms": ["evil.Thing"]}},
         {"class": "COCO", "init_args": {"root": {"class_path": "evil.Thing"}}},
         {"class": "evil.Thing", "init_args": {}},
         {"class": "COCO", "init_args": ["evil.Thing"]},
-        {"class": "Transforms", "init_args": {}},
+        {"class": "Resize", "init_args": {}},
         "evil.Thing",
         ["evil.Thing"],
         7,

@@ -210,7 +210,16 @@ def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.Capture
     write_classes(Path("classes"), train=2, val=1)
     settings = ["--model", "Classifier", "--model.backbone", "ResNet"]
     settings += ["--model.backbone.name", "resnet18", "--data", "ClassificationDataModule", "--data.root", "classes"]
-    settings += ["--data.size", "64", "--data.num_workers", "0", "--trainer.max_epochs", "1", "--name", "looked"]
+    settings += [
+        "--data.transforms.RandomResizedCrop.size",
+        "64",
+        "--data.num_workers",
+        "0",
+        "--trainer.max_epochs",
+        "1",
+        "--name",
+        "looked",
+    ]
     cli.main(["train", *settings, "--trainer.accelerator", "cpu"])
     capsys.readouterr()
     cli.main(["heatmap", big_picture(), "--checkpoint", "runs/looked/last.ckpt", "--count", "2", "--out", "own.png"])

@@ -43,10 +43,11 @@ data:
     root: colours
     num_workers: 0
     transforms:
-      class_path: Transforms
-      init_args:
-        size: 64
-        max_size: 64
+      - class_path: Resize
+        init_args:
+          size: 64
+          max_size: 64
+      - RandomHorizontalFlip
 trainer:
   max_epochs: 1
   accelerator: cpu

@@ -95,7 +95,7 @@ def model() -> FasterRCNN:
 def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) -> None:
     task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
-    task.data_recipe["init_args"]["transforms"]["init_args"].update(size=96, max_size=96)
+    task.data_recipe["init_args"]["transforms"][0]["init_args"].update(size=96, max_size=96)
     task.model.class_names, task.model.category_ids = ("red", "green", "blue"), (3, 7, 20)
     checkpoint.save(task, "rpn.ckpt")
     cli.main(["propose", *DATA, "--split", "val", "--method", "rpn:rpn.ckpt"])

@@ -51,10 +51,11 @@ data:
     root: data
     num_workers: 0
     transforms:
-      class_path: Transforms
-      init_args:
-        size: 64
-        max_size: 64
+      - class_path: Resize
+        init_args:
+          size: 64
+          max_size: 64
+      - RandomHorizontalFlip
 trainer:
   accelerator: cpu
   fast_dev_run: true

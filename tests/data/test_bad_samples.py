@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from detseg.data import COCO, MixingTransforms, Transforms
+from detseg.data import COCO, Mosaic, RandomHorizontalFlip, Resize
 from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
 from detseg.errors import DataError
 from detseg.structures import Sample
@@ -58,7 +58,7 @@ def test_a_broken_partner_of_a_mosaic_is_not_counted_for_it(tmp_path: Path) -> N
     made.simple_coco(tmp_path / "train.json", tmp_path / "images", count=12)
     made.simple_coco(tmp_path / "val.json", tmp_path / "images", count=12)
     (tmp_path / "images" / "5.png").write_text("no image")
-    data = COCO(str(tmp_path), transforms=MixingTransforms(48, 64, mosaic=1.0))
+    data = COCO(str(tmp_path), transforms=[Resize(48, 64), Mosaic(p=1), RandomHorizontalFlip()])
     found = SkipBadSamples(data.dataset("train"))
     for seed in range(12):
         assert [found[(row, seed)].image_index for row in range(12)] == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
@@ -72,7 +72,7 @@ def test_a_data_set(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixtu
     (tmp_path / "images" / "2.png").write_text("no image")
 
     def rows(policy: BadSamples, split: str = "train") -> list[int]:
-        data = COCO(str(tmp_path), transforms=Transforms(48, 64), num_workers=workers, bad_samples=policy)
+        data = COCO(str(tmp_path), transforms=[Resize(48, 64)], num_workers=workers, bad_samples=policy)
         loader = data.train_dataloader() if split == "train" else data.val_dataloader()
         return sorted(row for _ in range(2) for batch in loader for row in batch.image_index.tolist())
 

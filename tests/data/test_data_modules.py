@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from detseg.configurable import from_config, to_config
-from detseg.data import COCO, VOC, Transforms
+from detseg.data import COCO, VOC, Albumentations, RandomHorizontalFlip, Resize
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.coco.detection import CocoFormat
 from detseg.data.modules.base import Loader
@@ -27,7 +27,7 @@ from detseg.preprocessing import ResizeConfig
 from detseg.structures import Batch
 from tests.data import made
 
-SMALL = Transforms(48, 64)
+SMALL = [Resize(48, 64), RandomHorizontalFlip()]
 
 
 def whole_coco(root: Path, train: int = 5, val: int = 3) -> Path:
@@ -70,7 +70,7 @@ def test_boxes_beyond_the_image_are_clipped_to_learn_from_and_measured_as_they_a
     images = [{"id": i, "file_name": f"{i}.png", "height": 33, "width": 44} for i in (1, 2)]
     objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [-3, 5, 99, 20]} for i in (1, 2)]
     made.coco(tmp_path / "all.json", images, objects, {1: "cat"})
-    data = COCO(str(tmp_path), transforms=Transforms(33, 44, flip=0), num_workers=0)
+    data = COCO(str(tmp_path), transforms=[Resize(33, 44)], num_workers=0)
     sample = DetectionDataset(data.train_annotations, data.transforms, training=True)[0]
     assert sample.boxes.tolist() == [[0, 5, 44, 25]]
     assert data.val_annotations.boxes.tolist() == [[-3, 5, 96, 25]]
@@ -175,7 +175,7 @@ def test_targets_leave_out_crowds_and_difficult_objects(tmp_path: Path) -> None:
     whole = made.annotations([40])
     made.image(tmp_path / "0.png", 50, 60)
     data = whole.__class__(**{**whole.__dict__, "root": tmp_path, "files": np.array(["0.png"])})
-    sample = DetectionDataset(data, Transforms(100, 200), training=False)[0]
+    sample = DetectionDataset(data, [Resize(100, 200), RandomHorizontalFlip()], training=False)[0]
     kept = ~(whole.crowd | whole.difficult)
     assert 0 < kept.sum() < 40
     assert np.allclose(sample.boxes.numpy(), 2 * whole.boxes[kept], atol=1e-4)
@@ -184,7 +184,7 @@ def test_targets_leave_out_crowds_and_difficult_objects(tmp_path: Path) -> None:
 
 
 def test_training_samples_repeat_for_a_seed_and_differ_between_seeds(tmp_path: Path) -> None:
-    data = COCO(str(whole_coco(tmp_path)), transforms=Transforms(48, 64, augment={"GaussNoise": {"p": 1}}))
+    data = COCO(str(whole_coco(tmp_path)), transforms=[Resize(48, 64), Albumentations({"GaussNoise": {"p": 1}})])
     dataset = DetectionDataset(data.train_annotations, data.transforms, training=True)
     assert torch.equal(dataset[2, 5].image, dataset[2, 5].image)
     assert not torch.equal(dataset[2, 5].image, dataset[2, 6].image)
@@ -199,7 +199,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 
 def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
-    data = COCO(str(whole_coco(tmp_path)), transforms=Transforms([60, 96], 200), num_workers=0)
+    data = COCO(str(whole_coco(tmp_path)), transforms=[Resize([60, 96], 200), RandomHorizontalFlip()], num_workers=0)
     batch = next(iter(data.val_dataloader()))
     image = preprocess(read_image(data.val_annotations.path(0)), data.preprocessing)
     assert image.shape[:2] == tuple(batch.image_sizes[0].tolist()) == (96, 128)
@@ -207,7 +207,9 @@ def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
 
 
 def test_a_recipe_rebuilds_it_without_any_data() -> None:
-    data = COCO("nowhere", batch_size=3, transforms=Transforms([60, 96], 200, augment={"ColorJitter": {"p": 0.5}}))
+    data = COCO(
+        "nowhere", batch_size=3, transforms=[Resize([60, 96], 200), Albumentations({"ColorJitter": {"p": 0.5}})]
+    )
     again = from_config(json.loads(json.dumps(to_config(data))))
     assert to_config(again) == to_config(data)
     assert again.pad_shapes == data.pad_shapes
@@ -227,11 +229,13 @@ def test_a_broken_image_stops_with_its_path_alone(tmp_path: Path, workers: int) 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_augmentation_that_fails_stops_with_its_name_alone(tmp_path: Path, workers: int) -> None:
-    transforms = Transforms(48, 64, augment={"RandomCrop": {"height": 500, "width": 500, "p": 1}})
+    transforms = [Resize(48, 64), Albumentations({"RandomCrop": {"height": 500, "width": 500, "p": 1}})]
     data = COCO(str(whole_coco(tmp_path)), transforms=transforms, num_workers=workers)
     with pytest.raises(ConfigError) as caught:
         rows(data.train_dataloader())
-    assert str(caught.value).startswith("transforms: augment (RandomCrop) fails on an image resized to 48 x 64: Crop")
+    assert str(caught.value).startswith(
+        "transforms: Albumentations (RandomCrop) fails on an image of 48 x 64 pixels: Crop"
+    )
     assert "Traceback" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from detseg import cli
 from detseg.cli._configs import for_other_data
-from detseg.data import DetectionDataModule, Transforms
+from detseg.data import DetectionDataModule, RandomHorizontalFlip, Resize
 from detseg.data.formats.yolo import YoloFormat
 from detseg.errors import ConfigError, DataError
 from tests.data import made
@@ -30,7 +30,7 @@ def yolo(root: Path, images: dict[str, int]) -> Path:
 def test_a_ready_split_is_used_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = yolo(tmp_path, {"train/a": 1, "train/b": 2, "val/c": 3})
     with caplog.at_level(logging.INFO):
-        data = DetectionDataModule(str(root), transforms=Transforms(48, 64), num_workers=0)
+        data = DetectionDataModule(str(root), transforms=[Resize(48, 64), RandomHorizontalFlip()], num_workers=0)
         assert (len(data.train_annotations), len(data.val_annotations)) == (2, 1)
     assert f"{root}: taken for a data set in the format YOLO in {root}/labels (train, val)" in caplog.text
     (batch,) = data.val_dataloader()

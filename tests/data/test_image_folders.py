@@ -10,7 +10,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from detseg.data import ClassificationDataModule
+from detseg.data import ClassificationDataModule, ImageSample, RandomHorizontalFlip, RandomResizedCrop
+from detseg.data.transforms.transform import apply_transforms
 from detseg.errors import ConfigError, DataError
 from detseg.inference.preprocessing import preprocess
 from tests.colours import COLOURS, write_classes
@@ -22,7 +23,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(root: Path, **arguments) -> ClassificationDataModule:
-    return ClassificationDataModule(str(root), **{"size": 32, "num_workers": 0, **arguments})
+    transforms = [RandomResizedCrop(arguments.pop("size", 32)), RandomHorizontalFlip()]
+    return ClassificationDataModule(str(root), **{"transforms": transforms, "num_workers": 0, **arguments})
 
 
 def test_files_and_labels_are_those_of_torchvision(root: Path) -> None:
@@ -72,9 +74,9 @@ def test_training_crops_have_the_areas_and_ratios_asked_for() -> None:
     """Seen by a picture whose pixels say where they are."""
     y, x = np.mgrid[:100, :200]
     image = np.stack([x, y, y], axis=2).astype(np.uint8)
-    one = data(Path("x"), area=(0.2, 0.5), flip=0, size=64)
+    transform = RandomResizedCrop(64, scale=(0.2, 0.5))
     for seed in range(50):
-        crop = one.train_transform(image, seed).astype(float)
+        crop = transform(ImageSample(image), np.random.default_rng(seed)).image.astype(float)
         width = (crop[:, -1, 0].mean() - crop[:, 0, 0].mean()) * 64 / 63
         height = (crop[-1, :, 1].mean() - crop[0, :, 1].mean()) * 64 / 63
         assert 0.16 < width * height / 20000 < 0.56
@@ -83,9 +85,10 @@ def test_training_crops_have_the_areas_and_ratios_asked_for() -> None:
 
 def test_mirrors(root: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-    whole = {"area": (1.0, 1.0), "size": 40}
-    shown = [data(root, flip=flip, **whole).train_transform(image, 3) for flip in (0.0, 1.0)]
-    ratio = [data(root, flip=0, **whole).train_transform(image, seed).shape for seed in range(5)]
+    whole = RandomResizedCrop(40, scale=(1.0, 1.0))
+    flips = ([whole, RandomHorizontalFlip(p)] for p in (0.0, 1.0))
+    shown = [apply_transforms(transforms, ImageSample(image), 3).image for transforms in flips]
+    ratio = [apply_transforms([whole], ImageSample(image), seed).image.shape for seed in range(5)]
     assert np.array_equal(shown[0], shown[1][:, ::-1])
     assert ratio == [(40, 40, 3)] * 5
 
@@ -124,9 +127,14 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         list(data(tmp_path).train_dataloader())
 
 
-@pytest.mark.parametrize(
-    "values", [{"area": (0.0, 1.0)}, {"area": (0.5, 0.2)}, {"flip": 2}, {"size": 0}, {"batch_size": 0}]
-)
+@pytest.mark.parametrize("values", [{"scale": (0.0, 1.0)}, {"scale": (0.5, 0.2)}, {"size": 0}])
 def test_values_that_make_no_sense(values) -> None:
-    with pytest.raises(ConfigError, match=next(iter(values))):
-        ClassificationDataModule("x", **values)
+    with pytest.raises(ConfigError, match=f"RandomResizedCrop: {next(iter(values))}"):
+        RandomResizedCrop(**values)
+    with pytest.raises(ConfigError, match="batch_size"):
+        ClassificationDataModule("x", batch_size=0)
+
+
+def test_images_of_several_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="images of one size; add RandomResizedCrop"):
+        ClassificationDataModule("x", transforms=[RandomHorizontalFlip()])

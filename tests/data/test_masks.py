@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO as Reference
 
-from detseg.data import COCO, VOC, DetectionDataModule, Shapes, Transforms
+from detseg.data import COCO, VOC, DetectionDataModule, RandomHorizontalFlip, Resize, Shapes
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import RLE, concat_masks
 from detseg.data.formats.coco.reader import read_coco
@@ -222,7 +222,13 @@ def test_real_masks_are_those_of_pycocotools(shared_data: Path, name: str) -> No
 
 def test_real_masks_are_packed(shared_data: Path) -> None:
     """Crowds and polygons of several parts among them; a picture of each would take 300,000 bytes."""
-    data = COCO(str(shared_data / "tiny_coco"), transforms=Transforms(64, 96), batch_size=8, num_workers=0, masks="all")
+    data = COCO(
+        str(shared_data / "tiny_coco"),
+        transforms=[Resize(64, 96), RandomHorizontalFlip()],
+        batch_size=8,
+        num_workers=0,
+        masks="all",
+    )
     for found in (data.train_annotations, data.val_annotations):
         assert found.masks is not None
         assert found.masks.data.nbytes / len(found.labels) < 1000
@@ -344,7 +350,7 @@ def test_mask_and_box_and_label_stay_together_into_the_batch(tmp_path: Path) -> 
     """A mirrored object has a mirrored grid, padding an empty one."""
     write(tmp_path, [[8, 8, 28, 8, 28, 43, 8, 43]])  # the left half of its box
     for flip in (0, 1):
-        transforms = Transforms(96, 128, flip=flip)
+        transforms = [Resize(96, 128), RandomHorizontalFlip(flip)]
         data = COCO(
             str(tmp_path),
             split={"train": "a.json", "val": "a.json"},

@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data import COCO, VOC, Shapes, Transforms, collate
+from detseg.data import COCO, VOC, Albumentations, RandomHorizontalFlip, Resize, Shapes, collate
 from detseg.data.loading.proposals import Writer, cache_file, make_header
-from detseg.data.transforms.detection import ImageSample
+from detseg.data.transforms.geometry import ImageSample
+from detseg.data.transforms.resizing import preprocess
+from detseg.data.transforms.transform import apply_transforms, preprocessing_of
 from detseg.errors import DataError
 from detseg.structures import Sample
 from tests.data import made
@@ -33,20 +35,21 @@ def picture(boxes: np.ndarray, proposals: np.ndarray | None, masks: bool = False
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.booleans(), st.booleans())
 def test_they_move_as_boxes_do(seed: int, augmented: bool, masks: bool) -> None:
-    transforms = Transforms([40, 90], 120, flip=0.5, crop=0.5, augment=AUGMENT if augmented else None)
-    found = transforms.train(picture(BOXES, BOXES.copy(), masks), seed)
+    transforms = [Resize([40, 90], 120, crop=0.5), RandomHorizontalFlip()]
+    transforms += [Albumentations(AUGMENT)] if augmented else []
+    found = apply_transforms(transforms, picture(BOXES, BOXES.copy(), masks), seed)
     assert found.proposals is not None
     assert found.proposals.dtype == np.float32
-    alone = transforms.train(picture(BOXES, BOXES.copy()), seed)
+    alone = apply_transforms(transforms, picture(BOXES, BOXES.copy()), seed)
     assert np.allclose(found.proposals, alone.boxes, atol=1e-4)  # all boxes stay inside of a crop
     assert alone.proposals is not None
     assert np.array_equal(found.proposals, alone.proposals)  # a mask narrows the box of an object, no proposal
-    without = transforms.train(picture(BOXES, None, masks), seed)
+    without = apply_transforms(transforms, picture(BOXES, None, masks), seed)
     assert without.proposals is None
     assert np.array_equal(without.image, found.image)  # proposals change nothing for the rest
     assert np.array_equal(without.boxes, found.boxes)
     assert np.array_equal(without.labels, found.labels)
-    evaluated = transforms.evaluate(picture(BOXES, BOXES.copy()))
+    evaluated = preprocess(picture(BOXES, BOXES.copy()), preprocessing_of(transforms))
     assert evaluated.proposals is not None
     assert np.allclose(evaluated.proposals, evaluated.boxes, atol=1e-4)
 
@@ -54,10 +57,10 @@ def test_they_move_as_boxes_do(seed: int, augmented: bool, masks: bool) -> None:
 def test_what_a_crop_cuts_off_is_clipped_or_goes() -> None:
     boxes = np.array([[28, 20, 36, 28]], np.float32)
     proposals = np.array([[0, 0, 64, 48], [0, 0, 1, 1], [30, 22, 34, 26], [20, 47.5, 30, 48]], np.float32)
-    crops = Transforms(48, 4800, flip=0, crop=1)
+    crops = [Resize(48, 4800, crop=1)]
     dropped = 0
     for seed in range(30):
-        found = crops.train(picture(boxes, proposals), seed)
+        found = apply_transforms(crops, picture(boxes, proposals), seed)
         assert found.proposals is not None
         height, width = found.image.shape[:2]
         assert found.proposals[0].tolist() == [0, 0, width, height]  # the first stays the first
@@ -70,10 +73,10 @@ def test_what_a_crop_cuts_off_is_clipped_or_goes() -> None:
 
 def test_augmentations_that_look_at_boxes_do_not_look_at_proposals() -> None:
     """A crop that holds all boxes would hold all of the image, if it were to hold all proposals."""
-    steps = Transforms(48, 64, flip=0, augment={"RandomSizedBBoxSafeCrop": {"height": 48, "width": 64, "p": 1}})
+    steps = [Resize(48, 64), Albumentations({"RandomSizedBBoxSafeCrop": {"height": 48, "width": 64, "p": 1}})]
     boxes = np.array([[28, 20, 36, 28]], np.float32)
     proposals = np.array([[0, 0, 64, 48], [28, 20, 36, 28]], np.float32)
-    found = [steps.train(picture(boxes, proposals), seed) for seed in range(10)]
+    found = [apply_transforms(steps, picture(boxes, proposals), seed) for seed in range(10)]
     assert max((one.boxes[:, 2] - one.boxes[:, 0]).max() for one in found) > 12
     for one in found:
         assert one.proposals is not None
@@ -126,7 +129,7 @@ def written(folder: Path, data: COCO) -> dict[str, list[np.ndarray]]:
 def test_batches_of_both_splits_carry_them(tmp_path: Path, workers: int) -> None:
     for split, count in (("train", 4), ("val", 2)):
         made.simple_coco(tmp_path / f"{split}.json", tmp_path / split, count)
-    transforms = Transforms(96, 128, flip=0)
+    transforms = [Resize(96, 128)]
     data = COCO(str(tmp_path), transforms=transforms, num_workers=workers, proposals=str(tmp_path / "proposals"))
     boxes = written(tmp_path / "proposals", data)
     for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):

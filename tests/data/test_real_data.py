@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data import COCO, VOC, DetectionDataModule, Transforms
+from detseg.data import COCO, VOC, DetectionDataModule, RandomHorizontalFlip, Resize
 
 VOC_WITHOUT_BIRD = (
     *("aeroplane", "bicycle", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
     *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 
-SMALL = Transforms(64, 96)
+SMALL = [Resize(64, 96), RandomHorizontalFlip()]
 
 
 def counts(data: DetectionDataModule) -> tuple[int, ...]:

@@ -17,8 +17,9 @@ from pycocotools.coco import COCO as Reference
 
 from detseg.configurable import from_config, to_config
 from detseg.data import (
+    RandomHorizontalFlip,
+    RandomScaleCrop,
     SegmentationDataModule,
-    SegmentationTransforms,
     ShapesSegmentation,
 )
 from detseg.data.annotations.images import read_image
@@ -34,7 +35,7 @@ from tests.data import made
 from tests.data.test_data_modules import Recorder, rows, trainer
 from tests.data.test_label_maps import sbd
 
-SMALL = SegmentationTransforms((0.5, 2), crop=32)
+SMALL = [RandomScaleCrop((0.5, 2), 32), RandomHorizontalFlip()]
 
 
 def labels(seed: int, height: int = 48, width: int = 64, classes: int = 3) -> np.ndarray:
@@ -105,7 +106,7 @@ def test_evaluation_gives_images_and_labels_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("crop", "edge"), [(32, 32), (40, 64), (200, 224)])
 def test_training_gives_crops_of_one_size(tmp_path: Path, crop: int, edge: int) -> None:
-    transforms = SegmentationTransforms((0.5, 2), crop=crop)
+    transforms = [RandomScaleCrop((0.5, 2), crop), RandomHorizontalFlip()]
     data = SegmentationDataModule(str(write_folder(tmp_path)), transforms=transforms, num_workers=0, batch_size=2)
     batches = list(data.train_dataloader())
     assert sorted(row for batch in batches for row in batch.image_index.tolist()) == list(range(5))
@@ -121,7 +122,7 @@ def test_training_gives_crops_of_one_size(tmp_path: Path, crop: int, edge: int) 
 def test_training_on_whole_images_groups_their_shapes(tmp_path: Path) -> None:
     data = SegmentationDataModule(
         str(write_folder(tmp_path, 8, 1, ((48, 64), (64, 30)))),
-        transforms=SegmentationTransforms((1, 1), crop=None),
+        transforms=[RandomScaleCrop((1, 1), None), RandomHorizontalFlip()],
         num_workers=0,
         batch_size=4,
     )
@@ -205,10 +206,10 @@ def test_values_that_make_no_sense_are_errors(values: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("format", ["auto", "VOC", "COCO", "CamVid", "Cityscapes", "ImageMasks"])
 def test_nothing_is_read_before_it_is_needed(format: str) -> None:
-    data = SegmentationDataModule("nowhere", format, transforms=SegmentationTransforms(crop=99), batch_size=3)  # type: ignore[call-arg]
+    data = SegmentationDataModule("nowhere", format, transforms=[RandomScaleCrop(size=99)], batch_size=3)  # type: ignore[call-arg]
     again = from_config(json.loads(json.dumps(to_config(data))))
     assert to_config(again) == to_config(data)
-    assert again.transforms.crop == 99
+    assert again.transforms[0].crop_size == 99
     with pytest.raises(DataError, match="nowhere: no such folder"):
         _ = again.classes
 

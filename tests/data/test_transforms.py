@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.transforms.detection import ImageSample, Transforms, fit
+from detseg.data.transforms import Albumentations, ImageSample, RandomHorizontalFlip, Resize
+from detseg.data.transforms.geometry import fit
+from detseg.data.transforms.resizing import preprocess
+from detseg.data.transforms.transform import apply_transforms, preprocessing_of
 from detseg.errors import ConfigError
 
 
@@ -43,25 +46,26 @@ def assert_together(found: ImageSample) -> None:
 @given(st.integers(60, 150), st.integers(60, 150), st.integers(0, 10**9), st.booleans())
 def test_box_label_and_mask_go_together(height: int, width: int, seed: int, augmented: bool) -> None:
     boxes = [[5, 7, 25, 27], [30, 8, 55, 24], [12, 33, 28, 57]]
-    augment = {"VerticalFlip": {"p": 0.5}, "Transpose": {"p": 0.5}} if augmented else None
-    transforms = Transforms([80, 100], 120, flip=0.5, crop=0.5, augment=augment)
-    found = transforms.train(picture(height, width, boxes), seed)
+    transforms = [Resize([80, 100], 120, crop=0.5), RandomHorizontalFlip()]
+    if augmented:
+        transforms.append(Albumentations({"VerticalFlip": {"p": 0.5}, "Transpose": {"p": 0.5}}))
+    found = apply_transforms(transforms, picture(height, width, boxes), seed)
     assert found.labels.tolist() == [0, 1, 2]
     assert_together(found)
-    assert_together(transforms.evaluate(picture(height, width, boxes)))
+    assert_together(preprocess(picture(height, width, boxes), preprocessing_of(transforms)))
 
 
 def test_boxes_bound_what_is_left_of_the_masks() -> None:
     """A square turned by 45 degrees: its box is its diagonal high and wide, not the box around the turned box."""
     original = picture(100, 100, [[30, 30, 70, 70]])
     disc = (np.hypot(*(np.mgrid[:224, :224] + 0.5 - 112)) < 112).astype(np.uint8) * 255
-    transforms = Transforms(100, 100, flip=0, augment={"Rotate": {"limit": (45, 45), "p": 1.0}})
-    found = transforms.train(original._replace(masks=disc[None]), 0)
+    transforms = [Albumentations({"Rotate": {"limit": (45, 45), "p": 1.0}})]
+    found = apply_transforms(transforms, original._replace(masks=disc[None]), 0)
     assert found.boxes == pytest.approx(np.array([[30, 30, 70, 70]]), abs=1.5)
     half = np.zeros((1, 224, 224), np.uint8)
     half[:, :112] = 255
-    cut = Transforms(100, 100, flip=0, augment={"Crop": {"y_min": 50, "x_max": 100, "y_max": 100}})
-    gone = cut.train(original._replace(masks=half), 0)
+    cut = [Albumentations({"Crop": {"y_min": 50, "x_max": 100, "y_max": 100}})]
+    gone = apply_transforms(cut, original._replace(masks=half), 0)
     assert gone.boxes.shape == (0, 4)
     assert len(gone.labels) == 0
     assert gone.masks is not None
@@ -70,7 +74,7 @@ def test_boxes_bound_what_is_left_of_the_masks() -> None:
 
 def test_a_mirror_image_is_exact() -> None:
     original = picture(40, 40, [[3, 5, 11, 30]])
-    found = Transforms(40, 40, flip=1).train(original, 0)
+    found = apply_transforms([RandomHorizontalFlip(1)], original, 0)
     assert found.boxes.tolist() == [[40 - 11, 5, 40 - 3, 30]]
     assert np.array_equal(found.image, original.image[:, ::-1])
     assert_together(found)
@@ -78,18 +82,18 @@ def test_a_mirror_image_is_exact() -> None:
 
 @pytest.mark.parametrize("flip", [0.0, 0.25, 1.0])
 def test_how_often_a_picture_is_mirrored(flip: float) -> None:
-    transforms, original = Transforms(40, 40, flip=flip), picture(40, 40, [[3, 5, 11, 30]])
-    count = sum(transforms.train(original, seed).boxes[0, 0] > 20 for seed in range(400))
+    transforms, original = [RandomHorizontalFlip(flip)], picture(40, 40, [[3, 5, 11, 30]])
+    count = sum(apply_transforms(transforms, original, seed).boxes[0, 0] > 20 for seed in range(400))
     assert count == pytest.approx(400 * flip, abs=35)
 
 
 def test_boxes_left_without_area_go_with_label_and_mask() -> None:
     boxes = [[0, 0, 30, 20], [50, 0, 80, 20], [0, 50, 30, 70]]
-    transforms = Transforms(100, 100, flip=0, augment={"Crop": {"x_max": 45, "y_max": 100}})
-    found = transforms.train(picture(100, 100, boxes), 0)
+    transforms = [Albumentations({"Crop": {"x_max": 45, "y_max": 100}})]
+    found = apply_transforms(transforms, picture(100, 100, boxes), 0)
     assert found.labels.tolist() == [0, 2]
     assert_together(found)
-    alone = transforms.train(picture(100, 100, boxes[1:2]), 0)
+    alone = apply_transforms(transforms, picture(100, 100, boxes[1:2]), 0)
     assert alone.boxes.shape == (0, 4)
     assert alone.masks is not None
     assert len(alone.masks) == 0
@@ -97,29 +101,29 @@ def test_boxes_left_without_area_go_with_label_and_mask() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_crop_holds_all_boxes_and_the_middle_of_an_empty_picture(seed: int) -> None:
-    transforms = Transforms(64, 640, flip=0, crop=1)
+    transforms = [Resize(64, 640, crop=1)]
     full = [[0, 0, 64, 64], [10, 10, 20, 20]]
-    assert transforms.train(picture(64, 64, full), seed).image.shape == (64, 64, 3)
+    assert apply_transforms(transforms, picture(64, 64, full), seed).image.shape == (64, 64, 3)
     empty = picture(64, 64, [])
     empty.image[32, 32] = 0
-    found = transforms.train(empty, seed)
+    found = apply_transforms(transforms, empty, seed)
     assert found.boxes.shape == (0, 4)
     assert found.image.min() < 200  # its middle is there
 
 
 def test_crops_and_sizes_vary() -> None:
     original = picture(100, 130, [[40, 40, 60, 60]])
-    crops = {Transforms(100, 999, flip=0, crop=1).train(original, seed).image.shape for seed in range(20)}
+    crops = {apply_transforms([Resize(100, 999, crop=1)], original, seed).image.shape for seed in range(20)}
     assert len(crops) > 5
-    sizes = {Transforms([50, 60, 70], 999, flip=0).train(original, seed).image.shape[0] for seed in range(30)}
+    sizes = {apply_transforms([Resize([50, 60, 70], 999)], original, seed).image.shape[0] for seed in range(30)}
     assert sizes == {50, 60, 70}
-    assert Transforms([50, 70, 60], 999).evaluate(original).image.shape[0] == 70
+    assert preprocess(original, Resize([50, 70, 60], 999).preprocessing).image.shape[0] == 70
 
 
 def test_a_seed_draws_the_same_again() -> None:
-    transforms = Transforms([50, 60], 999, crop=0.5, augment={"ColorJitter": {"p": 1}, "GaussNoise": {"p": 1}})
+    transforms = [Resize([50, 60], 999, crop=0.5), Albumentations({"ColorJitter": {"p": 1}, "GaussNoise": {"p": 1}})]
     original = picture(100, 130, [[40, 40, 60, 60]])
-    first, again, other = (transforms.train(original, seed) for seed in (3, 3, 4))
+    first, again, other = (apply_transforms(transforms, original, seed) for seed in (3, 3, 4))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.boxes, again.boxes)
     assert first.image.shape != other.image.shape or (first.image != other.image).any()
@@ -128,7 +132,8 @@ def test_a_seed_draws_the_same_again() -> None:
 def test_the_original_is_left_as_it_is() -> None:
     original = picture(40, 40, [[3, 5, 11, 30]])
     before = original.image.copy(), original.boxes.copy()
-    Transforms(40, 40, flip=1, crop=1, augment={"ColorJitter": {"p": 1}}).train(original, 1)
+    transforms = [Resize(40, 40, crop=1), RandomHorizontalFlip(1), Albumentations({"ColorJitter": {"p": 1}})]
+    apply_transforms(transforms, original, 1)
     assert np.array_equal(original.image, before[0])
     assert np.array_equal(original.boxes, before[1])
 
@@ -157,30 +162,41 @@ def test_fit_of_the_standard_recipe(old: tuple[int, int], new: tuple[int, int]) 
         ({"size": []}, "size"),
         ({"size": 0}, "size"),
         ({"size": [300, 900], "max_size": 800}, "max_size 800"),
-        ({"flip": 1.5}, "flip"),
         ({"crop": -1}, "crop"),
-        ({"augment": {"ColorJiter": {}}}, "no transform ColorJiter; near to it: ColorJitter"),
-        ({"augment": {"Compose": {}}}, "no transform Compose"),
-        ({"augment": {"ColorJitter": {"brightnes": 0.2}}}, "ColorJitter: .*brightnes"),
-        ({"augment": {"GaussianBlur": {"p": 2}}}, "GaussianBlur: .*p"),
     ],
 )
 def test_values_that_make_no_sense_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"transforms: Resize: .*{message}"):
+        Resize(**values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"transforms: RandomHorizontalFlip: p 1\.5"):
+        RandomHorizontalFlip(1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ColorJiter": {}}, "no transform ColorJiter; near to it: ColorJitter"),
+        ({"Compose": {}}, "no transform Compose"),
+        ({"ColorJitter": {"brightnes": 0.2}}, "ColorJitter: .*brightnes"),
+        ({"GaussianBlur": {"p": 2}}, "GaussianBlur: .*p"),
+    ],
+)
+def test_transforms_that_albumentations_does_not_have_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s)transforms: .*{message}"):
-        Transforms(**values)  # type: ignore[arg-type]
+        Albumentations(values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("name", "values"), [("Normalize", {}), ("ToFloat", {}), ("ToGray", {"num_output_channels": 1}), ("ToTensorV2", {})]
 )
 def test_what_is_no_image_afterwards_is_an_error(name: str, values: dict[str, object]) -> None:
-    transforms = Transforms(40, 60, augment={"HorizontalFlip": {}, name: {**values, "p": 1}})
-    with pytest.raises(ConfigError, match=rf"augment \(HorizontalFlip, {name}\) must.* belongs to the backbone"):
-        transforms.train(picture(40, 40, [[3, 5, 11, 30]]), 0)
+    transforms = [Albumentations({"HorizontalFlip": {}, name: {**values, "p": 1}})]
+    with pytest.raises(ConfigError, match=rf"\(HorizontalFlip, {name}\) must.* belongs to the backbone"):
+        apply_transforms(transforms, picture(40, 40, [[3, 5, 11, 30]]), 0)
 
 
 @pytest.mark.parametrize("boxes", [[], [[3, 5, 11, 30]]])
 def test_an_augmentation_that_fails_is_named(boxes: list[list[int]]) -> None:
-    transforms = Transforms(40, 60, augment={"RandomCrop": {"height": 90, "width": 50, "p": 1}})
-    with pytest.raises(ConfigError, match=r"transforms: augment \(RandomCrop\) fails .*40 x 40: .*\(90, 50\)"):
-        transforms.train(picture(40, 40, boxes), 0)
+    transforms = [Albumentations({"RandomCrop": {"height": 90, "width": 50, "p": 1}})]
+    with pytest.raises(ConfigError, match=r"transforms: Albumentations \(RandomCrop\) fails .*40 x 40 .*\(90, 50\)"):
+        apply_transforms(transforms, picture(40, 40, boxes), 0)

@@ -22,7 +22,15 @@ SETTINGS = [
         "--model.backbone.name",
         "resnet18",
     ),
-    *("--data", "ClassificationDataModule", "--data.root", "classes", "--data.size", "32", "--data.num_workers", "0"),
+    *(
+        "--data",
+        "ClassificationDataModule",
+        "--data.root",
+        "classes",
+        "--data.transforms.RandomResizedCrop.size=32",
+        "--data.num_workers",
+        "0",
+    ),
     *("--data.batch_size", "6", "--task.optimizer.name", "adamw", "--task.lr", "0.05", "--trainer.accelerator", "cpu"),
 ]
 
@@ -96,7 +104,7 @@ def test_data_of_another_kind_is_refused(folder: Path, capsys: pytest.CaptureFix
 def test_images_too_small_for_a_network_are_said_at_the_start(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["train", *SETTINGS[:2], "--model.backbone", "AlexNet", *SETTINGS[6:]])
-    assert "data.size 32: too small for AlexNet" in capsys.readouterr().err
+    assert "data.transforms: RandomResizedCrop: size 32 is too small for AlexNet" in capsys.readouterr().err
 
 
 def test_a_classifier_has_no_detections_to_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

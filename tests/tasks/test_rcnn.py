@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from torchvision.ops import box_iou
 
 from detseg import checkpoint, cli
-from detseg.data import Transforms
+from detseg.data import Resize
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
 from detseg.inference.predictor import Predictor
@@ -53,10 +53,11 @@ data:
     proposals: proposals
     num_workers: 0
     transforms:
-      class_path: Transforms
-      init_args:
-        size: 64
-        max_size: 64
+      - class_path: Resize
+        init_args:
+          size: 64
+          max_size: 64
+      - RandomHorizontalFlip
 trainer:
   accelerator: cpu
   max_epochs: 2
@@ -268,7 +269,7 @@ def test_features_belong_to_the_regions_that_the_paper_says(folder: Path, files:
 
 def test_proposals_on_objects_that_are_not_learnt_are_no_negatives(folder: Path, tmp_path: Path) -> None:
     """Crowds and difficult objects have no features, but overlaps; also where images are resized."""
-    own = colours(folder / "colours", proposals=str(folder / "proposals"), transforms=Transforms(96, 96, flip=0))
+    own = colours(folder / "colours", proposals=str(folder / "proposals"), transforms=[Resize(96, 96)])
     annotations, files = own.train_annotations, RegionFeatures(tmp_path / "features", "about")
     annotations.crowd[0], annotations.difficult[1] = True, True
     extract(model(), own, files, torch.device("cpu"))

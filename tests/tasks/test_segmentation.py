@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from detseg import checkpoint
 from detseg.callbacks import LastCheckpoint, PredictionImages
-from detseg.data import SegmentationDataModule, SegmentationTransforms
+from detseg.data import RandomHorizontalFlip, RandomScaleCrop, SegmentationDataModule
 from detseg.draw import save_labels
 from detseg.errors import ConfigError
 from detseg.inference.predictor import Predictor
@@ -76,7 +76,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(root: Path, **settings: Any) -> SegmentationDataModule:
-    transforms = SegmentationTransforms(crop=32)
+    transforms = [RandomScaleCrop(size=32), RandomHorizontalFlip()]
     return SegmentationDataModule(
         str(root), **{"transforms": transforms, "num_workers": 0, "batch_size": 2, **settings}
     )

@@ -25,8 +25,8 @@ from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.loading.collate import collate, default_pad_shapes
-from detseg.data.modules.detection import DetectionDataset
-from detseg.data.transforms.detection import ImageSample, Transforms, mirror, scale
+from detseg.data.modules.detection import DetectionDataModule, DetectionDataset
+from detseg.data.transforms.geometry import ImageSample, hflip, scale
 
 HEIGHT, WIDTH, IMAGES, OBJECTS = 480, 640, 32, 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,7 +56,7 @@ def images(device: str, half: bool) -> dict[str, Call]:
         ids=np.arange(IMAGES * OBJECTS),
     )
     annotations = from_columns(folder, {"object": 1}, images, objects)
-    dataset = DetectionDataset(annotations, Transforms(), training=True)
+    dataset = DetectionDataset(annotations, DetectionDataModule.default_transforms(), training=True)
     stages(files, dataset)
     return {
         "detseg": lambda: [dataset[row, row] for row in range(IMAGES)],
@@ -68,8 +68,7 @@ def images(device: str, half: bool) -> dict[str, Call]:
 def stages(files: list[Path], dataset: DetectionDataset) -> None:
     """Print how many images a second each stage takes of one core, and its share of the time of all."""
     contents = [np.fromfile(file, dtype=np.uint8) for file in files]
-    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    pictures = [ImageSample(read_image(file), *nothing) for file in files]
+    pictures = [ImageSample(read_image(file)) for file in files]
     large = [scale(picture, 800, 1067) for picture in pictures]
     samples = [dataset[row, row] for row in range(0, IMAGES, 2)]
     pad = partial(collate, pad_shapes=default_pad_shapes(800, 1333))
@@ -77,7 +76,7 @@ def stages(files: list[Path], dataset: DetectionDataset) -> None:
         "read": best(lambda: [np.fromfile(file, dtype=np.uint8) for file in files]),
         "decode": best(lambda: [cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) for content in contents]),
         "resize": best(lambda: [scale(picture, 800, 1067) for picture in pictures]),
-        "flip, every other": best(lambda: [mirror(picture) for picture in large[::2]]),
+        "flip, every other": best(lambda: [hflip(picture) for picture in large[::2]]),
         "pack": best(lambda: [pad(samples[row : row + 2]) for row in range(0, IMAGES // 2, 2)]) * 2,
     }
     for name, seconds in found.items():
