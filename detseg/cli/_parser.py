@@ -30,11 +30,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse ``arguments``, in which ``find_configs`` has resolved the files. Raises ConfigError with one plain line."""
     arguments, transforms = split_options(translate_options(arguments))
     try:
-        options = parser.parse_args(arguments)
         if transforms:
-            arguments.append(f"--data.transforms={set_options(options.data, transforms)}")
-            options = parser.parse_args(arguments)
-        return options
+            silent = [argument for argument in arguments if not argument.startswith("--print_config")]
+            arguments.append(f"--data.transforms={set_options(parser.parse_args(silent).data, transforms)}")
+        return parser.parse_args(arguments)
     except argparse.ArgumentError as error:
         raise explain(error.message, parser, arguments) from error
 

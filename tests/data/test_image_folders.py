@@ -138,3 +138,15 @@ def test_values_that_make_no_sense(values) -> None:
 def test_images_of_several_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="images of one size; add RandomResizedCrop"):
         ClassificationDataModule("x", transforms=[RandomHorizontalFlip()])
+
+
+@pytest.mark.parametrize(
+    ("seed", "means"), [(1, (96.0, 88.0, 182.0)), (2, (159.0, 110.0, 105.0)), (3, (169.4, 78.0, 207.0))]
+)
+def test_a_seed_draws_what_it_drew_in_0_1_0(seed: int, means: tuple[float, ...]) -> None:
+    """The values were recorded with ``ImageFolders`` of version 0.1.0."""
+    y, x = np.mgrid[:60, :80]
+    sample = ImageSample(np.stack([3 * x, 4 * y, x + y], axis=2).astype(np.uint8))
+    image = apply_transforms([RandomResizedCrop(32), RandomHorizontalFlip()], sample, seed).image
+    red, green, _ = image.mean(axis=(0, 1))
+    assert (red, green, image[:, -1, 0].mean()) == pytest.approx(means, abs=0.5)

@@ -152,3 +152,22 @@ def test_an_augmentation_that_fails_is_named() -> None:
     transforms = [Albumentations({"RandomCrop": {"height": 90, "width": 50, "p": 1}})]
     with pytest.raises(ConfigError, match=r"transforms: Albumentations \(RandomCrop\) fails .*40 x 40"):
         train(transforms, *blocks(40, 40, 4), 0)
+
+
+@pytest.mark.parametrize(
+    ("seed", "shape", "corners", "means"),
+    [
+        (1, (50, 50), (7, 19), (172.4, 137.9)),
+        (2, (50, 50), (0, 22), (104.9, 111.9)),
+        (3, (38, 50), (7, 16), (118.4, 117.9)),
+    ],
+)
+def test_a_seed_draws_what_it_drew_in_0_1_0(seed, shape, corners, means) -> None:
+    """The values were recorded with ``SegmentationTransforms`` of version 0.1.0."""
+    y, x = np.mgrid[:60, :80]
+    image = np.stack([3 * x, 4 * y, x + y], axis=2).astype(np.uint8)
+    labels = (x // 10 + 8 * (y // 20)).astype(np.uint8)
+    image, labels = train([RandomScaleCrop(size=50), RandomHorizontalFlip()], image, labels, seed)
+    assert labels.shape == shape
+    assert (labels[0, 0], labels[-1, -1]) == corners
+    assert image.mean(axis=(0, 1))[:2] == pytest.approx(np.array(means), abs=0.5)

@@ -200,3 +200,35 @@ def test_an_augmentation_that_fails_is_named(boxes: list[list[int]]) -> None:
     transforms = [Albumentations({"RandomCrop": {"height": 90, "width": 50, "p": 1}})]
     with pytest.raises(ConfigError, match=r"transforms: Albumentations \(RandomCrop\) fails .*40 x 40 .*\(90, 50\)"):
         apply_transforms(transforms, picture(40, 40, boxes), 0)
+
+
+GRADIENT = np.stack([3 * np.mgrid[:60, :80][1], 4 * np.mgrid[:60, :80][0], np.mgrid[:60, :80].sum(0)], 2).astype(
+    np.uint8
+)
+TURNS = Albumentations({"VerticalFlip": {"p": 0.5}, "Transpose": {"p": 0.5}})
+SIZES = Resize([40, 48, 56], 100, crop=0.9)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "seed", "size", "box", "means"),
+    [
+        ([Resize(48, 100)], 1, (48, 64), [6.4, 9.6, 32, 28.8], (118.4, 118.5, 236.5)),
+        ([Resize(48, 100)], 2, (48, 64), [32, 9.6, 57.6, 28.8], (118.4, 118.5, 0.0)),
+        ([Resize(48, 100)], 3, (48, 64), [32, 9.6, 57.6, 28.8], (118.4, 118.5, 0.0)),
+        ([SIZES], 1, (48, 64), [32, 9.6, 57.6, 28.8], (118.4, 118.5, 0.0)),
+        ([SIZES], 2, (56, 95), [8.03, 9.33, 50.85, 41.33], (110.9, 102.5, 216.0)),
+        ([SIZES], 3, (56, 73), [32.44, 10.18, 64.89, 34.62], (106.4, 116.0, 0.0)),
+        ([Resize(48, 100), TURNS], 0, (64, 48), [19.2, 32, 38.4, 57.6], (118.4, 118.5, 118.4)),
+        ([Resize(48, 100), TURNS], 4, (64, 48), [19.2, 6.4, 38.4, 32], (118.4, 118.5, 118.4)),
+        ([Resize(48, 100), TURNS], 5, (48, 64), [6.4, 9.6, 32, 28.8], (118.4, 118.5, 236.5)),
+    ],
+)
+def test_a_seed_draws_what_it_drew_in_0_1_0(transforms, seed, size, box, means) -> None:
+    """The values were recorded with ``Transforms`` of version 0.1.0."""
+    transforms = [transforms[0], RandomHorizontalFlip(), *transforms[1:]]
+    sample = ImageSample(GRADIENT, np.array([[8, 12, 40, 36]], np.float32), np.zeros(1, np.int64))
+    changed = apply_transforms(transforms, sample, seed)
+    assert changed.image.shape[:2] == size
+    assert changed.boxes[0] == pytest.approx(np.array(box), abs=0.01)
+    red, green, _ = changed.image.mean(axis=(0, 1))
+    assert (red, green, changed.image[:, -1, 0].mean()) == pytest.approx(means, abs=0.5)
