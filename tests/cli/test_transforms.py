@@ -97,7 +97,7 @@ def test_what_is_wrong_is_named(arguments: list[str], message: str) -> None:
 
 
 def test_training_takes_the_options(capsys: pytest.CaptureFixture[str]) -> None:
-    config = ["--model", "FasterRCNN", "--model.backbone", "FPN"]
+    config = ["--config", "faster_rcnn_r50.yaml"]
     with pytest.raises(SystemExit):
         cli.main(["train", *config, *DATA, "--data.transforms.Resize.size", "48", "--print_config"])
     settings = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
