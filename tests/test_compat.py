@@ -307,7 +307,7 @@ def test_what_it_writes_is_today_s(tmp_path: Path) -> None:
         ("CamVid", {"root": "a"}, "SegmentationDataModule", {"format": "CamVid", "root": "a"}),
         ("CityscapesSegmentation", {"root": "a"}, "SegmentationDataModule", {"format": "Cityscapes", "root": "a"}),
         ("FolderSegmentation", {"root": "a", "workers": 1}, "SegmentationDataModule", {"root": "a", "num_workers": 1}),
-        ("ImageFolders", {"root": "a", "size": 32}, "ClassificationDataModule", {"root": "a", "size": 32}),
+        ("ImageFolders", {"root": "a", "workers": 1}, "ClassificationDataModule", {"root": "a", "num_workers": 1}),
         ("Shapes", {"root": "a", "seed": 2, "workers": 0}, "Shapes", {"root": "a", "seed": 2, "num_workers": 0}),
         ("ShapeCrops", {"val_split": "train", "seed": 1}, "ShapeCrops", {"seed": 1, "split": {"val": "train"}}),
     ],
@@ -328,3 +328,48 @@ def test_data_options() -> None:
     assert compat.translate_options(old) == [*new, "--data.split.val=test", "--data.masks", "valid"]
     assert compat.translate_options(["--data.format", "CamVid"]) == ["--data.format", "CamVid"]
     assert compat.translate_settings({"data": "Folder"})["data"]["class_path"] == "DetectionDataModule"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("Transforms", {"size": 96, "flip": 0}, {"Resize": {"size": 96}, "RandomHorizontalFlip": {"p": 0}}),
+        (
+            "MixingTransforms",
+            {"jitter": [0.1, 2.0], "copy_paste": 0.5, "mosaic": 0.0, "augment": {"ColorJitter": {"p": 1}}},
+            {
+                "LargeScaleJitter": {"size": 800, "max_size": 1333, "scale": [0.1, 2.0]},
+                "RandomHorizontalFlip": {},
+                "CopyPaste": {"p": 0.5},
+                "Albumentations": {"transforms": {"ColorJitter": {"p": 1}}},
+            },
+        ),
+        ("MixingTransforms", {"mosaic": 1.0}, {"Resize": {}, "Mosaic": {"p": 1.0}, "RandomHorizontalFlip": {}}),
+        (
+            "SegmentationTransforms",
+            {"scale": [1, 1], "crop": None, "augment": None},
+            {"RandomScaleCrop": {"scale": [1, 1], "size": None}, "RandomHorizontalFlip": {}},
+        ),
+    ],
+)
+def test_transforms(name: str, old: dict[str, Any], new: dict[str, dict[str, Any]]) -> None:
+    """Settings of one class become a list of steps, in checkpoints and configurations."""
+    for cls, arguments in (("class", "init_args"), ("class_path", "init_args")):
+        steps = [{cls: step, arguments: settings} for step, settings in new.items()]
+        translated = compat._objects({"transforms": {cls: name, arguments: old}}, cls, arguments)
+        assert translated == {"transforms": steps}
+        assert compat._objects(translated, cls, arguments) == translated
+    assert len(from_config(compat._objects({"class": name, "init_args": old}, "class", "init_args"))) == len(new)
+
+
+def test_transforms_of_image_folders() -> None:
+    old = {"class": "ImageFolders", "init_args": {"root": "a", "size": 32, "area": [0.5, 1.0], "flip": 0}}
+    transforms = from_config(compat._objects(old, "class", "init_args")).transforms
+    steps = [{"class": "RandomResizedCrop", "init_args": {"size": 32, "scale": [0.5, 1.0]}}]
+    assert to_config(transforms) == [*steps, {"class": "RandomHorizontalFlip", "init_args": {"p": 0}}]
+
+
+def test_transform_options() -> None:
+    old = ["--data.transforms.init_args.crop", "1.0", "--data.transforms.size=64", "--data.flip", "0"]
+    new = ["--data.transforms.Resize.crop", "1.0", "--data.transforms.Resize.size=64"]
+    assert compat.translate_options(old) == [*new, "--data.transforms.RandomHorizontalFlip.p", "0"]
