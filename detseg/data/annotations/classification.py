@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class ClassificationIndex:
         """Path of one image."""
         return self.root / str(self.files[image])
 
-    def subset(self, indices: ArrayLike) -> ClassificationIndex:
+    def subset(self, indices: NDArray[Any]) -> ClassificationIndex:
         """Keep some images, by index or mask."""
         return replace(self, files=self.files[indices], labels=self.labels[indices])
 
