@@ -113,7 +113,7 @@ class TrainCLI(LightningCLI):
             raise self._with_hint(error) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         del settings["resume"]  # training with the same settings again starts anew
-        self.datamodule, self.task = self.config_init["data"], self.config_init["task"]
+        self.datamodule, self.model, self.task = (self.config_init[key] for key in ("data", "model", "task"))
         self.task.config = settings
         self.trainer = self.instantiate_trainer()
 
