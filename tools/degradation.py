@@ -3,8 +3,8 @@
     python tools/degradation.py [--seeds 0 1 2] [--SETTING VALUE ...]
 
 Trains the four networks of ResNet's figure 4, plain and residual, 18 and 34 layers, by configs/degradation_*.yaml, on
-pictures that are drawn on the spot. Prints the error on the training pictures, and draws that of every epoch. Other
-settings go to each training, such as ``--trainer.max_epochs 20``. A training that has ended is not repeated.
+generated images. Prints the error on the training images, and draws it for every epoch. Other
+settings go to each training, such as ``--trainer.max_epochs 20``. Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
 
 
 def errors(network: str, seed: int, settings: list[str]) -> list[float]:
-    """The share of training pictures that ``network`` gets wrong after each epoch."""
+    """Train ``network``; return its error on the training images after each epoch."""
     folder = Path("runs") / f"degradation_{network}_seed{seed}"
     if folder.exists() and not (folder / "last.ckpt").exists():
         sys.exit(f"error: {folder} was left by a training that ended before its first checkpoint: remove it")
@@ -32,17 +32,19 @@ def errors(network: str, seed: int, settings: list[str]) -> list[float]:
         config = ["--config", f"degradation_{network}.yaml", "--name", folder.name, "--seed_everything", str(seed)]
         cli.main(["train", *config, *settings, *(["--resume", "last"] if (folder / "last.ckpt").exists() else [])])
         (folder / "done").touch()
-    found: dict[int, float] = {}  # by epoch; a training that was resumed has written several files
+    by_epoch: dict[int, float] = {}  # a resumed training has written several files
     for file in sorted(folder.glob("metrics*.csv"), key=lambda file: file.stat().st_mtime):
         with file.open() as lines:
-            found |= {int(row["epoch"]): 1 - float(row["val/top1"]) for row in csv.DictReader(lines) if row["val/top1"]}
-    return [found[epoch] for epoch in sorted(found)]
+            by_epoch |= {
+                int(row["epoch"]): 1 - float(row["val/top1"]) for row in csv.DictReader(lines) if row["val/top1"]
+            }
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, default=Path("degradation.png"), help="the picture of the curves")
+    parser.add_argument("--out", type=Path, default=Path("degradation.png"), help="the chart")
     options, settings = parser.parse_known_args()
     lines = []
     for network in NETWORKS:
@@ -53,11 +55,11 @@ def main() -> None:
     places = [str(epoch + 1) for epoch in range(len(lines[0].values))]
     mean = f", mean of {len(options.seeds)} runs" if len(options.seeds) > 1 else ""
     chart = line_chart(
-        f"Error on the training pictures{mean}",
+        f"Error on the training images{mean}",
         places,
         lines,
         x_label="epoch",
-        y_label="wrong, per cent",
+        y_label="error, %",
         size=(900, 520),
     )
     Image.fromarray(chart).save(options.out)

@@ -4,8 +4,8 @@
 
 Makes the proposals of selective search, trains the three by configs/history_*.yaml, and prints what each finds, how
 long it trains, and how long it takes over an image of the validation set, split into proposals, convolutional network
-and head. Draws these times, and writes the figures as JSON. Other settings go to each training. What has ended is not
-repeated, what was interrupted goes on. ``--ablation`` looks at the validation set once more, with R-CNN's softmax in
+and head. Draws these times, and writes all values as JSON. Other settings go to each training. Finished trainings are
+not repeated, interrupted ones continue. ``--ablation`` looks at the validation set once more, with R-CNN's softmax in
 place of its support vector machines, and without its regressors (R-CNN, appendix B and table 2).
 """
 
@@ -51,7 +51,7 @@ class Record(NamedTuple):
 
 
 def train(system: str, settings: list[str]) -> float | None:
-    """Train a system, or go on with it. Its seconds, unless it was interrupted.
+    """Train a system, or continue its training. Returns its seconds, or None if it was interrupted.
 
     Raises ConfigError if it has been trained with other settings, or cannot go on.
     """
@@ -72,7 +72,7 @@ def train(system: str, settings: list[str]) -> float | None:
 
 
 def timed(owner: nn.Module, method: str) -> list[float]:
-    """The seconds of each call of a method from now on."""
+    """Record the seconds of each call of a method from now on."""
     seconds: list[float] = []
     original: Callable[..., Any] = getattr(owner, method)
 
@@ -136,13 +136,15 @@ def ablation() -> None:
 
 
 def history(arguments: Sequence[str]) -> None:
-    """Do what ``arguments`` ask for."""
+    """Train and test the three systems, and report their accuracy and times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.root", dest="root", required=True, help="a folder as PASCAL VOC's")
     parser.add_argument("--weights", help="of MobileNetV2: a file; by default torchvision's are fetched")
     parser.add_argument("--images", type=int, default=40, help="of the validation set, for the times of the test")
     parser.add_argument("--ablation", action="store_true", help="of R-CNN's scores and boxes")
-    parser.add_argument("--out", type=Path, default=Path("history.png"), help="the picture; figures lie beside it")
+    parser.add_argument(
+        "--out", type=Path, default=Path("history.png"), help="the chart; its values are written beside it as JSON"
+    )
     options, settings = parser.parse_known_args(arguments)
     settings += ["--data.root", options.root]
     splits = [value for value in settings if value.startswith(("--data.split.train=", "--data.split.val="))]
@@ -156,7 +158,7 @@ def history(arguments: Sequence[str]) -> None:
 
 
 def report(records: list[Record], out: Path) -> None:
-    """Print the table, draw the times, and write the figures."""
+    """Print the table, draw the times, and write both as JSON."""
     print(f"\n{'':14}{'AP50':>7}{'training':>12}{'test: proposals':>18}{'CNN':>10}{'head':>10}{'sum':>10}")
     for record in records:
         parts = record.proposals, record.cnn, record.head
@@ -172,9 +174,9 @@ def report(records: list[Record], out: Path) -> None:
         "Where the time of a test goes", [r.system for r in records], bars, "seconds an image", size=(900, 520)
     )
     Image.fromarray(chart).save(out)
-    figures = [record._asdict() for record in records]
-    out.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"picture: {out}; figures: {out.with_suffix('.json')}")
+    values = [record._asdict() for record in records]
+    out.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
+    print(f"chart: {out}; values: {out.with_suffix('.json')}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class IssueGroup(NamedTuple):
     kind: str
     severity: str
     title: str
-    count: int
+    total: int
     messages: list[str]
     images: list[PageImage]
     has_more_images: bool
