@@ -54,7 +54,7 @@ def load(path: str | Path) -> Task:
         if base is None:
             raise TypeError(f"{type(model).__name__} is none of {', '.join(base.__name__ for base in TASKS)}")
         model.load_state_dict(state_dict.model_state_dict(content))
-        task = TASKS[base](model)  # type: ignore[call-arg]
+        task = TASKS[base](model)
         model.set_metadata({"preprocessing": None, **metadata})
         if "preprocessing" not in metadata and metadata["data"]:  # as in 0.1.0, among the settings of the data
             model.preprocessing = from_config(metadata["data"]).preprocessing

@@ -135,6 +135,8 @@ class Predictor:
     def _detect(self, batch: Batch, prepared: Sequence[PreparedImage], threshold: float) -> list[DetectionResult]:
         detections = self.model(batch.images, batch.image_sizes, batch.proposals)
         detections = rescale(detections, batch.image_sizes, batch.original_sizes)
+        assert detections.scores is not None
+        assert detections.labels is not None
         keep = (detections.valid & (detections.scores >= threshold)).cpu()
         boxes, scores = detections.boxes.float().cpu().numpy(), detections.scores.float().cpu().numpy()
         labels = detections.labels.cpu().numpy()
@@ -157,6 +159,7 @@ class Predictor:
         return results
 
     def _segment(self, batch: Batch, prepared: Sequence[PreparedImage]) -> list[SemanticResult]:
+        assert isinstance(self.model, Segmenter)
         labels = predict_semantic(self.model, batch.images, batch.image_sizes, self.tta).cpu().numpy()
         sizes = [item.sample.original_size for item in prepared]
         return [

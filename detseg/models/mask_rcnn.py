@@ -56,7 +56,7 @@ class MaskRCNNHeads(RoIHeads):
         """Detect objects as ``RoIHeads`` does, then predict the masks of the final boxes alone (section 3.1)."""
         detections = super().forward(features, proposals, image_sizes)
         trimmed = drop_padding(detections)
-        masks = self.masks(features, trimmed).sigmoid().unflatten(0, trimmed.valid.shape)
+        masks = torch.unflatten(self.masks(features, trimmed).sigmoid(), 0, trimmed.valid.shape)
         masks = torch.where(trimmed.valid[..., None, None], masks, 0)
         empty = detections.valid.shape[1] - trimmed.valid.shape[1]
         return detections._replace(masks=F.pad(masks, (0, 0, 0, 0, 0, empty)))
@@ -73,7 +73,7 @@ class MaskRCNNHeads(RoIHeads):
         if isinstance(self.box_head, Res5Head):  # which the objects pass with the other regions, and not again
             maps = self.box_head.maps(pooled)
             vectors = self.box_head.average(maps)
-            of_objects = maps.unflatten(0, regions.valid.shape)[:, : objects.valid.shape[1]]
+            of_objects = torch.unflatten(maps, 0, regions.valid.shape)[:, : objects.valid.shape[1]]
             masks = self.mask_head(of_objects.flatten(0, 1), class_of(objects))
         else:
             vectors = self.box_head(pooled)

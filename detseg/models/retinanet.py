@@ -140,7 +140,12 @@ class RetinaNet(Detector):
         scores = box_ops.as_float(logits).sigmoid()
         candidates: list[tuple[Tensor, ...]] = []
         levels: Sequence[tuple[Tensor, ...]] = list(
-            zip(scores.split(counts, dim=1), deltas.split(counts, dim=1), anchors.split(counts), strict=True)
+            zip(
+                torch.split(scores, counts, dim=1),
+                torch.split(deltas, counts, dim=1),
+                torch.split(anchors, counts),
+                strict=True,
+            )
         )
         for level_scores, level_deltas, level_anchors in levels:
             best, index, labels = self.postprocessor.top_candidates(level_scores)

@@ -69,8 +69,8 @@ class RoIHeads(nn.Module, Configurable):
         """Detect objects in ``proposals`` (B, R), best first; boxes are clipped to ``image_sizes`` (B, 2)."""
         proposals = drop_padding(proposals)
         logits, deltas = self.box_predictor(self.box_head(self.pool(features, proposals, self.box_head.pool_size)))
-        scores = self.box_predictor.scores(logits).unflatten(0, proposals.valid.shape)
-        deltas = deltas.unflatten(0, proposals.valid.shape)
+        scores = torch.unflatten(self.box_predictor.scores(logits), 0, proposals.valid.shape)
+        deltas = torch.unflatten(deltas, 0, proposals.valid.shape)
         return self.postprocessor(scores, deltas, proposals, image_sizes, self.box_predictor.box_coder)
 
     def loss(self, features: Sequence[Tensor], proposals: Instances, targets: Instances) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class RPNHead(Part):
         per_cell = self.cls_logits.out_channels
         # Products of matrices: convolutions that give a single pixel take several times as long.
         around = gather_patches(features, indices // per_cell).permute(0, 2, 3, 1).flatten(1)
-        conv = self.conv[0]
+        conv: Any = self.conv[0]
         hidden = F.relu(F.linear(around, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias), inplace=True)
         logits, deltas = (
             F.linear(hidden, layer.weight.flatten(1), layer.bias) for layer in (self.cls_logits, self.bbox_pred)

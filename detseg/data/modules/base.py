@@ -148,7 +148,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     @cached_property
     def source(self) -> DatasetSource:
         """The data set in ``root``. Raises DataError if there is none."""
-        names = {name: self.split[name] for name in ("train", "val") if self.split.get(name)}  # type: ignore[literal-required]
+        names = {name: self.split[name] for name in ("train", "val") if self.split.get(name)}
         return open_source(self.root, self.format, self.task, names, self.masks)
 
     def read(self, split: Split) -> L:

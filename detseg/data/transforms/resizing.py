@@ -106,7 +106,7 @@ class RandomResizedCrop(Transform):
         else:
             h = w = min(height, width)
         top, left = generator.integers(0, (height - h, width - w), endpoint=True).tolist()
-        return _scale_to_square(crop(sample, left, top, left + w, top + h), self.preprocessing.size)
+        return _scale_to_square(crop(sample, left, top, left + w, top + h), self.crop_size)
 
 
 def preprocess(sample: ImageSample, config: Preprocessing) -> ImageSample:

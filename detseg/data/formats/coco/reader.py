@@ -204,7 +204,7 @@ def load(file: Path, change: Callable[[list[dict[str, Any]]], None]) -> dict[str
     except (ValueError, RecursionError):  # rare: parsing all at once takes more memory, and finds the error
         content = _load_at_once(file, change)
     for section in SECTIONS:
-        listed = content.get(section) if isinstance(content, dict) else None
+        listed: Any = content.get(section) if isinstance(content, dict) else None
         if not isinstance(listed, list) or not _are_objects(listed):
             raise DataError(f"{file}: not a COCO annotation file: it has no list of '{section}'")
     return content
