@@ -85,6 +85,8 @@ class RandomResizedCrop(Transform):
     Raises ConfigError for invalid values.
     """
 
+    crop_size: int
+
     def __init__(self, size: int = 224, scale: tuple[float, float] = (0.08, 1.0)) -> None:
         if size < 1:
             raise ConfigError(f"transforms: RandomResizedCrop: size {size} must be at least 1")
