@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,7 +101,7 @@ def test_plots_are_drawn_on_the_image(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(labels.plot()), overlay(labels.image, labels.labels, NAMES))
     file = tmp_path / "a.png"
     Image.fromarray(result.image).save(file)
-    from_file = DetectionResult(**{**vars(result), "path": file, "pixels": None})
+    from_file = replace(result, path=file, pixels=None)
     assert np.array_equal(np.asarray(from_file.plot()), expected)
     scores = np.array([0.7, 0.2, 0.1], np.float32)
     classes = ClassificationResult(
