@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import nn
 
-from detseg import checkpoint, cli
+from detseg import cli
 from detseg.cli._configs import find_config
 from detseg.cli.train import TrainCLI
 from detseg.data import ClassificationDataModule, DetectionDataModule, SegmentationDataModule
@@ -89,7 +89,7 @@ MORE = {
     "RCNN": [
         "--model.sampler.batch_size_per_image=8",
         "--model.sampler.positive_fraction=0.25",
-        "--model.size=96",
+        "--model.crop_size=96",
         "--data.proposals=proposals",
     ],
     "RetinaNet": [],
@@ -190,7 +190,6 @@ def test_an_experiment_takes_other_data(name: str, folder: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", DATA)
 def test_a_data_set_builds(name: str) -> None:
-    assert checkpoint.DATA
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments((DetectionDataModule, ClassificationDataModule, SegmentationDataModule), "data")
     data = parser.instantiate_classes(parser.parse_args(["--data", str(CONFIGS / "data" / name)])).data

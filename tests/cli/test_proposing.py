@@ -96,12 +96,13 @@ def test_the_proposals_of_an_rpn_are_in_pixels_of_the_image_files(data: COCO) ->
     task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
     task.data_recipe["init_args"]["transforms"][0]["init_args"].update(size=96, max_size=96)
+    large = colours(Path("colours"), transforms=from_config(task.data_recipe).transforms)
     task.model.class_names, task.model.category_ids = ("red", "green", "blue"), (3, 7, 20)
+    task.model.preprocessing = large.preprocessing
     checkpoint.save(task, "rpn.ckpt")
     cli.main(["propose", *DATA, "--split", "val", "--method", "rpn:rpn.ckpt"])
     found = read("proposals/rpn", data)
 
-    large = colours(Path("colours"), transforms=from_config(task.data_recipe).transforms)
     detector = task.model.eval()
     for batch in large.val_dataloader():
         assert batch.image_sizes.tolist() == [[96, 96]] * len(batch.image_sizes)
@@ -127,7 +128,9 @@ def assert_close_sets(a: Tensor, b: Tensor) -> None:
 def test_another_checkpoint_is_another_setting(data: COCO, capsys: pytest.CaptureFixture[str]) -> None:
     task = DetectionTask(model())
     task.data_recipe = to_config(colours(Path("colours")))
+    large = colours(Path("colours"), transforms=from_config(task.data_recipe).transforms)
     task.model.class_names, task.model.category_ids = ("red", "green", "blue"), (3, 7, 20)
+    task.model.preprocessing = large.preprocessing
     checkpoint.save(task, "rpn.ckpt")
     line = [*DATA, "--split", "val", "--method", "rpn:rpn.ckpt"]
     cli.main(["propose", *line])
