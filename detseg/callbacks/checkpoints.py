@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,10 +21,15 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep ``best.ckpt``, with the highest value of ``metric``, and all its values in ``metrics.json``."""
+    """Keep ``best.ckpt``, with the best value of ``metric``, and all its values in ``metrics.json``.
 
-    def __init__(self, folder: str | Path | None = None, metric: str = "AP") -> None:
-        super().__init__(folder, filename="best", monitor=f"val/{metric}", mode="max", enable_version_counter=False)
+    The best value is the highest, or the lowest with ``mode`` "min".
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, metric: str = "AP", mode: Literal["min", "max"] = "max"
+    ) -> None:
+        super().__init__(folder, filename="best", monitor=f"val/{metric}", mode=mode, enable_version_counter=False)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         best = self.best_model_score

@@ -134,7 +134,8 @@ class TrainCLI(LightningCLI):
         callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if has_images else []
         callbacks.append(DataLoadingMonitor())
         if settings["enable_checkpointing"] is not False:
-            callbacks += [BestCheckpoint(self.folder, self.task.monitor_metrics[0]), LastCheckpoint(self.folder)]
+            best = BestCheckpoint(self.folder, self.task.monitor_metrics[0], self.task.monitor_mode)
+            callbacks += [best, LastCheckpoint(self.folder)]
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))

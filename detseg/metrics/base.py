@@ -26,7 +26,7 @@ class PerClassMetric(Metric):
     full_state_update = False
 
     monitor_metrics: tuple[str, ...] = ()
-    """Values to report after each epoch; the best checkpoint has the highest of the first."""
+    """Values to report after each epoch; the first one decides which checkpoint is the best."""
     columns: Mapping[str, str] = MappingProxyType({})
     """Columns of the table of classes: heading and name of the value."""
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -46,7 +46,8 @@ class Task(LightningModule):
     """Train and evaluate a ``model``: ``Trainer(...).fit(task, data)``.
 
     ``metrics`` are computed in each validation: those of ``detseg.metrics``, or any ``torchmetrics.Metric`` with one
-    value or a dictionary of them. Training monitors the first one.
+    value or a dictionary of them. Training monitors the first one; the best value is the lowest if its
+    ``higher_is_better`` is False, else the highest.
 
     ``lr`` is defined for ``reference_batch`` images per step and scales linearly with the images of the real step
     (Goyal et al. 2017, arXiv:1706.02677): batch size x devices x accumulated batches. The backbone learns at
@@ -114,9 +115,14 @@ class Task(LightningModule):
 
     @property
     def monitor_metrics(self) -> tuple[str, ...]:
-        """Values to report after each epoch; the best checkpoint has the highest of the first."""
+        """Values to report after each epoch; the first one decides which checkpoint is the best."""
         first = self.metrics[0]
         return tuple(getattr(first, "monitor_metrics", ())) or (type(first).__name__,)
+
+    @property
+    def monitor_mode(self) -> Literal["min", "max"]:
+        """Direction in which the first of ``monitor_metrics`` improves: up, unless its metric is lower-is-better."""
+        return "min" if self.metrics[0].higher_is_better is False else "max"
 
     def setup(self, stage: str) -> None:
         data = self.data
@@ -181,7 +187,8 @@ class Task(LightningModule):
         # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
         fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
         optimizer = self.optimizer.build(groups, fused)
-        every_step, *every_validation = self.schedule.build(optimizer, epoch, self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        every_step, *every_validation = self.schedule.build(optimizer, epoch, steps, self.monitor_mode)
         frequency = self.trainer.check_val_every_n_epoch or 1
         monitored = {"monitor": f"val/{self.monitor_metrics[0]}", "frequency": frequency}
         return [optimizer], [  # type: ignore[return-value]
@@ -257,8 +264,6 @@ class Task(LightningModule):
         return outputs
 
     def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking:
-            return
         values = self.compute_metrics()
         seen = torch.cat(self._image_index).tolist() if self._image_index else []
         losses = {name: float(value) for name, value in self._losses.items()}
@@ -267,12 +272,16 @@ class Task(LightningModule):
         means = _mean_losses(ranks)
         images = len({index for rank in ranks for index in rank.image_index})
         values |= means | {"images_per_second": images / max(rank.seconds for rank in ranks)}
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            self._check_monitored(values)
+        if self.trainer.sanity_checking:
+            return
         # Were the ranks to differ in a digit, they could disagree about the best checkpoint.
         self.metric_values, self.losses = self.trainer.strategy.broadcast((values, means))
         overall = {f"val/{name}": value for name, value in self.metric_values.items() if "/" not in name}
         self.log_dict(overall, batch_size=1)
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self._check_monitored(values)
+        if fitting:
             monitored = ", ".join(f"{name} {self.metric_values[name]:.3f}" for name in self.monitor_metrics)
             log.info("epoch %d: %s, validation loss %.3f", self.current_epoch, monitored, self.metric_values["loss"])
 

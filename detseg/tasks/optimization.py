@@ -43,7 +43,7 @@ class ScheduleConfig:
 
     It rises linearly over the first ``warmup_steps``, at most the first epoch. Then "step" divides it by ten after each
     of the ``milestones`` (epochs), "cosine" lowers it to zero at the end, "plateau" divides it by ten when the
-    monitored metric no longer rises, and "constant" leaves it as it is.
+    monitored metric no longer improves, and "constant" leaves it as it is.
     """
 
     name: Literal["step", "cosine", "plateau", "constant"] = "step"
@@ -66,11 +66,13 @@ class ScheduleConfig:
 
         return factor
 
-    def build(self, optimizer: Optimizer, epoch_steps: int, steps: float) -> list[LRScheduler]:
+    def build(
+        self, optimizer: Optimizer, epoch_steps: int, steps: float, monitor_mode: Literal["min", "max"] = "max"
+    ) -> list[LRScheduler]:
         """Make the schedulers: one that moves with each step; for "plateau" a second that moves with each validation.
 
-        ``epoch_steps`` and ``steps`` are those of an epoch and of the training. Raises ConfigError for a cosine without
-        an end.
+        ``epoch_steps`` and ``steps`` are those of an epoch and of the training; "plateau" takes a lower value of the
+        monitored metric for a better one if ``monitor_mode`` is "min". Raises ConfigError for a cosine without an end.
         """
         if self.name == "cosine" and not math.isfinite(steps):
             raise ConfigError("the cosine schedule needs an end: set `max_epochs` or `max_steps`")
@@ -78,7 +80,7 @@ class ScheduleConfig:
         if self.name == "plateau":
             # Two schedulers that multiply the current rate; a LambdaLR would undo the change of the other.
             rise = LinearLR(optimizer, WARMUP_FACTOR if warmup else 1.0, total_iters=warmup)
-            return [rise, ReduceLROnPlateau(optimizer, mode="max", factor=DECAY, patience=PATIENCE)]
+            return [rise, ReduceLROnPlateau(optimizer, mode=monitor_mode, factor=DECAY, patience=PATIENCE)]
         milestones = [milestone * epoch_steps for milestone in self.milestones]
         return [LambdaLR(optimizer, self.factor(warmup, milestones, steps))]
 

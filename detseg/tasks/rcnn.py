@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -80,6 +80,10 @@ class RCNNTask(DetectionTask):
     @property
     def monitor_metrics(self) -> tuple[str, ...]:
         return ("accuracy",)
+
+    @property
+    def monitor_mode(self) -> Literal["min", "max"]:
+        return "max"
 
     def on_fit_start(self) -> None:
         if self.trainer.world_size > 1:

@@ -16,10 +16,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
 from detseg import cli
+from detseg.callbacks import BestCheckpoint
 from detseg.errors import ConfigError
 from detseg.metrics import CocoAP, SemanticIoU
 from detseg.structures import IGNORE_INDEX
-from detseg.tasks import DetectionTask, SegmentationTask
+from detseg.tasks import DetectionTask, ScheduleConfig, SegmentationTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 from tests.tasks.test_segmentation import Brightest, data
 from tests.tasks.test_segmentation import write_colours as write_semantic_colours
@@ -84,6 +85,31 @@ class Share(Metric):
         return self.images / 10
 
 
+class Rising(Metric):
+    """The number of validations so far."""
+
+    higher_is_better = True
+    validations = 0
+
+    def update(self, preds: object, target: object) -> None: ...
+
+    def compute(self) -> Tensor:
+        self.validations += 1
+        return torch.tensor(float(self.validations))
+
+
+class RisingError(Rising):
+    """The same of a metric that should fall."""
+
+    higher_is_better = False
+
+
+class RisingValue(Rising):
+    """The same of a metric that does not tell its better direction."""
+
+    higher_is_better = None
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_metrics_of_torchmetrics_are_computed_beside_ours(tmp_path: Path, masks: bool) -> None:
     theirs = MeanAveragePrecision(iou_type="segm" if masks else "bbox", class_metrics=False)
@@ -116,8 +142,23 @@ def test_the_first_metric_is_monitored(tmp_path: Path, caplog: pytest.LogCapture
     unnamed = DetectionTask(ColourDetector(), metrics=[MeanAveragePrecision()])
     with pytest.raises(ConfigError, match="MeanAveragePrecision, the first, computes no MeanAveragePrecision; give it"):
         Trainer(**QUIET, max_epochs=1).fit(unnamed, colours(tmp_path))
+    assert unnamed.global_step == 0  # it stops in the sanity check, before the first epoch
     with pytest.raises(ConfigError, match="metrics: is empty"):
         DetectionTask(ColourDetector(), metrics=[])
+
+
+@pytest.mark.parametrize(("metric", "epoch"), [(RisingError, 0), (Rising, 2), (RisingValue, 2)])
+def test_the_best_value_is_that_of_the_metric(tmp_path: Path, metric: type[Metric], epoch: int) -> None:
+    """The best checkpoint and the plateau follow ``higher_is_better``."""
+    task = DetectionTask(ColourDetector(), metrics=[metric()], schedule=ScheduleConfig("plateau"))
+    best = BestCheckpoint(tmp_path / "run", task.monitor_metrics[0], task.monitor_mode)
+    settings = QUIET | {"enable_checkpointing": True, "num_sanity_val_steps": 0, "max_epochs": 3}
+    trainer = Trainer(**settings, callbacks=[best])
+    trainer.fit(task, colours(write_colours(tmp_path / "colours")))
+    assert torch.load(best.best_model_path, weights_only=False)["epoch"] == epoch
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())[metric.__name__] == epoch + 1
+    plateau: Any = trainer.lr_scheduler_configs[1].scheduler
+    assert plateau.best == epoch + 1
 
 
 def test_a_metric_from_outside_is_named_in_a_configuration(
