@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.formats import yolo as yolo_format
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.yolo import YoloFormat, read_names, read_yolo
 from detseg.errors import DataError
@@ -62,13 +63,32 @@ def test_images_may_be_called_like_lists(tmp_path: Path) -> None:
     assert np.diff(read(root).offsets).tolist() == [1, 0, 1, 1, 1]  # a, classes, test, train, val
 
 
+def test_a_folder_is_judged_by_its_first_file_that_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = yolo(tmp_path, {"a": "", "b": "0 .5 .5 .1 .1", "c": "0 .5 .5 .1 .1"})
+    (root / "notes").mkdir()
+    for name, text in (("a", ""), ("b", "a dog"), ("c", "0 .5 .5 .1 .1"), ("d", "a cat")):
+        (root / "notes" / f"{name}.txt").write_text(text)
+    opened: list[str] = []
+    first_line = yolo_format._first_line
+
+    def counted(file: Path) -> str:
+        opened.append(file.relative_to(root).as_posix())
+        return first_line(file)
+
+    monkeypatch.setattr(yolo_format, "_first_line", counted)
+    assert read(root).offsets.tolist() == [0, 0, 1, 2]
+    assert opened == ["labels/a.txt", "labels/b.txt", "notes/a.txt", "notes/b.txt"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("2 .5 .5 .1 .1", "class 2, and no class has this number; they go from 0 to 1"),
         ("0 .5 .5 .1", "3 numbers after the class"),
         ("0 .5 .5 .1 .1 .2", "5 numbers after the class"),
-        ("0 .5 nan .1 .1", "no number"),
+        ("0 .5 nan .1 .1", "non-finite value"),
         ("cat .5 .5 .1 .1", "begins with 'cat'"),
         ("0 .5 .5 .1 wide", "values that are not numbers"),
     ],

@@ -30,7 +30,7 @@ LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # other files that 
 
 
 class YoloFormat(DatasetFormat):
-    """A .txt file for each image, in folders called labels-something or beside the images, and data.yaml.
+    """A .txt file for each image, in folders whose name starts with ``label`` or beside the images, and data.yaml.
 
     ``labels`` chooses one of several folders of labels; ``names`` is the file, relative to the folder, that names the
     classes, by default any such file. Images without a file of labels are background, if other images of their folder
@@ -45,14 +45,14 @@ class YoloFormat(DatasetFormat):
         self.labels, self.names = labels, names
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
-        """List the sets of labels: one for each folder called labels-something, one for labels beside their images."""
-        first_lines: dict[str, bool] = {}  # by folder: its first file that is not empty holds labels
+        """List the sets of labels: one for each name of a folder that starts with ``label``, one for all the others."""
+        holds_labels: dict[str, bool] = {}  # by folder, after its first file that is not empty
         sources = []
-        for name, files in _label_sets(tree, first_lines).items():
+        for name, files in _label_sets(tree, holds_labels).items():
             if self.labels and name != self.labels:
                 continue
-            empty = any(first_lines.get(_parent(file), False) for file in files)  # for folders of empty files alone
-            files = [file for file in files if first_lines.get(_parent(file), empty)]
+            empty = any(holds_labels.get(_parent(file), False) for file in files)  # for folders of empty files alone
+            files = [file for file in files if holds_labels.get(_parent(file), empty)]
             pairs = {image: file for file in files if (image := tree.image_of(file))}
             if not pairs:
                 continue
@@ -93,15 +93,15 @@ def _parent(file: str) -> str:
     return file.rpartition("/")[0]
 
 
-def _label_sets(tree: Tree, first_lines: dict[str, bool]) -> dict[str, list[str]]:
-    """Group text files by the folder called labels-something that they lie in; note folders that hold labels."""
+def _label_sets(tree: Tree, holds_labels: dict[str, bool]) -> dict[str, list[str]]:
+    """Group text files by their folder whose name starts with ``label``; note in ``holds_labels`` which hold labels."""
     sets: dict[str, list[str]] = {}
     for file in tree.ending(".txt"):
         folder, _, name = file.rpartition("/")
         if name in LISTS and not _is_label_file(tree, file):
             continue
-        if not first_lines.get(folder, False) and (line := _first_line(tree.root / file)):
-            first_lines[folder] = first_lines.get(folder, True) and bool(LINE.fullmatch(line))
+        if folder not in holds_labels and (line := _first_line(tree.root / file)):
+            holds_labels[folder] = bool(LINE.fullmatch(line))
         named = [part for part in folder.split("/") if part.lower().startswith("label")]
         sets.setdefault(named[0] if named else "", []).append(file)
     return sets
@@ -266,7 +266,7 @@ def _object(
     except ValueError:
         raise AnnotationError("box-nan", f"has values that are not numbers: {line.strip()[:80]!r}") from None
     if not all(map(math.isfinite, values)):
-        raise AnnotationError("box-nan", f"has a value that is no number: {line.strip()[:80]!r}")
+        raise AnnotationError("box-nan", f"has a non-finite value: {line.strip()[:80]!r}")
     height, width = size
     if len(values) == 4:
         x, y, w, h = values
