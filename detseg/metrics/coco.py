@@ -50,7 +50,7 @@ class CocoAP(DetectionMetric):
     Crowds are ignored as COCO does. Difficult objects, which COCO does not have, are too: detecting one is neither a
     true nor a false positive, as in VOC. A value that no object defines is NaN (pycocotools: -1).
 
-    Usage as of ``torchmetrics.detection.MeanAveragePrecision``:
+    Used like ``torchmetrics.detection.MeanAveragePrecision``:
 
         metric = CocoAP()
         metric.update(preds, target)
@@ -94,9 +94,9 @@ def coco_ap(
 def coco_results(annotations: Any, detections: Detections) -> list[dict[str, Any]]:
     """Detections in the COCO result format: the data set's own image and category ids, boxes as x, y, width, height.
 
-    ``annotations`` are the ``DetectionAnnotations`` in which ``detections.images`` are rows. Masks are run lengths.
-    (Where a result has both, pycocotools takes its area from the box: remove ``bbox`` for its AP of small, medium and
-    large masks.) Detections of classes that the data set does not have are left out, and counted in the log.
+    ``annotations`` are the ``DetectionAnnotations`` in which ``detections.images`` are rows. Masks are run-length
+    encodings. (Where a result has both, pycocotools takes its area from the box: remove ``bbox`` for its AP of small,
+    medium and large masks.) Detections of classes that the data set does not have are left out, and counted in the log.
     """
     categories = np.asarray(annotations.category_ids, dtype=np.int64)[detections.labels]
     known = categories >= 0

@@ -39,7 +39,7 @@ class DetectionBatch:
 
 
 def from_instances(preds: Instances, truth: GroundTruth, masks: bool) -> DetectionBatch:
-    """Flatten a batch in pixels of the image files, padding included; ``masks`` asks for run lengths of its masks."""
+    """Flatten a batch in pixels of the image files, padding included; ``masks`` asks to encode its masks."""
     images, slots = preds.valid.shape
     encoded = None
     if masks and preds.masks is not None:
@@ -60,14 +60,15 @@ def from_instances(preds: Instances, truth: GroundTruth, masks: bool) -> Detecti
 
 
 def from_dicts(preds: Sequence[ImageDict], truth: GroundTruth, masks: bool) -> DetectionBatch:
-    """Join the detections of some images; ``masks`` asks for run lengths of their masks, if all have any."""
+    """Join the detections of some images; ``masks`` asks for their masks, if they have any, run-length encoded.
+
+    Raises ValueError if only some have masks.
+    """
     parts = [_one_image(image, row, masks) for row, image in enumerate(preds)] or [_nothing()]
     images, boxes, labels, scores = (torch.cat(column) for column in list(zip(*parts, strict=True))[:4])
     encoded = [part[4] for part in parts]
-    every = [one for one in encoded if one is not None]
     valid = torch.ones_like(images, dtype=torch.bool)
-    joined_masks = np.concatenate(every) if every and len(every) == len(encoded) else None
-    return DetectionBatch(images, boxes, labels, scores, valid, joined_masks, truth)
+    return DetectionBatch(images, boxes, labels, scores, valid, _join_masks(encoded, range(len(encoded)), truth), truth)
 
 
 def _one_image(
@@ -89,8 +90,27 @@ def _nothing() -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
     return empty.long(), empty.view(0, 4), empty.long(), empty, None
 
 
+def _join_masks(
+    masks: Sequence[NDArray[np.object_] | None], first_images: Sequence[int], truth: GroundTruth
+) -> NDArray[np.object_] | None:
+    """Concatenate masks; None if there are none at all.
+
+    ``first_images`` are the positions in ``truth`` of the first image of each part. Raises ValueError, naming an image,
+    if only some have masks.
+    """
+    present_masks = [part for part in masks if part is not None]
+    if not present_masks:
+        return None
+    for part, image in zip(masks, first_images, strict=True):
+        if part is None:
+            names = truth.image_index if truth.image_ids is None else truth.image_ids
+            name = image if names is None else names[image]
+            raise ValueError(f"image {name}: its predictions have no masks, but those of other images do")
+    return np.concatenate(present_masks)
+
+
 def merge(batches: Sequence[DetectionBatch]) -> DetectionBatch:
-    """Join batches into one without padding, on the CPU. Raises ValueError if only some have masks."""
+    """Join batches into one without padding, on the CPU. Raises ValueError, naming one, if some images lack masks."""
     batches = [batch for batch in batches if len(batch.truth.sizes)] or [from_dicts([], concatenate([]), False)]
     starts = offsets_of([len(batch.truth.sizes) for batch in batches]).tolist()
     # One selection for the whole data set: each one waits for the device.
@@ -99,9 +119,7 @@ def merge(batches: Sequence[DetectionBatch]) -> DetectionBatch:
     def join(columns: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
         return torch.cat(list(columns))[valid].cpu().to(dtype)
 
-    masks = [batch.masks for batch in batches if batch.masks is not None]
-    if masks and len(masks) != len(batches):
-        raise ValueError("some predictions have masks, and others do not")
+    truth = concatenate([batch.truth for batch in batches])
     images = join((batch.images + start for batch, start in zip(batches, starts, strict=False)), torch.int64)
     return DetectionBatch(
         images,
@@ -109,8 +127,8 @@ def merge(batches: Sequence[DetectionBatch]) -> DetectionBatch:
         join((batch.labels for batch in batches), torch.int64),
         join((batch.scores for batch in batches), torch.float64),
         torch.ones_like(images, dtype=torch.bool),
-        np.concatenate(masks) if masks else None,
-        concatenate([batch.truth for batch in batches]),
+        _join_masks([batch.masks for batch in batches], starts[:-1], truth),
+        truth,
     )
 
 
@@ -121,7 +139,7 @@ def detections_of(batch: DetectionBatch) -> Detections:
 
 
 def image_rle(detections: Instances, image: int, height: int, width: int) -> list[bytes]:
-    """Encode the masks of the detections of one image of a batch, in pixels of its file, as run lengths."""
+    """Encode the masks of the detections of one image of a batch by run length, in pixels of its file."""
     valid = detections.valid[image]
     masks, boxes = (
         present(value, "masks")[image][valid].float().cpu().numpy() for value in (detections.masks, detections.boxes)

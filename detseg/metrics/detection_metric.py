@@ -30,12 +30,13 @@ class DetectionMetric(PerClassMetric):
     """Accumulate detections and annotated objects; a subclass computes its values from all of them with ``collect``.
 
     Detections stay on their device, padded, until ``compute``: an update never waits for the device. Masks alone become
-    run lengths at once, since those of a whole data set would fill the memory.
+    run-length encodings at once, since those of a whole data set would fill the memory.
 
     Without ``classes``, labels are any numbers, and each is the name of its class. With ``classes``, detections of
     other labels do not count.
 
-    After ``compute``, ``detections`` and ``ground_truth`` are those of all ranks, without duplicates.
+    After ``compute``, ``detections`` and ``ground_truth`` are those of all ranks, without duplicates, and
+    ``computed_classes`` the names of their classes.
     """
 
     uses_masks: ClassVar[bool] = False
@@ -46,13 +47,14 @@ class DetectionMetric(PerClassMetric):
         self.add_state("batches", default=[], dist_reduce_fx=None)
         self.detections: Detections | None = None
         self.ground_truth: GroundTruth | None = None
+        self.computed_classes: tuple[str, ...] = ()
 
     def update(self, preds: Instances | Sequence[ImageDict], target: Sequence[ImageDict]) -> None:
         """Add images.
 
         ``preds`` is a batch of ``Instances`` in pixels of the image files, with masks (B, N, S, S) over the boxes; or
         for each image a dictionary of ``boxes`` (n, 4) xyxy, ``scores`` (n,), ``labels`` (n,) and, optionally,
-        ``masks``: (n, h, w), or COCO's compressed run lengths.
+        ``masks``: (n, h, w), or COCO's compressed run-length encodings.
 
         ``target`` is for each image a dictionary of ``boxes``, ``labels`` and, optionally, ``masks``, ``area`` (by
         default that of the mask, or else of the box), ``iscrowd``, ``difficult`` (n,); ``size`` (height, width;
@@ -77,6 +79,7 @@ class DetectionMetric(PerClassMetric):
     def reset(self) -> None:
         super().reset()
         self.detections = self.ground_truth = None
+        self.computed_classes = ()
 
     def collect(self) -> tuple[GroundTruth, Detections, tuple[str, ...]]:
         """Objects and detections ordered by image, and the names of the classes 0..K-1."""
@@ -88,7 +91,7 @@ class DetectionMetric(PerClassMetric):
             classes = tuple(map(str, present.tolist()))
             truth = truth._replace(labels=labels[: len(truth.labels)])
             detections = detections._replace(labels=labels[len(truth.labels) :])
-        self.ground_truth, self.detections = truth, detections
+        self.ground_truth, self.detections, self.computed_classes = truth, detections, classes
         return truth, detections, classes
 
     def _sync_dist(

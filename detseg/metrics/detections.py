@@ -22,7 +22,7 @@ class Detections(NamedTuple):
     boxes: NDArray[np.float64]  # (M, 4) xyxy, pixels of the image file
     labels: NDArray[np.int64]  # (M,) 0..K-1
     scores: NDArray[np.float64]  # (M,)
-    masks: NDArray[np.object_] | None = None  # (M,) bytes, COCO's compressed run lengths
+    masks: NDArray[np.object_] | None = None  # (M,) bytes, COCO's compressed run-length encodings
 
 
 class GroundTruth(NamedTuple):
@@ -35,7 +35,7 @@ class GroundTruth(NamedTuple):
     areas: NDArray[np.float64]  # (N,)
     crowd: NDArray[np.bool_]  # (N,)
     difficult: NDArray[np.bool_]  # (N,)
-    masks: NDArray[np.object_] | None = None  # (N,) bytes, COCO's compressed run lengths
+    masks: NDArray[np.object_] | None = None  # (N,) bytes, COCO's compressed run-length encodings
     image_index: NDArray[Any] | None = None  # (I,) position of each image in its data set
     image_ids: NDArray[Any] | None = None  # (I,) the data set's own id of each image
 
@@ -84,7 +84,7 @@ class Annotations(Protocol):
 
 
 def annotation_targets(annotations: Annotations, image_index: Iterable[int]) -> list[dict[str, Any]]:
-    """The targets of images of a data set, for ``DetectionMetric.update``; masks as run lengths."""
+    """The targets of images of a data set, for ``DetectionMetric.update``; masks as run-length encodings."""
     targets = []
     for image in image_index:
         rows, size = annotations.objects(image), annotations.sizes[image].tolist()
@@ -165,9 +165,10 @@ def concatenate(parts: Sequence[GroundTruth]) -> GroundTruth:
 
 
 def encode(masks: Any, size: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """COCO's compressed run lengths of masks (n, h, w).
+    """COCO's compressed run-length encodings of masks (n, h, w).
 
-    A list holds run lengths already: dictionaries, or their ``counts`` alone in an image of ``size`` (height, width).
+    A list holds run-length encodings already: dictionaries, or their ``counts`` alone in an image of ``size`` (height,
+    width).
     """
     if isinstance(masks, (Tensor, np.ndarray)):
         pixels = as_array(masks, np.uint8).transpose(1, 2, 0)
@@ -176,7 +177,7 @@ def encode(masks: Any, size: Sequence[int] | None = None) -> list[dict[str, Any]
 
 
 def counts_of(rle: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
-    """The ``counts`` of run lengths as an array (n,) of bytes."""
+    """The ``counts`` of run-length encodings as an array (n,) of bytes."""
     counts = [one["counts"] for one in rle]
     return as_objects([one.encode() if isinstance(one, str) else one for one in counts])
 

@@ -64,7 +64,7 @@ def compare(metric: DetectionMetric, values: Mapping[str, float]) -> str:
     official = {
         f"{prefix}{name}": value
         for of, prefix in types
-        for name, value in pycocotools_ap(truth, detections, metric.classes, of).items()
+        for name, value in pycocotools_ap(truth, detections, metric.computed_classes, of).items()
     }
     ours = {name: values[name] for name in official}
     rows = [name for name in official if "/" not in name]

@@ -114,7 +114,23 @@ def test_masks_become_run_lengths_in_the_order_of_the_images() -> None:
     with pytest.raises(ValueError, match="size"):
         metric.update(found, without)
     metric.update(found._replace(masks=None), [target(6), target(7)])
-    with pytest.raises(ValueError, match="some predictions have masks, and others do not"):
+    with pytest.raises(ValueError, match="image 6: its predictions have no masks"):
+        metric.compute()
+
+
+@pytest.mark.parametrize(("without", "name"), [(0, 5), (1, 1)])
+def test_an_image_without_masks_is_named(without: int, name: int) -> None:
+    """In one update, and in two."""
+    targets = [target(image, masks=rectangle(target(image)["boxes"])) for image in (5, 1)]
+    columns = ("boxes", "labels", "masks")
+    preds = [{"scores": torch.tensor([0.5]), **{key: image[key] for key in columns}} for image in targets]
+    del preds[without]["masks"]
+    metric = Collected()
+    with pytest.raises(ValueError, match=f"image {name}: its predictions have no masks"):
+        metric.update(preds, targets)
+    for image, truth in zip(preds, targets, strict=True):
+        metric.update([image], [truth])
+    with pytest.raises(ValueError, match=f"image {name}: its predictions have no masks"):
         metric.compute()
 
 

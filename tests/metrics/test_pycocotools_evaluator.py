@@ -39,6 +39,17 @@ def test_difficult_objects_and_masks() -> None:
         compare(CocoAP(), {})
 
 
+def test_inferred_classes() -> None:
+    """A metric without ``classes`` names them by the labels that occur."""
+    truth = generated.annotations(4)
+    metric = CocoAP()
+    values = generated.compute(metric, truth, generated.detections(truth, 30))
+    lines = compare(metric, values).splitlines()
+    assert len([name for name in values if name.startswith("AP/")]) > 1
+    assert lines[1].split() == ["AP", f"{100 * values['AP']:.1f}", f"{100 * values['AP']:.1f}"]
+    assert float(lines[-1].rpartition(" ")[2]) < 1e-12
+
+
 def test_the_largest_difference() -> None:
     assert largest_difference({"a": 1.0, "b": math.nan, "c": 5.0}, {"a": 0.75, "b": math.nan}) == 0.25
     assert largest_difference({"a": 1.0}, {"a": math.nan}) == math.inf
