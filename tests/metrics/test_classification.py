@@ -33,6 +33,19 @@ def test_few_classes() -> None:
     assert counts.compute() == {"top1": 0.5, "top5": 1.0, "top1/a": 0.0, "top1/b": 1.0}
 
 
+def test_other_numbers_of_classes() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]] * 4)
+    for k, (top1, top_k) in {1: (0.25, 0.25), 2: (0.25, 0.5), 3: (0.25, 0.75)}.items():
+        metric = TopKAccuracy("abcd", k=k)
+        metric.update(logits, torch.arange(4))
+        values = metric.compute()
+        assert (values["top1"], values[f"top{k}"]) == (top1, top_k)
+        assert metric.monitor_metrics == (("top1",) if k == 1 else ("top1", f"top{k}"))
+        assert len(metric.summary(values)) == len(metric.monitor_metrics)
+    with pytest.raises(ValueError, match="k 0: must be at least 1"):
+        TopKAccuracy("abcd", k=0)
+
+
 def _count(rank: int, address: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     counts = TopKAccuracy(("a", "b"))
