@@ -8,6 +8,7 @@ from .models import RCNN as RCNN
 from .models import FasterRCNN as FasterRCNN
 from .models import FastRCNN as FastRCNN
 from .models import MaskRCNN as MaskRCNN
+from .models import RetinaNet as RetinaNet
 from .tasks import DetectionTask as DetectionTask
 from .tasks import SegmentationTask as SegmentationTask
 
