@@ -322,6 +322,19 @@ def test_data_modules(name: str, old: dict[str, Any], new_name: str, new: dict[s
     assert settings["data"]["class_path"] == new_name
 
 
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [("Shapes", ["sampling", "bad_samples"]), ("ShapesSegmentation", ["bad_samples"]), ("ShapeCrops", ["area"])],
+)
+def test_unused_arguments_are_noted(name: str, unused: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    old = {"class": name, "init_args": {"seed": 2, **dict.fromkeys(unused, "x")}}
+    for _ in range(2):
+        assert compat._objects(old, "class", "init_args") == {"class": name, "init_args": {"seed": 2}}
+    assert sorted(record.message.partition(" ")[0] for record in caplog.records) == sorted(unused)
+    assert caplog.text.count("is no longer used in this version of detseg; remove it where you set it") == len(unused)
+
+
 def test_data_options() -> None:
     old = ["--data", "CamVid", "--data.workers", "2", "--data.val_split=test", "--data.masks", "sound"]
     new = ["--data", "SegmentationDataModule", "--data.format=CamVid", "--data.num_workers", "2"]

@@ -23,6 +23,9 @@ def rename(settings: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 @functools.cache  # once for each name
-def note(old: str, new: str) -> None:
-    """Log that a name was translated."""
-    log.info("%s is called %s in this version of detseg; change it where you set it", old, new)
+def note(old: str, new: str | None) -> None:
+    """Log that a name was translated, or, without a ``new`` one, that it is no longer used."""
+    if new is None:
+        log.info("%s is no longer used in this version of detseg; remove it where you set it", old)
+    else:
+        log.info("%s is called %s in this version of detseg; change it where you set it", old, new)

@@ -25,9 +25,11 @@ VALUES = {"data.masks": {"sound": "valid"}}  # of options, by today's key
 
 
 def _data(coco_format: str | None = None, dropped: Sequence[str] = (), split: Mapping[str, str] = SPLIT_NAMES) -> Hook:
-    """Return a hook for a data module; ``coco_format`` holds the arguments of COCO's files, ``dropped`` has no use."""
+    """Return a hook for a data module: ``coco_format`` takes the arguments of COCO's files, nothing ``dropped``."""
 
     def hook(init_args: dict[str, Any], build: Build) -> dict[str, Any]:
+        for key in init_args.keys() & set(dropped):
+            note(key, None)
         old = {*SPLIT_NAMES, "train_images", "val_images", "classes", "sbd", "labels", "names", "format"}
         settings = {
             key: value for key, value in init_args.items() if key not in dropped and not (key in old and value is None)
