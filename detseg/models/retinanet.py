@@ -66,9 +66,11 @@ class RetinaNet(Detector):
     """Classify and refine every anchor of a pyramid.
 
     ``backbone`` is a pyramid such as ``RetinaFPN(ResNet("resnet50", stages=[3, 4, 5]))``; ``num_classes`` counts the
-    foreground classes. The defaults are the paper's: anchors of 3 scales an octave and 3 shapes, 4 times the stride and
-    larger, matched at IoU 0.5, background below 0.4. ``topk_candidates`` of ``postprocessor`` counts the pairs of each
-    level. ``weights`` are those of the whole detector, a file: see ``load_weights``.
+    foreground classes. By default anchors have 3 scales an octave and 3 shapes, 4 times the stride and larger, match at
+    IoU 0.5, and are background below 0.4 (sections 4 and 4.1). Two defaults are torchvision's, not the paper's: the
+    best anchors of each object match at any IoU (as in detectron2), and an image has up to 300 detections.
+    ``topk_candidates`` of ``postprocessor`` counts the pairs of each level. ``weights`` are those of the whole
+    detector, a file: see ``load_weights``.
 
     Raises ValueError, naming it, if a part does not fit the backbone, and CheckpointError for weights that are not of
     this network.

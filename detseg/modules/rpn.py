@@ -93,10 +93,11 @@ class RPNHead(Part):
 class RPN(nn.Module, Configurable):
     """Score anchors and refine them to proposals.
 
-    The defaults are the papers'. Anchors match at IoU 0.7 and 0.3, and the best one of each object; 256 an image are
-    sampled for the loss, half of them positive. Pairs of numbers are for training and for inference: of each map the
-    ``pre_nms_top_n`` best boxes enter NMS, and the ``post_nms_top_n`` best of all maps leave it. Boxes with a score
-    below ``score_threshold`` are no proposals.
+    Anchors match at IoU 0.7 and 0.3, and the best one of each object; 256 an image are sampled for the loss, half of
+    them positive (Faster R-CNN, section 3.1). Pairs of numbers are for training and for inference: of each map the
+    ``pre_nms_top_n`` best boxes enter NMS, and the ``post_nms_top_n`` best of all maps leave it. The default of
+    ``post_nms_top_n`` is that of FPN (section 5.2), the one of ``pre_nms_top_n`` that of torchvision and detectron2.
+    Boxes with a score below ``score_threshold`` are discarded.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class RPN(nn.Module, Configurable):
     def propose(self, predictions: Predictions, image_sizes: Tensor, training: bool) -> Instances:
         """Select the best boxes of each image, best first, in the numbers for ``training`` or for inference.
 
-        Boxes compete in NMS with those of their own map only (FPN, section 5.1), and are clipped to ``image_sizes``
+        Boxes compete in NMS with those of their own map only, as in Detectron, and are clipped to ``image_sizes``
         (B, 2), the images' height and width inside the padding.
         """
         top_n, limit = (pair[0 if training else 1] for pair in (self.pre_nms_top_n, self.post_nms_top_n))
