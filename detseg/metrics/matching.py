@@ -1,6 +1,6 @@
 """Match detections with objects as the COCO benchmark does, without a loop over images.
 
-All 10 IoU thresholds and 4 area ranges are decided at once: each pair of them is a bit of a whole number.
+All 10 IoU thresholds and 4 area ranges are decided at once: each pair of them is a bit of an integer.
 """
 
 from __future__ import annotations

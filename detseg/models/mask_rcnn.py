@@ -107,7 +107,7 @@ class MaskRCNN(FasterRCNN):
     have ``masks`` (B, N, 28, 28), behind a ``Res5Head`` (B, N, 14, 14): probabilities of the detected class over the
     detected box.
 
-    Raises as ``FasterRCNN`` does; its losses DataError if the targets have no masks.
+    Raises as ``FasterRCNN`` does; ``loss`` also raises DataError if the targets have no masks.
     """
 
     needs_masks = True

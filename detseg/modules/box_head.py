@@ -28,7 +28,7 @@ class BoxHead(Part):
     channels: int
 
     def build(self, in_channels: int) -> Self:
-        """Create the layers for features of so many channels."""
+        """Create the layers for features with ``in_channels`` channels."""
         raise NotImplementedError
 
 
@@ -165,7 +165,7 @@ class BoxPredictor(Part):
         self.smooth_l1_beta = smooth_l1_beta
 
     def build(self, in_channels: int, num_classes: int) -> Self:
-        """Create the layers for vectors of so many channels."""
+        """Create the layers for vectors with ``in_channels`` channels and ``num_classes`` foreground classes."""
         if self.build_once(in_channels=in_channels, num_classes=num_classes):
             self.num_classes = num_classes
             self.cls_score = nn.Linear(in_channels, num_classes + 1)  # the background comes last
@@ -202,10 +202,10 @@ class BoxPredictor(Part):
 
 
 def svd_compress(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:
-    """Make a trained head quicker: each layer becomes two, with so many units between them (Fast R-CNN, section 3.1).
+    """Make a trained head faster: factorise its layers at the ranks ``fc6`` and ``fc7`` (Fast R-CNN, section 3.1).
 
-    The two are as close to the one as any of that rank. The layers are replaced in place; a checkpoint that is written
-    afterwards is one of the quicker head.
+    Each layer becomes two, its best approximation of that rank. The layers are replaced in place; a checkpoint that is
+    written afterwards is one of the faster head.
 
     Raises ValueError for a rank that a layer does not have, and for a head that has been truncated.
     """
@@ -235,7 +235,7 @@ def _two_layers(name: str, layer: nn.Module, rank: int) -> nn.Sequential:
 
 @torch.no_grad()
 def _factorise(layer: Any, layers: Any) -> None:
-    """W = U S V^T, cut after so many singular values: first S V^T without a bias, then U with that of ``layer``."""
+    """Set ``layers`` to W = U S V^T of ``layer``, cut to their rank: S V^T without a bias, then U with the bias."""
     # U are the eigenvectors of W W^T, and S V^T = U^T W: the large V is not needed.
     weight = layer.weight.double()
     u = torch.linalg.eigh(weight @ weight.T).eigenvectors[:, -layers[0].out_features :]

@@ -1,4 +1,4 @@
-"""Plug of a data set format: detect it in a folder, read it, and optionally write it."""
+"""Interface of dataset formats."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ class DatasetSource:
     has_category_ids: bool = False  # the data set numbers its classes
     problem: str = ""  # of a near miss: the reason why it cannot be read
 
-    def read(
-        self, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
-    ) -> DetectionAnnotations | SemanticAnnotations | ClassificationIndex:
+    def read(self, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST) -> Annotations:
         """Read a split, as ``DatasetFormat.read`` does."""
         return self.format.read(self, split, masks, issues)
 
