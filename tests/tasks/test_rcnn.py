@@ -177,7 +177,7 @@ def test_what_a_training_leaves_behind(folder: Path, runs: list[str], capsys: py
         cli.main(["evaluate", "--checkpoint", str(run / "best.ckpt"), "--metrics", str(folder / "again.json")])
     again = json.loads((folder / "again.json").read_text())
     assert again["AP50"] == figures["AP50"]
-    assert "seconds an image: proposals" in capsys.readouterr().err
+    assert "seconds per image: proposals" in capsys.readouterr().err
     found = Predictor(task.model)(folder / "colours" / "val" / "val0.png", threshold=0.0)
     assert len(found[0].scores)
     log = (folder / "log").read_text()
@@ -439,7 +439,7 @@ def test_features_of_something_else_are_made_anew(folder: Path, tmp_path: Path) 
     assert describe(first, data(folder), "32-true") == about
     assert describe(first, data(folder), "bf16-mixed") != about
     with torch.no_grad():
-        first.classes.bias[0] += 1
+        first.cls_score.bias[0] += 1
     assert "000000" not in RegionFeatures(tmp_path / "features", describe(first, data(folder), "32-true"))
 
 
