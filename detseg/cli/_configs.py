@@ -13,6 +13,7 @@ import yaml
 import detseg
 from detseg import data
 from detseg.compat import translate_key, translate_options
+from detseg.configurable import subclasses
 from detseg.data.formats.layout import read_text
 from detseg.errors import ConfigError
 
@@ -89,9 +90,28 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     resets = [f"--data={base.__module__}.{base.__name__}"]
     resets += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in known]
     replaced: list[str] = []
-    for argument in _with_folders(arguments, base.__name__):
+    for argument in _with_roots([*_with_folders(arguments, base.__name__)], base):
         replaced += [*(resets if argument.split("=")[0] == "--data" else []), argument]
     return [*_with_resets(replaced, resets)]
+
+
+def _with_roots(arguments: Sequence[str], base: type[Any]) -> Iterator[str]:
+    """Yield ``arguments`` with the default root of each class that ``--data`` names: it keeps no earlier root.
+
+    Raises ConfigError for a class without a default, if no root follows.
+    """
+    known = {cls.__name__: inspect.signature(cls).parameters for cls in (base, *subclasses(base))}
+    option = ""
+    for position, argument in enumerate(arguments):
+        yield argument
+        name = argument.removeprefix("--data=") if option != "--data" else argument
+        if (option == "--data" or argument.startswith("--data=")) and "root" in known.get(name.rpartition(".")[2], ()):
+            root = known[name.rpartition(".")[2]]["root"].default
+            if root is not inspect.Parameter.empty:
+                yield f"--data.root={root}"
+            elif not any(following.startswith("--data.root") for following in arguments[position + 1 :]):
+                raise ConfigError("data (command line): root must be set")
+        option = argument
 
 
 def _with_resets(arguments: Sequence[str], resets: Sequence[str]) -> Iterator[str]:

@@ -350,7 +350,7 @@ def test_two_processes_train_together(folder: Path) -> None:
     line = "--config tiny.yaml --name pair --trainer.devices 2 --trainer.max_epochs 1"
     command = [sys.executable, str(project / "tools" / "train.py"), *line.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
-    assert "0.005 = 0.02 x 4 / 16: 4 images a step (batch 2 x 2 devices x 1 accumulated)" in done.stderr
+    assert "0.005 = 0.02 x 4 / 16: 4 images per step (batch 2 x 2 devices x 1 accumulated)" in done.stderr
     assert done.stderr.count("epoch 0: AP") == 1
     assert done.stdout.count("best checkpoint") == 1
     for noise in ("Warning", "stride", "Tip", "GPU available", "workers", "Traceback"):

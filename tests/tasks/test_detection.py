@@ -167,7 +167,7 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         task = DetectionTask(
             model,
-            lr=8.0,
+            lr=16.0,
             backbone_lr_factor=factor,
             optimizer=OptimizerConfig(weight_decay=0.0),
             schedule=ScheduleConfig(warmup_steps=0),
