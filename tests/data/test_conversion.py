@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("detseg.data.formats.writing.os.link", full)
-    monkeypatch.setattr("detseg.data.formats.conversion.shutil.copyfile", full)
+    monkeypatch.setattr("detseg.data.formats.writing.shutil.copyfile", full)
     with pytest.raises(ConfigError, match=f"--out {tmp_path / 'new'}: .*No space left"):
         convert_data([*command, str(tmp_path / "new")])
 

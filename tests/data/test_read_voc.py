@@ -158,7 +158,7 @@ def test_splits(tmp_path: Path, lists: tuple[str, ...], splits: tuple[str, str] 
 def test_lists_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
     """With the byte order mark that some editors begin a file with, and where Python takes text for ASCII."""
     (tmp_path / "train.txt").write_bytes("\ufeffété\nb 1\n".encode())
-    code = "import sys; from pathlib import Path; from detseg.data.voc_format import read_list"
+    code = "import sys; from pathlib import Path; from detseg.data.formats.voc.layout import read_list"
     code += "; print(ascii(read_list(Path(sys.argv[1]))))"
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, "train.txt"]
