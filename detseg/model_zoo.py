@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 import detseg
-from detseg.configurable import from_config
+from detseg.configurable import Configurable, from_config, subclasses
 from detseg.data import COCO as COCOData
 from detseg.data.formats.voc.semantic import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
@@ -129,6 +129,12 @@ def describe(settings: Any) -> Any:
         return {"class": settings["class_path"], "init_args": describe(settings.get("init_args", {}))}
     if isinstance(settings, dict):
         return {key: describe(value) for key, value in settings.items()}
+    if isinstance(settings, list):  # of transforms, say, in which a class without arguments is a bare name
+        names = {cls.__name__ for cls in subclasses(Configurable)}
+        return [
+            describe({"class_path": value} if isinstance(value, str) and value in names else value)
+            for value in settings
+        ]
     return settings
 
 
