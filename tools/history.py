@@ -40,7 +40,7 @@ PROPOSALS = Path("proposals/history")
 
 
 class Record(NamedTuple):
-    """AP at IoU 0.5 of a system, seconds of its training, and seconds an image of each part of its test."""
+    """AP at IoU 0.5 of a system, seconds of its training, and seconds per image of each part of its test."""
 
     system: str
     ap50: float
@@ -171,7 +171,7 @@ def report(records: list[Record], out: Path) -> None:
     names = "proposals", "cnn", "head"
     bars = [Bars(name if name != "cnn" else "CNN", [getattr(record, name) for record in records]) for name in names]
     chart = bar_chart(
-        "Where the time of a test goes", [r.system for r in records], bars, "seconds an image", size=(900, 520)
+        "Where the time of a test goes", [r.system for r in records], bars, "seconds per image", size=(900, 520)
     )
     Image.fromarray(chart).save(out)
     values = [record._asdict() for record in records]
@@ -180,4 +180,4 @@ def report(records: list[Record], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    _console.run(history, sys.argv[1:])
+    _console.run("history", history, sys.argv[1:])

@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from detseg.models import FasterRCNN
 from detseg.modules import FPN, TwoMLPHead, backbones
 from detseg.modules.backbones import Backbone, ConvNet
+from tests.models.detectors import faster_rcnn
 from tests.models.tester import CLASSES, backward, scene
 
 # Every anchor is drawn, so that every map of a pyramid has a gradient.
-SMALL = {"rpn_samples": 10**6, "samples": 16, "rpn_candidates": (30, 30), "proposals": (20, 20), "detections": 10}
+SMALL: dict[str, Any] = {
+    "rpn_batch_size_per_image": 10**6,
+    "rpn_pre_nms_top_n": (30, 30),
+    "rpn_post_nms_top_n": (20, 20),
+    "batch_size_per_image": 16,
+    "detections_per_image": 10,
+}
 
 
 def smallest(kind: type[Backbone]) -> dict[str, Any]:
@@ -43,8 +49,8 @@ def test_a_detector_trains(kind: type[Backbone], pyramid: bool) -> None:
         with torch.device("meta"):
             stages = kind(**given).stages
         backbone = kind(**given, stages=[stages[-2]])
-    settings: dict[str, Any] = SMALL if pyramid else {**SMALL, "anchor_sizes": [[16, 32, 64]]}
-    model = FasterRCNN(backbone, CLASSES, head=TwoMLPHead(backbone.channels[0], channels=16), **settings).train()
+    settings = SMALL if pyramid else {**SMALL, "rpn_sizes": [[16, 32, 64]]}
+    model = faster_rcnn(backbone, CLASSES, TwoMLPHead(channels=16), **settings).train()
     batch = scene()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)  # moves by as much whatever the scale of a gradient
     before = {name: value.clone() for name, value in model.named_parameters()}

@@ -56,7 +56,7 @@ def test_losses_have_names() -> None:
 def test_without_proposals_it_says_how_to_make_them(model) -> None:
     batch = scene()
     for call in (lambda: model.loss(batch), lambda: detect(model, batch), lambda: model.validate(batch)):
-        with pytest.raises(DataError, match=r"Fast R-CNN needs proposals.*tools/propose.py .*selective_search"):
+        with pytest.raises(DataError, match=r"Fast R-CNN needs proposals.*`detseg propose`.*`proposals`"):
             call()
 
 

@@ -15,7 +15,7 @@ from detseg.modules import AnchorGenerator, Postprocessor, postprocessor
 from detseg.modules.backbones import ResNet
 from detseg.modules.retina_head import RetinaHead
 from detseg.structures import Batch, Instances
-from detseg.weights.torchvision import UNUSED, from_torchvision, load_weights, to_torchvision
+from detseg.weights.torchvision import UNUSED_BIAS, from_torchvision, load_weights, to_torchvision
 from tests.models.tester import CLASSES, DetectorTester, scene
 
 HEIGHT, WIDTH = 96, 128
@@ -55,7 +55,7 @@ class Pair:
             nn.init.constant_(head.bias, -2.0)
             # torchvision's class 0, the background, which ours does not have: never detected, and without a loss.
             head.weight.view(9, CLASSES + 1, -1)[:, 0] = 0
-            head.bias.view(9, CLASSES + 1)[:, 0] = UNUSED
+            head.bias.view(9, CLASSES + 1)[:, 0] = UNUSED_BIAS
             nn.init.normal_(self.theirs.head.regression_head.bbox_reg.weight, std=0.02)
         self.theirs.transform.resize = lambda image, target: (image, target)
         self.theirs.eval().double()

@@ -351,7 +351,8 @@ class DetectorTester:
     def test_training_does_not_wait_for_the_device(self, model, batch, monkeypatch) -> None:
         """Forward, loss and backward; what suppression asks for is its own affair, and one operation here."""
         # Padding is trimmed on a CPU alone, which waits for nobody.
-        monkeypatch.setattr(f"{type(model).__module__}.trim", lambda instances: instances, raising=False)
+        for module in (type(model).__module__, "detseg.modules.roi_heads"):
+            monkeypatch.setattr(f"{module}.drop_padding", lambda instances: instances, raising=False)
         with Operations() as operations:
             sum(model.loss(batch).values()).backward()
         assert operations.count > 100

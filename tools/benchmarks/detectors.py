@@ -221,7 +221,7 @@ def mobilenet_train(
                 setattr(parent, name, FrozenBatchNorm2d(layer.num_features, layer.eps))
     with torch.no_grad():
         calibrate(theirs.backbone.body, torch.rand(1, 3, *shape[1:]) * 4 - 2)
-    body = MobileNetV3("mobilenet_v3_large", stages=[5], entry=True, norm="frozen", frozen=3, eps=1e-5)
+    body = MobileNetV3("mobilenet_v3_large", stages=[5], return_stage_start=True, norm="frozen", frozen=3, eps=1e-5)
     anchors = AnchorGenerator([[32, 64, 128, 256, 512]] * 3)
     rpn = RPN(anchors, pre_nms_top_n=(2000, 150), post_nms_top_n=(2000, 150), score_threshold=0.05)
     ours: Detector = FasterRCNN(FPN(body), CLASSES, rpn)
