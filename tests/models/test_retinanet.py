@@ -161,7 +161,7 @@ def test_weights_both_ways(pair: Pair, tmp_path: Any) -> None:
 
 def test_weights_of_another_network(tmp_path: Any) -> None:
     torch.save({"rpn.head.cls_logits.weight": torch.zeros(3, 8, 1, 1)}, tmp_path / "rpn.pth")
-    with pytest.raises(CheckpointError, match=r"rpn.pth: these are not weights of this RetinaNet: .* missing"):
+    with pytest.raises(CheckpointError, match=r"rpn.pth: not weights of this RetinaNet: .* missing"):
         load_weights(TestRetinaNet.make(), str(tmp_path / "rpn.pth"))
 
 
