@@ -90,7 +90,10 @@ def test_a_folder_is_a_value_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert " ".join(found).replace("=DetectionDataModule", " DetectionDataModule") == " ".join(
         [*base, "--data DetectionDataModule --data.root=mine --task.lr 0.1"]
     )
-    assert for_other_data(["--data", "COCO"], DetectionDataModule) == [*base, "--data", "COCO"]
+    line = ["--data", "COCO", "--data.root=there"]
+    assert for_other_data(line, DetectionDataModule) == [*base, *line]
+    with pytest.raises(ConfigError, match="root must be set"):
+        for_other_data(["--data", "COCO"], DetectionDataModule)
 
 
 @pytest.mark.parametrize(("name", "train", "val"), [("raccoon", 160, 40), ("tiny_coco", 50, 50), ("nuts_coco", 14, 4)])
