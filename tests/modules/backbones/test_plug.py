@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,8 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "toy_backbone.py").write_text(TOY)
     (tmp_path / "toy.yaml").write_text(SETTINGS)
     monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    sys.modules.pop("toy_backbone", None)
+    return tmp_path
 
 
 def from_python(folder: Path) -> FasterRCNN:
