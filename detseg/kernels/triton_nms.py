@@ -1,8 +1,6 @@
-"""Greedy NMS as one GPU kernel, so that the host need not wait for the number of remaining boxes."""
+"""Greedy NMS as two GPU kernels, so that the host need not wait for the number of remaining boxes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -11,38 +9,80 @@ from torch import Tensor
 
 from detseg.ops.boxes import as_float
 
-WARPS = 32  # of the program of each image
+TILE = tl.constexpr(64)  # boxes of a tile: their overlaps with one box are the bits of an int64
+CHUNK = tl.constexpr(1024)  # boxes whose overlaps are read at once
+WARPS = 8  # of each program; with these, no register spills
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _nms_kernel(boxes, scores, groups, indices, kept, threshold, count, limit, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Suppress the boxes of one image: keep the best remaining box, drop it and its overlaps, and repeat."""
-    image = tl.program_id(0).to(tl.int64)
-    rows = tl.arange(0, BLOCK)
-    inside = rows < count
-    corner = boxes + (image * count + rows) * 4
-    x1 = tl.load(corner, mask=inside, other=0.0)
-    y1 = tl.load(corner + 1, mask=inside, other=0.0)
-    x2 = tl.load(corner + 2, mask=inside, other=0.0)
-    y2 = tl.load(corner + 3, mask=inside, other=0.0)
-    area = (x2 - x1) * (y2 - y1)
-    group = tl.load(groups + image * count + rows, mask=inside, other=-1)
-    remaining = tl.load(scores + image * count + rows, mask=inside, other=float("-inf"))
-    slot = 0
-    score, best = tl.max(remaining, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    while (score > float("-inf")) & (slot < limit):
-        tl.store(indices + image * limit + slot, best.to(tl.int64))
-        tl.store(kept + image * limit + slot, 1)
-        box = boxes + (image * count + best) * 4
-        best_x1, best_y1, best_x2, best_y2 = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
-        width = tl.maximum(tl.minimum(x2, best_x2) - tl.maximum(x1, best_x1), 0.0)
-        height = tl.maximum(tl.minimum(y2, best_y2) - tl.maximum(y1, best_y1), 0.0)
+def _or(a, b):  # type: ignore[no-untyped-def]
+    return a | b
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _overlap_kernel(boxes, groups, overlaps, threshold, count):  # type: ignore[no-untyped-def]
+    """Compare the boxes of two tiles of an image: for each box, the set of later boxes that it would suppress.
+
+    ``boxes`` (B, N, 4) and ``groups`` (B, N) come best first. The sets (B, tiles, N) are ``overlaps``.
+    """
+    row_tile, tile, image = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    if row_tile <= tile:  # no box suppresses a better one
+        rows, columns = row_tile * TILE + tl.arange(0, TILE), tile * TILE + tl.arange(0, TILE)
+        row, column = boxes + (image * count + rows) * 4, boxes + (image * count + columns) * 4
+        x1, other_x1 = tl.load(row, mask=rows < count), tl.load(column, mask=columns < count)
+        y1, other_y1 = tl.load(row + 1, mask=rows < count), tl.load(column + 1, mask=columns < count)
+        x2, other_x2 = tl.load(row + 2, mask=rows < count), tl.load(column + 2, mask=columns < count)
+        y2, other_y2 = tl.load(row + 3, mask=rows < count), tl.load(column + 3, mask=columns < count)
+        group = tl.load(groups + image * count + rows, mask=rows < count)
+        other_group = tl.load(groups + image * count + columns, mask=columns < count)
+        width = tl.maximum(tl.minimum(x2[:, None], other_x2[None]) - tl.maximum(x1[:, None], other_x1[None]), 0.0)
+        height = tl.maximum(tl.minimum(y2[:, None], other_y2[None]) - tl.maximum(y1[:, None], other_y1[None]), 0.0)
         intersection = width * height
-        union = area + (best_x2 - best_x1) * (best_y2 - best_y1) - intersection
-        overlapping = (intersection > threshold * union) & (group == tl.load(groups + image * count + best))
-        remaining = tl.where(overlapping | (rows == best), float("-inf"), remaining)
-        slot += 1
-        score, best = tl.max(remaining, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        area, other_area = (x2 - x1) * (y2 - y1), (other_x2 - other_x1) * (other_y2 - other_y1)
+        overlapping = intersection > threshold * (area[:, None] + other_area[None] - intersection)
+        later = (columns[None] > rows[:, None]) & (columns[None] < count)
+        overlapping &= later & (group[:, None] == other_group[None])
+        bits = overlapping.to(tl.int64) << tl.arange(0, TILE).to(tl.int64)[None]
+        target = overlaps + (image * tl.num_programs(1) + tile) * count + rows
+        tl.store(target, tl.sum(bits, axis=1), mask=rows < count)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _select_kernel(overlaps, valid, order, indices, kept, count, limit):  # type: ignore[no-untyped-def]
+    """Keep each ``valid`` (B, N) box of an image that no better kept box suppresses, until there are ``limit``.
+
+    ``order`` (B, N) holds the boxes' indices, which go into ``indices`` (B, limit); ``kept`` (B, N) is 0 before.
+    """
+    image, tiles = tl.program_id(0).to(tl.int64), tl.cdiv(count, TILE)
+    valid, order, kept, indices = (
+        valid + image * count,
+        order + image * count,
+        kept + image * count,
+        indices + image * limit,
+    )
+    bits = tl.arange(0, TILE)
+    tile, slot = 0, 0
+    while (tile < tiles) & (slot < limit):
+        sets = overlaps + (image * tiles + tile) * count
+        suppressed = tl.zeros((CHUNK,), tl.int64)
+        for first in range(0, tile * TILE, CHUNK):
+            better = first + tl.arange(0, CHUNK)
+            inside = better < tile * TILE
+            is_kept = tl.load(kept + better, mask=inside, other=0) != 0
+            suppressed |= tl.where(is_kept, tl.load(sets + better, mask=inside, other=0), 0)
+        rows = tile * TILE + bits
+        candidates = tl.load(valid + rows, mask=rows < count, other=0).to(tl.int64) << bits.to(tl.int64)
+        remaining = tl.sum(candidates, axis=0) & ~tl.reduce(suppressed, 0, _or)
+        for bit in tl.static_range(TILE):  # unrolled: the loads do not depend on each other
+            of_box = tl.load(sets + tile * TILE + bit, mask=tile * TILE + bit < count, other=0)
+            remaining &= ~tl.where(((remaining >> bit) & 1) != 0, of_box, 0)
+        remains = ((remaining >> bits.to(tl.int64)) & 1).to(tl.int32)
+        slots = slot + tl.cumsum(remains, axis=0) - 1
+        tl.store(kept + rows, remains.to(tl.int8), mask=rows < count)
+        tl.store(indices + slots, tl.load(order + rows, mask=rows < count), mask=(remains != 0) & (slots < limit))
+        slot += tl.sum(remains, axis=0)
+        tile += 1
+        tl.debug_barrier()  # all threads must see what is kept
 
 
 @torch.library.custom_op("detseg::triton_nms", mutates_args=())
@@ -51,14 +91,18 @@ def nms(
 ) -> tuple[Tensor, Tensor]:
     """Compute ``ops.nms.nms`` without waiting for the device."""
     images, count = scores.shape
+    tiles = triton.cdiv(count, TILE.value)
     indices = torch.zeros(images, limit, dtype=torch.int64, device=boxes.device)
-    kept = torch.zeros(images, limit, dtype=torch.bool, device=boxes.device)
-    if images and count:
-        scores = torch.where(valid, as_float(scores), -torch.inf)
-        inputs: tuple[Any, ...] = (as_float(boxes).contiguous(), scores.contiguous(), groups.contiguous())
-        block = triton.next_power_of_2(count)
-        _nms_kernel[(images,)](*inputs, indices, kept, threshold, count, limit, BLOCK=block, num_warps=WARPS)
-    return indices, kept
+    kept = torch.zeros(images, count, dtype=torch.int8, device=boxes.device)
+    if images and count and limit:
+        order = torch.where(valid, as_float(scores), -torch.inf).argsort(dim=1, descending=True, stable=True)
+        boxes = as_float(boxes).gather(1, order[..., None].expand(-1, -1, 4))
+        overlaps = torch.empty(images, tiles, count, dtype=torch.int64, device=boxes.device)
+        groups, valid = groups.gather(1, order), valid.gather(1, order).to(torch.int8)
+        _overlap_kernel[(tiles, tiles, images)](boxes, groups, overlaps, threshold, count, num_warps=WARPS)
+        _select_kernel[(images,)](overlaps, valid, order, indices, kept, count, limit, num_warps=WARPS)
+    slots = torch.arange(limit, device=boxes.device)
+    return indices, slots < kept.sum(dim=1, keepdim=True)
 
 
 @nms.register_fake
