@@ -28,7 +28,7 @@ DROPPED_IMAGES = ("image-missing", "image-unreadable", "image-truncated", "image
 CONVERTED_IMAGES = ("image-type", "image-rotated", "image-16bit", "image-alpha", "image-cmyk")
 DROPPED_LABELS = (  # by the readers already
     *("label-broken", "image-unknown", "category-unknown", "id-doubled", "box-nan", "box-area", "box-negative"),
-    *("box-outside", "mask-broken", "mask-missing", "label-stray"),
+    *("box-outside", "mask-broken", "mask-missing", "label-stray", "shape-unsupported"),
 )
 CHANGES_FILE = "changes.txt"
 JPEG_QUALITY = 95  # of converted images

@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "box-beyond": ("warning", "boxes that reach beyond their image by more than a pixel"),
     "box-tiny": ("warning", "boxes with a side of less than a pixel"),
     "mask-broken": ("warning", "masks that cannot be used"),
+    "shape-unsupported": ("warning", "shapes that are left out or simplified"),
     "class-names": ("warning", "class names that differ only in capitals or spaces"),
     "label-missing": ("warning", "images without a label file, where others have one"),
     "label-stray": ("warning", "label files without an image"),
@@ -48,6 +49,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "class-unbalanced": ("note", "classes with less than a tenth of the objects of the largest"),
     "class-unused": ("note", "classes without any object"),
     "class-unseen": ("note", "classes with objects, but none in the training split"),
+    "label-unused": ("note", "annotations that no detector uses"),
     "image-empty": ("note", "images without objects"),
 }
 

@@ -10,6 +10,7 @@ from detseg.data.formats.cityscapes import CityscapesFormat, CityscapesSemanticF
 from detseg.data.formats.coco.detection import CocoFormat
 from detseg.data.formats.coco.semantic import CocoSemanticFormat
 from detseg.data.formats.csv import CsvFormat
+from detseg.data.formats.cvat import CvatFormat
 from detseg.data.formats.image_folders import ImageFoldersFormat
 from detseg.data.formats.image_masks import ImageMasksFormat
 from detseg.data.formats.labelme import LabelMeFormat
@@ -28,6 +29,7 @@ FORMATS: list[DatasetFormat] = [
     CityscapesFormat(),
     LvisFormat(),
     OpenImagesFormat(),
+    CvatFormat(),
     ImageMasksFormat(),
     CityscapesSemanticFormat(),
     CamVidFormat(),

@@ -10,10 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detseg.data.annotations.images import SUFFIXES
 from detseg.errors import DataError
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 # Whole words only, so that "trainval" is neither and "evaluation" is not "val"; digits may follow, as in val2017.
 SPLIT_PATTERNS = {
@@ -154,6 +157,31 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: broken JSON: {error}") from None
+
+
+def parse_xml(file: Path) -> Element:
+    """Parse an XML file. Raises DataError."""
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    try:
+        element: Element = fromstring(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # also unknown encodings
+        raise DataError(f"{file}: broken XML: {error}") from None
+    return element
+
+
+def read_start(file: Path, size: int = 4096) -> bytes:
+    """Read the first bytes of a file; empty if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(size)
+    except OSError:
+        return b""
 
 
 def has_keys(file: Path, *keys: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from detseg.data.annotations.images import image_size
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import NONE, RLE, WITHOUT, MaskReading, concat_masks
 from detseg.data.formats.base import NO_NAMES, AmbiguousFormatError, ConversionReport, DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split
+from detseg.data.formats.layout import Tree, by_split, parse_xml, read_start
 from detseg.data.formats.voc.layout import (
     choose_lists,
     find_ids,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 
+ROOT = re.compile(rb"<annotation[\s>]")  # unlike the <annotations> of other formats
+
+
 class VocFormat(DatasetFormat):
     """Folders Annotations and JPEGImages, with lists of images in ImageSets; or .xml files anywhere in the folder.
 
@@ -49,7 +52,7 @@ class VocFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Take a folder with .xml files of annotations. Raises AmbiguousFormatError for several data sets."""
-        files = [file for file in tree.ending(".xml") if b"<annotation" in _start(tree.root / file)]
+        files = [file for file in tree.ending(".xml") if ROOT.search(read_start(tree.root / file))]
         if not files:
             return []
         parts = by_split(files)
@@ -101,15 +104,6 @@ class VocFormat(DatasetFormat):
 def _kind(root: Path, masks: MaskReading) -> str:
     """Folder of the lists of images: not all images with boxes have masks."""
     return "Segmentation" if masks in ("all", "valid") and find_splits(root, "Segmentation") else "Main"
-
-
-def _start(file: Path) -> bytes:
-    """Read the beginning of a file; empty if it cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(4096)
-    except OSError:
-        return b""
 
 
 @dataclass
@@ -287,19 +281,11 @@ class _Reader:
 
 def _parse(file: Path, issues: IssueCollector, image: Path | None = None) -> Element | None:
     """Parse the annotation file of an image; None for a broken one, if issues are collected."""
-    from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import fromstring
-
     try:
-        element: Element = fromstring(file.read_bytes())
-    except OSError as error:
-        message = f"{file}: cannot read this annotation file: {error.strerror}"
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # also unknown encodings
-        message = f"{file}: broken XML: {error}"
-    else:
-        return element
-    issues.report("label-broken", file, message, image=image)
-    return None
+        return parse_xml(file)
+    except DataError as error:
+        issues.report("label-broken", file, str(error), image=image)
+        return None
 
 
 def _number(entry: Element, path: str) -> float:

@@ -15,18 +15,19 @@ FLAG = re.compile(r"\s+(-1|0|1)$")  # after an image in the list of a class: sho
 
 
 def find_voc(root: Path, labels: str = "Annotations") -> Path:
-    """Find the folder that holds labels and images: ``root``, or one such as VOCdevkit/VOC2007 below it.
+    """Find the folder with a folder of label files: ``root``, or one such as VOCdevkit/VOC2007 below it.
 
     Raises DataError for none, and AmbiguousFormatError for several.
     """
     below = [folder for parent in (root, root / "VOCdevkit") for folder in sorted(parent.glob("*/"))]
-    folders = [folder for folder in (root, *below) if subfolder(folder, labels.lower())]
+    suffix = ".xml" if labels == "Annotations" else ".png"
+    labelled = ((folder, subfolder(folder, labels.lower())) for folder in (root, *below))
+    folders = [folder for folder, files in labelled if files and any(files.glob(f"*{suffix}"))]
     if root in folders or len(folders) == 1:
         return folders[0]
     if folders:
         several = ", ".join(map(str, folders))
         raise AmbiguousFormatError(f"{root}: more than one VOC data set: {several}; give one of them as root")
-    suffix = ".xml" if labels == "Annotations" else ".png"
     raise DataError(f"{root}: no VOC data set: it has no folder {labels} with one {suffix} for each image")
 
 

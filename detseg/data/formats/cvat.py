@@ -1,0 +1,264 @@
+"""CVAT's own XML 1.1: shapes by image, or tracks of a video by frame."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.layout import Tree, by_split, parse_xml, read_start
+from detseg.data.formats.shapes import LeftOut, corners, ellipse, parse_numbers, parse_polygon, pixel_mask, rotate
+from detseg.errors import DataError
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+ROOT = re.compile(rb"<annotations>\s*<version>1\.")
+SUBSETS = re.compile(rb"<subsets>([^<]*)</subsets>")
+FRAME = re.compile(r"frame_(\d{6,9})\.\w+$")
+HEAD = 1 << 20  # bytes that hold the description of a task, or of a project of many
+NOT_OBJECTS = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no shape below can have
+BOX, ELLIPSE = ("xtl", "ytl", "xbr", "ybr"), ("cx", "cy", "rx", "ry")
+INTERPOLATED = ("box", "ellipse")
+SIDES = ("height", "width")
+
+Shape = tuple[str, Mapping[str, Any]]  # tag and attributes of an element
+Part = tuple[str, str | None]  # a file, and the subset of a project in it
+
+
+class CvatFormat(DatasetFormat):
+    """XML files with boxes, polygons, masks and ellipses, by image ("CVAT for images") or in tracks ("for video")."""
+
+    name = "CVAT"
+    tasks = ("detection", "instance_segmentation")
+    marks = "an .xml of CVAT with <annotations>"
+
+    def detect(self, tree: Tree) -> list[DatasetSource]:
+        """Collect the files by their root element; the subsets of a project and the names of files are splits."""
+        parts: dict[str, Part] = {}
+        for file in tree.ending(".xml"):
+            head = read_start(tree.root / file)
+            if ROOT.search(head):
+                head = read_start(tree.root / file, HEAD)
+                match = SUBSETS.search(head)
+                subsets = match[1].decode(errors="replace").split("\n") if match else []
+                parts |= {f"{file}/{name.strip()}": (file, name.strip()) for name in subsets} or {file: (file, None)}
+        splits = {split: [parts[name] for name in names] for split, names in by_split(list(parts)).items()}
+        return [DatasetSource(self, tree, tree.root, splits)] if parts else []
+
+    def read(
+        self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    ) -> DetectionAnnotations:
+        """Read the files or subsets of a split."""
+        return read_cvat(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+
+
+def read_cvat(tree: Tree, parts: list[Part], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
+    """Read files, paths relative to the root of ``tree``, or one subset of each.
+
+    Polylines, points, cuboids, skeletons and tags are left out and counted; a rotated box becomes the box around it.
+    Frames of a video are images named like CVAT's, such as frame_000012.png; shapes between key frames are interpolated
+    as CVAT does it. The classes are the labels that an object can have, in their order. Raises DataError, naming file,
+    image and shape.
+    """
+    reader = _Reader(tree, issues)
+    for name, subset in parts:
+        file = tree.root / name
+        try:
+            content = parse_xml(file)
+        except DataError as error:
+            issues.report("label-broken", file, str(error))
+            continue
+        reader.read(name, subset, content)
+    reader.left_out.report(tree.root, issues)
+    names = dict.fromkeys([*reader.labels, *sorted(set(reader.builder.names))])
+    return reader.builder.annotations({name: number for number, name in enumerate(names, start=1)})
+
+
+class _Reader:
+    """Reads files into one table."""
+
+    def __init__(self, tree: Tree, issues: IssueCollector) -> None:
+        self.tree, self.issues = tree, issues
+        self.builder = Builder(tree.root, tree.root, issues)
+        self.left_out = LeftOut()
+        self.labels: list[str] = []
+
+    def read(self, name: str, subset: str | None, content: Element) -> None:
+        """Add the images and the frames of a file."""
+        for label in content.iterfind("meta//label"):
+            if (title := (label.findtext("name") or "").strip()) and label.findtext("type") not in NOT_OBJECTS:
+                self.labels.append(title)
+        for element in content.iterfind("image"):
+            if subset in (None, element.get("subset")):
+                self._image(name, element)
+        tracks: dict[str | None, list[Element]] = defaultdict(list)
+        for element in content.iterfind("track"):
+            if subset in (None, element.get("subset")):
+                tracks[element.get("task_id")].append(element)
+        tasks = {task.findtext("id"): task for task in content.iterfind("meta//task")}
+        for number, of_task in tracks.items():
+            task = tasks.get(number) if number else next(iter(tasks.values()), content.find("meta/job"))
+            folder = PurePosixPath(name).parent / "images" / (subset or "")
+            self._video(name, folder, task, of_task)
+
+    def _image(self, name: str, element: Element) -> None:
+        """Add an image and its shapes."""
+        file, title = self.tree.root / name, (element.get("name") or "").replace("\\", "/")
+        subset = element.get("subset")
+        image = self.tree.image_of(name, f"{subset}/{title}" if subset else title) if title else None
+        if image is None:
+            message = f"{file}: no image {title!r} anywhere below {self.tree.root}"
+            self.issues.report("image-missing", file, message)
+            return
+        index = self.builder.image(image, _size(*map(element.get, SIDES)))
+        for number, shape in enumerate(element, start=1):
+            self._add(index, shape.get("label"), (shape.tag, shape.attrib), file, f"image {title!r}: shape {number}")
+
+    def _video(self, name: str, folder: PurePosixPath, task: Element | None, tracks: list[Element]) -> None:
+        """Add the frames of a video that are there as images, and the shapes of its tracks."""
+        file, frames = self.tree.root / name, self._frames(task)
+        shapes: dict[int, list[tuple[str | None, Shape]]] = {frame: [] for frame in frames}
+        for track in tracks:
+            try:
+                for frame, shape in self._expand(track, frames, file):
+                    shapes.setdefault(frame, []).append((track.get("label"), shape))
+            except AnnotationError as error:
+                message = f"{file}: track {track.get('id')!r} {error}"
+                self.issues.report(error.kind, file, message, track.get("id"))
+        images = {frame: self.tree.image_of(str(folder / f"frame_{frame:06d}.png")) for frame in sorted(shapes)}
+        missing = [frame for frame, image in images.items() if image is None]
+        if missing and len(missing) == len(images):
+            message = (
+                f"{file}: no image of its frames, such as frame_{missing[0]:06d}.png, anywhere below {self.tree.root}; "
+                "export it as 'CVAT for video' with images, or a task of images as 'CVAT for images'"
+            )
+            self.issues.report("image-missing", file, message)
+        self.left_out.add(file, "frames of a video have no image, and are left out", len(missing))
+        size = _size(*(None if task is None else task.findtext(f"original_size/{side}") for side in SIDES))
+        for frame, image in images.items():
+            if image is not None:
+                index = self.builder.image(image, size)
+                for label, shape in shapes[frame]:
+                    self._add(index, label, shape, file, f"frame {frame}: shape")
+
+    def _frames(self, task: Element | None) -> list[int]:
+        """List the frames that are there as images, of those of a task if it states them."""
+        frames = sorted({int(match[1]) for image in self.tree.images if (match := FRAME.search(image))})
+        step = re.search(r"step=(\d{1,9})", "" if task is None else task.findtext("frame_filter") or "")
+        try:
+            assert task is not None
+            start, stop = (int(task.findtext(f"{end}_frame") or "") for end in ("start", "stop"))
+        except (AssertionError, ValueError):
+            return frames
+        stated = range(start, stop + 1, max(int(step[1]), 1) if step else 1)
+        return [frame for frame in frames if frame in stated]
+
+    def _expand(self, track: Element, frames: list[int], file: Path) -> Iterator[tuple[int, Shape]]:
+        """Yield the visible shapes of a track by frame, with those between key frames. Raises AnnotationError.
+
+        As in CVAT, a shape stays until the next one, or until the last of the ``frames`` if there is none.
+        """
+        keys: list[tuple[int, Shape]] = sorted(
+            ((_frame(element), (element.tag, element.attrib)) for element in track), key=lambda key: key[0]
+        )
+        for (frame, first), (end, second) in pairwise([*keys, *((sys.maxsize, key[1]) for key in keys[-1:])]):
+            if first[1].get("outside") == "1":
+                continue
+            yield frame, first
+            for between in frames[bisect_right(frames, frame) : bisect_left(frames, end)]:
+                if first[0] == second[0] and first[0] in INTERPOLATED:
+                    yield between, (first[0], _interpolate(first[1], second[1], (between - frame) / (end - frame)))
+                elif first[0] == "mask":
+                    break  # CVAT shows a mask in its own frame alone
+                elif first[0] != "polygon" or first[1].get("points") == second[1].get("points"):
+                    yield between, first
+                else:
+                    self.left_out.add(file, "polygons between two key frames are left out; export them from CVAT again")
+
+    def _add(self, image: int, label: str | None, shape: Shape, file: Path, where: str) -> None:
+        """Add the object of a shape, or count the shape if it is none."""
+        tag, attributes = shape
+        try:
+            if not (label or "").strip():
+                raise AnnotationError("label-broken", "has no label")
+            outline = _outline(tag, attributes, self.builder.sizes[image])
+        except AnnotationError as error:
+            path = self.builder.root / self.builder.files[image]
+            self.issues.report(error.kind, file, f"{file}: {where} ({tag}) {error}", where, image=path)
+            return
+        if outline is None:
+            kind = "label-unused" if tag == "tag" else "shape-unsupported"
+            self.left_out.add(file, f"shapes of the type {tag} are left out", kind=kind)
+            return
+        if tag == "box" and outline[2]:
+            self.left_out.add(file, "rotated boxes become the boxes around them")
+            outline = (*outline[:2], None)
+        self.builder.add(image, str(label).strip(), *outline)
+
+
+def _outline(tag: str, attributes: Mapping[str, Any], size: tuple[int, int]) -> tuple[Box, float, Any] | None:
+    """Box, area and outline or run lengths of a shape; None if it is no object. Raises AnnotationError."""
+    if tag in INTERPOLATED:
+        a, b, c, d = parse_numbers((attributes.get(key) for key in (BOX if tag == "box" else ELLIPSE)), "corners")
+        (degrees,) = parse_numbers([attributes.get("rotation", 0)], "a rotation")
+        if tag == "ellipse":
+            return ellipse((a, b), (c, d), degrees)
+        turned = rotate(corners((a, b, c, d)), degrees, ((a + c) / 2, (b + d) / 2)) if degrees % 360 else []
+        return polygon_box(turned) if turned else (a, b, c, d), math.nan, turned
+    if tag == "polygon":
+        pairs = [pair.split(",") for pair in str(attributes.get("points")).split(";")]
+        points = parse_polygon([pair[0] for pair in pairs], [pair[-1] for pair in pairs])
+        return polygon_box(points), polygon_area(points), points
+    return _mask(attributes, size) if tag == "mask" else None
+
+
+def _mask(attributes: Mapping[str, Any], size: tuple[int, int]) -> tuple[Box, float, bytes]:
+    """Box, area and run lengths of a mask: runs outside and inside in turn, row by row. Raises AnnotationError."""
+    try:
+        left, top, width, height = (int(attributes[key]) for key in ("left", "top", "width", "height"))
+        counts = [int(count) for count in attributes["rle"].split(",")]
+    except (KeyError, ValueError):
+        raise AnnotationError("mask-broken", "has no rle, left, top, width and height that are whole numbers") from None
+    if min(counts) < 0 or not 0 < sum(counts) == width * height <= math.prod(size):
+        message = f"has runs of {sum(counts)} pixels for a mask of {width}x{height}"
+        raise AnnotationError("mask-broken", message)
+    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+    return pixel_mask(inside, left, top, size)
+
+
+def _interpolate(first: Mapping[str, Any], second: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Interpolate the attributes of a box or an ellipse; a rotation takes the shorter way. Raises AnnotationError."""
+    keys = BOX if "xtl" in first else ELLIPSE
+    start, end = (parse_numbers((shape.get(key) for key in keys), "corners") for shape in (first, second))
+    angle, other = (parse_numbers([shape.get("rotation", 0)], "a rotation")[0] for shape in (first, second))
+    turn = (other - angle + 180) % 360 - 180
+    moved = dict(zip(keys, (a + (b - a) * share for a, b in zip(start, end, strict=True)), strict=True))
+    return moved | {"rotation": angle + turn * share}
+
+
+def _frame(element: Element) -> int:
+    """Frame of a shape of a track. Raises AnnotationError."""
+    text = element.get("frame") or ""
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise AnnotationError("label-broken", f"has a shape with frame = {text!r}")
+    return int(text)
+
+
+def _size(height: str | None, width: str | None) -> tuple[int, int] | None:
+    """Height and width as stated; None if they are missing."""
+    sides = [int(side) if side and re.fullmatch("[0-9]{1,6}", side) else 0 for side in (height, width)]
+    return (sides[0], sides[1]) if all(sides) else None
