@@ -1,5 +1,7 @@
 """Errors that a user can cause. The command line prints their message without a traceback."""
 
+from pathlib import Path
+
 
 class DetsegError(Exception):
     """Something the user can put right; the message names the file, key or id, and the way on."""
@@ -19,3 +21,25 @@ class MaskError(DataError):
 
 class CheckpointError(DetsegError):
     """A checkpoint or weights file that is missing, broken or of another model."""
+
+
+def explain_content(path: Path) -> str | None:
+    """Recognise a download that failed by the first bytes of a file, and say how to get the file itself.
+
+    Returns the rest of a message that begins with the path, such as "a Git LFS pointer instead of the file; run
+    ..."; None for a file of any other content, or one that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError:
+        return None
+    if not head:
+        return "an empty file; download or copy it again"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer instead of the file; run `git lfs pull` in its repository"
+    if not head[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return None
+    if b"Google Drive" in head and b"uota exceeded" in head:
+        return "a page of Google Drive, whose quota is exceeded, instead of the file; download it again a day later"
+    return "an HTML page instead of the file; download it again, signed in where the site asks for it"
