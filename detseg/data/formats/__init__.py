@@ -9,13 +9,16 @@ from detseg.data.formats.camvid import CamVidFormat
 from detseg.data.formats.cityscapes import CityscapesFormat, CityscapesSemanticFormat
 from detseg.data.formats.coco.detection import CocoFormat
 from detseg.data.formats.coco.semantic import CocoSemanticFormat
+from detseg.data.formats.createml import CreateMlFormat
 from detseg.data.formats.csv import CsvFormat
 from detseg.data.formats.cvat import CvatFormat
 from detseg.data.formats.image_folders import ImageFoldersFormat
 from detseg.data.formats.image_masks import ImageMasksFormat
+from detseg.data.formats.label_studio import LabelStudioFormat
 from detseg.data.formats.labelme import LabelMeFormat
 from detseg.data.formats.lvis import LvisFormat
 from detseg.data.formats.open_images import OpenImagesFormat
+from detseg.data.formats.via import ViaFormat
 from detseg.data.formats.voc.detection import VocFormat
 from detseg.data.formats.voc.semantic import VocSemanticFormat
 from detseg.data.formats.yolo import YoloFormat
@@ -30,6 +33,9 @@ FORMATS: list[DatasetFormat] = [
     LvisFormat(),
     OpenImagesFormat(),
     CvatFormat(),
+    ViaFormat(),
+    LabelStudioFormat(),
+    CreateMlFormat(),
     ImageMasksFormat(),
     CityscapesSemanticFormat(),
     CamVidFormat(),

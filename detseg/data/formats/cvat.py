@@ -9,19 +9,18 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
 from detseg.data.formats.layout import Tree, by_split, parse_xml, read_start
-from detseg.data.formats.shapes import LeftOut, corners, ellipse, parse_numbers, parse_polygon, pixel_mask, rotate
-from detseg.errors import DataError
+from detseg.data.formats.reading import ROTATED, TableReader
+from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, pixel_mask, polygon, rotated_box
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -76,25 +75,18 @@ def read_cvat(tree: Tree, parts: list[Part], issues: IssueCollector = FAIL_FAST)
     """
     reader = _Reader(tree, issues)
     for name, subset in parts:
-        file = tree.root / name
-        try:
-            content = parse_xml(file)
-        except DataError as error:
-            issues.report("label-broken", file, str(error))
-            continue
-        reader.read(name, subset, content)
-    reader.left_out.report(tree.root, issues)
+        content = reader.parse(name, parse_xml)
+        if content is not None:
+            reader.read(name, subset, content)
     names = dict.fromkeys([*reader.labels, *sorted(set(reader.builder.names))])
-    return reader.builder.annotations({name: number for number, name in enumerate(names, start=1)})
+    return reader.table({name: number for number, name in enumerate(names, start=1)})
 
 
-class _Reader:
-    """Reads files into one table."""
+class _Reader(TableReader):
+    """Reads files of CVAT, of which the labels are the classes."""
 
     def __init__(self, tree: Tree, issues: IssueCollector) -> None:
-        self.tree, self.issues = tree, issues
-        self.builder = Builder(tree.root, tree.root, issues)
-        self.left_out = LeftOut()
+        super().__init__(tree, issues)
         self.labels: list[str] = []
 
     def read(self, name: str, subset: str | None, content: Element) -> None:
@@ -117,43 +109,37 @@ class _Reader:
 
     def _image(self, name: str, element: Element) -> None:
         """Add an image and its shapes."""
-        file, title = self.tree.root / name, (element.get("name") or "").replace("\\", "/")
-        subset = element.get("subset")
-        image = self.tree.image_of(name, f"{subset}/{title}" if subset else title) if title else None
-        if image is None:
-            message = f"{file}: no image {title!r} anywhere below {self.tree.root}"
-            self.issues.report("image-missing", file, message)
-            return
-        index = self.builder.image(image, _size(*map(element.get, SIDES)))
-        for number, shape in enumerate(element, start=1):
-            self._add(index, shape.get("label"), (shape.tag, shape.attrib), file, f"image {title!r}: shape {number}")
+        title, subset = (element.get("name") or "").replace("\\", "/"), element.get("subset")
+        image = self.image(name, f"{subset}/{title}" if subset else title, _size(*map(element.get, SIDES)))
+        if image is not None:
+            for number, shape in enumerate(element, start=1):
+                place = f"image {title!r}: shape {number}"
+                self._add(name, place, image, shape.get("label"), (shape.tag, shape.attrib))
 
     def _video(self, name: str, folder: PurePosixPath, task: Element | None, tracks: list[Element]) -> None:
         """Add the frames of a video that are there as images, and the shapes of its tracks."""
-        file, frames = self.tree.root / name, self._frames(task)
+        frames = self._frames(task)
         shapes: dict[int, list[tuple[str | None, Shape]]] = {frame: [] for frame in frames}
         for track in tracks:
-            try:
-                for frame, shape in self._expand(track, frames, file):
+            with self.located(name, f"track {track.get('id')!r}"):
+                for frame, shape in self._expand(track, frames, name):
                     shapes.setdefault(frame, []).append((track.get("label"), shape))
-            except AnnotationError as error:
-                message = f"{file}: track {track.get('id')!r} {error}"
-                self.issues.report(error.kind, file, message, track.get("id"))
         images = {frame: self.tree.image_of(str(folder / f"frame_{frame:06d}.png")) for frame in sorted(shapes)}
         missing = [frame for frame, image in images.items() if image is None]
         if missing and len(missing) == len(images):
+            file = self.tree.root / name
             message = (
                 f"{file}: no image of its frames, such as frame_{missing[0]:06d}.png, anywhere below {self.tree.root}; "
                 "export it as 'CVAT for video' with images, or a task of images as 'CVAT for images'"
             )
             self.issues.report("image-missing", file, message)
-        self.left_out.add(file, "frames of a video have no image, and are left out", len(missing))
+        self.leave_out(name, "frames of a video have no image, and are left out", len(missing))
         size = _size(*(None if task is None else task.findtext(f"original_size/{side}") for side in SIDES))
         for frame, image in images.items():
             if image is not None:
                 index = self.builder.image(image, size)
                 for label, shape in shapes[frame]:
-                    self._add(index, label, shape, file, f"frame {frame}: shape")
+                    self._add(name, f"frame {frame}: shape", index, label, shape)
 
     def _frames(self, task: Element | None) -> list[int]:
         """List the frames that are there as images, of those of a task if it states them."""
@@ -167,7 +153,7 @@ class _Reader:
         stated = range(start, stop + 1, max(int(step[1]), 1) if step else 1)
         return [frame for frame in frames if frame in stated]
 
-    def _expand(self, track: Element, frames: list[int], file: Path) -> Iterator[tuple[int, Shape]]:
+    def _expand(self, track: Element, frames: list[int], name: str) -> Iterator[tuple[int, Shape]]:
         """Yield the visible shapes of a track by frame, with those between key frames. Raises AnnotationError.
 
         As in CVAT, a shape stays until the next one, or until the last of the ``frames`` if there is none.
@@ -187,46 +173,43 @@ class _Reader:
                 elif first[0] != "polygon" or first[1].get("points") == second[1].get("points"):
                     yield between, first
                 else:
-                    self.left_out.add(file, "polygons between two key frames are left out; export them from CVAT again")
+                    self.leave_out(name, "polygons between two key frames are left out; export them from CVAT again")
 
-    def _add(self, image: int, label: str | None, shape: Shape, file: Path, where: str) -> None:
+    def _add(self, name: str, place: str, image: int, label: str | None, shape: Shape) -> None:
         """Add the object of a shape, or count the shape if it is none."""
         tag, attributes = shape
-        try:
-            if not (label or "").strip():
-                raise AnnotationError("label-broken", "has no label")
+        with self.located(name, f"{place} ({tag})", image):
             outline = _outline(tag, attributes, self.builder.sizes[image])
-        except AnnotationError as error:
-            path = self.builder.root / self.builder.files[image]
-            self.issues.report(error.kind, file, f"{file}: {where} ({tag}) {error}", where, image=path)
-            return
-        if outline is None:
-            kind = "label-unused" if tag == "tag" else "shape-unsupported"
-            self.left_out.add(file, f"shapes of the type {tag} are left out", kind=kind)
-            return
-        if tag == "box" and outline[2]:
-            self.left_out.add(file, "rotated boxes become the boxes around them")
-            outline = (*outline[:2], None)
-        self.builder.add(image, str(label).strip(), *outline)
+            if outline is None:
+                kind = "label-unused" if tag == "tag" else "shape-unsupported"
+                self.leave_out(name, f"shapes of the type {tag} are left out", kind=kind)
+                return
+            if not label or not label.strip():
+                raise AnnotationError("label-broken", "has no label")
+            self.leave_out(name, ROTATED, tag == "box" and _rotation(attributes) % 360 != 0)
+            self.builder.add(image, label.strip(), *outline)
 
 
-def _outline(tag: str, attributes: Mapping[str, Any], size: tuple[int, int]) -> tuple[Box, float, Any] | None:
-    """Box, area and outline or run lengths of a shape; None if it is no object. Raises AnnotationError."""
-    if tag in INTERPOLATED:
-        a, b, c, d = parse_numbers((attributes.get(key) for key in (BOX if tag == "box" else ELLIPSE)), "corners")
-        (degrees,) = parse_numbers([attributes.get("rotation", 0)], "a rotation")
-        if tag == "ellipse":
-            return ellipse((a, b), (c, d), degrees)
-        turned = rotate(corners((a, b, c, d)), degrees, ((a + c) / 2, (b + d) / 2)) if degrees % 360 else []
-        return polygon_box(turned) if turned else (a, b, c, d), math.nan, turned
+def _outline(tag: str, attributes: Mapping[str, Any], size: tuple[int, int]) -> Outline | None:
+    """Parse a shape; None if it is no object. Raises AnnotationError."""
+    if tag == "box":
+        a, b, c, d = parse_numbers(map(attributes.get, BOX), "corners")
+        return rotated_box((a, b, c, d), _rotation(attributes), ((a + c) / 2, (b + d) / 2)), math.nan, None
+    if tag == "ellipse":
+        x, y, rx, ry = parse_numbers(map(attributes.get, ELLIPSE), "centre and radii")
+        return ellipse((x, y), (rx, ry), _rotation(attributes))
     if tag == "polygon":
         pairs = [pair.split(",") for pair in str(attributes.get("points")).split(";")]
-        points = parse_polygon([pair[0] for pair in pairs], [pair[-1] for pair in pairs])
-        return polygon_box(points), polygon_area(points), points
+        return polygon([pair[0] for pair in pairs], [pair[-1] for pair in pairs])
     return _mask(attributes, size) if tag == "mask" else None
 
 
-def _mask(attributes: Mapping[str, Any], size: tuple[int, int]) -> tuple[Box, float, bytes]:
+def _rotation(attributes: Mapping[str, Any]) -> float:
+    """Parse the degrees of a rotation. Raises AnnotationError."""
+    return parse_numbers([attributes.get("rotation", 0)], "a rotation")[0]
+
+
+def _mask(attributes: Mapping[str, Any], size: tuple[int, int]) -> Outline:
     """Box, area and run lengths of a mask: runs outside and inside in turn, row by row. Raises AnnotationError."""
     try:
         left, top, width, height = (int(attributes[key]) for key in ("left", "top", "width", "height"))
@@ -243,9 +226,9 @@ def _mask(attributes: Mapping[str, Any], size: tuple[int, int]) -> tuple[Box, fl
 def _interpolate(first: Mapping[str, Any], second: Mapping[str, Any], share: float) -> dict[str, Any]:
     """Interpolate the attributes of a box or an ellipse; a rotation takes the shorter way. Raises AnnotationError."""
     keys = BOX if "xtl" in first else ELLIPSE
-    start, end = (parse_numbers((shape.get(key) for key in keys), "corners") for shape in (first, second))
-    angle, other = (parse_numbers([shape.get("rotation", 0)], "a rotation")[0] for shape in (first, second))
-    turn = (other - angle + 180) % 360 - 180
+    start, end = (parse_numbers(map(shape.get, keys), "coordinates") for shape in (first, second))
+    angle = _rotation(first)
+    turn = (_rotation(second) - angle + 180) % 360 - 180
     moved = dict(zip(keys, (a + (b - a) * share for a, b in zip(start, end, strict=True)), strict=True))
     return moved | {"rotation": angle + turn * share}
 

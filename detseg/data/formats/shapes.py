@@ -1,27 +1,24 @@
-"""Shapes of annotation tools: their outlines and boxes, and counts of those that are left out."""
+"""Shapes of annotation tools: their boxes, areas and outlines."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.data.annotations.builder import Box
-from detseg.data.annotations.issues import AnnotationError, IssueCollector
+from detseg.data.annotations.builder import Box, polygon_area, polygon_box
+from detseg.data.annotations.issues import AnnotationError
 from detseg.ops.rle import MaskWindow, encode, to_string
-
-log = logging.getLogger(__name__)
 
 Point = tuple[float, float]
 
 CORNERS = 72  # of the polygon that approximates an ellipse
 MAX_COORDINATE = 1e6  # pixels
+
+Outline = tuple[Box, float, list[Point] | bytes | None]  # box, area (NaN: of the box), and polygon or RLE
 
 
 def parse_numbers(values: Iterable[Any], what: str) -> list[float]:
@@ -36,12 +33,13 @@ def parse_numbers(values: Iterable[Any], what: str) -> list[float]:
     return numbers
 
 
-def parse_polygon(xs: Iterable[Any], ys: Iterable[Any]) -> list[Point]:
+def polygon(xs: Iterable[Any], ys: Iterable[Any]) -> Outline:
     """Parse the corners of a polygon. Raises AnnotationError for fewer than three, or a different count of x and y."""
     x, y = parse_numbers(xs, "x"), parse_numbers(ys, "y")
     if len(x) != len(y) or len(x) < 3:
         raise AnnotationError("mask-broken", f"has {len(x)} x and {len(y)} y; a polygon has three or more of each")
-    return [*zip(x, y, strict=True)]
+    points = [*zip(x, y, strict=True)]
+    return polygon_box(points), polygon_area(points), points
 
 
 def rotate(points: Iterable[Point], degrees: float, centre: Point) -> list[Point]:
@@ -51,13 +49,13 @@ def rotate(points: Iterable[Point], degrees: float, centre: Point) -> list[Point
     return [(x0 + (x - x0) * cos - (y - y0) * sin, y0 + (x - x0) * sin + (y - y0) * cos) for x, y in points]
 
 
-def corners(box: Box) -> list[Point]:
-    """Corners of a box, clockwise from the first."""
+def rotated_box(box: Box, degrees: float, centre: Point) -> Box:
+    """Return the box around a box that is rotated about ``centre``, clockwise as seen."""
     x1, y1, x2, y2 = box
-    return [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    return polygon_box(rotate([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], degrees, centre)) if degrees % 360 else box
 
 
-def ellipse(centre: Point, radii: Point, degrees: float = 0) -> tuple[Box, float, list[Point]]:
+def ellipse(centre: Point, radii: Point, degrees: float = 0) -> Outline:
     """Box, area and approximate outline of an ellipse with ``radii`` along x and y, rotated clockwise as seen."""
     (x, y), (a, b) = centre, radii
     angle = math.radians(degrees)
@@ -68,7 +66,7 @@ def ellipse(centre: Point, radii: Point, degrees: float = 0) -> tuple[Box, float
     return (x - half_width, y - half_height, x + half_width, y + half_height), math.pi * a * b, outline
 
 
-def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> tuple[Box, float, bytes]:
+def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> Outline:
     """Box, area and run lengths of the pixels ``inside`` (h, w) of a window in an image of a height and width.
 
     Raises AnnotationError for no pixels, and for a window that does not lie in the image.
@@ -83,25 +81,3 @@ def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, 
     box = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
     rle = to_string(encode(MaskWindow(left, top, inside.T), height, width))
     return box, float(inside.sum()), rle
-
-
-class LeftOut:
-    """Counts annotations that are left out or simplified, by the kind of issue, the file and a description."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, Path, str]] = Counter()
-
-    def add(self, file: Path, description: str, count: int = 1, kind: str = "shape-unsupported") -> None:
-        """Count some of a file; the ``description`` follows the number."""
-        self.counts[kind, file, description] += count
-
-    def report(self, source: Path, issues: IssueCollector) -> None:
-        """Report an issue for each file, or log one line for each description."""
-        totals: Counter[str] = Counter()
-        for (kind, file, description), count in self.counts.items():
-            totals[description] += count
-            if issues.collects and count:
-                issues.report(kind, file, f"{file}: {count} {description}")
-        for description, count in totals.items():
-            if count and not issues.collects:
-                log.warning("%s: %d %s", source, count, description)

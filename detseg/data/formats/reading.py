@@ -1,0 +1,81 @@
+"""Shared parts of the readers of annotation tools' files."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from detseg.data.annotations.builder import Builder
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import AnnotationError, IssueCollector
+from detseg.data.formats.layout import Tree
+from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ROTATED = "rotated boxes become the boxes around them"
+
+
+class TableReader:
+    """Reads label files, paths relative to the root of ``tree``, into one table of their images and objects.
+
+    Annotations that are left out or simplified are counted by their description.
+    """
+
+    def __init__(self, tree: Tree, issues: IssueCollector) -> None:
+        self.tree, self.issues = tree, issues
+        self.builder = Builder(tree.root, tree.root, issues)
+        self.left_out: Counter[tuple[str, str, str]] = Counter()  # by kind of issue, file and description
+
+    def parse(self, name: str, parse: Callable[[Path], T]) -> T | None:
+        """Parse a file; None for a broken one, which is reported."""
+        file = self.tree.root / name
+        try:
+            return parse(file)
+        except DataError as error:
+            self.issues.report("label-broken", file, str(error))
+            return None
+
+    def image(self, name: str, title: str, size: tuple[int, int] | None = None) -> int | None:
+        """Add the image that a file calls ``title``; None for a missing one, which is reported.
+
+        ``size`` is the height and width that the file states, if it does.
+        """
+        image = self.tree.image_of(name, title) if title else None
+        if image is None:
+            file = self.tree.root / name
+            self.issues.report("image-missing", file, f"{file}: no image {title!r} anywhere below {self.tree.root}")
+            return None
+        return self.builder.image(image, size)
+
+    @contextmanager
+    def located(self, name: str, place: str, image: int | None = None) -> Iterator[None]:
+        """Report an AnnotationError of the ``place`` in a file."""
+        try:
+            yield
+        except AnnotationError as error:
+            file = self.tree.root / name
+            path = None if image is None else self.tree.root / self.builder.files[image]
+            self.issues.report(error.kind, file, f"{file}: {place} {error}", place, image=path)
+
+    def leave_out(self, name: str, description: str, count: int = 1, kind: str = "shape-unsupported") -> None:
+        """Count annotations of a file; the ``description`` follows their number."""
+        self.left_out[kind, name, description] += count
+
+    def table(self, category_ids: Mapping[str, int] | None = None) -> DetectionAnnotations:
+        """Report or log the counts, and build the table."""
+        totals: Counter[str] = Counter()
+        for (kind, name, description), count in self.left_out.items():
+            totals[description] += count
+            if count and self.issues.collects:
+                file = self.tree.root / name
+                self.issues.report(kind, file, f"{file}: {count} {description}")
+        for description, count in totals.items():
+            if count and not self.issues.collects:
+                log.warning("%s: %d %s", self.tree.root, count, description)
+        return self.builder.annotations(category_ids)
