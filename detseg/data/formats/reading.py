@@ -6,10 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from detseg.data.annotations.builder import Builder
+from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
 from detseg.data.formats.layout import Tree
@@ -30,6 +30,7 @@ class TableReader:
     def __init__(self, tree: Tree, issues: IssueCollector) -> None:
         self.tree, self.issues = tree, issues
         self.builder = Builder(tree.root, tree.root, issues)
+        self.ignored: list[tuple[int, Box]] = []
         self.left_out: Counter[tuple[str, str, str]] = Counter()  # by kind of issue, file and description
 
     def parse(self, name: str, parse: Callable[[Path], T]) -> T | None:
@@ -41,17 +42,25 @@ class TableReader:
             self.issues.report("label-broken", file, str(error))
             return None
 
-    def image(self, name: str, title: str, size: tuple[int, int] | None = None) -> int | None:
-        """Add the image that a file calls ``title``; None for a missing one, which is reported.
+    def image(
+        self, name: str, title: str | None = None, size: tuple[int, int] | None = None, near: str | None = None
+    ) -> int | None:
+        """Add the image that a file calls ``title``, or that has its stem; None for a missing one, which is reported.
 
-        ``size`` is the height and width that the file states, if it does.
+        ``size`` is the height and width that the file states, if it does. Of several images, that with the path most
+        like ``near`` is taken, by default the path of the file.
         """
-        image = self.tree.image_of(name, title) if title else None
+        image = None if title == "" else self.tree.image_of(near or name, title)
         if image is None:
             file = self.tree.root / name
-            self.issues.report("image-missing", file, f"{file}: no image {title!r} anywhere below {self.tree.root}")
+            called = f"called {PurePosixPath(name).stem}" if title is None else repr(title)
+            self.issues.report("image-missing", file, f"{file}: no image {called} anywhere below {self.tree.root}")
             return None
         return self.builder.image(image, size)
+
+    def ignore(self, image: int, box: Box) -> None:
+        """Add a region in which no detection counts, of whatever class."""
+        self.ignored.append((image, box))
 
     @contextmanager
     def located(self, name: str, place: str, image: int | None = None) -> Iterator[None]:
@@ -68,7 +77,7 @@ class TableReader:
         self.left_out[kind, name, description] += count
 
     def table(self, category_ids: Mapping[str, int] | None = None) -> DetectionAnnotations:
-        """Report or log the counts, and build the table."""
+        """Report or log the counts, and build the table, in which an ignored region is a crowd of every class."""
         totals: Counter[str] = Counter()
         for (kind, name, description), count in self.left_out.items():
             totals[description] += count
@@ -78,4 +87,8 @@ class TableReader:
         for description, count in totals.items():
             if count and not self.issues.collects:
                 log.warning("%s: %d %s", self.tree.root, count, description)
+        classes = sorted(set(self.builder.names)) if category_ids is None else category_ids
+        for image, box in self.ignored:
+            for name in classes:
+                self.builder.add(image, name, box, crowd=True)
         return self.builder.annotations(category_ids)

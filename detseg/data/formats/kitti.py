@@ -1,0 +1,83 @@
+"""KITTI's labels of objects (Geiger et al. 2012): a text file for each image, a line for each object."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import PurePosixPath
+
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.layout import Tree, by_split, read_start, read_text
+from detseg.data.formats.reading import TableReader
+from detseg.data.formats.shapes import parse_numbers
+from detseg.data.formats.voc.layout import read_list
+
+LINE = re.compile(rb"\s*[A-Za-z]\S*( -?[\d.]+(e[-+]?\d+)?){14,15}\s*")  # the last is the score of a detection
+COLUMNS = 15  # type, truncated, occluded, alpha, left, top, right, bottom, 3 dimensions, 3 coordinates, rotation
+BOX = slice(4, 8)
+IGNORED = "DontCare"
+
+
+class KittiFormat(DatasetFormat):
+    """Folders training/image_2 and training/label_2; other folders of label files in KITTI's columns will do.
+
+    Splits are the names of folders, or the lists ImageSets/train.txt and val.txt if there are any.
+    """
+
+    name = "KITTI"
+    tasks = ("detection", "instance_segmentation")
+    marks = "label_2 with a .txt of 15 columns for each image"
+
+    def detect(self, tree: Tree) -> list[DatasetSource]:
+        """Collect the label files of the folders whose first file with an object has KITTI's columns."""
+        fits: dict[PurePosixPath, bool] = {}
+        for file in tree.ending(".txt"):
+            folder = PurePosixPath(file).parent
+            if folder not in fits and (line := read_start(tree.root / file).strip().partition(b"\n")[0]):
+                fits[folder] = bool(LINE.fullmatch(line))
+        files = [file for file in tree.ending(".txt") if fits.get(PurePosixPath(file).parent)]
+        return [DatasetSource(self, tree, tree.root, _listed(tree, files) or by_split(files))] if files else []
+
+    def read(
+        self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    ) -> DetectionAnnotations:
+        """Read the label files of a split."""
+        return read_kitti(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+
+
+def _listed(tree: Tree, files: list[str]) -> dict[str, list[str]]:
+    """Split label files by the lists in ImageSets; none unless there are both."""
+    lists = {split: tree.ending(f"imagesets/{split}.txt") for split in ("train", "val")}
+    if not all(lists.values()):
+        return {}
+    stems = {split: set(read_list(tree.root / found[0])) for split, found in lists.items()}
+    return {split: [file for file in files if PurePosixPath(file).stem in names] for split, names in stems.items()}
+
+
+def read_kitti(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
+    """Read label files, paths relative to the root of ``tree``; a DontCare region is a crowd of every class.
+
+    The classes are the sorted types. Raises DataError, naming file and line.
+    """
+    reader = TableReader(tree, issues)
+    for name in files:
+        text = reader.parse(name, read_text)
+        image = None if text is None else reader.image(name, near=name.replace("label_2", "image_2"))
+        if text is None or image is None:
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            values = line.split()
+            if not values:
+                continue
+            with reader.located(name, f"line {number}", image):
+                if len(values) not in (COLUMNS, COLUMNS + 1):
+                    raise AnnotationError("label-broken", f"has {len(values)} columns; KITTI's labels have {COLUMNS}")
+                x1, y1, x2, y2 = parse_numbers(values[BOX], "corners")
+                if values[0] == IGNORED:
+                    reader.ignore(image, (x1, y1, x2, y2))
+                else:
+                    reader.builder.add(image, values[0], (x1, y1, x2, y2), math.nan)
+    return reader.table()
