@@ -21,6 +21,7 @@ from detseg.data.formats.labelme import LabelMeFormat
 from detseg.data.formats.lvis import LvisFormat
 from detseg.data.formats.open_images import OpenImagesFormat
 from detseg.data.formats.oxford_pet import OxfordPetFormat
+from detseg.data.formats.penn_fudan import PennFudanFormat
 from detseg.data.formats.via import ViaFormat
 from detseg.data.formats.visdrone import VisDroneFormat
 from detseg.data.formats.voc.detection import VocFormat
@@ -44,6 +45,7 @@ FORMATS: list[DatasetFormat] = [
     KittiFormat(),
     VisDroneFormat(),
     WiderFaceFormat(),
+    PennFudanFormat(),
     ImageMasksFormat(),
     CityscapesSemanticFormat(),
     CamVidFormat(),

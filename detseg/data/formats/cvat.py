@@ -215,10 +215,10 @@ def _mask(attributes: Mapping[str, Any], size: tuple[int, int]) -> Outline:
         left, top, width, height = (int(attributes[key]) for key in ("left", "top", "width", "height"))
         counts = [int(count) for count in attributes["rle"].split(",")]
     except (KeyError, ValueError):
-        raise AnnotationError("mask-broken", "has no rle, left, top, width and height that are whole numbers") from None
+        raise AnnotationError("label-broken", "lacks whole numbers as rle, left, top, width and height") from None
     if min(counts) < 0 or not 0 < sum(counts) == width * height <= math.prod(size):
         message = f"has runs of {sum(counts)} pixels for a mask of {width}x{height}"
-        raise AnnotationError("mask-broken", message)
+        raise AnnotationError("label-broken", message)
     inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
     return pixel_mask(inside, left, top, size)
 

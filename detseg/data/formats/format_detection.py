@@ -12,6 +12,7 @@ from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats import FORMATS
 from detseg.data.formats.base import NO_NAMES, AmbiguousFormatError, DatasetFormat, DatasetSource, Task
 from detseg.data.formats.layout import Tree
+from detseg.data.formats.near_misses import near_misses
 from detseg.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def detect_source(root: Path, format: str | DatasetFormat = AUTO, task: Task = "
             f"{root}: it holds labels more than once: {'; '.join(map(str, sources))}. Choose with `format='YOLO'` or "
             "another; one of several folders of YOLO labels with `format='YoloFormat'` and `format.labels='FOLDER'`"
         )
+    if recognised := near_misses(tree):
+        raise DataError(f"{root}: {'; '.join(recognised)}")
     suffixes = Counter(Path(file).suffix or "no suffix" for file in tree.files)
     files = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(8)) or "none"
     searched = ", ".join(f"{one.name} ({one.marks})" for one in find_formats(format, task))

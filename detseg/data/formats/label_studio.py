@@ -168,7 +168,7 @@ def _outline(value: dict[str, Any], size: tuple[int, int]) -> Outline | None:
     if "points" in value and value.get("closed", True):
         pairs = value["points"]
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise AnnotationError("mask-broken", "has points that are no pairs")
+            raise AnnotationError("label-broken", "has points that are no pairs")
         xs, ys = (parse_numbers((pair[axis] for pair in pairs), "points") for axis in (0, 1))
         return polygon([x * across for x in xs], [y * down for y in ys])
     (degrees,) = parse_numbers([value.get("rotation") or 0], "a rotation")
@@ -202,7 +202,7 @@ def decode_brush(data: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         widths = [take(4) + 1 for _ in range(4)]
         if total != 4 * height * width:
             message = f"has a brush of {total} values, but its image of {width}x{height} has {4 * height * width}"
-            raise AnnotationError("mask-broken", message)
+            raise AnnotationError("label-broken", message)
         opaque = np.zeros(total, dtype=bool)
         place = 0
         while place < total:
@@ -213,6 +213,6 @@ def decode_brush(data: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     except (TypeError, ValueError) as error:
         if isinstance(error, AnnotationError):
             raise
-        raise AnnotationError("mask-broken", "has a brush whose run lengths are broken") from None
+        raise AnnotationError("label-broken", "has a brush whose run lengths are broken") from None
     inside: NDArray[np.bool_] = opaque.reshape(height, width, 4)[:, :, 3]
     return inside

@@ -37,7 +37,7 @@ def polygon(xs: Iterable[Any], ys: Iterable[Any]) -> Outline:
     """Parse the corners of a polygon. Raises AnnotationError for fewer than three, or a different count of x and y."""
     x, y = parse_numbers(xs, "x"), parse_numbers(ys, "y")
     if len(x) != len(y) or len(x) < 3:
-        raise AnnotationError("mask-broken", f"has {len(x)} x and {len(y)} y; a polygon has three or more of each")
+        raise AnnotationError("label-broken", f"has {len(x)} x and {len(y)} y; a polygon has three or more of each")
     points = [*zip(x, y, strict=True)]
     return polygon_box(points), polygon_area(points), points
 
@@ -74,10 +74,10 @@ def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, 
     (height, width), (h, w) = size, inside.shape
     if not (0 <= left <= width - w and 0 <= top <= height - h):
         message = f"has a mask of {w}x{h} at ({left}, {top}), but its image is {width}x{height}"
-        raise AnnotationError("mask-broken", message)
+        raise AnnotationError("label-broken", message)
     rows, columns = np.flatnonzero(inside.any(axis=1)).tolist(), np.flatnonzero(inside.any(axis=0)).tolist()
     if not rows:
-        raise AnnotationError("mask-broken", "has a mask without a pixel")
+        raise AnnotationError("label-broken", "has a mask without a pixel")
     box = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
     rle = to_string(encode(MaskWindow(left, top, inside.T), height, width))
     return box, float(inside.sum()), rle

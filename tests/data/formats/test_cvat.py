@@ -182,7 +182,7 @@ def test_frames_without_an_image_are_counted(tmp_path: Path, caplog: pytest.LogC
         ('<mask label="cat" rle="1, 2" left="0" top="0" width="2" height="2"/>', "has runs of 3 pixels"),
         ('<mask label="cat" rle="0, 4" left="63" top="0" width="2" height="2"/>', "has a mask of 2x2 at .63, 0., but"),
         ('<mask label="cat" rle="4" left="0" top="0" width="2" height="2"/>', "has a mask without a pixel"),
-        ('<mask label="cat" rle="x" left="0" top="0" width="2" height="2"/>', "has no rle"),
+        ('<mask label="cat" rle="x" left="0" top="0" width="2" height="2"/>', "lacks whole numbers as rle"),
     ],
 )
 def test_broken_shapes_are_named(tmp_path: Path, shape: str, message: str) -> None:

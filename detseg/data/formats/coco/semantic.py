@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from detseg.data.annotations.semantic import SemanticAnnotations, semantic_masks
 from detseg.data.formats.base import DatasetSource
 from detseg.data.formats.coco.columns import packed_mask, with_packed_masks
 from detseg.data.formats.coco.detection import CocoFiles
+from detseg.data.formats.coco.layout import is_cut
 from detseg.data.formats.coco.reader import load
-from detseg.data.formats.layout import Tree, is_path_traversal
+from detseg.data.formats.layout import Tree, contains_keys, is_path_traversal
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,14 @@ class CocoSemanticFormat(CocoFiles):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Take a folder with files whose names are those of COCO annotations."""
         try:
-            return [self.open(tree.root)]
+            source = self.open(tree.root)
         except DataError as error:
             return [DatasetSource(self, tree, tree.root, {}, problem=str(error))]
+        files = [part.file for part in source.splits.values()]
+        if any(contains_keys(file, "images", "annotations", "categories") or is_cut(file) for file in files):
+            return [source]
+        problem = f"no images, annotations and categories of COCO in {', '.join(map(str, files))}"
+        return [replace(source, splits={}, problem=problem)]
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
