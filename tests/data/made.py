@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
+from detseg.data.annotations.issues import IssueCollector
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats.base import DatasetSource
 
 
 def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
@@ -72,3 +75,10 @@ def annotations(counts: Sequence[int], classes: int = 3, seed: int = 0) -> Detec
         difficult=generator.random(total) < 0.2,
     )
     return from_columns(Path("made"), {f"class{i}": 10 * i + 3 for i in range(classes)}, images, objects)
+
+
+def reported(source: DatasetSource, split: str = "all", masks: MaskReading = "none") -> str:
+    """The messages that a check reports of a split, a line each."""
+    issues = IssueCollector()
+    source.read(split, masks, issues)
+    return "\n".join(issue.message for issue in issues.issues)

@@ -39,7 +39,7 @@ def image(root: Path, name: str, shapes: str, number: int = 0) -> str:
     return f'<image id="{number}" name="{name}" width="64" height="48">\n{shapes}\n</image>'
 
 
-def test_shapes_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shapes_of_images(tmp_path: Path) -> None:
     inside = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]], dtype=bool)
     shapes = f"""{BOX}
     <polygon label="cat" source="manual" occluded="0" points="1.00,2.00;11.00,2.00;1.00,22.00" z_order="0"></polygon>
@@ -56,8 +56,7 @@ def test_shapes_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     <tag label="good_frame" source="manual"></tag>"""
     cvat(tmp_path, image(tmp_path, "a.png", shapes) + image(tmp_path, "b.png", "", 1))
     (source,) = CvatFormat().detect(Tree(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        table = source.read("all", "any")
+    table = source.read("all", "any")
     assert table.classes == ("dog", "cat")
     assert (table.files.tolist(), table.offsets.tolist()) == (["images/a.png", "images/b.png"], [0, 5, 5])
     # A box turned by 30 degrees about its centre: half sides of (20 cos + 10 sin) / 2 and (20 sin + 10 cos) / 2.
@@ -76,8 +75,8 @@ def test_shapes_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert np.array_equal(mask, np.pad(inside, ((20, 25), (30, 30))))
     assert [table.masks.mask_types[i] > 0 for i in range(5)] == [False, True, True, True, False]
     for what in ("polyline", "points", "cuboid", "skeleton", "tag"):
-        assert f"1 shapes of the type {what} are left out" in caplog.text
-    assert "1 rotated boxes become the boxes around them" in caplog.text
+        assert f"1 shapes of the type {what} are left out" in made.reported(source)
+    assert "1 rotated boxes become the boxes around them" in made.reported(source)
     issues = IssueCollector()
     source.read("all", "any", issues)
     assert sorted(issue.kind for issue in issues.issues) == ["label-unused"] + ["shape-unsupported"] * 5
@@ -143,7 +142,7 @@ def test_tracks_are_interpolated_between_key_frames_and_until_they_leave(tmp_pat
     assert lefts == pytest.approx([35 - half for half in halves])
 
 
-def test_polygons_and_masks_of_tracks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_polygons_and_masks_of_tracks(tmp_path: Path) -> None:
     def polygon(frame: int, points: str, outside: int) -> str:
         return f'<polygon frame="{frame}" keyframe="1" outside="{outside}" occluded="0" points="{points}"></polygon>'
 
@@ -154,10 +153,10 @@ def test_polygons_and_masks_of_tracks(tmp_path: Path, caplog: pytest.LogCaptureF
         f'<track id="1" label="cat">{mask}</track>'
     )
     video(tmp_path, tracks)
-    with caplog.at_level(logging.WARNING):
-        table = detect_source(tmp_path).read("all", "all")
+    source = detect_source(tmp_path)
+    table = source.read("all", "all")
     assert np.diff(table.offsets).tolist() == [2, 1, 1, 0, 0]
-    assert "1 polygons between two key frames are left out" in caplog.text
+    assert "1 polygons between two key frames are left out" in made.reported(source)
 
 
 def test_frames_without_an_image_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -53,7 +53,7 @@ def export(root: Path, *tasks: Any) -> Path:
     return file
 
 
-def test_shapes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shapes(tmp_path: Path) -> None:
     made.image(tmp_path / "a.png")
     polygon = {"points": [[25, 25], [50, 25], [25, 75]], "closed": True, "polygonlabels": ["dog"]}
     ellipse = {"x": 50, "y": 50, "radiusX": 12.5, "radiusY": 12.5, "rotation": 90, "ellipselabels": ["dog"]}
@@ -71,10 +71,9 @@ def test_shapes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         result("choices", {"choices": ["good"]}),
     ]
     export(tmp_path, task(1, "/data/upload/3/1a2b3c4d-a.png", annotation(*results)))
-    with caplog.at_level(logging.WARNING):
-        source = detect_source(tmp_path)
-        assert source.format.name == "LabelStudio"
-        table = source.read("all", "any")
+    source = detect_source(tmp_path)
+    assert source.format.name == "LabelStudio"
+    table = source.read("all", "any")
     assert table.classes == ("cat", "dog")
     assert table.labels.tolist() == [0, 1, 1, 1, 0, 0]
     # The ellipse has radii of 8 and 6 pixels and stands upright; the last box is turned about its corner (32, 24).
@@ -88,7 +87,7 @@ def test_shapes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (mask,) = table.masks.draw(np.array([2]), 48, 64)
     assert np.array_equal(mask, inside)
     for text in ("1 rotated boxes become", "1 results of the type keypointlabels", "1 results of the type choices"):
-        assert text in caplog.text
+        assert text in made.reported(source)
 
 
 def test_brushes_of_several_colours(tmp_path: Path) -> None:
@@ -118,7 +117,7 @@ def test_addresses_of_images(tmp_path: Path, address: str, file: str) -> None:
     assert detect_source(tmp_path).read("all").files.tolist() == [file]
 
 
-def test_the_last_annotation_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_last_annotation_counts(tmp_path: Path) -> None:
     for number, name in enumerate("abc"):
         made.image(tmp_path / f"{name}.png", seed=number)
     cancelled = annotation(rectangle(3, 3, 3, 3), cancelled=True)
@@ -128,12 +127,12 @@ def test_the_last_annotation_counts(tmp_path: Path, caplog: pytest.LogCaptureFix
         task(2, "b.png", annotation(), predictions=[{"result": [rectangle(0, 0, 9, 9)]}]),
         task(3, "c.png"),
     )
-    with caplog.at_level(logging.WARNING):
-        table = detect_source(tmp_path).read("all")
+    source = detect_source(tmp_path)
+    table = source.read("all")
     assert (table.files.tolist(), table.boxes.tolist()) == (["a.png", "b.png"], [[0, 0, 32, 24]])
     for what in ("predictions", "cancelled annotations", "annotations before the last of their task"):
-        assert f"1 {what} are left out" in caplog.text
-    assert "1 tasks without an annotation are left out" in caplog.text
+        assert f"1 {what} are left out" in made.reported(source)
+    assert "1 tasks without an annotation are left out" in made.reported(source)
     issues = IssueCollector()
     detect_source(tmp_path).read("all", "none", issues)
     assert [issue.kind for issue in issues.issues] == ["label-unused"] * 4
