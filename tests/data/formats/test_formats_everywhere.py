@@ -11,9 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from torchvision import datasets
 
 from detseg.check.checking import check_dataset
-from detseg.data import DetectionAnnotations, DetectionDataModule, SegmentationDataModule
+from detseg.data import DetectionAnnotations, DetectionDataModule, SegmentationDataModule, SemanticAnnotations
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.format_detection import detect_any, detect_source, find_formats
 from tests.data import made
@@ -135,3 +136,36 @@ def test_a_network_learns_from_its_pixels(tmp_path: Path, make: Callable[[Path],
     source = detect_source(tmp_path, task="semantic_segmentation")
     result = check_dataset(source, decode=True, jobs=1, progress=advance)
     assert [issue for issue in result.issues if issue.severity == "error"] == []
+
+
+def test_torchvision_reads_the_same(tmp_path: Path) -> None:
+    """In the folders that torchvision downloads to."""
+    root = tmp_path / "Kitti" / "raw"
+    lines = (test_public_sets.CAR, test_public_sets.CYCLIST)
+    for stem in STEMS:
+        test_public_sets.kitti(root, stem, *lines[: 1 + STEMS.index(stem) % 2])
+    table = detect_source(tmp_path / "Kitti").read("all")
+    kitti = datasets.Kitti(str(tmp_path))
+    for file, target in zip(kitti.images, (target for _, target in kitti), strict=True):
+        index = [Path(name).name for name in table.files].index(Path(file).name)
+        objects = table.objects(index)
+        assert table.boxes[objects].tolist() == [one["bbox"] for one in target]
+        assert [table.classes[label] for label in table.labels[objects]] == [one["type"] for one in target]
+    faces = tmp_path / "widerface"
+    lines = test_public_sets.WIDER
+    test_public_sets.wider(faces, (*lines[:3], lines[6], "2", lines[10], "5 6 7 8 0 0 0 0 0 0"))
+    (faces / "WIDER_test").mkdir()
+    table = detect_source(faces).read("train")
+    for index, (_, target) in enumerate(datasets.WIDERFace(str(tmp_path), "train")):
+        x, y, width, height = target["bbox"].numpy().T
+        assert np.array_equal(table.boxes[table.objects(index)].T, [x, y, x + width, y + height])
+    pets = tmp_path / "oxford-iiit-pet"
+    test_public_sets.pets(pets)
+    semantic = detect_source(pets, task="semantic_segmentation")
+    for split, name in (("train", "trainval"), ("val", "test")):
+        published = datasets.OxfordIIITPet(str(tmp_path), name, "segmentation")
+        labels = semantic.read(split)
+        assert isinstance(labels, SemanticAnnotations)
+        for index, (_, trimap) in enumerate(published):
+            assert labels.path(index).name == published._images[index].name
+            assert np.array_equal(labels.labels(index), np.array([0, 1, 0, 255])[np.array(trimap)])
