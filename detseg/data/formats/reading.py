@@ -12,13 +12,20 @@ from typing import TypeVar
 from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
-from detseg.data.formats.layout import Tree
+from detseg.data.formats.layout import Tree, has_keys
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+MANY = 50  # JSON files; more are of one image each
 ROTATED = "rotated boxes become the boxes around them"
+
+
+def json_files(tree: Tree, *keys: str) -> list[str]:
+    """List the JSON files with some keys, of those that may label many images: few, none with the stem of an image."""
+    files = [file for file in tree.ending(".json") if tree.image_of(file) is None]
+    return [file for file in files if has_keys(tree.root / file, *keys)] if len(files) <= MANY else []
 
 
 class TableReader:

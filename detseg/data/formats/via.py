@@ -12,8 +12,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, has_keys, read_json
-from detseg.data.formats.reading import TableReader
+from detseg.data.formats.layout import Tree, by_split, read_json
+from detseg.data.formats.reading import TableReader, json_files
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, polygon
 from detseg.errors import DataError
 
@@ -45,8 +45,8 @@ class ViaFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files of a folder by their keys."""
-        keys = (("filename", "regions", "file_attributes"), ("vid_list", "metadata", "view", "attribute"))
-        files = [file for file in tree.ending(".json") if any(has_keys(tree.root / file, *known) for known in keys)]
+        files = json_files(tree, "filename", "regions", "file_attributes")
+        files += json_files(tree, "vid_list", "metadata", "view", "attribute")
         return [DatasetSource(self, tree, tree.root, by_split(files))] if files else []
 
     def read(
