@@ -146,7 +146,8 @@ def _add_objects(reader: TableReader, name: str, place: str, image: int, results
         if one.get("image_rotation"):
             reader.leave_out(name, "results on images that were rotated in Label Studio are left out")
         elif str(one.get("id")) not in used:
-            reader.leave_out(name, f"results of the type {one.get('type')} are left out")
+            kind = "shape-unsupported" if str(one.get("type")).endswith("labels") else "label-unused"
+            reader.leave_out(name, f"results of the type {one.get('type')} are left out", kind=kind)
 
 
 def _names(labels: Any) -> Iterator[str]:
