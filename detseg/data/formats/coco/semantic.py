@@ -19,9 +19,8 @@ from detseg.data.annotations.semantic import SemanticAnnotations, semantic_masks
 from detseg.data.formats.base import DatasetSource
 from detseg.data.formats.coco.columns import packed_mask, with_packed_masks
 from detseg.data.formats.coco.detection import CocoFiles
-from detseg.data.formats.coco.layout import is_cut
 from detseg.data.formats.coco.reader import load
-from detseg.data.formats.layout import Tree, contains_keys, is_path_traversal
+from detseg.data.formats.layout import Tree, contains_keys, ends_with, is_path_traversal
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class CocoSemanticFormat(CocoFiles):
         except DataError as error:
             return [DatasetSource(self, tree, tree.root, {}, problem=str(error))]
         files = [part.file for part in source.splits.values()]
-        if any(contains_keys(file, "images", "annotations", "categories") or is_cut(file) for file in files):
+        if any(contains_keys(file, "images", "annotations", "categories") or _is_cut(file) for file in files):
             return [source]
         problem = f"no images, annotations and categories of COCO in {', '.join(map(str, files))}"
         return [replace(source, splits={}, problem=problem)]
@@ -67,6 +66,11 @@ class CocoSemanticFormat(CocoFiles):
         """Read the file of a split."""
         part = source.splits[split]
         return read_coco_semantic(part.file, self._folder(source, part, issues), self.classes)
+
+
+def _is_cut(file: Path) -> bool:
+    """Tell if a file begins like COCO annotations and is cut off: then it is broken, and not of another format."""
+    return contains_keys(file, "images") and not ends_with(file, b"}")
 
 
 def read_coco_semantic(file: Path, images: Path, chosen: Sequence[str] | None = None) -> SemanticAnnotations:
