@@ -25,6 +25,7 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.formats.base import DatasetSource
+from detseg.data.formats.unused import unused_images
 from detseg.errors import DataError
 
 # Takes the number of images, and gives a function to call after each of them.
@@ -71,6 +72,7 @@ def check_dataset(source: DatasetSource, decode: bool, jobs: int, progress: Prog
     image_jobs = {split: list(_image_jobs(annotations)) for split, annotations in splits.items()}
     with progress(sum(map(len, image_jobs.values()))) as advance:
         stats = {split: check_images(of_split, decode, jobs, advance) for split, of_split in image_jobs.items()}
+    issues += unused_images(source, splits.values())
     opened = {str(job.path) for of_split in image_jobs.values() for job in of_split}
     # The check of an image file is more precise than its reader's issue.
     issues = [issue for issue in issues if issue.kind != "image-unreadable" or issue.file not in opened]
@@ -101,7 +103,7 @@ def is_readable(image_sizes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArr
 def _read_splits(source: DatasetSource) -> tuple[dict[str, SplitAnnotations], list[Issue]]:
     """Read the labels of all splits, and collect their issues instead of stopping at the first one."""
     splits: dict[str, SplitAnnotations] = {}
-    issues: list[Issue] = []
+    issues = [*source.issues]
     for split in source.splits:
         collector = IssueCollector()
         try:

@@ -14,19 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.data.annotations.images import is_turned
+from detseg.data.annotations.images import FILE_TYPES, is_turned
 from detseg.errors import DataError
 
-# Pillow's names of the contents of each file suffix. MPO is how some cameras store several JPEGs in a file.
-FILE_TYPES = {
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".png": ("PNG",),
-    ".bmp": ("BMP", "DIB"),
-    ".webp": ("WEBP",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
-}
 CHUNK_SIZE = 64  # images per task of a process
 MIN_IMAGES, MIN_DECODED = 4000, 200  # fewer images take less time than starting processes
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from detseg.check.checking import CheckResult
 from detseg.check.rendering import LONG_EDGE, BarChart, Histogram, PageImage, data_uri, histogram, render, shrink
 from detseg.check.statistics import BoxStatistics, anchor_coverage
-from detseg.check.summary import relative_message, split_table
+from detseg.check.summary import relative, split_table
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
@@ -109,7 +109,7 @@ def _issue_groups(result: CheckResult) -> Iterator[IssueGroup]:
             severity,
             title,
             len(issues),
-            [relative_message(result, issue) for issue in issues[:MAX_MESSAGES]],
+            [relative(result, issue.message) for issue in issues[:MAX_MESSAGES]],
             [_issue_image(result, issue, path) for issue, path in with_image[:MAX_ISSUE_IMAGES]],
             len(with_image) > MAX_ISSUE_IMAGES,
         )
@@ -131,7 +131,7 @@ def _issue_image(result: CheckResult, issue: Issue, path: Path) -> PageImage:
         )
     if issue.box is not None:
         pixels = _draw_box(pixels, np.array(issue.box) * factor)
-    return PageImage(data_uri(np.asarray(pixels)), relative_message(result, issue))
+    return PageImage(data_uri(np.asarray(pixels)), relative(result, issue.message))
 
 
 def _draw_box(image: Image.Image, box: NDArray[np.float64]) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import Image
 from detseg.check.checking import CheckResult, is_readable
 from detseg.check.label_checks import find_duplicates
 from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
-from detseg.data.annotations.images import read_image
+from detseg.data.annotations.images import FILE_TYPES, read_image
 from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
@@ -129,7 +129,7 @@ def _copy_image(path: Path, name: str, folder: Path, size: tuple[int, int], conv
         shutil.copyfile(path, target)
         return name
     pixels = Image.fromarray(read_image(path, size))
-    if path.suffix.lower() in (".jpg", ".jpeg"):
+    if "JPEG" in FILE_TYPES.get(path.suffix.lower(), ()):
         pixels.save(target, format="JPEG", quality=JPEG_QUALITY)
         return name
     name = name if path.suffix.lower() == ".png" else f"{name}.png"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from detseg.check.checking import CheckResult
 from detseg.check.statistics import BoxStatistics, anchor_coverage
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import KINDS, Issue
+from detseg.data.annotations.issues import KINDS, MAX_LISTED, summarize, title
 
-MAX_ISSUES, MAX_CLASSES = 3, 30  # listed of each kind, and listed at all, without ``--all``
+MAX_CLASSES = 30  # listed without ``--all``
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
@@ -96,22 +96,19 @@ def _box_lines(statistics: BoxStatistics, side: int) -> Iterator[str]:
 
 
 def _issue_lines(result: CheckResult, list_all: bool) -> Iterator[str]:
-    for kind, (severity, title) in KINDS.items():
-        issues = result.of_kind(kind)
-        if not issues:
-            continue
-        yield f"{severity}: {len(issues)} {title} ({kind})"
-        listed = issues if list_all else issues[:MAX_ISSUES]
-        yield from (f"  {relative_message(result, issue)}" for issue in listed)
-        if len(issues) > len(listed):
-            yield f"  and {len(issues) - len(listed)} more; --all lists them"
+    for kind, messages in summarize(result.issues):
+        yield f"{KINDS[kind][0]}: {title(kind, len(messages))}"
+        listed = messages if list_all else messages[:MAX_LISTED]
+        yield from (f"  {relative(result, message)}" for message in listed)
+        if len(messages) > len(listed):
+            yield f"  and {len(messages) - len(listed)} more; --all lists them"
     counts = ", ".join(f"{count} {severity}s" for severity, count in result.severity_counts.items())
     yield counts if result.issues else "clean"
 
 
-def relative_message(result: CheckResult, issue: Issue) -> str:
-    """Return the message of an issue with paths relative to the data set."""
-    return issue.message.replace(f"{result.root}/", "")
+def relative(result: CheckResult, message: str) -> str:
+    """Return a message with paths relative to the data set."""
+    return message.replace(f"{result.root}/", "")
 
 
 def _quantiles(values: NDArray[Any]) -> list[float]:

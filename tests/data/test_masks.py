@@ -21,7 +21,7 @@ from detseg.data.annotations.masks import RLE, concat_masks
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.format_detection import detect_source, find_formats
-from detseg.data.formats.voc.detection import read_voc
+from detseg.data.formats.voc.reader import read_voc
 from detseg.errors import DataError
 from tests.data import made
 

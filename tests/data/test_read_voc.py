@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from detseg.data.formats.voc.detection import read_voc
+from detseg.data.formats.voc.reader import read_voc
 from detseg.data.formats.voc.layout import find_ids, find_splits, find_voc
 from detseg.errors import DataError
 from tests.data import made

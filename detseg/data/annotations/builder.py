@@ -6,22 +6,28 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_size
+from detseg.data.annotations.images import image_sizes
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import NONE, POLYGONS, RLE, concat_masks, pack_polygons
 
 Box = tuple[float, float, float, float]
+Orientation = Literal["shown", "stored"]  # of an image with an EXIF orientation: as viewers turn it, or not
 
 
 class Builder:
     """Collects images and objects for ``DetectionAnnotations``."""
 
-    def __init__(self, source: Path, root: Path, issues: IssueCollector = FAIL_FAST) -> None:
-        self.source, self.root, self.issues = source, root, issues
+    def __init__(
+        self, source: Path, root: Path, issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown"
+    ) -> None:
+        self.source, self.root, self.issues, self.orientation = source, root, issues, orientation
+        self.turned: dict[int, tuple[int, int]] = {}  # images with an EXIF orientation, and their other size
         self.files: list[str] = []
         self.image_ids: list[str] = []
         self.sizes: list[tuple[int, int]] = []
@@ -33,10 +39,18 @@ class Builder:
         self.masks: list[tuple[int, bytes]] = []
 
     def image(self, file: str, size: tuple[int, int] | None = None, image_id: str | None = None) -> int:
-        """Add an image by its path below the root, and return its index. By default its size is read from the file."""
+        """Add an image by its path below the root, and return its index. By default its size is read from the file.
+
+        Then the labels are for the image as viewers show it, or with ``orientation`` "stored" as its pixels are stored.
+        """
+        if size is None:
+            shown, stored = image_sizes(self.root / file, self.issues)
+            size, other = (shown, stored) if self.orientation == "shown" else (stored, shown)
+            if shown != stored:
+                self.turned[len(self.files)] = other
         self.files.append(file)
         self.image_ids.append(os.path.splitext(file)[0] if image_id is None else image_id)
-        self.sizes.append(size or image_size(self.root / file, self.issues))
+        self.sizes.append(size)
         return len(self.files) - 1
 
     def add(
@@ -69,6 +83,7 @@ class Builder:
         """Build the table. The classes default to the sorted names of the objects, with ids from 1."""
         if category_ids is None:
             category_ids = {name: number for number, name in enumerate(sorted(set(self.names)), start=1)}
+        self._report_turned()
         label = {name: position for position, name in enumerate(category_ids)}
         images = ImageColumns(
             root=self.root,
@@ -87,11 +102,38 @@ class Builder:
         )
         return from_columns(self.source, category_ids, images, objects, self.issues)
 
+    def _report_turned(self) -> None:
+        """Report images with an EXIF orientation, and the reading that fits their boxes better if one does."""
+        if not self.turned:
+            return
+        beyond = {"other": 0, "this": 0}
+        for image, (_, _, x2, y2) in zip(self.image_index, self.boxes, strict=True):
+            if image in self.turned:
+                for which, (height, width) in (("this", self.sizes[image]), ("other", self.turned[image])):
+                    beyond[which] += x2 > width + 1 or y2 > height + 1
+        other = "stored" if self.orientation == "shown" else "shown"
+        hint = f"if their boxes are wrong, set `format.orientation={other!r}`"
+        if beyond["other"] < beyond["this"]:
+            hint = f"{beyond['this']} of their boxes reach beyond them, {beyond['other']} with "
+            hint += f"`format.orientation={other!r}`"
+        first = self.files[next(iter(self.turned))]
+        message = f"{len(self.turned)} images such as {first} are labelled as {self.orientation}; {hint}"
+        self.issues.report("image-turned", self.source, f"{self.root}: {message}")
+
 
 def polygon_box(points: Sequence[tuple[float, float]]) -> Box:
     """Bounding box of points."""
     xs, ys = zip(*points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def rotated_boxes(boxes: NDArray[np.float64], degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes (N, 4) around boxes that are rotated about their centres by ``degrees`` (N,)."""
+    angles = np.radians(degrees)
+    cos, sin = np.abs(np.cos(angles)), np.abs(np.sin(angles))
+    centers, (width, height) = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).T
+    half = np.stack([width * cos + height * sin, width * sin + height * cos], axis=1) / 2
+    return np.concatenate([centers - half, centers + half], axis=1)
 
 
 def polygon_area(points: Sequence[tuple[float, float]]) -> float:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.data.annotations.duplicates import doubled_objects
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks
 from detseg.errors import MaskError
 
 log = logging.getLogger(__name__)
 
+MAX_NORMALIZED = 0.5  # fraction of normalised boxes above which they are no slips
 ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # messages about objects that never had a mask
 
 
@@ -191,8 +193,8 @@ def from_columns(
 ) -> DetectionAnnotations:
     """Build ``DetectionAnnotations``; ``category_ids`` are the class names in the order of the labels, with their ids.
 
-    Boxes without area inside their image are dropped; the log names ``source``, file and annotation id. The others stay
-    as they are, also where they reach beyond it: an evaluation compares with the labels, and training clips.
+    Boxes without area inside their image are dropped, and reported as other issues of boxes are. The others stay as
+    they are, also where they reach beyond it: an evaluation compares with the labels, and training clips.
     """
     names = np.asarray(images.files, dtype=np.str_)
     rows, boxes, masks, ids = objects.image_index, objects.boxes, objects.masks, objects.ids
@@ -200,13 +202,18 @@ def from_columns(
     clipped = boxes.clip(0, limits)
     width, height = (clipped[:, 2:] - clipped[:, :2]).T
     valid = (width > 0) & (height > 0)
-    if issues.collects:
-        for i, kind, message in _box_issues(boxes, clipped, images.sizes[rows]):
-            path = images.root / names[rows[i]]
-            box = tuple(boxes[i].tolist())
-            issues.report(kind, path, f"{path} annotation {ids[i]}: {message}", int(ids[i]), box)
-    else:
-        _log_boxes(source, valid, clipped, objects, names)
+    for i, kind, message in _box_issues(boxes, clipped, images.sizes[rows]):
+        path = images.root / names[rows[i]]
+        box = tuple(boxes[i].tolist())
+        issues.report(kind, path, f"{path} annotation {ids[i]}: {message}", int(ids[i]), box)
+    for i, first in doubled_objects(rows, boxes, objects.labels, masks):
+        path = images.root / names[rows[i]]
+        message = f"{path} annotation {ids[i]}: the same as annotation {ids[first]}"
+        issues.report("object-doubled", path, message, int(ids[i]), tuple(boxes[i].tolist()))
+    for name, count in zip(*np.unique(names, return_counts=True), strict=True):
+        if count > 1:
+            path = images.root / name
+            issues.report("image-doubled", path, f"{path}: {source} lists this image {count} times")
     del limits, clipped  # the columns of a large data set take enough memory
     areas = np.full(len(boxes), np.nan) if objects.areas is None else objects.areas
     if masks is not None:
@@ -233,26 +240,6 @@ def from_columns(
     )
 
 
-def _log_boxes(
-    source: Path,
-    valid: NDArray[np.bool_],
-    clipped: NDArray[np.float64],
-    objects: ObjectColumns,
-    names: NDArray[np.str_],
-) -> None:
-    """Warn of boxes that are dropped, and of those that reach beyond their image."""
-    boxes = objects.boxes
-    if not valid.all():
-        dropped = ", ".join(
-            f"{names[objects.image_index[i]]} annotation {objects.ids[i]} {boxes[i].tolist()}"
-            for i in np.flatnonzero(~valid)
-        )
-        log.warning("%s: dropped %d boxes without area (xyxy): %s", source, (~valid).sum(), dropped)
-    outside = int((valid & (np.abs(clipped - boxes) > 1).any(axis=1)).sum())
-    if outside:
-        log.warning("%s: %d boxes reach beyond their image by more than a pixel; training clips them", source, outside)
-
-
 def looks_normalized(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Mark boxes (N, 4) that look like fractions of their image instead of pixels; ``sizes`` are (N, 2)."""
     fractions = (np.abs(boxes) <= 1).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
@@ -266,10 +253,12 @@ def _box_issues(
     """Index, kind and message of each box (N, 4) with an issue; boxes of images of unknown size are left out."""
     sides, inside = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
     remaining = (sizes > 0).all(axis=1)
+    normalized = looks_normalized(boxes, sizes)
+    normalized &= normalized.mean() > MAX_NORMALIZED if len(boxes) else False
     for kind, affected, message in (
         ("box-negative", (sides < 0).any(axis=1), "has its second corner before the first"),
         ("box-area", (sides == 0).any(axis=1), "has no area"),
-        ("box-normalised", looks_normalized(boxes, sizes), "goes from 0 to 1, and would be less than a pixel large"),
+        ("box-normalised", normalized, "goes from 0 to 1, and would be less than a pixel large"),
         ("box-outside", (inside <= 0).any(axis=1), "lies outside of its image"),
         ("box-beyond", (np.abs(clipped - boxes) > 1).any(axis=1), "reaches beyond its image"),
         ("box-tiny", (inside < 1).any(axis=1), "has a side of less than a pixel"),

@@ -15,7 +15,16 @@ from detseg.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Suffixes of the files that are images, with Pillow's names of their types; cameras store several JPEGs as MPO.
+FILE_TYPES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ("JPEG", "MPO")),
+    ".png": ("PNG",),
+    **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
+    ".webp": ("WEBP",),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".ppm", ".pgm"), ("PPM",)),
+}
+SUFFIXES = tuple(FILE_TYPES)
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
 
 cv2.setNumThreads(0)  # the worker processes are the parallelism; threads inside them would only compete
@@ -56,18 +65,23 @@ def image_size(path: Path, issues: IssueCollector = FAIL_FAST) -> tuple[int, int
 
     Raises DataError as ``read_image`` does; where ``issues`` collects, an unreadable file has the size (0, 0).
     """
+    return image_sizes(path, issues)[0]
+
+
+def image_sizes(path: Path, issues: IssueCollector = FAIL_FAST) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return height and width of an image as viewers show it, and as it is stored, as ``image_size`` does."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            turned = is_turned(image)
-            return (image.width, image.height) if turned else (image.height, image.width)
+            stored = image.height, image.width
+            return (image.width, image.height) if is_turned(image) else stored, stored
     except OSError as error:
         message = f"{path}: cannot read this image: {error.strerror or error}"
     except Image.DecompressionBombError as error:
         message = f"{path}: cannot read this image: {error}; make it smaller, or leave it out"
     issues.report("image-unreadable", path, message)
-    return 0, 0
+    return (0, 0), (0, 0)
 
 
 def is_turned(image: Image.Image) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MAX_LISTED = 3  # messages of each kind in a summary
 
 Severity = Literal["error", "warning", "note"]
 
@@ -21,20 +26,29 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "image-truncated": ("error", "truncated images"),
     "image-bomb": ("error", "images with more pixels than are safe to decode"),
     "image-size": ("error", "images of another size than their labels say"),
-    "image-unknown": ("error", "labels of images that are not listed"),
+    "image-ambiguous": ("error", "label files that fit several images"),
     "category-unknown": ("error", "labels of classes that are not listed"),
     "id-doubled": ("error", "ids that occur more than once"),
     "off-by-one": ("error", "class numbers that are all shifted by one"),
     "box-nan": ("error", "boxes with values that are not numbers"),
     "box-normalised": ("error", "boxes from 0 to 1 instead of in pixels"),
+    "box-pixels": ("error", "boxes in pixels instead of fractions of the image"),
     "mask-missing": ("error", "images without a semantic mask, or masks without an image"),
     "mask-undefined": ("error", "semantic masks with undefined values"),
     "duplicate-across": ("error", "images that are the same in two splits"),
+    "split-conflict": ("warning", "splits that are declared and not used"),
+    "file-unused": ("warning", "label files that no split uses"),
+    "image-unknown": ("warning", "labels of images that are not listed"),
+    "image-doubled": ("warning", "images that are listed more than once"),
+    "object-doubled": ("warning", "objects that are listed more than once"),
+    "id-renewed": ("warning", "annotation ids that are missing or occur twice, and are numbered anew"),
+    "flag-unknown": ("warning", "flags that are neither true nor false, and are read as false"),
     "box-area": ("warning", "boxes without area"),
     "box-negative": ("warning", "boxes whose second corner lies before the first"),
     "box-outside": ("warning", "boxes outside of their image"),
     "box-beyond": ("warning", "boxes that reach beyond their image by more than a pixel"),
     "box-tiny": ("warning", "boxes with a side of less than a pixel"),
+    "box-zero-based": ("warning", "files that count pixels from 0 in a format that counts from 1"),
     "mask-broken": ("warning", "masks that cannot be used"),
     "shape-unsupported": ("warning", "shapes that are left out or simplified"),
     "class-names": ("warning", "class names that differ only in capitals or spaces"),
@@ -50,6 +64,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "class-unused": ("note", "classes without any object"),
     "class-unseen": ("note", "classes with objects, but none in the training split"),
     "label-unused": ("note", "annotations that no detector uses"),
+    "image-unused": ("note", "images that no split uses"),
+    "image-turned": ("note", "images that viewers turn, in a format that does not state their size"),
     "image-empty": ("note", "images without objects"),
 }
 
@@ -100,13 +116,45 @@ class IssueCollector:
 
 
 class FailFast(IssueCollector):
-    """Raise the first issue as DataError."""
+    """Raise the first error as DataError, and log warnings and notes."""
 
     collects = False
 
-    def report(self, kind: str, file: Path | str, message: str, *_: object, **__: object) -> None:
-        """Raise DataError."""
-        raise DataError(message)
+    def report(self, kind: str, file: Path | str, message: str, *args: Any, **more: Any) -> None:
+        """Raise DataError for an error, else log the message."""
+        if KINDS[kind][0] == "error":
+            raise DataError(message)
+        log.warning("%s", message)
+
+
+class FailFastSummary(FailFast):
+    """Raise the first error as DataError, and collect warnings and notes, to log their counts."""
+
+    def report(self, kind: str, file: Path | str, message: str, *args: Any, **more: Any) -> None:
+        """Raise DataError for an error, else add the issue."""
+        if KINDS[kind][0] == "error":
+            raise DataError(message)
+        IssueCollector.report(self, kind, file, message, *args, **more)
+
+    def log(self, root: Path) -> None:
+        """Log the number of issues of each kind with the first messages, in the words of a check."""
+        for kind, messages in summarize(self.issues):
+            more = f"; and {len(messages) - MAX_LISTED} more" if len(messages) > MAX_LISTED else ""
+            level = logging.INFO if KINDS[kind][0] == "note" else logging.WARNING
+            log.log(level, f"%s: {title(kind, len(messages))}: %s%s", root, "; ".join(messages[:MAX_LISTED]), more)
+
+
+def summarize(issues: Iterable[Issue]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each kind of some issues with its messages, in the order of KINDS."""
+    of_kind: dict[str, list[str]] = {}
+    for issue in issues:
+        of_kind.setdefault(issue.kind, []).append(issue.message)
+    yield from ((kind, of_kind[kind]) for kind in KINDS if kind in of_kind)
+
+
+def title(kind: str, count: int) -> str:
+    """Describe a number of issues of a kind."""
+    return f"{count} {KINDS[kind][1]} ({kind})"
 
 
 FAIL_FAST = FailFast()

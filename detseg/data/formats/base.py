@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,16 +11,16 @@ from typing import Any, ClassVar, Literal
 from detseg.configurable import Configurable
 from detseg.data.annotations.classification import ClassificationIndex
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
+from detseg.data.annotations.issues import FAIL_FAST, FailFastSummary, Issue, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.data.formats.layout import WHOLE as WHOLE
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 
 Task = Literal["detection", "instance_segmentation", "semantic_segmentation", "classification"]
 Annotations = DetectionAnnotations | SemanticAnnotations | ClassificationIndex
 
-WHOLE = "all"  # the split of a data set that is not split
 NO_NAMES: Mapping[str, str] = {}
 
 
@@ -34,10 +34,26 @@ class DatasetSource:
     splits: Mapping[str, Any]  # by "train", "val", "test", or "all" if it is not split: values for the format to read
     has_category_ids: bool = False  # the data set numbers its classes
     problem: str = ""  # of a near miss: the reason why it cannot be read
+    issues: Sequence[Issue] = ()  # of the folder as a whole
 
     def read(self, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST) -> Annotations:
-        """Read a split, as ``DatasetFormat.read`` does."""
-        return self.format.read(self, split, masks, issues)
+        """Read a split, as ``DatasetFormat.read`` does; without ``issues``, log the number of warnings of each kind."""
+        if issues is not FAIL_FAST:
+            return self.format.read(self, split, masks, issues)
+        summary = FailFastSummary()
+        for issue in self.issues:
+            if issue.severity == "error":
+                raise DataError(issue.message)
+        table = self.format.read(self, split, masks, summary)
+        summary.log(self.tree.root)
+        return table
+
+    def log_issues(self, more: Sequence[Issue] = ()) -> None:
+        """Log the issues of the folder as a whole, and ``more``. Raises DataError for the first error."""
+        summary = FailFastSummary()
+        for issue in (*self.issues, *more):
+            summary.report(*issue[:3])
+        summary.log(self.tree.root)
 
     def __str__(self) -> str:
         return self.format.name if self.location == self.tree.root else f"{self.format.name} in {self.location}"

@@ -10,6 +10,7 @@ from typing import cast
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSource
+from detseg.data.formats.unused import unused_images
 from detseg.data.formats.writing import copy_image, link_image
 from detseg.errors import DataError
 
@@ -25,6 +26,7 @@ def convert(
     """
     reading: MaskReading = "any" if masks else "none"
     splits = {split: cast("DetectionAnnotations", source.read(split, reading)) for split in source.splits}
+    source.log_issues(unused_images(source, splits.values()))
     return write_splits(splits, to, out, source.has_category_ids, masks=masks, copy=copy)
 
 

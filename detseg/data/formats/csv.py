@@ -6,12 +6,12 @@ import csv
 import io
 import math
 
-from detseg.data.annotations.builder import Builder
+from detseg.data.annotations.builder import Builder, Orientation
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_text
+from detseg.data.formats.layout import Tree, by_split, in_label_place, read_head, read_text, unused_label
 from detseg.errors import DataError
 
 # Names of the columns in various programs, in lower case.
@@ -24,48 +24,66 @@ COLUMNS = {
     "y2": ("ymax", "y_max", "y2", "bottom", "bbox_ymax"),
 }
 CORNERS = ("x1", "y1", "x2", "y2")
+SIDES = {"height": ("height", "image_height", "img_height"), "width": ("width", "image_width", "img_width")}  # optional
 
 
 class CsvFormat(DatasetFormat):
-    """Tables whose header has a file, a class and four corners."""
+    """Tables whose header has a file, a class and four corners.
+
+    ``orientation`` tells if the labels of images with an EXIF orientation are for the image as viewers show it, or for
+    the pixels as stored, where a table does not state their width and height.
+    """
 
     name = "CSV"
     tasks = ("detection", "instance_segmentation")
     marks = "a header with filename, class, xmin, ymin, xmax and ymax"
 
+    def __init__(self, orientation: Orientation = "shown") -> None:
+        self.orientation = orientation
+
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the tables of a folder by their headers."""
-        files = []
-        for file in tree.ending(".csv"):
-            with (tree.root / file).open("rb") as stream:
-                header = stream.readline(4096).decode("utf-8-sig", errors="replace")
-            if len(_columns(_split(header))) == len(COLUMNS):
-                files.append(file)
+        columns = {file: _columns(_split(read_head(tree.root / file).split("\n")[0])) for file in tree.ending(".csv")}
+        labels = [file for file, known in columns.items() if COLUMNS.keys() <= known.keys()]
+        # A table in the place of a split is its labels, whatever is in it.
+        files = [file for file in columns if file in labels or in_label_place(file, labels)]
+        if not labels:
+            return []
+        splits = by_split(files, per_image=False)
+        unused = [unused_label(tree, file) for file in files if not any(file in part for part in splits.values())]
         location = tree.root / files[0] if len(files) == 1 else tree.root
-        return [DatasetSource(self, tree, location, by_split(files))] if files else []
+        return [DatasetSource(self, tree, location, splits, issues=unused)]
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the tables of a split."""
-        return read_csv(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        return read_csv(source.tree, source.splits[split], issues, self.orientation).with_masks(masks, {}, issues)
 
 
-def read_csv(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
+def read_csv(
+    tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown"
+) -> DetectionAnnotations:
     """Read tables, paths relative to the root of ``tree``. A line without corners is of an image without objects.
 
     Images are found by their names anywhere below the root. The classes are the sorted names of the objects. Raises
     DataError, naming file and line.
     """
-    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root, issues)
+    builder = Builder(tree.root / files[0] if len(files) == 1 else tree.root, tree.root, issues, orientation)
     images: dict[str, int] = {}
     for name in files:
         file = tree.root / name
-        header, *_ = text = read_text(file).splitlines(keepends=True) or [""]
+        try:
+            header, *_ = text = read_text(file).splitlines(keepends=True) or [""]
+        except DataError as error:
+            issues.report("label-broken", file, str(error))
+            continue
         columns = _columns(_split(header))
         if missing := [column for column in COLUMNS if column not in columns]:
             known = "; ".join(f"{column}: {', '.join(COLUMNS[column])}" for column in missing)
-            raise DataError(f"{file}: its header lacks columns (any of these names will do): {known}")
+            message = f"{file}: its header lacks columns (any of these names will do): {known}"
+            issues.report("label-broken", file, message)
+            continue
         lines = csv.reader(io.StringIO("".join(text), newline=""), delimiter=_delimiter(header))
         try:
             for values in lines:
@@ -82,18 +100,22 @@ def read_csv(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -
 
 def _entry(values: list[str], columns: dict[str, int]) -> dict[str, str]:
     """Map columns to the values of a line. Raises AnnotationError."""
-    if len(values) <= max(columns.values()):
+    if len(values) <= max(columns[column] for column in COLUMNS):
         raise AnnotationError("label-broken", f"has {len(values)} values, fewer than the header")
-    return {column: values[position].strip() for column, position in columns.items()}
+    return {column: values[position].strip() for column, position in columns.items() if position < len(values)}
 
 
 def _read_line(tree: Tree, file: str, entry: dict[str, str], builder: Builder, images: dict[str, int]) -> None:
     """Add the image and the box of a line. Raises AnnotationError."""
-    image = tree.image_of(file, entry["file"].replace("\\", "/"))
-    if image is None:
+    name = entry["file"].replace("\\", "/")
+    found = tree.images_of(file, name) or (tree.images_of(name) if name else [])  # some leave the suffix out
+    if not found:
         raise AnnotationError("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
+    if len(found) > 1:
+        raise AnnotationError("image-ambiguous", f"names {entry['file']!r}, which is {' or '.join(found)}")
+    (image,) = found
     if image not in images:
-        images[image] = builder.image(image)
+        images[image] = builder.image(image, _size(entry))
     if not any(entry[key] for key in CORNERS):
         return
     try:
@@ -107,6 +129,13 @@ def _read_line(tree: Tree, file: str, entry: dict[str, str], builder: Builder, i
     builder.add(images[image], entry["name"], (x1, y1, x2, y2))
 
 
+def _size(entry: dict[str, str]) -> tuple[int, int] | None:
+    """Return the height and width of the image as a line states them, None if it does not."""
+    sides = [entry.get(side, "") for side in SIDES]
+    height, width = (int(float(side)) if side.replace(".", "", 1).isdecimal() else 0 for side in sides)
+    return (height, width) if height and width else None
+
+
 def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
@@ -118,5 +147,7 @@ def _split(header: str) -> list[str]:
 def _columns(header: list[str]) -> dict[str, int]:
     """Find the position of each known column in a header."""
     names = [name.strip().strip('"').lower() for name in header]
-    positions = {column: [names.index(name) for name in known if name in names] for column, known in COLUMNS.items()}
+    positions = {
+        column: [names.index(name) for name in known if name in names] for column, known in (COLUMNS | SIDES).items()
+    }
     return {column: places[0] for column, places in positions.items() if places}

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+import base64
+import io
 import math
+from collections import defaultdict
 from typing import Any
 
-from detseg.data.annotations.builder import Builder, polygon_area, polygon_box
+import numpy as np
+
+from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, has_keys, read_json
+from detseg.data.formats.layout import Tree, by_split, has_keys, in_label_place, read_json, unused_label
+from detseg.data.formats.shapes import pixel_mask
 from detseg.errors import DataError
 
-log = logging.getLogger(__name__)
-
 ANGLES = [2 * math.pi * corner / 72 for corner in range(72)]  # of the polygon that approximates a circle
-OUTLINES = ("polygon", "rectangle", "circle")
+MIN_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
+
+Polygon = list[tuple[float, float]]
 
 
 class LabelMeFormat(DatasetFormat):
@@ -29,8 +34,16 @@ class LabelMeFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the annotation files of a folder by their keys."""
-        files = [file for file in tree.ending(".json") if has_keys(tree.root / file, "shapes", "imagePath")]
-        return [DatasetSource(self, tree, tree.root, by_split(files))] if files else []
+        texts = tree.ending(".json")
+        labels = {file for file in texts if has_keys(tree.root / file, "shapes", "imagePath")}
+        # A file beside an image is its labels, whatever is in it.
+        files = [file for file in texts if file in labels or tree.images_of(file) or in_label_place(file, labels)]
+        if not labels:
+            return []
+        splits = by_split(files)
+        used = set().union(*splits.values())
+        unused = [unused_label(tree, file) for file in files if file not in used]
+        return [DatasetSource(self, tree, tree.root, splits, issues=unused)]
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
@@ -42,11 +55,11 @@ class LabelMeFormat(DatasetFormat):
 def read_labelme(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
-    Polygons, rectangles and circles become the boxes around them, and keep their areas and masks; points and lines are
-    left out, which is logged. The classes are the sorted labels. Raises DataError, naming file and shape.
+    Polygons, rectangles, circles and masks become the boxes around them, and keep their areas and masks; other shapes
+    are left out, and reported by type. The classes are the sorted labels. Raises DataError, naming file and shape.
     """
     builder = Builder(tree.root, tree.root, issues)
-    count = 0
+    left_out: dict[str, list[str]] = defaultdict(list)  # files by type of shape
     for name in files:
         file = tree.root / name
         try:
@@ -58,47 +71,81 @@ def read_labelme(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAS
         if not isinstance(shapes, list):
             issues.report("label-broken", file, f"{file}: not a LabelMe file: it has no list of shapes")
             continue
-        image = tree.image_of(name, _image_name(content)) or tree.image_of(name)
+        image = _find_image(tree, name, content, issues)
         if image is None:
-            message = f"{file}: no image {content.get('imagePath')!r} anywhere below {tree.root}"
-            issues.report("image-missing", file, message)
             continue
-        index = builder.image(image)
-        count += len(shapes)
+        sides = content.get("imageHeight"), content.get("imageWidth")
+        stated = all(type(side) is int and 0 < side < 10**6 for side in sides)
+        index = builder.image(image, sides if stated else None)
         for number, shape in enumerate(shapes, start=1):
             try:
-                _add(builder, index, shape)
+                if kind := _add(builder, index, shape):
+                    left_out[kind].append(name)
             except AnnotationError as error:
                 message = f"{file}: shape {number} {error}"
                 issues.report(error.kind, file, message, number, image=tree.root / image)
-    if (left_out := count - len(builder.names)) and not issues.collects:
-        log.warning("%s: left out %d shapes that outline nothing (points, lines)", tree.root, left_out)
+    for kind, names in left_out.items():
+        message = f"{tree.root}: {len(names)} shapes of the type {kind} are left out, the first in {names[0]}"
+        issues.report("shape-unsupported", tree.root, message, kind)
     return builder.annotations()
 
 
-def _add(builder: Builder, image: int, shape: Any) -> None:
-    """Add the object of a shape that has an area. Raises AnnotationError."""
+def _find_image(tree: Tree, name: str, content: dict[str, Any], issues: IssueCollector) -> str | None:
+    """Find the image of a file by its imagePath, else by its stem; report None, several, and two that differ."""
+    file = tree.root / name
+    stated = content.get("imagePath")
+    # Only its name counts, so that no path leads out of the folder.
+    by_path = tree.images_of(name, stated.replace("\\", "/")) if isinstance(stated, str) and stated else []
+    by_stem = tree.images_of(name)
+    if by_path and by_stem and not set(by_path) & set(by_stem):
+        message = f"{file}: its imagePath is {by_path[0]}, but its name is that of {by_stem[0]}; correct one of them"
+        issues.report("image-ambiguous", file, message)
+    elif len(images := by_path or by_stem) == 1:
+        return images[0]
+    elif images:
+        issues.report(*tree.describe_images(file, images))
+    else:
+        issues.report("image-missing", file, f"{file}: no image {stated!r} anywhere below {tree.root}")
+    return None
+
+
+def _add(builder: Builder, image: int, shape: Any) -> str | None:
+    """Add the object of a shape that has an area; return the type of any other. Raises AnnotationError."""
     kind, label, points = _shape(shape)
-    if kind not in OUTLINES:
-        return
+    mask: Polygon | bytes = points
     area = math.nan
     if kind == "circle":
         (x, y), *edge = points
         radius = math.dist((x, y), edge[0])
         box, area = (x - radius, y - radius, x + radius, y + radius), math.pi * radius**2
-        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in ANGLES]
+        mask = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in ANGLES]
     elif kind == "rectangle":
         x1, y1, x2, y2 = box = polygon_box(points)
-        points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-    else:
+        mask = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    elif kind == "mask":
+        box, area, mask = _pixels(shape.get("mask"), points, builder.sizes[image])
+    elif kind == "polygon":
         box, area = polygon_box(points), polygon_area(points)
-    builder.add(image, label, box, area, points)
+    else:
+        return kind
+    builder.add(image, label, box, area, mask)
+    return None
 
 
-def _image_name(content: dict[str, Any]) -> str | None:
-    """Return the imagePath; only its name counts, so that no path leads out of the folder."""
-    path = content.get("imagePath")
-    return path.replace("\\", "/") if isinstance(path, str) and path else None
+def _pixels(content: Any, points: Polygon, size: tuple[int, int]) -> tuple[Box, float, bytes]:
+    """Box, area and run lengths of a mask: a PNG in base64, whose first corner is that of ``points``.
+
+    Raises AnnotationError.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
+            inside = np.array(image.convert("L")) > 0
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise AnnotationError("mask-broken", f"has a mask that is no PNG in base64: {error}") from None
+    left, top = (round(value) for value in points[0])
+    return pixel_mask(inside, left, top, size)
 
 
 def _shape(shape: Any) -> tuple[str, str, list[tuple[float, float]]]:
@@ -116,6 +163,6 @@ def _shape(shape: Any) -> tuple[str, str, list[tuple[float, float]]]:
         corners = [(math.nan, math.nan)]
     if not all(math.isfinite(value) and abs(value) < 1e9 for corner in corners for value in corner):
         raise AnnotationError("box-nan", "has points that are no numbers")
-    if kind in OUTLINES and len(corners) < (3 if kind == "polygon" else 2):
+    if len(corners) < MIN_POINTS.get(kind, 0):
         raise AnnotationError("mask-broken", f"has {len(corners)} points, too few for a {kind}")
     return kind, label.strip(), corners

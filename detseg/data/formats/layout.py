@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import mmap
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from detseg.data.annotations.images import SUFFIXES
-from detseg.errors import DataError
+from detseg.data.annotations.issues import Issue
+from detseg.errors import DataError, explain_content
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-# Whole words only, so that "trainval" is neither and "evaluation" is not "val"; digits may follow, as in val2017.
+# Whole words only, so that "trainval" is neither; digits may follow, as in val2017. COCO's test-dev is a test split.
 SPLIT_PATTERNS = {
-    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
-    "val": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])"),
-    "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
+    "train": re.compile(r"(?<![a-z])train(ing)?(set)?(?![a-z])"),
+    "val": re.compile(r"(?<![a-z])(val(id|idation)?|eval(uation)?|(?<!test[-_])dev)(set)?(?![a-z])"),
+    "test": re.compile(r"(?<![a-z])test(ing)?(set)?(?![a-z])"),
 }
 
 
+WHOLE = "all"  # the split of a data set that is not split
+TEXTS = (".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".html")
+
+
 class Tree:
-    """All files below a folder, by paths relative to it; hidden ones are left out."""
+    """All files below a folder, by paths relative to it; hidden ones, and what macOS adds to archives, are left out."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -44,50 +52,102 @@ class Tree:
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
-        images = defaultdict(list)
-        for file in self.images:
-            images[PurePosixPath(file).stem].append(file)
-        return dict(images)
+        return _grouped(self.images, lambda name: os.path.splitext(name)[0])
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        images = defaultdict(list)
-        for file in self.images:
-            images[file.rpartition("/")[2]].append(file)
-        return dict(images)
+        return _grouped(self.images, str)
+
+    @cached_property
+    def _by_loose_stem(self) -> dict[str, list[str]]:
+        return _grouped(self.images, lambda name: _loose(os.path.splitext(name)[0]))
+
+    def images_of(self, label: str, name: str | None = None) -> list[str]:
+        """Find the images of a label file by ``name``, else by its stem; several if they match equally.
+
+        Of several, take the most similar paths, and of these the ones in a folder called images (beside masks, say).
+        Other spellings of a name count if none is the same: percent-encoded, or with accents or capitals otherwise.
+        """
+        file = (name or label).rpartition("/")[2]
+        stem = os.path.splitext(file)[0]
+        loose = self._by_loose_stem.get(_loose(stem), [])
+        if name:
+            images = self._by_name.get(file) or [image for image in loose if _loose(image).endswith(_loose(file))]
+        else:  # a label may also be called a.jpg.txt
+            images = self._by_stem.get(stem) or self._by_name.get(stem) or loose
+        if len(images) < 2:
+            return images
+        wanted = name if name and "/" in name else label
+        likeness = [(_alike(wanted, image), _called_images(image)) for image in images]
+        most = max(likeness)
+        return [image for image, alike in zip(images, likeness, strict=True) if alike == most]
 
     def image_of(self, label: str, name: str | None = None) -> str | None:
-        """Find the image of a label file by ``name``, else by its stem; None if there is none or several match equally.
+        """Find the image of a label file as ``images_of`` does; None if there is none or several match equally."""
+        images = self.images_of(label, name)
+        return images[0] if len(images) == 1 else None
 
-        Of several, take the most similar path, and of these the one in a folder called images (beside masks, say).
-        """
-        images = (
-            self._by_name.get(name.rpartition("/")[2], []) if name else self._by_stem.get(PurePosixPath(label).stem, [])
-        )
-        if len(images) < 2:
-            return images[0] if images else None
-        wanted = name if name and "/" in name else label
-        likeness = sorted(((_alike(wanted, image), _called_images(image), image) for image in images), reverse=True)
-        return likeness[0][2] if likeness[0][:2] != likeness[1][:2] else None
+    def describe_images(self, label: Path, images: Sequence[str]) -> Issue:
+        """Return the issue that a label file fits none of the ``images``, or several."""
+        if images:
+            message = f"{label}: fits {' and '.join(images)} alike; rename one of them, and give it its own labels"
+            return Issue("image-ambiguous", str(label), message)
+        other = next((file for file in self.others if os.path.splitext(file.rpartition("/")[2])[0] == label.stem), None)
+        hint = f"; {other} has a suffix that is not read: convert it to .png" if other else ""
+        return Issue("label-stray", str(label), f"{label}: there is no image of this name{hint}")
+
+    @cached_property
+    def others(self) -> list[str]:
+        """Files that are neither images nor texts."""
+        return [file for file in self.files if not file.lower().endswith((*SUFFIXES, *TEXTS))]
 
 
 def split_of(file: str) -> str:
-    """Return the split that a path names: "train", "val" (or valid, validation), "test", or "all" for none."""
+    """Return the split that a path names: "train", "val" (or valid, eval, dev ...), "test", or "all"."""
     for part in reversed(file.lower().split("/")):
         words = [word for word, pattern in SPLIT_PATTERNS.items() if pattern.search(part)]
         if len(words) == 1:
             return words[0]
-    return "all"
+    return WHOLE
 
 
-def by_split(files: list[str]) -> dict[str, list[str]]:
-    """Group files by the split in their path; all are one part unless some are named train and some val or test."""
-    parts: dict[str, list[str]] = defaultdict(list)
+def by_split(files: list[str], per_image: bool = True) -> dict[str, list[str]]:
+    """Group label files by the split that their folders name; files in other folders then belong to none.
+
+    Where no folder names one, their names count; if they are of one image each, only if all of them name a split. All
+    files are one part unless there are two splits.
+    """
+    parts = _parts(files, lambda file: file.rpartition("/")[0])
+    if set(parts) == {WHOLE}:
+        parts = _parts(files, str)
+        if per_image and WHOLE in parts:
+            return {WHOLE: files}
+    named = {split: parts[split] for split in SPLIT_PATTERNS if split in parts}
+    return named if len(named) > 1 else {WHOLE: files}
+
+
+def _parts(files: list[str], place: Callable[[str], str]) -> dict[str, list[str]]:
+    parts = defaultdict(list)
     for file in files:
-        parts[split_of(file)].append(file)
-    if "train" not in parts or len(parts) == 1 or "all" in parts:
-        return {"all": files}
+        parts[split_of(place(file))].append(file)
     return dict(parts)
+
+
+def in_label_place(file: str, labels: Iterable[str]) -> bool:
+    """Tell if a path names a split and is otherwise like that of a file of ``labels``: train/a.json like val/a.json."""
+    return split_of(file) != WHOLE and _without_split(file) in set(map(_without_split, labels))
+
+
+def _without_split(file: str) -> str:
+    text = file.lower()
+    for pattern in SPLIT_PATTERNS.values():
+        text = re.sub(pattern.pattern + r"\d*", "*", text)
+    return text
+
+
+def unused_label(tree: Tree, file: str, reason: str = "no split uses it") -> Issue:
+    """Return the issue that a label file is not read."""
+    return Issue("file-unused", str(tree.root / file), f"{tree.root / file}: {reason}")
 
 
 def is_path_traversal(name: str) -> bool:
@@ -140,13 +200,26 @@ def _listed(folder: Path) -> list[str]:
 
 
 def read_text(file: Path) -> str:
-    """Read the text of a label file. Raises DataError."""
+    """Read the text of a label file, in UTF-8, or in UTF-16 with a byte order mark. Raises DataError."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes()
+        if content.strip() and (reason := explain_content(file)):
+            raise DataError(f"{file}: {reason}")
+        return content.decode(_encoding(content)).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DataError(f"{file}: cannot read this file: {error.strerror}") from None
     except ValueError as error:
         raise DataError(f"{file}: not a text in UTF-8: {error}") from None
+
+
+def read_head(file: Path) -> str:
+    """Read the beginning of a text, as ``read_text`` does; empty if it cannot be read."""
+    head = read_start(file)
+    return head.decode(_encoding(head), errors="replace")
+
+
+def _encoding(content: bytes) -> str:
+    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def read_json(file: Path) -> Any:
@@ -156,7 +229,7 @@ def read_json(file: Path) -> Any:
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: broken JSON: {error}") from None
+        raise DataError(f"{file}: {explain_content(file) or f'broken JSON: {error}'}") from None
 
 
 def parse_xml(file: Path) -> Element:
@@ -171,7 +244,7 @@ def parse_xml(file: Path) -> Element:
     except OSError as error:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # also unknown encodings
-        raise DataError(f"{file}: broken XML: {error}") from None
+        raise DataError(f"{file}: {explain_content(file) or f'broken XML: {error}'}") from None
     return element
 
 
@@ -217,16 +290,46 @@ def contains_keys(file: Path, *keys: str) -> bool:
         return False
 
 
+def is_hidden(name: str) -> bool:
+    """Tell if a file or folder is none of a data set: hidden, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _walk(folder: str, prefix: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 if not entry.is_symlink() or not os.path.realpath(folder).startswith(os.path.realpath(entry.path)):
                     yield from _walk(entry.path, f"{prefix}{entry.name}/")
             else:
                 yield prefix + entry.name
+
+
+def read_flag(value: Any) -> bool | None:
+    """Read a flag as programs write it: 0 or 1, false, no, Unspecified or nothing; None for anything else."""
+    text = str("" if value is None else value).strip().lower()
+    if text in ("true", "yes", "y", "t"):
+        return True
+    if text in ("", "false", "no", "n", "f", "none", "null", "unspecified"):
+        return False
+    try:
+        return bool(float(text))
+    except ValueError:
+        return None
+
+
+def _grouped(files: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups = defaultdict(list)
+    for file in files:
+        groups[key(file.rpartition("/")[2])].append(file)
+    return dict(groups)
+
+
+def _loose(name: str) -> str:
+    """Spell a name in one of the ways that programs write it: decoded, composed, in small letters."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
 def _alike(one: str, other: str) -> int:

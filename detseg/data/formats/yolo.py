@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
+from detseg.data.annotations.builder import Box, Builder, Orientation, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector, shifted
+from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, Issue, IssueCollector, shifted
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_text
+from detseg.data.formats.layout import Tree, by_split, read_head, read_text, unused_label
+from detseg.data.formats.yolo_settings import YAML, read_keypoint_count, read_names, read_settings
 from detseg.data.formats.yolo_writer import write_yolo
 from detseg.errors import DataError
 
-log = logging.getLogger(__name__)
-
-LINE = re.compile(r"\d+(\s+[-+.\deE]+){4,}\s*")
 DIGITS = 9  # decimals of a pixel: more are the noise of the division, which could move an outline by a pixel
-NAMES = (".yaml", ".yml", ".names")
 LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # other files that may lie beside the labels
+TRIES = 100  # files of a folder to search for labels
+MAX_FRACTION = 2  # numbers above are no fractions of an image
+MIN_POSE = 3  # lines of a box with key points that are no chance
+
+Pairs = Mapping[str, str | None]  # label file, or None, by image
 
 
 class YoloFormat(DatasetFormat):
@@ -34,44 +33,41 @@ class YoloFormat(DatasetFormat):
 
     ``labels`` chooses one of several folders of labels; ``names`` is the file, relative to the folder, that names the
     classes, by default any such file. Images without a file of labels are background, if other images of their folder
-    have one.
+    have one. ``orientation`` tells if the labels of images with an EXIF orientation are for the image as viewers show
+    it, or for the pixels as stored.
     """
 
     name = "YOLO"
     tasks = ("detection", "instance_segmentation")
     marks = "a .txt for each image, and data.yaml"
 
-    def __init__(self, labels: str | None = None, names: str | None = None) -> None:
-        self.labels, self.names = labels, names
+    def __init__(self, labels: str | None = None, names: str | None = None, orientation: Orientation = "shown") -> None:
+        self.labels, self.names, self.orientation = labels, names, orientation
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """List the sets of labels: one for each name of a folder that starts with ``label``, one for all the others."""
-        holds_labels: dict[str, bool] = {}  # by folder, after its first file that is not empty
         sources = []
-        for name, files in _label_sets(tree, holds_labels).items():
+        for name, files in _label_sets(tree).items():
             if self.labels and name != self.labels:
                 continue
-            empty = any(holds_labels.get(_parent(file), False) for file in files)  # for folders of empty files alone
-            files = [file for file in files if holds_labels.get(_parent(file), empty)]
-            pairs = {image: file for file in files if (image := tree.image_of(file))}
+            issues: list[Issue] = []
+            pairs, ambiguous = _pairs(tree, files, issues)
             if not pairs:
                 continue
             folders = set(map(_parent, pairs))
-            images = [image for image in tree.images if _parent(image) in folders]
-            stray = sorted(set(files) - set(pairs.values()))
-            splits = _declared_splits(tree, images, self.names) or by_split(images)
-            parts = {
-                split: YoloSplit({image: pairs.get(image) for image in part}, stray) for split, part in splits.items()
-            }
-            sources.append(DatasetSource(self, tree, tree.root / name, parts, has_category_ids=True))
+            images = [image for image in tree.images if _parent(image) in folders and image not in ambiguous]
+            splits = _declared_splits(tree, images, self.names, issues) or by_split(images)
+            parts = {split: {image: pairs.get(image) for image in part} for split, part in splits.items()}
+            used = set().union(*splits.values())
+            issues += [unused_label(tree, pairs[image]) for image in images if image in pairs and image not in used]
+            sources.append(DatasetSource(self, tree, tree.root / name, parts, has_category_ids=True, issues=issues))
         return sources
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the label files of a split."""
-        part = source.splits[split]
-        table = read_yolo(source.tree.root, part.labels, part.stray, self.names, issues)
+        table = read_yolo(source.tree.root, source.splits[split], self.names, issues, self.orientation)
         return table.with_masks(masks, {}, issues)
 
     def write(
@@ -81,52 +77,85 @@ class YoloFormat(DatasetFormat):
         return write_yolo(splits, out, place)
 
 
-@dataclass(frozen=True)
-class YoloSplit:
-    """Files of a split."""
-
-    labels: dict[str, str | None]  # by image
-    stray: list[str]  # label files without an image
-
-
 def _parent(file: str) -> str:
     return file.rpartition("/")[0]
 
 
-def _label_sets(tree: Tree, holds_labels: dict[str, bool]) -> dict[str, list[str]]:
-    """Group text files by their folder whose name starts with ``label``; note in ``holds_labels`` which hold labels."""
-    sets: dict[str, list[str]] = {}
+def _label_sets(tree: Tree) -> dict[str, list[str]]:
+    """Group label files by their folder whose name starts with ``label``: all of a folder that holds labels.
+
+    Of the other folders of a set, and of those whose files are all empty, files with an image are labels as well.
+    """
+    sets: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for file in tree.ending(".txt"):
         folder, _, name = file.rpartition("/")
-        if name in LISTS and not _is_label_file(tree, file):
-            continue
-        if folder not in holds_labels and (line := _first_line(tree.root / file)):
-            holds_labels[folder] = bool(LINE.fullmatch(line))
-        named = [part for part in folder.split("/") if part.lower().startswith("label")]
-        sets.setdefault(named[0] if named else "", []).append(file)
-    return sets
+        if name not in LISTS or (tree.image_of(file) and _holds_labels(tree.root / file) is not False):
+            named = [part for part in folder.split("/") if part.lower().startswith("label")]
+            sets[named[0] if named else ""][folder].append(file)
+    labels = {}
+    for name, folders in sets.items():
+        tried = {folder: (_holds_labels(tree.root / file) for file in files) for folder, files in folders.items()}
+        holding = {folder for folder, results in tried.items() if any(islice(filter(None.__ne__, results), TRIES))}
+        if holding:
+            labels[name] = [
+                file for folder, files in folders.items() for file in files if folder in holding or tree.images_of(file)
+            ]
+    return labels
 
 
-def _is_label_file(tree: Tree, file: str) -> bool:
-    """Tell if a file named like a list holds labels: an image has its name, and its first line is a label or empty."""
-    first = _first_line(tree.root / file)
-    return tree.image_of(file) is not None and (not first or bool(LINE.fullmatch(first)))
+def _holds_labels(file: Path) -> bool | None:
+    """Tell if a file begins with a line of five numbers or more; None for an empty file."""
+    lines = [line.replace(",", " ").replace(";", " ").split() for line in read_head(file).splitlines() if line.strip()]
+    return any(len(line) > 4 and all(map(_is_number, line)) for line in lines) if lines else None
 
 
-def _declared_splits(tree: Tree, images: list[str], names: str | None) -> dict[str, list[str]] | None:
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _pairs(tree: Tree, files: list[str], issues: list[Issue]) -> tuple[dict[str, str], set[str]]:
+    """Map images to their label files; add the files that fit none or several to ``issues``, and return the latter."""
+    pairs: dict[str, str] = {}
+    ambiguous: set[str] = set()
+    for file in files:
+        images = tree.images_of(file)
+        if len(images) != 1:
+            ambiguous.update(images)
+            issues.append(tree.describe_images(tree.root / file, images))
+        elif images[0] in pairs:
+            issues.append(unused_label(tree, file, f"{pairs[images[0]]} labels {images[0]} already"))
+        else:
+            pairs[images[0]] = file
+    return pairs, ambiguous
+
+
+def _declared_splits(
+    tree: Tree, images: list[str], names: str | None, issues: list[Issue]
+) -> dict[str, list[str]] | None:
     """Return the split that data.yaml declares by folders or lists of images; None if it declares none that is here.
 
     Paths may be those of another machine, or lead out of the folder: their end, below the folder, counts.
     """
-    for file in [names] if names else tree.ending(".yaml", ".yml"):
-        if "/" in file or not file.endswith((".yaml", ".yml")):
+    for file in [names] if names else sorted(tree.ending(*YAML), key=lambda file: file.count("/")):
+        if not file.endswith(YAML):
             continue
-        content = _yaml(tree.root / file)
+        content = read_settings(tree.root / file)
         declared = {split: content.get(split) for split in ("train", "val", "test")}
+        declared["val"] = declared["val"] or content.get("valid")
         listed = {split: _images_at(tree, images, place) for split, place in declared.items() if place}
         parts = {split: part for split, part in listed.items() if part}
-        if "train" in parts and len(parts) > 1 and len(set().union(*parts.values())) == sum(map(len, parts.values())):
+        if "train" not in parts or len(parts) < 2:
+            continue
+        if len(set().union(*parts.values())) == sum(map(len, parts.values())):
             return parts
+        if len({tuple(part) for part in parts.values()}) > 1:
+            shared = next(image for image in parts["train"] if sum(image in part for part in parts.values()) > 1)
+            message = f"{tree.root / file}: {shared} is in more than one split; the splits of this file are not used"
+            issues.append(Issue("split-conflict", str(tree.root / file), message))
     return None
 
 
@@ -150,142 +179,118 @@ def _images_at(tree: Tree, images: list[str], places: Any) -> list[str]:
 
 def read_yolo(
     root: Path,
-    pairs: Mapping[str, str | None],
-    stray: list[str],
+    pairs: Pairs,
     names: str | None = None,
     issues: IssueCollector = FAIL_FAST,
+    orientation: Orientation = "shown",
 ) -> DetectionAnnotations:
-    """Read the label files of images, paths relative to ``root``. ``stray`` are label files without an image.
+    """Read the label files of images, paths relative to ``root``.
 
     The classes are those of data.yaml, classes.txt or a file such as obj.names, numbered from 0. Raises DataError,
     naming file and line, for broken labels.
     """
-    known = read_names(root, names)
-    builder = Builder(root, root, issues)
-    bare = [image for image, label in pairs.items() if not label]
-    for kind, files, summary, single in (
-        ("label-stray", stray, "left out %d label files without an image", "there is no image of this name"),
-        ("label-missing", bare, "%d images have no label file, and are background", "it has no file of labels"),
-    ):
-        if issues.collects:
-            for file in files:
-                issues.report(kind, root / file, f"{root / file}: {single}")
-        elif files:
-            more = f" and {len(files) - 5} more" if len(files) > 5 else ""
-            log.warning(f"%s: {summary}: %s", root, len(files), ", ".join(files[:5]) + more)
-    used: set[int] = set()
+    lines = _Lines(read_names(root, names), read_keypoint_count(root))
+    builder = Builder(root, root, issues, orientation)
     for image, label in pairs.items():
         index = builder.image(image)
-        for number, line in enumerate(read_text(root / label).splitlines() if label else (), start=1):
+        if not label:
+            issues.report("label-missing", root / image, f"{root / image}: it has no file of labels")
+            continue
+        file = root / label
+        try:
+            text = read_text(file)
+        except DataError as error:
+            issues.report("label-broken", file, str(error), image=root / image)
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
                 continue
             try:
-                builder.add(index, *_object(line, known, builder.sizes[index], used))
+                builder.add(index, *lines.parse(line, builder.sizes[index]))
             except AnnotationError as error:
-                message = f"{root / str(label)}: line {number} {error}"
-                issues.report(error.kind, root / str(label), message, number, image=root / image)
-    if shift := shifted(used, known):
-        issues.report("off-by-one", root, f"{root}: {shift}")
-    return builder.annotations({name: number for number, name in known.items()})
+                issues.report(error.kind, file, f"{file}: line {number} {error}", number, image=root / image)
+    lines.report(root, issues)
+    return builder.annotations({name: number for number, name in lines.names.items()})
 
 
-def read_names(root: Path, only: str | None = None) -> dict[int, str]:
-    """Read the names of the classes by number, from files in ``root`` or below it, or from one file.
+class _Lines:
+    """Parses lines, and remembers the class numbers and key points in them."""
 
-    Raises DataError for none, for two that disagree, and for a name that occurs twice.
-    """
-    names = _names_of([root / only] if only else sorted(root.iterdir()), bool(only))
-    if not names and not only:
-        names = _names_of([root / file for file in Tree(root).ending("classes.txt", *NAMES)], False)
-    if not names:
-        raise DataError(
-            f"{root}: nothing names the classes of its YOLO labels: put data.yaml (`names: [cat, dog]`) there"
-        )
-    if len(set(names.values())) < len(names):
-        twice = max(names.values(), key=list(names.values()).count)
-        raise DataError(f"{root}: more than one class is called {twice!r}; make them differ")
-    return dict(sorted(names.items()))
+    def __init__(self, names: dict[int, str], keypoints: int | None) -> None:
+        self.names, self.keypoints = names, keypoints
+        self.used: set[int] = set()
+        self.posed = 0  # lines with key points
+        self.lengths: Counter[int] = Counter()  # lines that may be polygons, by their count of numbers
+        self.pose_like = 0  # of these, lines that may be a box with key points
 
+    def parse(self, line: str, size: tuple[int, int]) -> tuple[str, Box, float, list[tuple[float, float]] | None]:
+        """Name, box in pixels, area and polygon of one line. Raises AnnotationError."""
+        first, *rest = line.split()
+        if not rest and "," in line:
+            raise AnnotationError("label-broken", f"has commas, but spaces separate the numbers of YOLO: {line[:80]!r}")
+        number = self._class(first)
+        try:
+            values = [float(value) for value in rest]
+        except ValueError:
+            raise AnnotationError("box-nan", f"has values that are not numbers: {line.strip()[:80]!r}") from None
+        if not all(map(math.isfinite, values)):
+            raise AnnotationError("box-nan", f"has a non-finite value: {line.strip()[:80]!r}")
+        if self.keypoints and len(values) == 4 + self.keypoints:
+            self.posed += 1
+            values = values[:4]
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            message = f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs"
+            hint = "; is it a box and a score?" if len(values) == 5 else ""
+            hint = "; with key points, data.yaml must have their kpt_shape" if len(values) > 6 else hint
+            raise AnnotationError("mask-broken" if len(values) == 2 else "label-broken", message + hint)
+        if max(map(abs, values)) > MAX_FRACTION:
+            raise AnnotationError(
+                "box-pixels",
+                f"has numbers above 1: YOLO's are fractions of the image, not pixels: {line.strip()[:80]!r}",
+            )
+        height, width = size
+        if len(values) == 4:
+            x, y, w, h = values
+            corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+            x1, y1, x2, y2 = (round(corner, DIGITS) for corner in corners)
+            return self.names[number], (x1, y1, x2, y2), math.nan, None
+        self.lengths[len(values)] += 1
+        self.pose_like += _is_pose(values)
+        points = [
+            (round(x * width, DIGITS), round(y * height, DIGITS))
+            for x, y in zip(values[::2], values[1::2], strict=True)
+        ]
+        return self.names[number], polygon_box(points), polygon_area(points), points
 
-def _names_of(files: list[Path], chosen: bool) -> dict[int, str]:
-    """Merge the class names of the files that can hold them; any ``chosen`` file can. Raises DataError."""
-    names: dict[int, str] = {}
-    for file in files:
-        if file.suffix in (".yaml", ".yml"):
-            read = _yaml_names(file)
-        elif chosen or file.name == "classes.txt" or file.suffix == ".names":
-            read = dict(enumerate(line.strip() for line in read_text(file).splitlines() if line.strip()))
-        else:
-            continue
-        for number, name in read.items():
-            if names.setdefault(number, name) != name:
-                raise DataError(
-                    f"{file}: calls class {number} {name!r}, another file of {file.parent} calls it {names[number]!r}; "
-                    "choose one with `format='YoloFormat'` and `format.names='FILE'`"
-                )
-    return names
+    def _class(self, text: str) -> int:
+        """Parse the number of a class, which numpy writes as 0.0. Raises AnnotationError."""
+        number = float(text) if text.isascii() and _is_number(text) else math.nan
+        if not (number.is_integer() and 0 <= number < 1e9):
+            raise AnnotationError("label-broken", f"begins with {text[:80]!r}, not with the number of a class")
+        self.used.add(int(number))
+        if int(number) not in self.names:
+            known = f"they go from {min(self.names)} to {max(self.names)}"
+            raise AnnotationError("category-unknown", f"has class {text}, and no class has this number; {known}")
+        return int(number)
 
-
-def _yaml(file: Path) -> dict[Any, Any]:
-    """Read the settings of a YAML file. Raises DataError."""
-    try:
-        content = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise DataError(f"{file}: broken YAML: {error}") from None
-    return content if isinstance(content, dict) else {}
-
-
-def _yaml_names(file: Path) -> dict[int, str]:
-    """Read the names in a YAML file: a list, or by number."""
-    names = _yaml(file).get("names")
-    if names is None:
-        return {}
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    valid = isinstance(names, dict) and all(
-        type(number) is int and 0 <= number < 1e9 and isinstance(name, str | int) for number, name in names.items()
-    )
-    if not valid:
-        raise DataError(f"{file}: names must be a list of the names of the classes, or names by number")
-    return {number: str(name) for number, name in names.items()}
-
-
-def _object(
-    line: str, names: dict[int, str], size: tuple[int, int], used: set[int]
-) -> tuple[str, Box, float, list[tuple[float, float]] | None]:
-    """Name, box in pixels, area and polygon of one line; its class is added to ``used``. Raises AnnotationError."""
-    first, *rest = line.split()
-    if not first.isascii() or not first.isdigit() or len(first) > 9:
-        raise AnnotationError("label-broken", f"begins with {first!r}, not with the number of a class")
-    used.add(int(first))
-    if int(first) not in names:
-        known = f"they go from {min(names)} to {max(names)}"
-        raise AnnotationError("category-unknown", f"has class {first}, and no class has this number; {known}")
-    try:
-        values = [float(value) for value in rest]
-    except ValueError:
-        raise AnnotationError("box-nan", f"has values that are not numbers: {line.strip()[:80]!r}") from None
-    if not all(map(math.isfinite, values)):
-        raise AnnotationError("box-nan", f"has a non-finite value: {line.strip()[:80]!r}")
-    height, width = size
-    if len(values) == 4:
-        x, y, w, h = values
-        corners = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
-        x1, y1, x2, y2 = (round(corner, DIGITS) for corner in corners)
-        return names[int(first)], (x1, y1, x2, y2), math.nan, None
-    if len(values) < 6 or len(values) % 2:
-        message = f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs"
-        raise AnnotationError("mask-broken" if len(values) == 2 else "label-broken", message)
-    points = [
-        (round(x * width, DIGITS), round(y * height, DIGITS)) for x, y in zip(values[::2], values[1::2], strict=True)
-    ]
-    return names[int(first)], polygon_box(points), polygon_area(points), points
+    def report(self, root: Path, issues: IssueCollector) -> None:
+        """Report issues of all lines together."""
+        if shift := shifted(self.used, self.names):
+            issues.report("off-by-one", root, f"{root}: {shift}")
+        if self.posed:
+            issues.report("label-unused", root, f"{root}: the key points of {self.posed} objects are not read")
+        if self.keypoints is None and len(self.lengths) == 1 and MIN_POSE <= self.pose_like == self.lengths.total():
+            count = next(iter(self.lengths))
+            message = (
+                f"{root}: all {self.pose_like} lines of {count} numbers look like boxes with {(count - 4) / 2:g} key "
+                "points: each box holds its points. If so, write kpt_shape in data.yaml, such as "
+                f"`kpt_shape: [{(count - 4) // 2}, 2]`; if they are polygons, `kpt_shape: []`"
+            )
+            issues.report("label-broken", root, message)
 
 
-def _first_line(file: Path) -> str:
-    """Read the first line of a file; empty if it cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(4096).decode(errors="replace").strip().partition("\n")[0]
-    except OSError:
-        return ""
+def _is_pose(values: list[float]) -> bool:
+    """Tell if numbers may be a box and key points inside it."""
+    x, y, w, h, *points = values
+    inside = (abs(px - x) <= w / 2 and abs(py - y) <= h / 2 for px, py in zip(points[::2], points[1::2], strict=True))
+    return len(values) > 8 and all(inside)

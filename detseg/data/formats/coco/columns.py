@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.annotations.builder import rotated_boxes
 from detseg.data.annotations.masks import NONE, POLYGONS, RLE, Masks, append, pack_many, pack_rle
+from detseg.data.formats.layout import read_flag
 from detseg.errors import DataError
+
+NO_ID = -1
 
 Entries = list[dict[str, Any]]
 
@@ -30,6 +35,8 @@ class Objects:
     difficult: NDArray[np.bool_]  # (N,) VOC's, converted
     byte_ranges: NDArray[np.int64]  # (N, 2) of the polygons in ``data``; both 0 where the mask is something else
     data: bytearray
+    renewed: int  # annotations without an id of their own
+    rotated: NDArray[np.bool_]  # (N,) boxes that were around an object before it was rotated
     others: dict[int, Any]  # by row: input of ``packed_mask``, which needs the size of the image
 
     def where(self, kept: NDArray[np.bool_]) -> Objects:
@@ -45,6 +52,7 @@ class Objects:
             crowd=self.crowd[kept],
             difficult=self.difficult[kept],
             byte_ranges=self.byte_ranges[kept],
+            rotated=self.rotated[kept],
             others={int(places[row]): value for row, value in self.others.items() if kept[row]},
         )
 
@@ -80,15 +88,18 @@ class ObjectCollector:
         """
         file = self.file
         images = id_column(file, "annotations", entries, "image_id")
-        numbers = column(file, "annotations", entries, "id", np.int64)
+        numbers = _ids(file, entries)
         categories = column(file, "annotations", entries, "category_id", np.int64)
         boxes = column(file, "annotations", entries, "bbox", np.float64, shape=(4,))
         areas = column(file, "annotations", entries, "area", np.float64, default=np.nan)
         crowd = column(file, "annotations", entries, "iscrowd", np.int64, default=0) > 0
-        difficult = np.array(["difficult" in entry and _is_set(entry["difficult"]) for entry in entries], dtype=bool)
+        difficult = np.array(["difficult" in entry and bool(read_flag(entry["difficult"])) for entry in entries], bool)
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        angles = np.array([rotation(entry) if "attributes" in entry else 0 for entry in entries], dtype=np.float64)
+        rotated = angles % 360 != 0
+        boxes[rotated] = rotated_boxes(boxes[rotated], angles[rotated])
         spans = self._add_masks(entries) if self.masks else np.zeros((len(entries), 2), dtype=np.int64)
-        self.parts.append((images, numbers, categories, boxes, areas, crowd, difficult, spans))
+        self.parts.append((images, numbers, categories, boxes, areas, crowd, difficult, spans, rotated))
         self.count += len(entries)
 
     def _add_masks(self, entries: Entries) -> NDArray[np.int64]:
@@ -107,10 +118,19 @@ class ObjectCollector:
         """Build the columns. Raises ValueError if some image ids are numbers and others text."""
         if len({images.dtype.kind for images, *_ in self.parts}) != 1:
             raise ValueError("ids of images that are numbers here and text there")
-        images, numbers, categories, boxes, areas, crowd, difficult, spans = (
+        images, numbers, categories, boxes, areas, crowd, difficult, spans, rotated = (
             np.concatenate(parts) for parts in zip(*self.parts, strict=True)
         )
-        return Objects(images, numbers, categories, boxes, areas, crowd, difficult, spans, self.data, self.others)
+        _, first = np.unique(numbers, return_index=True)
+        new = np.ones(len(numbers), dtype=bool)
+        new[first] = False
+        new |= numbers == NO_ID
+        if new.any():
+            numbers[new] = max(0, numbers.max()) + np.arange(1, new.sum() + 1)
+        data, others = self.data, self.others
+        return Objects(
+            images, numbers, categories, boxes, areas, crowd, difficult, spans, data, int(new.sum()), rotated, others
+        )
 
 
 def without_masks(entries: Entries) -> None:
@@ -184,9 +204,17 @@ def id_column(file: Path, section: str, entries: list[dict[str, Any]], key: str)
     return column(file, section, entries, key, np.int64 if numbers else np.str_)
 
 
-def _is_set(value: Any) -> bool:
-    """Tell if a flag that is not COCO's is a number above 0: other files may mean anything by its name."""
+def _ids(file: Path, entries: Entries) -> NDArray[np.int64]:
+    """Take the ids of annotations, or NO_ID where they are no numbers: they are bookkeeping."""
     try:
-        return value is not None and float(value) > 0
-    except (TypeError, ValueError, OverflowError):
-        return False
+        return column(file, "annotations", entries, "id", np.int64)
+    except DataError:
+        values = [entry.get("id") for entry in entries]
+        return np.array([value if type(value) is int and 0 <= value < 2**62 else NO_ID for value in values], np.int64)
+
+
+def rotation(entry: dict[str, Any]) -> float:
+    """Return the degrees by which CVAT rotates the box of an annotation."""
+    attributes = entry["attributes"]
+    angle = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return float(angle) if isinstance(angle, int | float) and math.isfinite(angle) else 0

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
+from detseg.data.annotations.issues import FAIL_FAST, Issue, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import NO_NAMES, WHOLE, ConversionReport, DatasetFormat, DatasetSource
 from detseg.data.formats.coco.layout import (
+    MANY,
+    describe_broken,
     find_annotations,
     find_images,
     find_only_annotations,
     find_split,
     is_coco,
-    is_cut,
 )
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.coco.writer import write_coco
-from detseg.data.formats.layout import SPLIT_PATTERNS, Tree
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, in_label_place, split_of, unused_label
 from detseg.errors import DataError
 
 HINT = (
@@ -88,28 +89,52 @@ class CocoFormat(CocoFiles):
     tasks = ("detection", "instance_segmentation")
     marks = ".json with images, annotations, categories"
 
+    def open(self, root: Path, names: Mapping[str, str] = NO_NAMES) -> DatasetSource:
+        """Open a folder as ``CocoFiles`` does, with its test split if no files are named."""
+        detected = self.detect(Tree(root)) if root.is_dir() and not names else []
+        return next((source for source in detected if not source.problem), None) or super().open(root, names)
+
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Find the files for training, validation and test, or one for all images, by their names and contents.
 
         Raises AmbiguousFormatError if several files could be one of these.
         """
-        named = {word: file for word in SPLIT_PATTERNS if (file := find_split(tree.root, word))}
-        files = {word: file for word, file in named.items() if is_coco(file)}
-        if files:  # then a file that is cut off is an error, and not of another format
-            files |= {word: file for word, file in named.items() if word not in files and is_cut(file)}
-        if not files:
+        root = tree.root
+        named = {word: file for word in SPLIT_PATTERNS if (file := find_split(root, word))}
+        labels = [file for file in named.values() if is_coco(file)]
+        if not labels:
             try:
-                file = find_only_annotations(tree.root)
+                file = find_only_annotations(root)
             except DataError:
                 return self._near_misses(tree)
             if not is_coco(file):
                 return self._near_misses(tree)
-            files = {WHOLE: file}
-        if len(files) == 1:
-            return [self._source(tree, {WHOLE: CocoSplit(next(iter(files.values())), None)})]
-        if "train" not in files:
-            raise DataError(f"{tree.root}: there are COCO annotations to validate on and to test, but none to train on")
-        return [self._source(tree, {word: CocoSplit(file, word) for word, file in files.items()})]
+            named, labels = {WHOLE: file}, [file]
+        places = [file.relative_to(root).as_posix() for file in labels]
+        # A file in the place of a split is its labels, whatever is in it.
+        files = {
+            word: file
+            for word, file in named.items()
+            if file in labels or describe_broken(file) or in_label_place(file.relative_to(root).as_posix(), places)
+        }
+        whole = len(files) == 1
+        parts = {WHOLE if whole else word: CocoSplit(file, None if whole else word) for word, file in files.items()}
+        return [replace(self._source(tree, parts), issues=self._unused(tree, [*files.values()]))]
+
+    def _unused(self, tree: Tree, used: list[Path]) -> list[Issue]:
+        """List the other annotation files, and broken ones."""
+        texts = tree.ending(".json")
+        others = [file for file in texts if len(texts) <= MANY and tree.root / file not in used]
+        issues = []
+        for file in others:
+            if reason := describe_broken(tree.root / file):
+                issues.append(unused_label(tree, file, reason))
+            elif is_coco(tree.root / file):
+                split = split_of(file)
+                same = [other.name for other in used if split_of(other.relative_to(tree.root).as_posix()) == split]
+                unused = unused_label(tree, file, f"{same[0]} is read instead" if same else "no split uses it")
+                issues.append(unused._replace(kind="label-unused" if same else unused.kind))
+        return issues
 
     def _near_misses(self, tree: Tree) -> list[DatasetSource]:
         """Describe files that could have been COCO's, if there are few."""
@@ -117,7 +142,7 @@ class CocoFormat(CocoFiles):
         if not 0 < len(files) < 4:
             return []
         problems = [f"no images, annotations and categories of COCO in {', '.join(files)}"]
-        problems += [f"{file} is cut off: copy it again" for file in files if is_cut(tree.root / file)]
+        problems += [f"{file}: {reason}" for file in files if (reason := describe_broken(tree.root / file))]
         return [DatasetSource(self, tree, tree.root, {}, problem="; ".join(problems))]
 
     def read(

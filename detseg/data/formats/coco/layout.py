@@ -11,9 +11,19 @@ from pathlib import Path
 
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.formats.base import AmbiguousFormatError
-from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, contains_keys, ends_with, has_keys, is_path_traversal
+from detseg.data.formats.layout import (
+    SPLIT_PATTERNS,
+    Tree,
+    contains_keys,
+    ends_with,
+    has_keys,
+    in_label_place,
+    is_hidden,
+    is_path_traversal,
+    read_head,
+)
 from detseg.data.splits import Split
-from detseg.errors import DataError
+from detseg.errors import DataError, explain_content
 
 MANY = 50  # .json files to search for annotations; more are of one image each
 
@@ -30,9 +40,21 @@ def find_annotations(root: Path, split: Split) -> Path | None:
 
 
 def find_split(root: Path, word: str) -> Path | None:
-    """Find the annotation file of the split "train", "val" or "test". Raises AmbiguousFormatError for several."""
-    ranked = [(rank, file) for file in _json_files(root) if (rank := _rank(file.relative_to(root), word)) is not None]
-    best = _most_likely([file for rank, file in ranked if rank == min(ranked)[0]])
+    """Find the annotation file of the split "train", "val" or "test". Raises AmbiguousFormatError for several.
+
+    A file that is broken, or none of COCO's, counts as well if it is in the place of one.
+    """
+    files = _json_files(root)
+    ranked = [(rank, file) for file in files if (rank := _rank(file.relative_to(root), word)) is not None]
+    if len(ranked) > 1:
+        labels = [file for file in files if len(files) <= MANY and is_coco(file)]
+        places = [file.relative_to(root).as_posix() for file in labels]
+        ranked = [
+            (rank, file)
+            for rank, file in ranked
+            if file in labels or describe_broken(file) or in_label_place(file.relative_to(root).as_posix(), places)
+        ]
+    best = [file for rank, file in ranked if rank == min(ranked)[0]]
     if len(best) > 1:
         several = f"several files could be the {word} split: {_names(best)}"
         split = "val" if word == "test" else word
@@ -59,9 +81,14 @@ def is_coco(file: Path) -> bool:
     return contains_keys(file, "images", "annotations", "categories") and not is_lvis(file)
 
 
-def is_cut(file: Path) -> bool:
-    """Tell if a file begins like COCO annotations, and is cut off."""
-    return has_keys(file, "images") and not ends_with(file, b"}") and not ends_with(file, b"]")
+def describe_broken(file: Path) -> str | None:
+    """Describe why a file cannot hold annotations, by its first and last bytes; None if it may."""
+    head = read_head(file).lstrip()
+    if reason := explain_content(file):
+        return f"is {reason}"
+    if not head.startswith(("{", "[")):
+        return f"broken JSON: it begins with {head[:20]!r}"
+    return None if ends_with(file, b"}" if head[0] == "{" else b"]") else "broken JSON: it is cut off: copy it again"
 
 
 def is_lvis(file: Path) -> bool:
@@ -74,6 +101,8 @@ def find_images(root: Path, file: Path, split: str | None, issues: IssueCollecto
 
     Raises DataError, naming the first image, if no usual folder holds it.
     """
+    if file.is_file() and (reason := describe_broken(file)):
+        raise DataError(f"{file}: {reason}")
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             matches = islice(FILE_NAME.finditer(content), 100 if issues.collects else 1)  # cheaper than parsing
@@ -129,7 +158,9 @@ def _rank(file: Path, word: str) -> int | None:
 
 def _json_files(root: Path) -> list[Path]:
     """List .json files in ``root`` or one of its folders; deeper ones if there are none."""
-    near = sorted(file for folder in (root, *_folders(root)) for file in folder.glob("*.json"))
+    near = sorted(
+        file for folder in (root, *_folders(root)) for file in folder.glob("*.json") if not is_hidden(file.name)
+    )
     return near or [root / file for file in Tree(root).ending(".json")] if root.is_dir() else []
 
 
@@ -137,7 +168,7 @@ def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not is_hidden(entry.name))
 
 
 def _names(files: list[Path]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations.cache import cached
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
 from detseg.data.annotations.images import image_size
-from detseg.data.annotations.issues import FAIL_FAST, IssueCollector, shifted
+from detseg.data.annotations.issues import FAIL_FAST, FailFastSummary, IssueCollector, shifted
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.coco.columns import (
     Entries,
@@ -64,7 +64,7 @@ def read_coco(
     if issues.collects:
         table, _ = _read(file, images, masks, issues)
     else:
-        table = cached(file, [str(images), masks], lambda: _read(file, images, masks, issues))
+        table = cached(file, [str(images), masks], lambda: _read_and_log(file, images, masks))
     if count := int(table.difficult.sum()):
         log.info("%s: %d objects are difficult: 1, and are not trained on", file, count)
     names = table.files.tolist()
@@ -72,12 +72,26 @@ def read_coco(
     return table if paths == names else replace(table, files=np.array(paths, dtype=np.str_))
 
 
+def _read_and_log(file: Path, images: Path, masks: MaskReading) -> tuple[DetectionAnnotations, bool]:
+    """Read as ``_read``, and log warnings at once, as a cache keeps those that are logged."""
+    summary = FailFastSummary()
+    result = _read(file, images, masks, summary)
+    summary.log(file)
+    return result
+
+
 @without_garbage_collection()
 def _read(file: Path, images: Path, masks: MaskReading, issues: IssueCollector) -> tuple[DetectionAnnotations, bool]:
     """Read as ``read_coco``; tell if the result depends on the file alone, without searching or measuring images."""
     content = (None if issues.collects else _in_pieces(file, masks)) or _at_once(file, images, masks, issues)
     image_ids, files, sizes, cacheable = _images(file, images, content.pop("images"))
-    objects, rows = _listed(file, content.pop("annotations"), image_ids, masks)
+    objects, rows = _listed(file, content.pop("annotations"), image_ids, masks, issues)
+    if objects.renewed:
+        message = f"{file}: {objects.renewed} annotations have no id, or that of another one, and get new ones"
+        issues.report("id-renewed", file, message)
+    for row in np.flatnonzero(objects.rotated).tolist():
+        message = f"{file}: annotation {objects.ids[row]} is rotated, and becomes the box around it"
+        issues.report("shape-unsupported", file, message, int(objects.ids[row]))
     category_ids = _classes(file, content["categories"], set(np.unique(objects.categories).tolist()))
     labels = _labels(file, objects.ids, objects.categories, tuple(category_ids.values()))
     cacheable = cacheable and bool((sizes > 0).all())
@@ -153,7 +167,11 @@ def _at_once(file: Path, images: Path, masks: MaskReading, issues: IssueCollecto
 
 
 def _listed(
-    file: Path, annotations: Entries | Objects, image_ids: NDArray[Any], masks: MaskReading
+    file: Path,
+    annotations: Entries | Objects,
+    image_ids: NDArray[Any],
+    masks: MaskReading,
+    issues: IssueCollector,
 ) -> tuple[Objects, NDArray[np.int64]]:
     """Select the annotations of listed images, with the position of each one's image in the sorted ``image_ids``."""
     if isinstance(annotations, Objects):
@@ -168,8 +186,9 @@ def _listed(
             f"{file}: no annotation is of an image that it lists: annotations have image_id such as {example}; "
             "make them the same numbers or texts"
         )
-    if not known.all():
-        log.warning("%s: left out %d annotations of images it does not list", file, (~known).sum())
+    for row in np.flatnonzero(~known).tolist():
+        message = f"{file}: annotations[{row}] is of image {of_images[row].item()!r}, which is not listed"
+        issues.report("image-unknown", file, message, row)
     if isinstance(annotations, Objects):
         return annotations if known.all() else annotations.where(known), rows[known]
     collector = ObjectCollector(file, masks != "none")

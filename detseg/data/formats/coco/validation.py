@@ -26,7 +26,6 @@ class Column(NamedTuple):
 
 IMAGES = {"id": Column(np.str_), "file_name": Column(np.str_)} | dict.fromkeys(("height", "width"), Column(np.int32, 0))
 ANNOTATIONS = {
-    "id": Column(np.int64),
     "image_id": Column(np.str_),
     "category_id": Column(np.int64),
     "bbox": Column(np.float64, None, (4,)),
@@ -54,23 +53,17 @@ class Validator:
         annotations = self._readable("annotations", content["annotations"], ANNOTATIONS)
         files = dict(zip(id_column(file, "images", images, "id").tolist(), images, strict=True))
         used: set[int] = set()
-        numbers: set[int] = set()
         kept = []
         image_ids = id_column(file, "annotations", annotations, "image_id").tolist()
         for entry, image in zip(annotations, image_ids, strict=True):
-            number, category = int(entry["id"]), int(entry["category_id"])
+            number, category = entry.get("id"), int(entry["category_id"])
             used.add(category)
-            if number in numbers:
-                self._report("id-doubled", f"more than one annotation has the id {number}", number)
-            numbers.add(number)
-            if image not in files:
-                message = f"annotation {number} is of image {image!r}, which is not listed"
-                self._report("image-unknown", message, number)
-            elif category not in same:
+            if image in files and category not in same:
                 about = f"annotation {number} ({files[image]['file_name']}) has category_id {category}"
                 self._report("category-unknown", f"{about}, which is not in the categories", number)
-            else:
-                kept.append(entry | {"category_id": same[category]} if same[category] != category else entry)
+            else:  # the readers leave out annotations of unknown images
+                moved = same.get(category, category) != category
+                kept.append(entry | {"category_id": same[category]} if moved else entry)
         if shift := shifted(used, same):
             self._report("off-by-one", f"category_id {shift}")
         return content | {"images": images, "annotations": kept, "categories": categories}

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from detseg.constants import IGNORE_INDEX
-from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_size
-from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
-from detseg.data.annotations.masks import NONE, RLE, WITHOUT, MaskReading, concat_masks
-from detseg.data.formats.base import NO_NAMES, AmbiguousFormatError, ConversionReport, DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, parse_xml, read_start
-from detseg.data.formats.voc.layout import (
-    choose_lists,
-    find_ids,
-    find_splits,
-    find_voc,
-    image_files,
-    require_folder,
-    subfolder,
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import FAIL_FAST, Issue, IssueCollector
+from detseg.data.annotations.masks import MaskReading
+from detseg.data.formats.base import (
+    NO_NAMES,
+    WHOLE,
+    AmbiguousFormatError,
+    ConversionReport,
+    DatasetFormat,
+    DatasetSource,
 )
+from detseg.data.formats.layout import Tree, by_split, in_label_place, read_head, unused_label
+from detseg.data.formats.voc.layout import choose_lists, find_ids, find_splits, find_voc, label_files, require_folder
+from detseg.data.formats.voc.reader import read_voc, read_xml
 from detseg.data.formats.voc.writer import write_voc
 from detseg.errors import DataError
-from detseg.ops.rle import MaskWindow, encode, to_string
 
-if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
-
-ROOT = re.compile(rb"<annotation[\s>]")  # unlike the <annotations> of other formats
+ROOT = re.compile(r"<annotation[\s>]")  # unlike the <annotations> of other formats
 
 
 class VocFormat(DatasetFormat):
@@ -52,20 +40,30 @@ class VocFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Take a folder with .xml files of annotations. Raises AmbiguousFormatError for several data sets."""
-        files = [file for file in tree.ending(".xml") if ROOT.search(read_start(tree.root / file))]
-        if not files:
+        texts = tree.ending(".xml")
+        labels = {file for file in texts if ROOT.search(read_head(tree.root / file))}
+        if not labels:
             return []
+        # A file beside an image is its labels, whatever is in it.
+        files = [file for file in texts if file in labels or tree.images_of(file) or in_label_place(file, labels)]
         parts = by_split(files)
         try:
             root = find_voc(tree.root)
         except DataError as error:
-            if "all" in parts and isinstance(error, AmbiguousFormatError):
+            if WHOLE in parts and isinstance(error, AmbiguousFormatError):
                 raise
-            return [DatasetSource(self, tree, tree.root, parts)]
-        source = DatasetSource(self, tree, root, choose_lists(root, "Main", NO_NAMES))
-        if source.splits.get("val") == "val" and (root / "ImageSets" / "Main" / "test.txt").is_file():
-            source = replace(source, splits={**source.splits, "test": "test"})
-        return [source]
+            return [self._of_files(tree, parts, files)]
+        splits = choose_lists(root, "Main", NO_NAMES)
+        if splits == {WHOLE: None} and WHOLE not in parts:
+            return [self._of_files(tree, parts, files)]
+        if splits.get("val") == "val" and (root / "ImageSets" / "Main" / "test.txt").is_file():
+            splits["test"] = "test"
+        return [DatasetSource(self, tree, root, splits, issues=_unlisted(root, splits))]
+
+    def _of_files(self, tree: Tree, parts: dict[str, list[str]], files: list[str]) -> DatasetSource:
+        used = set().union(*parts.values())
+        unused = [unused_label(tree, file) for file in files if file not in used]
+        return DatasetSource(self, tree, tree.root, parts, issues=unused)
 
     def open(self, root: Path, names: Mapping[str, str] = NO_NAMES) -> DatasetSource:
         """Open a folder, or the data set in a folder such as VOCdevkit below it."""
@@ -106,197 +104,13 @@ def _kind(root: Path, masks: MaskReading) -> str:
     return "Segmentation" if masks in ("all", "valid") and find_splits(root, "Segmentation") else "Main"
 
 
-@dataclass
-class Objects:
-    """Objects of the files read so far."""
-
-    image_index: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    boxes: list[tuple[float, ...]] = field(default_factory=list)
-    difficult: list[bool] = field(default_factory=list)
-
-
-def read_voc(
-    root: Path, ids: Sequence[str], masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
-) -> DetectionAnnotations:
-    """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
-
-    The classes are the sorted names of the objects, which for VOC itself is the devkit's order. They are numbered from
-    1, and so are the objects in the order of reading. Boxes of the files count pixels from 1 and include the last one:
-    1 is taken off their first corner. Raises DataError, naming file and object, for missing or broken annotations.
-    """
-    folder, images = require_folder(root, "annotations"), require_folder(root, "jpegimages", "images")
-    files = image_files(images)
-    for stem in ids:
-        if stem not in files:
-            file = folder / f"{stem}.xml"
-            issues.report("image-missing", file, f"{file}: no image of this name in {images}")
-    pairs = {f"{stem}.xml": files[stem] for stem in ids if stem in files}
-    segments = None if masks == "none" else subfolder(root, "segmentationobject")
-    if segments is None and masks in ("all", "valid"):
-        raise DataError(f"{root}: its objects have no masks, for want of a folder SegmentationObject; {WITHOUT}")
-    return _Reader(folder, images, issues).read(pairs, segments, masks)
-
-
-def read_xml(
-    tree: Tree, files: Sequence[str], masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
-) -> DetectionAnnotations:
-    """Read annotation files that lie anywhere, paths relative to the root of ``tree``, as ``read_voc`` reads them.
-
-    The image of a file has its stem; where none has, it is the one that the file names. Such files have no masks.
-    """
-    pairs: dict[str, str] = {}
-    for name in files:
-        file, image = tree.root / name, tree.image_of(name)
-        if image is None:
-            element = _parse(file, issues)
-            if element is None:
-                continue
-            named = (element.findtext("filename") or "").strip().replace("\\", "/")
-            image = tree.image_of(name, named) if named else None
-        if image is None:
-            issues.report("image-missing", file, f"{file}: no image of this name anywhere below {tree.root}")
-            continue
-        pairs[name] = image
-    return _Reader(tree.root, tree.root, issues).read(pairs, None, masks)
-
-
-class _Reader:
-    """Reads annotation files below ``folder``, of images below ``images``."""
-
-    def __init__(self, folder: Path, images: Path, issues: IssueCollector) -> None:
-        self.folder, self.images, self.issues = folder, images, issues
-        self.objects = Objects()
-
-    def read(self, pairs: Mapping[str, str], segments: Path | None, masks: MaskReading) -> DetectionAnnotations:
-        """Read annotation files, each with its image; ``segments`` is the folder of their masks, if it is read."""
-        objects = self.objects
-        sizes = np.zeros((len(pairs), 2), dtype=np.int32)
-        for index, (name, image) in enumerate(pairs.items()):
-            path = self.images / image
-            sizes[index] = self._read_file(self.folder / name, path, index) or image_size(path, self.issues)
-        packed: list[tuple[int, bytes]] = []
-        reasons: dict[int, str] = {}
-        counts = np.bincount(np.array(objects.image_index, dtype=np.int64), minlength=len(pairs)).tolist()
-        if segments:
-            for index, name in enumerate(pairs):
-                file = segments / f"{Path(name).stem}.png"
-                parts, missing = self._read_masks(file, counts[index], sizes[index].tolist())
-                reasons |= {len(packed) + number: reason for number, reason in missing.items()}
-                packed += parts
-        names = sorted(set(objects.names))
-        label = {name: number for number, name in enumerate(names)}
-        return from_columns(
-            self.folder,
-            {name: number for number, name in enumerate(names, start=1)},
-            ImageColumns(
-                root=self.images,
-                files=list(pairs.values()),
-                ids=np.array([name.removesuffix(".xml") for name in pairs], dtype=np.str_),
-                sizes=sizes,
-            ),
-            ObjectColumns(
-                image_index=np.array(objects.image_index, dtype=np.int64),
-                boxes=np.array(objects.boxes, dtype=np.float64).reshape(-1, 4),
-                labels=np.array([label[name] for name in objects.names], dtype=np.int64),
-                difficult=np.array(objects.difficult, dtype=bool),
-                ids=np.arange(1, len(objects.image_index) + 1),
-                masks=concat_masks(packed) if segments else None,
-            ),
-            self.issues,
-        ).with_masks(masks, reasons, self.issues)
-
-    def _read_file(self, file: Path, image: Path, index: int) -> tuple[int, int] | None:
-        """Add the objects of the file of one image; return the image's height and width, None if they are missing."""
-        tree = _parse(file, self.issues, image)
-        if tree is None:
-            return None
-        for number, entry in enumerate(tree.iterfind("object"), start=1):
-            try:
-                name = (entry.findtext("name") or "").strip()
-                if not name:
-                    raise AnnotationError("label-broken", "no name")
-                left, top, right, bottom = (_number(entry, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
-                difficult = (entry.findtext("difficult") or "").strip() not in ("", "0")
-            except AnnotationError as error:
-                message = f"{file}: object {number} has {error}"
-                self.issues.report(error.kind, file, message, number, image=image)
-                continue
-            # One pixel wide by the rule, yet in practice a slip of the mouse: made empty, so it is dropped and logged.
-            empty = right <= left or bottom <= top
-            self.objects.image_index.append(index)
-            self.objects.names.append(name)
-            self.objects.boxes.append((left, top, right, bottom) if empty else (left - 1, top - 1, right, bottom))
-            self.objects.difficult.append(difficult)
-        try:
-            height, width = int(_number(tree, "size/height")), int(_number(tree, "size/width"))
-        except AnnotationError:
-            return None
-        return (height, width) if height > 0 and width > 0 else None
-
-    def _read_masks(
-        self, file: Path, count: int, size: tuple[int, int]
-    ) -> tuple[list[tuple[int, bytes]], dict[int, str]]:
-        """Read the masks of the ``count`` objects of one image; tell by an object's number why it has none."""
-        none = [(NONE, b"")] * count
-        if not file.exists():
-            absent = "has no mask" if self.issues.collects else f"has no {file}"  # not every image of a set has them
-            return none, dict.fromkeys(range(1, count + 1), absent)
-        numbers = self._read_numbers(file, *size)
-        if numbers is None:
-            return none, {}
-        shown = set(np.unique(numbers).tolist()) - {0, IGNORE_INDEX}
-        if shown and max(shown) > count:
-            message = f"{file}: shows an object {max(shown)}, but the annotation of {file.stem} lists {count}"
-            self.issues.report("mask-broken", file, message, max(shown))
-        masks, reasons = [], {}
-        for number in range(1, count + 1):
-            if number not in shown:
-                reasons[number] = f"(object {number} of its file) has no pixel in {file}"
-                masks.append((NONE, b""))
-                continue
-            masks.append((RLE, to_string(encode(MaskWindow(0, 0, (numbers == number).T), *size))))
-        return masks, reasons
-
-    def _read_numbers(self, file: Path, height: int, width: int) -> NDArray[np.uint8] | None:
-        """Read the object number of each pixel; None for a file that cannot be used, if issues are collected."""
-        from PIL import Image
-
-        try:
-            with Image.open(file) as image:
-                if image.mode not in ("P", "L"):
-                    message = f"{file}: must show the number of the object of each pixel, but is an image in colour"
-                    self.issues.report("mask-broken", file, message)
-                    return None
-                numbers: NDArray[np.uint8] = np.array(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self.issues.report("mask-broken", file, f"{file}: cannot read these objects: {error}")
-            return None
-        if numbers.shape != (height, width):
-            message = f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}"
-            self.issues.report("mask-broken", file, message)
-            return None
-        return numbers
-
-
-def _parse(file: Path, issues: IssueCollector, image: Path | None = None) -> Element | None:
-    """Parse the annotation file of an image; None for a broken one, if issues are collected."""
+def _unlisted(root: Path, splits: Mapping[str, str | None]) -> list[Issue]:
+    """List the label files that no list names."""
+    if None in splits.values():
+        return []
+    labels = Tree(require_folder(root, "annotations"))
     try:
-        return parse_xml(file)
-    except DataError as error:
-        issues.report("label-broken", file, str(error), image=image)
-        return None
-
-
-def _number(entry: Element, path: str) -> float:
-    text = entry.findtext(path)
-    key = path.rpartition("/")[2]
-    if text is None:
-        raise AnnotationError("label-broken", f"no {key}")
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise AnnotationError("box-nan", f"{key} = {text!r}")
-    return number
+        listed = set().union(*(label_files(labels, find_ids(root, split)) for split in splits.values()))
+    except DataError:  # which the reader raises
+        return []
+    return [unused_label(labels, file, "no list names it") for file in labels.ending(".xml") if file not in listed]

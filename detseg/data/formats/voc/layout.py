@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Mapping
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from detseg.data.annotations.images import SUFFIXES
 from detseg.data.formats.base import WHOLE, AmbiguousFormatError
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree
 from detseg.errors import DataError
 
 FLAG = re.compile(r"\s+(-1|0|1)$")  # after an image in the list of a class: shown or not, 0 for difficult objects
@@ -22,7 +24,7 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
     below = [folder for parent in (root, root / "VOCdevkit") for folder in sorted(parent.glob("*/"))]
     suffix = ".xml" if labels == "Annotations" else ".png"
     labelled = ((folder, subfolder(folder, labels.lower())) for folder in (root, *below))
-    folders = [folder for folder, files in labelled if files and any(files.glob(f"*{suffix}"))]
+    folders = [folder for folder, files in labelled if files and Tree(files).ending(suffix)]
     if root in folders or len(folders) == 1:
         return folders[0]
     if folders:
@@ -34,9 +36,25 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
 def find_ids(root: Path, split: str | None, kind: str = "Main") -> list[str]:
     """List the images of ImageSets/<kind>/<split>.txt, or of all annotations if ``split`` is None."""
     if split is None:
-        return sorted(file.stem for file in require_folder(root, "annotations").glob("*.xml"))
+        return [file.removesuffix(".xml") for file in Tree(require_folder(root, "annotations")).ending(".xml")]
     images = subfolder(root, "jpegimages", "images")
-    return read_list(root / "ImageSets" / kind / f"{split}.txt", image_files(images) if images else ())
+    known = {os.path.splitext(name)[0] for name in Tree(images).images} if images else ()
+    return read_list(root / "ImageSets" / kind / f"{split}.txt", known)
+
+
+def label_files(folder: Tree, names: Sequence[str]) -> list[str]:
+    """Return the annotation file of each name of a list: a path without a suffix, or one of an image anywhere."""
+    files = set(folder.ending(".xml"))
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_stem[Path(file).stem].append(file)
+    labels = []
+    for name in names:
+        stem = name.rpartition("/")[2]
+        stem = os.path.splitext(stem)[0] if stem.lower().endswith(SUFFIXES) else stem
+        file = f"{name}.xml"
+        labels.append(file if file in files or len(by_stem[stem]) != 1 else by_stem[stem][0])
+    return list(dict.fromkeys(labels))
 
 
 def read_list(file: Path, known: Container[str] = ()) -> list[str]:
@@ -56,9 +74,14 @@ def read_list(file: Path, known: Container[str] = ()) -> list[str]:
 
 def find_splits(root: Path, kind: str = "Main") -> tuple[str, str] | None:
     """Return the names of the lists for training and validation; None if ImageSets/<kind> has no such pair."""
-    lists = {file.stem for file in (root / "ImageSets" / kind).glob("*.txt")}
+    folder = root / "ImageSets" / kind
+    lists = [file.removesuffix(".txt") for file in Tree(folder).files] if folder.is_dir() else []
+    named = {
+        word: next((name for name in lists if pattern.fullmatch(name)), "") for word, pattern in SPLIT_PATTERNS.items()
+    }
+    named |= {name: name for name in lists}  # the usual names come first
     pairs = (("train", "val"), ("trainval", "test"), ("train", "test"))
-    return next((pair for pair in pairs if lists.issuperset(pair)), None)
+    return next(((named[a], named[b]) for a, b in pairs if named.get(a) and named.get(b)), None)
 
 
 def choose_lists(root: Path, kind: str, names: Mapping[str, str]) -> dict[str, str | None]:
@@ -68,13 +91,6 @@ def choose_lists(root: Path, kind: str, names: Mapping[str, str]) -> dict[str, s
     if val is None:
         return {WHOLE: train}
     return {"val": val} if train is None else {"train": train, "val": val}
-
-
-def image_files(folder: Path) -> dict[str, str]:
-    """Map stems to image files. The names of files in annotations are often out of date."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(SUFFIXES)}
 
 
 def require_folder(root: Path, *names: str) -> Path:
