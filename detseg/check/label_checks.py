@@ -64,11 +64,22 @@ def normalize_name(name: str) -> str:
     return "".join(name.casefold().split())
 
 
+def describe_no_objects(split: str, annotations: DetectionAnnotations) -> str | None:
+    """Describe that no object of a split can be learnt from or evaluated; None if one can."""
+    if not (annotations.crowd | annotations.difficult).all():
+        return None
+    message = f"{annotations.root}: the {split} split has {len(annotations)} images and no object to learn from"
+    flags = (("crowds", annotations.crowd), ("difficult", annotations.difficult))
+    counts = " and ".join(f"{flag.sum()} are {name}" for name, flag in flags if flag.any())
+    if counts:
+        message += f": of {len(annotations.labels)} objects, {counts}; if they are objects like others, clear the flag"
+    return message
+
+
 def object_issues(split: str, annotations: DetectionAnnotations, broken: Container[str | None]) -> Iterator[Issue]:
     """Report a split without objects, else its images without objects, except those with ``broken`` labels."""
-    if not len(annotations.labels):
-        root = str(annotations.root)
-        yield Issue("objects-none", root, f"{root}: the split {split} has no usable object")
+    if message := describe_no_objects(split, annotations):
+        yield Issue("objects-none", str(annotations.root), message)
         return
     for index in np.flatnonzero(np.diff(annotations.offsets) == 0).tolist():
         file = str(annotations.path(index))

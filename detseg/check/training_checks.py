@@ -5,36 +5,27 @@ from __future__ import annotations
 import logging
 import shlex
 
-import numpy as np
-
-from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
+from detseg.check.label_checks import describe_no_objects
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import log_issues
+from detseg.data.formats.base import WHOLE
+from detseg.data.formats.unused import unused_images
 from detseg.data.modules.base import BaseDataModule
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
-MAX_NORMALIZED = 0.5  # fraction of normalised boxes above which the labels are refused
-
 
 def check_before_training(data: BaseDataModule[DetectionAnnotations], validates: bool) -> None:
-    """Raise DataError for splits without a usable object or with mostly normalised boxes; warn of shared images."""
+    """Raise DataError for splits without an object to learn from; log what no split uses, and shared images."""
     splits = {"train": data.train_annotations} | ({"val": data.val_annotations} if validates else {})
     for split, table in splits.items():
-        root = table.root
-        command = f"detseg check {shlex.quote(str(getattr(data, 'root', root)))}"
-        if not (~(table.crowd | table.difficult)).any():
-            use = "train on" if split == "train" else "evaluate; to skip validation: `--trainer.limit_val_batches 0`"
-            raise DataError(
-                f"{root}: the {split} split has {len(table)} images and no object to {use}. "
-                f"`{command}` lists what was read and what was left out"
-            )
-        image_sizes = np.repeat(table.sizes, np.diff(table.offsets), axis=0)
-        normalized = looks_normalized(table.boxes, image_sizes)
-        if normalized.mean() > MAX_NORMALIZED:
-            raise DataError(
-                f"{root}: {normalized.sum()} of {len(normalized)} boxes of the {split} split have coordinates from 0 "
-                f"to 1 instead of pixels. `{command} --fix NEW_FOLDER` writes a copy in pixels"
-            )
+        if message := describe_no_objects(split, table):
+            hint = "" if split == "train" else "; to skip validation: `--trainer.limit_val_batches 0`"
+            command = f"detseg check {shlex.quote(str(getattr(data, 'root', table.root)))}"
+            raise DataError(f"{message}{hint}. `{command}` lists what was read and what was left out")
+    if set(data.source.splits) <= {WHOLE, *splits}:
+        log_issues(data.source.tree.root, unused_images(data.source, splits.values()))
     if validates:
         train, val = (
             {str(annotations.path(index)) for index in range(len(annotations))} for annotations in splits.values()

@@ -45,7 +45,7 @@ def test_nothing_to_learn_from(tmp_path: Path, change: dict[str, Any]) -> None:
 
 def test_boxes_in_shares(tmp_path: Path) -> None:
     shares = {"bbox": [0.1, 0.1, 0.5, 0.5]}
-    with pytest.raises(DataError, match=r"2 of 2 boxes of the train split have coordinates from 0 to 1.*--fix"):
+    with pytest.raises(DataError, match=r"train.json: 2 of 2 boxes have coordinates from 0 to 1.*--fix"):
         check_before_training(data(tmp_path, [entry(0, **shares), entry(1, **shares)], [entry(2)]), validates=True)
     check_before_training(data(tmp_path, [entry(0), entry(1, **shares)], [entry(2)]), validates=True)  # one small box
 
@@ -68,7 +68,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         return capsys.readouterr().err
 
     printed = said([entry(0, bbox=[4, 6, 0, 30])])
-    assert "error: colours/images: the train split has 2 images and no object to train on" in printed
+    assert "error: colours/images: the train split has 2 images and no object to learn from" in printed
     assert not (tmp_path / "runs").exists()
     printed = said([entry(0, category_id=2), entry(1, category_id=3)])
     assert "which is not in the categories; 3 is used, which is no class, and 1 never: all numbers look" in printed

@@ -77,8 +77,9 @@ def test_a_cache_gives_what_was_read(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert read is not again
         same(found, expected)
         said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        assert len(said) == 1
-        assert "dropped 1 boxes without area" in said[0]
+        assert len(said) == 2
+        assert "3 objects that are listed more than once" in said[0]
+        assert "1 boxes without area (box-area)" in said[1]
 
 
 def test_texts_as_image_ids_and_nothing_at_all(tmp_path: Path) -> None:

@@ -72,10 +72,9 @@ def test_pack_sorts_and_drops(caplog: pytest.LogCaptureFixture) -> None:
     assert packed.offsets.tolist() == [0, 2, 3]
     assert packed.ids.tolist() == [9, 11, 7]
     assert packed.areas.tolist() == [20 * 8, 5.5, 39 * 28]  # of the box inside the image where none was given
-    assert "source.json: dropped 2 boxes" in caplog.text
-    assert "a.jpg annotation 8 [3.0, 3.0, 3.0, 8.0]" in caplog.text
-    assert "a.jpg annotation 10 [25.0, 0.0, 30.0, 5.0]" in caplog.text
-    assert "2 boxes reach beyond their image" in caplog.text
+    assert "a.jpg annotation 8: box (3, 3, 3, 8) has no area" in caplog.text
+    assert "a.jpg annotation 10: box (25, 0, 30, 5) lies outside of its image" in caplog.text
+    assert caplog.text.count("reaches beyond its image") == 2
 
 
 def test_description_counts() -> None:

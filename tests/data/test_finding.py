@@ -75,7 +75,7 @@ def test_all_parts_of_coco_are_found_and_other_json_is_not_taken_for_it(tmp_path
     with pytest.raises(DataError, match=r"no images, annotations and categories of COCO in a\.json$"):
         detect_source(one)
     (one / "a.json").write_text('{"images": [{"id": 1, "file_na')
-    with pytest.raises(DataError, match=r"a\.json is cut off: copy it again$"):
+    with pytest.raises(DataError, match=r"a\.json: broken JSON: it is cut off: copy it again$"):
         detect_source(one)
 
 

@@ -76,7 +76,7 @@ def test_the_split_is_that_of_the_tables(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         data = DetectionDataModule(str(tmp_path))
         assert data.val_annotations.files.tolist() == ["validation/validation1.jpg"]
-    assert "in the format OpenImages (test, train, val)" in caplog.text
+    assert "in the format OpenImages (train, val, test)" in caplog.text
     assert data.val_annotations.category_ids == (1, 2)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats import yolo as yolo_format
 from detseg.data.formats.layout import Tree
-from detseg.data.formats.yolo import YoloFormat, read_names, read_yolo
+from detseg.data.formats.yolo import YoloFormat, read_yolo
+from detseg.data.formats.yolo_settings import read_names
 from detseg.errors import DataError
 from tests.data import made
 
@@ -42,7 +43,7 @@ def test_boxes_polygons_and_background(tmp_path: Path, caplog: pytest.LogCapture
     assert found.offsets.tolist() == [0, 2, 2, 2]
     assert found.boxes.tolist() == [[24, 12, 40, 36], [0, 0, 32, 24]]
     assert found.areas.tolist() == [16 * 24, 32 * 24 / 2]
-    assert "1 images have no label file, and are background" in caplog.text
+    assert "1 images without a label file, where others have one (label-missing)" in caplog.text
 
 
 def test_the_split_is_that_of_the_folders(tmp_path: Path) -> None:
@@ -63,23 +64,24 @@ def test_images_may_be_called_like_lists(tmp_path: Path) -> None:
     assert np.diff(read(root).offsets).tolist() == [1, 0, 1, 1, 1]  # a, classes, test, train, val
 
 
-def test_a_folder_is_judged_by_its_first_file_that_is_not_empty(
+def test_a_folder_is_judged_by_its_first_files_that_are_not_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(yolo_format, "TRIES", 2)
     root = yolo(tmp_path, {"a": "", "b": "0 .5 .5 .1 .1", "c": "0 .5 .5 .1 .1"})
     (root / "notes").mkdir()
-    for name, text in (("a", ""), ("b", "a dog"), ("c", "0 .5 .5 .1 .1"), ("d", "a cat")):
+    for name, text in (("a", ""), ("b", "a dog"), ("c", "0 one"), ("d", "a cat"), ("e", "0 .5 .5 .1 .1")):
         (root / "notes" / f"{name}.txt").write_text(text)
     opened: list[str] = []
-    first_line = yolo_format._first_line
+    read_head = yolo_format.read_head
 
     def counted(file: Path) -> str:
         opened.append(file.relative_to(root).as_posix())
-        return first_line(file)
+        return read_head(file)
 
-    monkeypatch.setattr(yolo_format, "_first_line", counted)
+    monkeypatch.setattr(yolo_format, "read_head", counted)
     assert read(root).offsets.tolist() == [0, 0, 1, 2]
-    assert opened == ["labels/a.txt", "labels/b.txt", "notes/a.txt", "notes/b.txt"]
+    assert opened == ["labels/a.txt", "labels/b.txt", "notes/a.txt", "notes/b.txt", "notes/c.txt"]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +99,9 @@ def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None
     root = yolo(tmp_path, {"a": f"0 .5 .5 .1 .1\n{line}\n0 .5 .5 .1 .1\n"})
     pairs: dict[str, str | None] = {"images/a.png": "labels/a.txt"}
     with pytest.raises(DataError, match=rf"a\.txt: line 2 .*{message}"):
-        read_yolo(root, pairs, [])
+        read_yolo(root, pairs)
     (root / "labels" / "a.txt").write_text("0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n")
-    assert len(read_yolo(root, pairs, []).boxes) == 2
+    assert len(read_yolo(root, pairs).boxes) == 2
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_nothing_but_data_errors(content: bytes) -> None:
         for file in (root / "labels" / "a.txt", root / "data.yaml"):
             file.write_bytes(content)
             with suppress(DataError):
-                read_yolo(root, {"images/a.png": "labels/a.txt"}, [])
+                read_yolo(root, {"images/a.png": "labels/a.txt"})
             (root / "data.yaml").write_text("names: [cat, dog]")
 
 

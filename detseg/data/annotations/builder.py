@@ -71,7 +71,7 @@ class Builder:
             if mask and not isinstance(mask, bytes):
                 packed = (POLYGONS, pack_polygons([[x for point in mask for x in point]]))
         except ValueError as error:
-            raise AnnotationError("mask-broken", str(error)) from None
+            raise AnnotationError("label-broken", str(error)) from None
         self.image_index.append(image)
         self.names.append(name)
         self.boxes.append(box)

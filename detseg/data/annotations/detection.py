@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.data.annotations.duplicates import doubled_objects
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks
-from detseg.errors import MaskError
+from detseg.errors import DataError, MaskError
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,15 @@ def from_columns(
     clipped = boxes.clip(0, limits)
     width, height = (clipped[:, 2:] - clipped[:, :2]).T
     valid = (width > 0) & (height > 0)
+    normalized = looks_normalized(boxes, images.sizes[rows])
+    if not issues.collects and len(boxes) and normalized.mean() > MAX_NORMALIZED:
+        raise DataError(
+            f"{source}: {normalized.sum()} of {len(boxes)} boxes have coordinates from 0 to 1 instead of pixels; "
+            "`detseg check FOLDER --fix NEW_FOLDER` writes a copy in pixels"
+        )
     for i, kind, message in _box_issues(boxes, clipped, images.sizes[rows]):
+        if kind == "box-normalised" and not issues.collects:
+            kind = "box-tiny"
         path = images.root / names[rows[i]]
         box = tuple(boxes[i].tolist())
         issues.report(kind, path, f"{path} annotation {ids[i]}: {message}", int(ids[i]), box)
@@ -253,12 +261,10 @@ def _box_issues(
     """Index, kind and message of each box (N, 4) with an issue; boxes of images of unknown size are left out."""
     sides, inside = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
     remaining = (sizes > 0).all(axis=1)
-    normalized = looks_normalized(boxes, sizes)
-    normalized &= normalized.mean() > MAX_NORMALIZED if len(boxes) else False
     for kind, affected, message in (
         ("box-negative", (sides < 0).any(axis=1), "has its second corner before the first"),
         ("box-area", (sides == 0).any(axis=1), "has no area"),
-        ("box-normalised", normalized, "goes from 0 to 1, and would be less than a pixel large"),
+        ("box-normalised", looks_normalized(boxes, sizes), "goes from 0 to 1, and would be less than a pixel large"),
         ("box-outside", (inside <= 0).any(axis=1), "lies outside of its image"),
         ("box-beyond", (np.abs(clipped - boxes) > 1).any(axis=1), "reaches beyond its image"),
         ("box-tiny", (inside < 1).any(axis=1), "has a side of less than a pixel"),

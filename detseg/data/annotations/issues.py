@@ -144,6 +144,14 @@ class FailFastSummary(FailFast):
             log.log(level, f"%s: {title(kind, len(messages))}: %s%s", root, "; ".join(messages[:MAX_LISTED]), more)
 
 
+def log_issues(root: Path, issues: Iterable[Issue]) -> None:
+    """Log the number of issues of each kind with the first messages. Raises DataError for an error."""
+    summary = FailFastSummary()
+    for issue in issues:
+        summary.report(*issue)
+    summary.log(root)
+
+
 def summarize(issues: Iterable[Issue]) -> Iterator[tuple[str, list[str]]]:
     """Yield each kind of some issues with its messages, in the order of KINDS."""
     of_kind: dict[str, list[str]] = {}

@@ -48,13 +48,6 @@ class DatasetSource:
         summary.log(self.tree.root)
         return table
 
-    def log_issues(self, more: Sequence[Issue] = ()) -> None:
-        """Log the issues of the folder as a whole, and ``more``. Raises DataError for the first error."""
-        summary = FailFastSummary()
-        for issue in (*self.issues, *more):
-            summary.report(*issue[:3])
-        summary.log(self.tree.root)
-
     def __str__(self) -> str:
         return self.format.name if self.location == self.tree.root else f"{self.format.name} in {self.location}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.issues import log_issues
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSource
 from detseg.data.formats.unused import unused_images
@@ -26,7 +27,7 @@ def convert(
     """
     reading: MaskReading = "any" if masks else "none"
     splits = {split: cast("DetectionAnnotations", source.read(split, reading)) for split in source.splits}
-    source.log_issues(unused_images(source, splits.values()))
+    log_issues(source.tree.root, [*source.issues, *unused_images(source, splits.values())])
     return write_splits(splits, to, out, source.has_category_ids, masks=masks, copy=copy)
 
 

@@ -143,7 +143,7 @@ def _pixels(content: Any, points: Polygon, size: tuple[int, int]) -> tuple[Box, 
         with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
             inside = np.array(image.convert("L")) > 0
     except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AnnotationError("mask-broken", f"has a mask that is no PNG in base64: {error}") from None
+        raise AnnotationError("label-broken", f"has a mask that is no PNG in base64: {error}") from None
     left, top = (round(value) for value in points[0])
     return pixel_mask(inside, left, top, size)
 
@@ -164,5 +164,5 @@ def _shape(shape: Any) -> tuple[str, str, list[tuple[float, float]]]:
     if not all(math.isfinite(value) and abs(value) < 1e9 for corner in corners for value in corner):
         raise AnnotationError("box-nan", "has points that are no numbers")
     if len(corners) < MIN_POINTS.get(kind, 0):
-        raise AnnotationError("mask-broken", f"has {len(corners)} points, too few for a {kind}")
+        raise AnnotationError("label-broken", f"has {len(corners)} points, too few for a {kind}")
     return kind, label.strip(), corners

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import mmap
 import os
 import re
@@ -274,7 +275,8 @@ def ends_with(file: Path, mark: bytes) -> bool:
     try:
         with file.open("rb") as stream:
             stream.seek(max(file.stat().st_size - 4096, 0))
-            return stream.read().rstrip().endswith(mark)
+            end = stream.read().rstrip()
+            return not end or end.endswith(mark)  # spaces may follow
     except OSError:
         return False
 
@@ -315,9 +317,10 @@ def read_flag(value: Any) -> bool | None:
     if text in ("", "false", "no", "n", "f", "none", "null", "unspecified"):
         return False
     try:
-        return bool(float(text))
+        number = float(text)
     except ValueError:
         return None
+    return bool(number) if math.isfinite(number) else None
 
 
 def _grouped(files: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

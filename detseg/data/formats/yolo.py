@@ -22,7 +22,7 @@ from detseg.errors import DataError
 DIGITS = 9  # decimals of a pixel: more are the noise of the division, which could move an outline by a pixel
 LISTS = ("classes.txt", "train.txt", "val.txt", "test.txt")  # other files that may lie beside the labels
 TRIES = 100  # files of a folder to search for labels
-MAX_FRACTION = 2  # numbers above are no fractions of an image
+MAX_FRACTION = 1.5  # numbers above are no fractions of an image
 MIN_POSE = 3  # lines of a box with key points that are no chance
 
 Pairs = Mapping[str, str | None]  # label file, or None, by image
@@ -94,13 +94,18 @@ def _label_sets(tree: Tree) -> dict[str, list[str]]:
             sets[named[0] if named else ""][folder].append(file)
     labels = {}
     for name, folders in sets.items():
-        tried = {folder: (_holds_labels(tree.root / file) for file in files) for folder, files in folders.items()}
-        holding = {folder for folder, results in tried.items() if any(islice(filter(None.__ne__, results), TRIES))}
+        holding = {folder for folder, files in folders.items() if _any_labels(tree, files)}
         if holding:
             labels[name] = [
                 file for folder, files in folders.items() for file in files if folder in holding or tree.images_of(file)
             ]
     return labels
+
+
+def _any_labels(tree: Tree, files: list[str]) -> bool:
+    """Tell if one of the first files that are not empty holds labels."""
+    results = (_holds_labels(tree.root / file) for file in files)
+    return any(islice((result for result in results if result is not None), TRIES))
 
 
 def _holds_labels(file: Path) -> bool | None:
@@ -242,8 +247,8 @@ class _Lines:
             message = f"has {len(values)} numbers after the class; a box has 4, a polygon 3 or more pairs"
             hint = "; is it a box and a score?" if len(values) == 5 else ""
             hint = "; with key points, data.yaml must have their kpt_shape" if len(values) > 6 else hint
-            raise AnnotationError("mask-broken" if len(values) == 2 else "label-broken", message + hint)
-        if max(map(abs, values)) > MAX_FRACTION:
+            raise AnnotationError("label-broken", message + hint)
+        if sum(value > MAX_FRACTION for value in values) > len(values) / 2:
             raise AnnotationError(
                 "box-pixels",
                 f"has numbers above 1: YOLO's are fractions of the image, not pixels: {line.strip()[:80]!r}",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from detseg.configurable import Configurable
+from detseg.data.annotations.issues import log_issues
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource, Task
 from detseg.data.formats.format_detection import AUTO, find_formats, open_source
@@ -149,7 +150,9 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     def source(self) -> DatasetSource:
         """The data set in ``root``. Raises DataError if there is none."""
         names = {name: self.split[name] for name in ("train", "val") if self.split.get(name)}
-        return open_source(self.root, self.format, self.task, names, self.masks)
+        source = open_source(self.root, self.format, self.task, names, self.masks)
+        log_issues(source.tree.root, source.issues)
+        return source
 
     def read(self, split: Split) -> L:
         """Read the labels of a split with their own classes; each split is read once. Raises DataError."""

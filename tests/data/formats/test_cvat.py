@@ -185,7 +185,7 @@ def test_frames_without_an_image_are_counted(tmp_path: Path, caplog: pytest.LogC
     ],
 )
 def test_broken_shapes_are_named(tmp_path: Path, shape: str, message: str) -> None:
-    file = cvat(tmp_path, image(tmp_path, "a.png", BOX + shape + BOX))
+    file = cvat(tmp_path, image(tmp_path, "a.png", BOX + shape + BOX.replace("4.00", "5.00")))
     with pytest.raises(DataError, match=rf"{file}: image 'a\.png': shape 2 \(.*\) {message}"):
         detect_source(tmp_path).read("all")
     issues = IssueCollector()

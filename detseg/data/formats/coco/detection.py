@@ -92,7 +92,7 @@ class CocoFormat(CocoFiles):
     def open(self, root: Path, names: Mapping[str, str] = NO_NAMES) -> DatasetSource:
         """Open a folder as ``CocoFiles`` does, with its test split if no files are named."""
         detected = self.detect(Tree(root)) if root.is_dir() and not names else []
-        return next((source for source in detected if not source.problem), None) or super().open(root, names)
+        return next((source for source in detected if len(source.splits) > 1), None) or super().open(root, names)
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Find the files for training, validation and test, or one for all images, by their names and contents.

@@ -76,10 +76,10 @@ def _find_image(file: Path, name: str, images: Tree, issues: IssueCollector) -> 
     found = images.images_of(name)
     if len(found) == 1:
         return found[0]
-    element = _parse(file, issues)
-    if element is None:
+    element = _parse(file, issues) if file.is_file() else None
+    if element is None and file.is_file():
         return None
-    named = (element.findtext("filename") or "").strip().replace("\\", "/")
+    named = ("" if element is None else element.findtext("filename") or "").strip().replace("\\", "/")
     found = (images.images_of(name, named) if named else []) or found
     if len(found) == 1:
         return found[0]
@@ -194,6 +194,12 @@ class _Reader:
                 box = tuple(rotated_boxes(np.array([box]), np.array([degrees]))[0].tolist())
         return box
 
+    def _report_mask(self, file: Path, message: str, number: int | None = None) -> None:
+        """Report masks that cannot be used. Raises DataError, unless issues are collected."""
+        if not self.issues.collects:
+            raise DataError(message)
+        self.issues.report("mask-broken", file, message, number)
+
     def _read_masks(
         self, file: Path, count: int, size: tuple[int, int]
     ) -> tuple[list[tuple[int, bytes]], dict[int, str]]:
@@ -208,7 +214,7 @@ class _Reader:
         shown = set(np.unique(numbers).tolist()) - {0, IGNORE_INDEX}
         if shown and max(shown) > count:
             message = f"{file}: shows an object {max(shown)}, but the annotation of {file.stem} lists {count}"
-            self.issues.report("mask-broken", file, message, max(shown))
+            self._report_mask(file, message, max(shown))
         masks, reasons = [], {}
         for number in range(1, count + 1):
             if number not in shown:
@@ -226,15 +232,15 @@ class _Reader:
             with Image.open(file) as image:
                 if image.mode not in ("P", "L"):
                     message = f"{file}: must show the number of the object of each pixel, but is an image in colour"
-                    self.issues.report("mask-broken", file, message)
+                    self._report_mask(file, message)
                     return None
                 numbers: NDArray[np.uint8] = np.array(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self.issues.report("mask-broken", file, f"{file}: cannot read these objects: {error}")
+            self._report_mask(file, f"{file}: cannot read these objects: {error}")
             return None
         if numbers.shape != (height, width):
             message = f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}"
-            self.issues.report("mask-broken", file, message)
+            self._report_mask(file, message)
             return None
         return numbers
 
