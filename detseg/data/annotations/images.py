@@ -22,7 +22,6 @@ FILE_TYPES = {
     **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
     ".webp": ("WEBP",),
     **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
-    **dict.fromkeys((".ppm", ".pgm"), ("PPM",)),
 }
 SUFFIXES = tuple(FILE_TYPES)
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.formats.base import AmbiguousFormatError
+from detseg.data.formats.coco.paths import is_path_traversal
 from detseg.data.formats.layout import (
     SPLIT_PATTERNS,
     Tree,
@@ -19,7 +20,6 @@ from detseg.data.formats.layout import (
     has_keys,
     in_label_place,
     is_hidden,
-    is_path_traversal,
     read_head,
 )
 from detseg.data.splits import Split

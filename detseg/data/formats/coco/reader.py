@@ -30,7 +30,7 @@ from detseg.data.formats.coco.columns import (
     without_masks,
 )
 from detseg.data.formats.coco.json_stream import read_lists
-from detseg.data.formats.layout import resolve_paths
+from detseg.data.formats.coco.paths import resolve_paths
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
