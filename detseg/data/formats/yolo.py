@@ -110,7 +110,7 @@ def _any_labels(tree: Tree, files: list[str]) -> bool:
 
 def _holds_labels(file: Path) -> bool | None:
     """Tell if a file begins with a line of five numbers or more; None for an empty file."""
-    lines = [line.replace(",", " ").replace(";", " ").split() for line in read_head(file).splitlines() if line.strip()]
+    lines = [line.split() for line in read_head(file).splitlines() if line.strip()]
     return any(len(line) > 4 and all(map(_is_number, line)) for line in lines) if lines else None
 
 
@@ -231,8 +231,6 @@ class _Lines:
     def parse(self, line: str, size: tuple[int, int]) -> tuple[str, Box, float, list[tuple[float, float]] | None]:
         """Name, box in pixels, area and polygon of one line. Raises AnnotationError."""
         first, *rest = line.split()
-        if not rest and "," in line:
-            raise AnnotationError("label-broken", f"has commas, but spaces separate the numbers of YOLO: {line[:80]!r}")
         number = self._class(first)
         try:
             values = [float(value) for value in rest]
