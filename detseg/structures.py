@@ -9,13 +9,16 @@ All boxes are ``(x1, y1, x2, y2)`` in continuous pixel coordinates: a box that c
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from detseg.constants import IGNORE_INDEX as IGNORE_INDEX
+
+T = TypeVar("T")
+
 STRIDE = 32  # of a backbone's coarsest map; batches are padded to multiples of it
-IGNORE_INDEX = 255  # label of pixels that neither training nor evaluation counts
 
 
 class Instances(NamedTuple):
@@ -64,6 +67,17 @@ def rescale(instances: Instances, image_sizes: Tensor, original_sizes: Tensor) -
     """
     scale = original_sizes.to(torch.float32) / image_sizes.to(torch.float32)
     return instances._replace(boxes=instances.boxes * scale.flip(1).repeat(1, 2)[:, None])
+
+
+def to_device(value: T, device: torch.device) -> T:
+    """Move all tensors of a batch, or of instances, to a device."""
+
+    def moved(item: Any) -> Any:
+        if isinstance(item, tuple):
+            return type(item)._make(map(moved, item))  # type: ignore[attr-defined]
+        return item.to(device) if isinstance(item, Tensor) else item
+
+    return moved(value)  # type: ignore[no-any-return]
 
 
 def drop_padding(instances: Instances) -> Instances:

@@ -80,7 +80,7 @@ def coco_ap(
     truth: GroundTruth, detections: Detections, classes: tuple[str, ...], of: Literal["boxes", "masks"] = "boxes"
 ) -> dict[str, float]:
     """The values of ``CocoAP`` of boxes or of masks, whose pixels overlap then."""
-    areas, overlaps = (_boxes if of == "boxes" else _masks)(truth, detections)
+    areas, overlaps = detection_geometry(truth, detections, of)
     precision, recall = _evaluate(truth, detections, len(classes), areas, overlaps)
     values = {"AP": precision[:, 0], "AP50": precision[:, 0, 0], "AP75": precision[:, 0, 5]}
     sizes = {"small": 1, "medium": 2, "large": 3}
@@ -105,7 +105,7 @@ def coco_results(annotations: Any, detections: Detections) -> list[dict[str, Any
     rows = zip(
         annotations.image_ids[detections.images[known]].tolist(),
         categories[known].tolist(),
-        _xywh(detections.boxes[known]).tolist(),
+        xywh(detections.boxes[known]).tolist(),
         detections.scores[known].tolist(),
         strict=True,
     )
@@ -125,7 +125,7 @@ def _evaluate(
 
     ``areas`` (M,) are those of the detections.
     """
-    images, order = len(truth.sizes), _image_order(truth)
+    images, order = len(truth.sizes), image_order(truth)
     places, truth_places = order[detections.images], order[truth.images]
     groups, truth_groups = detections.labels * images + places, truth.labels * images + truth_places
     rows = np.lexsort((places, -detections.scores, detections.labels))
@@ -146,7 +146,7 @@ def _evaluate(
     return precision.reshape(classes, *shape), recall.reshape(classes, len(COUNTS), *shape)
 
 
-def _image_order(truth: GroundTruth) -> Rows:
+def image_order(truth: GroundTruth) -> Rows:
     """The place of each image (I,) in the order of the images' ids, in which pycocotools counts equal scores."""
     if truth.image_ids is None:
         return np.arange(len(truth.sizes))
@@ -174,9 +174,16 @@ def _curve(tp: Bits, fp: Bits, ranks: Rows, objects: Rows) -> tuple[Floats, Floa
     return np.where(many > 0, average, np.nan), np.where(many > 0, detected / np.maximum(many, 1), np.nan)
 
 
+def detection_geometry(
+    truth: GroundTruth, detections: Detections, of: Literal["boxes", "masks"]
+) -> tuple[Floats, Overlaps]:
+    """Areas of the detections, and their overlaps with the objects, of boxes or of masks."""
+    return (_boxes if of == "boxes" else _masks)(truth, detections)
+
+
 def _boxes(truth: GroundTruth, detections: Detections) -> tuple[Floats, Overlaps]:
     """Areas of the detections, and overlaps as pycocotools computes them: not even the rounding differs."""
-    a, b = _xywh(detections.boxes).T.copy(), _xywh(truth.boxes).T.copy()
+    a, b = xywh(detections.boxes).T.copy(), xywh(truth.boxes).T.copy()
 
     def overlaps(index: Rows, objects: Rows) -> Floats:
         (x1, y1, w1, h1), (x2, y2, w2, h2) = a[:, index], b[:, objects]
@@ -213,5 +220,6 @@ def _masks(truth: GroundTruth, detections: Detections) -> tuple[Floats, Overlaps
     return np.asarray(coco_masks.area(detected), dtype=np.float64), overlaps
 
 
-def _xywh(boxes: Floats) -> Floats:
+def xywh(boxes: Floats) -> Floats:
+    """Corners (N, 4) as the left and top edge, width and height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

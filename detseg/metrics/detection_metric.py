@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,18 +13,19 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from detseg.metrics.base import PerClassMetric
-from detseg.metrics.detection_batch import (
+from detseg.metrics.detections import (
     DetectionBatch,
+    Detections,
+    GroundTruth,
+    ImageDict,
+    concatenate,
     detections_of,
-    from_dicts,
-    from_instances,
     image_rle,
-    merge,
-    present,
+    read_predictions,
+    read_target,
 )
-from detseg.metrics.detections import Detections, GroundTruth, ImageDict, ground_truth
 from detseg.ops.rle import decode, from_string
-from detseg.structures import Instances
+from detseg.structures import Instances, to_device
 
 
 class DetectionMetric(PerClassMetric):
@@ -68,13 +70,22 @@ class DetectionMetric(PerClassMetric):
         images = len(preds.valid) if isinstance(preds, Instances) else len(preds)
         if images != len(target):
             raise ValueError(f"predictions of {images} images, but targets of {len(target)}")
-        truth = ground_truth(target, self.uses_masks)
-        if self.classes and len(truth.labels) and not 0 <= truth.labels.min() <= truth.labels.max() < len(self.classes):
+        targets = [read_target(one, self.uses_masks) for one in target]
+        labels = np.concatenate([np.zeros(0, np.int64), *(one.labels for one in targets)])
+        if self.classes and len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             raise ValueError(f"targets have labels beyond the {len(self.classes)} classes")
-        if isinstance(preds, Instances):
-            self.batches.append(from_instances(preds, truth, self.uses_masks))
-        else:
-            self.batches.append(from_dicts(preds, truth, self.uses_masks))
+        if not isinstance(preds, Instances):
+            self.batches.append(DetectionBatch(*read_predictions(preds, self.uses_masks), targets))
+            return
+        for name in ("labels", "scores"):
+            if getattr(preds, name) is None:
+                raise ValueError(f"detections have no {name}")
+        masks: list[list[bytes] | None] = [None] * images
+        if self.uses_masks and preds.masks is not None:
+            if not all(one.sizes.all() for one in targets):
+                raise ValueError("masks of Instances need the size (height, width) of every image in the targets")
+            masks = [image_rle(preds, image, *one.sizes[0].tolist()) for image, one in enumerate(targets)]
+        self.batches.append(DetectionBatch(preds._replace(masks=None), masks, targets))
 
     def reset(self) -> None:
         super().reset()
@@ -83,8 +94,8 @@ class DetectionMetric(PerClassMetric):
 
     def collect(self) -> tuple[GroundTruth, Detections, tuple[str, ...]]:
         """Objects and detections ordered by image, and the names of the classes 0..K-1."""
-        batch = merge(self.batches)
-        truth, detections = _ordered(batch.truth, detections_of(batch))
+        targets = [target for batch in self.batches for target in batch.targets]
+        truth, detections = _ordered(concatenate(targets), detections_of(self.batches))
         classes = self.classes
         if not classes:
             present, labels = np.unique(np.concatenate([truth.labels, detections.labels]), return_inverse=True)
@@ -99,9 +110,10 @@ class DetectionMetric(PerClassMetric):
     ) -> None:
         """Gather the batches of all ranks as objects; a rank may have none."""
         group = process_group or self.process_group
-        batches: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(batches, merge(self.batches), group)
-        self.batches = batches
+        on_host = [replace(batch, preds=to_device(batch.preds, torch.device("cpu"))) for batch in self.batches]
+        ranks: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(ranks, on_host, group)
+        self.batches = [batch for batches in ranks for batch in batches]
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> Any:
         """Leave the batches on their device: they are no tensors."""
@@ -115,11 +127,15 @@ def _ordered(truth: GroundTruth, detections: Detections) -> tuple[GroundTruth, D
         order = np.unique(truth.image_index, return_index=True)[1]
     position = np.full(len(truth.sizes), -1)
     position[order] = np.arange(len(order))
-    images = position[detections.images]
-    # Stable: the detections of one image keep the order in which the model gave them.
-    rows = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
-    columns = (None if column is None else column[rows] for column in (images, *detections[1:]))
-    return truth.take(order), Detections(*columns)  # type: ignore[arg-type]
+
+    def ordered(columns: Sequence[Any]) -> list[Any]:
+        images = position[columns[0]]
+        # Stable: the detections of one image keep the order in which the model gave them.
+        rows = np.argsort(images, kind="stable")[np.count_nonzero(images < 0) :]
+        return [None if column is None else column[rows] for column in (images, *columns[1:])]
+
+    of_images = (None if column is None else column[order] for column in truth[7:])
+    return GroundTruth(*ordered(truth[:7]), *of_images), Detections(*ordered(detections))  # type: ignore[arg-type]
 
 
 def as_torchmetrics(
@@ -130,8 +146,7 @@ def as_torchmetrics(
     predicted, expected = [], []
     for image, target in enumerate(targets):
         valid = preds.valid[image]
-        columns = {"boxes": preds.boxes, "scores": preds.scores, "labels": preds.labels}
-        predicted.append({name: present(column, name)[image][valid] for name, column in columns.items()})
+        predicted.append({name: getattr(preds, name)[image][valid] for name in ("boxes", "scores", "labels")})
         expected.append({name: value.to(device) for name, value in target.items() if isinstance(value, Tensor)})
         if preds.masks is not None and "masks" in target:
             predicted[-1]["masks"] = _pixels(image_rle(preds, image, *target["size"]), target["size"]).to(device)

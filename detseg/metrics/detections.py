@@ -1,15 +1,19 @@
-"""Detections and annotated objects of a whole data set, as arrays."""
+"""Detections and annotated objects: of single images as metrics take them, of a whole data set as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as coco_masks
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
+
+from detseg.ops.rle import box_masks_to_rle
+from detseg.structures import Instances
 
 ImageDict = Mapping[str, Any]
 """The objects of one image by name, as torchmetrics' ``MeanAveragePrecision`` takes them."""
@@ -26,186 +30,186 @@ class Detections(NamedTuple):
 
 
 class GroundTruth(NamedTuple):
-    """The annotated objects of I images. Those of image i are the rows ``offsets[i]`` to ``offsets[i + 1]``."""
+    """N annotated objects on I images, in the order of the images."""
 
-    sizes: NDArray[np.int64]  # (I, 2) height and width; 0 where masks do not need them
-    offsets: NDArray[np.int64]  # (I + 1,)
+    images: NDArray[np.int64]  # (N,) position of the image
     boxes: NDArray[np.float64]  # (N, 4) xyxy, pixels of the image file
     labels: NDArray[np.int64]  # (N,) 0..K-1
     areas: NDArray[np.float64]  # (N,)
     crowd: NDArray[np.bool_]  # (N,)
     difficult: NDArray[np.bool_]  # (N,)
-    masks: NDArray[np.object_] | None = None  # (N,) bytes, COCO's compressed run-length encodings
+    masks: NDArray[np.object_] | None  # (N,) bytes, COCO's compressed run-length encodings
+    sizes: NDArray[np.int64]  # (I, 2) height and width; 0 where masks do not need them
     image_index: NDArray[Any] | None = None  # (I,) position of each image in its data set
     image_ids: NDArray[Any] | None = None  # (I,) the data set's own id of each image
 
-    @property
-    def images(self) -> NDArray[np.int64]:
-        """Position of the image of each object (N,)."""
-        return np.repeat(np.arange(len(self.sizes)), np.diff(self.offsets))
 
-    def take(self, images: NDArray[np.int64]) -> GroundTruth:
-        """Keep the images at these positions, in this order."""
-        counts = np.diff(self.offsets)[images]
-        offsets = offsets_of(counts)
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
-        per_object = (self.boxes, self.labels, self.areas, self.crowd, self.difficult, self.masks)
-        per_image = (self.image_index, self.image_ids)
-        return GroundTruth(
-            self.sizes[images],
-            offsets,
-            *(None if column is None else column[rows] for column in per_object),  # type: ignore[arg-type]
-            *(None if column is None else column[images] for column in per_image),
-        )
+NO_DETECTIONS = Instances(
+    torch.zeros(0, 0, 4), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0)
+)
+_NO_LABELS, _NO_FLAGS = np.zeros(0, np.int64), np.zeros(0, bool)
+NO_OBJECTS = GroundTruth(
+    _NO_LABELS, np.zeros((0, 4)), _NO_LABELS, np.zeros(0), _NO_FLAGS, _NO_FLAGS, None, np.zeros((0, 2), np.int64)
+)
 
 
-class Annotations(Protocol):
-    """The part of ``DetectionAnnotations`` that targets are made of."""
+@dataclass(frozen=True, eq=False)  # hashed by its identity: torchmetrics hashes the states of a metric
+class DetectionBatch:
+    """Detections of some images, padded and on their device, and the objects in these images."""
 
-    @property
-    def image_ids(self) -> NDArray[Any]: ...
-    @property
-    def sizes(self) -> NDArray[np.int32]: ...
-    @property
-    def boxes(self) -> NDArray[np.float64]: ...
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
-    @property
-    def areas(self) -> NDArray[np.float64]: ...
-    @property
-    def crowd(self) -> NDArray[np.bool_]: ...
-    @property
-    def difficult(self) -> NDArray[np.bool_]: ...
-    @property
-    def masks(self) -> Any: ...
-
-    def objects(self, image: int) -> slice:
-        """Rows of the objects of one image."""
+    preds: Instances  # without masks
+    masks: list[list[bytes] | None]  # of the detections of each image
+    targets: list[GroundTruth]  # of each image
 
 
-def annotation_targets(annotations: Annotations, image_index: Iterable[int]) -> list[dict[str, Any]]:
-    """The targets of images of a data set, for ``DetectionMetric.update``; masks as run-length encodings."""
+def annotation_targets(annotations: Any, image_index: Iterable[int]) -> list[dict[str, Any]]:
+    """The targets of images of ``DetectionAnnotations``, for ``DetectionMetric.update``; masks run-length encoded."""
     targets = []
     for image in image_index:
         rows, size = annotations.objects(image), annotations.sizes[image].tolist()
-        target = {
-            "image_index": image,
-            "image_id": annotations.image_ids[image].item(),
-            "size": size,
-            "boxes": torch.tensor(annotations.boxes[rows]),
-            "labels": torch.tensor(annotations.labels[rows]),
-            "area": torch.tensor(annotations.areas[rows]),
-            "iscrowd": torch.tensor(annotations.crowd[rows]),
-            "difficult": torch.tensor(annotations.difficult[rows]),
-        }
+        target = {"image_index": image, "image_id": annotations.image_ids[image].item(), "size": size}
+        columns = {"boxes": annotations.boxes, "labels": annotations.labels, "area": annotations.areas}
+        columns |= {"iscrowd": annotations.crowd, "difficult": annotations.difficult}
+        target |= {name: torch.tensor(column[rows]) for name, column in columns.items()}
         if annotations.masks is not None:
             target["masks"] = [annotations.masks.rle(row, *size) for row in range(rows.start, rows.stop)]
         targets.append(target)
     return targets
 
 
-def ground_truth(targets: Sequence[ImageDict], masks: bool) -> GroundTruth:
-    """Join the targets of some images, see ``DetectionMetric.update``; ``masks`` asks for their masks."""
-    return concatenate([_one_image(target, masks) for target in targets])
-
-
-def _one_image(target: ImageDict, masks: bool) -> GroundTruth:
-    uses_masks = "masks" in target and (masks or "boxes" not in target)
-    rle = encode(target["masks"], target.get("size")) if uses_masks else None
-    boxes = as_array(target["boxes"] if rle is None or "boxes" in target else boxes_around(rle), np.float64)
-    boxes = boxes.reshape(-1, 4)
-    if target.get("area") is not None:
-        areas = as_array(target["area"], np.float64)
-    else:
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if rle is None else mask_areas(rle)
+def read_target(target: ImageDict, masks: bool) -> GroundTruth:
+    """Read the target of an image, see ``DetectionMetric.update``; ``masks`` asks for its masks."""
+    boxes, rle = _shapes(target, masks)
+    boxes = _array(boxes, np.float64).reshape(-1, 4)
     no = np.zeros(len(boxes), dtype=bool)
+    if target.get("area") is not None:
+        areas = _array(target["area"], np.float64)
+    else:
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if rle is None else coco_masks.area(rle)
+    pixels = target.get("masks")  # tell the size, unless they are encoded
+    size = target.get("size", pixels.shape[-2:] if isinstance(pixels, (Tensor, np.ndarray)) else (0, 0))
     image_id = target.get("image_id")
     index = target.get("image_index", image_id)
     truth = GroundTruth(
-        sizes=np.array([_size(target)], dtype=np.int64),
-        offsets=np.array([0, len(boxes)]),
+        images=np.zeros(len(boxes), dtype=np.int64),
         boxes=boxes,
-        labels=as_array(target["labels"], np.int64),
-        areas=areas,
-        crowd=as_array(target.get("iscrowd", no), np.bool_),
-        difficult=as_array(target.get("difficult", no), np.bool_),
-        masks=None if rle is None or not masks else counts_of(rle),
+        labels=_array(target["labels"], np.int64),
+        areas=_array(areas, np.float64).reshape(-1),
+        crowd=_array(target.get("iscrowd", no), np.bool_),
+        difficult=_array(target.get("difficult", no), np.bool_),
+        masks=None if rle is None or not masks else _objects([one["counts"] for one in rle]),
+        sizes=np.array([[*map(int, size)]]),
         image_index=None if index is None else np.array([index]),
         image_ids=None if image_id is None else np.array([image_id]),
     )
-    columns = (truth.labels, truth.areas, truth.crowd, truth.difficult, truth.masks)
-    if any(column is not None and len(column) != len(boxes) for column in columns):
+    if any(column is not None and len(column) != len(boxes) for column in (*truth[:7], rle)):
         raise ValueError("boxes, labels, masks, area and iscrowd of an image must be as many")
     return truth
 
 
-def _size(target: ImageDict) -> tuple[int, int]:
-    """Height and width of the image, from its masks if they tell; else 0."""
-    masks = target.get("masks", ())
-    default = masks.shape[-2:] if isinstance(masks, (Tensor, np.ndarray)) else (0, 0)
-    height, width = target.get("size", default)
-    return int(height), int(width)
+def read_predictions(preds: Sequence[ImageDict], masks: bool) -> tuple[Instances, list[list[bytes] | None]]:
+    """Pad the detections of some images to a batch; ``masks`` asks for their masks, if they have any."""
+    boxes, labels, scores, encoded = [], [], [], []
+    for image in preds:
+        shapes, rle = _shapes(image, masks)
+        scores.append(torch.as_tensor(image["scores"]).flatten())
+        labels.append(torch.as_tensor(image["labels"], device=scores[-1].device).flatten())
+        boxes.append(torch.as_tensor(shapes, device=scores[-1].device).reshape(-1, 4))
+        if not len(scores[-1]) == len(labels[-1]) == len(boxes[-1]) == len(boxes[-1] if rle is None else rle):
+            raise ValueError("boxes, scores, labels and masks of an image must be as many")
+        encoded.append([one["counts"] for one in rle] if rle is not None and masks else None)
+    if not preds:
+        return NO_DETECTIONS, []
+    valid = [torch.ones_like(one, dtype=torch.bool) for one in labels]
+    return Instances(*map(_pad, (boxes, valid, labels, scores))), encoded
 
 
-def concatenate(parts: Sequence[GroundTruth]) -> GroundTruth:
-    """Put the images of several parts one behind the other. Raises ValueError if only some have masks or indices."""
-    parts = [part for part in parts if len(part.sizes)]
-    if not parts:
-        no_flags, no_labels = np.zeros(0, bool), np.zeros(0, np.int64)
-        return GroundTruth(
-            np.zeros((0, 2), np.int64), offsets_of([]), np.zeros((0, 4)), no_labels, np.zeros(0), no_flags, no_flags
-        )
+def concatenate(images: Sequence[GroundTruth]) -> GroundTruth:
+    """Join the objects of single images. Raises ValueError if only some have masks, an index or an id."""
     columns: dict[str, Any] = {}
-    for name, column in zip(GroundTruth._fields, zip(*parts, strict=True), strict=True):
+    for name, column in zip(GroundTruth._fields, zip(*(images or [NO_OBJECTS]), strict=True), strict=True):
         if any((part is None) != (column[0] is None) for part in column):
             raise ValueError(f"some targets have {name}, and others do not")
         columns[name] = None if column[0] is None else np.concatenate(column)
-    columns["offsets"] = offsets_of(np.concatenate([np.diff(part.offsets) for part in parts]))
+    columns["images"] = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
     return GroundTruth(**columns)
 
 
-def encode(masks: Any, size: Sequence[int] | None = None) -> list[dict[str, Any]]:
+def detections_of(batches: Sequence[DetectionBatch]) -> Detections:
+    """Join the detections of batches, without padding. Raises ValueError, naming one, if some images lack masks."""
+    preds = [batch.preds for batch in batches] or [NO_DETECTIONS]
+    masks = [one for batch in batches for one in batch.masks]
+    if None in masks and any(one is not None for one in masks):
+        image = masks.index(None)
+        target = [target for batch in batches for target in batch.targets][image]
+        name = next((ids[0] for ids in (target.image_ids, target.image_index) if ids is not None), image)
+        raise ValueError(f"image {name}: its predictions have no masks, but those of other images do")
+    # Whole columns for the whole data set: each transfer waits for the device.
+    valid = torch.cat([one.valid.flatten() for one in preds]).cpu().numpy()
+    slots = [one.valid.shape[1] for one in preds for _ in one.valid]
+
+    def column(name: str, dtype: torch.dtype) -> NDArray[Any]:
+        parts = [getattr(one, name).flatten(0, 1) for one in preds]
+        return np.asarray(torch.cat(parts).cpu().to(dtype).numpy()[valid])
+
+    return Detections(
+        np.repeat(np.arange(len(slots)), slots)[valid],
+        column("boxes", torch.float64),
+        column("labels", torch.int64),
+        column("scores", torch.float64),
+        None if None in masks or not masks else _objects([one for image in masks for one in image or ()]),
+    )
+
+
+def image_rle(detections: Instances, image: int, height: int, width: int) -> list[bytes]:
+    """Encode the masks of the detections of one image of a batch by run length, in pixels of its file."""
+    assert detections.masks is not None
+    valid = detections.valid[image]
+    masks, boxes = (column[image][valid].float().cpu().numpy() for column in (detections.masks, detections.boxes))
+    return list(box_masks_to_rle(masks, boxes, height, width))
+
+
+def _shapes(image: ImageDict, masks: bool) -> tuple[Any, list[dict[str, Any]] | None]:
+    """The boxes of an image, by default those around its masks, and the masks if they are asked for or needed."""
+    if "masks" not in image or ("boxes" in image and not masks):
+        return image["boxes"], None
+    rle = _encode(image["masks"], image.get("size"))
+    if "boxes" in image:
+        return image["boxes"], rle
+    x, y, width, height = np.array(coco_masks.toBbox(rle), dtype=np.float64).reshape(-1, 4).T
+    return np.stack([x, y, x + width, y + height], axis=1), rle
+
+
+def _encode(masks: Any, size: Sequence[int] | None) -> list[dict[str, Any]]:
     """COCO's compressed run-length encodings of masks (n, h, w).
 
     A list holds run-length encodings already: dictionaries, or their ``counts`` alone in an image of ``size`` (height,
     width).
     """
     if isinstance(masks, (Tensor, np.ndarray)):
-        pixels = as_array(masks, np.uint8).transpose(1, 2, 0)
-        return list(coco_masks.encode(np.asfortranarray(pixels)))
-    return [dict(one) if isinstance(one, Mapping) else {"size": list(size or ()), "counts": one} for one in masks]
+        return list(coco_masks.encode(np.asfortranarray(_array(masks, np.uint8).transpose(1, 2, 0))))
+    rle = [dict(one) if isinstance(one, Mapping) else {"size": list(size or ()), "counts": one} for one in masks]
+    return [
+        one | {"counts": one["counts"].encode() if isinstance(one["counts"], str) else one["counts"]} for one in rle
+    ]
 
 
-def counts_of(rle: Sequence[Mapping[str, Any]]) -> NDArray[np.object_]:
-    """The ``counts`` of run-length encodings as an array (n,) of bytes."""
-    counts = [one["counts"] for one in rle]
-    return as_objects([one.encode() if isinstance(one, str) else one for one in counts])
+def _pad(parts: Sequence[Tensor]) -> Tensor:
+    """Stack the objects (n, ...) of each image, padded to the largest n."""
+    flat = torch.cat(list(parts))  # has a type for all
+    padded = flat.new_zeros(len(parts), max(map(len, parts)), *flat.shape[1:])
+    for row, part in zip(padded, parts, strict=True):
+        row[: len(part)] = part
+    return padded
 
 
-def as_objects(values: Sequence[bytes]) -> NDArray[np.object_]:
+def _objects(values: Sequence[bytes]) -> NDArray[np.object_]:
     """An array (n,) of bytes of different lengths."""
     column = np.empty(len(values), dtype=object)
     column[:] = values
     return column
 
 
-def boxes_around(rle: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """The boxes (n, 4), xyxy, around masks."""
-    boxes = np.array(coco_masks.toBbox(list(rle)), dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
-
-
-def mask_areas(rle: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Count the pixels (n,) of masks."""
-    return np.asarray(coco_masks.area(list(rle)), dtype=np.float64).reshape(-1)
-
-
-def as_array(values: Any, dtype: Any) -> NDArray[Any]:
+def _array(values: Any, dtype: Any) -> NDArray[Any]:
     """A tensor, an array or a list as an array of this type."""
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=dtype)
-
-
-def offsets_of(counts: ArrayLike) -> NDArray[np.int64]:
-    """The row at which each group begins, and at the last place the end of the last one."""
-    return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))])

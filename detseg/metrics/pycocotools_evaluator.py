@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as coco_masks
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detseg.metrics.coco import MASKS, SUMMARY
+from detseg.metrics.coco import MASKS, SUMMARY, detection_geometry, image_order, xywh
 from detseg.metrics.detection_metric import DetectionMetric
 from detseg.metrics.detections import Detections, GroundTruth
 from detseg.metrics.table import percent
@@ -34,11 +34,12 @@ def pycocotools_ap(
 ) -> dict[str, float]:
     """The values of ``CocoAP`` of boxes or of masks by pycocotools, with NaN for its -1."""
     with contextlib.redirect_stdout(io.StringIO()):
-        expected, predicted = COCO(), COCO()
-        expected.dataset = _dataset(truth, classes, of)
-        predicted.dataset = {**expected.dataset, "annotations": _results(truth, detections, of)}
-        expected.createIndex()
-        predicted.createIndex()
+        flags = {"iscrowd": truth.crowd.astype(int), "difficult": truth.difficult}
+        expected = _coco(truth, truth, classes, of, area=truth.areas, **flags)
+        # The area that ``COCO.loadRes`` gives a detection: of the box, or of the mask alone.
+        of_detections = detection_geometry(truth, detections, of)[0]
+        flags = {"iscrowd": np.zeros(len(of_detections), int)}
+        predicted = _coco(truth, detections, classes, of, area=of_detections, score=detections.scores, **flags)
         evaluation = _Evaluation(expected, predicted, "segm" if of == "masks" else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -85,56 +86,27 @@ def largest_difference(values: Mapping[str, float], others: Mapping[str, float])
     return max(differences, default=0.0)
 
 
-def _dataset(truth: GroundTruth, classes: Sequence[str], of: str) -> dict[str, Any]:
-    """A COCO file's content; images are numbered in the order of their ids, categories and objects from 1."""
-    numbers = _numbers(truth)
-    sizes = truth.sizes.tolist()
-    columns = (truth.images.tolist(), truth.boxes.tolist(), truth.labels.tolist(), truth.areas.tolist())
-    flags = (truth.crowd.tolist(), truth.difficult.tolist())
+def _coco(
+    truth: GroundTruth, objects: GroundTruth | Detections, classes: Sequence[str], of: str, **columns: NDArray[Any]
+) -> COCO:
+    """An indexed data set of objects on the images of ``truth``, with ``columns`` of theirs.
+
+    Images are numbered in the order of their ids, categories and objects from 1.
+    """
+    numbers, sizes = image_order(truth).tolist(), truth.sizes.tolist()
+    columns = {"image": objects.images, "box": xywh(objects.boxes), "label": objects.labels, **columns}
     annotations = []
-    for row, (image, (x1, y1, x2, y2), label, area, crowd, difficult) in enumerate(zip(*columns, *flags, strict=True)):
-        annotations.append(
-            {
-                "id": row + 1,
-                "image_id": numbers[image],
-                "category_id": label + 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": area,
-                "iscrowd": int(crowd),
-                "difficult": difficult,
-            }
-        )
+    for row, (image, box, label, *values) in enumerate(zip(*(one.tolist() for one in columns.values()), strict=True)):
+        one = {"id": row + 1, "image_id": numbers[image], "category_id": label + 1, "bbox": box}
         if of == "masks":
-            assert truth.masks is not None
-            annotations[-1]["segmentation"] = {"size": sizes[image], "counts": truth.masks[row]}
-    return {
-        "images": [
-            {"id": number, "height": height, "width": width}
-            for number, (height, width) in zip(numbers, sizes, strict=True)
-        ],
+            assert objects.masks is not None
+            one["segmentation"] = {"size": sizes[image], "counts": objects.masks[row]}
+        annotations.append(one | dict(zip([*columns][3:], values, strict=True)))
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": id, "height": size[0], "width": size[1]} for id, size in zip(numbers, sizes, strict=True)],
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
         "annotations": annotations,
     }
-
-
-def _results(truth: GroundTruth, detections: Detections, of: str) -> list[dict[str, Any]]:
-    """Detections as annotations, with the area that ``COCO.loadRes`` gives them: of the box, or of the mask alone."""
-    numbers, sizes = _numbers(truth), truth.sizes.tolist()
-    columns = (detections.images.tolist(), detections.boxes.tolist(), detections.labels.tolist(), detections.scores)
-    results = []
-    for row, (image, (x1, y1, x2, y2), label, score) in enumerate(zip(*columns, strict=True)):
-        one = {"id": row + 1, "image_id": numbers[image], "category_id": label + 1, "score": float(score), "iscrowd": 0}
-        one |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-        if of == "masks":
-            assert detections.masks is not None
-            one["segmentation"] = {"size": sizes[image], "counts": detections.masks[row]}
-            one["area"] = float(coco_masks.area(one["segmentation"]))
-        results.append(one)
-    return results
-
-
-def _numbers(truth: GroundTruth) -> list[int]:
-    """The number of each image, from 1: its place in the order of the ids."""
-    ids = np.arange(len(truth.sizes)) if truth.image_ids is None else truth.image_ids
-    order: list[int] = (np.unique(ids, return_inverse=True)[1] + 1).tolist()
-    return order
+    coco.createIndex()
+    return coco

@@ -29,25 +29,21 @@ def format_tables(metrics: Iterable[PerClassMetric], values: Mapping[str, float]
 
 def _class_table(columns: Mapping[str, str], values: Mapping[str, float]) -> list[str]:
     """A row for all classes and one for each class; ``columns`` are headings and names. Empty without any value."""
-    of_name: dict[str, dict[str, float]] = {heading: {} for heading in columns}
-    for heading, name in columns.items():
-        if name in values:
-            of_name[heading]["all classes"] = values[name]
-        of_name[heading] |= {
-            key.removeprefix(f"{name}/"): value for key, value in values.items() if key.startswith(f"{name}/")
-        }
-    of_name = {heading: column for heading, column in of_name.items() if column}
-    names = list(dict.fromkeys(name for column in of_name.values() for name in column))
-    if not names:
+    keys = {heading: [key for key in values if f"{key}/".startswith(f"{name}/")] for heading, name in columns.items()}
+    columns = {heading: name for heading, name in columns.items() if keys[heading]}
+    ends = dict.fromkeys(key.removeprefix(name) for heading, name in columns.items() for key in keys[heading])
+    if not ends:
         return []
-    name_width = max(map(len, names))
-    header = " " * name_width + "".join(f" {heading:>6}" for heading in of_name)
+    names = [end[1:] or "all classes" for end in ends]
+    width = max(map(len, names))
+    header = " " * width + "".join(f" {heading:>6}" for heading in columns)
     lines = [
-        f"{name:<{name_width}}"
+        f"{name:<{width}}"
         + "".join(
-            f" {percent(column.get(name, math.nan)):>{max(6, len(heading))}}" for heading, column in of_name.items()
+            f" {percent(values.get(f'{column}{end}', math.nan)):>{max(6, len(heading))}}"
+            for heading, column in columns.items()
         )
-        for name in names
+        for name, end in zip(names, ends, strict=True)
     ]
     neighbours = max(1, min(math.ceil(len(lines) / ROWS), WIDTH // (len(header) + len(GAP))))
     return ["\n".join(side_by_side(lines, math.ceil(len(lines) / neighbours), header))]

@@ -37,7 +37,7 @@ def explain_zero_ap(truth: GroundTruth, detections: Detections, classes: Sequenc
 def _best_iou(truth: GroundTruth, detections: Detections) -> float:
     best = 0.0
     for image in range(min(len(truth.sizes), EXPLAINED_IMAGES)):
-        objects = torch.from_numpy(truth.boxes[truth.offsets[image] : truth.offsets[image + 1]])
+        objects = torch.from_numpy(truth.boxes[truth.images == image])
         boxes = torch.from_numpy(detections.boxes[detections.images == image])
         if len(objects) and len(boxes):
             best = max(best, float(iou(boxes, objects).max()))

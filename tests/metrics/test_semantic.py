@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from detseg.metrics import SemanticIoU
+from detseg.metrics import SemanticIoU, format_tables
 from detseg.metrics.table import WIDTH
 from detseg.structures import IGNORE_INDEX
 
@@ -196,7 +196,7 @@ def test_the_table_has_every_figure() -> None:
     labels, predictions = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 1]]])
     metric = SemanticIoU(("a/b", "red fox", "none"))
     metric.update(predictions, labels, torch.tensor([[1, 4]]))
-    lines = metric.format_table(metric.compute()).splitlines()
+    lines = format_tables([metric], metric.compute()).splitlines()
     assert [line.split() for line in lines] == [
         ["pixel", "accuracy", "75.0"],
         ["mean", "accuracy", "75.0"],
@@ -211,5 +211,5 @@ def test_the_table_has_every_figure() -> None:
     ]
     assert len({len(line) for line in lines[6:]}) == 1
     many = SemanticIoU([f"class {label}" for label in range(150)])
-    assert all(len(line) <= WIDTH for line in many.format_table(many.compute()).splitlines())
-    assert len(many.format_table(many.compute()).splitlines()) < 90
+    assert all(len(line) <= WIDTH for line in format_tables([many], many.compute()).splitlines())
+    assert len(format_tables([many], many.compute()).splitlines()) < 90
