@@ -29,7 +29,7 @@ from detseg.structures import Batch
 from detseg.tasks import metadata
 from detseg.tasks.compilation import Loss, compiled
 from detseg.tasks.loss_check import LossCheck
-from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig, parameter_groups, require_at_least
+from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig, require_at_least
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,8 @@ class Task(LightningModule):
     ``higher_is_better`` is False, else the highest.
 
     ``lr`` is defined for ``reference_batch`` images per step and scales linearly with the images of the real step
-    (Goyal et al. 2017, arXiv:1706.02677): batch size x devices x accumulated batches. The backbone learns at
-    ``backbone_lr_factor`` times that rate: below 1, new layers learn quickly while the backbone keeps its features.
-    With ``compile_loss``, ``torch.compile`` compiles the training step, for GPUs; that takes a minute or more for each
-    shape of images.
+    (Goyal et al. 2017, arXiv:1706.02677): batch size x devices x accumulated batches. With ``compile_loss``,
+    ``torch.compile`` compiles the training step, for GPUs; that takes a minute or more for each shape of images.
 
     After a validation ``losses`` holds the losses by name, and ``metric_values`` these and the values of all metrics.
     The model gets class names, category ids and preprocessing from the data.
@@ -67,19 +65,18 @@ class Task(LightningModule):
         metrics: Sequence[Metric] | None = None,
         lr: float = 0.02,
         reference_batch: int = 16,
-        backbone_lr_factor: float = 1.0,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008 - frozen
         compile_loss: bool = False,
     ) -> None:
         super().__init__()
-        require_at_least(lr=(lr, 0), reference_batch=(reference_batch, 1), backbone_lr_factor=(backbone_lr_factor, 0))
+        require_at_least(lr=(lr, 0), reference_batch=(reference_batch, 1))
         metrics = self.default_metrics() if metrics is None else metrics
         if not metrics:
             raise ConfigError("metrics: is empty; name one metric or more, the first of which is monitored")
         self.model: Any = model.to(memory_format=torch.channels_last)  # as images arrive; no state changes by it
         self.metrics: Any = nn.ModuleList(metrics)
-        self.lr, self.reference_batch, self.backbone_lr_factor = lr, reference_batch, backbone_lr_factor
+        self.lr, self.reference_batch = lr, reference_batch
         self.optimizer, self.schedule = optimizer, schedule
         self.compile_loss = compile_loss
         self._compiled: Loss | None = None
@@ -183,10 +180,9 @@ class Task(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         self.trainer.fit_loop.setup_data()  # makes num_training_batches known
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        groups = parameter_groups(self.model, self._scaled_lr(epoch), self.backbone_lr_factor)
         # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
         fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
-        optimizer = self.optimizer.build(groups, fused)
+        optimizer = self.optimizer.build(self.model, self._scaled_lr(epoch), fused)
         steps = self.trainer.estimated_stepping_batches
         every_step, *every_validation = self.schedule.build(optimizer, epoch, steps, self.monitor_mode)
         frequency = self.trainer.check_val_every_n_epoch or 1

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torchmetrics import Metric
+
 from detseg.compat import FORMAT
-from detseg.configurable import to_config
+from detseg.configurable import Configurable, from_config, to_config
 from detseg.errors import CheckpointError
 
 if TYPE_CHECKING:
     from detseg.tasks.base import Task
 
 log = logging.getLogger(__name__)
+
+FACTOR = "optimizer.backbone_lr_factor"
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -25,7 +30,28 @@ def describe(task: Task) -> dict[str, Any]:
         **task.model.metadata(),
         "config": task.config,
         "metrics": task.metric_values,
+        "metric_configs": [to_config(one) if isinstance(one, Configurable) else _name(one) for one in task.metrics],
     }
+
+
+def metrics(metadata: Mapping[str, Any]) -> list[Metric] | None:
+    """Rebuild the metrics of a checkpoint; None if there are none. One that cannot be rebuilt is named in the log.
+
+    Only metrics that are ``Configurable``, as those of detseg are, have their arguments in a checkpoint.
+    """
+    rebuilt = []
+    for config in metadata.get("metric_configs", ()):
+        try:
+            metric = from_config(config)
+            if isinstance(metric, str):
+                raise KeyError(f"{metric}: its class does not inherit detseg.configurable.Configurable")
+        except KeyError as error:
+            log.info("metric left out: %s", error.args[0])
+            continue
+        if not isinstance(metric, Metric):
+            raise TypeError(f"{type(metric).__name__} is not a metric")
+        rebuilt.append(metric)
+    return rebuilt or None
 
 
 def resume(task: Task, metadata: Mapping[str, Any]) -> None:
@@ -41,14 +67,19 @@ def resume(task: Task, metadata: Mapping[str, Any]) -> None:
         )
     before, now = (_settings(config) for config in (metadata.get("config", {}), task.config))
     if before:
-        before = {"backbone_lr_factor": 1.0, **before}
-        task.backbone_lr_factor = before["backbone_lr_factor"]  # by which the optimizer has one group or two
-    for name in ("lr", "backbone_lr_factor", "optimizer.momentum", "optimizer.weight_decay"):
+        before = {FACTOR: 1.0, **before}
+        # By it the optimizer has one group or two.
+        task.optimizer = replace(task.optimizer, backbone_lr_factor=before[FACTOR])
+    for name in ("lr", FACTOR, "optimizer.momentum", "optimizer.weight_decay"):
         if name in before and name in now and before[name] != now[name]:
             log.warning(
                 "%s: %s is not used: a resumed training keeps its own value, %s; start a new one to change it",
                 *(name, now[name], before[name]),
             )
+
+
+def _name(metric: Metric) -> str:
+    return f"{type(metric).__module__}.{type(metric).__qualname__}"
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

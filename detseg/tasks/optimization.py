@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -21,17 +21,35 @@ PATIENCE = 3  # validations without a better value, after which "plateau" lowers
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD or AdamW; ``momentum`` is SGD's."""
+    """SGD or AdamW; ``momentum`` is SGD's.
+
+    The backbone learns at ``backbone_lr_factor`` times the learning rate: below 1, new layers learn quickly while the
+    backbone keeps its features. A feature pyramid on a backbone is not part of it.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    backbone_lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        require_at_least("optimizer.", momentum=(self.momentum, 0), weight_decay=(self.weight_decay, 0))
+        limits = {"momentum": (self.momentum, 0.0), "weight_decay": (self.weight_decay, 0.0)}
+        require_at_least("optimizer.", **limits, backbone_lr_factor=(self.backbone_lr_factor, 0))
 
-    def build(self, groups: list[dict[str, Any]], fused: bool | None) -> Optimizer:
-        """Make the optimizer of parameter groups with their learning rates."""
+    def build(self, model: nn.Module, lr: float, fused: bool | None) -> Optimizer:
+        """Make the optimizer of the trainable parameters of a model.
+
+        With a factor of 1 all are one group, as in checkpoints that were trained so.
+        """
+        backbone = getattr(model, "backbone", None)
+        body = backbone.backbone if isinstance(backbone, FPN) else backbone
+        slower = set(body.parameters()) if body is not None and self.backbone_lr_factor != 1 else set()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [one for one in trained if one in slower], "lr": lr * self.backbone_lr_factor},
+            {"params": [one for one in trained if one not in slower], "lr": lr},
+        ]
+        groups = [group for group in groups if group["params"]]
         if self.name == "adamw":
             return AdamW(groups, weight_decay=self.weight_decay, fused=fused)
         return SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused)
@@ -83,23 +101,6 @@ class ScheduleConfig:
             return [rise, ReduceLROnPlateau(optimizer, mode=monitor_mode, factor=DECAY, patience=PATIENCE)]
         milestones = [milestone * epoch_steps for milestone in self.milestones]
         return [LambdaLR(optimizer, self.factor(warmup, milestones, steps))]
-
-
-def parameter_groups(model: nn.Module, lr: float, backbone_factor: float) -> list[dict[str, Any]]:
-    """The trainable parameters for an optimizer, those of the backbone at ``backbone_factor`` times ``lr``.
-
-    A feature pyramid on a backbone is not part of it. With a factor of 1 all are one group, as in checkpoints that were
-    trained so.
-    """
-    backbone = getattr(model, "backbone", None)
-    body = backbone.backbone if isinstance(backbone, FPN) else backbone
-    slower = set(body.parameters()) if body is not None and backbone_factor != 1 else set()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [one for one in trained if one in slower], "lr": lr * backbone_factor},
-        {"params": [one for one in trained if one not in slower], "lr": lr},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def require_at_least(prefix: str = "", **limits: tuple[float, float]) -> None:

@@ -140,7 +140,7 @@ def test_a_training_may_count_steps_instead_of_epochs(root: Path) -> None:
     [
         (lambda: DetectionTask(ColourDetector(), lr=-1.0), "lr"),
         (lambda: DetectionTask(ColourDetector(), reference_batch=0), "reference_batch"),
-        (lambda: DetectionTask(ColourDetector(), backbone_lr_factor=-0.1), "backbone_lr_factor"),
+        (lambda: OptimizerConfig(backbone_lr_factor=-0.1), "optimizer.backbone_lr_factor"),
         (lambda: ScheduleConfig(warmup_steps=-5), "schedule.warmup_steps"),
         (lambda: OptimizerConfig(weight_decay=-1.0), "optimizer.weight_decay"),
         (lambda: OptimizerConfig(momentum=-1.0), "optimizer.momentum"),
@@ -168,8 +168,7 @@ def test_backbone_may_learn_more_slowly_than_what_is_built_on_it(root: Path) -> 
         task = DetectionTask(
             model,
             lr=16.0,
-            backbone_lr_factor=factor,
-            optimizer=OptimizerConfig(weight_decay=0.0),
+            optimizer=OptimizerConfig(weight_decay=0.0, backbone_lr_factor=factor),
             schedule=ScheduleConfig(warmup_steps=0),
         )
         Trainer(**QUIET, max_steps=1, limit_val_batches=0).fit(task, colours(root, batch_size=1))
@@ -430,8 +429,9 @@ def test_a_resumed_training_keeps_the_rate_of_its_backbone(
     for epochs, factor in ((1, before), (2, now)):
         model = ColourDetector()
         model.backbone = torch.nn.Linear(1, 1)
-        task = DetectionTask(model, lr=0.5, backbone_lr_factor=1.0 if factor is None else factor)
-        task.config = {"task": {"lr": 0.5} | ({} if factor is None else {"backbone_lr_factor": factor})}
+        settings_of_task = {} if factor is None else {"backbone_lr_factor": factor}
+        task = DetectionTask(model, lr=0.5, optimizer=OptimizerConfig(**settings_of_task))
+        task.config = {"task": {"lr": 0.5, "optimizer": settings_of_task}}
         resumed = tmp_path / "last.ckpt" if epochs > 1 else None
         trainer = Trainer(**settings, max_epochs=epochs)
         trainer.fit(task, colours(root), ckpt_path=resumed, weights_only=True)
