@@ -17,6 +17,7 @@ from detseg.compat import FORMAT
 from detseg.configurable import from_config
 from detseg.errors import CheckpointError
 from detseg.tasks import TASKS, Task
+from detseg.tasks.metadata import metrics
 from detseg.weights import state_dict
 
 for _name in dir(data_sets):  # imported, so that checkpoints and the command line find them by name
@@ -54,7 +55,7 @@ def load(path: str | Path) -> Task:
         if base is None:
             raise TypeError(f"{type(model).__name__} is none of {', '.join(base.__name__ for base in TASKS)}")
         model.load_state_dict(state_dict.model_state_dict(content))
-        task = TASKS[base](model)
+        task = TASKS[base](model, metrics=metrics(metadata))
         model.set_metadata({"preprocessing": None, **metadata})
         if "preprocessing" not in metadata and metadata["data"]:  # as in 0.1.0, among the settings of the data
             model.preprocessing = from_config(metadata["data"]).preprocessing

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torchmetrics import Metric
 
-from detseg.metrics.table import format_tables
+from detseg.configurable import Configurable
 
 
-class PerClassMetric(Metric):
+class PerClassMetric(Metric, Configurable):
     """A torchmetrics ``Metric`` whose ``compute`` returns a flat dictionary of floats.
 
     Values of a class are named ``NAME/CLASS``, after ``classes``. A value that nothing defines is NaN and is left out
-    of means. Arguments of ``torchmetrics.Metric`` may be passed by keyword.
+    of means. Arguments of ``torchmetrics.Metric`` may be passed by keyword. A checkpoint contains all arguments, so
+    that an evaluation can build the metric again.
     """
 
     is_differentiable = False
@@ -47,10 +48,6 @@ class PerClassMetric(Metric):
     def summary(self, values: Mapping[str, float]) -> list[str]:
         """Format the values over all classes, line by line."""
         return []
-
-    def format_table(self, values: Mapping[str, float]) -> str:
-        """Lay out what ``compute`` returned as text for a terminal, in per cent."""
-        return format_tables([self], values)
 
 
 def defined_mean(values: ArrayLike) -> float:

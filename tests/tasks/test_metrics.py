@@ -15,10 +15,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
-from detseg import cli
+from detseg import checkpoint, cli
 from detseg.callbacks import BestCheckpoint
-from detseg.errors import ConfigError
-from detseg.metrics import CocoAP, SemanticIoU
+from detseg.errors import CheckpointError, ConfigError
+from detseg.metrics import CocoAP, SemanticIoU, VocAP
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks import DetectionTask, ScheduleConfig, SegmentationTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
@@ -161,6 +161,26 @@ def test_the_best_value_is_that_of_the_metric(tmp_path: Path, metric: type[Metri
     assert plateau.best == epoch + 1
 
 
+def test_a_checkpoint_keeps_the_metrics_and_their_arguments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = DetectionTask(ColourDetector(), metrics=[VocAP(2010), Share()])
+    task.model.class_names = ("red", "green", "blue")
+    checkpoint.save(task, tmp_path / "a.ckpt")
+    caplog.set_level("INFO")
+    (metric,) = checkpoint.load(tmp_path / "a.ckpt").metrics
+    assert isinstance(metric, VocAP)
+    assert metric.year == 2010
+    assert "metric left out: tests.tasks.test_metrics.Share: its class does not inherit" in caplog.text
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    content["detseg"]["metric_configs"] = [{"class": "absent_module.Metric", "init_args": {}}]
+    torch.save(content, tmp_path / "b.ckpt")
+    assert [type(one) for one in checkpoint.load(tmp_path / "b.ckpt").metrics] == [CocoAP, VocAP, VocAP]  # the defaults
+    assert "metric left out: absent_module.Metric: not a class of detseg; import the module" in caplog.text
+    content["detseg"]["metric_configs"] = [{"class": "ColourDetector", "init_args": {}}]
+    torch.save(content, tmp_path / "c.ckpt")
+    with pytest.raises(CheckpointError, match="cannot rebuild the model"):
+        checkpoint.load(tmp_path / "c.ckpt")
+
+
 def test_a_metric_from_outside_is_named_in_a_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +198,7 @@ def test_a_metric_from_outside_is_named_in_a_configuration(
     cli.main(["evaluate", "--checkpoint", "runs/mine/best.ckpt", "--evaluator", "pycocotools"])
     shown = capsys.readouterr().out
     assert "detseg pycocotools" in shown
+    assert "VOC07" not in shown  # the metrics of the training again
     difference = re.search(r"largest difference, classes included: (\S+)", shown)
     assert difference is not None
     assert float(difference[1]) < 1e-12
