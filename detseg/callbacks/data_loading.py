@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from typing import Any
 
 import torch
+from joblib import cpu_count
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ class DataLoadingMonitor(Callback):
             torch.cuda.synchronize(module.device)
         self._count(finished=True)
         if trainer.is_global_zero and self.total and self.waited > self.share * self.total:
-            workers, cores = getattr(trainer.datamodule, "num_workers", 0), os.cpu_count() or 1  # type: ignore[attr-defined]
+            workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
+            cores = cpu_count()  # that this process may use
             log.warning(
                 "epoch %d: the device waited for data for %.0f %% of the time. %s; `python tools/benchmark.py data` "
                 "says where it goes",

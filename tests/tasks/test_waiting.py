@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -76,6 +77,15 @@ def test_one_rank_says_it_and_more_workers_than_cores_are_not_advised(
     run(clock, [(0, 1), (1, 1)], workers=10_000)
     assert "The 10000 workers have" in caplog.text
     assert "--data.num_workers" not in caplog.text
+
+
+def test_cores_that_this_process_may_not_use_do_not_count(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    run(clock, [(0, 1), (1, 1)], workers=2)
+    assert "The 2 workers have 2 cores" in caplog.text
 
 
 def test_a_trainer_calls_it(caplog: pytest.LogCaptureFixture) -> None:
