@@ -22,7 +22,7 @@ from detseg.data.loading.collate import eval_pad_shapes
 from detseg.data.loading.proposals import Proposals, Writer, cache_file, make_header
 from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
-from detseg.inference.preprocessing import preprocess, to_batch, to_sample
+from detseg.inference.preprocessing import preprocess, to_batch
 from detseg.metrics import proposal_recall
 from detseg.models import FasterRCNN
 from detseg.progress import progress
@@ -126,8 +126,7 @@ def _region_proposal_network(file: Path) -> Method:
 
     @torch.inference_mode()
     def method(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        sample = to_sample(preprocess(image, model.preprocessing), image.shape[:2])
-        batch = to_batch([sample], shapes, device)
+        batch = to_batch([preprocess(image, model.preprocessing)], shapes, device)
         images, sizes, original_sizes = batch.images, batch.image_sizes, batch.original_sizes
         predictions = model.rpn(model.backbone(images, sizes), (images.shape[2], images.shape[3]))
         proposals = model.rpn.propose(predictions, sizes, training=True)

@@ -16,7 +16,7 @@ from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.batching import batch_by_shape, in_order
 from detseg.inference.images import ImageArray, Images, iterate_images, open_image
-from detseg.inference.preprocessing import padded_shape, preprocess, to_batch, to_sample
+from detseg.inference.preprocessing import padded_shape, preprocess, to_batch
 from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
@@ -116,12 +116,12 @@ class Predictor:
                     raise
                 log.error("%s", error)
                 continue
-            resized = preprocess(image.pixels, config)
-            sample = to_sample(resized, image.pixels.shape[:2])
+            proposals = None
             if isinstance(self.model, Detector) and self.model.needs_proposals:
-                sample = sample._replace(proposals=_propose(image.pixels, resized.shape[:2]))
+                proposals = selective_search(image.pixels)[:MAX_PROPOSALS]
+            sample = preprocess(image.pixels, config, proposals)
             pixels = image.pixels if image.path is None else None
-            yield PreparedImage(image.path, pixels, sample, padded_shape(resized, shapes))
+            yield PreparedImage(image.path, pixels, sample, padded_shape(sample.image, shapes))
 
     def _predict(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
         batch = to_batch([item.sample for item in prepared], eval_pad_shapes(self.model.preprocessing), self.device)
@@ -181,10 +181,3 @@ class Predictor:
             "path": item.path,
             "pixels": item.pixels,
         }
-
-
-def _propose(image: ImageArray, size: tuple[int, ...]) -> torch.Tensor:
-    """Proposals (m, 4) of selective search for an image (h, w, 3), in pixels of its resized form of ``size``."""
-    boxes = torch.from_numpy(selective_search(image)[:MAX_PROPOSALS])
-    scale = torch.tensor([size[1] / image.shape[1], size[0] / image.shape[0]]).repeat(2)
-    return boxes * scale

@@ -201,7 +201,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
     data = COCO(str(whole_coco(tmp_path)), transforms=[Resize([60, 96], 200), RandomHorizontalFlip()], num_workers=0)
     batch = next(iter(data.val_dataloader()))
-    image = preprocess(read_image(data.val_annotations.path(0)), data.preprocessing)
+    image = preprocess(read_image(data.val_annotations.path(0)), data.preprocessing).image.permute(1, 2, 0).numpy()
     assert image.shape[:2] == tuple(batch.image_sizes[0].tolist()) == (96, 128)
     assert torch.equal(batch.images[0, :, :96, :128], torch.from_numpy(image).permute(2, 0, 1))
 

@@ -65,7 +65,7 @@ def test_without_splits_a_share_of_each_class_is_held_out(tmp_path: Path) -> Non
 def test_evaluation_shows_the_middle() -> None:
     image = np.zeros((80, 120, 3), np.uint8)
     image[5:75, 25:95] = 255  # 7/8 of the short edge
-    transformed = preprocess(image, data(Path("x"), size=70).preprocessing)
+    transformed = preprocess(image, data(Path("x"), size=70).preprocessing).image.permute(1, 2, 0).numpy()
     assert transformed.shape == (70, 70, 3)
     assert (transformed == 255).all()
 

@@ -165,7 +165,7 @@ def test_prediction_sees_what_evaluation_sees(tmp_path: Path) -> None:
     data = SegmentationDataModule(str(write_folder(tmp_path)), num_workers=0)
     image = read_image(data.val_annotations.path(0))
     assert image.shape == (48, 64, 3)
-    assert np.array_equal(preprocess(image, data.preprocessing), image)
+    assert np.array_equal(preprocess(image, data.preprocessing).image.permute(1, 2, 0), image)
     assert data.pad_shapes == []
 
 
