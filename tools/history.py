@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
+from matplotlib.figure import Figure
 from torch import nn
 
 from detseg import checkpoint, cli
-from detseg.analysis.charts import Bars, bar_chart
 from detseg.cli import _console
 from detseg.configurable import from_config
 from detseg.data import DetectionDataModule
@@ -168,12 +167,15 @@ def report(records: list[Record], out: Path) -> None:
     rcnn, *later = (record.cnn + record.head for record in records)
     for record, seconds in zip(records[1:], later, strict=True):
         print(f"{record.system} is {rcnn / seconds:.0f} times as fast as R-CNN, without the proposals")
-    names = "proposals", "cnn", "head"
-    bars = [Bars(name if name != "cnn" else "CNN", [getattr(record, name) for record in records]) for name in names]
-    chart = bar_chart(
-        "Where the time of a test goes", [r.system for r in records], bars, "seconds per image", size=(900, 520)
-    )
-    Image.fromarray(chart).save(out)
+    figure = Figure((9, 5.2), dpi=100, layout="constrained")
+    axes = figure.add_subplot(title="Where the time of a test goes", ylabel="seconds per image", yscale="log")
+    for index, (name, label) in enumerate({"proposals": "proposals", "cnn": "CNN", "head": "head"}.items()):
+        places = [place + 0.27 * (index - 1) for place in range(len(records))]
+        bars = axes.bar(places, [getattr(record, name) for record in records], 0.24, label=label)
+        axes.bar_label(bars, fmt="%.2g", padding=2)
+    axes.set_xticks(range(len(records)), [record.system for record in records])
+    axes.legend()
+    figure.savefig(out)
     values = [record._asdict() for record in records]
     out.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
     print(f"chart: {out}; values: {out.with_suffix('.json')}")

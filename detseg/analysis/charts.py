@@ -1,4 +1,4 @@
-"""Line charts, bar charts and labelled grids of images, drawn with matplotlib.
+"""Line charts and labelled grids of images, drawn with matplotlib.
 
 matplotlib is imported on the first drawing. Figures are made without pyplot, so there is no global state to close.
 """
@@ -38,13 +38,6 @@ class Line(NamedTuple):
     dashed: bool = False
 
 
-class Bars(NamedTuple):
-    """A series of bars of a chart, one for each label of the x axis."""
-
-    name: str
-    values: Sequence[float]
-
-
 def line_chart(
     title: str, x_ticks: Sequence[str], lines: Sequence[Line], x_label: str, y_label: str, size: tuple[int, int]
 ) -> ImageArray:
@@ -67,34 +60,6 @@ def line_chart(
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     axes.grid(axis="y", alpha=0.4)
-    axes.legend()
-    return _pixels(figure)
-
-
-def bar_chart(
-    title: str, x_ticks: Sequence[str], series: Sequence[Bars], y_label: str, size: tuple[int, int]
-) -> ImageArray:
-    """Draw grouped bars on a logarithmic axis, each with its value above. A value of 0 has a label and no bar.
-
-    ``size`` is width and height in pixels.
-    """
-    figure = _figure(size)
-    axes = figure.add_subplot(ylabel=y_label, yscale="log")
-    axes.set_title(_escape(title), wrap=True)
-    positive = [value for bars in series for value in bars.values if value > 0] or [1.0]
-    bottom, top = (
-        10.0 ** edge(math.log10(value)) for edge, value in ((math.floor, min(positive)), (math.ceil, max(positive)))
-    )
-    axes.set_ylim(bottom, 2 * max(top, 10 * bottom))
-    width = 0.8 / len(series)
-    for index, (bars, color) in enumerate(zip(series, cycle(COLORS), strict=False)):
-        positions = np.arange(len(x_ticks)) + (index - (len(series) - 1) / 2) * width
-        heights = np.maximum(np.array(bars.values) - bottom, 0)
-        drawn = axes.bar(positions, heights, 0.9 * width, bottom, color=color, label=bars.name)
-        axes.bar_label(drawn, [f"{value:.2g}" for value in bars.values], padding=2)
-    axes.set_xticks(range(len(x_ticks)), [_escape(text) for text in x_ticks])
-    axes.grid(axis="y", alpha=0.4)
-    axes.set_axisbelow(True)
     axes.legend()
     return _pixels(figure)
 

@@ -1,10 +1,9 @@
 """Charts and grids: values where the axis says, texts inside, nothing lost."""
 
 import numpy as np
-import pytest
 from PIL import ImageColor
 
-from detseg.analysis.charts import COLORS, Bars, Line, bar_chart, labelled_grid, line_chart
+from detseg.analysis.charts import COLORS, Line, labelled_grid, line_chart
 
 
 def pixels(chart: np.ndarray, color: str) -> np.ndarray:
@@ -41,18 +40,6 @@ def test_a_grid_keeps_every_picture_and_its_pixels() -> None:
         row, column = divmod(number, 3)
         y, x = 48 + row * (sheet.shape[0] - 64 + 12) // 2 + 20, 16 + column * 52 + 20
         assert sheet[y - 3 : y + 3, x - 3 : x + 3].tolist() == np.full((6, 6, 3), 20 * number).tolist()
-
-
-def test_bars_are_as_high_as_the_logarithms_of_their_values() -> None:
-    bars = [Bars("first", [0.1, 10.0]), Bars("second", [1.0, 0.0])]
-    chart = bar_chart("title", ["here", "there"], bars, "seconds", (600, 400))
-    first, second = (pixels(chart, color) for color in COLORS[:2])
-    for part in (first, second):
-        part[:100, 400:] = False  # the legend
-    heights = [int(part.any(axis=1).sum()) for part in (first[:, :330], first[:, 330:], second[:, :330])]
-    assert heights[1] == pytest.approx(2 * heights[2], rel=0.03)  # two decades above the lowest, and one
-    assert heights[0] <= 1
-    assert not second[:, 330:].any()  # nothing has no bar
 
 
 def test_a_name_may_look_like_a_formula() -> None:
