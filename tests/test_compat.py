@@ -198,12 +198,11 @@ def test_an_error_names_the_line_of_an_old_file(tmp_path: Path) -> None:
 def test_options() -> None:
     old = [
         "--model.network.backbone.body=detseg.modules.backbones.ResNet",
-        "--model.network",
-        "FCN",
-        "--data.root",
-        "a",
+        "--model.network=FCN",
+        "--data.root=a",
+        "--resume",
     ]
-    new = ["--model.backbone.backbone=detseg.modules.backbones.ResNet", "--model", "FCN", "--data.root", "a"]
+    new = ["--model.backbone.backbone=detseg.modules.backbones.ResNet", "--model=FCN", "--data.root=a", "--resume"]
     assert compat.translate_options(old) == compat.translate_options(new) == new
 
 
@@ -336,10 +335,10 @@ def test_unused_arguments_are_noted(name: str, unused: list[str], caplog: pytest
 
 
 def test_data_options() -> None:
-    old = ["--data", "CamVid", "--data.workers", "2", "--data.val_split=test", "--data.masks", "sound"]
-    new = ["--data", "SegmentationDataModule", "--data.format=CamVid", "--data.num_workers", "2"]
-    assert compat.translate_options(old) == [*new, "--data.split.val=test", "--data.masks", "valid"]
-    assert compat.translate_options(["--data.format", "CamVid"]) == ["--data.format", "CamVid"]
+    old = ["--data=CamVid", "--data.workers=2", "--data.val_split=test", "--data.masks=sound"]
+    new = ["--data=SegmentationDataModule", "--data.format=CamVid", "--data.num_workers=2"]
+    assert compat.translate_options(old) == [*new, "--data.split.val=test", "--data.masks=valid"]
+    assert compat.translate_options(["--data.format=CamVid"]) == ["--data.format=CamVid"]
     assert compat.translate_settings({"data": "Folder"})["data"]["class_path"] == "DetectionDataModule"
 
 
@@ -383,6 +382,6 @@ def test_transforms_of_image_folders() -> None:
 
 
 def test_transform_options() -> None:
-    old = ["--data.transforms.init_args.crop", "1.0", "--data.transforms.size=64", "--data.flip", "0"]
-    new = ["--data.transforms.Resize.crop", "1.0", "--data.transforms.Resize.size=64"]
-    assert compat.translate_options(old) == [*new, "--data.transforms.RandomHorizontalFlip.p", "0"]
+    old = ["--data.transforms.init_args.crop=1.0", "--data.transforms.size=64", "--data.flip=0"]
+    new = ["--data.transforms.Resize.crop=1.0", "--data.transforms.Resize.size=64"]
+    assert compat.translate_options(old) == [*new, "--data.transforms.RandomHorizontalFlip.p=0"]

@@ -21,7 +21,7 @@ SOURCE = {"format": "auto", "split": "null"}  # defaults of arguments that belon
 SUFFIXES = (".yaml", ".yml")
 WRAPPERS = ("class_path", "init_args", "dict_kwargs")  # levels of a file that are not part of a key
 
-SETTINGS = ("--config", "-c", "--data", "--model", "--task", "--trainer")  # options that a file may set begin so
+SETTINGS = ("--config", "--data", "--model", "--task", "--trainer")  # options that a file may set begin so
 
 
 class Setting(NamedTuple):
@@ -54,90 +54,73 @@ def find_config(name: str) -> Path:
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """Return ``arguments`` with the path of every YAML file that they name, and options of 0.1.0 translated.
+    """Return ``arguments`` in one form: options as ``--key=value`` with today's keys, and YAML files by their paths.
 
     Raises ConfigError for a file that does not exist or does not hold settings.
     """
-    resolved = translate_options(arguments)
-    for position, _, value in _files(resolved):
-        resolved[position] = resolved[position].removesuffix(value) + str(find_config(value))
+    resolved = translate_options(_joined(arguments))
+    for position, option, value in _files(resolved):
+        resolved[position] = f"{option}={find_config(value)}"
     for _ in _settings(resolved):  # checks that all can be read
         pass
     return resolved
 
 
-def _with_folders(arguments: Sequence[str], cls: str) -> Iterator[str]:
-    """Yield ``arguments`` with ``--data my/folder`` written out as a class and its root."""
-    option = ""
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Write each option and the value that follows it as one argument."""
+    joined: list[str] = []
     for argument in arguments:
-        name, _, value = argument.rpartition("=") if argument.startswith("--data=") else (option, "", argument)
-        if name == "--data" and value not in data.__all__ and Path(value).is_dir():  # a class comes first
-            yield from ([cls] if option == "--data" else [f"--data={cls}"])
-            yield f"--data.root={value}"
+        option = joined[-1] if joined else ""
+        if option.startswith("--") and "=" not in option and option != "--help" and not argument.startswith("--"):
+            joined[-1] = f"{option}={argument}"
         else:
-            yield argument
-        option = argument
+            joined.append("--config" if argument == "-c" else argument)
+    return joined
 
 
 def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
-    """Return ``arguments`` changed so that ``--data`` replaces the data set of a configuration as a whole.
+    """Return ``arguments`` of ``find_configs`` changed so that ``--data`` replaces the data of a file as a whole.
 
-    ``--data`` may be a folder, whose format is detected. Settings that all data sets share, such as the image size,
-    are kept unless they are set again: jsonargparse keeps the arguments that two classes have in common, and a step by
-    ``base`` in between leaves only those.
+    ``--data`` may be a folder, whose format is detected. A class keeps no earlier root. Settings that all data sets
+    share, such as the image size, are kept unless they are set again: jsonargparse keeps the arguments that two classes
+    have in common, and a step by ``base`` in between leaves only those.
+
+    Raises ConfigError for a class that has no default root, if no root follows.
     """
-    known = inspect.signature(base).parameters
+    classes = {cls.__name__: inspect.signature(cls).parameters for cls in (base, *subclasses(base))}
     resets = [f"--data={base.__module__}.{base.__name__}"]
-    resets += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in known]
+    resets += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in classes[base.__name__]]
     replaced: list[str] = []
-    for argument in _with_roots([*_with_folders(arguments, base.__name__)], base):
-        replaced += [*(resets if argument.split("=")[0] == "--data" else []), argument]
-    return [*_with_resets(replaced, resets)]
-
-
-def _with_roots(arguments: Sequence[str], base: type[Any]) -> Iterator[str]:
-    """Yield ``arguments`` with the default root of each class that ``--data`` names: it keeps no earlier root.
-
-    Raises ConfigError for a class without a default, if no root follows.
-    """
-    known = {cls.__name__: inspect.signature(cls).parameters for cls in (base, *subclasses(base))}
-    option = ""
+    has_data = False  # from a file
     for position, argument in enumerate(arguments):
-        yield argument
-        name = argument.removeprefix("--data=") if option != "--data" else argument
-        if (option == "--data" or argument.startswith("--data=")) and "root" in known.get(name.rpartition(".")[2], ()):
-            root = known[name.rpartition(".")[2]]["root"].default
-            if root is not inspect.Parameter.empty:
-                yield f"--data.root={root}"
-            elif not any(following.startswith("--data.root") for following in arguments[position + 1 :]):
-                raise ConfigError("data (command line): root must be set")
-        option = argument
+        option, _, value = argument.partition("=")
+        following: list[str] = []
+        if option == "--config" and "data.class_path" in {one.key for one in _file_settings(Path(value), "")}:
+            replaced += resets if has_data else []
+            has_data = True
+        elif option == "--data":
+            replaced += resets
+            if value not in data.__all__ and Path(value).is_dir():  # a class comes first
+                argument, following = f"--data={base.__name__}", [f"--data.root={value}"]
+            elif root := classes.get(value.rpartition(".")[2], {}).get("root"):
+                if root.default is not inspect.Parameter.empty:
+                    following = [f"--data.root={root.default}"]
+                elif not any(one.startswith("--data.root=") for one in arguments[position:]):
+                    raise ConfigError("data (command line): root must be set")
+        replaced += [argument, *following]
+    return replaced
 
 
-def _with_resets(arguments: Sequence[str], resets: Sequence[str]) -> Iterator[str]:
-    """Yield ``arguments`` with ``resets`` before each file that replaces the class of the data of an earlier file."""
-    places = set()
-    replaces = False
-    for position, option, value in _files(arguments):
-        if option in ("--config", "-c"):
-            keys = {setting.key for setting in _file_settings(Path(value), "")}
-            if replaces and "data.class_path" in keys:
-                places.add(position if "=" in arguments[position] else position - 1)
-            replaces = replaces or "data.class_path" in keys
-    for position, argument in enumerate(arguments):
-        if position in places:
-            yield from resets
-        yield argument
+def value_of(key: str, arguments: Sequence[str]) -> str | None:
+    """Return the first value of an option, None if it is not set."""
+    return next((one.partition("=")[2] for one in arguments if one.startswith(f"--{key}=")), None)
 
 
 def class_path(key: str, arguments: Sequence[str]) -> str | None:
     """Return the name or dotted path of the class that ``key`` is set to, None if it is not set."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        option, equals, value = argument.partition("=")
-        if option in (f"--{key}", f"--{key}.class_path"):
-            return value if equals else following
-    values = [setting.value for setting in _settings(arguments) if setting.key in (key, f"{key}.class_path")]
-    return next(filter(None, reversed(values)), None)
+    settings = (setting for setting in _settings(arguments) if setting.key in (key, f"{key}.class_path"))
+    of_files = [setting.value for setting in settings if setting.value]
+    return value_of(key, arguments) or value_of(f"{key}.class_path", arguments) or next(reversed(of_files), None)
 
 
 def where(key: str, arguments: Sequence[str]) -> str:
@@ -153,18 +136,15 @@ def _settings(arguments: Sequence[str]) -> Iterator[Setting]:
     """Yield every key of the files that the arguments name."""
     for _, option, value in _files(arguments):
         key = option.lstrip("-")
-        yield from _file_settings(Path(value), "" if key in ("config", "c") else key)
+        yield from _file_settings(Path(value), "" if key == "config" else key)
 
 
 def _files(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     """Yield the position, the option and the file of each argument that names a configuration file."""
-    option = ""
     for position, argument in enumerate(arguments):
-        left, equals, value = argument.rpartition("=")
-        option = left if equals else option
+        option, _, value = argument.partition("=")
         if value.endswith(SUFFIXES) and option.startswith(SETTINGS):
             yield position, option, value
-        option = argument
 
 
 def _file_settings(path: Path, key: str) -> Iterator[Setting]:

@@ -30,16 +30,14 @@ class TransformOption(NamedTuple):
 def split_options(arguments: Sequence[str]) -> tuple[list[str], list[TransformOption]]:
     """Separate the options of single transforms from the other arguments. Raises ConfigError for a missing value."""
     others, options = [], []
-    remaining = iter(arguments)
-    for argument in remaining:
+    for argument in arguments:
         match = OPTION.fullmatch(argument)
         if not match:
             others.append(argument)
-            continue
-        value = next(remaining, None) if match["value"] is None else match["value"]
-        if value is None:
+        elif match["value"] is None:
             raise ConfigError(f"{argument[2:]}: its value is missing")
-        options.append(TransformOption(match["cls"], match["argument"], value))
+        else:
+            options.append(TransformOption(match["cls"], match["argument"], match["value"]))
     return others, options
 
 

@@ -8,28 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
 
 from detseg import checkpoint
 from detseg.callbacks import ProgressBar
-from detseg.cli._configs import find_configs, for_other_data
-from detseg.cli._console import check_writable, import_module
+from detseg.cli._configs import find_configs, for_other_data, value_of
+from detseg.cli._console import import_module
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
-from detseg.metrics import coco_results, write_metrics
+from detseg.folders import check_writable
+from detseg.metrics import CocoAP, coco_results, write_metrics
 from detseg.tasks import DetectionTask, SegmentationTask, Task
 
 
 def run(arguments: Sequence[str]) -> None:
     """Evaluate a checkpoint on its own data or on other data, whose classes are matched by name."""
     arguments = find_configs(arguments)
-    if module := _value(arguments, "--module"):
+    if module := value_of("module", arguments):
         import_module(module)
-    name = _value(arguments, "--checkpoint")
+    name = value_of("checkpoint", arguments)
     task = checkpoint.load(name) if name else None
     base = task.datamodule_cls if task else DetectionDataModule
     parser = _parser(base)
@@ -42,6 +43,11 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out {options.out}: {name} has no detections to write; write its metrics with --metrics")
     if isinstance(task, SegmentationTask):
         task.tta = tta_config(options)
+    if isinstance(task, DetectionTask):
+        if options.out and not task.detection_metric:
+            raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
+        if options.evaluator == "pycocotools" and not _coco_ap(task):
+            raise ConfigError("--evaluator pycocotools: CocoAP is no metric of the checkpoint; leave it out")
     for option in ("out", "metrics"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
     data = instantiate(parser, options).data
@@ -64,9 +70,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--devices {options.devices} --precision {options.precision}: {error}") from error
     trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
-        _report(task, data, options.out, options.metrics)
-        if options.get("evaluator") == "pycocotools" and isinstance(task, DetectionTask):
-            _compare(task)
+        _report(task, data, options)
 
 
 DATA = "Or a folder, whose format is detected; default: the data of the checkpoint."
@@ -92,22 +96,8 @@ def _parser(base: type[Any]) -> ArgumentParser:
     return parser
 
 
-def _compare(task: DetectionTask) -> None:
-    """Print the official COCO metrics beside ours."""
-    from detseg.metrics.pycocotools_evaluator import compare
-
-    metric = task.detection_metric
-    assert metric is not None
-    print(f"\n{compare(metric, task.metric_values)}")
-
-
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    """Return the value of an option before the arguments are parsed."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        name, equals, value = argument.partition("=")
-        if name == option:
-            return value if equals else following
-    return None
+def _coco_ap(task: DetectionTask) -> CocoAP | None:
+    return next((metric for metric in task.metrics if isinstance(metric, CocoAP)), None)
 
 
 def _data_settings(description: Any, path: str, base: type[Any]) -> Any:
@@ -120,14 +110,19 @@ def _data_settings(description: Any, path: str, base: type[Any]) -> Any:
         raise CheckpointError(f"{path}: cannot rebuild its data: {str(error).strip(chr(39))}") from error
 
 
-def _report(task: Task, data: Any, out: Path | None, metrics: Path | None) -> None:
+def _report(task: Task, data: Any, options: Namespace) -> None:
+    """Print the metrics, and write the files that were asked for."""
     print(task.format_table(task.metric_values))
     print("\nvalidation losses: " + ", ".join(f"{name} {value:.4f}" for name, value in task.losses.items()))
     print(f"images per second: {task.metric_values['images_per_second']:.1f}")
-    if metrics:
-        write_metrics(task.metric_values, metrics)
-    if out and isinstance(task, DetectionTask) and task.detections is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(coco_results(data.val_annotations, task.detections)) + "\n")
-    for file in filter(None, (metrics, out)):
+    if options.metrics:
+        write_metrics(task.metric_values, options.metrics)
+    if isinstance(task, DetectionTask):
+        if options.out and task.detections is not None:
+            options.out.write_text(json.dumps(coco_results(data.val_annotations, task.detections)) + "\n")
+        if options.evaluator == "pycocotools" and (metric := _coco_ap(task)):
+            from detseg.metrics.pycocotools_evaluator import compare
+
+            print(f"\n{compare(metric, task.metric_values)}")
+    for file in filter(None, (options.metrics, options.out)):
         print(f"written: {file}")

@@ -44,28 +44,22 @@ def translate_key(key: str) -> str:
 
 
 def translate_options(arguments: Sequence[str]) -> list[str]:
-    """Return command-line arguments in today's form."""
+    """Return command-line arguments in today's form; options have their values as in ``--key=value``."""
     translated: list[str] = []
-    key = ""
     for argument in arguments:
-        if argument.startswith("--"):
-            option, equals, value = argument[2:].partition("=")
-            old = option.removesuffix("+")
-            key = transform_option(translate_key(old))
-            translated.append(f"--{key}{option[len(old) :]}{equals}{_value(key, value)}")
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--"):
+            translated.append(argument)
+            continue
+        old = option.removesuffix("+")
+        key = transform_option(translate_key(old[2:]))
+        if key == "data" and value in DATA_MODULES:
+            value, format = data_module(value)
+            translated += [f"--data={value}", *([f"--data.format={format}"] if format else [])]
         else:
-            value = argument
-            translated.append(_value(key, argument))
-        if key == "data" and value in DATA_MODULES and (format := DATA_MODULES[value][1]):
-            translated.append(f"--data.format={format}")
+            value = VALUES.get(key, {}).get(value) or _class(value)
+            translated.append(f"--{key}{option[len(old) :]}{equals}{value}")
     return translated
-
-
-def _value(key: str, value: str) -> str:
-    """Return today's value of an option."""
-    if key == "data" and value in DATA_MODULES:
-        return data_module(value)[0]
-    return VALUES.get(key, {}).get(value) or _class(value)
 
 
 def translate_settings(settings: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from detseg import cli
+from detseg.cli._configs import find_configs
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.configurable import to_config
 from detseg.data import COCO, DetectionDataModule
@@ -39,7 +40,7 @@ def data(*arguments: str) -> COCO:
     """Build the data set that the arguments describe."""
     parser = make_parser("browse", "")
     parser.add_subclass_arguments(DetectionDataModule, "data", required=True)
-    module = instantiate(parser, parse(parser, [*DATA, *arguments])).data
+    module = instantiate(parser, parse(parser, find_configs([*DATA, *arguments]))).data
     assert isinstance(module, COCO)
     return module
 

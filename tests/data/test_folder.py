@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detseg import cli
-from detseg.cli._configs import for_other_data
+from detseg.cli._configs import find_configs, for_other_data
 from detseg.data import DetectionDataModule, RandomHorizontalFlip, Resize
 from detseg.data.formats.yolo import YoloFormat
 from detseg.errors import ConfigError, DataError
@@ -82,18 +82,18 @@ def test_what_is_unknown_or_ambiguous_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--data", "mine"], ["--data=mine"]])
 def test_a_folder_is_a_value_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    def changed(*arguments: str) -> list[str]:
+        return for_other_data(find_configs(arguments), DetectionDataModule)
+
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "COCO"):
         (tmp_path / name).mkdir()
-    found = for_other_data([*arguments, "--task.lr", "0.1"], DetectionDataModule)
     base = ["--data=detseg.data.modules.detection.DetectionDataModule", "--data.format=auto", "--data.split=null"]
-    assert " ".join(found).replace("=DetectionDataModule", " DetectionDataModule") == " ".join(
-        [*base, "--data DetectionDataModule --data.root=mine --task.lr 0.1"]
-    )
-    line = ["--data", "COCO", "--data.root=there"]
-    assert for_other_data(line, DetectionDataModule) == [*base, *line]
+    now = ["--data=DetectionDataModule", "--data.root=mine", "--task.lr=0.1"]
+    assert changed(*arguments, "--task.lr", "0.1") == [*base, *now]
+    assert changed("--data", "COCO", "--data.root=there") == [*base, "--data=COCO", "--data.root=there"]
     with pytest.raises(ConfigError, match="root must be set"):
-        for_other_data(["--data", "COCO"], DetectionDataModule)
+        changed("--data", "COCO")
 
 
 @pytest.mark.parametrize(("name", "train", "val"), [("raccoon", 160, 40), ("tiny_coco", 50, 50), ("nuts_coco", 14, 4)])
