@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif name not in COMMANDS:
         print(f"error: {name}: no such command; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    elif name == "train" and options in (["--help"], ["-h"]):
-        print(_help.TRAIN_HELP)
+    elif name in _help.HELP and options in (["--help"], ["-h"]):
+        print(_help.HELP[name])
         raise SystemExit(0)  # as argparse ends after the help of the others
     else:
         # Imported here: torch and lightning take seconds, which help must not.

@@ -1,4 +1,4 @@
-"""The help of `detseg train`, printed before torch and lightning are imported, which takes seconds."""
+"""Help that is printed before torch and lightning are imported, which takes seconds."""
 
 TRAIN = """detseg train --config NAME.yaml [--data NAME.yaml|CLASS|FOLDER] [--KEY VALUE ...]
 
@@ -24,3 +24,21 @@ Train a detector, a segmenter or a classifier.
   --print_config           print the settings, and do not train
 
 With --config, --help lists every setting with its type and default."""
+
+CHECK = "FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]"
+CHECK_DESCRIPTION = "Read all labels and the header of every image. Exit status: 0 clean, 1 warnings, 2 errors."
+CHECK_OPTIONS = {
+    "format": "The format of the folder; default: detected.",
+    "decode": "Decode every image instead of reading only its header.",
+    "jobs": "Processes that read images; default: the cores.",
+    "side": "Short edge of the images, for the overlap with anchors (default: 800).",
+    "all": "List all issues and classes instead of the first ones.",
+    "fix": "Write a repaired copy to this new folder.",
+    "html": "Write a page with charts and pictures to this file.",
+    "json": "Print JSON instead of text.",
+}
+CHECK_HELP = f"usage: detseg check {CHECK}\n\n{CHECK_DESCRIPTION}\n\n" + "\n".join(
+    f"  --{name:<8} {text}" for name, text in CHECK_OPTIONS.items()
+)
+
+HELP = {"train": TRAIN_HELP, "check": CHECK_HELP}

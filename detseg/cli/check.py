@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from joblib import cpu_count
 from jsonargparse import ArgumentParser
 
 from detseg.check.checking import check_dataset
@@ -15,13 +17,14 @@ from detseg.check.page import render_page
 from detseg.check.repair import CHANGES_FILE, repair
 from detseg.check.statistics import box_statistics
 from detseg.check.summary import format_report, to_json
-from detseg.cli._console import check_writable
-from detseg.cli._parser import make_parser, parse
+from detseg.cli import _help
+from detseg.cli._options import with_options
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.format_detection import detect_any
 from detseg.errors import ConfigError
-from detseg.folders import make_folder, writing
+from detseg.folders import check_writable, make_folder, writing
 from detseg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -36,10 +39,12 @@ def run(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
     check_writable("--html", options.html)
     root = options.folder
-    source = detect_any(root, parser.instantiate_classes(options).format)
+    source = detect_any(root, instantiate(parser, options).format)
     if options.fix:
         make_folder("--fix", options.fix, root)
     result = check_dataset(source, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
+    issues = [issue._replace(message=with_options(issue.message, "check")) for issue in result.issues]
+    result = replace(result, issues=issues)
     with_boxes = {
         split: annotations
         for split, annotations in result.splits.items()
@@ -65,18 +70,15 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = make_parser(
-        "check",
-        "FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]",
-        "Read all labels and the header of every image. Exit status: 0 clean, 1 warnings, 2 errors.",
-    )
+    parser = make_parser("check", _help.CHECK, _help.CHECK_DESCRIPTION)
     parser.add_argument("folder", type=Path, help="A data set in any supported format.")
-    parser.add_argument("--format", type=str | DatasetFormat, default="auto", help="The format of the folder.")
-    parser.add_argument("--decode", action="store_true", help="Decode every image instead of reading only its header.")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Processes that read images.")
-    parser.add_argument("--side", type=int, default=800, help="Short edge of the images, for the overlap with anchors.")
-    parser.add_argument("--all", action="store_true", help="List all issues and classes instead of the first ones.")
-    parser.add_argument("--fix", type=Path | None, help="Write a repaired copy to this new folder.")
-    parser.add_argument("--html", type=Path | None, help="Write a page with charts and pictures to this file.")
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+    options: dict[str, dict[str, Any]] = {
+        "format": {"type": str | DatasetFormat, "default": "auto"},
+        "jobs": {"type": int, "default": cpu_count()},
+        "side": {"type": int, "default": 800},
+        **{name: {"type": Path | None} for name in ("fix", "html")},
+        **{name: {"action": "store_true"} for name in ("decode", "all", "json")},
+    }
+    for name, text in _help.CHECK_OPTIONS.items():
+        parser.add_argument(f"--{name}", help=text, **options[name])
     return parser
