@@ -1,4 +1,4 @@
-"""Folders that commands write to: made and looked at before the work begins."""
+"""Files and folders that commands write to: made and looked at before the work begins."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ def make_folder(option: str, folder: Path, source: Path | None = None) -> None:
             raise ConfigError(f"{option} {folder}: cannot be made a folder: {error.strerror}; name another") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{option} {folder}: nothing can be written to this folder; name another")
+
+
+def check_writable(option: str, file: Path | None) -> None:
+    """Create the folder of an option's file. Raises ConfigError if the file cannot be written."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
+    with writing(option, file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        exists = file.exists()
+        file.open("a").close()
+        if not exists:
+            file.unlink()
 
 
 @contextmanager

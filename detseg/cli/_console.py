@@ -9,8 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -71,22 +71,6 @@ def quiet_logging(command: str) -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def check_writable(option: str, file: Path | None) -> None:
-    """Create the folder of an option's file. Raises ConfigError if the file cannot be written."""
-    if file is None:
-        return
-    if file.is_dir():
-        raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        exists = file.exists()
-        file.open("a").close()
-        if not exists:
-            file.unlink()
-    except OSError as error:
-        raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}; give another file") from error
-
-
 def import_module(name: str) -> None:
     """Import the module that ``--module`` names. Raises ConfigError if that fails."""
     try:
@@ -98,19 +82,32 @@ def import_module(name: str) -> None:
 
 
 def run(name: str, command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
-    """Run a command; print an error that the user can correct as ``error: <message>`` and exit with status 2."""
+    """Run a command; print an error that the user can correct as ``error: <message>``.
+
+    The exit status is 2 for settings, and 1 for anything else, as data and checkpoints. That of ``check``, where 1
+    stands for warnings, is always 2.
+    """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that `class_path: mine.Net` is found in ./mine.py
     try:
         with quiet_logging(name):
             command(arguments)
-    except (DetsegError, MisconfigurationException) as error:
-        print(f"error: {with_options(str(error), name)}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except RuntimeError as error:
-        if not worker_died(error):
+    except (DetsegError, MisconfigurationException, OSError, RuntimeError) as error:
+        if (message := _user_message(error)) is None:
             raise
-        print(f"error: {with_options(WORKER_DIED, name)}", file=sys.stderr)
-        raise SystemExit(2) from error
+        print(f"error: {with_options(message, name)}", file=sys.stderr)
+        is_usage = isinstance(error, ConfigError | MisconfigurationException) or name == "check"
+        raise SystemExit(2 if is_usage else 1) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _user_message(error: Exception) -> str | None:
+    """The message about an error that the user can correct; None for any other, as a bug."""
+    if isinstance(error, OSError):  # such as a full disk
+        return f"{error.filename}: {error.strerror}; correct that and try again" if error.filename else str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the memory of the device is full; lower `batch_size`, or use smaller images ({error})"
+    if isinstance(error, RuntimeError):
+        return WORKER_DIED if worker_died(error) else None
+    return str(error)

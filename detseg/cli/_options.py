@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# `name` or `name=value` anywhere, or a name before the first colon; names may have dots.
-ARGUMENT = re.compile(r"`(?P<name>[\w.]+)(?:=(?P<value>[^`]*))?`|^(?P<subject>[\w.]+)(?=: )")
+# `name` or `name=value` anywhere, or a name, perhaps with a value, before the first colon; names may have dots.
+ARGUMENT = re.compile(r"`(?P<name>[\w.]+)(?:=(?P<value>[^`]*))?`|^(?P<subject>[\w.]+)(?=(?: (?:\[[^]]*\]|[^\s:]+))?: )")
 
 # Options of the commands that take whole settings.
 GROUPED = {
@@ -23,15 +23,18 @@ GROUPED = {
     "max_epochs": "trainer.max_epochs",
     "max_steps": "trainer.max_steps",
     "warmup_steps": "task.schedule.warmup_steps",
-    **{name: f"task.{name}" for name in ("backbone_lr_factor", "class_weights", "compile_loss", "features_gib")},
+    **{name: f"task.{name}" for name in ("class_weights", "compile_loss", "features_gib")},
     **{name: f"task.{name}" for name in ("optimizer", "reference_batch", "schedule")},
 }
+PREDICTION = {name: name for name in ("batch_size", "threshold", "crop_size", "scales", "flip")}
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {
     "check": {"format": "format"},
     "convert": {"class_names": "classes"},
     "convert-data": {name: name for name in ("format", "masks")},
-    **dict.fromkeys(("browse", "evaluate", "propose", "train"), GROUPED),
+    **dict.fromkeys(("browse", "propose", "train"), GROUPED),
+    "evaluate": PREDICTION | GROUPED,
+    "predict": PREDICTION,
     "probe": {**GROUPED, "min_count": "min_count"},
 }
 RESUME = "resume the training"

@@ -41,7 +41,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 def instantiate(parser: ArgumentParser, options: Namespace) -> Namespace:
     """Build the objects that the options describe. Raises the error of a constructor without jsonargparse's wrapper."""
     try:
-        built: Namespace = parser.instantiate_classes(options)
+        built: Namespace = parser.instantiate(options)
         return built
     except ValueError as error:  # jsonargparse raises it for any error in a constructor
         raise root_cause(error) from error

@@ -16,7 +16,6 @@ from detseg import data as data_sets
 from detseg import models
 from detseg.check.rendering import PageImage, data_uri, render, shrink
 from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data
-from detseg.cli._console import check_writable
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.train import task_of
 from detseg.compat import translate_settings
@@ -26,7 +25,7 @@ from detseg.data.formats.layout import read_text
 from detseg.data.modules.base import BaseDataModule
 from detseg.draw import ImageArray, draw, overlay
 from detseg.errors import ConfigError
-from detseg.folders import make_folder, writing
+from detseg.folders import check_writable, make_folder, writing
 from detseg.ops.rle import paste_mask
 from detseg.structures import Sample
 

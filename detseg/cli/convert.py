@@ -11,12 +11,12 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from detseg import checkpoint
-from detseg.cli._console import check_writable
 from detseg.cli._parser import make_parser, parse
 from detseg.configurable import to_config
 from detseg.data import SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
 from detseg.export.torchvision import EPSILON, export_torchvision
+from detseg.folders import check_writable
 from detseg.model_zoo import NAMES, SCORES, config, describe, detector, segmenter
 from detseg.models import DilatedFCN
 from detseg.tasks import DetectionTask, SegmentationTask, Task

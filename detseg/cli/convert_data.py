@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from detseg.cli._parser import make_parser, parse
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data.formats import FORMATS
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.conversion import convert
@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--copy", type=bool, default=False, help="Copy images; by default they are hard links.")
     parser.add_argument("--format", type=str | DatasetFormat, default="auto", help="The format of the folder.")
     options = parse(parser, arguments)
-    source = detect_source(options.folder, parser.instantiate_classes(options).format)
+    source = detect_source(options.folder, instantiate(parser, options).format)
     (to,) = find_formats(options.to, "detection")
     make_folder("--out", options.out, options.folder)
     with writing("--out", options.out):

@@ -38,8 +38,6 @@ REPORT, LABELS, OVERLAYS = "predictions.json", "labels", "overlays"  # what is i
 def run(arguments: Sequence[str]) -> None:
     """Predict on the images that ``arguments`` name; an unreadable one is reported and the others are still done."""
     options = parse(_parser(), arguments)
-    if not 0 <= options.threshold <= 1:
-        raise ConfigError(f"--threshold {options.threshold:g}: must be between 0 and 1, as scores are")
     if options.module:
         import_module(options.module)
     paths = list(dict.fromkeys(find_images(options.images)))

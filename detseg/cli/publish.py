@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
@@ -15,9 +14,10 @@ from safetensors import SafetensorError
 
 import detseg
 from detseg import checkpoint
-from detseg.cli._console import check_writable, import_module
+from detseg.cli._console import import_module
 from detseg.cli._parser import make_parser, parse
 from detseg.errors import ConfigError
+from detseg.folders import check_writable
 from detseg.weights import model_card
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,5 @@ def run(arguments: Sequence[str]) -> None:
         model_card.write(options.out, task.state_dict(), metadata)
     except (OSError, SafetensorError) as error:  # such as a disk that is full
         raise ConfigError(f"--out {options.out}: cannot be written: {error}; name another folder") from error
-    _log_files(metadata, options.out)
-
-
-def _log_files(metadata: dict[str, Any], folder: Path) -> None:
-    files = f"{folder / model_card.WEIGHTS}, {folder / model_card.CARD}"
-    log.info("%s: a %s for %d classes", files, metadata["model"]["class"], len(metadata["classes"]))
+    files = f"{options.out / model_card.WEIGHTS}, {options.out / model_card.CARD}"
+    log.info("%s: a %s for %d classes", files, type(task.model).__name__, len(task.class_names))

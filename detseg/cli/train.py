@@ -170,11 +170,13 @@ def run(arguments: Sequence[str]) -> None:
         trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
         if not trainer.fast_dev_run and task.finish(folder):  # type: ignore[attr-defined]
             _save_finished(task, folder)
-    except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into SystemExit
+    except (SystemExit, KeyboardInterrupt) as error:
         if (folder / "last.ckpt").exists():
             log.info("interrupted; to continue, add --resume %s", folder / "last.ckpt")
         else:
             log.info("interrupted before the first checkpoint was written; start again")
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into SystemExit
+            raise KeyboardInterrupt from None
         raise
     except Exception:
         if is_new and trainer.global_step == 0:  # nothing was trained: free the name for the next run

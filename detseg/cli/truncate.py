@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg import checkpoint, modules
-from detseg.cli._console import check_writable
 from detseg.cli._parser import make_parser, parse
 from detseg.errors import CheckpointError, ConfigError
+from detseg.folders import check_writable
 from detseg.modules import ClassifierHead, TwoMLPHead
 
 log = logging.getLogger(__name__)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from detseg import cli
 from detseg.cli import _console
 from detseg.cli._configs import find_configs
-from detseg.errors import DetsegError
+from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
 from tests.colours import write_colours
 
 CONFIG = """\
@@ -45,10 +46,10 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What `detseg train` prints last before it ends with status 2."""
+    """What `detseg train` prints last before it ends with status 2 for settings, 1 for files."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", *arguments])
-    assert ended.value.code == 2
+    assert ended.value.code == (1 if isinstance(ended.value.__cause__, DataError | CheckpointError) else 2)
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
     last = [line for line in printed.splitlines() if line.startswith("error: ")]
@@ -190,8 +191,32 @@ def test_a_killed_worker_is_explained_wherever_the_program_is(capsys: pytest.Cap
 
     with pytest.raises(SystemExit) as ended:
         _console.run("train", command, "is killed by signal: Killed. ")
-    assert ended.value.code == 2
+    assert ended.value.code == 1
     assert "error: a loader process was killed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "status", "message"),
+    [
+        ("train", ConfigError("lr: -1 is below 0"), 2, "error: --task.lr: -1 is below 0"),
+        ("train", DataError("a.json: is empty"), 1, "error: a.json: is empty"),
+        ("train", DetsegError("the loss is not finite; lower `lr`"), 1, "lower `--task.lr`"),
+        ("check", DataError("a: no such folder"), 2, "error: a: no such folder"),  # 1 stands for warnings
+        ("train", OSError(28, "No space left on device", "a.ckpt"), 1, "error: a.ckpt: No space left on device"),
+        ("train", torch.OutOfMemoryError("tried to allocate"), 1, "lower `--data.batch_size`"),
+        ("train", KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_the_exit_status(
+    capsys: pytest.CaptureFixture[str], command: str, error: BaseException, status: int, message: str
+) -> None:
+    def fails(_: object) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        _console.run(command, fails, [])
+    assert ended.value.code == status
+    assert message in capsys.readouterr().err
 
 
 def test_other_errors_of_the_program_stay_as_they_are() -> None:
