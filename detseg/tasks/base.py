@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -34,12 +34,8 @@ from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig, require_a
 log = logging.getLogger(__name__)
 
 
-class RankStats(NamedTuple):
-    """The validation of one rank."""
-
-    image_index: list[int]
-    losses: dict[str, float]  # sums over the images
-    seconds: float
+RankStats = tuple[list[int], dict[str, float], float]
+"""The validation of one rank: indices of its images, sums of the losses over them, seconds."""
 
 
 class Task(LightningModule):
@@ -263,11 +259,12 @@ class Task(LightningModule):
         values = self.compute_metrics()
         seen = torch.cat(self._image_index).tolist() if self._image_index else []
         losses = {name: float(value) for name, value in self._losses.items()}
-        ranks = _gather(RankStats(seen, losses, time.perf_counter() - self._start))
+        ranks = _gather((seen, losses, time.perf_counter() - self._start))
         self._reset()
-        means = _mean_losses(ranks)
-        images = len({index for rank in ranks for index in rank.image_index})
-        values |= means | {"images_per_second": images / max(rank.seconds for rank in ranks)}
+        images = len({index for seen, _, _ in ranks for index in seen})
+        names = dict.fromkeys(name for _, losses, _ in ranks for name in losses)
+        means = {name: sum(losses.get(name, 0.0) for _, losses, _ in ranks) / images for name in names}
+        values |= means | {"images_per_second": images / max(seconds for _, _, seconds in ranks)}
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
             self._check_monitored(values)
@@ -305,13 +302,6 @@ def scalars(name: str, value: Any) -> dict[str, float]:
     """The values of a metric by name: of a dictionary those that are one number, else the number as ``name``."""
     values = value if isinstance(value, Mapping) else {name: value}
     return {key: float(one) for key, one in values.items() if not isinstance(one, Tensor) or one.numel() == 1}
-
-
-def _mean_losses(ranks: Sequence[RankStats]) -> dict[str, float]:
-    """The means over all images of the losses of all ranks."""
-    images = len({index for rank in ranks for index in rank.image_index})
-    names = dict.fromkeys(name for rank in ranks for name in rank.losses)
-    return {name: sum(rank.losses.get(name, 0.0) for rank in ranks) / images for name in names}
 
 
 def _gather(stats: RankStats) -> list[RankStats]:

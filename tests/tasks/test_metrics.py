@@ -175,7 +175,7 @@ def test_a_checkpoint_keeps_the_metrics_and_their_arguments(tmp_path: Path, capl
     torch.save(content, tmp_path / "b.ckpt")
     assert [type(one) for one in checkpoint.load(tmp_path / "b.ckpt").metrics] == [CocoAP, VocAP, VocAP]  # the defaults
     assert "metric left out: absent_module.Metric: not a class of detseg; import the module" in caplog.text
-    content["detseg"]["metric_configs"] = [{"class": "ColourDetector", "init_args": {}}]
+    content["detseg"]["metric_configs"] = [{"class": "Resize", "init_args": {}}]
     torch.save(content, tmp_path / "c.ckpt")
     with pytest.raises(CheckpointError, match="cannot rebuild the model"):
         checkpoint.load(tmp_path / "c.ckpt")
