@@ -10,8 +10,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_json
-from detseg.data.formats.reading import TableReader, json_files
+from detseg.data.formats.layout import Tree, read_json
+from detseg.data.formats.reading import TableReader, json_files, label_source
 from detseg.data.formats.shapes import parse_numbers
 from detseg.errors import DataError
 
@@ -29,7 +29,7 @@ class CreateMlFormat(DatasetFormat):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files of a folder by their keys."""
         files = json_files(tree, "label", "coordinates", "width")
-        return [DatasetSource(self, tree, tree.root, by_split(files))] if files else []
+        return label_source(self, tree, files)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

@@ -8,6 +8,7 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, parse_xml, read_start
-from detseg.data.formats.reading import ROTATED, TableReader
+from detseg.data.formats.layout import Tree, parse_xml, read_start
+from detseg.data.formats.reading import ROTATED, TableReader, label_source
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, pixel_mask, polygon, rotated_box
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class CvatFormat(DatasetFormat):
                 match = SUBSETS.search(head)
                 subsets = match[1].decode(errors="replace").split("\n") if match else []
                 parts |= {f"{file}/{name.strip()}": (file, name.strip()) for name in subsets} or {file: (file, None)}
-        splits = {split: [parts[name] for name in names] for split, names in by_split(list(parts)).items()}
-        return [DatasetSource(self, tree, tree.root, splits)] if parts else []
+        return [
+            replace(source, splits={split: [parts[name] for name in names] for split, names in source.splits.items()})
+            for source in label_source(self, tree, list(parts))
+        ]
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

@@ -10,8 +10,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_start, read_text
-from detseg.data.formats.reading import TableReader
+from detseg.data.formats.layout import Tree, read_start, read_text
+from detseg.data.formats.reading import TableReader, label_source
 from detseg.data.formats.shapes import parse_numbers
 from detseg.data.formats.voc.layout import read_list
 
@@ -39,7 +39,9 @@ class KittiFormat(DatasetFormat):
             if folder not in fits and (line := read_start(tree.root / file).strip().partition(b"\n")[0]):
                 fits[folder] = bool(LINE.fullmatch(line))
         files = [file for file in tree.ending(".txt") if fits.get(PurePosixPath(file).parent)]
-        return [DatasetSource(self, tree, tree.root, _listed(tree, files) or by_split(files))] if files else []
+        if splits := _listed(tree, files):
+            return [DatasetSource(self, tree, tree.root, splits)]
+        return label_source(self, tree, files, per_image=True)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

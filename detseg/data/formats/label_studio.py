@@ -17,8 +17,8 @@ from detseg.data.annotations.images import SUFFIXES
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_json
-from detseg.data.formats.reading import ROTATED, TableReader, json_files
+from detseg.data.formats.layout import Tree, read_json
+from detseg.data.formats.reading import ROTATED, TableReader, json_files, label_source
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, pixel_mask, polygon, rotated_box
 from detseg.errors import DataError
 
@@ -37,7 +37,7 @@ class LabelStudioFormat(DatasetFormat):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files of a folder by their keys."""
         files = json_files(tree, "data", "annotations", "result")
-        return [DatasetSource(self, tree, tree.root, by_split(files))] if files else []
+        return label_source(self, tree, files)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

@@ -31,6 +31,22 @@ SPLIT_PATTERNS = {
 }
 
 
+# Beginnings of the names of folders whose images show labels, or what a program drew.
+NOT_PHOTOGRAPHS = (
+    "mask",
+    "trimap",
+    "seg",
+    "label",
+    "annot",
+    "gt",
+    "panoptic",
+    "instance",
+    "depth",
+    "visual",
+    "pred",
+    "result",
+)
+
 WHOLE = "all"  # the split of a data set that is not split
 TEXTS = (".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md", ".html")
 
@@ -66,7 +82,8 @@ class Tree:
     def images_of(self, label: str, name: str | None = None) -> list[str]:
         """Find the images of a label file by ``name``, else by its stem; several if they match equally.
 
-        Of several, take the most similar paths, and of these the ones in a folder called images (beside masks, say).
+        Of several, take those that are not in a folder called masks or the like, of these the most similar paths, and
+        of these the ones in a folder called images.
         Other spellings of a name count if none is the same: percent-encoded, or with accents or capitals otherwise.
         """
         file = (name or label).rpartition("/")[2]
@@ -79,7 +96,7 @@ class Tree:
         if len(images) < 2:
             return images
         wanted = name if name and "/" in name else label
-        likeness = [(_alike(wanted, image), _called_images(image)) for image in images]
+        likeness = [(not shows_labels(image), _alike(wanted, image), _called_images(image)) for image in images]
         most = max(likeness)
         return [image for image, alike in zip(images, likeness, strict=True) if alike == most]
 
@@ -296,6 +313,11 @@ def _alike(one: str, other: str) -> int:
                 break
             count += 1
     return count
+
+
+def shows_labels(image: str) -> bool:
+    """Tell if a path has a folder whose name is that of labels, or of what a program drew."""
+    return any(folder.startswith(NOT_PHOTOGRAPHS) for folder in image.lower().split("/")[:-1])
 
 
 def _called_images(file: str) -> bool:

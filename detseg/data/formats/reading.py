@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,10 +11,9 @@ from typing import TypeVar
 from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
-from detseg.data.formats.layout import Tree, has_keys
+from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.layout import Tree, by_split, has_keys, unused_label
 from detseg.errors import DataError
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MANY = 50  # JSON files; more are of one image each
@@ -28,6 +26,18 @@ def json_files(tree: Tree, *keys: str) -> list[str]:
     return [file for file in files if has_keys(tree.root / file, *keys)] if len(files) <= MANY else []
 
 
+def label_source(
+    format: DatasetFormat, tree: Tree, files: list[str], per_image: bool = False, has_category_ids: bool = False
+) -> list[DatasetSource]:
+    """Split label files as ``by_split`` does, and report those that no split uses; no source for no files."""
+    if not files:
+        return []
+    splits = by_split(files, per_image)
+    used = set().union(*splits.values())
+    unused = [unused_label(tree, file) for file in files if file not in used]
+    return [DatasetSource(format, tree, tree.root, splits, has_category_ids, issues=unused)]
+
+
 class TableReader:
     """Reads label files, paths relative to the root of ``tree``, into one table of their images and objects.
 
@@ -38,7 +48,7 @@ class TableReader:
         self.tree, self.issues = tree, issues
         self.builder = Builder(tree.root, tree.root, issues)
         self.ignored: list[tuple[int, Box]] = []
-        self.left_out: Counter[tuple[str, str, str]] = Counter()  # by kind of issue, file and description
+        self.left_out: dict[tuple[str, str], list[str]] = defaultdict(list)  # files by kind of issue and description
 
     def parse(self, name: str, parse: Callable[[Path], T]) -> T | None:
         """Parse a file; None for a broken one, which is reported."""
@@ -57,13 +67,16 @@ class TableReader:
         ``size`` is the height and width that the file states, if it does. Of several images, that with the path most
         like ``near`` is taken, by default the path of the file.
         """
-        image = None if title == "" else self.tree.image_of(near or name, title)
-        if image is None:
-            file = self.tree.root / name
+        file = self.tree.root / name
+        images = [] if title == "" else self.tree.images_of(near or name, title)
+        if len(images) == 1:
+            return self.builder.image(images[0], size)
+        if images:
+            self.issues.report(*self.tree.describe_images(file, images))
+        else:
             called = f"called {PurePosixPath(name).stem}" if title is None else repr(title)
             self.issues.report("image-missing", file, f"{file}: no image {called} anywhere below {self.tree.root}")
-            return None
-        return self.builder.image(image, size)
+        return None
 
     def ignore(self, image: int, box: Box) -> None:
         """Add a region in which no detection counts, of whatever class."""
@@ -81,19 +94,14 @@ class TableReader:
 
     def leave_out(self, name: str, description: str, count: int = 1, kind: str = "shape-unsupported") -> None:
         """Count annotations of a file; the ``description`` follows their number."""
-        self.left_out[kind, name, description] += count
+        self.left_out[kind, description] += [name] * count
 
     def table(self, category_ids: Mapping[str, int] | None = None) -> DetectionAnnotations:
-        """Report or log the counts, and build the table, in which an ignored region is a crowd of every class."""
-        totals: Counter[str] = Counter()
-        for (kind, name, description), count in self.left_out.items():
-            totals[description] += count
-            if count and self.issues.collects:
-                file = self.tree.root / name
-                self.issues.report(kind, file, f"{file}: {count} {description}")
-        for description, count in totals.items():
-            if count and not self.issues.collects:
-                log.warning("%s: %d %s", self.tree.root, count, description)
+        """Report the counts, and build the table, in which an ignored region is a crowd of every class."""
+        root = self.tree.root
+        for (kind, description), names in self.left_out.items():
+            if names:
+                self.issues.report(kind, root, f"{root}: {len(names)} {description}, the first in {names[0]}")
         classes = sorted(set(self.builder.names)) if category_ids is None else category_ids
         for image, box in self.ignored:
             for name in classes:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Issue
 from detseg.data.formats.base import DatasetSource
+from detseg.data.formats.layout import shows_labels
 from detseg.data.splits import ImageList
-
-# Beginnings of the names of folders whose images show labels, or what a program drew.
-NOT_PHOTOGRAPHS = ("mask", "seg", "label", "annot", "gt", "panoptic", "instance", "depth", "vis", "pred", "result")
 
 
 def unused_images(source: DatasetSource, tables: Iterable[ImageList]) -> list[Issue]:
@@ -25,8 +22,7 @@ def unused_images(source: DatasetSource, tables: Iterable[ImageList]) -> list[Is
     issues = []
     for image in source.tree.images:
         path = os.path.normpath(source.tree.root / image)
-        folders = PurePosixPath(image.lower()).parts[:-1]
-        if path not in used and path not in named and not any(part.startswith(NOT_PHOTOGRAPHS) for part in folders):
+        if path not in used and path not in named and not shows_labels(image):
             message = f"{path}: is in no split; some programs leave images without objects out of their label files"
             issues.append(Issue("image-unused", path, message))
     return issues

@@ -12,8 +12,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_json
-from detseg.data.formats.reading import TableReader, json_files
+from detseg.data.formats.layout import Tree, read_json
+from detseg.data.formats.reading import TableReader, json_files, label_source
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, polygon
 from detseg.errors import DataError
 
@@ -47,7 +47,7 @@ class ViaFormat(DatasetFormat):
         """Collect the files of a folder by their keys."""
         files = json_files(tree, "filename", "regions", "file_attributes")
         files += json_files(tree, "vid_list", "metadata", "view", "attribute")
-        return [DatasetSource(self, tree, tree.root, by_split(files))] if files else []
+        return label_source(self, tree, files)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

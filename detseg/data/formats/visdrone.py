@@ -9,8 +9,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_start, read_text
-from detseg.data.formats.reading import TableReader
+from detseg.data.formats.layout import Tree, read_start, read_text
+from detseg.data.formats.reading import TableReader, label_source
 from detseg.data.formats.shapes import parse_numbers
 
 LINE = re.compile(rb"\s*\d+(,-?\d+){7},?\s*")
@@ -32,7 +32,7 @@ class VisDroneFormat(DatasetFormat):
         files = [file for file in tree.ending(".txt") if f"/{file}".split("/")[-2] == "annotations"]
         first = next((line for file in files if (line := _first_line(tree, file))), b"")
         fits = bool(LINE.fullmatch(first))
-        return [DatasetSource(self, tree, tree.root, by_split(files), has_category_ids=True)] if fits else []
+        return label_source(self, tree, files, per_image=True, has_category_ids=True) if fits else []
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

@@ -11,8 +11,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_text
-from detseg.data.formats.reading import TableReader
+from detseg.data.formats.layout import Tree, read_text
+from detseg.data.formats.reading import TableReader, label_source
 from detseg.data.formats.shapes import parse_numbers
 from detseg.errors import DataError
 
@@ -32,7 +32,7 @@ class WiderFaceFormat(DatasetFormat):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the lists of faces."""
         files = [file for file in tree.ending(".txt") if FILE.search(file)]
-        return [DatasetSource(self, tree, tree.root, by_split(files))] if files else []
+        return label_source(self, tree, files)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

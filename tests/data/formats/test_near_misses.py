@@ -102,3 +102,21 @@ def test_penn_fudan(tmp_path: Path, folder: str) -> None:
     file.write_bytes(b"")
     with pytest.raises(DataError, match=rf"{file}"):
         source.read("all")
+
+
+def test_key_points_of_coco_and_parts_of_voc(tmp_path: Path) -> None:
+    """As in person_keypoints_val2017.json and in VOC's annotations of the layout of persons."""
+    entries = [{"id": i, "file_name": f"{i}.png", "height": 48, "width": 64} for i in range(2)]
+    for entry in entries:
+        made.image(tmp_path / "coco" / "images" / str(entry["file_name"]), seed=int(str(entry["id"])))
+    person = {"category_id": 1, "bbox": [4, 6, 20, 30], "segmentation": [[4, 6, 24, 6, 24, 36]], "iscrowd": 0}
+    objects = [{**person, "id": 1, "image_id": 0, "num_keypoints": 1, "keypoints": [5, 7, 2] + [0] * 48}]
+    made.coco(tmp_path / "coco" / "labels.json", entries, [*objects, {**person, "id": 2, "image_id": 1}], {1: "person"})
+    source = detect_source(tmp_path / "coco")
+    assert source.read("all", "all").boxes.tolist() == [[4, 6, 24, 36]] * 2
+    assert "the key points of 1 objects are not read" in made.reported(source)
+    part = "<part><name>head</name><bndbox><xmin>6</xmin><ymin>8</ymin><xmax>9</xmax><ymax>11</ymax></bndbox></part>"
+    made.voc(tmp_path / "voc", "a", made.box("person", 5, 7, 24, 36, part * 2) + made.box("person", 1, 1, 9, 9))
+    source = detect_source(tmp_path / "voc")
+    assert source.read("all").boxes.tolist() == [[4, 6, 24, 36], [0, 0, 9, 9]]
+    assert "2 parts of objects are not read" in made.reported(source)

@@ -240,6 +240,17 @@ def pets(root: Path) -> None:
         text(root / "annotations" / "xmls" / f"{stem}.xml", f"{head}{size}{made.box(name, 5, 7, 24, 36)}</annotation>")
 
 
+def test_the_heads_of_pets(tmp_path: Path) -> None:
+    pets(tmp_path)
+    source = detect_source(tmp_path)
+    assert (source.format.name, [*source.splits]) == ("VOC", ["all"])
+    table = source.read("all")
+    assert [table.path(i) for i in range(2)] == [
+        tmp_path / "images" / f"{stem}.jpg" for stem in ("Abyssinian_1", "beagle_2")
+    ]
+    assert (table.classes, table.boxes.tolist()) == (("cat", "dog"), [[4, 6, 24, 36]] * 2)
+
+
 def test_the_trimaps_of_pets(tmp_path: Path) -> None:
     pets(tmp_path)
     source = detect_source(tmp_path, task="semantic_segmentation")

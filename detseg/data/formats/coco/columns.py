@@ -36,6 +36,7 @@ class Objects:
     byte_ranges: NDArray[np.int64]  # (N, 2) of the polygons in ``data``; both 0 where the mask is something else
     data: bytearray
     renewed: int  # annotations without an id of their own
+    posed: int  # annotations with key points
     rotated: NDArray[np.bool_]  # (N,) boxes that were around an object before it was rotated
     others: dict[int, Any]  # by row: input of ``packed_mask``, which needs the size of the image
 
@@ -79,7 +80,7 @@ class ObjectCollector:
         self.file, self.masks = file, masks
         self.parts: list[tuple[NDArray[Any], ...]] = []
         self.data, self.others = bytearray(), dict[int, Any]()
-        self.count = 0
+        self.count = self.posed = 0
 
     def add(self, entries: Entries) -> None:
         """Add entries, with their masks if these are read.
@@ -101,6 +102,7 @@ class ObjectCollector:
         spans = self._add_masks(entries) if self.masks else np.zeros((len(entries), 2), dtype=np.int64)
         self.parts.append((images, numbers, categories, boxes, areas, crowd, difficult, spans, rotated))
         self.count += len(entries)
+        self.posed += sum("keypoints" in entry for entry in entries)
 
     def _add_masks(self, entries: Entries) -> NDArray[np.int64]:
         values = [entry.get("segmentation") for entry in entries]
@@ -127,10 +129,9 @@ class ObjectCollector:
         new |= numbers == NO_ID
         if new.any():
             numbers[new] = max(0, numbers.max()) + np.arange(1, new.sum() + 1)
-        data, others = self.data, self.others
-        return Objects(
-            images, numbers, categories, boxes, areas, crowd, difficult, spans, data, int(new.sum()), rotated, others
-        )
+        new_ids, data, others = int(new.sum()), self.data, self.others
+        columns = (images, numbers, categories, boxes, areas, crowd, difficult, spans)
+        return Objects(*columns, data, new_ids, self.posed, rotated, others)
 
 
 def without_masks(entries: Entries) -> None:

@@ -89,6 +89,8 @@ def _read(file: Path, images: Path, masks: MaskReading, issues: IssueCollector) 
     if objects.renewed:
         message = f"{file}: {objects.renewed} annotations have no id, or that of another one, and get new ones"
         issues.report("id-renewed", file, message)
+    if objects.posed:
+        issues.report("label-unused", file, f"{file}: the key points of {objects.posed} objects are not read")
     for row in np.flatnonzero(objects.rotated).tolist():
         message = f"{file}: annotation {objects.ids[row]} is rotated, and becomes the box around it"
         issues.report("shape-unsupported", file, message, int(objects.ids[row]))

@@ -99,6 +99,7 @@ class _Reader:
         self.folder, self.images, self.issues = folder, images, issues
         self.objects = Objects()
         self.zero_based: list[str] = []  # files with a box that begins at 0
+        self.parts = 0  # of objects
 
     def read(self, pairs: Mapping[str, str], segments: Path | None, masks: MaskReading) -> DetectionAnnotations:
         """Read annotation files, each with its image; ``segments`` is the folder of their masks, if it is read."""
@@ -114,6 +115,10 @@ class _Reader:
                 "begin a pixel too far to the left and to the top"
             )
             self.issues.report("box-zero-based", self.folder, message)
+        if self.parts:
+            self.issues.report(
+                "label-unused", self.folder, f"{self.folder}: {self.parts} parts of objects are not read"
+            )
         packed: list[tuple[int, bytes]] = []
         reasons: dict[int, str] = {}
         counts = np.bincount(np.array(objects.image_index, dtype=np.int64), minlength=len(pairs)).tolist()
@@ -168,6 +173,7 @@ class _Reader:
             empty = right <= left or bottom <= top
             self.objects.image_index.append(index)
             self.objects.names.append(name)
+            self.parts += len(entry.findall("part"))
             box = (left, top, right, bottom) if empty else (left - 1, top - 1, right, bottom)
             self.objects.boxes.append(self._turned(entry, box, f"{file}: object {number}", image))
             self.objects.difficult.append(difficult)
