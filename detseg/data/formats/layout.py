@@ -33,18 +33,8 @@ SPLIT_PATTERNS = {
 
 # Beginnings of the names of folders whose images show labels, or what a program drew.
 NOT_PHOTOGRAPHS = (
-    "mask",
-    "trimap",
-    "seg",
-    "label",
-    "annot",
-    "gt",
-    "panoptic",
-    "instance",
-    "depth",
-    "visual",
-    "pred",
-    "result",
+    *("mask", "trimap", "seg", "label", "annot", "gt", "panoptic", "instance"),
+    *("depth", "visual", "pred", "result"),
 )
 
 WHOLE = "all"  # the split of a data set that is not split

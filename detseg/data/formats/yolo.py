@@ -15,7 +15,7 @@ from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, Issue, Is
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSource
 from detseg.data.formats.layout import Tree, by_split, read_head, read_text, unused_label
-from detseg.data.formats.yolo_settings import YAML, read_keypoint_count, read_names, read_settings
+from detseg.data.formats.yolo_settings import SETTINGS, read_keypoint_count, read_names, read_settings
 from detseg.data.formats.yolo_writer import write_yolo
 from detseg.errors import DataError
 
@@ -141,12 +141,12 @@ def _pairs(tree: Tree, files: list[str], issues: list[Issue]) -> tuple[dict[str,
 def _declared_splits(
     tree: Tree, images: list[str], names: str | None, issues: list[Issue]
 ) -> dict[str, list[str]] | None:
-    """Return the split that data.yaml declares by folders or lists of images; None if it declares none that is here.
+    """Return the split that data.yaml or obj.data declares by folders or lists of images; None if none is here.
 
     Paths may be those of another machine, or lead out of the folder: their end, below the folder, counts.
     """
-    for file in [names] if names else sorted(tree.ending(*YAML), key=lambda file: file.count("/")):
-        if not file.endswith(YAML):
+    for file in [names] if names else sorted(tree.ending(*SETTINGS), key=lambda file: file.count("/")):
+        if not file.endswith(SETTINGS):
             continue
         content = read_settings(tree.root / file)
         declared = {split: content.get(split) for split in ("train", "val", "test")}

@@ -13,10 +13,14 @@ from detseg.errors import DataError
 
 LISTS = ("classes.txt", ".names", "_darknet.labels")  # endings of files with the name of a class in each line
 YAML = (".yaml", ".yml")
+SETTINGS = (*YAML, ".data")  # Darknet's obj.data has lines such as `train = data/train.txt`
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """Read a YAML file with every value as written: no is a name, not false. Raises DataError."""
+    """Read a YAML file with every value as written, no is a name and not false, or a .data file. Raises DataError."""
+    if file.suffix not in YAML:
+        pairs = (line.partition("=") for line in read_text(file).splitlines())
+        return {key.strip(): value.strip() for key, sign, value in pairs if sign}
     try:
         content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:

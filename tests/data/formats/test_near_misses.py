@@ -120,3 +120,27 @@ def test_key_points_of_coco_and_parts_of_voc(tmp_path: Path) -> None:
     source = detect_source(tmp_path / "voc")
     assert source.read("all").boxes.tolist() == [[4, 6, 24, 36], [0, 0, 9, 9]]
     assert "2 parts of objects are not read" in made.reported(source)
+
+
+def test_the_lists_of_darknet(tmp_path: Path) -> None:
+    """Labels beside the images, and obj.data with the lists of the splits and the names."""
+    for number, stem in enumerate("abc"):
+        made.image(tmp_path / "data" / "obj" / f"{stem}.jpg", seed=number)
+        (tmp_path / "data" / "obj" / f"{stem}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    data = tmp_path / "data"
+    (data / "obj.names").write_text("cat\ndog\n")
+    (data / "train.txt").write_text("data/obj/a.jpg\ndata/obj/c.jpg\n")
+    (data / "test.txt").write_text("data/obj/b.jpg\n")
+    lines = (
+        "classes= 2",
+        "train  = data/train.txt",
+        "valid  = data/test.txt",
+        "names = data/obj.names",
+        "backup = backup/",
+    )
+    (data / "obj.data").write_text("\n".join(lines))
+    source = detect_source(tmp_path)
+    assert source.format.name == "YOLO"
+    train, val = source.read("train"), source.read("val")
+    assert (train.files.tolist(), val.files.tolist()) == (["data/obj/a.jpg", "data/obj/c.jpg"], ["data/obj/b.jpg"])
+    assert (train.classes, train.boxes.tolist()) == (("cat", "dog"), [[24, 12, 40, 36]] * 2)
