@@ -50,7 +50,7 @@ def read_createml(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FA
             image = reader.image(name, title)
             if image is None:
                 continue
-            objects = next((entry[key] for key in OBJECT_KEYS if entry.get(key)), [])
+            objects: Any = next((entry[key] for key in OBJECT_KEYS if entry.get(key)), [])
             for number, one in enumerate(objects if isinstance(objects, list) else [objects], start=1):
                 with reader.located(name, f"image {title!r}: annotation {number}", image):
                     label, (x, y, width, height) = _object(one)

@@ -133,7 +133,8 @@ def _add_objects(reader: TableReader, name: str, place: str, image: int, results
     for number, one in enumerate(results, start=1):
         with reader.located(name, f"{place}: result {number}", image):
             value, kind = one.get("value"), str(one.get("type"))
-            labelled = isinstance(value, dict) and kind.endswith("labels") and kind in value
+            value = value if isinstance(value, dict) else {}
+            labelled = kind.endswith("labels") and kind in value
             outline = _outline(value, reader.builder.sizes[image]) if labelled else None
             if outline is None or one.get("image_rotation"):
                 others.append(one)

@@ -72,7 +72,8 @@ class TableReader:
         if len(images) == 1:
             return self.builder.image(images[0], size)
         if images:
-            self.issues.report(*self.tree.describe_images(file, images))
+            issue = self.tree.describe_images(file, images)
+            self.issues.report(issue.kind, issue.file, issue.message)
         else:
             called = f"called {PurePosixPath(name).stem}" if title is None else repr(title)
             self.issues.report("image-missing", file, f"{file}: no image {called} anywhere below {self.tree.root}")

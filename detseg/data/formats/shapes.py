@@ -66,7 +66,7 @@ def ellipse(centre: Point, radii: Point, degrees: float = 0) -> Outline:
     return (x - half_width, y - half_height, x + half_width, y + half_height), math.pi * a * b, outline
 
 
-def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> Outline:
+def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> tuple[Box, float, bytes]:
     """Box, area and run lengths of the pixels ``inside`` (h, w) of a window in an image of a height and width.
 
     Raises AnnotationError for no pixels, and for a window that does not lie in the image.
