@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.transforms.geometry import fit
-from detseg.ops.anchors import base_anchors
+from detseg.modules.anchor_generator import AnchorGenerator
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6 (Feature pyramid networks, section 4.1)
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
 MAX_LONG_EDGE = 1333 / 800  # in units of the short edge, as in ``Transforms``
 SIZE_GROUPS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # COCO's areas, pixels
 MIN_IOU = 0.5  # of an anchor that covers an object
@@ -62,8 +61,8 @@ def best_anchor_ious(boxes: NDArray[np.float64], image_sizes: NDArray[Any], side
     scaled = boxes * np.tile((resized / image_sizes)[:, ::-1], 2)
     centers = (scaled[:, :2] + scaled[:, 2:]) / 2
     area = (scaled[:, 2:] - scaled[:, :2]).prod(axis=1)
-    for stride in STRIDES:
-        shapes = base_anchors([8 * stride], ASPECT_RATIOS).to(torch.float64).numpy()
+    for stride, base_anchors in zip(STRIDES, AnchorGenerator().build(STRIDES).base_anchors, strict=True):
+        shapes = base_anchors.to(torch.float64).numpy()
         last_cell = -(-resized[:, ::-1] // stride) - 1
         nearest = stride * np.round(centers / stride).clip(0, last_cell)
         for shape in shapes:

@@ -11,17 +11,15 @@ from torchvision.models import get_model
 from detseg.errors import CheckpointError
 from detseg.model_zoo import FCNS, RESNETS, SCORES
 from detseg.models import DilatedFCN, FasterRCNN
-from detseg.modules import FPN, RoIAlign
+from detseg.modules import FPN, AnchorGenerator, RoIAlign
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
-from detseg.ops.anchors import base_anchors
 from detseg.weights.state_dict import COUNT
 from detseg.weights.torchvision import COCO, segmenter_to_torchvision, structures, to_torchvision
 
 EPSILON = 1e-5  # of batch norm in every model that torchvision builds without published weights
 RESNET_ANCHORS = [[32], [64], [128], [256], [512]]
 MOBILENET_ANCHORS = [[32, 64, 128, 256, 512]] * 3
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
 class TorchvisionExport(NamedTuple):
@@ -81,7 +79,7 @@ def _check_detector(model: FasterRCNN) -> None:
         raise CheckpointError(f"has {type(model.roi_heads.pooler).__name__}, and torchvision's detectors RoIAlign")
     sizes = MOBILENET_ANCHORS if is_mobilenet else RESNET_ANCHORS
     anchors = model.rpn.anchor_generator.base_anchors
-    expected = [base_anchors(of_map, ASPECT_RATIOS) for of_map in sizes]
+    expected = AnchorGenerator(sizes).build(range(len(sizes))).base_anchors
     if len(anchors) != len(expected) or not all(map(torch.equal, anchors, expected)):
         raise CheckpointError(
             f"has anchors of its own, which a state dict does not contain; torchvision's detectors have sizes {sizes} "

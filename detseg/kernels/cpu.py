@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,17 +22,6 @@ def autocast_slows(x: Tensor) -> bool:
         and x.dtype in (torch.bfloat16, torch.float32)
         and _slow_in_bfloat16()
     )
-
-
-def prefers_float32(x: Tensor, weight: Tensor) -> bool:
-    """Return true if ``linear_float32`` is faster than ``F.linear`` under the current autocast."""
-    return weight.dtype == torch.float32 and autocast_slows(x)
-
-
-def linear_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply in float32 under autocast, and return bfloat16 as autocast would."""
-    with torch.autocast("cpu", enabled=False):
-        return F.linear(x.float(), weight, bias).bfloat16()
 
 
 @cache

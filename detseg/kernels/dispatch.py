@@ -1,16 +1,13 @@
-"""The switch between plain operations and their faster drop-ins, and every operation that it decides about."""
+"""The switch between plain operations and their faster drop-ins, and operations that it decides about."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.kernels import cpu, roi_pooling, winograd
-from detseg.ops import nms as plain_nms
-from detseg.ops import roi_pooling as plain_roi_pooling
+from detseg.kernels import winograd
+from detseg.ops import boxes as box_ops
 
 HAS_TRITON = find_spec("triton") is not None  # comes with PyTorch for GPUs on Linux
 
@@ -41,22 +38,15 @@ def is_fast() -> bool:
     return _fast
 
 
-def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int) -> Tensor:
-    """Compute ``ops.roi_pooling.roi_align``, fast as one ``embedding_bag`` over all levels."""
-    if _fast:
-        return roi_pooling.roi_align(features, boxes, strides, size)
-    return plain_roi_pooling.roi_align(features, boxes, strides, size)
-
-
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute ``ops.nms.nms``, fast as one Triton kernel on a GPU."""
+    """Compute ``ops.boxes.nms``, fast as one Triton kernel on a GPU."""
     if _fast and boxes.is_cuda and HAS_TRITON:
         from detseg.kernels import triton_nms
 
         return triton_nms.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
-    return plain_nms.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
+    return box_ops.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
 
 
 def conv2d(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -64,10 +54,3 @@ def conv2d(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     if _fast and winograd.fits(layer) and winograd.pays(x, weight):
         return winograd.conv2d(x, weight, bias)
     return layer._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute ``F.linear``; fast in float32 where bfloat16 autocast would be slower on this CPU."""
-    if _fast and cpu.prefers_float32(x, weight):
-        return cpu.linear_float32(x, weight, bias)
-    return F.linear(x, weight, bias)

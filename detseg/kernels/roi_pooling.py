@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.ops.boxes import as_float, constant
-from detseg.ops.roi_pooling import SAMPLING_RATIO, assign_levels
 
 
 class PixelTable(NamedTuple):
@@ -55,30 +54,34 @@ def gather_patches(features: Sequence[Tensor], cells: Tensor, reach: int = 1) ->
     return torch.where(inside[..., None], values, 0).flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int) -> Tensor:
-    """Compute ``ops.roi_pooling.roi_align`` of all levels at once; the result is channels last in memory.
+def roi_align(
+    features: Sequence[Tensor], boxes: Tensor, levels: Tensor, strides: Sequence[int], size: int, sampling_ratio: int
+) -> Tensor:
+    """Pool boxes (B, R, 4) from the maps ``levels`` (B, R) to (B * R, C, size, size), channels last in memory.
 
-    A bin is a weighted sum of sixteen pixels, so with the pixels of all maps as rows of one table the whole operation
-    is one ``embedding_bag``, several times faster on a CPU than a kernel for each level. Its gradient is always summed
-    in the same order, on a GPU too.
+    ``features`` are maps (B, C, h, w), fine to coarse, of ``strides``. A bin has ``sampling_ratio``^2 samples.
+
+    A bin is a weighted sum of the four pixels around each of its samples, so with the pixels of all maps as rows of one
+    table the whole operation is one ``embedding_bag``, several times faster on a CPU than a kernel for each level. Its
+    gradient is always summed in the same order, on a GPU too.
     """
     device, images, channels = boxes.device, boxes.shape[0], features[0].shape[1]
     rows, level_starts, heights, widths = pixel_table(features)
     rows = as_float(rows)
 
-    level = assign_levels(boxes, strides).flatten()
+    level = levels.flatten()
     height, width = heights[level], widths[level]
     stride = constant(strides, level_starts)[level]
     x1, y1, x2, y2 = (as_float(boxes).reshape(-1, 4) / stride[:, None]).unbind(1)
     # Boxes are at least one pixel of the map wide, as in the original implementation.
-    y, y_weight = _interpolate(y1, (y2 - y1).clamp(min=1), height, size)
-    x, x_weight = _interpolate(x1, (x2 - x1).clamp(min=1), width, size)
+    y, y_weight = _interpolate(y1, (y2 - y1).clamp(min=1), height, size, sampling_ratio)
+    x, x_weight = _interpolate(x1, (x2 - x1).clamp(min=1), width, size, sampling_ratio)
 
     image = torch.arange(images, device=device).repeat_interleave(boxes.shape[1])
     first = level_starts[level] + image * height * width
     row = (first[:, None, None] + y * width[:, None, None])[:, :, None, :, None] + x[:, None, :, None, :]
     weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-    pixels_per_bin = (2 * SAMPLING_RATIO) ** 2
+    pixels_per_bin = (2 * sampling_ratio) ** 2
     pooled = F.embedding_bag(
         row.reshape(-1, pixels_per_bin).to(torch.int32),  # sorted for the gradient, which is faster for int32
         rows,
@@ -88,19 +91,19 @@ def roi_align(features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int],
     return pooled.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
-def _interpolate(start: Tensor, length: Tensor, limit: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Compute pixels and weights of bilinear interpolation along one side: two (M, size, 2 * SAMPLING_RATIO).
+def _interpolate(start: Tensor, length: Tensor, limit: Tensor, size: int, ratio: int) -> tuple[Tensor, Tensor]:
+    """Compute pixels and weights of bilinear interpolation along one side: two (M, size, 2 * ratio).
 
     ``start`` and ``length`` of the box and ``limit``, the number of pixels, are (M,), in pixels of the feature map.
     A point up to one pixel outside the map takes the value of the edge, one further out is zero.
     """
-    steps = torch.arange(size * SAMPLING_RATIO, device=start.device, dtype=start.dtype)
-    position = start[:, None] + length[:, None] * ((steps + 0.5) / (size * SAMPLING_RATIO))
+    steps = torch.arange(size * ratio, device=start.device, dtype=start.dtype)
+    position = start[:, None] + length[:, None] * ((steps + 0.5) / (size * ratio))
     last = limit[:, None] - 1
     inside = (position >= -1) & (position <= limit[:, None])
     position = torch.minimum(position.clamp(min=0), last.to(position.dtype))
     low = position.floor().to(torch.int64)
     fraction = position - low
     pixels = torch.stack([low, torch.minimum(low + 1, last)], dim=-1)
-    weights = torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None] / SAMPLING_RATIO
-    return pixels.reshape(-1, size, 2 * SAMPLING_RATIO), weights.reshape(-1, size, 2 * SAMPLING_RATIO)
+    weights = torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None] / ratio
+    return pixels.reshape(-1, size, 2 * ratio), weights.reshape(-1, size, 2 * ratio)

@@ -89,7 +89,7 @@ def _select_kernel(overlaps, valid, order, indices, kept, count, limit):  # type
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute ``ops.nms.nms`` without waiting for the device."""
+    """Compute ``ops.boxes.nms`` without waiting for the device."""
     images, count = scores.shape
     tiles = triton.cdiv(count, TILE.value)
     indices = torch.zeros(images, limit, dtype=torch.int64, device=boxes.device)

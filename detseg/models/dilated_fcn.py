@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from detseg.models.segmenter import Criterion, Segmenter, pad, upsample
 from detseg.modules.backbones import Backbone
-from detseg.modules.conv import ConvNormAct
+from detseg.modules.layers import ConvNormAct
 from detseg.structures import Batch
 
 AUXILIARY_WEIGHT = 0.5  # torchvision's; PSPNet's is 0.4

@@ -7,11 +7,10 @@ from torch import Tensor
 from detseg.models.detector import Detector, require_proposals
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import BoxHead, BoxPredictor
-from detseg.modules.matcher import Matcher
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_heads import RoIHeads
 from detseg.modules.roi_pooler import RoIPool, RoIPooler
-from detseg.modules.sampler import BalancedSampler
+from detseg.modules.target_assignment import BalancedSampler, Matcher
 from detseg.structures import Batch, Instances
 
 

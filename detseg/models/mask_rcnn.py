@@ -14,12 +14,11 @@ from detseg.models.faster_rcnn import FasterRCNN
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import BoxHead, BoxPredictor, Res5Head
 from detseg.modules.mask_head import MaskHead
-from detseg.modules.matcher import Matcher
 from detseg.modules.postprocessor import Postprocessor
-from detseg.modules.roi_heads import RoIHeads, matched_boxes
+from detseg.modules.roi_heads import RoIHeads
 from detseg.modules.roi_pooler import RoIPooler
 from detseg.modules.rpn import RPN
-from detseg.modules.sampler import BalancedSampler
+from detseg.modules.target_assignment import BalancedSampler, Matcher
 from detseg.structures import Instances, drop_padding
 
 POOL_SIZE = 14  # bins on each side of the features that masks are predicted from (figure 4)
@@ -69,7 +68,7 @@ class MaskRCNNHeads(RoIHeads):
             )
         regions, matched = self.sample(proposals, targets)
         objects = self.foreground(regions)
-        pooled = self.pool(features, regions, self.box_head.pool_size)
+        pooled = self.pooler(features, regions, self.strides, self.box_head.pool_size)
         if isinstance(self.box_head, Res5Head):  # which the objects pass with the other regions, and not again
             maps = self.box_head.maps(pooled)
             vectors = self.box_head.average(maps)
@@ -81,13 +80,13 @@ class MaskRCNNHeads(RoIHeads):
         logits, deltas = self.box_predictor(vectors)
         matched_objects = matched[:, : objects.valid.shape[1]]
         return {
-            **self.box_predictor.loss(logits, deltas, regions, matched_boxes(targets, matched)),
+            **self.box_predictor.loss(logits, deltas, regions, targets.boxes.take_along_dim(matched[..., None], dim=1)),
             **self.mask_head.loss(masks, objects, targets, matched_objects),
         }
 
     def masks(self, features: Sequence[Tensor], regions: Instances) -> Tensor:
         """Predict mask logits (B * R, size, size) of regions (B, R), each for the class of its label."""
-        pooled = self.pool(features, regions, POOL_SIZE)
+        pooled = self.pooler(features, regions, self.strides, POOL_SIZE)
         if isinstance(self.box_head, Res5Head):
             pooled = self.box_head.maps(pooled)
         return self.mask_head(pooled, class_of(regions))  # type: ignore[no-any-return]

@@ -9,16 +9,12 @@ from torch import Tensor, nn
 
 from detseg.models.detector import Detector, require_proposals
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.box_coder import BoxCoder
-from detseg.modules.matcher import Matcher
+from detseg.modules.box_head import class_loss
 from detseg.modules.part import check_ranges
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_heads import label_regions
-from detseg.modules.sampler import BalancedSampler
+from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops.boxes import as_float
-from detseg.ops.losses import class_loss
-from detseg.ops.matching import NEGATIVE, POSITIVE
-from detseg.ops.sampling import sample
 from detseg.ops.warping import warp
 from detseg.structures import Batch, Instances, drop_padding
 
@@ -53,6 +49,7 @@ class RCNN(Detector):
     """
 
     needs_proposals = True
+    delta_weights = (10.0, 10.0, 5.0, 5.0)  # of the regression targets, as in ``BoxPredictor``
 
     def __init__(
         self,
@@ -90,7 +87,6 @@ class RCNN(Detector):
 
         self.crop_size, self.context, self.crops_per_batch = crop_size, context, crops_per_batch
         self.scores, self.box_regression = scores, box_regression
-        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.matcher = matcher or Matcher(0.5, 0.5, allow_low_quality_matches=False)
         self.sampler = sampler or BalancedSampler(64, 0.25)
         self.postprocessor = postprocessor or Postprocessor(nms_threshold=0.3)
@@ -118,8 +114,9 @@ class RCNN(Detector):
         assert regions.labels is not None
         boxes, labels = regions.boxes.flatten(0, 1), regions.labels.flatten()
         positive, negative = (((match_labels == label) & regions.valid).view(1, -1) for label in (POSITIVE, NEGATIVE))
-        count = self.sampler.batch_size_per_image * len(batch.images)
-        sampled, valid = (each[0] for each in sample(positive, negative, count, self.sampler.positive_fraction))
+        count = self.sampler.batch_size_per_image * max(1, len(batch.images))
+        sampler = BalancedSampler(count, self.sampler.positive_fraction)
+        sampled, valid = (each[0] for each in sampler(positive, negative))
         drawn = torch.where(valid[:, None], boxes[sampled], 0)
         features = self._crop_features(batch.images, batch.image_sizes, drawn, sampled // regions.valid.shape[1])
         return self.cls_score(features.hidden), labels[sampled], valid
@@ -146,7 +143,7 @@ class RCNN(Detector):
                 deltas = self.bbox_pred(grid).unflatten(-1, (self.num_classes, 4))
             else:
                 deltas = grid.new_zeros(*scores.shape, 4)
-        return self.postprocessor(scores, deltas, regions, image_sizes, self.box_coder)
+        return self.postprocessor(scores, deltas, regions, image_sizes, self.delta_weights)
 
     def _crop_features(self, images: Tensor, image_sizes: Tensor, boxes: Tensor, image_index: Tensor) -> Features:
         """Compute features of boxes (M, 4) in the images with these indices (M,)."""

@@ -13,13 +13,11 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from detseg.models.detector import Detector
 from detseg.modules.anchor_generator import AnchorGenerator
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.box_coder import BoxCoder
 from detseg.modules.fpn import FPN
-from detseg.modules.matcher import Matcher
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.retina_head import RetinaHead
+from detseg.modules.target_assignment import IGNORED, POSITIVE, Matcher
 from detseg.ops import boxes as box_ops
-from detseg.ops.matching import IGNORED, POSITIVE
 from detseg.structures import Batch, Instances
 from detseg.weights.torchvision import load_weights
 
@@ -95,7 +93,6 @@ class RetinaNet(Detector):
         self.head = (head or RetinaHead()).build(backbone.channels[0], num_anchors_per_cell, num_classes)
         self.matcher = matcher or Matcher(0.5, 0.4, allow_low_quality_matches=True)
         self.postprocessor = postprocessor or Postprocessor(0.5, topk_candidates=1000, detections_per_image=300)
-        self.box_coder = BoxCoder()
         load_weights(self, weights)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -124,7 +121,7 @@ class RetinaNet(Detector):
         truth = (labels[..., None] == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
         focal = sigmoid_focal_loss(box_ops.as_float(logits), box_ops.as_float(truth), ALPHA, GAMMA).sum(dim=-1)
         focal = torch.where(match_labels != IGNORED, focal, 0)
-        boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
+        boxes = targets.boxes.take_along_dim(matched[..., None], dim=1)
         boxes = torch.where(positive[..., None], boxes, anchors)  # padding may hold anything
         per_anchor = torch.where(positive, self._box_loss(deltas, boxes, anchors), 0)
         weight = 1 / (positive.sum(dim=1).clamp(min=1) * max(1, len(logits)))
@@ -133,8 +130,8 @@ class RetinaNet(Detector):
     def _box_loss(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Compare ``deltas`` (B, A, 4) of ``anchors`` (A, 4) with ``boxes`` (B, A, 4), for each anchor (B, A)."""
         if self.head.box_loss == "giou":
-            return generalized_box_iou_loss(self.box_coder.decode(deltas, anchors), boxes)  # type: ignore[no-any-return]
-        difference: Tensor = box_ops.as_float(deltas) - self.box_coder.encode(boxes, anchors)
+            return generalized_box_iou_loss(box_ops.decode(deltas, anchors), boxes)  # type: ignore[no-any-return]
+        difference: Tensor = box_ops.as_float(deltas) - box_ops.encode(boxes, anchors)
         return difference.abs().sum(dim=-1)
 
     def _detect(self, predictions: Predictions, image_sizes: Tensor) -> Instances:
@@ -151,7 +148,7 @@ class RetinaNet(Detector):
         )
         for level_scores, level_deltas, level_anchors in levels:
             best, index, labels = self.postprocessor.top_candidates(level_scores)
-            best_deltas = level_deltas.gather(1, index[..., None].expand(-1, -1, 4))
-            candidates.append((self.box_coder.decode(best_deltas, level_anchors[index]), best, labels))
+            best_deltas = level_deltas.take_along_dim(index[..., None], dim=1)
+            candidates.append((box_ops.decode(best_deltas, level_anchors[index]), best, labels))
         boxes, best, labels = (torch.cat(each, dim=1) for each in zip(*candidates, strict=True))
         return self.postprocessor.suppress(boxes, best, labels, image_sizes)

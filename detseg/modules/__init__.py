@@ -1,7 +1,6 @@
 """Parts that models share."""
 
 from detseg.modules.anchor_generator import AnchorGenerator
-from detseg.modules.box_coder import BoxCoder
 from detseg.modules.box_head import (
     BoxHead,
     BoxPredictor,
@@ -13,19 +12,17 @@ from detseg.modules.box_head import (
 )
 from detseg.modules.fpn import FPN
 from detseg.modules.mask_head import MaskHead
-from detseg.modules.matcher import Matcher
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_heads import RoIHeads
 from detseg.modules.roi_pooler import RoIAlign, RoIPool, RoIPooler
 from detseg.modules.rpn import RPN, RPNHead
-from detseg.modules.sampler import BalancedSampler
+from detseg.modules.target_assignment import BalancedSampler, Matcher
 
 __all__ = [
     "FPN",
     "RPN",
     "AnchorGenerator",
     "BalancedSampler",
-    "BoxCoder",
     "BoxHead",
     "BoxPredictor",
     "ClassifierHead",

@@ -1,14 +1,14 @@
-"""Anchors of every pyramid level (Faster R-CNN, section 3.1.1; FPN, section 4.1)."""
+"""Anchors, the reference boxes of every pyramid level (Faster R-CNN, section 3.1.1; FPN, section 4.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from detseg.modules.part import Part
-from detseg.ops.anchors import base_anchors, grid_anchors
 
 
 class AnchorGenerator(Part):
@@ -39,21 +39,36 @@ class AnchorGenerator(Part):
                     f"sizes of anchors {[list(level) for level in sizes]}: every map needs the same number"
                 )
             self.num_anchors_per_cell = len(sizes[0]) * len(self.aspect_ratios)
-            # Buffers, so that they move with the module; constants, so not in its state.
+            height = torch.tensor(self.aspect_ratios, dtype=torch.float32).sqrt()[:, None]
             for level, level_sizes in enumerate(sizes):
-                of_cell = base_anchors(level_sizes, self.aspect_ratios)
-                self.register_buffer(f"base_anchors{level}", of_cell, persistent=False)
+                side = torch.tensor(level_sizes, dtype=torch.float32)[None]
+                widths, heights = (side / height).flatten(), (side * height).flatten()
+                # Whole pixels as in torchvision, so that its published weights give the same boxes.
+                anchors = (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+                # Buffers, so that they move with the module; constants, so not in its state.
+                self.register_buffer(f"base_anchors{level}", anchors, persistent=False)
         return self
 
     @property
     def base_anchors(self) -> list[Tensor]:
-        """Anchors (n, 4) of each map, centred on the origin."""
+        """Anchors (n, 4) of each map, centred on the origin, ratio by ratio."""
         return list(self.buffers(recurse=False))
 
     def forward(self, features: Sequence[Tensor], image_shape: Sequence[int]) -> list[Tensor]:
-        """Place anchors (h * w * n, 4) on each of ``features`` (B, C, h, w) of images of this height and width."""
-        height, width = image_shape
-        return [
-            grid_anchors(of_cell, (feature.shape[2], feature.shape[3]), (height, width))
-            for feature, of_cell in zip(features, self.base_anchors, strict=True)
-        ]
+        """Place anchors (h * w * n, 4), row by row, on each of ``features`` (B, C, h, w) of images of this shape.
+
+        The step between neighbours is the padded size of the batch over that of the map, rounded down: the map's
+        stride, except for a map that was rounded up (P6 of an image 800 pixels high is 13 high, and its step 61, not
+        64), where the anchors of an image depend on the padding. This is torchvision's rule, and its weights were
+        trained with it.
+        """
+        anchors = []
+        for feature, base in zip(features, self.base_anchors, strict=True):
+            y, x = (
+                torch.arange(cells, device=base.device) * (pixels // cells)
+                for cells, pixels in zip(feature.shape[2:], image_shape, strict=True)
+            )
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+            anchors.append((shifts + base).reshape(-1, 4))
+        return anchors

@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
-from detseg.modules.box_coder import BoxCoder
-from detseg.modules.conv import ConvNormAct
-from detseg.modules.linear import Linear
+from detseg.modules.layers import ConvNormAct, Linear
 from detseg.modules.part import Part
-from detseg.ops.boxes import as_float
-from detseg.ops.losses import BETA, class_loss, delta_loss
+from detseg.ops.boxes import BETA, as_float, delta_loss, encode
 from detseg.structures import Instances
 
 
@@ -155,14 +152,15 @@ class Res5Head(BoxHead):
 class BoxPredictor(Part):
     """Two sibling layers: a softmax over the classes and the background, and a box for each class.
 
-    ``smooth_l1_beta`` is where the box loss turns from a parabola into a line. The weights of the default ``box_coder``
-    are those of the original implementations.
+    ``delta_weights`` scale the regression targets, by default as in the original implementations. ``smooth_l1_beta`` is
+    where the box loss turns from a parabola into a line.
     """
 
-    def __init__(self, box_coder: BoxCoder | None = None, smooth_l1_beta: float = BETA) -> None:
+    def __init__(
+        self, delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0), smooth_l1_beta: float = BETA
+    ) -> None:
         super().__init__()
-        self.box_coder = box_coder or BoxCoder((10.0, 10.0, 5.0, 5.0))
-        self.smooth_l1_beta = smooth_l1_beta
+        self.delta_weights, self.smooth_l1_beta = delta_weights, smooth_l1_beta
 
     def build(self, in_channels: int, num_classes: int) -> Self:
         """Create the layers for vectors with ``in_channels`` channels and ``num_classes`` foreground classes."""
@@ -188,9 +186,9 @@ class BoxPredictor(Part):
         assert regions.labels is not None
         labels, valid = regions.labels.flatten(), regions.valid.flatten()
         positive = valid & (labels < self.num_classes)
-        of_class = labels.clamp(max=self.num_classes - 1)[:, None, None].expand(-1, 1, 4)
-        targets = self.box_coder.encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1))
-        box_deltas = deltas.gather(1, of_class)[:, 0]
+        of_class = labels.clamp(max=self.num_classes - 1)[:, None, None]
+        targets = encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1), self.delta_weights)
+        box_deltas = deltas.take_along_dim(of_class, dim=1)[:, 0]
         return {
             "box_class": class_loss(logits, labels, valid),
             "box_delta": delta_loss(box_deltas, targets, positive, valid.sum(), self.smooth_l1_beta),
@@ -199,6 +197,12 @@ class BoxPredictor(Part):
     def scores(self, logits: Tensor) -> Tensor:
         """Turn logits (M, K + 1) into probabilities (M, K) of the foreground classes."""
         return as_float(logits).softmax(dim=-1)[:, :-1]
+
+
+def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Compute the mean cross entropy: ``logits`` (M, K + 1), ``labels`` (M,), ``valid`` (M,). Zero if none is valid."""
+    loss = F.cross_entropy(as_float(logits), torch.where(valid, labels, 0), reduction="none")
+    return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
 
 
 def svd_compress(head: TwoMLPHead | ClassifierHead, fc6: int = 1024, fc7: int = 256) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.norm import Norm
-from detseg.modules.conv import ConvNormAct
+from detseg.modules.layers import ConvNormAct
 
 
 class FPN(Backbone):

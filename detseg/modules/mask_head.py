@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.modules.backbones.norm import Norm
-from detseg.modules.conv import ConvNormAct
+from detseg.modules.layers import ConvNormAct
 from detseg.modules.part import Part, check_ranges
-from detseg.ops.losses import mask_loss
+from detseg.ops.boxes import as_float
 from detseg.ops.masks import mask_targets
 from detseg.structures import Instances
 
@@ -63,15 +64,17 @@ class MaskHead(Part):
         return places.reshape(regions, 2 * height, 2 * width)
 
     def loss(self, logits: Tensor, regions: Instances, targets: Instances, matched: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of the masks of objects; only the mask of an object's class learns (section 3).
+        """Compute the mean binary cross entropy of the pixels of objects' masks, of their own classes (section 3).
 
         ``logits`` (B * R, size, size) of ``regions`` (B, R), of which the valid ones are objects; ``targets`` with
         masks (B, N, S, S) as ``ops.masks.mask_targets`` takes them; and the target that each region shows, ``matched``
         (B, R).
         """
         assert targets.masks is not None
-        side = targets.masks.shape[-1]
-        masks = targets.masks.gather(1, matched[..., None, None].expand(-1, -1, side, side))
-        boxes = targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))
-        truth = mask_targets(masks, boxes, regions.boxes, logits.shape[-1])
-        return {"mask": mask_loss(logits, truth.flatten(0, 1), regions.valid.flatten())}
+        masks = targets.masks.take_along_dim(matched[..., None, None], dim=1)
+        boxes = targets.boxes.take_along_dim(matched[..., None], dim=1)
+        truth = mask_targets(masks, boxes, regions.boxes, logits.shape[-1]).flatten(0, 1)
+        valid = regions.valid.flatten()[:, None, None]
+        loss = F.binary_cross_entropy_with_logits(as_float(logits), torch.where(valid, truth, 0), reduction="none")
+        pixels = valid.sum().clamp(min=1) * logits.shape[1] * logits.shape[2]
+        return {"mask": torch.where(valid, loss, 0).sum() / pixels}

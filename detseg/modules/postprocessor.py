@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from detseg.configurable import Configurable
 from detseg.kernels import nms
-from detseg.modules.box_coder import BoxCoder
 from detseg.modules.part import check_ranges
 from detseg.ops import boxes as box_ops
 from detseg.structures import Instances
@@ -36,18 +37,16 @@ class Postprocessor(Configurable):
         self.topk_candidates, self.detections_per_image = topk_candidates, detections_per_image
 
     def __call__(
-        self, scores: Tensor, deltas: Tensor, regions: Instances, image_sizes: Tensor, box_coder: BoxCoder
+        self, scores: Tensor, deltas: Tensor, regions: Instances, image_sizes: Tensor, delta_weights: Sequence[float]
     ) -> Instances:
         """Return detections, best first, from ``scores`` (B, R, K) and ``deltas`` (B, R, K, 4) of each class.
 
-        Boxes are clipped to ``image_sizes`` (B, 2).
+        ``delta_weights`` are those of ``ops.boxes.decode``. Boxes are clipped to ``image_sizes`` (B, 2).
         """
         scores = torch.where(regions.valid[..., None], scores, 0)
         scores, region, labels = self.top_candidates(scores)
-        pair = (region * deltas.shape[2] + labels)[..., None].expand(-1, -1, 4)
-        boxes = box_coder.decode(
-            deltas.flatten(1, 2).gather(1, pair), regions.boxes.gather(1, region[..., None].expand(-1, -1, 4))
-        )
+        deltas = deltas.flatten(1, 2).take_along_dim((region * deltas.shape[2] + labels)[..., None], dim=1)
+        boxes = box_ops.decode(deltas, regions.boxes.take_along_dim(region[..., None], dim=1), delta_weights)
         return self.suppress(boxes, scores, labels, image_sizes)
 
     def top_candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +62,7 @@ class Postprocessor(Configurable):
         valid = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores > self.score_threshold)
         kept, valid = nms(boxes, scores, labels, valid, self.nms_threshold, self.detections_per_image)
         return Instances(
-            torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0),
+            torch.where(valid[..., None], boxes.take_along_dim(kept[..., None], dim=1), 0),
             valid,
             labels.gather(1, kept),
             torch.where(valid, scores.gather(1, kept), 0),

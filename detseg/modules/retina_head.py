@@ -9,7 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from detseg.modules.conv import ConvNormAct
+from detseg.modules.layers import ConvNormAct
 from detseg.modules.part import Part, check_ranges
 
 PRIOR = 0.01  # probability of every class at first, so that the many negatives do not swamp the loss (section 3.3)

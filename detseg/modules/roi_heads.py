@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from detseg.configurable import Configurable
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import BoxHead, BoxPredictor, TwoMLPHead
-from detseg.modules.matcher import Matcher
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_pooler import RoIAlign, RoIPooler
-from detseg.modules.sampler import BalancedSampler
+from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops import boxes as box_ops
-from detseg.ops.matching import NEGATIVE, POSITIVE
 from detseg.structures import Instances, drop_padding
 
 
@@ -68,16 +66,18 @@ class RoIHeads(nn.Module, Configurable):
     def forward(self, features: Sequence[Tensor], proposals: Instances, image_sizes: Tensor) -> Instances:
         """Detect objects in ``proposals`` (B, R), best first; boxes are clipped to ``image_sizes`` (B, 2)."""
         proposals = drop_padding(proposals)
-        logits, deltas = self.box_predictor(self.box_head(self.pool(features, proposals, self.box_head.pool_size)))
+        pooled = self.pooler(features, proposals, self.strides, self.box_head.pool_size)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
         scores = torch.unflatten(self.box_predictor.scores(logits), 0, proposals.valid.shape)
         deltas = torch.unflatten(deltas, 0, proposals.valid.shape)
-        return self.postprocessor(scores, deltas, proposals, image_sizes, self.box_predictor.box_coder)
+        return self.postprocessor(scores, deltas, proposals, image_sizes, self.box_predictor.delta_weights)
 
     def loss(self, features: Sequence[Tensor], proposals: Instances, targets: Instances) -> dict[str, Tensor]:
         """Compute the loss of regions that are sampled from ``proposals`` and ``targets``."""
         regions, matched = self.sample(proposals, targets)
-        logits, deltas = self.box_predictor(self.box_head(self.pool(features, regions, self.box_head.pool_size)))
-        return self.box_predictor.loss(logits, deltas, regions, matched_boxes(targets, matched))
+        pooled = self.pooler(features, regions, self.strides, self.box_head.pool_size)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        return self.box_predictor.loss(logits, deltas, regions, targets.boxes.take_along_dim(matched[..., None], dim=1))
 
     def sample(self, proposals: Instances, targets: Instances) -> tuple[Instances, Tensor]:
         """Sample regions to learn from.
@@ -89,12 +89,8 @@ class RoIHeads(nn.Module, Configurable):
         assert regions.labels is not None
         positive, negative = ((match_labels == label) & regions.valid for label in (POSITIVE, NEGATIVE))
         sampled, valid = self.sampler(positive, negative)
-        boxes = regions.boxes.gather(1, sampled[..., None].expand(-1, -1, 4))
+        boxes = regions.boxes.take_along_dim(sampled[..., None], dim=1)
         return Instances(boxes, valid, regions.labels.gather(1, sampled)), matched.gather(1, sampled)
-
-    def pool(self, features: Sequence[Tensor], regions: Instances, pool_size: int) -> Tensor:
-        """Pool the features of regions (B, R) to (B * R, C, pool_size, pool_size)."""
-        return self.pooler(features, regions, self.strides, pool_size)
 
 
 def label_regions(
@@ -112,8 +108,3 @@ def label_regions(
     assert targets.labels is not None
     labels = torch.where(match_labels == POSITIVE, targets.labels.gather(1, matched), num_classes)
     return Instances(boxes, valid, labels), matched, match_labels
-
-
-def matched_boxes(targets: Instances, matched: Tensor) -> Tensor:
-    """Return the boxes (B, R, 4) of the targets ``matched`` (B, R)."""
-    return targets.boxes.gather(1, matched[..., None].expand(-1, -1, 4))

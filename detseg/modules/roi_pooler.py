@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+import torchvision
 from torch import Tensor
 
 from detseg.configurable import Configurable
-from detseg.kernels import roi_align
-from detseg.ops.roi_pooling import roi_pool
+from detseg.kernels import is_fast, roi_align
+from detseg.ops.boxes import area, as_float
 from detseg.structures import Instances
+
+SAMPLING_RATIO = 2  # RoIAlign's sampling points along each side of a bin: four a bin (Mask R-CNN, section 3)
 
 
 class RoIPooler(Configurable, ABC):
@@ -36,11 +40,43 @@ class RoIAlign(RoIPooler):
     """Average four bilinear samples in each bin."""
 
     def pool(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], pool_size: int) -> Tensor:
-        return roi_align(features, boxes, strides, pool_size)
+        if is_fast():
+            return roi_align(features, boxes, assign_levels(boxes, strides), strides, pool_size, SAMPLING_RATIO)
+        align = partial(torchvision.ops.roi_align, sampling_ratio=SAMPLING_RATIO, aligned=False)
+        return _pool_levels(align, features, boxes, strides, pool_size)
 
 
 class RoIPool(RoIPooler):
     """Take the maximum of the pixels in each bin, rounded to whole pixels."""
 
     def pool(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], pool_size: int) -> Tensor:
-        return roi_pool(features, boxes, strides, pool_size)
+        return _pool_levels(torchvision.ops.roi_pool, features, boxes, strides, pool_size)
+
+
+def assign_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """Assign each box to a pyramid level (FPN, equation 1): (B, R, 4) to (B, R) int64 indices into ``strides``.
+
+    A box of 224 pixels (ImageNet's side) belongs to the map of stride 16, half of it to that of stride 8, and so on.
+    """
+    first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
+    # 1e-6: a box of exactly 224 pixels must not fall a level by rounding.
+    level = torch.floor(4 + torch.log2(area(boxes).sqrt().clamp(min=1e-6) / 224) + 1e-6)
+    return level.clamp(first, last).to(torch.int64) - first
+
+
+def _pool_levels(
+    pool: Callable[..., Tensor], features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int
+) -> Tensor:
+    """Pool each box from the map of its level, with shapes that do not depend on the data."""
+    boxes = as_float(boxes)
+    level = assign_levels(boxes, strides)[..., None]
+    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(*boxes.shape[:2], 1)
+    pooled: Tensor | None = None
+    for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
+        rois = torch.cat([image, torch.where(level == index, boxes, 0)], dim=-1).reshape(-1, 5)
+        feature = as_float(feature)
+        values = pool(feature, rois.to(feature.dtype), size, 1 / stride)  # torchvision asks for equal types
+        pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
+    assert pooled is not None
+    return pooled

@@ -11,18 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detseg.configurable import Configurable
-from detseg.kernels import is_fast, nms
-from detseg.kernels.roi_pooling import gather_patches
+from detseg.kernels import gather_patches, is_fast, nms
 from detseg.modules.anchor_generator import AnchorGenerator
 from detseg.modules.backbones.backbone import Backbone
-from detseg.modules.box_coder import BoxCoder
-from detseg.modules.conv import ConvNormAct
-from detseg.modules.matcher import Matcher
+from detseg.modules.layers import ConvNormAct
 from detseg.modules.part import Part, check_ranges
-from detseg.modules.sampler import BalancedSampler
+from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops import boxes as box_ops
-from detseg.ops.losses import delta_loss, objectness_loss
-from detseg.ops.matching import NEGATIVE, POSITIVE
 from detseg.structures import Instances
 
 MIN_SIDE = 1e-3  # pixels; a proposal that clipping made narrower lies outside the image
@@ -36,10 +31,6 @@ class Predictions(NamedTuple):
     anchors: Tensor  # (A, 4)
     num_anchors_per_level: list[int]
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, S) and deltas (B, S, 4) of the anchors with these ``indices`` (B, S)."""
-        return self.logits.gather(1, indices), self.deltas.gather(1, indices[..., None].expand(-1, -1, 4))
-
 
 class RPNHead(Part):
     """``num_convs`` convolutions of 3 x 3, one in the paper, then a logit and four deltas for each anchor of a cell."""
@@ -48,6 +39,7 @@ class RPNHead(Part):
         super().__init__()
         check_ranges({"num_convs": num_convs}, {})
         self.num_convs = num_convs
+        self.can_sample = num_convs == 1  # ``forward_sampled`` needs predictions that depend on 3 x 3 cells alone
 
     def build(self, in_channels: int, num_anchors_per_cell: int) -> Self:
         """Create the layers."""
@@ -69,11 +61,6 @@ class RPNHead(Part):
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
         return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
-
-    @property
-    def can_sample(self) -> bool:
-        """True if ``forward_sampled`` computes what ``forward`` does: if a prediction depends on 3 x 3 cells alone."""
-        return self.num_convs == 1
 
     def forward_sampled(self, features: Sequence[Tensor], indices: Tensor) -> tuple[Tensor, Tensor]:
         """Predict logits (B, S) and deltas (B, S, 4) of the anchors with these ``indices`` (B, S) alone."""
@@ -106,7 +93,6 @@ class RPN(nn.Module, Configurable):
         head: RPNHead | None = None,
         matcher: Matcher | None = None,
         sampler: BalancedSampler | None = None,
-        box_coder: BoxCoder | None = None,
         pre_nms_top_n: tuple[int, int] = (2000, 1000),
         post_nms_top_n: tuple[int, int] = (2000, 1000),
         nms_threshold: float = 0.7,
@@ -119,7 +105,6 @@ class RPN(nn.Module, Configurable):
         self.head = head or RPNHead()
         self.matcher = matcher or Matcher(0.7, 0.3, allow_low_quality_matches=True)
         self.sampler = sampler or BalancedSampler(256, 0.5)
-        self.box_coder = box_coder or BoxCoder()
         self.pre_nms_top_n, self.post_nms_top_n = pre_nms_top_n, post_nms_top_n
         self.nms_threshold, self.score_threshold = nms_threshold, score_threshold
 
@@ -142,21 +127,22 @@ class RPN(nn.Module, Configurable):
 
     def loss(self, features: Sequence[Tensor], predictions: Predictions, targets: Instances) -> dict[str, Tensor]:
         """Compute the multi-task loss (equation 1) of sampled anchors, from ``predictions`` on ``features``."""
-        anchors = predictions.anchors
+        logits, deltas, anchors, _ = predictions
         with torch.no_grad():
-            iou = box_ops.iou(targets.boxes, anchors)
-            matched, match_labels = self.matcher(iou, targets.valid)
+            matched, match_labels = self.matcher(box_ops.iou(targets.boxes, anchors), targets.valid)
             sampled, valid = self.sampler(match_labels == POSITIVE, match_labels == NEGATIVE)
             positive = valid & (match_labels.gather(1, sampled) == POSITIVE)
-            boxes = targets.boxes.gather(1, matched.gather(1, sampled)[..., None].expand(-1, -1, 4))
-            delta_targets = self.box_coder.encode(boxes, anchors[sampled])
-        if predictions.logits.requires_grad or not self.head.can_sample:
-            logits, deltas = predictions.take(sampled)
+            boxes = targets.boxes.take_along_dim(matched.gather(1, sampled)[..., None], dim=1)
+            delta_targets = box_ops.encode(boxes, anchors[sampled])
+        if logits.requires_grad or not self.head.can_sample:
+            logits, deltas = logits.gather(1, sampled), deltas.take_along_dim(sampled[..., None], dim=1)
         else:
             logits, deltas = self.head.forward_sampled(features, sampled)
+        logits = box_ops.as_float(logits)
+        objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
         return {
-            "rpn_objectness": objectness_loss(logits, positive, valid),
-            "rpn_box": delta_loss(deltas, delta_targets, positive, valid.sum()),
+            "rpn_objectness": torch.where(valid, objectness, 0).sum() / valid.sum().clamp(min=1),
+            "rpn_box": box_ops.delta_loss(deltas, delta_targets, positive, valid.sum()),
         }
 
     @torch.no_grad()
@@ -174,10 +160,10 @@ class RPN(nn.Module, Configurable):
         ]
         level = torch.cat([torch.full_like(indices, number) for number, indices in enumerate(best)], dim=1)
         indices = torch.cat(best, dim=1)
-        logits, deltas = predictions.take(indices)
-        scores = box_ops.as_float(logits).sigmoid()
-        boxes = box_ops.clip(self.box_coder.decode(deltas, predictions.anchors[indices]), image_sizes)
+        scores = box_ops.as_float(predictions.logits.gather(1, indices)).sigmoid()
+        deltas = predictions.deltas.take_along_dim(indices[..., None], dim=1)
+        boxes = box_ops.clip(box_ops.decode(deltas, predictions.anchors[indices]), image_sizes)
         valid = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores >= self.score_threshold)
         kept, valid = nms(boxes, scores, level, valid, self.nms_threshold, limit)
-        boxes = torch.where(valid[..., None], boxes.gather(1, kept[..., None].expand(-1, -1, 4)), 0)
+        boxes = torch.where(valid[..., None], boxes.take_along_dim(kept[..., None], dim=1), 0)
         return Instances(boxes, valid, scores=scores.gather(1, kept))

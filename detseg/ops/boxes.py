@@ -1,7 +1,7 @@
-"""Geometry of boxes ``(x1, y1, x2, y2)`` and their regression deltas.
+"""Boxes ``(x1, y1, x2, y2)``: geometry, regression deltas and their loss, and non-maximum suppression.
 
-Every function takes any number of leading dimensions, integers and half precision (computed in float32) and empty
-tensors. A box without area gives finite numbers everywhere.
+Every function takes any number of leading dimensions, unless it names them, integers and half precision (computed in
+float32) and empty tensors. A box without area gives finite numbers everywhere.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Without a bound, exp(dw) of an untrained network overflows; 1000/16 is the bound of the original implementations.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 TINY = 1e-6  # pixels; below any real box, so that its logarithm exists
+BETA = 1 / 9  # transition point of smooth L1, as in torchvision and py-faster-rcnn (sigma = 3)
+UNWEIGHTED = (1.0, 1.0, 1.0, 1.0)
 
 
 def as_float(tensor: Tensor) -> Tensor:
@@ -65,11 +68,11 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
-def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = UNWEIGHTED) -> Tensor:
     """Compute the deltas that turn ``references`` (anchors or proposals) into ``boxes``; all (..., 4).
 
     R-CNN, appendix C: offsets of the centre in units of the reference's size, and logarithms of the scale, each times
-    its weight.
+    its weight, which brings the standard deviation of the targets near 1.
     """
     boxes, references = xyxy_to_cxcywh(boxes), xyxy_to_cxcywh(references)
     size, reference_size = boxes[..., 2:].clamp(min=TINY), references[..., 2:].clamp(min=TINY)
@@ -78,7 +81,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     return deltas * constant(weights, deltas)
 
 
-def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = UNWEIGHTED) -> Tensor:
     """Apply ``deltas`` to ``references``, the inverse of ``encode``; all (..., 4)."""
     deltas = as_float(deltas)
     deltas = deltas / constant(weights, deltas)
@@ -86,3 +89,52 @@ def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, floa
     centre = references[..., :2] + deltas[..., :2] * references[..., 2:]
     size = references[..., 2:] * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
     return cxcywh_to_xyxy(torch.cat([centre, size], dim=-1))
+
+
+def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor, beta: float = BETA) -> Tensor:
+    """Sum smooth L1 (Fast R-CNN, equation 3) over the positive slots and divide by ``count``, all samples.
+
+    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar. ``beta`` is the transition point
+    between parabola and line.
+    """
+    # Padding may contain anything, and a loss that is masked afterwards would have the gradient 0 * NaN.
+    targets = torch.where(positive[..., None], targets, 0)
+    loss = F.smooth_l1_loss(as_float(deltas), targets, beta=beta, reduction="none").sum(dim=-1)
+    return torch.where(positive, loss, 0).sum() / count.clamp(min=1)
+
+
+@torch.library.custom_op("detseg::nms", mutates_args=())
+def nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Keep the boxes that no better kept box of their group overlaps by more than the IoU ``threshold``.
+
+    ``boxes`` (B, N, 4), ``scores`` (B, N), ``groups`` (B, N) int64 (class or pyramid level), ``valid`` (B, N) bool.
+
+    Returns indices (B, limit) int64 by falling score, and valid (B, limit); empty slots hold index 0. The number of
+    remaining boxes depends on the data, so the loop is an operator of its own: ``torch.compile`` sees fixed shapes and
+    does not look inside.
+    """
+    from torchvision.ops import batched_nms  # slow to import, and the processes that load data need none
+
+    indices = torch.zeros(len(boxes), limit, dtype=torch.int64, device=boxes.device)
+    kept = torch.zeros(len(boxes), limit, dtype=torch.bool, device=boxes.device)
+    for image in range(len(boxes)):
+        candidates = valid[image].nonzero()[:, 0]
+        remaining = batched_nms(
+            as_float(boxes[image, candidates]),
+            as_float(scores[image, candidates]),
+            groups[image, candidates],
+            threshold,
+        )[:limit]
+        indices[image, : len(remaining)] = candidates[remaining]
+        kept[image, : len(remaining)] = True
+    return indices, kept
+
+
+@nms.register_fake
+def _(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    shape = (boxes.shape[0], limit)
+    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)

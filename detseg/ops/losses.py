@@ -1,51 +1,12 @@
-"""Losses. Invalid slots and ignored pixels count neither in the sum nor in the number of elements."""
+"""Losses of semantic segmentation. Ignored pixels count neither in the sum nor in the number of elements."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.ops.boxes import as_float
 from detseg.structures import IGNORE_INDEX
-
-BETA = 1 / 9  # transition point of smooth L1, as in torchvision and py-faster-rcnn (sigma = 3)
-
-
-def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Compute the mean cross entropy: ``logits`` (M, K + 1), ``labels`` (M,), ``valid`` (M,). Zero if none is valid."""
-    loss = F.cross_entropy(as_float(logits), torch.where(valid, labels, 0), reduction="none")
-    return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
-
-
-def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Compute the mean binary cross entropy of the ``valid`` ``logits``; all three have the same shape."""
-    logits = as_float(logits)
-    loss = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
-    return torch.where(valid, loss, 0).sum() / valid.sum().clamp(min=1)
-
-
-def delta_loss(deltas: Tensor, targets: Tensor, positive: Tensor, count: Tensor, beta: float = BETA) -> Tensor:
-    """Sum smooth L1 (Fast R-CNN, equation 3) over the positive slots and divide by ``count``, all samples.
-
-    ``deltas`` and ``targets`` (..., 4), ``positive`` (...), ``count`` a scalar. ``beta`` is the transition point
-    between parabola and line.
-    """
-    # Padding may contain anything, and a loss that is masked afterwards would have the gradient 0 * NaN.
-    targets = torch.where(positive[..., None], targets, 0)
-    loss = F.smooth_l1_loss(as_float(deltas), targets, beta=beta, reduction="none").sum(dim=-1)
-    return torch.where(positive, loss, 0).sum() / count.clamp(min=1)
-
-
-def mask_loss(logits: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
-    """Compute the mean binary cross entropy of the pixels of positive regions (Mask R-CNN, section 3).
-
-    ``logits`` and ``targets`` (M, size, size), of the class of each region; ``positive`` (M,). Zero if none is.
-    """
-    positive = positive[:, None, None]
-    targets = torch.where(positive, targets, 0)
-    loss = F.binary_cross_entropy_with_logits(as_float(logits), targets, reduction="none")
-    return torch.where(positive, loss, 0).sum() / (positive.sum().clamp(min=1) * logits.shape[1] * logits.shape[2])
 
 
 def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

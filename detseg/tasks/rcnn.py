@@ -19,9 +19,9 @@ from torchmetrics import Metric
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import RCNN
 from detseg.models.detector import require_proposals
+from detseg.modules.box_head import class_loss
 from detseg.modules.eval_mode import eval_mode
 from detseg.ops.linear import ridge
-from detseg.ops.losses import class_loss
 from detseg.progress import progress
 from detseg.structures import Batch, drop_padding, rescale
 from detseg.tasks.detection import DetectionTask

@@ -214,7 +214,7 @@ def _image_features(model: RCNN, sample: Sample, data: DetectionDataModule, devi
         "hidden": hidden[len(truth) :],
         "overlaps": _overlaps(boxes[0], sample, data.train_annotations, model.num_classes),
         "grid": grid[len(truth) :][near],
-        "deltas": model.box_coder.encode(truth[nearest], proposals[near]),
+        "deltas": box_ops.encode(truth[nearest], proposals[near], model.delta_weights),
         "classes": labels[nearest],
     }
 

@@ -9,10 +9,11 @@ import torch
 from torch.testing import assert_close
 
 from detseg import kernels
-from detseg.kernels import roi_pooling, winograd
+from detseg.kernels import cpu, winograd
 from detseg.models import FasterRCNN
-from detseg.modules import FPN
+from detseg.modules import FPN, RoIAlign, roi_pooler
 from detseg.modules.backbones import ResNet
+from detseg.modules.layers import Linear
 from detseg.structures import Batch, Instances
 from tests.modules.backbones.tester import images, shake
 from tests.ops.drawn import random_boxes, random_maps
@@ -41,7 +42,7 @@ def test_use_takes_effect_at_once_and_ends_with_its_context() -> None:
 
 
 def test_the_plain_path_calls_no_fast_kernel(monkeypatch) -> None:
-    for module, name in ((roi_pooling, "roi_align"), (winograd, "conv2d")):
+    for module, name in ((roi_pooler, "roi_align"), (winograd, "conv2d")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(winograd, "is_amd", lambda: False)
     layer = torch.nn.Conv2d(96, 96, 3, padding=1)
@@ -50,17 +51,17 @@ def test_the_plain_path_calls_no_fast_kernel(monkeypatch) -> None:
     with pytest.raises(AssertionError):
         kernels.conv2d(layer, x, layer.weight, layer.bias)
     with pytest.raises(AssertionError):
-        kernels.roi_align(maps, boxes, (8, 16), 2)
+        RoIAlign().pool(maps, boxes, (8, 16), 2)
     with kernels.use(fast=False):
         assert torch.equal(kernels.conv2d(layer, x, layer.weight, layer.bias), layer(x))
-        assert kernels.roi_align(maps, boxes, (8, 16), 2).shape == (6, 3, 2, 2)
+        assert RoIAlign().pool(maps, boxes, (8, 16), 2).shape == (6, 3, 2, 2)
 
 
 def test_under_autocast_plain_linear_is_pytorch_s(monkeypatch) -> None:
-    monkeypatch.setattr(kernels.cpu, "_slow_in_bfloat16", lambda: True)
-    layer, x = torch.nn.Linear(64, 8), torch.randn(5, 64)
+    monkeypatch.setattr(cpu, "_slow_in_bfloat16", lambda: True)
+    layer, x = Linear(64, 8), torch.randn(5, 64)
     with torch.autocast("cpu", torch.bfloat16), kernels.use(fast=False):
-        assert torch.equal(kernels.linear(x, layer.weight, layer.bias), layer(x))
+        assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
 
 
 def test_compiles_and_pickles_with_either_choice() -> None:
@@ -82,7 +83,7 @@ def test_compiled_code_follows_the_switch() -> None:
     """A compiled function is compiled anew after the switch."""
     maps, boxes = random_maps((8, 16)), random_boxes(2, 3)
     torch.compiler.reset()
-    pool = torch.compile(lambda: kernels.roi_align(maps, boxes, (8, 16), 2), fullgraph=True, backend="eager")
+    pool = torch.compile(lambda: RoIAlign().pool(maps, boxes, (8, 16), 2), fullgraph=True, backend="eager")
     fast = pool()
     assert fast.is_contiguous(memory_format=torch.channels_last)
     with kernels.use(fast=False):

@@ -1,13 +1,14 @@
-"""RoIAlign and patches by table lookup; tests/ops/test_roi_pooling.py holds RoIAlign against torchvision."""
+"""RoIAlign and patches by table lookup; tests/modules/test_roi_pooler.py holds RoIAlign against torchvision."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from detseg.kernels.roi_pooling import gather_patches, roi_align
+from detseg.kernels import gather_patches
+from detseg.modules import RoIAlign
+from tests.modules.test_roi_pooler import STRIDES, awkward_boxes
 from tests.ops.drawn import random_maps
-from tests.ops.test_roi_pooling import STRIDES, awkward_boxes
 
 
 def test_gradient_is_deterministic() -> None:
@@ -19,7 +20,7 @@ def test_gradient_is_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
     try:
         for _ in range(3):
-            pooled = roi_align(features, boxes, STRIDES, 7)
+            pooled = RoIAlign().pool(features, boxes, STRIDES, 7)
             gradients.append(torch.autograd.grad((pooled * weight).sum(), features))
     finally:
         torch.use_deterministic_algorithms(False)

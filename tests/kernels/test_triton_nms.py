@@ -23,7 +23,7 @@ def test_agrees_with_the_plain_operator() -> None:
     code = """
 import torch
 from detseg.kernels import triton_nms
-from detseg.ops import nms as plain
+from detseg.ops import boxes as plain
 from tests.ops.test_nms import candidates
 
 def agree(boxes, scores, groups, valid, threshold, limit):

@@ -23,6 +23,7 @@ from detseg import checkpoint, cli
 from detseg.configurable import from_config, to_config
 from detseg.data import COCO as COCOData
 from detseg.model_zoo import config, describe
+from detseg.ops.boxes import UNWEIGHTED
 from detseg.structures import Batch, Instances
 from detseg.weights.torchvision import COCO, PUBLISHED, from_torchvision, to_torchvision
 
@@ -164,8 +165,8 @@ def test_settings_are_those_of_torchvision(request, pair) -> None:
         assert own.matcher.allow_low_quality_matches == matcher.allow_low_quality_matches
         assert own.sampler.batch_size_per_image == sampler.batch_size_per_image
         assert own.sampler.positive_fraction == sampler.positive_fraction
-    for own, other in ((ours.rpn.box_coder, rpn.box_coder), (ours.roi_heads.box_predictor.box_coder, heads.box_coder)):
-        assert tuple(own.delta_weights) == tuple(other.weights)
+    assert tuple(rpn.box_coder.weights) == UNWEIGHTED
+    assert tuple(ours.roi_heads.box_predictor.delta_weights) == tuple(heads.box_coder.weights)
     assert tuple(ours.rpn.pre_nms_top_n) == (rpn._pre_nms_top_n["training"], rpn._pre_nms_top_n["testing"])
     assert tuple(ours.rpn.post_nms_top_n) == (rpn._post_nms_top_n["training"], rpn._post_nms_top_n["testing"])
     assert (ours.rpn.nms_threshold, ours.rpn.score_threshold) == (rpn.nms_thresh, rpn.score_thresh)

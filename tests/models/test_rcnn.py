@@ -13,6 +13,7 @@ from detseg.errors import DataError
 from detseg.models import RCNN, Detector
 from detseg.modules import BalancedSampler, Postprocessor
 from detseg.modules.backbones import VGG, AlexNet, MobileNetV1, MobileNetV2, MobileNetV3, ResNet, SqueezeNet
+from detseg.ops.boxes import encode
 from detseg.ops.linear import ridge, svm
 from detseg.ops.warping import warp
 from detseg.structures import Batch, Instances
@@ -50,7 +51,7 @@ def fit(model: RCNN, batch: Batch) -> None:
         weight, bias = svm(hidden[positive | negative], positive[positive | negative], 1.0, 2.0, 10.0)
         model.svms.weight[label], model.svms.bias[label] = weight, bias
         near = labels == label
-        weight, bias = ridge([(grid[near], model.box_coder.encode(matched[near], boxes[near]))], 1.0)
+        weight, bias = ridge([(grid[near], encode(matched[near], boxes[near], model.delta_weights))], 1.0)
         model.bbox_pred.weight.view(CLASSES, 4, -1)[label], model.bbox_pred.bias.view(CLASSES, 4)[label] = (
             weight,
             bias,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -27,11 +28,17 @@ from detseg.modules import (
     svd_compress,
 )
 from detseg.modules.backbones import ConvNet, ResNet
-from detseg.modules.roi_heads import matched_boxes
+from detseg.modules.box_head import class_loss
 from detseg.structures import Instances
 
 CLASSES = 3
 SIZES = torch.tensor([(100, 100)])
+VALID = torch.tensor([True, False, True, True, False, True])
+
+
+def slots(*shape: int) -> Tensor:
+    torch.manual_seed(0)
+    return (3 * torch.randn(6, *shape)).requires_grad_()
 
 
 def instances(*boxes: list[float], labels: list[int] | None = None) -> Instances:
@@ -56,7 +63,7 @@ def detect(
     scores = predictor.scores(torch.tensor(probabilities).log())
     deltas = torch.zeros(len(scores), CLASSES, 4) if deltas is None else deltas
     settings = {"nms_threshold": 0.5, "topk_candidates": 100, "detections_per_image": 10, **changed}
-    return Postprocessor(**settings)(scores[None], deltas[None], regions, SIZES, predictor.box_coder)
+    return Postprocessor(**settings)(scores[None], deltas[None], regions, SIZES, predictor.delta_weights)
 
 
 def found(detections: Instances) -> list[tuple[int, float]]:
@@ -70,7 +77,7 @@ class TestSampleRegions:
 
     def draw(self, low: float = 0.0, count: int = 100, fraction: float = 1.0) -> tuple[Instances, Tensor]:
         regions, matched = self.sample(self.proposals, self.truth, low, count, fraction)
-        return regions, matched_boxes(self.truth, matched)
+        return regions, self.truth.boxes.take_along_dim(matched[..., None], dim=1)
 
     def sample(
         self, proposals: Instances, truth: Instances, low: float = 0.0, count: int = 100, fraction: float = 1.0
@@ -143,6 +150,32 @@ def test_loss_is_the_papers(predictor) -> None:
     losses = predictor.loss(probabilities.log(), deltas, regions, truth)
     assert losses["box_class"].item() == pytest.approx(-(math.log(0.6) + math.log(0.5)) / 2, rel=1e-5)
     assert losses["box_delta"].item() == pytest.approx((1 - 0.5 / 9) / 2, rel=1e-5)
+
+
+def test_class_loss_is_the_mean_over_the_valid() -> None:
+    logits, labels = slots(4), torch.tensor([0, 99, 3, 1, -7, 2])
+    assert_close(class_loss(logits, labels, VALID), F.cross_entropy(logits[VALID], labels[VALID]))
+
+
+def test_only_the_valid_get_a_gradient() -> None:
+    logits = slots(4)
+    class_loss(logits, torch.zeros(6, dtype=torch.int64), VALID).backward()
+    assert torch.equal(logits.grad.abs().sum(dim=1) > 0, VALID)
+
+
+def test_class_loss_of_nothing_is_zero_and_has_a_gradient_of_zero() -> None:
+    logits = slots(4)
+    loss = class_loss(logits, torch.full((6,), 99), torch.zeros(6, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    logits = torch.tensor([[30000.0, -30000.0]], dtype=torch.float16)
+    loss = class_loss(logits, torch.tensor([1]), torch.tensor([True]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == 60000
 
 
 def test_every_class_above_the_threshold_is_detected(predictor) -> None:

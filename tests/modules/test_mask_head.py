@@ -8,7 +8,7 @@ from torchvision.models.detection.roi_heads import maskrcnn_loss
 from torchvision.ops import roi_align
 
 from detseg.modules.mask_head import MaskHead
-from detseg.ops.masks import box_masks
+from detseg.ops.masks import box_masks, mask_targets
 from detseg.structures import Instances
 from tests.ops.drawn import blobs, regions_of
 
@@ -32,6 +32,23 @@ def test_loss_is_torchvisions_on_the_same_regions(knowledge: int) -> None:
         torch.arange(40)[None],
     )
     assert abs(ours["mask"] - expected) < 1e-3
+
+
+def test_loss_of_padding_and_of_nothing() -> None:
+    masks, boxes = blobs(3, 60, 80)
+    head, logits = MaskHead().build(4, 5, shares_conv5=False), torch.randn(3, 28, 28, requires_grad=True)
+    matched = torch.arange(3)[None]
+    objects = Instances(boxes[None], torch.ones(1, 3, dtype=torch.bool), masks=box_masks(masks, boxes)[None])
+    garbage = torch.where(torch.tensor([[False], [True], [False]]), torch.nan, boxes)
+    loss = head.loss(logits, Instances(garbage[None], torch.tensor([[True, False, True]])), objects, matched)["mask"]
+    truth = mask_targets(objects.masks[0], boxes, boxes, 28)
+    assert_close(loss, F.binary_cross_entropy_with_logits(logits[[0, 2]], truth[[0, 2]]))
+    loss.backward()
+    assert not logits.grad[1].any()
+    nothing = Instances(garbage[None], torch.zeros(1, 3, dtype=torch.bool))
+    assert head.loss(logits, nothing, objects, matched)["mask"] == 0
+    none = Instances(boxes[None, :0], torch.zeros(1, 0, dtype=torch.bool))
+    assert head.loss(logits[:0], none, objects, matched[:, :0])["mask"] == 0
 
 
 def test_the_mask_of_a_class_alone_is_given() -> None:

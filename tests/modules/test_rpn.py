@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from detseg import kernels
-from detseg.modules import RPN, AnchorGenerator, BalancedSampler, RPNHead
+from detseg.modules import RPN, AnchorGenerator, BalancedSampler, Matcher, RPNHead
 from detseg.modules.rpn import Predictions
 from detseg.structures import Instances
 
@@ -135,6 +135,16 @@ def test_samples_are_limited_and_mixed(rpn) -> None:
     predictions = predict([[0.8] * 3 + [0.4] * 9], [[0.0, 0, 20, 20]] * 3 + [[40.0, 40, 60, 60]] * 9)
     loss = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]))["rpn_objectness"]
     assert loss.item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
+
+
+def test_loss_of_nothing_is_zero_and_has_a_gradient_of_zero(rpn) -> None:
+    """Every anchor overlaps the object by a half, and is ignored."""
+    rpn.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=False)
+    predictions = with_gradients(predict([[0.8, 0.3]], [[0, 0, 20, 10], [0, 0, 10, 20]]))
+    losses = rpn.loss([], predictions, targets([0, 0, 20, 20]))
+    losses["rpn_objectness"].backward()
+    assert [loss.item() for loss in losses.values()] == [0, 0]
+    assert torch.equal(predictions.logits.grad, torch.zeros(1, 2))
 
 
 def test_proposals_carry_no_gradient(rpn, features) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.ops as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,3 +197,44 @@ def test_conversion_in_other_types(ours, source, target, dtype) -> None:
 def test_conversion_does_not_overflow_in_half_precision() -> None:
     boxes = torch.tensor([[40000, 0, 40000, 8]], dtype=torch.float16)
     assert box_ops.cxcywh_to_xyxy(boxes).tolist() == [[20000, -4, 60000, 4]]
+
+
+VALID = torch.tensor([True, False, True, True, False, True])
+NOTHING = torch.zeros(6, dtype=torch.bool)
+GARBAGE = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30])
+
+
+def slots() -> Tensor:
+    torch.manual_seed(0)
+    return (3 * torch.randn(6, 4)).requires_grad_()
+
+
+def test_delta_loss_is_the_sum_over_the_positive_divided_by_all_samples() -> None:
+    deltas, targets = slots(), slots().detach().flip(0)
+    expected = F.smooth_l1_loss(deltas[VALID], targets[VALID], beta=1 / 9, reduction="sum") / 30
+    assert_close(box_ops.delta_loss(deltas, targets, VALID, torch.tensor(30)), expected)
+
+
+def test_delta_loss_has_the_original_bend() -> None:
+    """py-faster-rcnn with sigma = 3: 0.5 * 9 * x ** 2 below 1 / 9, |x| - 0.5 / 9 above."""
+    deltas = torch.tensor([[0.1, 0, 0, 0], [0, 2, 0, 0]])
+    loss = box_ops.delta_loss(deltas, torch.zeros(2, 4), torch.ones(2, dtype=torch.bool), torch.tensor(1))
+    assert loss.item() == pytest.approx(0.5 * 9 * 0.01 + 2 - 0.5 / 9)
+
+
+def test_delta_loss_of_nothing_is_zero_and_has_a_gradient_of_zero() -> None:
+    deltas = slots()
+    loss = box_ops.delta_loss(deltas, GARBAGE.expand(6, 4), NOTHING, NOTHING.sum())
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(deltas.grad, torch.zeros_like(deltas))
+
+
+def test_targets_of_padding_are_not_read() -> None:
+    deltas, targets = slots(), slots().detach().flip(0)
+    box_ops.delta_loss(deltas, targets, VALID, VALID.sum()).backward()
+    clean, deltas.grad = deltas.grad, None
+    loss = box_ops.delta_loss(deltas, torch.where(VALID[:, None], targets, GARBAGE), VALID, VALID.sum())
+    loss.backward()
+    assert loss.isfinite()
+    assert torch.equal(deltas.grad, clean)

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torchvision.ops import roi_align
 
-from detseg.ops.losses import mask_loss
 from detseg.ops.masks import bin_coverage, box_masks, crop_and_resize_mean, mask_targets
 from tests.ops.drawn import blobs, regions_of
 
@@ -46,16 +45,3 @@ def test_targets_are_those_of_roi_align_on_the_whole_masks() -> None:
     assert (found - expected).abs().mean() < 0.01
     assert found.min() >= 0
     assert found.max() < 1 + 1e-5
-
-
-def test_loss_of_padding_and_of_nothing() -> None:
-    logits = torch.randn(3, 4, 4, requires_grad=True)
-    targets = torch.rand(3, 4, 4)
-    targets[1] = torch.nan
-    positive = torch.tensor([True, False, True])
-    loss = mask_loss(logits, targets, positive)
-    assert_close(loss, F.binary_cross_entropy_with_logits(logits[positive], targets[positive]))
-    loss.backward()
-    assert not logits.grad[1].any()
-    assert mask_loss(logits, targets, torch.zeros(3, dtype=torch.bool)) == 0
-    assert mask_loss(logits[:0], targets[:0], positive[:0]) == 0

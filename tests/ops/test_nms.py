@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from detseg.ops.nms import nms
+from detseg.ops.boxes import nms
 from tests.ops.drawn import random_boxes
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 
 from detseg import kernels
-from detseg.ops import roi_pooling as plain
+from detseg.modules import RoIAlign
 
 STRIDES = (4, 8, 16, 32)
 IMAGES, HEIGHT, WIDTH = Shape()
@@ -44,20 +44,20 @@ def pooling(device: str, half: bool) -> dict[str, Call]:
     named = {str(stride): feature for stride, feature in zip(STRIDES, maps, strict=True)}
     sizes = [(HEIGHT, WIDTH)] * 2
 
-    def both(pool: Callable[[], Tensor]) -> Call:
+    def both(pool: Callable[[], Tensor], fast: bool = True) -> Call:
         def call() -> None:
             for feature in maps:
                 feature.grad = None
-            with torch.autocast(device, torch.bfloat16, enabled=half):
+            with torch.autocast(device, torch.bfloat16, enabled=half), kernels.use(fast):
                 pooled = pool()
             pooled.sum().backward()
 
         return call
 
     return {
-        "detseg": both(lambda: kernels.roi_align(maps, boxes, STRIDES, 7)),
+        "detseg": both(lambda: RoIAlign().pool(maps, boxes, STRIDES, 7)),
         "torchvision": both(lambda: pooler(named, list(boxes), sizes)),
-        "plain": both(lambda: plain.roi_align(maps, boxes, STRIDES, 7)),
+        "plain": both(lambda: RoIAlign().pool(maps, boxes, STRIDES, 7), fast=False),
     }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,20 @@ from torch.testing import assert_close
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_pool as torchvision_roi_pool
 
-from detseg.kernels import roi_pooling as fast
-from detseg.ops import roi_pooling as plain
-from detseg.ops.roi_pooling import assign_levels, roi_pool
+from detseg import kernels
+from detseg.modules import RoIAlign, RoIPool
+from detseg.modules.roi_pooler import assign_levels
 from tests.ops.drawn import random_boxes, random_maps
 
-ROI_ALIGN = pytest.mark.parametrize("roi_align", [plain.roi_align, fast.roi_align], ids=["plain", "fast"])
-POOL = pytest.mark.parametrize("pool", [plain.roi_align, fast.roi_align, roi_pool])
+
+def plain_roi_align(*arguments: Any) -> Tensor:
+    with kernels.use(fast=False):
+        return RoIAlign().pool(*arguments)
+
+
+roi_pool = RoIPool().pool
+ROI_ALIGN = pytest.mark.parametrize("roi_align", [plain_roi_align, RoIAlign().pool], ids=["plain", "fast"])
+POOL = pytest.mark.parametrize("pool", [plain_roi_align, RoIAlign().pool, roi_pool])
 STRIDES = (4, 8, 16, 32)
 SIZE = (256, 128)
 

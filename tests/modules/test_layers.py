@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from detseg.kernels import cpu
-from detseg.modules.linear import Linear
+from detseg.modules.layers import Linear
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -1,10 +1,12 @@
-"""The convolution layer of necks and heads."""
+"""The layers of necks and heads, through the fast kernels of ``detseg.kernels``."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.kernels import conv2d
+from detseg.kernels import autocast_slows, conv2d, is_fast
 from detseg.modules.backbones.norm import Norm, set_norm
 
 
@@ -25,3 +27,13 @@ class ConvNormAct(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(conv2d(self, x, self.weight, self.bias))  # type: ignore[no-any-return]
+
+
+class Linear(nn.Linear):
+    """A fully connected layer, in float32 where bfloat16 autocast would be slower on this CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_fast() and self.weight.dtype == torch.float32 and autocast_slows(x):
+            with torch.autocast("cpu", enabled=False):
+                return F.linear(x.float(), self.weight, self.bias).bfloat16()
+        return super().forward(x)

@@ -1,0 +1,95 @@
+"""Training targets of anchors and regions: which object each one shows, and which of them the loss is computed from.
+
+Faster R-CNN, section 3.1.2; Fast R-CNN, section 2.3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detseg.configurable import Configurable
+from detseg.modules.part import check_ranges
+
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1  # match labels
+
+
+class Matcher(Configurable):
+    """Match each candidate box to the ground truth that it overlaps most.
+
+    A candidate is positive at IoU >= ``fg_iou_threshold``, negative below ``bg_iou_threshold`` but not below
+    ``min_bg_iou``, and ignored elsewhere. With ``allow_low_quality_matches`` a candidate with the highest IoU of some
+    ground truth is positive too, unless that IoU is zero.
+
+    Raises ValueError unless 0 <= ``min_bg_iou`` <= ``bg_iou_threshold`` <= ``fg_iou_threshold`` <= 1.
+    """
+
+    def __init__(
+        self,
+        fg_iou_threshold: float,
+        bg_iou_threshold: float,
+        allow_low_quality_matches: bool,
+        min_bg_iou: float = 0.0,
+    ) -> None:
+        thresholds = {"bg_iou_threshold": bg_iou_threshold, "min_bg_iou": min_bg_iou}
+        check_ranges({}, {"fg_iou_threshold": fg_iou_threshold})
+        for (name, value), limit in zip(thresholds.items(), (fg_iou_threshold, bg_iou_threshold), strict=True):
+            if not 0 <= value <= limit:
+                raise ValueError(f"{name} is {value}, and must be between 0 and {limit}")
+        self.fg_iou_threshold, self.bg_iou_threshold = fg_iou_threshold, bg_iou_threshold
+        self.allow_low_quality_matches = allow_low_quality_matches
+        self.min_bg_iou = min_bg_iou
+
+    def __call__(self, iou: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Match A candidates by their ``iou`` (B, N, A) with N ground truths, of which the ``valid`` (B, N) exist.
+
+        Returns the matched ground truth (B, A) int64, meaningful where positive, and the match labels (B, A) int8:
+        POSITIVE, NEGATIVE or IGNORED.
+        """
+        images, objects, candidates = iou.shape
+        if objects == 0:
+            zeros = torch.zeros(images, candidates, dtype=torch.int64, device=iou.device)
+            return zeros, torch.full_like(zeros, IGNORED if self.min_bg_iou > 0 else NEGATIVE, dtype=torch.int8)
+        iou = torch.where(valid[:, :, None], iou, 0)
+        best, matched = iou.max(dim=1)
+        negative = (best < self.bg_iou_threshold) & (best >= self.min_bg_iou)
+        match_labels = torch.where(negative, NEGATIVE, IGNORED)
+        match_labels = torch.where(best >= self.fg_iou_threshold, POSITIVE, match_labels).to(torch.int8)
+        if self.allow_low_quality_matches:
+            highest = iou.amax(dim=2, keepdim=True)
+            match_labels = torch.where(((iou == highest) & (highest > 0)).any(dim=1), POSITIVE, match_labels)
+        return matched, match_labels
+
+
+class BalancedSampler(Configurable):
+    """Draw ``batch_size_per_image`` candidates at random, at most ``positive_fraction`` of them positive.
+
+    Negatives replace missing positives; where both run out, slots stay empty. A subclass may choose otherwise, within
+    the same numbers.
+    """
+
+    def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
+        check_ranges({"batch_size_per_image": batch_size_per_image}, {"positive_fraction": positive_fraction})
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
+
+    @property
+    def max_positives(self) -> int:
+        """The largest number of positives of an image."""
+        return int(self.batch_size_per_image * self.positive_fraction)
+
+    def __call__(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample among A candidates, which ``positive`` and ``negative`` (B, A) bool classify.
+
+        Returns indices (B, S) int64, positives first, and valid (B, S), with S = min(``batch_size_per_image``, A).
+        """
+        keys = torch.rand(positive.shape, device=positive.device)
+        # The quota is a fraction of the requested number, as in torchvision, even if there are fewer candidates.
+        quota = min(self.max_positives, keys.shape[1])
+        drawn = torch.zeros_like(positive)
+        if quota > 0:
+            # The quota-th largest key among the positives, or -1 if there are fewer.
+            threshold = torch.where(positive, keys, -1.0).topk(quota, dim=1).values[:, -1:]
+            drawn = positive & (keys >= threshold)
+        keys = torch.where(drawn, 1 + keys, torch.where(negative, keys, -1.0))
+        value, indices = keys.topk(min(self.batch_size_per_image, keys.shape[1]), dim=1)
+        return indices, value >= 0
