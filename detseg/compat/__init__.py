@@ -19,7 +19,7 @@ from typing import Any
 from detseg.compat import data, models, tasks, transforms
 from detseg.compat.common import note
 from detseg.compat.data import DATA_MODULES, data_module
-from detseg.compat.models import ARGUMENTS, CLASSES
+from detseg.compat.models import ARGUMENTS, CLASSES, LOSSES
 from detseg.compat.tasks import TASK_SETTINGS
 from detseg.compat.transforms import LISTS, transform_list, transform_option
 
@@ -80,6 +80,8 @@ def translate_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     metadata = {("model" if key == "network" else key): value for key, value in metadata.items()} | {"format": FORMAT}
     for key in {"model", "data"} & metadata.keys():
         metadata[key] = _objects(_init_args(metadata[key]), "class", "init_args")
+    if isinstance(metadata.get("metrics"), dict):
+        metadata["metrics"] = {LOSSES.get(name, name): value for name, value in metadata["metrics"].items()}
     if "config" in metadata:
         metadata["config"] = translate_settings(metadata["config"])
     translated = {**checkpoint, "detseg": metadata}

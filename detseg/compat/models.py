@@ -19,6 +19,14 @@ KEYS = {
     "model.mask_channels": "model.roi_heads.mask_head.channels",
     "model.mask_norm": "model.roi_heads.mask_head.norm",
 }
+LOSSES = {  # in the metrics of a checkpoint
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "box_class": "loss_classifier",
+    "box_delta": "loss_box_reg",
+    "class": "loss_classifier",  # of R-CNN and classifiers
+    **{name: f"loss_{name}" for name in ("mask", "pixels", "auxiliary", "aux1", "aux2")},
+}
 CLASSES = {"TwoFCHead": "TwoMLPHead", "Conv5Head": "Res5Head"}
 ARGUMENTS = {
     "FPN": {"body": "backbone"},

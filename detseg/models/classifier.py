@@ -40,12 +40,12 @@ class Classifier(Model):
         assert batch.targets.labels is not None
         labels = batch.targets.labels[:, 0]
         if not self.auxiliary:
-            return {"class": F.cross_entropy(self(batch.images), labels)}
+            return {"loss_classifier": F.cross_entropy(self(batch.images), labels)}
         backbone = self.backbone
         assert isinstance(backbone, ConvNet)
         blocks = [*(backbone.auxiliary_inputs[name] for name in self.auxiliary), backbone.block_names[-1]]
         *maps, last = backbone.forward_intermediates(batch.images, blocks, stride_aligned=False)
-        losses = {"class": F.cross_entropy(self.head(last), labels)}
+        losses = {"loss_classifier": F.cross_entropy(self.head(last), labels)}
         for (name, classifier), x in zip(self.auxiliary.items(), maps, strict=True):
-            losses[name.lower()] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)
+            losses[f"loss_{name.lower()}"] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)
         return losses

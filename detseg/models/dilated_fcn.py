@@ -44,9 +44,9 @@ class DilatedFCN(Segmenter):
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         heads = [self.head] if self.auxiliary is None else [self.head, self.auxiliary]
         logits, *others = self._logits(batch.images, batch.image_sizes, heads)
-        losses = {"pixels": self.pixel_loss(logits, batch)}
+        losses = {"loss_pixels": self.pixel_loss(logits, batch)}
         if others:
-            losses["auxiliary"] = self.auxiliary_weight * self.pixel_loss(others[0], batch)
+            losses["loss_auxiliary"] = self.auxiliary_weight * self.pixel_loss(others[0], batch)
         return losses, logits
 
     def _logits(self, images: Tensor, image_sizes: Tensor | None, heads: list[nn.Sequential]) -> list[Tensor]:

@@ -98,7 +98,7 @@ class RCNN(Detector):
         return not any(layer.weight.isnan().any() for layer in used)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"class": class_loss(*self.classify(batch))}
+        return {"loss_classifier": class_loss(*self.classify(batch))}
 
     def forward(self, images: Tensor, image_sizes: Tensor, proposals: Instances | None = None) -> Instances:
         regions = drop_padding(require_proposals(proposals, "R-CNN"))

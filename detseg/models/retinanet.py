@@ -125,7 +125,10 @@ class RetinaNet(Detector):
         boxes = torch.where(positive[..., None], boxes, anchors)  # padding may hold anything
         per_anchor = torch.where(positive, self._box_loss(deltas, boxes, anchors), 0)
         weight = 1 / (positive.sum(dim=1).clamp(min=1) * max(1, len(logits)))
-        return {"class": (focal.sum(dim=1) * weight).sum(), "box": (per_anchor.sum(dim=1) * weight).sum()}
+        return {
+            "loss_classifier": (focal.sum(dim=1) * weight).sum(),
+            "loss_box_reg": (per_anchor.sum(dim=1) * weight).sum(),
+        }
 
     def _box_loss(self, deltas: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Compare ``deltas`` (B, A, 4) of ``anchors`` (A, 4) with ``boxes`` (B, A, 4), for each anchor (B, A)."""

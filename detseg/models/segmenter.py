@@ -42,7 +42,7 @@ class Segmenter(Model):
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the results of ``loss`` and ``forward`` of a batch from the same features."""
         logits = self(batch.images, batch.image_sizes)
-        return {"pixels": self.pixel_loss(logits, batch)}, logits
+        return {"loss_pixels": self.pixel_loss(logits, batch)}, logits
 
     def pixel_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Compute the ``criterion`` of logits (B, K, H, W); zero if all pixels are ignored."""

@@ -190,8 +190,8 @@ class BoxPredictor(Part):
         targets = encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1), self.delta_weights)
         box_deltas = deltas.take_along_dim(of_class, dim=1)[:, 0]
         return {
-            "box_class": class_loss(logits, labels, valid),
-            "box_delta": delta_loss(box_deltas, targets, positive, valid.sum(), self.smooth_l1_beta),
+            "loss_classifier": class_loss(logits, labels, valid),
+            "loss_box_reg": delta_loss(box_deltas, targets, positive, valid.sum(), self.smooth_l1_beta),
         }
 
     def scores(self, logits: Tensor) -> Tensor:

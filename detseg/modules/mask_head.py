@@ -77,4 +77,4 @@ class MaskHead(Part):
         valid = regions.valid.flatten()[:, None, None]
         loss = F.binary_cross_entropy_with_logits(as_float(logits), torch.where(valid, truth, 0), reduction="none")
         pixels = valid.sum().clamp(min=1) * logits.shape[1] * logits.shape[2]
-        return {"mask": torch.where(valid, loss, 0).sum() / pixels}
+        return {"loss_mask": torch.where(valid, loss, 0).sum() / pixels}

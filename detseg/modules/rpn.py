@@ -141,8 +141,8 @@ class RPN(nn.Module, Configurable):
         logits = box_ops.as_float(logits)
         objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
         return {
-            "rpn_objectness": torch.where(valid, objectness, 0).sum() / valid.sum().clamp(min=1),
-            "rpn_box": box_ops.delta_loss(deltas, delta_targets, positive, valid.sum()),
+            "loss_objectness": torch.where(valid, objectness, 0).sum() / valid.sum().clamp(min=1),
+            "loss_rpn_box_reg": box_ops.delta_loss(deltas, delta_targets, positive, valid.sum()),
         }
 
     @torch.no_grad()

@@ -63,4 +63,4 @@ class ClassificationTask(Task):
         labels = batch.targets.labels[:, 0]
         for metric in self.metrics:
             metric.update(logits, labels)
-        return {"class": F.cross_entropy(logits, labels)}, {"logits": logits}
+        return {"loss_classifier": F.cross_entropy(logits, labels)}, {"logits": logits}

@@ -150,7 +150,7 @@ class RCNNTask(DetectionTask):
         if self._fine_tuning:
             logits, labels, valid = self.model.classify(batch)
             self._correct.append((logits.argmax(dim=1) == labels)[valid].float())
-            return {"class": class_loss(logits, labels, valid)}, None
+            return {"loss_classifier": class_loss(logits, labels, valid)}, None
         targets = self.targets(batch)
         losses = self.model.loss(batch)
         start = self._now()

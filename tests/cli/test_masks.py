@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_data_are_asked_for_masks_without_being_told(folder: Path) -> None:
     assert checkpoint.load(folder / "runs/mask/best.ckpt").data_recipe["init_args"]["masks"] == "all"
     figures = json.loads((folder / "runs/mask/metrics.json").read_text())
-    assert {"AP", "mask_AP", "mask_AP50", "mask_AP/red", "mask"} <= set(figures)
+    assert {"AP", "mask_AP", "mask_AP50", "mask_AP/red", "loss_mask"} <= set(figures)
     assert list((folder / "runs/mask/pictures").iterdir())
 
 

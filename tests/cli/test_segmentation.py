@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_in_one_folder(folder: Path) -> None:
     assert {"best.ckpt", "last.ckpt", "metrics.json", "metrics.csv", "config.yaml", "pictures"} <= names
     assert len(list((run / "pictures").iterdir())) == 4
     figures = json.loads((run / "metrics.json").read_text())
-    assert {"mean_IoU", "pixel_accuracy", "IoU/star", "boundary_IoU/ring", "loss", "pixels"} <= set(figures)
+    assert {"mean_IoU", "pixel_accuracy", "IoU/star", "boundary_IoU/ring", "loss", "loss_pixels"} <= set(figures)
     assert figures["pixel_accuracy"] > 0.3
     task = checkpoint.load(run / "best.ckpt")
     assert isinstance(task.model, FCN)

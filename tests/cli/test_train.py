@@ -34,7 +34,7 @@ def test_a_run_leaves_everything_in_one_folder(tiny_run: Path) -> None:
     assert [path.name for path in pictures] == ["val0.jpg", "val1.jpg", "val2.jpg"]
     assert Image.open(pictures[0]).width > 2 * 64  # truth beside prediction
     figures = json.loads((run / "metrics.json").read_text())
-    losses = ["loss", "rpn_objectness", "rpn_box", "box_class", "box_delta"]
+    losses = ["loss", "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
     assert {*COCO_NAMES, *losses, "AP/red", "VOC07_AP", "VOC10_AP/blue", "images_per_second"} <= set(figures)
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

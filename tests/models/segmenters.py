@@ -112,7 +112,7 @@ class SegmenterTester:
         losses, logits = model.validate(batch)
         assert_close(logits, model(batch.images, batch.image_sizes))
         expected = torch.nn.functional.cross_entropy(logits, batch.semantic, ignore_index=IGNORE_INDEX)
-        assert_close(losses["pixels"], expected)
+        assert_close(losses["loss_pixels"], expected)
         assert {name: loss.item() for name, loss in model.loss(batch).items()} == pytest.approx(
             {name: loss.item() for name, loss in losses.items()}
         )
@@ -120,7 +120,7 @@ class SegmenterTester:
         weighted = torch.nn.functional.cross_entropy(
             logits, batch.semantic, torch.tensor([1.0, 5.0, 0.5]), ignore_index=IGNORE_INDEX
         )
-        assert_close(model.loss(batch)["pixels"], weighted)
+        assert_close(model.loss(batch)["loss_pixels"], weighted)
 
     def test_recipe_and_state_round_trip(self, model: Segmenter) -> None:
         copied = from_config(json.loads(json.dumps(to_config(model))))

@@ -49,8 +49,8 @@ def test_logits_losses_and_gradients_are_those_of_torchvision(theirs: nn.Module)
     expected = {
         name: F.cross_entropy(value, batch.semantic, ignore_index=IGNORE_INDEX) for name, value in outputs.items()
     }
-    assert_close(losses["pixels"], expected["out"], rtol=1e-4, atol=1e-5)
-    assert_close(losses["auxiliary"], 0.5 * expected["aux"], rtol=1e-4, atol=1e-5)
+    assert_close(losses["loss_pixels"], expected["out"], rtol=1e-4, atol=1e-5)
+    assert_close(losses["loss_auxiliary"], 0.5 * expected["aux"], rtol=1e-4, atol=1e-5)
 
     torch.stack(list(losses.values())).sum().backward()
     (expected["out"] + 0.5 * expected["aux"]).backward()

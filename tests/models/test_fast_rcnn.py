@@ -50,7 +50,7 @@ def model() -> Detector:
 
 
 def test_losses_have_names() -> None:
-    assert list(TestWithOneMap.make().loss(scene(proposals=True))) == ["box_class", "box_delta"]
+    assert list(TestWithOneMap.make().loss(scene(proposals=True))) == ["loss_classifier", "loss_box_reg"]
 
 
 def test_without_proposals_it_says_how_to_make_them(model) -> None:
@@ -101,8 +101,8 @@ def test_loss_is_that_of_the_paper(model) -> None:
             x = (deltas[0, label] - target).abs()
             smooth = smooth + torch.where(x < 1, 0.5 * x**2, x - 0.5).sum()
     losses = model.loss(batch)
-    assert_close(losses["box_class"], entropy / count, rtol=1e-4, atol=1e-5)
-    assert_close(losses["box_delta"], smooth / count, rtol=1e-4, atol=1e-5)
+    assert_close(losses["loss_classifier"], entropy / count, rtol=1e-4, atol=1e-5)
+    assert_close(losses["loss_box_reg"], smooth / count, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def test_padding_of_the_proposals_changes_nothing() -> None:
 def test_an_image_without_proposals_trains_and_detects_nothing(model) -> None:
     batch = scene(proposals=True)
     nothing = batch._replace(proposals=batch.proposals._replace(valid=torch.zeros_like(batch.proposals.valid)))
-    assert backward(model, nothing)["box_class"] > 0  # of the ground truth
+    assert backward(model, nothing)["loss_classifier"] > 0  # of the ground truth
     assert not detect(model, nothing).valid.any()
     none = batch._replace(proposals=Instances(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool)))
     assert_close(model.loss(none), model.loss(nothing))

@@ -51,7 +51,7 @@ def model() -> Detector:
 
 def test_losses_have_names() -> None:
     losses = TestWithPyramid.make().loss(scene())
-    assert list(losses) == ["rpn_objectness", "rpn_box", "box_class", "box_delta"]
+    assert list(losses) == ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"]
 
 
 @torch.no_grad()

@@ -193,7 +193,7 @@ def test_skips_work_over_every_family(kind: type[Backbone], monkeypatch: pytest.
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     for _ in range(3):  # scores at zero let no gradient through, and then timm's scales at zero
         optimizer.zero_grad()
-        loss = model.loss(batch)["pixels"]
+        loss = model.loss(batch)["loss_pixels"]
         assert loss.isfinite()
         loss.backward()
         optimizer.step()

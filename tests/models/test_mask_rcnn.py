@@ -53,7 +53,7 @@ class TestWithOneMapAndRoIPool(DetectorTester):
 
 def test_losses_have_names() -> None:
     losses = TestWithPyramid.make().loss(scene(masks=True))
-    assert list(losses) == ["rpn_objectness", "rpn_box", "box_class", "box_delta", "mask"]
+    assert list(losses) == ["loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"]
 
 
 def test_data_without_masks_is_an_error() -> None:
@@ -80,7 +80,7 @@ def test_conv5_is_shared_by_both_heads() -> None:
     assert not model.roi_heads.mask_head.convs
     assert model.roi_heads.mask_head.conv5_mask.in_channels == 2048
     losses = backward(model, scene(masks=True))
-    assert losses["mask"] > 0
+    assert losses["loss_mask"] > 0
     assert gradients(model)["roi_heads.box_head.layer4.0.conv1.weight"].any()
     found = detect(model, scene(masks=True))
     assert found.masks.shape == (2, 100, 14, 14)

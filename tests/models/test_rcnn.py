@@ -174,7 +174,7 @@ def test_loss_is_the_entropy_of_every_region(model) -> None:
             features = model.features(batch.images[[image]], batch.image_sizes[[image]], region)
             logits = model.cls_score(features.hidden[0, 0])
             entropy.append(-logits.log_softmax(dim=0)[classes[best] if overlap >= 0.5 else CLASSES])
-    assert_close(model.loss(batch), {"class": torch.stack(entropy).mean()}, rtol=1e-4, atol=1e-5)
+    assert_close(model.loss(batch), {"loss_classifier": torch.stack(entropy).mean()}, rtol=1e-4, atol=1e-5)
 
 
 def test_objects_are_drawn_from_the_whole_batch() -> None:

@@ -33,7 +33,7 @@ class TestRetinaNet(DetectorTester):
 
 
 def test_losses_have_names() -> None:
-    assert list(TestRetinaNet.make().loss(scene())) == ["class", "box"]
+    assert list(TestRetinaNet.make().loss(scene())) == ["loss_classifier", "loss_box_reg"]
 
 
 class Pair:
@@ -135,8 +135,8 @@ def test_losses_and_gradients(pair: Pair, batch: Batch) -> None:
             module.eval()
     expected = theirs(*as_list(batch))
     theirs.eval()
-    assert_close(own["class"], expected["classification"], rtol=1e-6, atol=0, check_dtype=False)
-    assert_close(own["box"], expected["bbox_regression"], rtol=1e-6, atol=0, check_dtype=False)
+    assert_close(own["loss_classifier"], expected["classification"], rtol=1e-6, atol=0, check_dtype=False)
+    assert_close(own["loss_box_reg"], expected["bbox_regression"], rtol=1e-6, atol=0, check_dtype=False)
     sum(own.values()).backward()
     sum(expected.values()).backward()
     gradients = from_torchvision({name: parameter.grad for name, parameter in theirs.named_parameters()})

@@ -148,8 +148,8 @@ def test_loss_is_the_papers(predictor) -> None:
     deltas = torch.full((3, CLASSES, 4), 7.0)
     deltas[0, 1] = 0  # where 10 * 0.1 is right
     losses = predictor.loss(probabilities.log(), deltas, regions, truth)
-    assert losses["box_class"].item() == pytest.approx(-(math.log(0.6) + math.log(0.5)) / 2, rel=1e-5)
-    assert losses["box_delta"].item() == pytest.approx((1 - 0.5 / 9) / 2, rel=1e-5)
+    assert losses["loss_classifier"].item() == pytest.approx(-(math.log(0.6) + math.log(0.5)) / 2, rel=1e-5)
+    assert losses["loss_box_reg"].item() == pytest.approx((1 - 0.5 / 9) / 2, rel=1e-5)
 
 
 def test_class_loss_is_the_mean_over_the_valid() -> None:

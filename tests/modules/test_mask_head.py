@@ -31,7 +31,7 @@ def test_loss_is_torchvisions_on_the_same_regions(knowledge: int) -> None:
         Instances(boxes[None], valid, masks=box_masks(masks, boxes)[None]),
         torch.arange(40)[None],
     )
-    assert abs(ours["mask"] - expected) < 1e-3
+    assert abs(ours["loss_mask"] - expected) < 1e-3
 
 
 def test_loss_of_padding_and_of_nothing() -> None:
@@ -40,15 +40,15 @@ def test_loss_of_padding_and_of_nothing() -> None:
     matched = torch.arange(3)[None]
     objects = Instances(boxes[None], torch.ones(1, 3, dtype=torch.bool), masks=box_masks(masks, boxes)[None])
     garbage = torch.where(torch.tensor([[False], [True], [False]]), torch.nan, boxes)
-    loss = head.loss(logits, Instances(garbage[None], torch.tensor([[True, False, True]])), objects, matched)["mask"]
+    loss = head.loss(logits, Instances(garbage[None], torch.tensor([[True, False, True]])), objects, matched)["loss_mask"]
     truth = mask_targets(objects.masks[0], boxes, boxes, 28)
     assert_close(loss, F.binary_cross_entropy_with_logits(logits[[0, 2]], truth[[0, 2]]))
     loss.backward()
     assert not logits.grad[1].any()
     nothing = Instances(garbage[None], torch.zeros(1, 3, dtype=torch.bool))
-    assert head.loss(logits, nothing, objects, matched)["mask"] == 0
+    assert head.loss(logits, nothing, objects, matched)["loss_mask"] == 0
     none = Instances(boxes[None, :0], torch.zeros(1, 0, dtype=torch.bool))
-    assert head.loss(logits[:0], none, objects, matched[:, :0])["mask"] == 0
+    assert head.loss(logits[:0], none, objects, matched[:, :0])["loss_mask"] == 0
 
 
 def test_the_mask_of_a_class_alone_is_given() -> None:

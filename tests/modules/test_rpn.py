@@ -126,14 +126,14 @@ def test_loss_is_the_papers(rpn) -> None:
     predictions = predict([[0.8, 0.3, 0.4]], [[0, 0, 20, 20], [0, 0, 20, 10], [40, 40, 60, 60]])
     predictions = predictions._replace(deltas=torch.tensor([[[0.5, 0, 0, 0], [9, 9, 9, 9], [9, 9, 9, 9]]]))
     losses = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]))
-    assert losses["rpn_objectness"].item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
-    assert losses["rpn_box"].item() == pytest.approx((0.5 - 0.5 / 9) / 2, rel=1e-5)
+    assert losses["loss_objectness"].item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
+    assert losses["loss_rpn_box_reg"].item() == pytest.approx((0.5 - 0.5 / 9) / 2, rel=1e-5)
 
 
 def test_samples_are_limited_and_mixed(rpn) -> None:
     rpn.sampler = BalancedSampler(4, 0.5)
     predictions = predict([[0.8] * 3 + [0.4] * 9], [[0.0, 0, 20, 20]] * 3 + [[40.0, 40, 60, 60]] * 9)
-    loss = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]))["rpn_objectness"]
+    loss = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]))["loss_objectness"]
     assert loss.item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_loss_of_nothing_is_zero_and_has_a_gradient_of_zero(rpn) -> None:
     rpn.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=False)
     predictions = with_gradients(predict([[0.8, 0.3]], [[0, 0, 20, 10], [0, 0, 10, 20]]))
     losses = rpn.loss([], predictions, targets([0, 0, 20, 20]))
-    losses["rpn_objectness"].backward()
+    losses["loss_objectness"].backward()
     assert [loss.item() for loss in losses.values()] == [0, 0]
     assert torch.equal(predictions.logits.grad, torch.zeros(1, 2))
 

@@ -28,10 +28,10 @@ QUIET: dict[str, Any] = {
     "enable_checkpointing": False,
 }
 RESUMED = {
-    "rpn_objectness": 0.02637384831905365,
-    "rpn_box": 0.006167963147163391,
-    "box_class": 0.4479788939158122,
-    "box_delta": 0.4853540261586507,
+    "loss_objectness": 0.02637384831905365,
+    "loss_rpn_box_reg": 0.006167963147163391,
+    "loss_classifier": 0.4479788939158122,
+    "loss_box_reg": 0.4853540261586507,
 }  # losses after five more epochs
 
 

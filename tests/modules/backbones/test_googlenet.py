@@ -103,7 +103,7 @@ def test_evaluation_does_not_run_the_classifiers_at_the_side() -> None:
         assert called == []
         losses = classifier.loss(labelled(images(2, 3, 64, 64), [0, 1]))
     assert called == ["aux1", "aux2"]
-    assert list(losses) == ["class", "aux1", "aux2"]
+    assert list(losses) == ["loss_classifier", "loss_aux1", "loss_aux2"]
 
 
 def test_classifiers_at_the_side_see_what_torchvision_gives_them() -> None:
@@ -120,8 +120,8 @@ def test_classifiers_at_the_side_see_what_torchvision_gives_them() -> None:
     losses = classifier.loss(labelled(batch, labels.tolist()))
     expected = theirs((batch / 255 - 0.5) / 0.5)
     loss = nn.functional.cross_entropy(expected.logits, labels)
-    torch.testing.assert_close(losses["class"], loss, rtol=1e-4, atol=1e-5)
-    for name, other in (("aux1", expected.aux_logits1), ("aux2", expected.aux_logits2)):
+    torch.testing.assert_close(losses["loss_classifier"], loss, rtol=1e-4, atol=1e-5)
+    for name, other in (("loss_aux1", expected.aux_logits1), ("loss_aux2", expected.aux_logits2)):
         loss = 0.3 * nn.functional.cross_entropy(other, labels)  # section 5
         torch.testing.assert_close(losses[name], loss, rtol=1e-4, atol=1e-5)
 
