@@ -15,7 +15,7 @@ from detseg.configurable import Configurable, from_config, subclasses
 from detseg.data import COCO as COCOData
 from detseg.data.formats.voc.semantic import VOC_CLASSES
 from detseg.errors import CheckpointError, ConfigError
-from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN
+from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN, RetinaNet
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
 from detseg.models.model import Model
 from detseg.modules import FPN
@@ -26,6 +26,7 @@ from detseg.weights.torchvision import (
     PUBLISHED,
     epsilon,
     from_torchvision,
+    num_labels,
     published,
     segmenter_from_torchvision,
     segmenter_to_torchvision,
@@ -41,8 +42,8 @@ RESNETS = {
 }
 FCNS = {"resnet50": "fcn_resnet50", "resnet101": "fcn_resnet101"}  # by their backbones
 NAMES = (*PUBLISHED, *FCNS.values())
-SCORES = "roi_heads.box_predictor.cls_score.weight"
-PARTS = (COCOData, FasterRCNN, MaskRCNN, FPN, ResNet, MobileNetV3)  # imported, so that configurations can name them
+# Imported, so that configurations can name them.
+PARTS = (COCOData, FasterRCNN, MaskRCNN, RetinaNet, FPN, ResNet, MobileNetV3)
 
 
 def load_torchvision(name: str, file: str | Path | None = None, class_names: Sequence[str] | None = None) -> Model:
@@ -67,11 +68,11 @@ def load_torchvision(name: str, file: str | Path | None = None, class_names: Seq
 
 def detector(
     name: str, state: Mapping[str, Tensor], class_names: Sequence[str] | None, published_as: str | None
-) -> FasterRCNN:
+) -> FasterRCNN | RetinaNet:
     """Build a detector with a ``state`` dict of torchvision's ``name``; ``published_as``: its COCO weights, if any."""
-    if SCORES not in state:
+    if not num_labels(state):
         raise CheckpointError(f"holds {next(iter(state), 'nothing')}, but not the weights of {name}")
-    classes, labels = _detector_classes(len(state[SCORES]) - 1, class_names)
+    classes, labels = _detector_classes(num_labels(state) - 1, class_names)
     settings = config(name)
     description = describe(settings["model"])
     del description["init_args"]["weights"]
@@ -80,7 +81,7 @@ def detector(
         body["name"] = _resnet(state, "backbone.body.")
     body["norm"] = "batch" if any(key.endswith(COUNT) for key in state) else "frozen"
     body["eps"] = epsilon(state, published_as)
-    model: FasterRCNN = from_config(description, num_classes=len(classes))
+    model: FasterRCNN | RetinaNet = from_config(description, num_classes=len(classes))
     renamed = from_torchvision(state, labels)
     if mismatch := state_dict_mismatch(renamed, model.state_dict()):
         raise CheckpointError(f"not the weights of {name}: {mismatch}")

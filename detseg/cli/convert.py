@@ -17,11 +17,11 @@ from detseg.data import SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError
 from detseg.export.torchvision import EPSILON, export_torchvision
 from detseg.folders import check_writable
-from detseg.model_zoo import NAMES, SCORES, config, describe, detector, segmenter
+from detseg.model_zoo import NAMES, config, describe, detector, segmenter
 from detseg.models import DilatedFCN
 from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.weights.state_dict import read_weights
-from detseg.weights.torchvision import PUBLISHED, published, structures
+from detseg.weights.torchvision import PUBLISHED, num_labels, published, structures
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _import(state: dict[str, Tensor], options: Namespace) -> None:
     else:
         published_as = published(options.source)
         name = options.model or published_as or next(iter(structures(state)), None)
-        if name is None or SCORES not in state:
+        if name is None or not num_labels(state):
             raise CheckpointError(
                 f"holds {next(iter(state), 'nothing')}, but not the weights of one of {', '.join(NAMES)}"
             )

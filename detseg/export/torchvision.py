@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from detseg.errors import CheckpointError
-from detseg.model_zoo import FCNS, RESNETS, SCORES
+from detseg.model_zoo import FCNS, RESNETS
 from detseg.models import DilatedFCN, FasterRCNN
 from detseg.modules import FPN, AnchorGenerator, RoIAlign
 from detseg.modules.backbones import MobileNetV3, ResNet
 from detseg.modules.backbones.resnet import PLAIN
 from detseg.weights.state_dict import COUNT
-from detseg.weights.torchvision import COCO, segmenter_to_torchvision, structures, to_torchvision
+from detseg.weights.torchvision import COCO, num_labels, segmenter_to_torchvision, structures, to_torchvision
 
 EPSILON = 1e-5  # of batch norm in every model that torchvision builds without published weights
 RESNET_ANCHORS = [[32], [64], [128], [256], [512]]
@@ -47,18 +47,17 @@ def export_torchvision(model: nn.Module) -> TorchvisionExport:
 def _export_detector(model: FasterRCNN) -> TorchvisionExport:
     _check_detector(model)
     state = to_torchvision(model.state_dict(), list(COCO.values()) if model.class_names == tuple(COCO) else None)
-    num_labels = len(state[SCORES])
-    names = [f"{name}({_arguments(num_labels)})" for name in structures(state) if _builds(name, state)]
-    return TorchvisionExport(state, num_labels, names, _epsilons(model.backbone))
+    labels = num_labels(state)
+    names = [f"{name}({_arguments(labels)})" for name in structures(state) if _builds(name, state)]
+    return TorchvisionExport(state, labels, names, _epsilons(model.backbone))
 
 
 def _export_segmenter(model: DilatedFCN) -> TorchvisionExport:
     check_dilated(model)
-    num_labels = model.num_classes
     name = FCNS[str(model.backbone.name)]
-    call = f"{name}({_arguments(num_labels)}, aux_loss={model.auxiliary is not None})"
+    call = f"{name}({_arguments(model.num_classes)}, aux_loss={model.auxiliary is not None})"
     return TorchvisionExport(
-        segmenter_to_torchvision(model.state_dict()), num_labels, [call], _epsilons(model.backbone)
+        segmenter_to_torchvision(model.state_dict()), model.num_classes, [call], _epsilons(model.backbone)
     )
 
 
@@ -107,14 +106,14 @@ def check_dilated(model: DilatedFCN) -> None:
         )
 
 
-def _arguments(num_labels: int) -> str:
-    return f"weights=None, weights_backbone=None, num_classes={num_labels}"
+def _arguments(labels: int) -> str:
+    return f"weights=None, weights_backbone=None, num_classes={labels}"
 
 
 def _builds(name: str, state: dict[str, Tensor]) -> bool:
     """Return whether torchvision's function ``name`` builds a model with these tensors and their shapes."""
     with torch.device("meta"):
-        built = get_model(name, weights=None, weights_backbone=None, num_classes=len(state[SCORES])).state_dict()
+        built = get_model(name, weights=None, weights_backbone=None, num_classes=num_labels(state)).state_dict()
     shapes = [{key: value.shape for key, value in one.items() if not key.endswith(COUNT)} for one in (built, state)]
     return shapes[0] == shapes[1]
 

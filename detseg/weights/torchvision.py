@@ -63,7 +63,7 @@ ROWS_PER_CLASS = {
     SIGMOIDS: 9,  # anchors of a cell
 }
 
-# Published detectors, and the epsilon of their frozen batch norm if it differs from the backbone's. The oldest two were
+# Published detectors, and the epsilon of their frozen batch norm if it differs from the backbone's. The oldest were
 # trained when torchvision used zero, MobileNet's backbone with PyTorch's default.
 PUBLISHED: dict[str, float | None] = {
     "fasterrcnn_resnet50_fpn": 0.0,
@@ -72,6 +72,8 @@ PUBLISHED: dict[str, float | None] = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": 1e-5,
     "maskrcnn_resnet50_fpn": 0.0,
     "maskrcnn_resnet50_fpn_v2": None,
+    "retinanet_resnet50_fpn": 0.0,
+    "retinanet_resnet50_fpn_v2": None,
 }
 
 _categories: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -102,10 +104,7 @@ def from_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None =
         new = _renamed(_current(name), ((theirs, ours) for ours, theirs in PREFIXES), DETECTOR)
         if _rows_per_class(new):
             of_label = _by_class(new, value)
-            chosen = [
-                *(range(1, len(of_label)) if labels is None else labels),
-                *([0] if new.startswith(SOFTMAX) else []),
-            ]
+            chosen = [*(labels or range(1, len(of_label))), *([0] if new.startswith(SOFTMAX) else [])]
             value = _flat(new, of_label[chosen])
         converted[new] = value
     return converted
@@ -133,12 +132,22 @@ def to_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = N
 def structures(state: Iterable[str]) -> list[str]:
     """List torchvision's published detectors with the tensor names in ``state``, which are torchvision's."""
     names = set(map(_current, state))
-    kind = "maskrcnn" if any(name.startswith("roi_heads.mask_head.") for name in names) else "fasterrcnn"
+    kinds = {"roi_heads.mask_head.": "maskrcnn", "head.": "retinanet", "": "fasterrcnn"}
+    kind = next(kind for part, kind in kinds.items() if any(name.startswith(part) for name in names | {""}))
     if "backbone.body.conv1.weight" in names:
-        return [f"{kind}_resnet50_fpn_v2" if "roi_heads.box_head.5.weight" in names else f"{kind}_resnet50_fpn"]
+        second = {"roi_heads.box_head.5.weight", "head.classification_head.conv.0.1.weight"} & names
+        return [f"{kind}_resnet50_fpn{'_v2' if second else ''}"]
     if "backbone.body.1.block.0.0.weight" in names and kind == "fasterrcnn":
         return ["fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
     return []
+
+
+def num_labels(state: Mapping[str, Tensor]) -> int:
+    """Return the number of labels, with the background, of a detector's ``state`` in torchvision; 0 for any other."""
+    for layer in (SOFTMAX, SIGMOIDS):
+        if f"{layer}bias" in state:
+            return len(state[f"{layer}bias"]) // ROWS_PER_CLASS[layer]
+    return 0
 
 
 def published(path: str | Path) -> str | None:
@@ -239,8 +248,7 @@ def _read(model: nn.Module, weights: str) -> tuple[dict[str, Tensor], tuple[str,
         if "detseg" in content:
             return _read_checkpoint(content)
         name, state = _fetch(model, *weights.split(":")[1:]) if published_by_name else (published(weights), content)
-        scores = state.get("roi_heads.box_predictor.cls_score.weight")
-        coco = scores is not None and len(scores) == len(_categories)
+        coco = num_labels(state) == len(_categories)
         if coco and name is None:
             log.info("%s: assuming COCO's classes, because it has %d labels", weights, len(_categories))
         ours = from_torchvision(state, list(COCO.values()) if coco else None)
@@ -304,6 +312,8 @@ def _current(name: str) -> str:
         return f"{stem}.0.{kind}"
     if name.startswith("rpn.head.conv.") and name.count(".") == 3:
         return name.replace("rpn.head.conv.", "rpn.head.conv.0.0.")
+    if retina := re.fullmatch(r"(head\.\w+\.conv)\.(\d+)\.(weight|bias)", name):  # ReLUs counted too
+        return f"{retina[1]}.{int(retina[2]) // 2}.0.{retina[3]}"
     if name.startswith("roi_heads.mask_head.mask_fcn"):
         layer, _, kind = name.removeprefix("roi_heads.mask_head.mask_fcn").partition(".")
         return f"roi_heads.mask_head.{int(layer) - 1}.0.{kind}"

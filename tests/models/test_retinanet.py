@@ -6,20 +6,24 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from torchvision.models import get_model
+from torchvision.models import WeightsEnum, get_model
 
 from detseg.errors import CheckpointError
+from detseg.model_zoo import load_torchvision
 from detseg.models import Detector, RetinaNet
 from detseg.models.retinanet import RetinaFPN
 from detseg.modules import AnchorGenerator, Postprocessor, postprocessor
 from detseg.modules.backbones import ResNet
 from detseg.modules.retina_head import RetinaHead
 from detseg.structures import Batch, Instances
-from detseg.weights.torchvision import UNUSED_BIAS, from_torchvision, load_weights, to_torchvision
+from detseg.weights.state_dict import COUNT
+from detseg.weights.torchvision import COCO, UNUSED_BIAS, from_torchvision, load_weights, to_torchvision
 from tests.models.tester import CLASSES, DetectorTester, scene
 
 HEIGHT, WIDTH = 96, 128
 SIZES = [(96, 80), (70, 128)]
+LABELS = list(COCO.values())
+UNUSED = [label for label in range(91) if label not in LABELS]
 
 
 class TestRetinaNet(DetectorTester):
@@ -37,37 +41,35 @@ def test_losses_have_names() -> None:
 
 
 class Pair:
-    """torchvision's network and ours with the same random weights, in double precision."""
+    """torchvision's network and ours, both with the same random weights as if they were the published ones."""
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(3)
-        self.theirs: Any = get_model(name, weights=None, weights_backbone=None, num_classes=CLASSES + 1)
-        self.theirs.train()
-        for module in self.theirs.modules():
+        random: Any = get_model(name, weights=None, weights_backbone=None, num_classes=91).train()
+        for module in random.modules():
             if isinstance(module, nn.BatchNorm2d):  # statistics of these images, so that activations stay O(1)
                 module.momentum = None
         with torch.no_grad():
-            features = self.theirs.backbone(torch.rand(2, 3, HEIGHT, WIDTH) * 4 - 2)
-            for layer, feature in zip(self.theirs.backbone.fpn.layer_blocks, features.values(), strict=False):
+            features = random.backbone(torch.rand(2, 3, HEIGHT, WIDTH) * 4 - 2)
+            for layer, feature in zip(random.backbone.fpn.layer_blocks, features.values(), strict=False):
                 layer[0].weight /= feature.std()
-            head = self.theirs.head.classification_head.cls_logits
+            head = random.head.classification_head.cls_logits
             nn.init.normal_(head.weight, std=0.1)
             nn.init.constant_(head.bias, -2.0)
-            # torchvision's class 0, the background, which ours does not have: never detected, and without a loss.
-            head.weight.view(9, CLASSES + 1, -1)[:, 0] = 0
-            head.bias.view(9, CLASSES + 1)[:, 0] = UNUSED_BIAS
-            nn.init.normal_(self.theirs.head.regression_head.bbox_reg.weight, std=0.02)
+            # Labels that ours does not have, the background's among them: never detected, and without a loss.
+            head.weight.view(9, 91, -1)[:, UNUSED] = 0
+            head.bias.view(9, 91)[:, UNUSED] = UNUSED_BIAS
+            nn.init.normal_(random.head.regression_head.bbox_reg.weight, std=0.02)
+        frozen = not name.endswith("_v2")  # whose batch norm has no count of batches
+        state = {key: value for key, value in random.state_dict().items() if not (frozen and key.endswith(COUNT))}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: dict(state))
+            self.theirs: Any = get_model(name, weights="COCO_V1").eval().double()
+            self.ours: Any = load_torchvision(name).eval().double()
         self.theirs.transform.resize = lambda image, target: (image, target)
-        self.theirs.eval().double()
-        second = name.endswith("_v2")
-        head = RetinaHead(num_groups=32, box_loss="giou") if second else RetinaHead()
-        backbone = RetinaFPN(ResNet("resnet50", stages=[3, 4, 5], norm="batch"), p6_from_p5=not second)
-        self.ours: Any = RetinaNet(backbone, CLASSES, head=head).double()
-        self.ours.load_state_dict(from_torchvision(self.theirs.state_dict()))
-        body = backbone.backbone
+        body = self.ours.backbone.backbone
         body.mean = 255 * torch.tensor(self.theirs.transform.image_mean, dtype=torch.float64).view(3, 1, 1)
         body.std = 255 * torch.tensor(self.theirs.transform.image_std, dtype=torch.float64).view(3, 1, 1)
-        self.ours.eval()
 
 
 @pytest.fixture(scope="module", params=["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
@@ -85,7 +87,7 @@ def batch() -> Batch:
         images[row, :, :height, :width] = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
         corner = torch.rand(3, 2) * torch.tensor([width - 60, height - 60])
         boxes[row, :3] = torch.cat([corner, corner + 20 + 40 * torch.rand(3, 2)], dim=1)
-        labels[row, :3] = torch.randint(0, CLASSES, (3,))
+        labels[row, :3] = torch.randint(0, len(COCO), (3,))
         valid[row, : 3 - row] = True
     sizes = torch.tensor(SIZES)
     return Batch(images, sizes, Instances(boxes, valid, labels), torch.arange(2), sizes)
@@ -94,7 +96,8 @@ def batch() -> Batch:
 def as_list(batch: Batch) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     images = [image[:, :h, :w].double() / 255 for image, (h, w) in zip(batch.images, SIZES, strict=True)]
     triples = zip(batch.targets.boxes, batch.targets.valid, batch.targets.labels, strict=True)
-    return images, [{"boxes": boxes[valid], "labels": labels[valid] + 1} for boxes, valid, labels in triples]
+    of_label = torch.tensor(LABELS)
+    return images, [{"boxes": boxes[valid], "labels": of_label[labels[valid]]} for boxes, valid, labels in triples]
 
 
 def test_settings_are_those_of_torchvision(pair: Pair) -> None:
@@ -123,7 +126,7 @@ def test_detections(pair: Pair, batch: Batch, monkeypatch: pytest.MonkeyPatch) -
         assert inside.sum() > 50
         assert_close(detections.scores[row][valid], image["scores"][inside])
         assert_close(detections.boxes[row][valid], image["boxes"][inside])
-        assert torch.equal(detections.labels[row][valid] + 1, image["labels"][inside])
+        assert torch.equal(torch.tensor(LABELS)[detections.labels[row][valid]], image["labels"][inside])
 
 
 def test_losses_and_gradients(pair: Pair, batch: Batch) -> None:
@@ -139,24 +142,32 @@ def test_losses_and_gradients(pair: Pair, batch: Batch) -> None:
     assert_close(own["loss_box_reg"], expected["bbox_regression"], rtol=1e-6, atol=0, check_dtype=False)
     sum(own.values()).backward()
     sum(expected.values()).backward()
-    gradients = from_torchvision({name: parameter.grad for name, parameter in theirs.named_parameters()})
-    for name, parameter in ours.named_parameters():
-        other = gradients[name]
+    trained = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.requires_grad}
+    gradients = from_torchvision(trained, LABELS)
+    assert gradients.keys() == {name for name, parameter in ours.named_parameters() if parameter.requires_grad}
+    for name, other in gradients.items():
+        parameter = ours.get_parameter(name)
         assert (parameter.grad - other).norm() < 1e-5 * other.norm(), name
 
 
 def test_weights_both_ways(pair: Pair, tmp_path: Any) -> None:
     state = pair.theirs.state_dict()
-    back = to_torchvision(pair.ours.state_dict())
+    back = to_torchvision(pair.ours.state_dict(), LABELS)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], value) for name, value in state.items())
-    again = from_torchvision(back)
+    again = from_torchvision(back, LABELS)
     assert all(torch.equal(again[name], value) for name, value in pair.ours.state_dict().items())
     torch.save(state, tmp_path / "theirs.pth")
     nn.init.zeros_(pair.ours.head.classification_head["cls_logits"].weight)
     load_weights(pair.ours, str(tmp_path / "theirs.pth"))
-    assert torch.equal(pair.ours.state_dict()["head.classification_head.cls_logits.weight"],
-                       again["head.classification_head.cls_logits.weight"])  # fmt: skip
+    name = "head.classification_head.cls_logits.weight"
+    assert torch.equal(pair.ours.state_dict()[name], again[name])
+
+
+def test_names_of_the_first_published_weights() -> None:
+    """As they are in the file: the layers of a tower are counted with the ReLUs between them."""
+    old = {f"head.regression_head.conv.{layer}.bias": torch.ones(3) for layer in (0, 2, 6)}
+    assert list(from_torchvision(old)) == [f"head.regression_head.conv.{layer}.0.bias" for layer in (0, 1, 3)]
 
 
 def test_weights_of_another_network(tmp_path: Any) -> None:

@@ -40,7 +40,9 @@ def test_loss_of_padding_and_of_nothing() -> None:
     matched = torch.arange(3)[None]
     objects = Instances(boxes[None], torch.ones(1, 3, dtype=torch.bool), masks=box_masks(masks, boxes)[None])
     garbage = torch.where(torch.tensor([[False], [True], [False]]), torch.nan, boxes)
-    loss = head.loss(logits, Instances(garbage[None], torch.tensor([[True, False, True]])), objects, matched)["loss_mask"]
+    loss = head.loss(logits, Instances(garbage[None], torch.tensor([[True, False, True]])), objects, matched)[
+        "loss_mask"
+    ]
     truth = mask_targets(objects.masks[0], boxes, boxes, 28)
     assert_close(loss, F.binary_cross_entropy_with_logits(logits[[0, 2]], truth[[0, 2]]))
     loss.backward()

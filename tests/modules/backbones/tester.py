@@ -269,7 +269,9 @@ class BackboneTester:
         assert architecture(rebuilt) == architecture(classifier)
         logits = classifier.eval()(batch.images)
         assert logits.shape == (2, 3)
-        assert_close(classifier.loss(batch)["loss_classifier"], torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])))
+        assert_close(
+            classifier.loss(batch)["loss_classifier"], torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+        )
 
 
 class Payload:
