@@ -1,12 +1,11 @@
-"""The switch between plain operations and their faster drop-ins, and operations that it decides about."""
+"""The switch between plain operations and their faster drop-ins, and NMS, which two modules share."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from detseg.kernels import winograd
 from detseg.ops import boxes as box_ops
 
 HAS_TRITON = find_spec("triton") is not None  # comes with PyTorch for GPUs on Linux
@@ -47,10 +46,3 @@ def nms(
 
         return triton_nms.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
     return box_ops.nms(boxes, scores, groups, valid, threshold, limit)  # type: ignore[no-any-return]
-
-
-def conv2d(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve ``x`` as ``layer`` does, with this ``weight`` and ``bias``; fast by Winograd's algorithm."""
-    if _fast and winograd.fits(layer) and winograd.pays(x, weight):
-        return winograd.conv2d(x, weight, bias)
-    return layer._conv_forward(x, weight, bias)  # type: ignore[no-any-return]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from detseg.kernels.dispatch import conv2d, is_fast
+from detseg.kernels.dispatch import is_fast
+from detseg.kernels.winograd import convolve
 
 
 class FoldedConv2d(nn.Conv2d):
@@ -32,7 +33,7 @@ class FoldedConv2d(nn.Conv2d):
         norm = self._norm[0]
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         mean = norm.running_mean if self.bias is None else norm.running_mean - self.bias
-        return conv2d(self, x, self.weight * scale[:, None, None, None], norm.bias - mean * scale)
+        return convolve(self, x, self.weight * scale[:, None, None, None], norm.bias - mean * scale)
 
 
 def fold(network: nn.Module, run: Callable[[], object]) -> None:

@@ -54,6 +54,13 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve ``x`` as ``layer`` does, with this ``weight`` and ``bias``."""
+    if fits(layer) and pays(x, weight):
+        return conv2d(x, weight, bias)
+    return layer._conv_forward(x, weight, bias)  # type: ignore[no-any-return]
+
+
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``F.conv2d(x, weight, bias, padding=1)``, for 3 x 3 kernels, with autocast's type as the result's."""
     x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detseg.models.detector import Detector, require_proposals
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import class_loss
+from detseg.modules.eval_mode import eval_mode
 from detseg.modules.part import check_ranges
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_heads import label_regions
@@ -154,17 +155,13 @@ class RCNN(Detector):
     @torch.no_grad()
     def _channels(self, size: int) -> tuple[int, int]:
         """Return the numbers of features, by trial. Raises ValueError if images of this size are too small."""
-        training = self.training
-        device = next(self.parameters()).device
-        self.eval()
+        image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=next(self.parameters()).device)
         try:
-            image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
-            last = self.backbone.classifier_features(image)
-            return self.hidden(last).shape[1], self.grid(last).shape[1]
+            with eval_mode(self):
+                last = self.backbone.classifier_features(image)
+                return self.hidden(last).shape[1], self.grid(last).shape[1]
         except RuntimeError as error:
             raise ValueError(f"crop_size {size}: too small for {type(self.backbone).__name__}: {error}") from None
-        finally:
-            self.train(training)
 
 
 def _layers(head: nn.Module) -> list[nn.Module]:

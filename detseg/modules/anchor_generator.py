@@ -63,7 +63,7 @@ class AnchorGenerator(Part):
         trained with it.
         """
         anchors = []
-        for feature, base in zip(features, self.base_anchors, strict=True):
+        for feature, base in zip(features, self.buffers(recurse=False), strict=True):
             y, x = (
                 torch.arange(cells, device=base.device) * (pixels // cells)
                 for cells, pixels in zip(feature.shape[2:], image_shape, strict=True)

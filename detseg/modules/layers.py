@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.kernels import autocast_slows, conv2d, is_fast
+from detseg.kernels import autocast_slows, convolve, is_fast
 from detseg.modules.backbones.norm import Norm, set_norm
 
 
@@ -26,7 +26,8 @@ class ConvNormAct(nn.Conv2d):
             set_norm(self, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(conv2d(self, x, self.weight, self.bias))  # type: ignore[no-any-return]
+        x = convolve(self, x, self.weight, self.bias) if is_fast() else super().forward(x)
+        return self.norm(x)  # type: ignore[no-any-return]
 
 
 class Linear(nn.Linear):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,39 +17,57 @@ from detseg.structures import Instances
 SAMPLING_RATIO = 2  # RoIAlign's sampling points along each side of a bin: four a bin (Mask R-CNN, section 3)
 
 
-class RoIPooler(Configurable, ABC):
-    """Pool regions to square grids of bins, each from the map that fits its size (FPN, equation 1)."""
+class RoIPooler(Configurable):
+    """Pool regions to square grids of bins, each from the map that fits its size (FPN, equation 1).
+
+    A subclass defines ``pool``, a function like torchvision's of one map (B, C, h, w), of regions (M, 5), each with the
+    index of its image before the box, and of the number of bins along a side and the scale of the map.
+    """
+
+    pool: Callable[[Tensor, Tensor, int, float], Tensor]
 
     def __call__(
         self, features: Sequence[Tensor], regions: Instances, strides: Sequence[int], pool_size: int
     ) -> Tensor:
         """Pool regions (B, R) from ``features`` of these ``strides`` to (B * R, C, pool_size, pool_size).
 
-        Maps beyond ``strides`` are for anchors alone. The result has the precision of the maps.
+        Maps beyond ``strides`` are for anchors alone. The result has the precision of the maps, and shapes do not
+        depend on the data.
         """
-        boxes = torch.where(regions.valid[..., None], regions.boxes, 0)  # padding may hold anything
-        return self.pool(features[: len(strides)], boxes, strides, pool_size).to(features[0].dtype)
-
-    @abstractmethod
-    def pool(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], pool_size: int) -> Tensor:
-        """Pool ``boxes`` (B, R, 4) to (B * R, C, pool_size, pool_size)."""
+        boxes = as_float(torch.where(regions.valid[..., None], regions.boxes, 0))  # padding may hold anything
+        level = assign_levels(boxes, strides)[..., None]
+        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+        pooled: Tensor | None = None
+        for index, (feature, stride) in enumerate(zip(features[: len(strides)], strides, strict=True)):
+            # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
+            own = torch.where(level == index, boxes, 0)
+            rois = torch.cat([image.expand(*own.shape[:2], 1), own], dim=-1).reshape(-1, 5)
+            feature = as_float(feature)
+            values = self.pool(feature, rois.to(feature.dtype), pool_size, 1 / stride)  # which asks for equal types
+            pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
+        assert pooled is not None
+        return pooled.to(features[0].dtype)
 
 
 class RoIAlign(RoIPooler):
     """Average four bilinear samples in each bin."""
 
-    def pool(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], pool_size: int) -> Tensor:
-        if is_fast():
-            return roi_align(features, boxes, assign_levels(boxes, strides), strides, pool_size, SAMPLING_RATIO)
-        align = partial(torchvision.ops.roi_align, sampling_ratio=SAMPLING_RATIO, aligned=False)
-        return _pool_levels(align, features, boxes, strides, pool_size)
+    pool = staticmethod(partial(torchvision.ops.roi_align, sampling_ratio=SAMPLING_RATIO, aligned=False))
+
+    def __call__(
+        self, features: Sequence[Tensor], regions: Instances, strides: Sequence[int], pool_size: int
+    ) -> Tensor:
+        if not is_fast():
+            return super().__call__(features, regions, strides, pool_size)
+        boxes = torch.where(regions.valid[..., None], regions.boxes, 0)
+        maps, levels = features[: len(strides)], assign_levels(boxes, strides)
+        return roi_align(maps, boxes, levels, strides, pool_size, SAMPLING_RATIO).to(features[0].dtype)
 
 
 class RoIPool(RoIPooler):
     """Take the maximum of the pixels in each bin, rounded to whole pixels."""
 
-    def pool(self, features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], pool_size: int) -> Tensor:
-        return _pool_levels(torchvision.ops.roi_pool, features, boxes, strides, pool_size)
+    pool = staticmethod(torchvision.ops.roi_pool)
 
 
 def assign_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
@@ -62,21 +79,3 @@ def assign_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
     # 1e-6: a box of exactly 224 pixels must not fall a level by rounding.
     level = torch.floor(4 + torch.log2(area(boxes).sqrt().clamp(min=1e-6) / 224) + 1e-6)
     return level.clamp(first, last).to(torch.int64) - first
-
-
-def _pool_levels(
-    pool: Callable[..., Tensor], features: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], size: int
-) -> Tensor:
-    """Pool each box from the map of its level, with shapes that do not depend on the data."""
-    boxes = as_float(boxes)
-    level = assign_levels(boxes, strides)[..., None]
-    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(*boxes.shape[:2], 1)
-    pooled: Tensor | None = None
-    for index, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
-        rois = torch.cat([image, torch.where(level == index, boxes, 0)], dim=-1).reshape(-1, 5)
-        feature = as_float(feature)
-        values = pool(feature, rois.to(feature.dtype), size, 1 / stride)  # torchvision asks for equal types
-        pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
-    assert pooled is not None
-    return pooled

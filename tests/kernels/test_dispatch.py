@@ -13,7 +13,7 @@ from detseg.kernels import cpu, winograd
 from detseg.models import FasterRCNN
 from detseg.modules import FPN, RoIAlign, roi_pooler
 from detseg.modules.backbones import ResNet
-from detseg.modules.layers import Linear
+from detseg.modules.layers import ConvNormAct, Linear
 from detseg.structures import Batch, Instances
 from tests.modules.backbones.tester import images, shake
 from tests.ops.drawn import random_boxes, random_maps
@@ -45,16 +45,16 @@ def test_the_plain_path_calls_no_fast_kernel(monkeypatch) -> None:
     for module, name in ((roi_pooler, "roi_align"), (winograd, "conv2d")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(winograd, "is_amd", lambda: False)
-    layer = torch.nn.Conv2d(96, 96, 3, padding=1)
+    layer = ConvNormAct(96, 96, 3)
     x = torch.randn(1, 96, 32, 32).to(memory_format=torch.channels_last)
-    maps, boxes = random_maps((8, 16)), random_boxes(2, 3)
+    maps, regions = random_maps((8, 16)), Instances(random_boxes(2, 3), torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(AssertionError):
-        kernels.conv2d(layer, x, layer.weight, layer.bias)
+        layer(x)
     with pytest.raises(AssertionError):
-        RoIAlign().pool(maps, boxes, (8, 16), 2)
+        RoIAlign()(maps, regions, (8, 16), 2)
     with kernels.use(fast=False):
-        assert torch.equal(kernels.conv2d(layer, x, layer.weight, layer.bias), layer(x))
-        assert RoIAlign().pool(maps, boxes, (8, 16), 2).shape == (6, 3, 2, 2)
+        assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+        assert RoIAlign()(maps, regions, (8, 16), 2).shape == (6, 3, 2, 2)
 
 
 def test_under_autocast_plain_linear_is_pytorch_s(monkeypatch) -> None:
@@ -81,9 +81,9 @@ def test_compiles_and_pickles_with_either_choice() -> None:
 
 def test_compiled_code_follows_the_switch() -> None:
     """A compiled function is compiled anew after the switch."""
-    maps, boxes = random_maps((8, 16)), random_boxes(2, 3)
+    maps, regions = random_maps((8, 16)), Instances(random_boxes(2, 3), torch.ones(2, 3, dtype=torch.bool))
     torch.compiler.reset()
-    pool = torch.compile(lambda: RoIAlign().pool(maps, boxes, (8, 16), 2), fullgraph=True, backend="eager")
+    pool = torch.compile(lambda: RoIAlign()(maps, regions, (8, 16), 2), fullgraph=True, backend="eager")
     fast = pool()
     assert fast.is_contiguous(memory_format=torch.channels_last)
     with kernels.use(fast=False):

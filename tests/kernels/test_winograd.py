@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
-from detseg.kernels import conv2d, cpu, winograd
+from detseg.kernels import convolve, cpu, winograd
 
 # Images, inputs, height, width, outputs: many small maps, few large ones, no side a multiple of a tile.
 SHAPES = [(12, 96, 14, 14, 96), (1, 96, 50, 61, 112), (13, 112, 17, 3, 96), (64, 96, 1, 2, 96)]
@@ -25,7 +25,7 @@ def drawn(images: int, inputs: int, height: int, width: int, outputs: int) -> tu
 
 
 def by_winograd(layer: nn.Conv2d, x: Tensor) -> bool:
-    return "_Convolution" in type(conv2d(layer, x, layer.weight, layer.bias).grad_fn).__name__
+    return "_Convolution" in type(convolve(layer, x, layer.weight, layer.bias).grad_fn).__name__
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -33,7 +33,7 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(shape) -> None:
     layer, x = drawn(*shape)
     assert by_winograd(layer, x)
     x.requires_grad_()
-    found = conv2d(layer, x, layer.weight, layer.bias)
+    found = convolve(layer, x, layer.weight, layer.bias)
     assert found.is_contiguous(memory_format=torch.channels_last)
     exact = [value.detach().double().requires_grad_() for value in (x, *layer.parameters())]
     expected = F.conv2d(*exact, padding=1)
@@ -47,18 +47,18 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(shape) -> None:
 def test_only_the_gradients_that_are_asked_for_are_made() -> None:
     layer, x = drawn(*SHAPES[0])
     layer.requires_grad_(False)
-    conv2d(layer, x.requires_grad_(), layer.weight, layer.bias).sum().backward()
+    convolve(layer, x.requires_grad_(), layer.weight, layer.bias).sum().backward()
     assert x.grad is not None
     assert layer.weight.grad is None
     layer.requires_grad_(True)
-    conv2d(layer, x.detach(), layer.weight, None).sum().backward()
+    convolve(layer, x.detach(), layer.weight, None).sum().backward()
     assert layer.weight.grad is not None
     assert layer.bias.grad is None
 
 
 def test_the_output_may_be_changed_in_place() -> None:
     layer, x = drawn(*SHAPES[0])
-    F.relu(conv2d(layer, x, layer.weight, layer.bias), inplace=True).sum().backward()
+    F.relu(convolve(layer, x, layer.weight, layer.bias), inplace=True).sum().backward()
     expected = torch.autograd.grad(F.relu(F.conv2d(x, layer.weight, layer.bias, padding=1)).sum(), layer.weight)[0]
     assert_close(layer.weight.grad, expected, rtol=0, atol=float(1e-4 * expected.abs().max()))
 
@@ -70,7 +70,7 @@ def test_other_layers_are_left_alone(settings) -> None:
     _, x = drawn(*SHAPES[0])
     layer = nn.Conv2d(96, 96, 3, **{"padding": 1, **settings})
     assert not by_winograd(layer, x)
-    assert_close(conv2d(layer, x, layer.weight, layer.bias), layer(x), rtol=0, atol=0)
+    assert_close(convolve(layer, x, layer.weight, layer.bias), layer(x), rtol=0, atol=0)
 
 
 def test_few_pixels_few_channels_other_precisions_and_devices_are_left_alone() -> None:
@@ -108,7 +108,7 @@ def test_bfloat16_is_rounded_on_its_way_in_and_out_alone(shape, monkeypatch) -> 
     layer, x = drawn(*shape)
     x.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = conv2d(layer, x, layer.weight, layer.bias)
+        found = convolve(layer, x, layer.weight, layer.bias)
     assert found.dtype == torch.bfloat16
     assert found.is_contiguous(memory_format=torch.channels_last)
     exact = [value.detach().double().requires_grad_() for value in (x.bfloat16(), *layer.parameters())]
@@ -129,7 +129,7 @@ class Layer(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(self.layer, x, self.layer.weight, self.layer.bias)
+        return convolve(self.layer, x, self.layer.weight, self.layer.bias)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
@@ -149,7 +149,7 @@ def test_tensors_without_values_leave_nothing_behind() -> None:
     layer, x = drawn(*SHAPES[0])
     winograd._transforms.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        conv2d(layer, mode.from_tensor(x), layer.weight, layer.bias)
+        convolve(layer, mode.from_tensor(x), layer.weight, layer.bias)
     with torch.inference_mode():
         assert_close(Layer(layer)(x), layer(x), rtol=0, atol=1e-5)
     assert by_winograd(layer, x)
@@ -167,6 +167,6 @@ def test_the_precision_is_that_of_the_maps_whatever_the_default() -> None:
 def test_gradients_may_be_those_of_a_function() -> None:
     layer, x = drawn(*SHAPES[0])
     weight = layer.weight.detach()
-    found = torch.func.grad(lambda weight: conv2d(layer, x, weight, None).square().sum())(weight)
+    found = torch.func.grad(lambda weight: convolve(layer, x, weight, None).square().sum())(weight)
     expected = torch.func.grad(lambda weight: F.conv2d(x, weight, padding=1).square().sum())(weight)
     assert_close(found, expected, rtol=0, atol=float(1e-5 * expected.abs().max()))

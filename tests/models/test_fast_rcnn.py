@@ -89,7 +89,9 @@ def test_loss_is_that_of_the_paper(model) -> None:
             if overlap < 0.1:
                 continue
             region = Instances(box.view(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
-            logits, deltas = heads.box_predictor(heads.box_head(heads.pool([f[[image]] for f in features], region, 7)))
+            logits, deltas = heads.box_predictor(
+                heads.box_head(heads.pooler([f[[image]] for f in features], region, heads.strides, 7))
+            )
             label = classes[best] if overlap >= 0.5 else torch.tensor(CLASSES)
             entropy = entropy - logits.log_softmax(dim=1)[0, label]
             count += 1

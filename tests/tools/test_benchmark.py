@@ -19,6 +19,7 @@ from detseg.models import MaskRCNN
 from detseg.modules import FPN, RoIAlign
 from detseg.modules.backbones import ResNet
 from detseg.ops.masks import crop_and_resize_mean
+from detseg.structures import Instances
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -92,10 +93,11 @@ def test_both_ways_to_pool_regions_on_a_gpu_give_the_same() -> None:
     sizes = [(2, 3, 480 // stride, 640 // stride) for stride in operations.STRIDES]
     maps = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
     boxes = operations.regions(2, 40, "cpu").double()
+    boxes = Instances(boxes, torch.ones(2, 40, dtype=torch.bool))
     ways = []
     for fast in (True, False):
         with kernels.use(fast):
-            ways.append(RoIAlign().pool(maps, boxes, operations.STRIDES, 7))
+            ways.append(RoIAlign()(maps, boxes, operations.STRIDES, 7))
     weight = torch.randn_like(ways[0])
     gradients = [torch.autograd.grad((pooled * weight).sum(), maps) for pooled in ways]
     torch.testing.assert_close(*ways)

@@ -14,6 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms
 
 from detseg import kernels
 from detseg.modules import RoIAlign
+from detseg.structures import Instances
 
 STRIDES = (4, 8, 16, 32)
 IMAGES, HEIGHT, WIDTH = Shape()
@@ -33,6 +34,7 @@ def pooling(device: str, half: bool) -> dict[str, Call]:
     ``plain`` does not make the host wait either: on a GPU it may be the faster one.
     """
     boxes = regions(IMAGES, 512, device)
+    valid = torch.ones(boxes.shape[:2], dtype=torch.bool, device=device)
     precision = torch.bfloat16 if half else torch.float32
     maps = [
         torch.randn(2, 256, HEIGHT // stride, WIDTH // stride, device=device, dtype=precision)
@@ -55,9 +57,9 @@ def pooling(device: str, half: bool) -> dict[str, Call]:
         return call
 
     return {
-        "detseg": both(lambda: RoIAlign().pool(maps, boxes, STRIDES, 7)),
+        "detseg": both(lambda: RoIAlign()(maps, Instances(boxes, valid), STRIDES, 7)),
         "torchvision": both(lambda: pooler(named, list(boxes), sizes)),
-        "plain": both(lambda: RoIAlign().pool(maps, boxes, STRIDES, 7), fast=False),
+        "plain": both(lambda: RoIAlign()(maps, Instances(boxes, valid), STRIDES, 7), fast=False),
     }
 
 

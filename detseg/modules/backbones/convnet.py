@@ -17,6 +17,7 @@ from detseg.kernels.folded_norm import fold
 from detseg.modules.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detseg.modules.backbones.norm import Norm, set_norm
 from detseg.modules.backbones.weights import load_weights
+from detseg.modules.eval_mode import eval_mode
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +166,9 @@ class ConvNet(Backbone, ABC):
 
     @torch.no_grad()
     def _channels(self) -> list[int]:
-        training = self.training
         device = next(self.parameters()).device
-        maps = self.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device))
-        self.train(training)
-        return [feature.shape[1] for feature in maps]
+        with eval_mode(self):
+            return [x.shape[1] for x in self(torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device))]
 
 
 def check_stages(stages: Sequence[int], return_layers: Collection[int]) -> list[int]:

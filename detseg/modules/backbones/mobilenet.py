@@ -30,13 +30,7 @@ class MobileNetV1(ConvNet):
     """
 
     layer_names = ("features",)
-    return_layers: Mapping[int, str] = {
-        1: "features.1",
-        2: "features.3",
-        3: "features.5",
-        4: "features.11",
-        5: "features.13",
-    }
+    return_layers: Mapping[int, str] = {stage: f"features.{block}" for stage, block in enumerate((1, 3, 5, 11, 13), 1)}
 
     def __init__(
         self,
@@ -78,13 +72,7 @@ class MobileNetV2(ConvNet):
     """MobileNetV2 with maps of strides 2 to 32 (Sandler et al. 2018, arXiv:1801.04381)."""
 
     layer_names = ("features",)
-    return_layers: Mapping[int, str] = {
-        1: "features.1",
-        2: "features.3",
-        3: "features.6",
-        4: "features.13",
-        5: "features.18",
-    }
+    return_layers: Mapping[int, str] = {stage: f"features.{block}" for stage, block in enumerate((1, 3, 6, 13, 18), 1)}
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import check_stages
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.weights import load_weights
+from detseg.modules.eval_mode import eval_mode
 
 DEFAULT_FROZEN = 2  # as in ``ConvNet``
 TRIAL_SIZE = 128  # side of the image that measures the maps; every network takes images of this size
@@ -80,13 +81,11 @@ class Timm(Backbone):
         """Collect the parameters that the maps with these indices depend on."""
         if not maps:
             return set()
-        training = self.network.training
         parameters = [value for value in self.network.parameters() if value.requires_grad]
-        with torch.enable_grad():
-            features = self.network.eval()(torch.zeros(1, 3, TRIAL_SIZE, TRIAL_SIZE, device=parameters[0].device))
+        with torch.enable_grad(), eval_mode(self.network):
+            features = self.network(torch.zeros(1, 3, TRIAL_SIZE, TRIAL_SIZE, device=parameters[0].device))
             total = torch.stack([features[index].sum() for index in maps]).sum()
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        self.network.train(training)
         return {value for value, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
