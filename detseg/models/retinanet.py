@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -140,18 +140,11 @@ class RetinaNet(Detector):
     def _detect(self, predictions: Predictions, image_sizes: Tensor) -> Instances:
         logits, deltas, anchors, counts = predictions
         scores = box_ops.as_float(logits).sigmoid()
-        candidates: list[tuple[Tensor, ...]] = []
-        levels: Sequence[tuple[Tensor, ...]] = list(
-            zip(
-                torch.split(scores, counts, dim=1),
-                torch.split(deltas, counts, dim=1),
-                torch.split(anchors, counts),
-                strict=True,
-            )
-        )
-        for level_scores, level_deltas, level_anchors in levels:
-            best, index, labels = self.postprocessor.top_candidates(level_scores)
-            best_deltas = level_deltas.take_along_dim(index[..., None], dim=1)
-            candidates.append((box_ops.decode(best_deltas, level_anchors[index]), best, labels))
+        candidates = []
+        for start, stop in pairwise(accumulate(counts, initial=0)):  # of each level
+            best, index, labels = self.postprocessor.top_candidates(scores[:, start:stop])
+            index = start + index
+            boxes = box_ops.decode(deltas.take_along_dim(index[..., None], dim=1), anchors[index])
+            candidates.append((boxes, best, labels))
         boxes, best, labels = (torch.cat(each, dim=1) for each in zip(*candidates, strict=True))
         return self.postprocessor.suppress(boxes, best, labels, image_sizes)

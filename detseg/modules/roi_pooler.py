@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torchvision
@@ -20,11 +20,13 @@ SAMPLING_RATIO = 2  # RoIAlign's sampling points along each side of a bin: four 
 class RoIPooler(Configurable):
     """Pool regions to square grids of bins, each from the map that fits its size (FPN, equation 1).
 
-    A subclass defines ``pool``, a function like torchvision's of one map (B, C, h, w), of regions (M, 5), each with the
-    index of its image before the box, and of the number of bins along a side and the scale of the map.
+    A subclass names ``pool``, a function like torchvision's of one map (B, C, h, w), of regions (M, 5), each with the
+    index of its image before the box, and of the number of bins along a side and the scale of the map; and its
+    ``options``.
     """
 
-    pool: Callable[[Tensor, Tensor, int, float], Tensor]
+    pool: Callable[..., Tensor]
+    options: Mapping[str, Any] = {}
 
     def __call__(
         self, features: Sequence[Tensor], regions: Instances, strides: Sequence[int], pool_size: int
@@ -43,7 +45,8 @@ class RoIPooler(Configurable):
             own = torch.where(level == index, boxes, 0)
             rois = torch.cat([image.expand(*own.shape[:2], 1), own], dim=-1).reshape(-1, 5)
             feature = as_float(feature)
-            values = self.pool(feature, rois.to(feature.dtype), pool_size, 1 / stride)  # which asks for equal types
+            rois = rois.to(feature.dtype)  # torchvision asks for equal types
+            values = self.pool(feature, rois, pool_size, 1 / stride, **self.options)
             pooled = values if pooled is None else torch.where((level == index).reshape(-1, 1, 1, 1), values, pooled)
         assert pooled is not None
         return pooled.to(features[0].dtype)
@@ -52,7 +55,8 @@ class RoIPooler(Configurable):
 class RoIAlign(RoIPooler):
     """Average four bilinear samples in each bin."""
 
-    pool = staticmethod(partial(torchvision.ops.roi_align, sampling_ratio=SAMPLING_RATIO, aligned=False))
+    pool = staticmethod(torchvision.ops.roi_align)
+    options: Mapping[str, Any] = {"sampling_ratio": SAMPLING_RATIO, "aligned": False}
 
     def __call__(
         self, features: Sequence[Tensor], regions: Instances, strides: Sequence[int], pool_size: int
