@@ -58,7 +58,10 @@ def _probabilities(model: Segmenter, image: Tensor, tta: TTAConfig) -> Tensor:
     total = torch.zeros(1, model.num_classes, height, width, device=image.device)
     for scale in tta.scales:
         size = [max(1, round(length * scale)) for length in (height, width)]
-        scaled = image if scale == 1 else _resize(image, size)
+        scaled = image
+        if scale != 1:
+            scaled = F.interpolate(image.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+            scaled = scaled.round().clamp(0, 255).byte()
         for flip in (False, True)[: 1 + tta.flip]:
             probabilities = _average_crops(model, scaled.flip(3) if flip else scaled, tta.crop_size)
             probabilities = probabilities.flip(3) if flip else probabilities
@@ -88,8 +91,3 @@ def _crop_starts(length: int, crop_size: int) -> Iterator[int]:
     last = max(0, length - crop_size)
     yield from range(0, last, max(1, round(STEP * crop_size)))
     yield last
-
-
-def _resize(image: Tensor, size: list[int]) -> Tensor:
-    pixels = F.interpolate(image.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-    return pixels.round().clamp(0, 255).byte()

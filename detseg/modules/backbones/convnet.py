@@ -70,8 +70,11 @@ class ConvNet(Backbone, ABC):
 
         network = self.build(num_classes=1000)
         blocks = dict(self._blocks(network))
-        last = {stage: _last(blocks, tap) for stage, tap in self.return_layers.items()}
         names = list(blocks)
+        last = {
+            stage: [name for name in names if f"{name}.".startswith(f"{layer}.")][-1]
+            for stage, layer in self.return_layers.items()
+        }
         names = names[: names.index(last[self.stages[-1]]) + 1]
         self._load(network, blocks)
         for block in names:
@@ -184,10 +187,6 @@ def _expand(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return
     for child, inner in module.named_children():
         yield from _expand(f"{name}.{child}", inner)
-
-
-def _last(blocks: Mapping[str, nn.Module], tap: str) -> str:
-    return [name for name in blocks if name == tap or name.startswith(f"{tap}.")][-1]
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from detseg.configurable import WEIGHTS_IN_CHECKPOINT
 from detseg.errors import CheckpointError
 from detseg.weights.state_dict import COUNT, fetch, read_weights, state_dict_mismatch
 
-CLASSIFIER_PREFIXES = ("model.backbone.", "model.head.", "model.auxiliary.")  # in the state dict of a task
+CLASSIFIER_PREFIX = re.compile(r"^model\.(backbone|head|auxiliary)\.")  # in the state dict of a task
 
 # DenseNet's weights are older than torch's ban of dots in layer names: denselayer1.norm.1.weight is norm1.weight now.
 DOTTED_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")
@@ -57,10 +57,5 @@ def _read(name: str, weights: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{weights}: neither a file nor weights of {name}; {hint}")
     content = read_weights(weights)
     if "detseg" in content:
-        return {_published_name(key): value for key, value in content["state_dict"].items()}
+        return {CLASSIFIER_PREFIX.sub("", key): value for key, value in content["state_dict"].items()}
     return content
-
-
-def _published_name(key: str) -> str:
-    """Return the name of a classifier's tensor in the published network."""
-    return next((key.removeprefix(prefix) for prefix in CLASSIFIER_PREFIXES if key.startswith(prefix)), key)
