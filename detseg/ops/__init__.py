@@ -1,1 +1,1 @@
-"""Pure functions of tensors, batched over images: the plain, readable form of each rule."""
+"""Pure functions of tensors, batched over images, that several modules share."""
