@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from detseg.ops.boxes import as_float
+from detseg.ops.boxes import as_float, fake_nms
 
 TILE = tl.constexpr(64)  # boxes of a tile: their overlaps with one box are the bits of an int64
 CHUNK = tl.constexpr(1024)  # boxes whose overlaps are read at once
@@ -105,9 +105,4 @@ def nms(
     return indices, slots < kept.sum(dim=1, keepdim=True)
 
 
-@nms.register_fake
-def _(
-    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
-) -> tuple[Tensor, Tensor]:
-    shape = (boxes.shape[0], limit)
-    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)
+nms.register_fake(fake_nms)

@@ -133,8 +133,9 @@ def nms(
 
 
 @nms.register_fake
-def _(
+def fake_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
+    """Make tensors like the result of ``nms``, for compilers."""
     shape = (boxes.shape[0], limit)
     return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)
