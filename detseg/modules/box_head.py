@@ -25,8 +25,9 @@ class BoxHead(Part):
     channels: int
 
     def build(self, in_channels: int) -> Self:
-        """Create the layers for features with ``in_channels`` channels."""
-        raise NotImplementedError
+        """Create the layers for features with ``in_channels`` channels, if the constructor has not done so."""
+        self.build_once(in_channels=in_channels)
+        return self
 
 
 class TwoMLPHead(BoxHead):
@@ -107,10 +108,6 @@ class ClassifierHead(BoxHead):
         if ranks is not None:
             _split(self, *ranks)
 
-    def build(self, in_channels: int) -> Self:
-        self.build_once(in_channels=in_channels)
-        return self
-
     def forward(self, x: Tensor) -> Tensor:
         x = F.dropout(F.relu(self.fc6(x.flatten(1))), self.dropout, self.training)
         return F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
@@ -132,10 +129,6 @@ class Res5Head(BoxHead):
         self.pool_size, self.channels = 14, 2048
         self.layer4 = ResNet(name, weights, stages=[5], frozen=0, norm=norm).layer4
         self.build_once(in_channels=1024)
-
-    def build(self, in_channels: int) -> Self:
-        self.build_once(in_channels=in_channels)
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.average(self.maps(x))
