@@ -115,9 +115,7 @@ class RCNN(Detector):
         assert regions.labels is not None
         boxes, labels = regions.boxes.flatten(0, 1), regions.labels.flatten()
         positive, negative = (((match_labels == label) & regions.valid).view(1, -1) for label in (POSITIVE, NEGATIVE))
-        count = self.sampler.batch_size_per_image * max(1, len(batch.images))
-        sampler = BalancedSampler(count, self.sampler.positive_fraction)
-        sampled, valid = (each[0] for each in sampler(positive, negative))
+        sampled, valid = (each[0] for each in self.sampler(positive, negative, images_per_row=len(batch.images)))
         drawn = torch.where(valid[:, None], boxes[sampled], 0)
         features = self._crop_features(batch.images, batch.image_sizes, drawn, sampled // regions.valid.shape[1])
         return self.cls_score(features.hidden), labels[sampled], valid
