@@ -42,8 +42,8 @@ class RoIPooler(Configurable):
         pooled: Tensor | None = None
         for index, (feature, stride) in enumerate(zip(features[: len(strides)], strides, strict=True)):
             # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.
-            own = torch.where(level == index, boxes, 0)
-            rois = torch.cat([image.expand(*own.shape[:2], 1), own], dim=-1).reshape(-1, 5)
+            of_level = torch.where(level == index, boxes, 0)
+            rois = torch.cat([image.expand(*of_level.shape[:2], 1), of_level], dim=-1).reshape(-1, 5)
             feature = as_float(feature)
             rois = rois.to(feature.dtype)  # torchvision asks for equal types
             values = self.pool(feature, rois, pool_size, 1 / stride, **self.options)

@@ -132,8 +132,8 @@ def to_torchvision(state: Mapping[str, Tensor], labels: Sequence[int] | None = N
 def structures(state: Iterable[str]) -> list[str]:
     """List torchvision's published detectors with the tensor names in ``state``, which are torchvision's."""
     names = set(map(_current, state))
-    kinds = {"roi_heads.mask_head.": "maskrcnn", "head.": "retinanet", "": "fasterrcnn"}
-    kind = next(kind for part, kind in kinds.items() if any(name.startswith(part) for name in names | {""}))
+    families = {"roi_heads.mask_head.": "maskrcnn", "head.": "retinanet", "": "fasterrcnn"}
+    kind = next(kind for part, kind in families.items() if any(name.startswith(part) for name in names | {""}))
     if "backbone.body.conv1.weight" in names:
         second = {"roi_heads.box_head.5.weight", "head.classification_head.conv.0.1.weight"} & names
         return [f"{kind}_resnet50_fpn{'_v2' if second else ''}"]
