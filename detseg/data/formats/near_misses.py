@@ -83,7 +83,7 @@ NEAR_MISSES = (
     NearMiss("a MOT challenge", _inside("gt", "gt.txt"), DATUM.format("mot_seq")),
     NearMiss(
         "GTSDB",
-        _suffix(".ppm"),
+        _start(".txt", ".ppm;"),
         "convert its images, `mogrify -format png *.ppm`, and copy gt.txt to gt.csv below the line "
         "filename;xmin;ymin;xmax;ymax;class",
     ),

@@ -38,7 +38,7 @@ OCHUMAN = {"keypoint_visible": {}, "images": [{"annotations": [{"segms": {}, "ke
         ("ochuman.json", OCHUMAN, "OCHuman", "ochuman_coco_format_val_range_0.00_1.00.json"),
         ("labels/det_20/det_train.json", BDD, "BDD100K", "python -m bdd100k.label.to_coco -m det"),
         ("MOT17-02/gt/gt.txt", "1,1,912,484,97,109,0,7,1\n", "a MOT challenge", "-if mot_seq -f coco"),
-        ("FullIJCNN2013/00000.ppm", "P6", "GTSDB", "filename;xmin;ymin;xmax;ymax;class"),
+        ("FullIJCNN2013/gt.txt", "00000.ppm;774;411;815;446;11\n", "GTSDB", "filename;xmin;ymin;xmax;ymax;class"),
         ("stuffthingmaps_trainval2017/train2017/1.png", None, "COCO-Stuff", "into masks/train"),
         ("images/ADE/training/a/ADE_train_1_seg.png", None, "the full ADE20K", "ADEChallengeData2016.zip"),
     ],
