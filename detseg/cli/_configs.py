@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +87,9 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
 
     Raises ConfigError for a class that has no default root, if no root follows.
     """
-    classes = {cls.__name__: inspect.signature(cls).parameters for cls in (base, *subclasses(base))}
+    classes: dict[str, Mapping[str, inspect.Parameter]] = {
+        cls.__name__: inspect.signature(cls).parameters for cls in (base, *subclasses(base))
+    }
     resets = [f"--data={base.__module__}.{base.__name__}"]
     resets += [f"--data.{key}={value}" for key, value in SOURCE.items() if key in classes[base.__name__]]
     replaced: list[str] = []

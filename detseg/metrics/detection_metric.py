@@ -135,7 +135,7 @@ def _ordered(truth: GroundTruth, detections: Detections) -> tuple[GroundTruth, D
         return [None if column is None else column[rows] for column in (images, *columns[1:])]
 
     of_images = (None if column is None else column[order] for column in truth[7:])
-    return GroundTruth(*ordered(truth[:7]), *of_images), Detections(*ordered(detections))  # type: ignore[arg-type]
+    return GroundTruth(*ordered(truth[:7]), *of_images), Detections(*ordered(detections))
 
 
 def as_torchmetrics(
