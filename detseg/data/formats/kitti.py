@@ -55,7 +55,7 @@ def _listed(tree: Tree, files: list[str]) -> dict[str, list[str]]:
     lists = {split: tree.ending(f"imagesets/{split}.txt") for split in ("train", "val")}
     if not all(lists.values()):
         return {}
-    stems = {split: set(read_list(tree.root / found[0])) for split, found in lists.items()}
+    stems = {split: set(read_list(tree.root / files_of[0])) for split, files_of in lists.items()}
     return {split: [file for file in files if PurePosixPath(file).stem in names] for split, names in stems.items()}
 
 

@@ -24,8 +24,8 @@ class NearMiss(NamedTuple):
 
 def near_misses(tree: Tree) -> list[str]:
     """Describe the known data sets of a folder that cannot be read, each with the way on."""
-    found = ((one, one.find(tree)) for one in NEAR_MISSES)
-    return [f"{file} is of {one.name}, which is not read: {one.advice}" for one, file in found if file]
+    files = ((one, one.find(tree)) for one in NEAR_MISSES)
+    return [f"{file} is of {one.name}, which is not read: {one.advice}" for one, file in files if file]
 
 
 def _json(*keys: str) -> Callable[[Tree], str | None]:
