@@ -6,7 +6,7 @@
 ``train`` and ``infer`` are Faster R-CNN R50-FPN, ``mask_train`` (with 128 regions of objects in each image) and
 ``mask_infer`` (with 100 detections) Mask R-CNN R50-FPN, ``mobilenet_train`` Faster R-CNN on MobileNetV3, all at
 480 x 640 unless ``--size`` says otherwise; ``fcn_train`` and ``fcn_infer`` the dilated FCN R50 at 480 x 480;
-``roi_align`` and ``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become run lengths of
+``roi_align`` and ``nms`` what detectors spend their time in. ``masks`` are 100 small masks that become RLE of
 an image of 800 x 1333 pixels, the other side being detectron2's way; ``targets`` are those of 128 regions in each of 16
 images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking whole maps as torchvision does.
 ``data`` makes samples for training of 32 JPEG files of 480 x 640, and says first what each stage takes of a core;

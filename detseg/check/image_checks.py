@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.data.annotations.images import FILE_TYPES, is_turned
+from detseg.data.annotations.images import FILE_TYPES, ImageTooLargeError, is_turned, open_image
 from detseg.errors import DataError
 
 CHUNK_SIZE = 64  # images per task of a process
@@ -64,25 +64,25 @@ def _ignore_warnings() -> None:
 def _check_image(job: ImageJob, decode: bool) -> ImageStats:
     value_counts, issues = None, []
     if job.mask is not None:
-        from detseg.data.annotations.semantic import read_numbers  # a slow import, in every process
+        from detseg.data.annotations.semantic import read_semantic_mask  # a slow import, in every process
 
         try:
-            pixels = read_numbers(job.mask)
+            pixels = read_semantic_mask(job.mask)
             value_counts = np.bincount(pixels.ravel(), minlength=256)
             job = job._replace(size=(pixels.shape[0], pixels.shape[1]))
         except DataError as error:
             issues.append(("label-broken", str(error)))
     size = (0, 0)
     try:
-        with Image.open(job.path) as image:
+        with open_image(job.path) as image:
             header_size, header_issues = _check_header(image, job)
             if decode:
                 header_issues += _check_pixels(image, job.path)
         size, issues = header_size, issues + header_issues
-    except FileNotFoundError:
-        issues.append(("image-missing", f"{job.path}: no such file"))
-    except Image.DecompressionBombError as error:
-        issues.append(("image-bomb", f"{job.path}: {error}"))
+    except ImageTooLargeError as error:
+        issues.append(("image-bomb", str(error)))
+    except DataError as error:
+        issues.append(("image-unreadable" if job.path.exists() else "image-missing", str(error)))
     except Exception as error:  # Pillow raises many types of errors for broken files
         reason = getattr(error, "strerror", None) or error
         issues.append(("image-unreadable", f"{job.path}: cannot read this image: {reason}"))

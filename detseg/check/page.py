@@ -16,7 +16,7 @@ from detseg.check.rendering import LONG_EDGE, BarChart, Histogram, PageImage, da
 from detseg.check.statistics import BoxStatistics, anchor_coverage
 from detseg.check.summary import relative, split_table
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.images import SUFFIXES, read_image
+from detseg.data.annotations.images import SUFFIXES, open_image, read_image
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
@@ -118,7 +118,7 @@ def _issue_groups(result: CheckResult) -> Iterator[IssueGroup]:
 def _issue_image(result: CheckResult, issue: Issue, path: Path) -> PageImage:
     """Draw the box of an issue in red on its image; an unreadable image is grey."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             stored_width = image.width
             image.draft("RGB", (2 * LONG_EDGE, 2 * LONG_EDGE))
             scale = LONG_EDGE / max(image.size)

@@ -6,28 +6,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.annotations.table import ImageTable
 from detseg.errors import ConfigError, DataError
 
 Split = Literal["train", "val"]
-
-
-class ImageList(Protocol):
-    """The image files of a table of annotations."""
-
-    @property
-    def root(self) -> Path:
-        """Folder of the images."""
-
-    def __len__(self) -> int:
-        """Count the images."""
-
-    def path(self, image: int) -> Path:
-        """Path of one image."""
 
 
 def group_identical(files: Sequence[Path]) -> list[list[int]]:
@@ -75,7 +62,7 @@ def split_indices(
     return np.flatnonzero(chosen if split == "val" else ~chosen)
 
 
-def train_val_split(images: ImageList, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
+def train_val_split(images: ImageTable, fraction: float, seed: int, split: Split) -> NDArray[np.int64]:
     """Draw the indices of one side of a split by ``seed``; images that are the same byte by byte stay on one side.
 
     Raises DataError if all images are the same, and ConfigError as ``split_indices`` does.

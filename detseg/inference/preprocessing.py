@@ -9,15 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.loading.collate import PadShapes, assign_bucket, collate, to_sample
-from detseg.data.transforms import ImageSample, resizing
+from detseg.data.loading.collate import PadShapes, assign_bucket, collate
+from detseg.data.loading.dataset import to_sample
+from detseg.data.transforms import ImageSample, transform
 from detseg.preprocessing import Preprocessing
 from detseg.structures import STRIDE, Batch, Sample, to_device
 
 
 def preprocess(image: NDArray[np.uint8], config: Preprocessing, proposals: NDArray[np.float32] | None = None) -> Sample:
     """Resize an RGB image (h, w, 3) as for evaluation, with ``proposals`` (m, 4) in its pixels, without objects."""
-    return to_sample(resizing.preprocess(ImageSample(image, proposals=proposals), config), 0, image.shape[:2])
+    return to_sample(transform.preprocess(ImageSample(image, proposals=proposals), config), 0, image.shape[:2])
 
 
 def padded_shape(image: Tensor, shapes: PadShapes) -> tuple[int, int]:

@@ -66,7 +66,7 @@ class DetectionResult(Result):
     boxes: NDArray[np.float32]  # (n, 4) xyxy
     labels: NDArray[np.int64]  # (n,) 0..K-1
     scores: NDArray[np.float32]  # (n,)
-    mask_rles: list[bytes] | None = None  # (n,) COCO's compressed run lengths, see ops.rle
+    mask_rles: list[bytes] | None = None  # (n,) COCO's compressed RLE, see ops.rle
 
     def __len__(self) -> int:
         """Count the objects."""

@@ -33,6 +33,7 @@ class SemanticIoU(PerClassMetric):
     """
 
     matrix: Tensor  # (K, K) pixels by label and prediction
+    invalid: Tensor  # () pixels whose label or prediction is no class
     boundaries: Tensor  # (3, K) pixels at the boundary of each class: in the labels, in the predictions, in both
     monitor_metrics = ("mean_IoU", "pixel_accuracy")
     columns = MappingProxyType({"IoU": "IoU", "accuracy": "accuracy", "boundary IoU": "boundary_IoU"})
@@ -40,7 +41,7 @@ class SemanticIoU(PerClassMetric):
     def set_classes(self, classes: Sequence[str]) -> None:
         count = len(classes)
         if count != len(self.classes):
-            for name, shape in (("matrix", (count, count)), ("boundaries", (3, count))):
+            for name, shape in (("matrix", (count, count)), ("boundaries", (3, count)), ("invalid", ())):
                 self.add_state(name, torch.zeros(shape, dtype=torch.int64, device=self.device), dist_reduce_fx="sum")
         super().set_classes(classes)
 
@@ -55,8 +56,11 @@ class SemanticIoU(PerClassMetric):
             sizes = torch.tensor(target.shape[1:], device=target.device).expand(len(target), 2)
         count = len(self.classes)
         preds, valid = preds.to(torch.int64), target != IGNORE_INDEX
+        classes = (preds >= 0) & (preds < count) & (target >= 0) & (target < count)
+        self.invalid += (valid & ~classes).sum()  # raised by ``compute``, which waits for the device
+        valid &= classes
         self.matrix += _histogram(target * count + preds, valid, count * count).view(count, count)
-        at_label, at_prediction = (_at_boundary(classes, sizes) & valid for classes in (target, preds))
+        at_label, at_prediction = (_at_boundary(labels, sizes) & valid for labels in (target, preds))
         both = at_label & at_prediction & (target == preds)
         self.boundaries += torch.stack(
             [
@@ -67,6 +71,9 @@ class SemanticIoU(PerClassMetric):
         )
 
     def compute(self) -> dict[str, float]:
+        """Return the metrics by name. Raises ValueError for a label or a prediction that was no class."""
+        if invalid := int(self.invalid):
+            raise ValueError(f"{invalid} pixels have a label or a prediction outside of 0 to {len(self.classes) - 1}")
         matrix = self.matrix.cpu().numpy()
         correct, labelled, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
         at_label, at_prediction, both = self.boundaries.cpu().numpy()

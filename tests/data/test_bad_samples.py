@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from detseg.data import COCO, Mosaic, RandomHorizontalFlip, Resize
-from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
+from detseg.data import COCO, ImageSample, Mosaic, RandomHorizontalFlip, Resize, Transform
+from detseg.data.loading.dataset import BadSamples, SkipBadSamples
 from detseg.errors import DataError
 from detseg.structures import Sample
 from tests.data import made
@@ -86,3 +87,39 @@ def test_a_data_set(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixtu
         (tmp_path / "images" / "4.png").unlink()
         with pytest.raises(DataError, match="2 of 6 images cannot be used"):
             rows("skip")
+
+
+def test_missing_images_are_counted_before_training_begins(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        made.simple_coco(tmp_path / f"{name}.json", tmp_path / "images", count=6)
+    for name in ("2.png", "4.png"):
+        (tmp_path / "images" / name).unlink()
+    data = COCO(str(tmp_path), num_workers=0)
+    for loader in (data.train_dataloader, data.val_dataloader):
+        with pytest.raises(DataError, match=r"images/2.png: no such image; 2 of 6 are missing"):
+            loader()
+    assert COCO(str(tmp_path), num_workers=0, bad_samples="skip").train_dataloader()  # left out, or an error later
+    for name in ("2.png", "4.png"):
+        made.image(tmp_path / "images" / name)
+    assert data.train_dataloader()
+
+
+class NewLabels(Transform):
+    """Gives every object a label that the data set does not have."""
+
+    def __init__(self, label: int) -> None:
+        self.label = label
+
+    def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+        return sample._replace(labels=np.full_like(sample.labels, self.label))
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_label_of_no_class_is_an_error(tmp_path: Path, label: int) -> None:
+    """The label K is the background of a box head, and would train it silently."""
+    for name in ("train", "val"):
+        made.simple_coco(tmp_path / f"{name}.json", tmp_path / "images", count=2)
+    data = COCO(str(tmp_path), transforms=[Resize(48, 64), NewLabels(label)])
+    with pytest.raises(DataError, match=rf"0.png: has the label {label}, but labels go from 0 to 1"):
+        data.dataset("train")[0]
+    assert data.dataset("val")[0].labels.tolist() == [0]

@@ -17,7 +17,7 @@ HEIGHT, WIDTH = 60, 80
 
 
 def entries(count: int) -> list[dict[str, Any]]:
-    """Annotations of images 0 to 9, with polygons of one or more parts, or with run lengths."""
+    """Annotations of images 0 to 9, with polygons of one or more parts, or with RLE."""
     random = np.random.default_rng(0)
     found = []
     for number in range(count):
@@ -111,7 +111,7 @@ def test_collecting_reads_the_same(tmp_path: Path, masks: MaskReading) -> None:
         ({"iscrowd": "yes"}, r"annotations\[90\] \(id 91\) has iscrowd = 'yes'"),
         ({"category_id": 7}, "annotation 91 has category_id 7"),
         ({"segmentation": [[1, 2, 3, 4]]}, "annotation 91 has a polygon .* of 2 points"),
-        ({"segmentation": {"counts": [1], "size": [1, 1]}}, "annotation 91 has run lengths of a size"),
+        ({"segmentation": {"counts": [1], "size": [1, 1]}}, "annotation 91 has an RLE of the size"),
         ({"segmentation": None}, "annotation 91 has segmentation = None"),
     ],
 )

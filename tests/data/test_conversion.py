@@ -130,7 +130,7 @@ def test_yolo_comes_back_with_its_polygons(tmp_path: Path) -> None:
 
 
 def pixels(segmentation: Any) -> np.ndarray:
-    """What pycocotools draws of a polygon or run lengths."""
+    """What pycocotools draws of a polygon or RLE."""
     if isinstance(segmentation, list):
         return np.asarray(reference.decode(reference.merge(reference.frPyObjects(segmentation, HEIGHT, WIDTH))))
     if isinstance(segmentation["counts"], list):
@@ -158,7 +158,7 @@ def test_masks_come_back_from_yolo_to_the_pixel(tmp_path: Path) -> None:
     losses = convert(detect_source(root), YoloFormat(), tmp_path / "again").losses
     assert losses == {
         "polygons of several parts become one, with bridges of no width": 2,
-        "run lengths become polygons along the edges of pixels": 1,
+        "RLE become polygons along the edges of pixels": 1,
         "boxes become those around their polygons": 4,
         "classes lose their numbers": 3,
     }

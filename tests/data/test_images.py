@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import io
+import re
 import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.annotations.images import image_size, read_image
-from detseg.errors import DataError
+from detseg.data.annotations.images import image_size, read_image, read_numbers
+from detseg.data.annotations.semantic import read_semantic_mask
+from detseg.errors import ConfigError, DataError
 from tests.data import made
 
 
@@ -77,9 +83,108 @@ def test_an_image_of_another_size_than_labelled_is_named(tmp_path: Path) -> None
         read_image(tmp_path / "a.png", (80, 100))
 
 
-def test_an_image_of_too_many_pixels_is_named(tmp_path: Path) -> None:
-    head = struct.pack("<IHHIIiiHH24x", 54, 0, 0, 54, 40, 40_000, 40_000, 1, 24)
-    (tmp_path / "huge.bmp").write_bytes(b"BM" + head + bytes(1000))
-    for read in (read_image, image_size):
-        with pytest.raises(DataError, match=r"huge\.bmp: cannot .* make it smaller"):
-            read(tmp_path / "huge.bmp")
+def png(side: int, *, bits: int = 8, colour: int = 0, animated: bool = False) -> bytes:
+    """A PNG with a header for a square of ``side`` pixels, and next to no content."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0))]
+    if animated:
+        parts += [
+            chunk(b"acTL", struct.pack(">II", 2, 0)),
+            chunk(b"fcTL", struct.pack(">5I2H2B", 0, side, side, *[0] * 6)),
+        ]
+    if colour == 3:
+        parts.append(chunk(b"PLTE", bytes(6)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(bytes(4000))), chunk(b"IEND", b"")])
+
+
+def patched(image: Image.Image, name: str, find: bytes, write: bytes, **options: object) -> bytes:
+    """The file that Pillow writes, with other bytes behind each place of ``find``."""
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    content = bytearray(file.getvalue())
+    assert find in content
+    for place in re.finditer(re.escape(find), bytes(content)):
+        content[place.end() : place.end() + len(write)] = write
+    return bytes(content)
+
+
+def hostile() -> dict[str, bytes]:
+    """Small files of every type whose headers ask for gigabytes."""
+    grey, colours = Image.new("L", (16, 16), 1), Image.new("RGB", (16, 16), (1, 2, 3))
+    side = struct.pack(">HH", 60_000, 60_000)
+    tags = {256: 40_000, 257: 40_000, 258: 8, 259: 1, 262: 1, 273: 8, 278: 40_000, 279: 9}
+    tiff = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    webp = (16_382).to_bytes(3, "little")
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), (9, 2, 3))], "duration": 40}
+    return {
+        "one.png": png(30_000),
+        "palette.png": png(30_000, bits=1, colour=3),
+        "deep.png": png(30_000, bits=16, colour=2),
+        "animated.png": png(30_000, animated=True),
+        "one.jpg": patched(colours, "JPEG", b"\xff\xc0\x00\x11\x08", side),
+        "progressive.jpg": patched(colours, "JPEG", b"\xff\xc2\x00\x11\x08", side, progressive=True),
+        "one.bmp": b"BM" + struct.pack("<IHHIIiiHH24x", 54, 0, 0, 54, 40, 40_000, 40_000, 1, 24) + bytes(1000),
+        "one.gif": patched(grey, "GIF", b"GIF87a", side),
+        "frame.gif": patched(grey, "GIF", b",\x00\x00\x00\x00", side),
+        "animated.gif": patched(colours, "GIF", b"GIF89a", side, **frames),
+        "one.tif": struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + tiff + bytes(100),
+        "animated.webp": patched(colours, "WEBP", b"VP8X\n\x00\x00\x00\x02\x00\x00\x00", 2 * webp, **frames),
+    }
+
+
+READERS = (read_image, image_size, read_semantic_mask, read_numbers)
+
+
+@pytest.mark.parametrize("name", hostile())
+def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(hostile()[name])
+    for read in READERS:
+        with pytest.raises(DataError, match=rf"{name}: .* pixels, more than the limit of 178,956,970; make it smaller"):
+            read(tmp_path / name)
+
+
+def test_the_limit_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.image(tmp_path / "a.png", 48, 64)
+    monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", "3071")
+    with pytest.raises(DataError, match=r"64 x 48 = 3,072 pixels, .* of 3,071; .* DETSEG_MAX_IMAGE_PIXELS=3072"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", "3072")
+    assert read_image(tmp_path / "a.png").shape == (48, 64, 3)
+    (tmp_path / "huge.png").write_bytes(png(30_000))
+    monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", "900000000")
+    assert image_size(tmp_path / "huge.png") == (30_000, 30_000)
+    monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", "many")
+    with pytest.raises(ConfigError, match="DETSEG_MAX_IMAGE_PIXELS: 'many' must be a number"):
+        read_image(tmp_path / "a.png")
+
+
+def test_refusing_takes_no_memory(tmp_path: Path) -> None:
+    for name, content in hostile().items():
+        (tmp_path / name).write_bytes(content)
+    script = """
+import resource, sys
+from pathlib import Path
+from detseg.errors import DataError
+from tests.data.test_images import READERS
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in Path(sys.argv[1]).iterdir():
+    for read in READERS:
+        try:
+            read(path)
+        except DataError:
+            pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 400 << 10  # KiB
+
+
+def test_a_failed_download_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    for read in READERS:
+        with pytest.raises(DataError, match=r"a\.jpg: a Git LFS pointer .* `git lfs pull`"):
+            read(tmp_path / "a.jpg")

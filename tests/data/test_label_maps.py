@@ -12,8 +12,14 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from detseg.data.annotations.class_names import find_classes
-from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, read_numbers, semantic_masks
+from detseg.data.annotations.semantic import (
+    LabelFiles,
+    SemanticAnnotations,
+    by_stem,
+    find_classes,
+    read_semantic_mask,
+    semantic_masks,
+)
 from detseg.draw import save_labels
 from detseg.errors import DataError
 
@@ -42,7 +48,7 @@ def test_numbers_are_read_as_they_are(tmp_path: Path, kind: str) -> None:
             sbd(path, NUMBERS)
         case _:
             Image.fromarray(NUMBERS.astype(np.uint8 if kind == "grey" else np.uint16)).save(path)
-    numbers = read_numbers(path)
+    numbers = read_semantic_mask(path)
     assert numbers.dtype == np.uint8
     assert np.array_equal(numbers, NUMBERS)
     assert LabelFiles(np.array([str(path)]), 5, (255,)).size(0) == (6, 8)
@@ -50,7 +56,7 @@ def test_numbers_are_read_as_they_are(tmp_path: Path, kind: str) -> None:
 
 def test_black_and_white_is_two_numbers(tmp_path: Path) -> None:
     Image.fromarray(NUMBERS > 2).save(tmp_path / "a.png")
-    assert np.array_equal(read_numbers(tmp_path / "a.png"), NUMBERS > 2)
+    assert np.array_equal(read_semantic_mask(tmp_path / "a.png"), NUMBERS > 2)
 
 
 def broken(path: Path, kind: str) -> None:
@@ -82,10 +88,10 @@ def broken(path: Path, kind: str) -> None:
         ("a.png", "colours", r"the labels are colours \(RGB\)"),
         ("a.png", "transparent", r"the labels are colours \(RGBA\)"),
         ("a.png", "large", "run from 300 to 300, but must lie within 0 to 255"),
-        ("a.png", "cut short", "cannot read these labels"),
+        ("a.png", "cut short", "cannot read this image"),
         ("a.png", "floats", "one whole number for each pixel, not float32"),
-        ("a.png", "text", "cannot read these labels"),
-        ("a.png", "missing", "cannot read these labels: No such file"),
+        ("a.png", "text", "not an image"),
+        ("a.png", "missing", "cannot read this image: No such file"),
         ("a.mat", "other mat", r"not a file of SBD's labels"),
         ("a.mat", "flat mat", r"not a file of SBD's labels"),
         ("a.mat", "no mat", r"not a file of SBD's labels"),
@@ -95,7 +101,7 @@ def broken(path: Path, kind: str) -> None:
 def test_a_broken_file_is_named(tmp_path: Path, name: str, kind: str, message: str) -> None:
     broken(tmp_path / name, kind)
     with pytest.raises(DataError, match=f"{tmp_path / name}: .*{message}"):
-        read_numbers(tmp_path / name)
+        read_semantic_mask(tmp_path / name)
 
 
 def test_void_and_what_is_no_class(tmp_path: Path) -> None:

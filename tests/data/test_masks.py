@@ -91,17 +91,17 @@ BROKEN = [
     ([10, 10, 30, 10, 30, 40], "no list of x and y"),
     ([[10, 10, 30, "wide", 30, 40]], "no number"),
     ([[10, 10, 30, float("nan"), 30, 40]], "no number"),
-    ({"size": [HEIGHT, WIDTH], "counts": [10, 20]}, "run lengths of 30 pixels, but its image has 3072"),
+    ({"size": [HEIGHT, WIDTH], "counts": [10, 20]}, "an RLE of 30 pixels, but its image has 3072"),
     ({"size": [HEIGHT, WIDTH], "counts": [4000, -928]}, "neither text nor a list of numbers"),
     ({"size": [HEIGHT, WIDTH], "counts": [1.5, 3070.5]}, "neither text nor a list of numbers"),
     ({"size": [HEIGHT, WIDTH]}, "neither text nor a list of numbers"),
-    ({"size": [HEIGHT, WIDTH], "counts": []}, "run lengths of 0 pixels"),
-    ({**run_lengths(ellipse()), "size": [WIDTH, HEIGHT]}, r"of a size \[64, 48\], but its image is \[48, 64\]"),
-    ({**text(ellipse()), "size": [HEIGHT, WIDTH, 1]}, "of a size"),
-    ({**text(ellipse()), "counts": text(ellipse())["counts"][:-3]}, "run lengths of|truncated"),
+    ({"size": [HEIGHT, WIDTH], "counts": []}, "an RLE of 0 pixels"),
+    ({**run_lengths(ellipse()), "size": [WIDTH, HEIGHT]}, r"of the size \[64, 48\], but its image is \[48, 64\]"),
+    ({**text(ellipse()), "size": [HEIGHT, WIDTH, 1]}, "of the size"),
+    ({**text(ellipse()), "counts": text(ellipse())["counts"][:-3]}, "an RLE of|truncated"),
     ({**text(ellipse()), "counts": "é \x00"}, "character"),
     ({**text(ellipse()), "counts": "ooooooooooooo1"}, "too long"),
-    ({"size": [HEIGHT, WIDTH], "counts": "0Pl20Pl2"}, "run length"),
+    ({"size": [HEIGHT, WIDTH], "counts": "0Pl20Pl2"}, "an RLE"),
     ("a text", "has segmentation = 'a text'"),
     ([[10, 10, 30, 10, 20, 10]], "without a pixel"),
     ([[10, 10, 10, 10, 10, 10]], "without a pixel"),
@@ -120,7 +120,7 @@ def test_a_broken_mask_is_refused_with_file_and_number(tmp_path: Path, segmentat
 
 @pytest.mark.parametrize(
     ("segmentation", "way_on"),
-    [(None, "train a network"), ([[10, 10, 30, 10]], "correct them"), ([[70, 10, 90, 10, 90, 30]], "correct them")],
+    [(None, "train a model"), ([[10, 10, 30, 10]], "correct them"), ([[70, 10, 90, 10, 90, 30]], "correct them")],
 )
 def test_where_no_mask_is_sound_the_way_on_depends_on_whether_there_are_any(
     tmp_path: Path, segmentation: Any, way_on: str
@@ -272,10 +272,10 @@ def test_broken_objects_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     with pytest.raises(DataError, match=r"a\.png: is 48x64, but its image 64x48"):
         read_voc(root, ["a"], "all")
     Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(root / "SegmentationObject" / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: .* an image in colour"):
+    with pytest.raises(DataError, match=r"a\.png: .* colours"):
         read_voc(root, ["a"], "all")
     (root / "SegmentationObject" / "a.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"a\.png: cannot read these objects"):
+    with pytest.raises(DataError, match=r"a\.png: (cannot read|not an image)"):
         read_voc(root, ["a"], "all")
     (root / "SegmentationObject" / "a.png").unlink()
     with pytest.raises(DataError, match=r"2 of 2 objects .* has no .*a\.png"):
@@ -342,7 +342,7 @@ def test_a_set_of_boxes_alone_says_what_to_do(tmp_path: Path, kind: str, use: Li
     if kind != "COCO":
         (format,) = find_formats(kind, "detection")
         convert(detect_source(coco), format, tmp_path / kind)
-    with pytest.raises(DataError, match=rf"{kind}.* mask.*such as `--config faster_rcnn_r50\.yaml`, or give"):
+    with pytest.raises(DataError, match=rf"{kind}.* mask.*such as FasterRCNN, with `masks='none'`, or give"):
         DetectionDataModule(str(tmp_path / kind), masks=use).read("train")
 
 

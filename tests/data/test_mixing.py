@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from detseg.data import COCO, CopyPaste, ImageSample, LargeScaleJitter, Mosaic, RandomHorizontalFlip, Resize
 from detseg.data.transforms.geometry import crop, full_mask, mask_bounds
 from detseg.data.transforms.mixing import GREY
-from detseg.data.transforms.resizing import preprocess
-from detseg.data.transforms.transform import apply_transforms
+from detseg.data.transforms.transform import apply_transforms, preprocess
 from detseg.errors import ConfigError
 from detseg.ops.masks import box_masks
 from tests.data import made

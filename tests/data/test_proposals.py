@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from detseg.data import COCO, VOC, Albumentations, RandomHorizontalFlip, Resize, Shapes, collate
 from detseg.data.loading.proposals import Writer, cache_file, make_header
 from detseg.data.transforms.geometry import ImageSample
-from detseg.data.transforms.resizing import preprocess
-from detseg.data.transforms.transform import apply_transforms, preprocessing_of
+from detseg.data.transforms.transform import apply_transforms, preprocess, preprocessing_of
 from detseg.errors import DataError
 from detseg.structures import Sample
 from tests.data import made

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from detseg.data import COCO
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.loading.repeat_factors import ClassBalanced, RepeatFactor
-from detseg.data.loading.samplers import TrainingSampler
+from detseg.data.loading.samplers import ClassBalanced, RepeatFactor, TrainingSampler
 from detseg.errors import ConfigError
 from tests.data import made
 
@@ -113,7 +112,8 @@ def test_the_data_gives_its_sampling_to_the_sampler(tmp_path: Path) -> None:
     images = [{"id": i, "file_name": f"{i}.png", "height": 48, "width": 64} for i in range(20)]
     objects = [{"id": i, "image_id": i, "category_id": 1 + (i == 4), "bbox": [4, 6, 20, 30]} for i in range(20)]
     made.coco(tmp_path / "a.json", images, objects, {1: "cat", 2: "dog"})
-    made.image(tmp_path / "0.png")
+    for image in images:
+        made.image(tmp_path / image["file_name"])
     data = COCO(str(tmp_path), split={"train": "a.json", "val": "a.json"}, num_workers=0, sampling=RepeatFactor(0.8))
     rows = [row for keys in data.train_dataloader().batch_sampler for row, _ in keys]
     assert Counter(rows) == {row: 4 if row == 4 else 1 for row in range(20)}  # sqrt(0.8 / 0.05) = 4
@@ -122,5 +122,5 @@ def test_the_data_gives_its_sampling_to_the_sampler(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.5])
 def test_a_threshold_that_is_no_share_is_refused(threshold: float) -> None:
-    with pytest.raises(ConfigError, match=r"data.sampling: threshold"):
+    with pytest.raises(ConfigError, match=r"RepeatFactor: threshold"):
         RepeatFactor(threshold)

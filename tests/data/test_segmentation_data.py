@@ -375,7 +375,7 @@ def test_shapes(tmp_path: Path) -> None:
         assert np.array_equal(found, np.where(found == IGNORE_INDEX, IGNORE_INDEX, expected))
     assert {tuple(batch.semantic.shape[1:]) for batch in data.train_dataloader()} == {(128, 128)}
     again = from_config(json.loads(json.dumps(to_config(data))))
-    assert again.shapes.settings == data.shapes.settings
+    assert again.settings == data.settings
 
 
 # COCO

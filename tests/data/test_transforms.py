@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from detseg.data.transforms import Albumentations, ImageSample, RandomHorizontalFlip, Resize
 from detseg.data.transforms.geometry import fit
-from detseg.data.transforms.resizing import preprocess
-from detseg.data.transforms.transform import apply_transforms, preprocessing_of
+from detseg.data.transforms.transform import apply_transforms, preprocess, preprocessing_of
 from detseg.errors import ConfigError
 
 

@@ -213,3 +213,16 @@ def test_the_table_has_every_figure() -> None:
     many = SemanticIoU([f"class {label}" for label in range(150)])
     assert all(len(line) <= WIDTH for line in format_tables([many], many.compute()).splitlines())
     assert len(format_tables([many], many.compute()).splitlines()) < 90
+
+
+@pytest.mark.parametrize(("label", "prediction"), [(3, 0), (0, 3), (0, -1), (254, 0)])
+def test_a_label_or_prediction_of_no_class_is_an_error(label: int, prediction: int) -> None:
+    """Label 0 with the prediction K = 3 would else count as label 1 with the prediction 0."""
+    metric = SemanticIoU(["a", "b", "c"])
+    target = torch.tensor([[[label, IGNORE_INDEX, 1]]])
+    metric.update(torch.tensor([[[prediction, 9, 1]]]), target)
+    with pytest.raises(ValueError, match="1 pixels have a label or a prediction outside of 0 to 2"):
+        metric.compute()
+    metric.reset()
+    metric.update(torch.tensor([[[0, 9, 1]]]), torch.tensor([[[0, IGNORE_INDEX, 1]]]))
+    assert metric.compute()["pixel_accuracy"] == 1

@@ -159,7 +159,7 @@ def annotation_files(device: str, half: bool) -> dict[str, Call]:
 
 
 def write(file: Path, images: int, objects: int) -> None:
-    """Objects of 26 corners on average, 1 % of them crowds as run lengths."""
+    """Objects of 26 corners on average, 1 % of them crowds as RLE."""
     random = np.random.default_rng(0)
     entries = []
     for number in range(objects):

@@ -174,7 +174,7 @@ def step(model: nn.Module, loss: Callable[[], dict[str, Tensor]], device: str, h
 
 
 def infer(device: str, half: bool, shape: Shape = Shape(), masks: bool = False) -> dict[str, Call]:  # noqa: B008
-    """Detections of one image, with masks of the size of the image: run lengths of ours, maps of the peers."""
+    """Detections of one image, with masks of the size of the image: RLE of ours, maps of the peers."""
     shape = shape._replace(images=1)
     sides = {name: model.eval() for name, model in models(device, shape, masks).items()}
     data = batch(shape, device)

@@ -1,4 +1,4 @@
-"""Speed of masks: small ones to run lengths, and those of files to what the mask head learns."""
+"""Speed of masks: small ones to RLE, and those of files to what the mask head learns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Call = Callable[[], object]
 
 
 def encoding(device: str, half: bool) -> dict[str, Call]:
-    """Run lengths of 100 masks over boxes of 20 to 400 pixels."""
+    """RLE of 100 masks over boxes of 20 to 400 pixels."""
     random = torch.Generator().manual_seed(0)
     height, width = 800, 1333
     coarse = torch.randn(100, 1, 7, 7, generator=random)

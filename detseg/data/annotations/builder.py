@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns
 from detseg.data.annotations.images import image_sizes
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import NONE, POLYGONS, RLE, concat_masks, pack_polygons
+from detseg.ops.rle import MaskWindow, encode, to_string
 
 Box = tuple[float, float, float, float]
 Orientation = Literal["shown", "stored"]  # of an image with an EXIF orientation: as viewers turn it, or not
@@ -78,6 +79,27 @@ class Builder:
         self.areas.append(area)
         self.crowd.append(crowd)
         self.masks.append(packed)
+
+    def add_instances(
+        self, image: int, numbers: NDArray[Any], classify: Callable[[int], tuple[str, bool] | None]
+    ) -> None:
+        """Add the objects of an image in the order of their numbers (h, w).
+
+        ``classify`` maps a number to its class name and crowd flag, or None if it is not of an object.
+        """
+        from scipy.ndimage import find_objects
+
+        height, width = numbers.shape
+        counts = np.bincount(numbers.ravel())
+        objects = {number: meaning for number in np.flatnonzero(counts).tolist() if (meaning := classify(number))}
+        position = np.zeros(len(counts), dtype=np.int32)
+        position[list(objects)] = np.arange(1, len(objects) + 1)
+        places = position[numbers]
+        for (number, (name, crowd)), (down, across) in zip(objects.items(), find_objects(places), strict=True):
+            inside = places[down, across] == position[number]
+            rle = to_string(encode(MaskWindow(across.start, down.start, inside.T), height, width))
+            box = (float(across.start), float(down.start), float(across.stop), float(down.stop))
+            self.add(image, name, box, float(counts[number]), rle, crowd)
 
     def annotations(self, category_ids: Mapping[str, int] | None = None) -> DetectionAnnotations:
         """Build the table. The classes default to the sorted names of the objects, with ids from 1."""

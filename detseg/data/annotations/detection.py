@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from detseg.data.annotations.duplicates import doubled_objects
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks
+from detseg.data.annotations.table import ImageTable
 from detseg.errors import DataError, MaskError
 
 log = logging.getLogger(__name__)
@@ -23,16 +24,12 @@ ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # message
 
 
 @dataclass(frozen=True, eq=False)
-class DetectionAnnotations:
+class DetectionAnnotations(ImageTable):
     """I images with N objects, in original pixels, crowds and difficult objects included.
 
     The objects of image i are the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``boxes`` and of the arrays after it.
     """
 
-    classes: tuple[str, ...]  # names, in the order of ``labels``
-    category_ids: tuple[int, ...]  # number of each class in the data set; -1 where it has none
-    root: Path  # folder that ``files`` are relative to
-    files: NDArray[np.str_]  # (I,)
     image_ids: NDArray[Any]  # (I,) int64, or the file stems of VOC
     sizes: NDArray[np.int32]  # (I, 2) height and width, as labelled
     offsets: NDArray[np.int64]  # (I + 1,)
@@ -44,17 +41,9 @@ class DetectionAnnotations:
     ids: NDArray[np.int64]  # (N,) number of each object in the data set
     masks: Masks | None = None  # None if they were not read
 
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self.files)
-
     def objects(self, image: int) -> slice:
         """Slice of the objects of one image."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
-
-    def path(self, image: int) -> Path:
-        """Path of one image."""
-        return self.root / str(self.files[image])
 
     def subset(self, indices: ArrayLike) -> DetectionAnnotations:
         """Keep some images with their objects, in the order of ``indices``."""
@@ -76,27 +65,12 @@ class DetectionAnnotations:
         flags = [f"{n} {name}" for name, n in (("crowd", self.crowd.sum()), ("difficult", self.difficult.sum())) if n]
         return counts + (f" ({', '.join(flags)})" if flags else "")
 
-    def relabel(self, classes: Sequence[str]) -> DetectionAnnotations:
-        """Renumber the labels to ``classes``, matching by name.
-
-        Objects of other classes are dropped, and counted in the log. A name that the data does not have gets the
-        category id -1.
-        """
-        if tuple(classes) == self.classes:
-            return self
-        position = {name: label for label, name in enumerate(classes)}
-        labels = np.array([position.get(name, -1) for name in self.classes], dtype=np.int64)[self.labels]
-        ids = dict(zip(self.classes, self.category_ids, strict=True))
-        kept = replace(
-            self,
-            classes=tuple(classes),
-            category_ids=tuple(ids.get(name, -1) for name in classes),
-            labels=labels,
-        ).where(labels >= 0)
+    def _renumber(self, labels: NDArray[np.int64], unknown: str) -> DetectionAnnotations:
+        renumbered = labels[self.labels]
+        kept = replace(self, labels=renumbered).where(renumbered >= 0)
         if len(kept.labels) < len(self.labels):
-            unknown = [name for name in self.classes if name not in position]
             dropped = len(self.labels) - len(kept.labels)
-            log.warning("%s: left out %d objects of other classes: %s", self.root, dropped, ", ".join(unknown))
+            log.warning("%s: left out %d objects of other classes: %s", self.root, dropped, unknown)
         return kept
 
     def where(self, kept: NDArray[np.bool_]) -> DetectionAnnotations:

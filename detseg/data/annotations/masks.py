@@ -1,4 +1,4 @@
-"""The masks of a data set's objects, packed: polygons and run lengths in one array of bytes, and no picture of any."""
+"""Masks of the objects of a data set as polygons and RLE, packed in one array of bytes and drawn on demand."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MaskReading = MaskUse | Literal["any"]
 
 # What to do about a data set that has none.
 WITHOUT = (
-    "train a network that learns from boxes alone, such as `--config faster_rcnn_r50.yaml`, or give labels with masks: "
-    "polygons of COCO, YOLO or LabelMe, run lengths of COCO, or VOC's folder SegmentationObject"
+    "train a model that learns from boxes alone, such as FasterRCNN, with `masks='none'`, or give labels with masks: "
+    "polygons of COCO, YOLO or LabelMe, RLE of COCO, or VOC's folder SegmentationObject"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of N objects. Those of a large data set take a few hundred bytes each.
+    """Masks of N objects, a few hundred bytes each.
 
     The bytes of polygons are the number of parts and how many numbers each has (int64), then their corners (float64, x
-    and y in turn); those of run lengths are COCO's text. Each object begins at a multiple of 8.
+    and y in turn); those of RLE are COCO's compressed string. Each object begins at a multiple of 8.
     """
 
     mask_types: NDArray[np.uint8]  # (N,) NONE, POLYGONS or RLE
@@ -51,7 +51,7 @@ class Masks:
         return Masks(self.mask_types[objects], self.byte_ranges[objects], self.data)
 
     def polygons(self, row: int) -> list[NDArray[np.float64]]:
-        """The parts of an object, each x and y in turn; none where its mask is no polygons."""
+        """Parts of an object, each x and y in turn; none if its mask is not of polygons."""
         return unpack_polygons(self._bytes(row)) if self.mask_types[row] == POLYGONS else []
 
     def _bytes(self, row: int) -> bytes:
@@ -59,7 +59,7 @@ class Masks:
         return self.data[start:end].tobytes()
 
     def rle(self, row: int, height: int, width: int) -> bytes:
-        """The text of the run lengths of an object in an image of this size; nothing is inside where it has no mask."""
+        """COCO's compressed RLE of an object in an image of this size; empty if it has no mask."""
         if self.mask_types[row] == RLE:
             return self._bytes(row)
         parts = self.polygons(row)
@@ -71,7 +71,7 @@ class Masks:
         return text
 
     def segmentation(self, row: int, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
-        """The mask of an object of an image of this size as COCO's files hold it: polygons, run lengths, or None."""
+        """Mask of an object as in COCO's files: polygons, compressed RLE, or None."""
         if self.mask_types[row] == NONE:
             return None
         if self.mask_types[row] == RLE:
@@ -110,14 +110,14 @@ class Masks:
 
 
 def concat_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
-    """Put masks, each a kind and its bytes, one behind the other."""
+    """Concatenate masks, each a mask type and its bytes."""
     data = bytearray()
     spans = append(data, [content for _, content in masks])
     return Masks(np.array([kind for kind, _ in masks], dtype=np.uint8), spans, np.frombuffer(data, dtype=np.uint8))
 
 
 def append(data: bytearray, contents: Sequence[bytes]) -> NDArray[np.int64]:
-    """Put the bytes of masks behind ``data``, which grows; gives where those of each (N, 2) begin and end in it."""
+    """Append the bytes of masks to ``data``, and return their byte ranges (N, 2) in it."""
     lengths = np.fromiter(map(len, contents), dtype=np.int64, count=len(contents))
     padded = -(-lengths // 8) * 8
     starts = len(data) + np.cumsum(padded) - padded
@@ -128,9 +128,9 @@ def append(data: bytearray, contents: Sequence[bytes]) -> NDArray[np.int64]:
 
 
 def pack_many(objects: Sequence[Any]) -> tuple[bytes, NDArray[np.int64], dict[int, ValueError]]:
-    """``pack_polygons`` of many objects: all the bytes, where those of each (N, 2) begin and end, and by row its error.
+    """Apply ``pack_polygons`` to many objects: return the bytes, their ranges (N, 2), and errors by row.
 
-    It is done all at once where nothing is wrong with any, and else one by one.
+    Valid objects are packed all at once; if any is invalid, one by one.
     """
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         parts = list(chain.from_iterable(objects))
@@ -154,7 +154,7 @@ def pack_many(objects: Sequence[Any]) -> tuple[bytes, NDArray[np.int64], dict[in
 def _joined(
     counts: NDArray[np.int64], lengths: NDArray[np.int64], corners: NDArray[np.float64]
 ) -> tuple[bytes, NDArray[np.int64]]:
-    """The bytes of objects with so many parts each, of so many numbers each, and where each begins and ends."""
+    """Pack objects of ``counts`` parts with ``lengths`` numbers each: return the bytes and their ranges (N, 2)."""
     first = np.cumsum(counts) - counts
     ends = np.cumsum(1 + counts + np.add.reduceat(lengths, first))
     starts = np.append(0, ends[:-1])
@@ -170,9 +170,9 @@ def _joined(
 
 
 def pack_polygons(parts: Sequence[Sequence[float]]) -> bytes:
-    """The bytes of polygons, each x and y in turn.
+    """Pack polygons, each x and y in turn.
 
-    Raises ValueError, saying what is wrong, for a part that is none. One that crosses itself is drawn as COCO does.
+    Raises ValueError, with the reason, for an invalid part. One that crosses itself is drawn as COCO does.
     """
     if not parts:
         raise ValueError("has no polygon")
@@ -192,7 +192,7 @@ def pack_polygons(parts: Sequence[Sequence[float]]) -> bytes:
 
 
 def unpack_polygons(content: bytes) -> list[NDArray[np.float64]]:
-    """The inverse of ``pack_polygons``."""
+    """Invert ``pack_polygons``."""
     count = int(np.frombuffer(content, dtype=np.int64, count=1)[0])
     lengths = np.frombuffer(content, dtype=np.int64, count=count, offset=8)
     corners = np.frombuffer(content, dtype=np.float64, offset=8 * (count + 1))
@@ -200,12 +200,12 @@ def unpack_polygons(content: bytes) -> list[NDArray[np.float64]]:
 
 
 def pack_rle(counts: Any, size: Any, height: int, width: int) -> bytes:
-    """The text of run lengths, given as a list of numbers or as text already, of an image of this height and width.
+    """COCO's compressed RLE of an image of this height and width, from a list of counts or a compressed RLE.
 
-    Raises ValueError, saying what is wrong, if they are not run lengths of such an image.
+    Raises ValueError, with the reason, for counts that are not those of such an image.
     """
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
-        raise ValueError(f"has run lengths of a size {size!r}, but its image is {[height, width]} (height, width)")
+        raise ValueError(f"has an RLE of the size {size!r}, but its image is {[height, width]} (height, width)")
     if isinstance(counts, (str, bytes)):
         text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         numbers = from_string(text)
@@ -213,9 +213,9 @@ def pack_rle(counts: Any, size: Any, height: int, width: int) -> bytes:
         numbers = np.array(counts, dtype=np.int64)
         text = to_string(numbers) if counts else b""
     else:
-        raise ValueError("has run lengths that are neither text nor a list of numbers")
+        raise ValueError("has an RLE whose counts are neither text nor a list of numbers")
     if len(numbers) and numbers.min() < 0:
-        raise ValueError("has a run length below 0")
+        raise ValueError("has an RLE with a count below 0")
     if numbers.sum() != height * width:
-        raise ValueError(f"has run lengths of {numbers.sum()} pixels, but its image has {height * width}")
+        raise ValueError(f"has an RLE of {numbers.sum()} pixels, but its image has {height * width}")
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.constants import IGNORE_INDEX
-from detseg.data.annotations.class_names import find_classes
-from detseg.data.annotations.images import SUFFIXES, image_size
+from detseg.data.annotations.images import SUFFIXES, image_size, read_numbers
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
+from detseg.data.annotations.table import ImageTable
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = IGNORE_INDEX  # the values of a byte besides IGNORE_INDEX
+CLASS_FILES = ("classes.json", "classes.txt", "class_names.txt")
 UNKNOWN = -1  # entry of a lookup table: a number of no class
 
 
@@ -39,24 +41,12 @@ class MaskSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class SemanticAnnotations:
+class SemanticAnnotations(ImageTable):
     """I images, each with a semantic mask of its size. Masks are read on demand."""
 
-    classes: tuple[str, ...]  # names, in the order of the labels
-    category_ids: tuple[int, ...]  # number of each class in the data set; -1 where it has none
-    root: Path  # folder that ``files`` are relative to
-    files: NDArray[np.str_]  # (I,)
     rows: NDArray[np.int64]  # (I,) index of each image in ``maps``
     maps: MaskSource
     order: NDArray[np.uint8]  # (256,) label of each class in the order of ``maps``
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self.files)
-
-    def path(self, image: int) -> Path:
-        """Path of one image."""
-        return self.root / str(self.files[image])
 
     def source(self, image: int) -> Path:
         """File of the labels of one image."""
@@ -81,31 +71,13 @@ class SemanticAnnotations:
         kept = np.asarray(indices, dtype=np.int64)
         return replace(self, files=self.files[kept], rows=self.rows[kept])
 
-    def relabel(self, classes: Sequence[str]) -> SemanticAnnotations:
-        """Renumber the labels to ``classes``, matching by name.
-
-        Pixels of other classes become void, and the log names these classes. A name that the data does not have gets
-        the category id -1.
-        """
-        if tuple(classes) == self.classes:
-            return self
-        position = {name: label for label, name in enumerate(classes)}
-        unknown = [name for name in self.classes if name not in position]
+    def _renumber(self, labels: NDArray[np.int64], unknown: str) -> SemanticAnnotations:
+        """Pixels of other classes become void."""
         if unknown:
-            log.warning("%s: left out the pixels of other classes: %s", self.root, ", ".join(unknown))
-        ids = dict(zip(self.classes, self.category_ids, strict=True))
+            log.warning("%s: left out the pixels of other classes: %s", self.root, unknown)
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-        table[: len(self.classes)] = [position.get(name, IGNORE_INDEX) for name in self.classes]
-        return replace(
-            self,
-            classes=tuple(classes),
-            category_ids=tuple(ids.get(name, -1) for name in classes),
-            order=table[self.order],
-        )
-
-    def describe(self) -> str:
-        """Summarise the data set in one line."""
-        return f"{len(self)} images, {len(self.classes)} classes"
+        table[: len(labels)] = np.where(labels < 0, IGNORE_INDEX, labels)
+        return replace(self, order=table[self.order])
 
 
 def semantic_masks(
@@ -148,7 +120,7 @@ class LabelFiles:
     def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
         """Read the labels in a file. Raises DataError for a missing or broken file, and for a number of no class."""
         path = self.source(index)
-        numbers = read_numbers(path)
+        numbers = read_semantic_mask(path)
         table = np.full(256, UNKNOWN, dtype=np.int16)
         table[list(self.numbers or range(self.classes))] = np.arange(self.classes)
         table[list(self.void)] = IGNORE_INDEX
@@ -178,28 +150,12 @@ class LabelFiles:
         return Path(str(self.paths[index]))
 
 
-def read_numbers(path: Path) -> NDArray[np.uint8]:
+def read_semantic_mask(path: Path) -> NDArray[np.uint8]:
     """Read the number in each pixel (h, w) of a file of labels.
 
     Raises DataError for a missing or broken file, colours instead of numbers, and numbers above 255.
     """
-    from PIL import Image
-
-    if path.suffix == ".mat":
-        numbers = _read_mat(path)
-    else:
-        try:
-            with Image.open(path) as image:
-                if image.mode in ("RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"):
-                    raise DataError(
-                        f"{path}: the labels are colours ({image.mode}), but must be the number of the class of each "
-                        "pixel, in an image of one channel or with a palette; convert them"
-                    )
-                numbers = np.array(image)
-        except OSError as error:
-            raise DataError(f"{path}: cannot read these labels: {error.strerror or error}") from None
-        except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: cannot read these labels: {error}") from None
+    numbers = _read_mat(path) if path.suffix == ".mat" else read_numbers(path)
     if numbers.dtype.kind not in "bui" or numbers.ndim != 2:
         raise DataError(f"{path}: the labels must be one whole number for each pixel, not {numbers.dtype} values")
     if numbers.dtype.itemsize > 1 and numbers.size and (numbers.min() < 0 or numbers.max() > 255):
@@ -271,3 +227,48 @@ def pair(
     source, classes, void = find_classes(root, *defaults)
     maps = LabelFiles(np.array([str(masks / label_files[stem]) for stem in stems], dtype=np.str_), len(classes), void)
     return semantic_masks(source, classes, range(len(classes)), images, [image_files[stem] for stem in stems], maps)
+
+
+def find_classes(
+    root: Path, default: Sequence[str] | None = None, void: Sequence[int] = ()
+) -> tuple[Path, tuple[str, ...], tuple[int, ...]]:
+    """Return the source of the class names, the names of the classes 0, 1 ..., and the numbers of void pixels.
+
+    classes.txt has a name in each line; empty lines may follow. classes.json is a list of names, or has it as
+    "classes", with the number of void pixels as "ignore_index"; 255 is void as well. Without a file, these are
+    ``default`` and ``void``. Raises DataError for a broken file, and for no file without a default.
+    """
+    file = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    if file is None:
+        if default is None:
+            raise DataError(f"{root}: it has no classes.txt with the name of a class in each line, nor a classes.json")
+        return root, tuple(default), (*void, IGNORE_INDEX)
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        if file.suffix == ".txt":
+            return file, _lines(file, text), (IGNORE_INDEX,)
+        content = json.loads(text)
+    except OSError as error:
+        raise DataError(f"{file}: cannot read the names of the classes: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot read the names of the classes: {error}") from None
+    content = content if isinstance(content, dict) else {"classes": content}
+    names, ignored = content.get("classes"), content.get("ignore_index", IGNORE_INDEX)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: it has no list of names of classes")
+    if not isinstance(ignored, int) or not len(names) <= ignored <= IGNORE_INDEX:
+        raise DataError(
+            f"{file}: ignore_index is {ignored!r}; it must be a number after the classes, at most {IGNORE_INDEX}"
+        )
+    return file, tuple(names), (ignored, IGNORE_INDEX)
+
+
+def _lines(file: Path, text: str) -> tuple[str, ...]:
+    """Read a name from each line. Raises DataError for an empty line, whose class would be unclear."""
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if "" in names:
+        raise DataError(
+            f"{file}: line {names.index('') + 1} is empty; each line names the class of its number, the first one 0: "
+            "take it out, or name the class"
+        )
+    return names

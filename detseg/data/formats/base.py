@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from detseg.configurable import Configurable
-from detseg.data.annotations.classification import ClassificationIndex
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, FailFastSummary, Issue, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.data.annotations.table import ClassificationIndex
 from detseg.data.formats.layout import WHOLE as WHOLE
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError

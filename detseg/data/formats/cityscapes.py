@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detseg.constants import IGNORE_INDEX
 from detseg.data.annotations.builder import Builder
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.instance_id_maps import add_objects, read_instance_ids
+from detseg.data.annotations.images import check_pixels, read_numbers
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, semantic_masks
@@ -153,7 +153,7 @@ def read_cityscapes(tree: Tree, pairs: Mapping[str, str], issues: IssueCollector
     for frame, file in pairs.items():
         path = tree.root / file
         try:
-            numbers = paint(path) if file.endswith(".json") else read_instance_ids(path)
+            numbers = paint(path) if file.endswith(".json") else read_numbers(path)
         except DataError as error:
             issues.report("label-broken", path, str(error))
             continue
@@ -163,7 +163,7 @@ def read_cityscapes(tree: Tree, pairs: Mapping[str, str], issues: IssueCollector
             issues.report("image-missing", path, str(error))
             continue
         height, width = numbers.shape
-        add_objects(builder, builder.image(image, (height, width)), numbers, _classify)
+        builder.add_instances(builder.image(image, (height, width)), numbers, _classify)
     return builder.annotations({LABELS[number]: number for number in THINGS})
 
 
@@ -178,8 +178,7 @@ def paint(file: Path) -> NDArray[np.int32]:
     height, width = (content.get(key) for key in ("imgHeight", "imgWidth"))
     if not all(type(side) is int and side > 0 for side in (height, width)):
         raise DataError(f"{file}: has imgHeight = {height!r} and imgWidth = {width!r}")
-    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise DataError(f"{file}: its image has {width}x{height} pixels, more than an image may have")
+    check_pixels(file, height * width, f"{width} x {height} = ")
     image = Image.new("I", (width, height))
     draw = ImageDraw.Draw(image)
     counts = dict.fromkeys(SINGLE, 0)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.annotations.classification import ClassificationIndex
 from detseg.data.annotations.images import SUFFIXES
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import MaskReading
+from detseg.data.annotations.table import ClassificationIndex
 from detseg.data.formats.base import NO_NAMES, WHOLE, DatasetFormat, DatasetSource
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
@@ -84,4 +84,5 @@ def list_images(folder: Path) -> ClassificationIndex:
             raise DataError(f"{folder / name}: no image of this class ({', '.join(SUFFIXES)})")
         files += images
         labels += [label] * len(images)
-    return ClassificationIndex(folder, tuple(classes), np.array(files, dtype=np.str_), np.array(labels, dtype=np.int64))
+    names, numbers = np.array(files, dtype=np.str_), np.array(labels, dtype=np.int64)
+    return ClassificationIndex(tuple(classes), tuple(range(len(classes))), folder, names, numbers)

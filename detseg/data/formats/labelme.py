@@ -12,6 +12,7 @@ import numpy as np
 
 from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import max_pixels
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
@@ -141,6 +142,8 @@ def _pixels(content: Any, points: Polygon, size: tuple[int, int]) -> tuple[Box, 
 
     try:
         with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
+            if image.width * image.height > max_pixels():
+                raise ValueError(f"{image.width} x {image.height} pixels")
             inside = np.array(image.convert("L")) > 0
     except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise AnnotationError("label-broken", f"has a mask that is no PNG in base64: {error}") from None

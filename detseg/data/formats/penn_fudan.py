@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detseg.data.annotations.builder import Builder
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.instance_id_maps import add_objects, read_instance_ids
+from detseg.data.annotations.images import read_numbers
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource
@@ -49,7 +49,7 @@ def read_penn_fudan(root: Path, issues: IssueCollector = FAIL_FAST) -> Detection
     for file in files:
         mask = root / "PedMasks" / f"{file.stem}_mask.png"
         try:
-            numbers = read_instance_ids(mask)
+            numbers = read_numbers(mask)
         except DataError as error:
             issues.report("label-broken", mask, str(error), image=file)
             continue
@@ -58,5 +58,5 @@ def read_penn_fudan(root: Path, issues: IssueCollector = FAIL_FAST) -> Detection
             message = f"{root}: the mask of {file.name} has another size than the image"
             issues.report("image-size", mask, message, image=file)
         else:
-            add_objects(builder, image, numbers, lambda number: (CLASS, False) if number else None)
+            builder.add_instances(image, numbers, lambda number: (CLASS, False) if number else None)
     return builder.annotations({CLASS: 1})

@@ -86,7 +86,7 @@ def _polygon(table: DetectionAnnotations, i: int, height: int, width: int, losse
         if drawn.rle(0, height, width) == masks.rle(i, height, width):
             return whole
     else:
-        losses["run lengths become polygons along the edges of pixels"] += 1
+        losses["RLE become polygons along the edges of pixels"] += 1
     contours = trace_contours(next(masks.draw(np.array([i]), height, width)))
     if not contours:
         file = table.path(int(np.searchsorted(table.offsets, i, side="right")) - 1)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.transforms.geometry import ImageSample, fit
-from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
+from detseg.data.transforms.geometry import fit
+from detseg.preprocessing import Preprocessing, ResizeConfig
 from detseg.structures import STRIDE, Batch, Instances, Sample
 
 FEWEST = 4  # objects that a batch has room for
@@ -38,21 +38,6 @@ def eval_pad_shapes(config: Preprocessing) -> list[tuple[int, int]]:
     return [(config.size, config.size)] if config else []
 
 
-def to_sample(sample: ImageSample, image_index: int, original_size: tuple[int, int]) -> Sample:
-    """Convert the arrays of an image to tensors."""
-    masks, proposals, semantic = sample.masks, sample.proposals, sample.semantic
-    return Sample(
-        image=torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1),
-        boxes=torch.from_numpy(sample.boxes),
-        labels=torch.from_numpy(sample.labels),
-        image_index=image_index,
-        original_size=original_size,
-        masks=None if masks is None else torch.from_numpy(np.ascontiguousarray(masks)),
-        proposals=None if proposals is None else torch.from_numpy(proposals),
-        semantic=None if semantic is None else torch.from_numpy(np.ascontiguousarray(semantic)),
-    )
-
-
 def assign_bucket(sizes: NDArray[Any], pad_shapes: PadShapes) -> NDArray[np.int64]:
     """Position of the smallest bucket that holds each of ``sizes`` (I, 2), or -1 where none does."""
     shapes = np.array(pad_shapes, dtype=np.int64).reshape(-1, 2)
@@ -63,10 +48,8 @@ def assign_bucket(sizes: NDArray[Any], pad_shapes: PadShapes) -> NDArray[np.int6
     return positions
 
 
-def bucket_ids(sizes: NDArray[Any], preprocessing: Preprocessing, cropped: bool) -> NDArray[np.int64]:
+def bucket_ids(sizes: NDArray[Any], preprocessing: ResizeConfig | None) -> NDArray[np.int64]:
     """Return the bucket of each image file (I, 2): the same for images that are padded to the same size."""
-    if cropped or isinstance(preprocessing, CenterCropConfig):
-        return np.zeros(len(sizes), dtype=np.int64)
     if preprocessing is not None:
         fitted = fit(sizes, preprocessing.min_size, preprocessing.max_size)
         return assign_bucket(fitted, eval_pad_shapes(preprocessing))
@@ -115,7 +98,7 @@ def _pad(boxes: Sequence[Tensor]) -> Instances:
     count = max(FEWEST, 1 << (most - 1).bit_length() if most else 0)
     padded = torch.zeros(len(boxes), count, 4)
     valid = torch.zeros(len(boxes), count, dtype=torch.bool)
-    for i, found in enumerate(boxes):
-        padded[i, : len(found)] = found
-        valid[i, : len(found)] = True
+    for i, image_boxes in enumerate(boxes):
+        padded[i, : len(image_boxes)] = image_boxes
+        valid[i, : len(image_boxes)] = True
     return Instances(padded, valid)

@@ -7,63 +7,32 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from detseg.configurable import Configurable
 from detseg.data.annotations.issues import log_issues
 from detseg.data.annotations.masks import MaskUse
+from detseg.data.annotations.table import ImageTable
 from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource, Task
 from detseg.data.formats.format_detection import AUTO, find_formats, open_source
-from detseg.data.loading.bad_samples import BadSamples, SkipBadSamples
-from detseg.data.loading.collate import PadShapes, collate, eval_pad_shapes
+from detseg.data.loading.collate import PadShapes, bucket_ids, collate, eval_pad_shapes
+from detseg.data.loading.dataset import BadSamples, SampleDataset, SkipBadSamples
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
 from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.transform import Transform, crop_size_of, preprocessing_of
 from detseg.errors import ConfigError, DataError, DetsegError
-from detseg.preprocessing import Preprocessing
+from detseg.preprocessing import CenterCropConfig, Preprocessing
 from detseg.structures import STRIDE, Batch, Sample
 
 log = logging.getLogger(__name__)
 
-
-class AnnotationTable(Protocol):
-    """The images of a split and their labels."""
-
-    @property
-    def root(self) -> Path:
-        """Folder of the images."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names in the order of the labels."""
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Numbers of the classes in the data set."""
-
-    def __len__(self) -> int:
-        """Count the images."""
-
-    def path(self, image: int) -> Path:
-        """Path of one image."""
-
-    def subset(self, indices: NDArray[np.int64]) -> Self:
-        """Keep some images."""
-
-    def relabel(self, classes: Sequence[str]) -> Self:
-        """Renumber the labels to ``classes``, matching by name."""
-
-    def describe(self) -> str:
-        """Summarise the data set in one line."""
-
-
-L = TypeVar("L", bound=AnnotationTable)
+L = TypeVar("L", bound=ImageTable)
 
 
 def worker_died(error: RuntimeError) -> bool:
@@ -105,38 +74,42 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     """A data set for training and evaluation; subclasses define its ``task`` and what a sample is.
 
     ``root`` is its folder, ``format`` the name of one of ``FORMATS`` or a ``DatasetFormat``, by default detected.
-    ``transforms`` change training images in order; for evaluation see ``Transform``.
-    ``split`` names its splits; of a data set that is not split, ``val_fraction`` of the images, drawn by ``seed``, are
-    for validation, and images that are the same byte by byte stay on one side. ``batch_size`` and ``num_workers`` are
-    those of one device. An image that cannot be used is an error, or with ``bad_samples`` "skip" left out of training,
-    as long as there are few. Nothing is read before it is needed: a data module from a checkpoint gives
-    ``preprocessing`` and ``pad_shapes`` without any data.
+    ``transforms`` change training images in order; for evaluation see ``Transform``. ``split`` names its splits; of a
+    data set that is not split, ``val_fraction`` of the images, drawn by ``seed``, are for validation, and images that
+    are the same byte by byte stay on one side. ``batch_size`` and ``num_workers`` are those of one device; by default,
+    the batch size is that of the task. An image that cannot be used is an error, or with ``bad_samples`` "skip" left
+    out of training, as long as there are few. Nothing is read before it is needed: a data module from a checkpoint
+    gives ``preprocessing`` and ``pad_shapes`` without any data.
     """
 
     collate = staticmethod(collate)
     task: ClassVar[Task]
+    dataset_cls: ClassVar[type[SampleDataset[Any]]]
     default_format: ClassVar[str] = AUTO
+    default_batch_size: ClassVar[int] = 2
     min_batch_size: ClassVar[int] = 1  # images of a rank in a training step
     masks: MaskUse = "none"
 
     def __init__(
         self,
         root: str,
-        format: str | DatasetFormat,
-        split: SplitConfig | None,
-        transforms: list[Transform] | None,
-        batch_size: int,
-        num_workers: int,
+        format: str | DatasetFormat = AUTO,
+        split: SplitConfig | None = None,
+        transforms: list[Transform] | None = None,
+        batch_size: int | None = None,
+        num_workers: int = 2,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
+        self.batch_size = self.default_batch_size if batch_size is None else batch_size
+        self.num_workers, self.bad_samples = num_workers, bad_samples
+        if self.batch_size < 1 or num_workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
         self.root, self.split = Path(root), split or {}
         self.format = self.default_format if format == AUTO else format
         find_formats(self.format, self.task)
         self.transforms = self.default_transforms() if transforms is None else transforms
-        self.batch_size, self.num_workers, self.bad_samples = batch_size, num_workers, bad_samples
+        self.check_transforms()
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, L] = {}
@@ -145,6 +118,9 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     def default_transforms() -> list[Transform]:
         """Return the transforms of training if none are set."""
         raise NotImplementedError
+
+    def check_transforms(self) -> None:
+        """Raise ConfigError for transforms that do not suit the task or the other settings."""
 
     @cached_property
     def source(self) -> DatasetSource:
@@ -173,17 +149,17 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         """Draw one side of a random split."""
         return train_val_split(whole, self.split.get("val_fraction", 0.2), self.split.get("seed", 0), split)
 
-    def dataset(self, split: Split) -> Dataset[Sample]:
+    def dataset(self, split: Split) -> SampleDataset[L]:
         """Return the samples of a split, by image index; in training by a sampler's key."""
-        raise NotImplementedError
+        return self.dataset_cls(self.annotations(split), self.transforms, split == "train")
 
     def bucket_ids(self, split: Split) -> NDArray[np.int64]:
-        """Return the bucket of each image (I,); batches are of one bucket."""
-        raise NotImplementedError
-
-    def is_cropped(self, split: Split) -> bool:
-        """Tell if all images of a split are cropped to the same square."""
-        return split == "train" and crop_size_of(self.transforms) is not None
+        """Return the bucket of each image (I,): the same for images that are padded to the same size."""
+        table = self.annotations(split)
+        cropped = split == "train" and crop_size_of(self.transforms) is not None
+        if cropped or isinstance(self.preprocessing, CenterCropConfig):
+            return np.zeros(len(table), dtype=np.int64)
+        return bucket_ids(table.sizes, self.preprocessing)  # type: ignore[attr-defined]
 
     def repeat_factors(self, split: Split) -> NDArray[np.float64] | None:
         """Return the mean number of times that each image (I,) occurs in a training epoch; None for once each."""
@@ -285,6 +261,8 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         return self._loader("val", sampler, self.pad_shapes)
 
     def _loader(self, split: Split, sampler: TrainingSampler | EvaluationSampler, pad_shapes: PadShapes) -> Loader:
+        if split == "val" or self.bad_samples == "error":
+            self.annotations(split).require_images()
         dataset = self.dataset(split)
         return Loader(
             SkipBadSamples(dataset) if split == "train" and self.bad_samples == "skip" else dataset,

@@ -7,15 +7,14 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
-from detseg.data.annotations.classification import ClassificationIndex
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.masks import MaskUse
 from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.data.annotations.table import ClassificationIndex
 from detseg.data.formats.voc.semantic import VocSemanticFormat
-from detseg.data.modules.base import SplitConfig
 from detseg.data.modules.classification import ClassificationDataModule
 from detseg.data.modules.detection import DetectionDataModule
 from detseg.data.modules.segmentation import SegmentationDataModule
@@ -35,30 +34,16 @@ class Shapes(DetectionDataModule):
 
     ``train`` and ``val`` are the numbers of images. ``root`` holds them in COCO format, which is read, and again in VOC
     format, which ``VOC`` reads. Raises DataError if ``root`` holds something else, or shapes drawn from other settings:
-    nothing is ever deleted, since another run may be reading it.
+    nothing is ever deleted, since another run may be reading it. The other arguments are those of
+    ``DetectionDataModule``.
     """
 
+    default_batch_size = 4
+
     def __init__(
-        self,
-        root: str = "datasets/shapes",
-        train: int = 400,
-        val: int = 100,
-        seed: int = 0,
-        transforms: list[Transform] | None = None,
-        batch_size: int = 4,
-        num_workers: int = 2,
-        proposals: str | None = None,
-        masks: MaskUse = "none",
+        self, root: str = "datasets/shapes", train: int = 400, val: int = 100, seed: int = 0, **other: Any
     ) -> None:
-        super().__init__(
-            str(Path(root) / "coco"),
-            "COCO",
-            transforms=transforms,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            proposals=proposals,
-            masks=masks,
-        )
+        super().__init__(str(Path(root) / "coco"), "COCO", **other)
         self.settings = {"train": train, "val": val, "seed": seed}
 
     @staticmethod
@@ -79,27 +64,16 @@ class Shapes(DetectionDataModule):
 class ShapesSegmentation(SegmentationDataModule):
     """The images of ``Shapes`` for semantic segmentation, with the background as the first class.
 
-    As in VOC, the outlines of the shapes are void. Raises DataError as ``Shapes`` does.
+    As in VOC, the outlines of the shapes are void. Raises DataError as ``Shapes`` does. The other arguments are those
+    of ``SegmentationDataModule``.
     """
 
     def __init__(
-        self,
-        root: str = "datasets/shapes",
-        train: int = 400,
-        val: int = 100,
-        seed: int = 0,
-        transforms: list[Transform] | None = None,
-        batch_size: int = 4,
-        num_workers: int = 2,
+        self, root: str = "datasets/shapes", train: int = 400, val: int = 100, seed: int = 0, **other: Any
     ) -> None:
-        super().__init__(
-            str(Path(root) / "voc"),
-            VocSemanticFormat(classes=["background", *CLASSES]),
-            transforms=transforms,
-            batch_size=batch_size,
-            num_workers=num_workers,
-        )
-        self.shapes = Shapes(root, train, val, seed)
+        labels = VocSemanticFormat(classes=["background", *CLASSES])
+        super().__init__(str(Path(root) / "voc"), labels, **other)
+        self.settings = {"train": train, "val": val, "seed": seed}
 
     @staticmethod
     def default_transforms() -> list[Transform]:
@@ -108,7 +82,7 @@ class ShapesSegmentation(SegmentationDataModule):
 
     def read(self, split: Split) -> SemanticAnnotations:
         """Find the images of a split, drawing the data set first if need be."""
-        self.shapes.prepare()
+        prepare(self.root.parent, self.settings, write)
         return super().read(split)
 
 
@@ -116,8 +90,11 @@ class ShapeCrops(ClassificationDataModule):
     """The shapes one by one, each cropped with its surroundings: a small classification data set.
 
     ``train`` and ``val`` are the numbers of crops, shared evenly by the five classes and scaled to ``size`` pixels.
-    ``split`` may name the training crops as those of validation.
+    ``split`` may name the training crops as those of validation; the other arguments are those of
+    ``ClassificationDataModule``.
     """
+
+    default_batch_size = 16
 
     def __init__(
         self,
@@ -125,13 +102,11 @@ class ShapeCrops(ClassificationDataModule):
         train: int = 1500,
         val: int = 500,
         seed: int = 0,
-        split: SplitConfig | None = None,
         size: int = 48,
-        batch_size: int = 16,
-        num_workers: int = 2,
+        **other: Any,
     ) -> None:
         transforms: list[Transform] = [RandomResizedCrop(size, scale=(0.6, 1.0)), RandomHorizontalFlip()]
-        super().__init__(root, split, transforms, batch_size, num_workers)
+        super().__init__(root, "ImageFolders", transforms=transforms, **other)
         self.settings = {"train": train, "val": val, "seed": seed, "size": size}
 
     def read(self, split: Split) -> ClassificationIndex:
@@ -141,7 +116,7 @@ class ShapeCrops(ClassificationDataModule):
 
 
 def prepare(root: Path, settings: dict[str, int], draw: Callable[..., None]) -> None:
-    """Fill a folder with ``draw(root, **settings)`` unless it was drawn from the same settings."""
+    """Fill a folder with ``draw(root, **other)`` unless it was drawn from the same settings."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):

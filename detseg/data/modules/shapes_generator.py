@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.sax.saxutils import escape
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.constants import IGNORE_INDEX
+from detseg.data.annotations.builder import Builder
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.formats.coco.writer import write_coco
+from detseg.data.formats.voc.writer import write_voc
+from detseg.data.formats.writing import link_image
 from detseg.draw import save_labels
+from detseg.ops.rle import MaskWindow, encode, to_string
 
 CLASSES = ("circle", "ring", "square", "star", "triangle")
 SIZES = ((128, 160), (120, 160), (128, 128), (160, 128), (160, 112))  # height, width
@@ -39,10 +44,10 @@ class Shape(NamedTuple):
     whole: bool  # all of it can be seen
 
     @property
-    def box(self) -> list[int]:
+    def box(self) -> tuple[int, int, int, int]:
         """The smallest x1, y1, x2, y2 around the mask."""
         x, y = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (0, 1))
-        return [int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1]
+        return int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1
 
 
 def draw(seed: Sequence[int]) -> tuple[Image, list[Shape]]:
@@ -131,39 +136,33 @@ def _cover(rings: list[Points], height: int, width: int) -> Pixels:
 
 def write(root: Path, train: int, val: int, seed: int) -> None:
     """Draw the images and write them with their labels to the folders ``coco`` and ``voc``."""
-    voc = root / "voc"
-    for name in ("Annotations", "ImageSets/Main", "ImageSets/Segmentation", "JPEGImages"):
+    coco, voc = root / "coco", root / "voc"
+    for name in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (voc / name).mkdir(parents=True)
-    for name in ("SegmentationClass", "SegmentationObject"):
-        (voc / name).mkdir()
-    (root / "coco/annotations").mkdir(parents=True)
-    first = 1
-    for split, count in (("train", train), ("val", val)):
-        (root / "coco" / split).mkdir()
-        content: dict[str, list[dict[str, Any]]] = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)],
-        }
-        for number in range(first, first + count):
+    tables: dict[str, DetectionAnnotations] = {}
+    for split, numbers in (("train", range(1, train + 1)), ("val", range(train + 1, train + val + 1))):
+        builder = Builder(root, voc / "JPEGImages")
+        for number in numbers:
             image, shapes = draw((seed, number))
-            name = f"{number:06d}.jpg"
-            encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
-            (root / "coco" / split / name).write_bytes(encoded)
-            (voc / "JPEGImages" / name).write_bytes(encoded)
-            height, width = image.shape[:2]
-            content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
-            last = len(content["annotations"])
-            content["annotations"] += [
-                {"id": i, "image_id": number, **_coco(shape)} for i, shape in enumerate(shapes, last + 1)
-            ]
-            (voc / "Annotations" / f"{number:06d}.xml").write_text(_voc(name, height, width, shapes))
-            _write_segmentation(voc, number, height, width, shapes)
-        (root / f"coco/annotations/instances_{split}.json").write_text(json.dumps(content))
-        names = "".join(f"{number:06d}\n" for number in range(first, first + count))
-        for kind in ("Main", "Segmentation"):
-            (voc / "ImageSets" / kind / f"{split}.txt").write_text(names)
-        first += count
+            name, size = f"{number:06d}.jpg", (image.shape[0], image.shape[1])
+            encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+            (voc / "JPEGImages" / name).write_bytes(encoded.tobytes())
+            row = builder.image(name, size)
+            for shape in shapes:
+                rle = to_string(encode(MaskWindow(0, 0, shape.mask.T), *size))
+                mask = shape.outline.round(2).tolist() if shape.whole else rle
+                builder.add(row, CLASSES[shape.label], shape.box, float(shape.mask.sum()), mask)
+            _write_segmentation(voc, number, *size, shapes)
+        names = "".join(f"{number:06d}\n" for number in numbers)
+        (voc / "ImageSets/Segmentation" / f"{split}.txt").write_text(names)
+        table = builder.annotations({name: number for number, name in enumerate(CLASSES, start=1)})
+        tables[split] = replace(table, image_ids=np.array(numbers))
+    coco.mkdir()
+    write_coco(tables, coco, link_image)
+    for split in tables:
+        (coco / "images" / split).rename(coco / split)
+    (coco / "images").rmdir()
+    write_voc(tables, voc, lambda *_: None)  # the images are there
 
 
 def write_crops(root: Path, train: int, val: int, seed: int, size: int) -> None:
@@ -184,7 +183,7 @@ def write_crops(root: Path, train: int, val: int, seed: int, size: int) -> None:
                     path.write_bytes(cv2.imencode(".png", _crop(image, shape.box, size)[..., ::-1])[1].tobytes())
 
 
-def _crop(image: Image, box: list[int], size: int) -> Image:
+def _crop(image: Image, box: tuple[int, int, int, int], size: int) -> Image:
     """The square around a box, and an eighth of its side more on each side, as far as the image reaches."""
     x1, y1, x2, y2 = box
     half = 0.625 * max(x2 - x1, y2 - y1)
@@ -192,43 +191,6 @@ def _crop(image: Image, box: list[int], size: int) -> Image:
     left, top = max(round(x - half), 0), max(round(y - half), 0)
     part = image[top : round(y + half), left : round(x + half)]
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
-def _coco(shape: Shape) -> dict[str, Any]:
-    """The fields of a COCO annotation; the mask is a polygon where all of a shape is seen, else it is run lengths."""
-    x1, y1, x2, y2 = shape.box
-    height, width = shape.mask.shape
-    pixels = shape.mask.T.ravel()  # column by column
-    changes = np.flatnonzero(np.concatenate([pixels[:1], pixels[1:] != pixels[:-1]]))
-    runs = np.diff(changes, prepend=0, append=len(pixels))  # of pixels outside and inside, in turn
-    return {
-        "category_id": shape.label + 1,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": int(shape.mask.sum()),
-        "iscrowd": 0,
-        "segmentation": [shape.outline.round(2).ravel().tolist()]
-        if shape.whole
-        else {"size": [height, width], "counts": runs.tolist()},
-    }
-
-
-def _voc(name: str, height: int, width: int, shapes: list[Shape]) -> str:
-    """An annotation file. VOC counts pixels from 1 and includes the last one."""
-    lines = [
-        "<annotation>",
-        f"  <folder>JPEGImages</folder><filename>{escape(name)}</filename>",
-        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-        "  <segmented>1</segmented>",
-    ]
-    for shape in shapes:
-        x1, y1, x2, y2 = shape.box
-        lines += [
-            f"  <object><name>{CLASSES[shape.label]}</name><truncated>{int(not shape.whole)}</truncated>"
-            "<difficult>0</difficult>",
-            f"    <bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>",
-            "  </object>",
-        ]
-    return "\n".join([*lines, "</annotation>\n"])
 
 
 def _write_segmentation(voc: Path, number: int, height: int, width: int, shapes: list[Shape]) -> None:

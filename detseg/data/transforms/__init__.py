@@ -5,9 +5,9 @@ from detseg.data.transforms.geometry import ImageSample as ImageSample
 from detseg.data.transforms.mixing import CopyPaste as CopyPaste
 from detseg.data.transforms.mixing import LargeScaleJitter as LargeScaleJitter
 from detseg.data.transforms.mixing import Mosaic as Mosaic
-from detseg.data.transforms.resizing import RandomHorizontalFlip as RandomHorizontalFlip
-from detseg.data.transforms.resizing import RandomResizedCrop as RandomResizedCrop
-from detseg.data.transforms.resizing import RandomScaleCrop as RandomScaleCrop
-from detseg.data.transforms.resizing import Resize as Resize
 from detseg.data.transforms.transform import MixTransform as MixTransform
+from detseg.data.transforms.transform import RandomHorizontalFlip as RandomHorizontalFlip
+from detseg.data.transforms.transform import RandomResizedCrop as RandomResizedCrop
+from detseg.data.transforms.transform import RandomScaleCrop as RandomScaleCrop
+from detseg.data.transforms.transform import Resize as Resize
 from detseg.data.transforms.transform import Transform as Transform

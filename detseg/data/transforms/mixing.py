@@ -17,8 +17,7 @@ from detseg.data.transforms.geometry import (
     recompute_boxes,
     scale,
 )
-from detseg.data.transforms.resizing import Resize
-from detseg.data.transforms.transform import MixTransform
+from detseg.data.transforms.transform import MixTransform, Resize
 from detseg.errors import ConfigError
 
 GREY = 114  # of a mosaic outside its images, as in YOLO

@@ -1,16 +1,20 @@
-"""The base class of transforms, and their application to a sample."""
+"""The base class of transforms, their application to a sample, and those that resize, crop and flip."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 
 from detseg.configurable import Configurable
-from detseg.data.transforms.geometry import ImageSample, clip_proposals
+from detseg.data.transforms.geometry import ImageSample, clip_proposals, crop, fit, hflip, scale
 from detseg.errors import ConfigError
-from detseg.preprocessing import Preprocessing
+from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
 
+ASPECT = 4 / 3  # of a random crop for classification, at most, either way (GoogLeNet, section 6)
+CENTRE = 0.875  # share of the short edge in a center crop: 224 of 256 pixels (AlexNet, section 4.1)
 SampleOther = Callable[[np.random.Generator], ImageSample]  # draws another image of the data set
 
 
@@ -97,3 +101,130 @@ def check_probability(transform: Transform, value: float, name: str = "p") -> fl
     if not 0 <= value <= 1:
         raise ConfigError(f"transforms: {type(transform).__name__}: {name} {value} must be between 0 and 1")
     return value
+
+
+class Resize(Transform):
+    """Resize the short edge to ``size``, or less to keep the long edge to ``max_size``.
+
+    Of a list of sizes, training draws one and evaluation takes the largest. With probability ``crop``, training resizes
+    a random part of the image that holds all its boxes.
+
+    Raises ConfigError for invalid values.
+    """
+
+    def __init__(self, size: int | list[int] = 800, max_size: int = 1333, crop: float = 0.0) -> None:
+        self.sizes = [size] if isinstance(size, int) else list(size)
+        if not self.sizes or min(self.sizes) < 1 or max_size < max(self.sizes):
+            raise ConfigError(f"transforms: Resize: size {size} must be positive and not above max_size {max_size}")
+        self.max_size, self.crop = max_size, check_probability(self, crop, "crop")
+        self.preprocessing = ResizeConfig(max(self.sizes), max_size)
+
+    def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+        size = int(generator.choice(self.sizes))
+        if generator.random() < self.crop:
+            sample = _crop_around_boxes(sample, generator)
+        return _resize_short_edge(sample, size, self.max_size)
+
+
+class RandomHorizontalFlip(Transform):
+    """Flip an image horizontally with probability ``p``."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = check_probability(self, p)
+
+    def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+        return hflip(sample) if generator.random() < self.p else sample
+
+
+class RandomScaleCrop(Transform):
+    """Scale an image by a random factor within ``scale``, and crop a random square of ``size`` pixels (None: no crop).
+
+    An image that is smaller than the square after scaling keeps its size.
+
+    Raises ConfigError for invalid values.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.5, 2.0), size: int | None = 480) -> None:
+        if not 0 < scale[0] <= scale[1] < math.inf:
+            raise ConfigError(
+                f"transforms: RandomScaleCrop: scale {list(scale)} must be two factors above 0, the smaller one first"
+            )
+        if size is not None and size < 1:
+            raise ConfigError(f"transforms: RandomScaleCrop: size {size} must be at least 1")
+        self.scale, self.crop_size = scale, size
+
+    def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+        """Crop first and scale only the crop, which is faster."""
+        factor, lengths = generator.uniform(*self.scale), sample.image.shape[:2]
+        limit = max(lengths) * factor + 1 if self.crop_size is None else self.crop_size
+        part = [min(length, math.ceil(limit / factor)) for length in lengths]
+        height, width = (max(1, min(round(length * factor), math.floor(limit))) for length in part)
+        top, left = generator.integers(0, np.subtract(lengths, part), endpoint=True).tolist()
+        return scale(crop(sample, left, top, left + part[1], top + part[0]), height, width)
+
+
+class RandomResizedCrop(Transform):
+    """Crop a random part and resize it to ``size`` x ``size`` pixels, as for classifiers (GoogLeNet, section 6).
+
+    The part has a share of the area within ``scale`` and an aspect ratio between 3/4 and 4/3; where ten draws do not
+    fit, it is the largest square. Evaluation resizes the center crop, 7/8 of the short edge.
+
+    Raises ConfigError for invalid values.
+    """
+
+    crop_size: int
+
+    def __init__(self, size: int = 224, scale: tuple[float, float] = (0.08, 1.0)) -> None:
+        if size < 1:
+            raise ConfigError(f"transforms: RandomResizedCrop: size {size} must be at least 1")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ConfigError(
+                f"transforms: RandomResizedCrop: scale {list(scale)} must be above 0 and rise to at most 1"
+            )
+        self.crop_size, self.scale = size, scale
+        self.preprocessing = CenterCropConfig(size)
+
+    def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+        height, width = sample.image.shape[:2]
+        for _ in range(10):
+            pixels = height * width * generator.uniform(*self.scale)
+            ratio = np.exp(generator.uniform(-np.log(ASPECT), np.log(ASPECT)))
+            h, w = (max(round(float(edge)), 1) for edge in (np.sqrt(pixels / ratio), np.sqrt(pixels * ratio)))
+            if h <= height and w <= width:
+                break
+        else:
+            h = w = min(height, width)
+        top, left = generator.integers(0, (height - h, width - w), endpoint=True).tolist()
+        return _scale_to_square(crop(sample, left, top, left + w, top + h), self.crop_size)
+
+
+def preprocess(sample: ImageSample, config: Preprocessing) -> ImageSample:
+    """Resize a sample for evaluation; its proposals are clipped."""
+    if isinstance(config, ResizeConfig):
+        sample = _resize_short_edge(sample, config.min_size, config.max_size)
+    elif isinstance(config, CenterCropConfig):
+        height, width = sample.image.shape[:2]
+        edge = max(round(CENTRE * min(height, width)), 1)
+        top, left = (height - edge) // 2, (width - edge) // 2
+        sample = _scale_to_square(crop(sample, left, top, left + edge, top + edge), config.size)
+    return clip_proposals(sample)
+
+
+def _resize_short_edge(sample: ImageSample, size: int, max_size: int) -> ImageSample:
+    height, width = fit(np.array(sample.image.shape[:2]), size, max_size).tolist()
+    return scale(sample, height, width)
+
+
+def _crop_around_boxes(sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+    """Crop a random part that holds all the boxes, or the middle of an image without any."""
+    boxes, (height, width) = sample.boxes, sample.image.shape[:2]
+    inner = boxes if len(boxes) else np.array([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
+    left, top = generator.integers(0, np.floor(inner[:, :2].min(axis=0)), endpoint=True).tolist()
+    right, bottom = generator.integers(np.ceil(inner[:, 2:].max(axis=0)), (width, height), endpoint=True).tolist()
+    return crop(sample, left, top, right, bottom)
+
+
+def _scale_to_square(sample: ImageSample, size: int) -> ImageSample:
+    """Scale to a square. Means of pixels, where it shrinks, leave no moire patterns."""
+    method = cv2.INTER_AREA if min(sample.image.shape[:2]) > size else cv2.INTER_LINEAR
+    return scale(sample, size, size, method)

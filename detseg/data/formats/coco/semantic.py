@@ -121,7 +121,7 @@ class ObjectMaps:
     def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
         """Paint the objects of an image."""
         height, width = self.size(index)
-        # Column by column, as COCO's run lengths go: several times as fast as across them.
+        # Column by column, as COCO's RLE goes: several times as fast as across them.
         labels = np.zeros((height, width), dtype=np.uint8, order="F")
         once, twice = (np.zeros((height, width), dtype=bool, order="F") for _ in range(2))
         objects = np.arange(self.offsets[index], self.offsets[index + 1])

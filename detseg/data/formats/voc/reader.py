@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detseg.constants import IGNORE_INDEX
 from detseg.data.annotations.builder import rotated_boxes
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_size
+from detseg.data.annotations.images import image_size, read_numbers
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import NONE, RLE, WITHOUT, MaskReading, concat_masks
 from detseg.data.formats.layout import Tree, parse_xml, read_flag
@@ -230,19 +230,12 @@ class _Reader:
             masks.append((RLE, to_string(encode(MaskWindow(0, 0, (numbers == number).T), *size))))
         return masks, reasons
 
-    def _read_numbers(self, file: Path, height: int, width: int) -> NDArray[np.uint8] | None:
+    def _read_numbers(self, file: Path, height: int, width: int) -> NDArray[Any] | None:
         """Read the object number of each pixel; None for a file that cannot be used, if issues are collected."""
-        from PIL import Image
-
         try:
-            with Image.open(file) as image:
-                if image.mode not in ("P", "L"):
-                    message = f"{file}: must show the number of the object of each pixel, but is an image in colour"
-                    self._report_mask(file, message)
-                    return None
-                numbers: NDArray[np.uint8] = np.array(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self._report_mask(file, f"{file}: cannot read these objects: {error}")
+            numbers = read_numbers(file)
+        except DataError as error:
+            self._report_mask(file, str(error))
             return None
         if numbers.shape != (height, width):
             message = f"{file}: is {numbers.shape[1]}x{numbers.shape[0]}, but its image {width}x{height}"

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.annotations.class_names import find_classes
 from detseg.data.annotations.images import SUFFIXES
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, semantic_masks
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, by_stem, find_classes, semantic_masks
 from detseg.data.formats.base import NO_NAMES, WHOLE, DatasetFormat, DatasetSource
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.voc.layout import choose_lists, find_ids, find_voc, read_list
