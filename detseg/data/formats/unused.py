@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Issue
+from detseg.data.annotations.table import ImageTable
 from detseg.data.formats.base import DatasetSource
 from detseg.data.formats.layout import shows_labels
-from detseg.data.splits import ImageList
 
 
-def unused_images(source: DatasetSource, tables: Iterable[ImageList]) -> list[Issue]:
+def unused_images(source: DatasetSource, tables: Iterable[ImageTable]) -> list[Issue]:
     """List the images of a detection data set that none of the ``tables`` of its splits has."""
     tables = [*tables]
     if not tables or not all(isinstance(table, DetectionAnnotations) for table in tables):
