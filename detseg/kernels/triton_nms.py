@@ -14,12 +14,12 @@ CHUNK = tl.constexpr(1024)  # boxes whose overlaps are read at once
 WARPS = 8  # of each program; with these, no register spills
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _or(a, b):  # type: ignore[no-untyped-def]
     return a | b
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _overlap_kernel(boxes, groups, overlaps, threshold, count):  # type: ignore[no-untyped-def]
     """Compare the boxes of two tiles of an image: for each box, the set of later boxes that it would suppress.
 
@@ -47,7 +47,7 @@ def _overlap_kernel(boxes, groups, overlaps, threshold, count):  # type: ignore[
         tl.store(target, tl.sum(bits, axis=1), mask=rows < count)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _select_kernel(overlaps, valid, order, indices, kept, count, limit):  # type: ignore[no-untyped-def]
     """Keep each ``valid`` (B, N) box of an image that no better kept box suppresses, until there are ``limit``.
 
