@@ -1,0 +1,197 @@
+"""Trainings on a GPU: the same weights as on the CPU, checkpoints that move, loaders, checks of the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from torch import Tensor
+from torch.testing import assert_close
+
+from detseg import checkpoint
+from detseg.callbacks import DataLoadingMonitor
+from detseg.errors import DetsegError
+from detseg.inference import Predictor
+from detseg.modules import FPN, TwoMLPHead
+from detseg.modules.backbones import ResNet
+from detseg.structures import Batch
+from detseg.tasks import DetectionTask
+from detseg.tasks.loss_check import LossCheck
+from detseg.tasks.optimization import ScheduleConfig
+from tests.colours import COLOURS, colours, write_colours
+from tests.cuda.devices import DEVICES
+from tests.models.detectors import faster_rcnn
+
+each_device = pytest.mark.parametrize("device", DEVICES)
+EVERY = 10**6  # samples, so that none is drawn at random
+
+
+@pytest.fixture(autouse=True)
+def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolve in float32: a GPU would round to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def new_task(**settings: Any) -> DetectionTask:
+    seed_everything(0, verbose=False)
+    model = faster_rcnn(
+        FPN(ResNet("resnet18", stages=[2, 3]), channels=16),
+        len(COLOURS),
+        TwoMLPHead(16),
+        rpn_batch_size_per_image=EVERY,
+        rpn_positive_fraction=1.0,
+        rpn_post_nms_top_n=(EVERY, 50),
+        rpn_nms_threshold=1.0,
+        batch_size_per_image=EVERY,
+        positive_fraction=1.0,
+    )
+    model.train = lambda mode=True: model  # type: ignore[method-assign] # batch norm stays in evaluation mode
+    return DetectionTask(model.eval(), lr=0.02, schedule=ScheduleConfig(warmup_steps=0), **settings)
+
+
+def fit(task: DetectionTask, root: Path, device: str, resume: Path | None = None, **settings: Any) -> Trainer:
+    settings = {"max_epochs": 2, "limit_val_batches": 0, "logger": False, **settings}
+    trainer = Trainer(
+        accelerator=device,
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=root,
+        **settings,
+    )
+    trainer.fit(task, colours(root, batch_size=2), ckpt_path=resume)
+    return trainer
+
+
+def weights(task: DetectionTask) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in task.model.state_dict().items()}
+
+
+@each_device
+def test_weights_equal_those_of_a_training_on_the_cpu(device: str, tmp_path: Path) -> None:
+    root = write_colours(tmp_path)
+    before = weights(new_task())
+    found = []
+    for place in ("cpu", device):
+        task = new_task()
+        fit(task, root, place)
+        found.append(weights(task))
+    assert not torch.equal(found[0]["rpn.head.cls_logits.weight"], before["rpn.head.cls_logits.weight"])
+    assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.cuda
+def test_weights_of_a_compiled_training_are_the_same(tmp_path: Path) -> None:
+    root = write_colours(tmp_path)
+    found = []
+    for compile_loss in (False, True):
+        task = new_task(compile_loss=compile_loss)
+        fit(task, root, "cuda")
+        found.append(weights(task))
+    assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ("cpu", "bf16-mixed"),
+        pytest.param("cuda", "bf16-mixed", marks=pytest.mark.cuda),
+        pytest.param("cuda", "16-mixed", marks=pytest.mark.cuda),
+        pytest.param("cuda", "32-true", marks=pytest.mark.cuda),
+    ],
+)
+def test_mixed_precision_trains(device: str, precision: str, tmp_path: Path) -> None:
+    task = new_task()
+    before = weights(task)
+    fit(task, write_colours(tmp_path), device, precision=precision, limit_val_batches=1)
+    after = weights(task)
+    assert all(value.isfinite().all() and value.dtype == before[name].dtype for name, value in after.items())
+    assert not torch.equal(after["rpn.head.cls_logits.weight"], before["rpn.head.cls_logits.weight"])
+    assert np.isfinite(task.metric_values["AP"])
+
+
+@each_device
+@pytest.mark.parametrize("there", ["cpu", "same"])
+def test_a_training_resumes_on_this_and_on_another_device(device: str, there: str, tmp_path: Path) -> None:
+    root = write_colours(tmp_path)
+    whole = new_task()
+    fit(whole, root, device)
+    trainer = fit(new_task(), root, device, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = new_task()
+    fit(resumed, root, device if there == "same" else "cpu", tmp_path / "half.ckpt")
+    assert_close(weights(resumed), weights(whole), rtol=1e-3, atol=1e-4)
+
+
+@each_device
+def test_a_checkpoint_is_read_on_a_machine_without_that_device_and_moved_back(device: str, tmp_path: Path) -> None:
+    root = write_colours(tmp_path)
+    task = new_task()
+    fit(task, root, device).save_checkpoint(tmp_path / "end.ckpt")
+    loaded = checkpoint.load(tmp_path / "end.ckpt")
+    assert {value.device.type for value in loaded.model.state_dict().values()} == {"cpu"}
+    assert_close(weights(loaded), weights(task), rtol=0, atol=0)
+    checkpoint.save(loaded.to(device), tmp_path / "again.ckpt")
+    assert_close(weights(checkpoint.load(tmp_path / "again.ckpt")), weights(task), rtol=0, atol=0)
+
+
+@each_device
+def test_predictions_of_images_equal_those_of_the_cpu(device: str, tmp_path: Path) -> None:
+    task = new_task()
+    fit(task, write_colours(tmp_path), "cpu")
+    task.model.roi_heads.postprocessor.score_threshold = 0.0
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (expected,) = Predictor(task.model.to("cpu"))([image])
+    (result,) = Predictor(task.model.to(device))([image])
+    assert len(result.scores) == len(expected.scores) > 0
+    assert_close(np.sort(result.scores), np.sort(expected.scores), rtol=1e-3, atol=1e-4)
+
+
+@each_device
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_are_pinned_if_there_is_a_gpu(device: str, num_workers: int, tmp_path: Path) -> None:
+    data = colours(write_colours(tmp_path), batch_size=2, num_workers=num_workers)
+    batch: Batch = next(iter(data.train_dataloader()))
+    assert batch.proposals is None
+    for value in (batch.images, batch.image_sizes, batch.targets.boxes, batch.targets.valid):
+        assert value.is_pinned() == torch.cuda.is_available()
+        assert value.to(device, non_blocking=True).device.type == device
+
+
+@each_device
+def test_a_loss_that_is_not_finite_does_no_harm(device: str) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3, device=device))
+    for factor, gradient in ((2.0, 2.0), (float("nan"), 0.0)):
+        parameter.grad = None
+        total = (parameter * factor).sum()
+        total.backward()
+        check = LossCheck(7, {"box": total.detach()}, torch.tensor([0], device=device), total)
+        check.drop_gradients([parameter])
+        assert parameter.grad is not None
+        assert parameter.grad.tolist() == [gradient] * 3
+    with pytest.raises(DetsegError, match=r"not finite in step 7: box nan; the images were a\.jpg"):
+        check.raise_if_not_finite(lambda _: "a.jpg")
+
+
+@each_device
+def test_validation_does_not_change_what_training_draws(device: str, tmp_path: Path) -> None:
+    root = write_colours(tmp_path)
+    states = []
+    for batches in (0, 1):
+        task = new_task()
+        fit(task, root, device, limit_val_batches=batches, num_sanity_val_steps=0)
+        states.append(torch.rand(3, device=device).tolist())
+    assert states[0] == states[1]
+
+
+@each_device
+def test_waits_for_data_are_measured(device: str, tmp_path: Path) -> None:
+    monitor = DataLoadingMonitor()
+    fit(new_task(), write_colours(tmp_path), device, callbacks=[monitor], max_epochs=1)
+    assert 0 <= monitor.waited <= monitor.total
+    assert monitor.total > 0

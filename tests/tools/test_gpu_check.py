@@ -1,0 +1,93 @@
+"""The check of a GPU, on the CPU: every part runs, and none takes the others with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import gpu_check  # noqa: E402
+from gpu_check import PARTS, Report, Settings  # noqa: E402
+
+
+def test_all_parts_run_on_the_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, str(TOOLS / "gpu_check.py"), "--dry", "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    results = {line["part"]: line for line in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
+    logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
+    assert result.returncode == 0, result.stdout + result.stderr + logs
+    assert list(results) == list(PARTS)
+    left_out = {name for name, line in results.items() if line["status"] == "left out"}
+    assert left_out == {name for name in PARTS if "compiled" in name or "12" in name}
+    assert results["tests"]["skipped"] > 0
+    assert 0 <= results["training"]["AP"] <= 1
+    assert results["train_2"]["train fp32"]["detseg"]["ms"] > 0
+    assert 0 <= results["profile"]["faster_rcnn_12"]["gaps"] < 1
+    assert len(results["profile"]["faster_rcnn_12"]["top"]) == 30
+    table = result.stdout[result.stdout.index("part ") :]
+    assert [line.split()[0] for line in table.splitlines()[1 : len(PARTS) + 1]] == list(PARTS)
+
+
+def test_what_is_imported_before_a_fork_does_not_touch_the_gpu() -> None:
+    code = """
+import torch
+
+def refuse(*_):
+    raise AssertionError("no fork could use the GPU")
+
+torch.cuda._lazy_init = torch._C._cuda_init = torch._C._cuda_getDeviceCount = refuse
+import gpu_check
+gpu_check.preload()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOOLS.parent), str(TOOLS)])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def crash(settings: Settings, report: Report) -> None:
+    report(reached=1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(settings: Settings, report: Report) -> None:
+    report(reached=1)
+    time.sleep(600)
+
+
+def lack(settings: Settings, report: Report) -> None:
+    import no_such_package  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (crash, {"status": "failed", "reason": "ended with code -9", "reached": 1}),
+        (hang, {"status": "failed", "reason": "stopped after 0.5 s", "reached": 1}),
+        (lack, {"status": "left out", "reason": "No module named 'no_such_package'"}),
+    ],
+)
+def test_a_part_that_ends_badly_is_reported_with_its_values(
+    part: Any, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PARTS, "part", (0.05 if part is hang else 60, part))
+    result = gpu_check.run("part", Settings(tmp_path, dry=True))
+    assert {name: value for name, value in result.items() if name != "seconds"} == {"part": "part", **expected}
+    assert json.loads((tmp_path / "results.jsonl").read_text()) == result
+    assert gpu_check.summary(result).startswith(expected["reason"])
+
+
+def test_time_in_which_kernels_overlap_counts_once() -> None:
+    assert gpu_check.busy([(5, 6), (0, 2), (1, 3), (1.5, 2), (8, 9)]) == 5
+
+
+def test_parts_fit_into_eight_minutes() -> None:
+    assert sum(limit for limit, _ in PARTS.values()) <= 8 * 60
