@@ -26,8 +26,9 @@ class LossCheck:
         self._send()
         if self.finite.device.type == "cpu" and self.finite:
             return
+        broken = ~self.finite
         for gradient in gradients:
-            gradient.masked_fill_(~self.finite, 0)
+            gradient.masked_fill_(broken, 0)
 
     def is_finite(self) -> bool:
         """Wait for the answer of this step, not for later work of the device."""
