@@ -99,9 +99,10 @@ def versions(settings: Settings, report: Report) -> None:
             report(**{package: "missing"})
     report(python=platform.python_version(), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     if settings.device == "cuda":
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
         report(gpu=torch.cuda.get_device_name(), capability=torch.cuda.get_device_capability())
-        report(smi=subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip())
+        with contextlib.suppress(OSError):  # where the driver comes without it
+            report(driver=subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip())
 
 
 class Outcomes:
@@ -270,7 +271,8 @@ def profile(settings: Settings, report: Report) -> None:
                 step()
             if on_gpu:
                 torch.cuda.synchronize()
-        kernels = [event for event in profiler.events() if event.device_type == device_type]
+        events = [event for event in profiler.events() if event.device_type == device_type]
+        kernels = [event for event in events if not getattr(event, "is_user_annotation", False)]
         spans = [(event.time_range.start, event.time_range.end) for event in kernels]
         whole = max(stop for _, stop in spans) - min(start for start, _ in spans)  # microseconds
         times: dict[str, list[float]] = defaultdict(list)
