@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from detseg.structures import Batch
 from detseg.tasks.compilation import compiled
-from tests.cuda.devices import DEVICES, no_waits, to
+from tests.cuda.devices import no_waits, to
 from tests.models import (
     segmenters,
     test_dilated_fcn,
@@ -53,7 +53,15 @@ CASES = {
     "dilated_fcn": Case(test_dilated_fcn.TestDilatedFCN.make, segmenters.scene),
 }
 each_model = pytest.mark.parametrize("name", CASES)
-each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def each_on_gpu(*on_cpu: str) -> pytest.MarkDecorator:
+    """Every model on a GPU, and some of them on the CPU, which proves the test itself."""
+    cases = [
+        *(("cpu", name) for name in on_cpu),
+        *(pytest.param("cuda", name, marks=pytest.mark.cuda) for name in CASES),
+    ]
+    return pytest.mark.parametrize(("device", "name"), cases)
 
 
 def model_and_batch(name: str) -> tuple[Any, Batch]:
@@ -76,8 +84,7 @@ def losses_and_gradients(model: Any, batch: Batch, loss: Any = None) -> tuple[An
     return {name: value.detach() for name, value in losses.items()}, gradients
 
 
-@each_model
-@each_device
+@each_on_gpu("mask_rcnn", "retinanet", "fcn")
 def test_losses_and_gradients_equal_those_of_the_cpu(device: str, name: str) -> None:
     model, batch = model_and_batch(name)
     expected, gradients = losses_and_gradients(model, batch)
@@ -88,8 +95,7 @@ def test_losses_and_gradients_equal_those_of_the_cpu(device: str, name: str) -> 
         assert_close(moved[parameter], gradient, rtol=1e-5, atol=1e-6 * scale + 1e-9, msg=parameter)
 
 
-@each_model
-@each_device
+@each_on_gpu("mask_rcnn", "fast_rcnn", "fcn")
 @torch.no_grad()
 def test_predictions_equal_those_of_the_cpu(device: str, name: str) -> None:
     model, batch = model_and_batch(name)
@@ -100,8 +106,7 @@ def test_predictions_equal_those_of_the_cpu(device: str, name: str) -> None:
     assert_close(predictions, expected, rtol=1e-5, atol=1e-6)
 
 
-@each_model
-@each_device
+@each_on_gpu("fast_rcnn")
 def test_bfloat16_losses_are_close(device: str, name: str) -> None:
     model, batch = model_and_batch(name)
     expected, _ = losses_and_gradients(model, batch)
@@ -138,10 +143,7 @@ def test_inference_does_not_wait_for_the_gpu(name: str) -> None:
         model(*inputs)
 
 
-@pytest.mark.parametrize(
-    ("device", "name"),
-    [("cpu", "faster_rcnn"), *(pytest.param("cuda", name, marks=pytest.mark.cuda) for name in CASES)],
-)
+@each_on_gpu("fast_rcnn")
 def test_compiled_losses_and_gradients_are_the_same(device: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As CUDA graphs, recorded and replayed, with more objects and fewer; on the CPU, of graphs that are run as is."""
     if device == "cpu":
