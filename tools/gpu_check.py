@@ -189,7 +189,7 @@ def benchmark(settings: Settings, report: Report, parts: str, batch: int = 2, co
         parts = parts.split()[0]
     figures = settings.out / f"benchmark_{parts.replace(' ', '_')}_{batch}{'_compiled' * compiled}.json"
     size = ["--size", *map(str, settings.size), "--batch", str(1 if settings.dry else batch)]
-    repeats = ["--repeats", "1"] if settings.dry else ["--repeats", "5", "--threads", "8"]
+    repeats = ["--repeats", "1", "--threads", "1"] if settings.dry else ["--repeats", "5", "--threads", "8"]
     options = [
         *size,
         *repeats,
@@ -314,6 +314,8 @@ BUDGET = 8 * 60.0  # seconds for all parts
 def work(part: Part, settings: Settings, name: str) -> None:
     """Run a part in this new process; its output goes to a file, and its values to another."""
     os.setsid()  # so that what it starts ends with it
+    if settings.dry:
+        torch.set_num_threads(1)
     log = os.open(settings.out / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
