@@ -14,9 +14,6 @@ import detseg
 PACKAGE = Path(detseg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-EXEMPT: tuple[str, ...] = ("data/formats/",)
-"""Parts of the package that are still being renamed."""
-
 HEADLESS = re.compile(r"(What|Whether|How|Where|Those|It|Who)\b")
 DENIED = frozenset(
     ["calm", "fault", "faults", "found", "headline", "judge", "kinds", "learns_from", "least", "machine", "machines"]
@@ -69,23 +66,18 @@ def argument_count(function: Function) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-def is_exempt(path: Path) -> bool:
-    return path.relative_to(PACKAGE).as_posix().startswith(EXEMPT)
-
-
 @pytest.mark.parametrize("rule", [headless, denied, long_functions])
 def test_every_file_keeps_the_rule(rule: Rule) -> None:
     violations = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in FILES
-        if not is_exempt(path)
         for line, text in rule(ast.parse(path.read_text()))
     ]
     assert violations == []
 
 
 def test_files_are_short() -> None:
-    lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in FILES if not is_exempt(path)}
+    lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in FILES}
     assert {str(file): length for file, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
@@ -93,7 +85,6 @@ def test_functions_take_few_arguments() -> None:
     counts = {
         f"{path.relative_to(PACKAGE)}: {node.name} (line {node.lineno})": argument_count(node)
         for path in FILES
-        if not is_exempt(path)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, Function)
     }

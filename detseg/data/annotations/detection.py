@@ -176,26 +176,7 @@ def from_columns(
     clipped = boxes.clip(0, limits)
     width, height = (clipped[:, 2:] - clipped[:, :2]).T
     valid = (width > 0) & (height > 0)
-    normalized = looks_normalized(boxes, images.sizes[rows])
-    if not issues.collects and len(boxes) and normalized.mean() > MAX_NORMALIZED:
-        raise DataError(
-            f"{source}: {normalized.sum()} of {len(boxes)} boxes have coordinates from 0 to 1 instead of pixels; "
-            "`detseg check FOLDER --fix NEW_FOLDER` writes a copy in pixels"
-        )
-    for i, kind, message in _box_issues(boxes, clipped, images.sizes[rows]):
-        if kind == "box-normalised" and not issues.collects:
-            kind = "box-tiny"
-        path = images.root / names[rows[i]]
-        box = tuple(boxes[i].tolist())
-        issues.report(kind, path, f"{path} annotation {ids[i]}: {message}", int(ids[i]), box)
-    for i, first in doubled_objects(rows, boxes, objects.labels, masks):
-        path = images.root / names[rows[i]]
-        message = f"{path} annotation {ids[i]}: the same as annotation {ids[first]}"
-        issues.report("object-doubled", path, message, int(ids[i]), tuple(boxes[i].tolist()))
-    for name, count in zip(*np.unique(names, return_counts=True), strict=True):
-        if count > 1:
-            path = images.root / name
-            issues.report("image-doubled", path, f"{path}: {source} lists this image {count} times")
+    _report_objects(source, images, objects, clipped, issues)
     del limits, clipped  # the columns of a large data set take enough memory
     areas = np.full(len(boxes), np.nan) if objects.areas is None else objects.areas
     if masks is not None:
@@ -220,6 +201,34 @@ def from_columns(
         ids=ids[kept],
         masks=None if masks is None else masks.take(kept),
     )
+
+
+def _report_objects(
+    source: Path, images: ImageColumns, objects: ObjectColumns, clipped: NDArray[np.float64], issues: IssueCollector
+) -> None:
+    """Report boxes with an issue, doubled objects and images. Raises DataError if most boxes go from 0 to 1."""
+    names = np.asarray(images.files, dtype=np.str_)
+    rows, boxes, ids = objects.image_index, objects.boxes, objects.ids
+    normalized = looks_normalized(boxes, images.sizes[rows])
+    if not issues.collects and len(boxes) and normalized.mean() > MAX_NORMALIZED:
+        raise DataError(
+            f"{source}: {normalized.sum()} of {len(boxes)} boxes have coordinates from 0 to 1 instead of pixels; "
+            "`detseg check FOLDER --fix NEW_FOLDER` writes a copy in pixels"
+        )
+    for i, kind, message in _box_issues(boxes, clipped, images.sizes[rows]):
+        if kind == "box-normalised" and not issues.collects:
+            kind = "box-tiny"
+        path = images.root / names[rows[i]]
+        box = tuple(boxes[i].tolist())
+        issues.report(kind, path, f"{path} annotation {ids[i]}: {message}", int(ids[i]), box)
+    for i, first in doubled_objects(rows, boxes, objects.labels, objects.masks):
+        path = images.root / names[rows[i]]
+        message = f"{path} annotation {ids[i]}: the same as annotation {ids[first]}"
+        issues.report("object-doubled", path, message, int(ids[i]), tuple(boxes[i].tolist()))
+    for name, count in zip(*np.unique(names, return_counts=True), strict=True):
+        if count > 1:
+            path = images.root / name
+            issues.report("image-doubled", path, f"{path}: {source} lists this image {count} times")
 
 
 def looks_normalized(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -108,12 +108,12 @@ def _entry(values: list[str], columns: dict[str, int]) -> dict[str, str]:
 def _read_line(tree: Tree, file: str, entry: dict[str, str], builder: Builder, images: dict[str, int]) -> None:
     """Add the image and the box of a line. Raises AnnotationError."""
     name = entry["file"].replace("\\", "/")
-    found = tree.images_of(file, name) or (tree.images_of(name) if name else [])  # some leave the suffix out
-    if not found:
+    candidates = tree.images_of(file, name) or (tree.images_of(name) if name else [])  # some leave the suffix out
+    if not candidates:
         raise AnnotationError("image-missing", f"names {entry['file']!r}, and there is no such image below {tree.root}")
-    if len(found) > 1:
-        raise AnnotationError("image-ambiguous", f"names {entry['file']!r}, which is {' or '.join(found)}")
-    (image,) = found
+    if len(candidates) > 1:
+        raise AnnotationError("image-ambiguous", f"names {entry['file']!r}, which is {' or '.join(candidates)}")
+    (image,) = candidates
     if image not in images:
         images[image] = builder.image(image, _size(entry))
     if not any(entry[key] for key in CORNERS):

@@ -73,20 +73,20 @@ def read_xml(
 
 def _find_image(file: Path, name: str, images: Tree, issues: IssueCollector) -> str | None:
     """Find the image of an annotation file by its stem, else by the name in it; report none or several."""
-    found = images.images_of(name)
-    if len(found) == 1:
-        return found[0]
+    candidates = images.images_of(name)
+    if len(candidates) == 1:
+        return candidates[0]
     element = _parse(file, issues) if file.is_file() else None
     if element is None and file.is_file():
         return None
     named = ("" if element is None else element.findtext("filename") or "").strip().replace("\\", "/")
-    found = (images.images_of(name, named) if named else []) or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        issues.report(*images.describe_images(file, found))
+    candidates = (images.images_of(name, named) if named else []) or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        issues.report(*images.describe_images(file, candidates))
     else:
-        hint = images.describe_images(file, found).message.partition(";")[2]
+        hint = images.describe_images(file, candidates).message.partition(";")[2]
         message = f"{file}: no image of this name in {images.root}{hint and ';'}{hint}"
         issues.report("image-missing", file, message)
     return None
