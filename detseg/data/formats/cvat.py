@@ -20,7 +20,7 @@ from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueColl
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
 from detseg.data.formats.layout import Tree, parse_xml, read_start
-from detseg.data.formats.reading import ROTATED, TableReader, label_source
+from detseg.data.formats.reading import ROTATED, TableReader, label_source, with_other_splits
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, pixel_mask, polygon, rotated_box
 
 if TYPE_CHECKING:
@@ -49,13 +49,11 @@ class CvatFormat(DatasetFormat):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files by their root element; the subsets of a project and the names of files are splits."""
         parts: dict[str, Part] = {}
-        for file in tree.ending(".xml"):
-            head = read_start(tree.root / file)
-            if ROOT.search(head):
-                head = read_start(tree.root / file, HEAD)
-                match = SUBSETS.search(head)
-                subsets = match[1].decode(errors="replace").split("\n") if match else []
-                parts |= {f"{file}/{name.strip()}": (file, name.strip()) for name in subsets} or {file: (file, None)}
+        files = [file for file in tree.ending(".xml") if ROOT.search(read_start(tree.root / file))]
+        for file in with_other_splits(tree, files):
+            match = SUBSETS.search(read_start(tree.root / file, HEAD))
+            subsets = match[1].decode(errors="replace").split("\n") if match else []
+            parts |= {f"{file}/{name.strip()}": (file, name.strip()) for name in subsets} or {file: (file, None)}
         return [
             replace(source, splits={split: [parts[name] for name in names] for split, names in source.splits.items()})
             for source in label_source(self, tree, list(parts))

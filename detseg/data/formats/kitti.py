@@ -10,8 +10,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, read_start, read_text
-from detseg.data.formats.reading import TableReader, label_source
+from detseg.data.formats.layout import Tree, read_text
+from detseg.data.formats.reading import TableReader, label_folders, label_source
 from detseg.data.formats.shapes import parse_numbers
 from detseg.data.formats.voc.layout import read_list
 
@@ -32,13 +32,8 @@ class KittiFormat(DatasetFormat):
     marks = "label_2 with a .txt of 15 columns for each image"
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
-        """Collect the label files of the folders whose first file with an object has KITTI's columns."""
-        fits: dict[PurePosixPath, bool] = {}
-        for file in tree.ending(".txt"):
-            folder = PurePosixPath(file).parent
-            if folder not in fits and (line := read_start(tree.root / file).strip().partition(b"\n")[0]):
-                fits[folder] = bool(LINE.fullmatch(line))
-        files = [file for file in tree.ending(".txt") if fits.get(PurePosixPath(file).parent)]
+        """Collect the label files of the folders in which one begins with KITTI's columns."""
+        files = label_folders(tree, LINE)
         if splits := _listed(tree, files):
             return [DatasetSource(self, tree, tree.root, splits)]
         return label_source(self, tree, files, per_image=True)

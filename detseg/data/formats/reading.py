@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -12,10 +14,11 @@ from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, has_keys, unused_label
+from detseg.data.formats.layout import Tree, by_split, has_keys, in_label_place, read_start, unused_label
 from detseg.errors import DataError
 
 T = TypeVar("T")
+TRIES = 20  # files of a folder to look into
 MANY = 50  # JSON files; more are of one image each
 ROTATED = "rotated boxes become the boxes around them"
 
@@ -23,7 +26,33 @@ ROTATED = "rotated boxes become the boxes around them"
 def json_files(tree: Tree, *keys: str) -> list[str]:
     """List the JSON files with some keys, of those that may label many images: few, none with the stem of an image."""
     files = [file for file in tree.ending(".json") if tree.image_of(file) is None]
-    return [file for file in files if has_keys(tree.root / file, *keys)] if len(files) <= MANY else []
+    known = [file for file in files if has_keys(tree.root / file, *keys)] if len(files) <= MANY else []
+    return with_other_splits(tree, known)
+
+
+def label_folders(tree: Tree, line: re.Pattern[bytes], name: str | None = None) -> list[str]:
+    """List the .txt files of each folder of which a file, of the first that are not empty, begins with such a line.
+
+    ``name`` is that of the folders, any by default.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
+    for file in tree.ending(".txt"):
+        folder = file.rpartition("/")[0]
+        if name in (None, folder.rpartition("/")[2]):
+            folders[folder].append(file)
+
+    def fits(files: list[str]) -> bool:
+        starts = (read_start(tree.root / file).strip().partition(b"\n")[0] for file in files)
+        return any(line.fullmatch(start) for start in islice(filter(None, starts), TRIES))
+
+    return [file for files in folders.values() if fits(files) for file in files]
+
+
+def with_other_splits(tree: Tree, files: list[str]) -> list[str]:
+    """Add the files that are called like label files, but in other splits: they are labels, whatever is in them."""
+    suffixes = tuple({PurePosixPath(file).suffix.lower() for file in files})
+    others = [file for file in tree.ending(*suffixes) if file not in files] if files else []
+    return [*files, *(file for file in others if in_label_place(file, files))]
 
 
 def label_source(

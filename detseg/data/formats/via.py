@@ -47,7 +47,7 @@ class ViaFormat(DatasetFormat):
         """Collect the files of a folder by their keys."""
         files = json_files(tree, "filename", "regions", "file_attributes")
         files += json_files(tree, "vid_list", "metadata", "view", "attribute")
-        return label_source(self, tree, files)
+        return label_source(self, tree, [*dict.fromkeys(files)])
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

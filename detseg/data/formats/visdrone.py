@@ -9,8 +9,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, read_start, read_text
-from detseg.data.formats.reading import TableReader, label_source
+from detseg.data.formats.layout import Tree, read_text
+from detseg.data.formats.reading import TableReader, label_folders, label_source
 from detseg.data.formats.shapes import parse_numbers
 
 LINE = re.compile(rb"\s*\d+(,-?\d+){7},?\s*")
@@ -28,21 +28,15 @@ class VisDroneFormat(DatasetFormat):
     marks = "annotations with a .txt of 8 numbers for each object"
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
-        """Collect the files in folders called annotations, if the first one has VisDrone's columns."""
-        files = [file for file in tree.ending(".txt") if f"/{file}".split("/")[-2] == "annotations"]
-        first = next((line for file in files if (line := _first_line(tree, file))), b"")
-        fits = bool(LINE.fullmatch(first))
-        return label_source(self, tree, files, per_image=True, has_category_ids=True) if fits else []
+        """Collect the label files in the folders called annotations in which one begins with VisDrone's columns."""
+        files = label_folders(tree, LINE, "annotations")
+        return label_source(self, tree, files, per_image=True, has_category_ids=True)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the files of a split."""
         return read_visdrone(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
-
-
-def _first_line(tree: Tree, file: str) -> bytes:
-    return read_start(tree.root / file).strip().partition(b"\n")[0]
 
 
 def read_visdrone(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:

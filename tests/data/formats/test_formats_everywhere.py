@@ -17,6 +17,7 @@ from detseg.check.checking import check_dataset
 from detseg.data import DetectionAnnotations, DetectionDataModule, SegmentationDataModule, SemanticAnnotations
 from detseg.data.formats.conversion import convert
 from detseg.data.formats.format_detection import detect_any, detect_source, find_formats
+from detseg.errors import DataError
 from tests.data import made
 from tests.data.formats import test_cvat, test_label_studio, test_public_sets, test_via
 
@@ -123,6 +124,18 @@ def test_it_is_checked_and_converted(tmp_path: Path, name: str) -> None:
             assert isinstance(table, DetectionAnnotations)
             assert len(table) == count[split]
             assert table.boxes == pytest.approx(np.array([[4, 6, 24, 36]] * len(table)))
+
+
+@pytest.mark.parametrize(("name", "file"), [("CVAT", "annotations.xml"), ("VIA", "via_region_data.json")])
+def test_an_empty_file_of_another_split_is_an_error(tmp_path: Path, name: str, file: str) -> None:
+    for split in ("train", "val"):
+        MAKERS[name](tmp_path / split)
+    assert {*detect_source(tmp_path).splits} == {"train", "val"}
+    (tmp_path / "val" / file).write_bytes(b"")
+    source = detect_source(tmp_path)
+    assert len(source.read("train")) == len(STEMS)
+    with pytest.raises(DataError, match=rf"{tmp_path / 'val' / file}: "):
+        source.read("val")
 
 
 @pytest.mark.parametrize("make", [test_public_sets.ade20k, test_public_sets.pets])

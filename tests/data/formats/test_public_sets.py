@@ -43,6 +43,16 @@ def test_kitti(tmp_path: Path) -> None:
     assert (table.crowd.tolist(), table.labels.tolist()) == ([False, False, True, True], [0, 1, 0, 1])
 
 
+def test_a_broken_file_in_front_hides_no_folder(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val")):
+        for stem in "ab":
+            made.image(tmp_path / split / "images" / f"{stem}.jpg", seed=2 * number + ord(stem))
+            text(tmp_path / split / "labels" / f"{stem}.txt", CAR)
+    file = text(tmp_path / "val" / "labels" / "a.txt", "lorem ipsum")
+    with pytest.raises(DataError, match=rf"{file}: line 1 has 2 columns"):
+        detect_source(tmp_path).read("val")
+
+
 def test_the_lists_of_kitti(tmp_path: Path) -> None:
     for stem in ("000000", "000001", "000002"):
         kitti(tmp_path, stem, CAR)
