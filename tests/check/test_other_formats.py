@@ -15,9 +15,9 @@ from detseg.data.formats.format_detection import detect_any
 from detseg.errors import ConfigError
 from tests.check.test_checking import coco, kinds, look, write
 from tests.data import made
-from tests.data.test_read_cityscapes import frame, shape, write_instances, write_polygons
-from tests.data.test_read_lvis import lvis
-from tests.data.test_read_open_images import line, table
+from tests.data.formats.test_cityscapes import frame, shape, write_instances, write_polygons
+from tests.data.formats.test_lvis import lvis
+from tests.data.formats.test_open_images import line, table
 
 
 def test_cityscapes(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from detseg.preprocessing import CenterCropConfig, ResizeConfig
 from detseg.tasks import DetectionTask
 from detseg.weights.torchvision import COCO
 from tests.colours import COLOURS, IDS, ColourDetector, colours, write_colours
-from tests.models.test_published import random_state
+from tests.weights.test_published import random_state
 
 NAME = "maskrcnn_resnet50_fpn"
 SIZES = [(96, 128), (128, 96), (96, 96)]  # of the short and the long edge that the models resize to

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.data import made
 from tests.data.formats import test_cvat, test_label_studio, test_public_sets, test_via
-from tests.data.test_fuzzing import CUTS, SETTINGS, VALUES, changed, replaced, take
+from tests.data.formats.test_fuzzing import CUTS, SETTINGS, VALUES, changed, replaced, take
 
 MASK = '<mask label="cat" rle="0, 2, 1, 1" left="3" top="4" width="2" height="2" z_order="0"></mask>'
 KEYS = test_cvat.at(10, 0) + test_cvat.at(12, 4, 'outside="1"')

@@ -20,7 +20,7 @@ import pytest
 from detseg.data import COCO
 from tests.data import made
 
-DATASETS = Path(__file__).parents[2] / "datasets"
+DATASETS = Path(__file__).parents[3] / "datasets"
 FOLDERS = {"annotations": "annotations", "train": "train2017", "val": "val2017"}
 COUNTS = {"train": 4, "val": 2}
 

@@ -15,7 +15,7 @@ import pytest
 
 from detseg.data import VOC, DetectionDataModule, SegmentationDataModule
 from tests.data import made
-from tests.data.test_prepare_coco import Handler, load, serving
+from tests.data.formats.test_prepare_coco import Handler, load, serving
 
 Names = dict[str, bytes]
 

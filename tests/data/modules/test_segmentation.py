@@ -32,8 +32,8 @@ from detseg.errors import ConfigError, DataError
 from detseg.inference.preprocessing import preprocess
 from detseg.structures import IGNORE_INDEX, Batch
 from tests.data import made
-from tests.data.test_data_modules import Recorder, rows, trainer
-from tests.data.test_label_maps import sbd
+from tests.data.annotations.test_semantic import sbd
+from tests.data.modules.test_detection import Recorder, rows, trainer
 
 SMALL = [RandomScaleCrop((0.5, 2), 32), RandomHorizontalFlip()]
 

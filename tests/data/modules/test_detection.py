@@ -315,7 +315,7 @@ def test_overfitting_sees_the_same_batches_again(tmp_path: Path) -> None:
 RANKS = """
 import json, sys
 from pathlib import Path
-from tests.data.test_data_modules import COCO, SMALL, Recorder, pl, trainer
+from tests.data.modules.test_detection import COCO, SMALL, Recorder, pl, trainer
 
 class Writer(pl.Callback):
     def on_fit_end(self, run, module):
@@ -331,7 +331,7 @@ def test_two_ranks_share_the_images_and_neither_waits_for_ever(tmp_path: Path) -
     whole_coco(tmp_path, train=9, val=1)  # the second rank has nothing to validate
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
-    project = Path(__file__).parents[2]
+    project = Path(__file__).parents[3]
     command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
     environment = {"PYTHONPATH": str(project), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=project, env=environment, timeout=300, capture_output=True, text=True)

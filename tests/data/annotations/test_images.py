@@ -168,7 +168,7 @@ def test_refusing_takes_no_memory(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from detseg.errors import DataError
-from tests.data.test_images import READERS
+from tests.data.annotations.test_images import READERS
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in Path(sys.argv[1]).iterdir():
