@@ -10,7 +10,7 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, read_text
+from detseg.data.formats.layout import Tree, read_text, unused_label
 from detseg.data.formats.reading import TableReader, label_folders, label_source
 from detseg.data.formats.shapes import parse_numbers
 from detseg.data.formats.voc.layout import read_list
@@ -34,9 +34,12 @@ class KittiFormat(DatasetFormat):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the label files of the folders in which one begins with KITTI's columns."""
         files = label_folders(tree, LINE)
-        if splits := _listed(tree, files):
-            return [DatasetSource(self, tree, tree.root, splits)]
-        return label_source(self, tree, files, per_image=True)
+        splits = _listed(tree, files)
+        if not all(splits.values()) or not files:
+            return label_source(self, tree, files, per_image=True)
+        used = set().union(*splits.values())
+        unused = [unused_label(tree, file, "no list names it") for file in files if file not in used]
+        return [DatasetSource(self, tree, tree.root, splits, issues=unused)]
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
@@ -46,12 +49,12 @@ class KittiFormat(DatasetFormat):
 
 
 def _listed(tree: Tree, files: list[str]) -> dict[str, list[str]]:
-    """Split label files by the lists in ImageSets; none unless there are both."""
-    lists = {split: tree.ending(f"imagesets/{split}.txt") for split in ("train", "val")}
-    if not all(lists.values()):
-        return {}
-    stems = {split: set(read_list(tree.root / files_of[0])) for split, files_of in lists.items()}
-    return {split: [file for file in files if PurePosixPath(file).stem in names] for split, names in stems.items()}
+    """Split label files by the lists in ImageSets; into two empty parts where there are no such lists."""
+    parts = {}
+    for split in ("train", "val"):
+        stems = {stem for file in tree.ending(f"imagesets/{split}.txt") for stem in read_list(tree.root / file)}
+        parts[split] = [file for file in files if PurePosixPath(file).stem in stems]
+    return parts
 
 
 def read_kitti(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:

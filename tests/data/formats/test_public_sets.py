@@ -63,6 +63,17 @@ def test_the_lists_of_kitti(tmp_path: Path) -> None:
         ["000000", "000002"],
         ["000001"],
     ]
+    kitti(tmp_path, "000003", CAR)
+    assert [issue.file for issue in detect_source(tmp_path).issues] == [f"{tmp_path}/training/label_2/000003.txt"]
+    text(tmp_path / "ImageSets" / "val.txt")
+    assert len(detect_source(tmp_path).read("all")) == 4
+
+
+def test_lists_alone_are_not_kitti(tmp_path: Path) -> None:
+    made.simple_coco(tmp_path / "labels.json", tmp_path / "images")
+    for split in ("train", "val"):
+        text(tmp_path / "ImageSets" / f"{split}.txt", "0")
+    assert detect_source(tmp_path).format.name == "COCO"
 
 
 def test_columns_of_kitti_in_other_folders(tmp_path: Path) -> None:
