@@ -153,7 +153,8 @@ def test_compiled_losses_and_gradients_are_the_same(device: str, name: str, monk
     model, batch = model_and_batch(name)
     model, batch = model.to(device), to(batch, device)
     loss = compiled(model.loss)
-    for one in (batch, batch, batch, with_room(batch, 8), with_room(batch, 8), batch):
+    batches = (batch, batch, batch, with_room(batch, 8), with_room(batch, 8), batch)
+    for one in batches if device == "cuda" else batches[2:4]:
         expected, gradients = losses_and_gradients(model, one)
         losses, others = losses_and_gradients(model, one, loss)
         assert_close(losses, expected, rtol=1e-5, atol=1e-7)

@@ -12,8 +12,11 @@ from torch.testing import assert_close
 
 from detseg import kernels
 from detseg.kernels.roi_pooling import gather_patches
-from detseg.ops import anchors, boxes, linear, losses, masks, matching, nms, roi_pooling, sampling, warping
-from detseg.structures import IGNORE_INDEX
+from detseg.modules import BalancedSampler, Matcher, RoIAlign, RoIPool, RoIPooler
+from detseg.modules.roi_pooler import assign_levels
+from detseg.modules.target_assignment import POSITIVE
+from detseg.ops import boxes, linear, losses, masks, warping
+from detseg.structures import IGNORE_INDEX, Instances
 from tests.cuda.devices import DEVICES, no_waits, to
 from tests.ops.drawn import random_boxes, random_maps
 from tests.ops.test_nms import candidates
@@ -54,23 +57,17 @@ CASES: dict[str, Case] = {
     "encode": lambda: (boxes.encode, some_boxes(2, 9), some_boxes(2, 9), WEIGHTS),
     "decode": lambda: (boxes.decode, torch.randn(2, 9, 4).double(), some_boxes(2, 9), WEIGHTS),
     "constant": lambda: (boxes.constant, [1.0, 2.0, 3.0], torch.zeros(1).double()),
-    "grid_anchors": lambda: (anchors.grid_anchors, anchors.base_anchors([16, 32], [0.5, 1, 2]), (5, 7), (80, 112)),
     "match": lambda: (match, boxes.iou(some_boxes(2, 5), some_boxes(2, 300)), some_mask(2, 5)),
-    "nms": lambda: (nms.nms, *candidates(), 0.5, 20),
+    "nms": lambda: (boxes.nms, *candidates(), 0.5, 20),
     "kernels.nms": lambda: (kernels.nms, *candidates(), 0.5, 20),
     "kernels.nms of many": lambda: (kernels.nms, *candidates(3, 3000), 0.5, 1000),
     "kernels.nms of one": lambda: (kernels.nms, *candidates(2, 1), 0.5, 1),
     "kernels.nms of none": lambda: (kernels.nms, *candidates(2, 0), 0.5, 7),
-    "assign_levels": lambda: (roi_pooling.assign_levels, some_boxes(2, 50) * 8, (4, 8, 16, 32)),
-    "roi_align": lambda: (roi_pooling.roi_align, some_maps(), some_boxes(2, 30), STRIDES, 7),
-    "roi_pool": lambda: (roi_pooling.roi_pool, some_maps(), some_boxes(2, 30), STRIDES, 7),
-    "kernels.roi_align": lambda: (kernels.roi_align, some_maps(), some_boxes(2, 30), STRIDES, 7),
+    "assign_levels": lambda: (assign_levels, some_boxes(2, 50) * 8, (4, 8, 16, 32)),
+    "roi_align": lambda: (plain_align, some_maps(), some_boxes(2, 30)),
+    "roi_pool": lambda: (max_pool, some_maps(), some_boxes(2, 30)),
+    "kernels.roi_align": lambda: (align, some_maps(), some_boxes(2, 30)),
     "gather_patches": lambda: (gather_patches, some_maps(), torch.randint(0, 16 * 32 + 8 * 16, (2, 40))),
-    "kernels.conv2d": lambda: (convolve, torch.randn(1, 96, 32, 32).double()),
-    "kernels.linear": lambda: (
-        kernels.linear,
-        *(torch.randn(shape).double() for shape in ((9, 16), (4, 16), (4,))),
-    ),
     "bin_coverage": lambda: (masks.bin_coverage, torch.rand(5).double(), 3 + torch.rand(5).double(), 4, 6),
     "crop_and_resize_mean": lambda: (masks.crop_and_resize_mean, some_mask(4, 128, 128), some_boxes(4), 7),
     "mask_targets": lambda: (
@@ -90,16 +87,6 @@ CASES: dict[str, Case] = {
         2,
         torch.tensor([10.0, 20, 30]).view(3, 1, 1),
     ),
-    "class_loss": lambda: (losses.class_loss, torch.randn(9, 4).double(), torch.randint(0, 4, (9,)), some_mask(9)),
-    "objectness_loss": lambda: (losses.objectness_loss, torch.randn(2, 9).double(), some_mask(2, 9), some_mask(2, 9)),
-    "delta_loss": lambda: (
-        losses.delta_loss,
-        torch.randn(2, 9, 4).double(),
-        torch.randn(2, 9, 4).double(),
-        some_mask(2, 9),
-        torch.tensor(18),
-    ),
-    "mask_loss": lambda: (losses.mask_loss, torch.randn(5, 7, 7).double(), torch.rand(5, 7, 7).double(), some_mask(5)),
     "semantic_loss": lambda: (losses.semantic_loss, torch.randn(2, 4, 6, 5).double(), some_labels(), torch.rand(4)),
     "focal_loss": lambda: (losses.focal_loss, torch.randn(2, 4, 6, 5).double(), some_labels()),
     "dice_loss": lambda: (losses.dice_loss, torch.randn(2, 4, 6, 5).double(), some_labels()),
@@ -113,14 +100,26 @@ HOST_DECIDES = {"nms", "median_frequency_weights", "ridge", "ridge of few"}
 
 def match(iou: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Without the objects of candidates that are no positives, of which several may be equally near."""
-    matched, labels = matching.match(iou, valid, 0.5, 0.3, True)
-    return torch.where(labels == matching.POSITIVE, matched, -1), labels
+    matched, labels = Matcher(0.5, 0.3, allow_low_quality_matches=True)(iou, valid)
+    return torch.where(labels == POSITIVE, matched, -1), labels
 
 
-def convolve(x: Tensor) -> Tensor:
-    torch.manual_seed(1)
-    layer = torch.nn.Conv2d(96, 96, 3, padding=1, dtype=torch.float64)
-    return kernels.conv2d(layer, x, layer.weight.to(x.device), layer.bias)
+def pool(pooler: RoIPooler, maps: list[Tensor], regions: Tensor) -> Tensor:
+    valid = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+    return pooler(maps, Instances(regions, valid), STRIDES, 7)
+
+
+def align(maps: list[Tensor], regions: Tensor) -> Tensor:
+    return pool(RoIAlign(), maps, regions)
+
+
+def plain_align(maps: list[Tensor], regions: Tensor) -> Tensor:
+    with kernels.use(fast=False):
+        return align(maps, regions)
+
+
+def max_pool(maps: list[Tensor], regions: Tensor) -> Tensor:
+    return pool(RoIPool(), maps, regions)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -141,21 +140,21 @@ def test_equals_the_cpu(device: str, name: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_sampling_draws_as_many_of_each_kind(device: str) -> None:
     positive = torch.arange(100, device=device).expand(2, -1) < 30
-    indices, valid = sampling.sample(positive, ~positive, 40, 0.25)
+    indices, valid = BalancedSampler(40, 0.25)(positive, ~positive)
     assert valid.all()
     assert (positive.gather(1, indices).sum(dim=1) == 10).all()
     assert all(len(set(row)) == 40 for row in indices.tolist())
 
 
-@pytest.mark.parametrize("pool", [kernels.roi_align, roi_pooling.roi_align, roi_pooling.roi_pool])
+@pytest.mark.parametrize("pool", [align, plain_align, max_pool])
 @pytest.mark.parametrize("device", DEVICES)
 def test_gradients_of_regions_equal_those_of_the_cpu(device: str, pool: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
     features, regions = [level.requires_grad_() for level in some_maps()], some_boxes(2, 60)
     weight = torch.randn(120, 3, 7, 7).double()
-    expected = torch.autograd.grad((pool(features, regions, STRIDES, 7) * weight).sum(), features)
+    expected = torch.autograd.grad((pool(features, regions) * weight).sum(), features)
     moved = [level.detach().to(device).requires_grad_() for level in features]
-    pooled = pool(moved, regions.to(device), STRIDES, 7)
+    pooled = pool(moved, regions.to(device))
     with no_waits(device):
         gradients = torch.autograd.grad((pooled * to(weight, device)).sum(), moved)
     assert_close(to(gradients, "cpu"), expected)
@@ -169,10 +168,7 @@ def test_gradient_of_roi_align_is_deterministic(device: str) -> None:
     weight = torch.randn(1000, 3, 7, 7, device=device)
     torch.use_deterministic_algorithms(True)
     try:
-        gradients = [
-            torch.autograd.grad((kernels.roi_align(features, regions, STRIDES, 7) * weight).sum(), features)
-            for _ in range(3)
-        ]
+        gradients = [torch.autograd.grad((align(features, regions) * weight).sum(), features) for _ in range(3)]
     finally:
         torch.use_deterministic_algorithms(False)
     for other in gradients[1:]:
@@ -183,8 +179,8 @@ def test_gradient_of_roi_align_is_deterministic(device: str) -> None:
 def test_half_precision_pools_in_half_precision(device: str) -> None:
     torch.manual_seed(0)
     features, regions = [level.float().to(device) for level in some_maps()], some_boxes(2, 30).float().to(device)
-    expected = kernels.roi_align(features, regions, STRIDES, 7)
-    rough = kernels.roi_align([level.bfloat16() for level in features], regions, STRIDES, 7)
+    expected = align(features, regions)
+    rough = align([level.bfloat16() for level in features], regions)
     assert_close(rough.float(), expected, rtol=0, atol=0.05)
 
 
@@ -202,7 +198,7 @@ def test_nms_of_tied_boxes_equals_the_plain_operator() -> None:
         ),
         "cuda",
     )
-    assert_close(kernels.nms(*arguments, 0.5, 2000), nms.nms(*arguments, 0.5, 2000), rtol=0, atol=0)
+    assert_close(kernels.nms(*arguments, 0.5, 2000), boxes.nms(*arguments, 0.5, 2000), rtol=0, atol=0)
 
 
 @pytest.mark.cuda
