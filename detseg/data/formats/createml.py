@@ -28,7 +28,7 @@ class CreateMlFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files of a folder by their keys."""
-        files = json_files(tree, "label", "coordinates", "width")
+        files = json_files(tree, "[", "label", "coordinates", "width")
         return label_source(self, tree, files)
 
     def read(

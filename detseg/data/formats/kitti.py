@@ -35,7 +35,7 @@ class KittiFormat(DatasetFormat):
         """Collect the label files of the folders in which one begins with KITTI's columns."""
         files = label_folders(tree, LINE)
         splits = _listed(tree, files)
-        if not all(splits.values()) or not files:
+        if not all(splits.values()):
             return label_source(self, tree, files, per_image=True)
         used = set().union(*splits.values())
         unused = [unused_label(tree, file, "no list names it") for file in files if file not in used]

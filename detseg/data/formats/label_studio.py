@@ -36,7 +36,7 @@ class LabelStudioFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files of a folder by their keys."""
-        files = json_files(tree, "data", "annotations", "result")
+        files = json_files(tree, "[", "data", "annotations", "result")
         return label_source(self, tree, files)
 
     def read(
@@ -71,7 +71,7 @@ def read_label_studio(tree: Tree, files: list[str], issues: IssueCollector = FAI
 def _tasks(file: Path) -> list[dict[str, Any]]:
     """Read the tasks. Raises DataError."""
     content = read_json(file)
-    tasks = content if isinstance(content, list) else [content]
+    tasks = content if isinstance(content, list) else [None]
     if not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks):
         raise DataError(f"{file}: not an export of Label Studio as JSON: not all tasks have data")
     return tasks

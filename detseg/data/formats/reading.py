@@ -14,7 +14,7 @@ from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
 from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, has_keys, in_label_place, read_start, unused_label
+from detseg.data.formats.layout import Tree, by_split, has_keys, in_label_place, read_head, read_start, unused_label
 from detseg.errors import DataError
 
 T = TypeVar("T")
@@ -23,10 +23,19 @@ MANY = 50  # JSON files; more are of one image each
 ROTATED = "rotated boxes become the boxes around them"
 
 
-def json_files(tree: Tree, *keys: str) -> list[str]:
-    """List the JSON files with some keys, of those that may label many images: few, none with the stem of an image."""
+def json_files(tree: Tree, start: str, *keys: str) -> list[str]:
+    """List the JSON files with a first character and some keys, and those of their names in other splits.
+
+    Of all JSON files, those that may label many images are looked into: few, none with the stem of an image.
+    """
     files = [file for file in tree.ending(".json") if tree.image_of(file) is None]
-    known = [file for file in files if has_keys(tree.root / file, *keys)] if len(files) <= MANY else []
+    if len(files) > MANY:
+        return []
+    known = [
+        file
+        for file in files
+        if read_head(tree.root / file).lstrip().startswith(start) and has_keys(tree.root / file, *keys)
+    ]
     return with_other_splits(tree, known)
 
 

@@ -45,8 +45,8 @@ class ViaFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files of a folder by their keys."""
-        files = json_files(tree, "filename", "regions", "file_attributes")
-        files += json_files(tree, "vid_list", "metadata", "view", "attribute")
+        files = json_files(tree, "{", "filename", "regions", "file_attributes")
+        files += json_files(tree, "{", "vid_list", "metadata", "view", "attribute")
         return label_source(self, tree, [*dict.fromkeys(files)])
 
     def read(

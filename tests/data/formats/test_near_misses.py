@@ -144,3 +144,11 @@ def test_the_lists_of_darknet(tmp_path: Path) -> None:
     train, val = source.read("train"), source.read("val")
     assert (train.files.tolist(), val.files.tolist()) == (["data/obj/a.jpg", "data/obj/c.jpg"], ["data/obj/b.jpg"])
     assert (train.classes, train.boxes.tolist()) == (("cat", "dog"), [[24, 12, 40, 36]] * 2)
+
+
+def test_other_json_beside_coco_is_no_second_format(tmp_path: Path) -> None:
+    made.simple_coco(tmp_path / "annotations" / "instances.json", tmp_path / "images")
+    place = {"type": "Point", "coordinates": [1, 2], "label": "field", "width": 3}
+    (tmp_path / "map.json").write_text(json.dumps({"features": [place]}))
+    (tmp_path / "run.json").write_text(json.dumps({"data": 1, "annotations": 2, "result": 3, "regions": 4}))
+    assert detect_source(tmp_path).format.name == "COCO"
