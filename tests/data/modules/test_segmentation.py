@@ -607,7 +607,7 @@ def test_each_image_has_one_annotation_of_its_segments(tmp_path: Path, times: in
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "not an image"), (b"nothing", "not an image"), (None, "cannot read")]
+    ("content", "said"), [(b"", "an empty file"), (b"nothing", "not an image"), (None, "cannot read")]
 )
 def test_segments_that_cannot_be_read(tmp_path: Path, content: bytes | None, said: str) -> None:
     file, _ = write_panoptic(tmp_path)
