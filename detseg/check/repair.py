@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,16 +23,18 @@ from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
 from detseg.folders import make_folder
 
-NOT_REPAIRABLE = ("labels-unreadable", "off-by-one")  # the right labels are unknown
+NOT_REPAIRABLE = ("labels-unreadable", "off-by-one", "box-pixels")  # the right labels are unknown
 DROPPED_IMAGES = ("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size")
 CONVERTED_IMAGES = ("image-type", "image-rotated", "image-16bit", "image-alpha", "image-cmyk")
 DROPPED_LABELS = (  # by the readers already
     *("label-broken", "image-unknown", "category-unknown", "id-doubled", "box-nan", "box-area", "box-negative"),
-    *("box-outside", "mask-broken", "mask-missing", "label-stray", "shape-unsupported"),
+    *("box-outside", "mask-broken", "mask-missing", "label-stray", "shape-unsupported", "file-unused"),
+    *("image-ambiguous", "object-doubled"),
 )
 CHANGES_FILE = "changes.txt"
 JPEG_QUALITY = 95  # of converted images
 
+Row = tuple[DetectionAnnotations, int]  # an object of a table
 Copied = dict[str, dict[int, str]]  # for each split, index and new name of each image
 
 
@@ -57,7 +59,10 @@ def repair(result: CheckResult, out: Path, advance: Callable[[], None]) -> list[
     semantic = any(isinstance(annotations, SemanticAnnotations) for annotations in result.splits.values())
     copied, image_changes = _copy_images(result, duplicates, out / "images", semantic, advance)
     changes += image_changes
-    changes += (_write_masks if semantic else _write_objects)(result, copied, out)
+    if semantic:
+        changes += _write_masks(result, copied, out)
+    else:
+        changes += _write_objects(result, copied, out, _rows(result, duplicates))
     lines = "".join(f"{line}\n" for line in changes)
     (out / CHANGES_FILE).write_text(lines, encoding="utf-8", errors="backslashreplace")
     return changes
@@ -155,22 +160,46 @@ def _flat_name(name: str, used_stems: set[str]) -> str:
     return free
 
 
-def _write_objects(result: CheckResult, copied: Copied, out: Path) -> list[str]:
+def _rows(result: CheckResult, duplicates: Mapping[tuple[str, int], str]) -> dict[Path, list[Row]]:
+    """List the objects of each image, each once: also those of the left out images that are the same."""
+    kept = {
+        (split, index): [(split, index)]
+        for split, table in result.splits.items()
+        for index in range(len(table))
+        if (split, index) not in duplicates
+    }
+    by_path = {result.splits[split].path(index): (split, index) for split, index in kept}
+    for split, index, _, path in find_duplicates(result.splits, is_readable(result.image_sizes)):
+        kept[by_path[path]].append((split, index))
+    rows: dict[Path, list[Row]] = {}
+    for (split, index), images in kept.items():
+        unique: dict[tuple[Any, ...], Row] = {}
+        for table, image in ((result.splits[other], number) for other, number in images):
+            assert isinstance(table, DetectionAnnotations)
+            for row in range(*table.objects(image).indices(len(table.labels))):
+                mask = None if table.masks is None else str(table.masks.segmentation(row, *table.sizes[image].tolist()))
+                key = (table.classes[table.labels[row]], *table.boxes[row].tolist(), mask)
+                unique.setdefault(key, (table, row))
+        rows.setdefault(result.splits[split].path(index), [*unique.values()])
+    return rows
+
+
+def _write_objects(result: CheckResult, copied: Copied, out: Path, rows: Mapping[Path, list[Row]]) -> list[str]:
     """Write a COCO annotation file for each split; return the changes."""
     names, changes = _class_names(result)
     ids = _category_ids(result, names)
     categories = [{"id": number, "name": name} for name, number in ids.items()]
-    for split, table in result.splits.items():
-        assert isinstance(table, DetectionAnnotations)
+    for split, table_of_split in result.splits.items():
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index, name in copied[split].items():
-            height, width = table.sizes[index].tolist()
+            height, width = table_of_split.sizes[index].tolist()
             images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
-            for row in range(*table.objects(index).indices(len(table.labels))):
+            path = table_of_split.path(index)
+            for table, row in rows[path]:
                 box, change = _repair_box(table.boxes[row], height, width)
                 if change:
-                    subject = f"{table.path(index)} annotation {table.ids[row]}"
+                    subject = f"{path} annotation {table.ids[row]}"
                     changes.append(f"{change}: {subject}: {table.boxes[row].tolist()}")
                 if box is not None:
                     label = ids[names[table.classes[table.labels[row]]]]

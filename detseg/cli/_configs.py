@@ -14,7 +14,9 @@ import detseg
 from detseg import data
 from detseg.compat import translate_key, translate_options
 from detseg.configurable import subclasses
+from detseg.data.formats.format_detection import find_folder
 from detseg.data.formats.layout import read_text
+from detseg.data.formats.yolo_settings import is_yolo_settings
 from detseg.errors import ConfigError
 
 SOURCE = {"format": "auto", "split": "null"}  # defaults of arguments that belong to a root
@@ -78,12 +80,17 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
+def is_data(path: Path) -> bool:
+    """Tell if a path is a data set, or a file of one, and no configuration."""
+    return path.is_dir() or (path.is_file() and (not path.name.endswith(SUFFIXES) or is_yolo_settings(path)))
+
+
 def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
     """Return ``arguments`` of ``find_configs`` changed so that ``--data`` replaces the data of a file as a whole.
 
-    ``--data`` may be a folder, whose format is detected. A class keeps no earlier root. Settings that all data sets
-    share, such as the image size, are kept unless they are set again: jsonargparse keeps the arguments that two classes
-    have in common, and a step by ``base`` in between leaves only those.
+    ``--data`` may be a folder, whose format is detected, or its data.yaml. A class keeps no earlier root. Settings that
+    all data sets share, such as the image size, are kept unless they are set again: jsonargparse keeps the arguments
+    that two classes have in common, and a step by ``base`` in between leaves only those.
 
     Raises ConfigError for a class that has no default root, if no root follows.
     """
@@ -102,8 +109,8 @@ def for_other_data(arguments: Sequence[str], base: type[Any]) -> list[str]:
             has_data = True
         elif option == "--data":
             replaced += resets
-            if value not in data.__all__ and Path(value).is_dir():  # a class comes first
-                argument, following = f"--data={base.__name__}", [f"--data.root={value}"]
+            if value not in data.__all__ and is_data(Path(value)):  # a class comes first
+                argument, following = f"--data={base.__name__}", [f"--data.root={find_folder(Path(value))}"]
             elif root := classes.get(value.rpartition(".")[2], {}).get("root"):
                 if root.default is not inspect.Parameter.empty:
                     following = [f"--data.root={root.default}"]

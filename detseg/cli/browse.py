@@ -15,12 +15,12 @@ from PIL import Image
 from detseg import data as data_sets
 from detseg import models
 from detseg.check.rendering import PageImage, data_uri, render, shrink
-from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data
+from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data, is_data
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.train import task_of
 from detseg.compat import translate_settings
 from detseg.data import DetectionDataModule, SegmentationDataModule
-from detseg.data.formats.format_detection import detect_any
+from detseg.data.formats.format_detection import detect_any, find_folder
 from detseg.data.formats.layout import read_text
 from detseg.data.modules.base import BaseDataModule
 from detseg.draw import ImageArray, draw, overlay
@@ -78,7 +78,8 @@ def _data_of(arguments: Sequence[str]) -> list[str]:
     what = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     if not what:  # what is missing, or a question for help, is for the parser to say
         return []
-    if Path(what).is_dir():
+    if is_data(Path(what)):
+        what = str(find_folder(Path(what)))
         semantic = "semantic_segmentation" in detect_any(Path(what)).format.tasks
         return [f"--data={'Segmentation' if semantic else 'Detection'}DataModule", f"--data.root={what}"]
     if not what.endswith(SUFFIXES):

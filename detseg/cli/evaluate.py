@@ -19,6 +19,8 @@ from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule, SegmentationDataModule
+from detseg.data.formats.base import WHOLE
+from detseg.data.modules.base import EvaluationSplit
 from detseg.errors import CheckpointError, ConfigError
 from detseg.folders import check_writable
 from detseg.metrics import CocoAP, coco_results, write_metrics
@@ -51,6 +53,9 @@ def run(arguments: Sequence[str]) -> None:
     for option in ("out", "metrics"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
     data = instantiate(parser, options).data
+    own = from_config(task.data_recipe).root if task.data_recipe else None
+    if options.split or (WHOLE in data.source.splits and (own is None or own.resolve() != data.root.resolve())):
+        data.evaluate_on(options.split or WHOLE)  # the images held out by chance are those of the training alone
     data.use_classes(task.class_names)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
@@ -75,15 +80,16 @@ def run(arguments: Sequence[str]) -> None:
 
 DATA = "Or a folder, whose format is detected; default: the data of the checkpoint."
 EVALUATOR = "pycocotools: also print the official COCO metrics, and the largest difference."
+SPLIT = "Default: val, else test; of data that is not split and was not trained on, all images."
 PRECISION = "Such as bf16-mixed, the default of training on a GPU, where the metrics may differ slightly."
 
 
 def _parser(base: type[Any]) -> ArgumentParser:
-    parser = make_parser(
-        "evaluate", "--checkpoint FILE [--data NAME.yaml|CLASS|FOLDER] [--out FILE.json] [--metrics FILE.json]"
-    )
+    usage = "--checkpoint FILE [--data NAME.yaml|CLASS|FOLDER] [--split test] [--out FILE.json] [--metrics FILE.json]"
+    parser = make_parser("evaluate", usage)
     parser.add_argument("--checkpoint", type=str, required=True, help="Written by `detseg train` or `detseg convert`.")
     parser.add_subclass_arguments(base, "data", help=DATA)
+    parser.add_argument("--split", type=EvaluationSplit | None, help=SPLIT)
     parser.add_argument("--module", type=str | None, help="A module with your own classes that the checkpoint needs.")
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU.")
     parser.add_argument("--precision", type=str, default="32-true", help=PRECISION)
@@ -114,6 +120,7 @@ def _report(task: Task, data: Any, options: Namespace) -> None:
     """Print the metrics, and write the files that were asked for."""
     print(task.format_table(task.metric_values))
     print("\nvalidation losses: " + ", ".join(f"{name} {value:.4f}" for name, value in task.losses.items()))
+    print(f"images: {len(data.val_annotations)} of {data.count_images()} labelled ones in {data.root}")
     print(f"images per second: {task.metric_values['images_per_second']:.1f}")
     if options.metrics:
         write_metrics(task.metric_values, options.metrics)

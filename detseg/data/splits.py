@@ -68,6 +68,8 @@ def train_val_split(images: ImageTable, fraction: float, seed: int, split: Split
     Raises DataError if all images are the same, and ConfigError as ``split_indices`` does.
     """
     files = [images.path(index) for index in range(len(images))]
+    if not files:
+        raise DataError(f"{images.root}: its labels are of no image, and cannot be split")
     groups = group_identical(files)
     if len(groups) == 1 < len(files):
         raise DataError(f"{images.root}: its {len(files)} images are the same byte by byte, and cannot be split")

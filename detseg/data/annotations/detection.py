@@ -134,6 +134,36 @@ class DetectionAnnotations(ImageTable):
         )
 
 
+def concat_tables(tables: Sequence[DetectionAnnotations]) -> DetectionAnnotations:
+    """Join tables, whose classes are matched by name; images are numbered anew where their ids occur twice."""
+    classes = list(dict.fromkeys(name for table in tables for name in table.classes))
+    parts = [table.relabel(classes) for table in tables]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("image_ids", "sizes", "boxes", "labels", "areas", "crowd", "difficult")
+    }
+    if len(np.unique(columns["image_ids"])) < len(columns["image_ids"]):
+        columns["image_ids"] = np.arange(1, len(columns["image_ids"]) + 1)
+    masks = None
+    if all(part.masks is not None for part in parts):
+        raws = [part.masks for part in parts if part.masks is not None]
+        starts = np.cumsum([0, *(len(raw.data) for raw in raws)])
+        masks = Masks(
+            np.concatenate([raw.mask_types for raw in raws]),
+            np.concatenate([raw.byte_ranges + start for raw, start in zip(raws, starts, strict=False)]),
+            np.concatenate([raw.data for raw in raws]),
+        )
+    return replace(
+        parts[0],
+        **columns,
+        category_ids=tuple(max(ids) for ids in zip(*(part.category_ids for part in parts), strict=True)),
+        files=np.array([str(part.path(i).absolute()) for part in parts for i in range(len(part))], dtype=np.str_),
+        offsets=_offsets(np.concatenate([np.diff(part.offsets) for part in parts])),
+        ids=np.arange(1, len(columns["labels"]) + 1),
+        masks=masks,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class ImageColumns:
     """Columns of I images."""

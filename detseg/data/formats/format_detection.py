@@ -13,11 +13,13 @@ from detseg.data.formats import FORMATS
 from detseg.data.formats.base import NO_NAMES, AmbiguousFormatError, DatasetFormat, DatasetSource, Task
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.near_misses import near_misses
+from detseg.data.formats.yolo_settings import is_yolo_settings, read_settings
 from detseg.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 TASKS: tuple[Task, ...] = ("detection", "semantic_segmentation")  # of which ``detect_any`` takes the first
 
 
@@ -35,10 +37,26 @@ def find_formats(format: str | DatasetFormat, *tasks: Task) -> list[DatasetForma
     return chosen
 
 
+def find_folder(path: Path) -> Path:
+    """Return a folder of data, or that of the data.yaml of YOLO. Raises DataError, telling what to give instead."""
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise DataError(f"{path}: no such folder; give the folder of your data")
+    folder = path.parent
+    if is_yolo_settings(path):
+        stated = folder / str(read_settings(path).get("path") or ".")
+        return stated if stated.is_dir() and not Tree(folder).images else folder
+    if path.suffix.lower() in ARCHIVES:
+        raise DataError(f"{path}: is an archive; unpack it, and give the folder of its files")
+    root = folder.parent if folder.name.lower() in ("annotations", "labels") else folder
+    hint = f", with this file as `split.train='{path.relative_to(root)}'`" if path.suffix.lower() == ".json" else ""
+    raise DataError(f"{path}: is a file; give the folder of its images and labels, such as {root}{hint}")
+
+
 def detect_source(root: Path, format: str | DatasetFormat = AUTO, task: Task = "detection") -> DatasetSource:
     """Detect the data set in a folder, and log it. Raises DataError for none, AmbiguousFormatError for several."""
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give the folder of your data")
+    root = find_folder(root)
     tree = Tree(root)
     detected: list[DatasetSource] = []
     sources: list[DatasetSource] = []
@@ -89,6 +107,7 @@ def open_source(
 
     ``names`` are the user's names of the splits. Raises DataError, naming other formats that the folder matches.
     """
+    root = find_folder(root)
     if format == AUTO:
         source = detect_source(root, AUTO, task)
     else:

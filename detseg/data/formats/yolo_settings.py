@@ -28,6 +28,17 @@ def read_settings(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def is_yolo_settings(file: Path) -> bool:
+    """Tell if a file is a data.yaml of YOLO, and no configuration of this package."""
+    if file.suffix.lower() not in YAML or not file.is_file():
+        return False
+    try:
+        keys = read_settings(file).keys()
+    except DataError:
+        return False
+    return bool(keys & {"names", "nc"}) and not keys & {"class_path", "data", "model"}
+
+
 def read_keypoint_count(root: Path) -> int | None:
     """Read how many numbers of key points follow each box, by the kpt_shape of a file of ``root``; None for no key."""
     for file in Tree(root).ending(*YAML):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from detseg.configurable import Configurable
-from detseg.data.annotations.issues import log_issues
+from detseg.data.annotations.issues import FailFastSummary, log_issues
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.annotations.table import ImageTable
 from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource, Task
@@ -32,6 +33,7 @@ from detseg.structures import STRIDE, Batch, Sample
 
 log = logging.getLogger(__name__)
 
+EvaluationSplit = Literal["train", "val", "test", "all"]
 L = TypeVar("L", bound=ImageTable)
 
 
@@ -110,6 +112,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         find_formats(self.format, self.task)
         self.transforms = self.default_transforms() if transforms is None else transforms
         self.check_transforms()
+        self._evaluated: EvaluationSplit | None = None
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, L] = {}
@@ -130,15 +133,45 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         log_issues(source.tree.root, source.issues)
         return source
 
+    def evaluate_on(self, split: EvaluationSplit) -> None:
+        """Take another split, or all labelled images, for validation: for an evaluation without training."""
+        self._evaluated = split
+
     def read(self, split: Split) -> L:
         """Read the labels of a split with their own classes; each split is read once. Raises DataError."""
         source = self.source
+        if split == "val" and self._evaluated in ("test", WHOLE):
+            return self._read_evaluated(source, self._evaluated)
+        split = cast("Split", self._evaluated or split) if split == "val" else split
         if WHOLE in source.splits:
             return self._whole.subset(self._split_indices(self._whole, split))
         part = "test" if split == "val" and "val" not in source.splits else split
         if part not in source.splits:
             raise DataError(source.format.missing_split(source, split))
         return cast("L", source.read(part, self.masks))
+
+    def _read_evaluated(self, source: DatasetSource, split: str) -> L:
+        """Read the test split, or all labelled images. Raises DataError for a split that is not there."""
+        if split == WHOLE:
+            if WHOLE in source.splits:
+                return self._whole
+            return self.concat([cast("L", source.read(part, self.masks)) for part in source.splits])
+        if split not in source.splits:
+            known = ", ".join(source.splits)
+            raise DataError(f"{source.tree.root}: it has no split {split}, but {known}; choose one with `split`")
+        return cast("L", source.read(split, self.masks))
+
+    def concat(self, tables: list[L]) -> L:
+        """Join the tables of several splits. Raises ConfigError where a data set has no such tables."""
+        raise ConfigError(f"split: {type(self).__name__} cannot join splits; choose train, val or test")
+
+    def count_images(self) -> int:
+        """Count the labelled images of all splits that can be read."""
+        count = 0
+        for part in self.source.splits:
+            with suppress(DataError):
+                count += len(self.source.format.read(self.source, part, "none", FailFastSummary()))
+        return count
 
     @cached_property
     def _whole(self) -> L:

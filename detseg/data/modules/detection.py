@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.configurable import to_config
-from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.detection import DetectionAnnotations, concat_tables
 from detseg.data.annotations.images import read_image
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.base import DatasetFormat
@@ -128,6 +128,10 @@ class DetectionDataModule(BaseDataModule[DetectionAnnotations]):
         if self.proposals is not None:
             proposals = Proposals(cache_file(self.proposals, split), annotations, self._propose_command(split))
         return DetectionDataset(annotations, self.transforms, split == "train", proposals, self.masks != "none")
+
+    def concat(self, tables: list[DetectionAnnotations]) -> DetectionAnnotations:
+        """Join the tables of several splits."""
+        return concat_tables(tables)
 
     def _match(self, annotations: DetectionAnnotations) -> DetectionAnnotations:
         """Number the classes in their order if the data set has no numbers for them."""

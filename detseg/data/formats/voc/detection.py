@@ -56,8 +56,6 @@ class VocFormat(DatasetFormat):
         splits = choose_lists(root, "Main", NO_NAMES)
         if splits == {WHOLE: None} and WHOLE not in parts:
             return [self._of_files(tree, parts, files)]
-        if splits.get("val") == "val" and (root / "ImageSets" / "Main" / "test.txt").is_file():
-            splits["test"] = "test"
         return [DatasetSource(self, tree, root, splits, issues=_unlisted(root, splits))]
 
     def _of_files(self, tree: Tree, parts: dict[str, list[str]], files: list[str]) -> DatasetSource:

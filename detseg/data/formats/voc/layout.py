@@ -90,7 +90,10 @@ def choose_lists(root: Path, kind: str, names: Mapping[str, str]) -> dict[str, s
     train, val = names.get("train") or usual[0], names.get("val") or usual[1]
     if val is None:
         return {WHOLE: train}
-    return {"val": val} if train is None else {"train": train, "val": val}
+    splits: dict[str, str | None] = {"val": val} if train is None else {"train": train, "val": val}
+    if val != "test" and (root / "ImageSets" / kind / "test.txt").is_file():
+        splits["test"] = "test"
+    return splits
 
 
 def require_folder(root: Path, *names: str) -> Path:
