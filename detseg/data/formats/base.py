@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from detseg.data.annotations.masks import MaskReading
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.annotations.table import ClassificationIndex
 from detseg.data.formats.layout import WHOLE as WHOLE
-from detseg.data.formats.layout import Tree
+from detseg.data.formats.layout import Tree, by_split, in_label_place, unused_label
 from detseg.errors import DataError
 
 Task = Literal["detection", "instance_segmentation", "semantic_segmentation", "classification"]
@@ -50,6 +51,29 @@ class DatasetSource:
 
     def __str__(self) -> str:
         return self.format.name if self.location == self.tree.root else f"{self.format.name} in {self.location}"
+
+
+def label_source(
+    format: DatasetFormat,
+    tree: Tree,
+    labels: Collection[str],
+    per_image: bool = False,
+    has_category_ids: bool = False,
+    location: Path | None = None,
+) -> list[DatasetSource]:
+    """Return the source of label files by their splits, which reports those that no split uses; none for no labels.
+
+    Files in the place of labels count, whatever is in them: in that of a split, and with ``per_image`` those of an
+    image in the same folder, or in a folder of labels.
+    """
+    if not labels:
+        return []
+    suffixes = {os.path.splitext(label)[1].lower() for label in labels} - {""}
+    files = sorted({*labels, *in_label_place(tree.ending(*suffixes), labels, tree if per_image else None)})
+    splits = by_split(files, per_image)
+    used = set().union(*splits.values())
+    unused = [unused_label(tree, file) for file in files if file not in used]
+    return [DatasetSource(format, tree, location or tree.root, splits, has_category_ids, issues=unused)]
 
 
 @dataclass

@@ -10,8 +10,8 @@ from detseg.data.annotations.builder import Builder, Orientation
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, in_label_place, read_head, read_text, unused_label
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
+from detseg.data.formats.layout import Tree, read_head, read_text
 from detseg.errors import DataError
 
 # Names of the columns in various programs, in lower case.
@@ -43,16 +43,12 @@ class CsvFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the tables of a folder by their headers."""
-        columns = {file: _columns(_split(read_head(tree.root / file).split("\n")[0])) for file in tree.ending(".csv")}
-        labels = [file for file, known in columns.items() if COLUMNS.keys() <= known.keys()]
-        # A table in the place of a split is its labels, whatever is in it.
-        files = [file for file in columns if file in labels or in_label_place(file, labels)]
-        if not labels:
-            return []
-        splits = by_split(files, per_image=False)
-        unused = [unused_label(tree, file) for file in files if not any(file in part for part in splits.values())]
-        location = tree.root / files[0] if len(files) == 1 else tree.root
-        return [DatasetSource(self, tree, location, splits, issues=unused)]
+        labels = [
+            file
+            for file in tree.ending(".csv")
+            if COLUMNS.keys() <= _columns(_split(read_head(tree.root / file).split("\n")[0])).keys()
+        ]
+        return label_source(self, tree, labels, location=tree.root / labels[0] if len(labels) == 1 else None)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
@@ -89,7 +85,7 @@ def read_csv(
             for values in lines:
                 if lines.line_num > 1 and any(map(str.strip, values)):
                     try:
-                        _read_line(tree, name, _entry(values, columns), builder, images)
+                        _read_line(tree, name, _entry(values, columns, len(_split(header))), builder, images)
                     except AnnotationError as error:
                         message = f"{file}: line {lines.line_num} {error}"
                         issues.report(error.kind, file, message, lines.line_num)
@@ -98,8 +94,10 @@ def read_csv(
     return builder.annotations()
 
 
-def _entry(values: list[str], columns: dict[str, int]) -> dict[str, str]:
-    """Map columns to the values of a line. Raises AnnotationError."""
+def _entry(values: list[str], columns: dict[str, int], count: int) -> dict[str, str]:
+    """Map columns to the values of a line, of which the header has ``count``. Raises AnnotationError."""
+    if any(map(str.strip, values[count:])):
+        raise AnnotationError("label-broken", f"has {len(values)} values, more than the header")
     if len(values) <= max(columns[column] for column in COLUMNS):
         raise AnnotationError("label-broken", f"has {len(values)} values, fewer than the header")
     return {column: values[position].strip() for column, position in columns.items() if position < len(values)}

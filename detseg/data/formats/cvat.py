@@ -18,9 +18,9 @@ import numpy as np
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, parse_xml, read_start
-from detseg.data.formats.reading import ROTATED, TableReader, label_source, with_other_splits
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
+from detseg.data.formats.layout import Tree, in_label_place, parse_xml, read_start
+from detseg.data.formats.reading import ROTATED, TableReader
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, pixel_mask, polygon, rotated_box
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class CvatFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the files by their root element; the subsets of a project and the names of files are splits."""
+        labels = [file for file in tree.ending(".xml") if ROOT.search(read_start(tree.root / file))]
         parts: dict[str, Part] = {}
-        files = [file for file in tree.ending(".xml") if ROOT.search(read_start(tree.root / file))]
-        for file in with_other_splits(tree, files):
+        for file in sorted({*labels, *in_label_place(tree.ending(".xml"), labels)}):
             match = SUBSETS.search(read_start(tree.root / file, HEAD))
             subsets = match[1].decode(errors="replace").split("\n") if match else []
             parts |= {f"{file}/{name.strip()}": (file, name.strip()) for name in subsets} or {file: (file, None)}

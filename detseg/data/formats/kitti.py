@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
 from detseg.data.formats.layout import Tree, read_text, unused_label
-from detseg.data.formats.reading import TableReader, label_folders, label_source
+from detseg.data.formats.reading import TableReader, label_folders
 from detseg.data.formats.shapes import parse_numbers
 from detseg.data.formats.voc.layout import read_list
 

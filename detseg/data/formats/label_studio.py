@@ -16,9 +16,9 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import SUFFIXES
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
 from detseg.data.formats.layout import Tree, read_json
-from detseg.data.formats.reading import ROTATED, TableReader, json_files, label_source
+from detseg.data.formats.reading import ROTATED, TableReader, json_files
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, pixel_mask, polygon, rotated_box
 from detseg.errors import DataError
 

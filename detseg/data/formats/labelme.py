@@ -15,8 +15,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import max_pixels
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, has_keys, in_label_place, read_json, unused_label
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
+from detseg.data.formats.layout import Tree, has_keys, read_json
 from detseg.data.formats.shapes import pixel_mask
 from detseg.errors import DataError
 
@@ -35,16 +35,8 @@ class LabelMeFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the annotation files of a folder by their keys."""
-        texts = tree.ending(".json")
-        labels = {file for file in texts if has_keys(tree.root / file, "shapes", "imagePath")}
-        # A file beside an image is its labels, whatever is in it.
-        files = [file for file in texts if file in labels or tree.images_of(file) or in_label_place(file, labels)]
-        if not labels:
-            return []
-        splits = by_split(files)
-        used = set().union(*splits.values())
-        unused = [unused_label(tree, file) for file in files if file not in used]
-        return [DatasetSource(self, tree, tree.root, splits, issues=unused)]
+        labels = [file for file in tree.ending(".json") if has_keys(tree.root / file, "shapes", "imagePath")]
+        return label_source(self, tree, labels, per_image=True)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

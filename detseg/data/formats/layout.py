@@ -141,9 +141,26 @@ def _parts(files: list[str], place: Callable[[str], str]) -> dict[str, list[str]
     return dict(parts)
 
 
-def in_label_place(file: str, labels: Iterable[str]) -> bool:
-    """Tell if a path names a split and is otherwise like that of a file of ``labels``: train/a.json like val/a.json."""
-    return split_of(file) != WHOLE and _without_split(file) in set(map(_without_split, labels))
+def in_label_place(files: Iterable[str], labels: Iterable[str], tree: Tree | None = None) -> set[str]:
+    """Select the ``files`` that are in the place of labels, whatever is in them.
+
+    These are like one of ``labels`` but for the split, as train/a.json like val/a.json; with a ``tree``, as labels are
+    of one image each, also those of an image in the same folder, or in a folder of labels.
+    """
+    places, folders = set(map(_without_split, labels)), {_without_split(_parent(label)) for label in labels}
+    chosen = set()
+    for file in files:
+        if split_of(file) != WHOLE and _without_split(file) in places:
+            chosen.add(file)
+        elif tree and (images := tree.images_of(file)):
+            beside = any(_parent(image) == _parent(file) for image in images)
+            if beside or _without_split(_parent(file)) in folders:
+                chosen.add(file)
+    return chosen
+
+
+def _parent(file: str) -> str:
+    return file.rpartition("/")[0]
 
 
 def _without_split(file: str) -> str:

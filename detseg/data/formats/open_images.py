@@ -16,8 +16,8 @@ from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns
 from detseg.data.annotations.images import image_size
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
+from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,7 @@ class OpenImagesFormat(DatasetFormat):
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the tables of a folder by their headers."""
         files = [file for file in tree.ending(".csv") if set(COLUMNS) <= set(_start(tree.root / file)[0])]
-        location = tree.root / files[0] if len(files) == 1 else tree.root
-        return [DatasetSource(self, tree, location, by_split(files))] if files else []
+        return label_source(self, tree, files, location=tree.root / files[0] if len(files) == 1 else None)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST

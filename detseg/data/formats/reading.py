@@ -13,8 +13,7 @@ from typing import TypeVar
 from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
-from detseg.data.formats.base import DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, has_keys, in_label_place, read_head, read_start, unused_label
+from detseg.data.formats.layout import Tree, has_keys, read_head, read_start
 from detseg.errors import DataError
 
 T = TypeVar("T")
@@ -24,19 +23,18 @@ ROTATED = "rotated boxes become the boxes around them"
 
 
 def json_files(tree: Tree, start: str, *keys: str) -> list[str]:
-    """List the JSON files with a first character and some keys, and those of their names in other splits.
+    """List the JSON files with a first character and some keys.
 
     Of all JSON files, those that may label many images are looked into: few, none with the stem of an image.
     """
     files = [file for file in tree.ending(".json") if tree.image_of(file) is None]
     if len(files) > MANY:
         return []
-    known = [
+    return [
         file
         for file in files
         if read_head(tree.root / file).lstrip().startswith(start) and has_keys(tree.root / file, *keys)
     ]
-    return with_other_splits(tree, known)
 
 
 def label_folders(tree: Tree, line: re.Pattern[bytes], name: str | None = None) -> list[str]:
@@ -55,25 +53,6 @@ def label_folders(tree: Tree, line: re.Pattern[bytes], name: str | None = None) 
         return any(line.fullmatch(start) for start in islice(filter(None, starts), TRIES))
 
     return [file for files in folders.values() if fits(files) for file in files]
-
-
-def with_other_splits(tree: Tree, files: list[str]) -> list[str]:
-    """Add the files that are called like label files, but in other splits: they are labels, whatever is in them."""
-    suffixes = tuple({PurePosixPath(file).suffix.lower() for file in files})
-    others = [file for file in tree.ending(*suffixes) if file not in files] if files else []
-    return [*files, *(file for file in others if in_label_place(file, files))]
-
-
-def label_source(
-    format: DatasetFormat, tree: Tree, files: list[str], per_image: bool = False, has_category_ids: bool = False
-) -> list[DatasetSource]:
-    """Split label files as ``by_split`` does, and report those that no split uses; no source for no files."""
-    if not files:
-        return []
-    splits = by_split(files, per_image)
-    used = set().union(*splits.values())
-    unused = [unused_label(tree, file) for file in files if file not in used]
-    return [DatasetSource(format, tree, tree.root, splits, has_category_ids, issues=unused)]
 
 
 class TableReader:

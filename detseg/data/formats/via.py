@@ -11,9 +11,9 @@ from typing import Any
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
 from detseg.data.formats.layout import Tree, read_json
-from detseg.data.formats.reading import TableReader, json_files, label_source
+from detseg.data.formats.reading import TableReader, json_files
 from detseg.data.formats.shapes import Outline, ellipse, parse_numbers, polygon
 from detseg.errors import DataError
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource
+from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
 from detseg.data.formats.layout import Tree, read_text
-from detseg.data.formats.reading import TableReader, label_source
+from detseg.data.formats.reading import TableReader
 from detseg.data.formats.shapes import parse_numbers
 from detseg.errors import DataError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -60,7 +61,8 @@ class YoloFormat(DatasetFormat):
             parts = {split: {image: pairs.get(image) for image in part} for split, part in splits.items()}
             used = set().union(*splits.values())
             issues += [unused_label(tree, pairs[image]) for image in images if image in pairs and image not in used]
-            sources.append(DatasetSource(self, tree, tree.root / name, parts, has_category_ids=True, issues=issues))
+            location = tree.root / (name or os.path.commonpath([f"/{_parent(file)}" for file in pairs.values()])[1:])
+            sources.append(DatasetSource(self, tree, location, parts, has_category_ids=True, issues=issues))
         return sources
 
     def read(

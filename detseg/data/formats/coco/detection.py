@@ -18,11 +18,12 @@ from detseg.data.formats.coco.layout import (
     find_images,
     find_only_annotations,
     find_split,
+    in_places,
     is_coco,
 )
 from detseg.data.formats.coco.reader import read_coco
 from detseg.data.formats.coco.writer import write_coco
-from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, in_label_place, split_of, unused_label
+from detseg.data.formats.layout import SPLIT_PATTERNS, Tree, split_of, unused_label
 from detseg.errors import DataError
 
 HINT = (
@@ -110,13 +111,9 @@ class CocoFormat(CocoFiles):
             if not is_coco(file):
                 return self._near_misses(tree)
             named, labels = {WHOLE: file}, [file]
-        places = [file.relative_to(root).as_posix() for file in labels]
         # A file in the place of a split is its labels, whatever is in it.
-        files = {
-            word: file
-            for word, file in named.items()
-            if file in labels or describe_broken(file) or in_label_place(file.relative_to(root).as_posix(), places)
-        }
+        places = in_places([*named.values()], labels, root)
+        files = {w: file for w, file in named.items() if file in labels or file in places or describe_broken(file)}
         whole = len(files) == 1
         parts = {WHOLE if whole else word: CocoSplit(file, None if whole else word) for word, file in files.items()}
         return [replace(self._source(tree, parts), issues=self._unused(tree, [*files.values()]))]

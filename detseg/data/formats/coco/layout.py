@@ -48,18 +48,20 @@ def find_split(root: Path, word: str) -> Path | None:
     ranked = [(rank, file) for file in files if (rank := _rank(file.relative_to(root), word)) is not None]
     if len(ranked) > 1:
         labels = [file for file in files if len(files) <= MANY and is_coco(file)]
-        places = [file.relative_to(root).as_posix() for file in labels]
-        ranked = [
-            (rank, file)
-            for rank, file in ranked
-            if file in labels or describe_broken(file) or in_label_place(file.relative_to(root).as_posix(), places)
-        ]
+        places = in_places([file for _, file in ranked], labels, root)
+        ranked = [(rank, file) for rank, file in ranked if file in labels or file in places or describe_broken(file)]
     best = [file for rank, file in ranked if rank == min(ranked)[0]]
     if len(best) > 1:
         several = f"several files could be the {word} split: {_names(best)}"
         split = "val" if word == "test" else word
         raise AmbiguousFormatError(f"{root}: {several}; choose with `split.{split}='FILE'`")
     return best[0] if best else None
+
+
+def in_places(files: list[Path], labels: list[Path], root: Path) -> set[Path]:
+    """Select the files below ``root`` that are in the place of one of ``labels``."""
+    paths = {file.relative_to(root).as_posix(): file for file in files}
+    return {paths[name] for name in in_label_place(paths, [file.relative_to(root).as_posix() for file in labels])}
 
 
 def find_only_annotations(root: Path) -> Path:
@@ -159,7 +161,10 @@ def _rank(file: Path, word: str) -> int | None:
 def _json_files(root: Path) -> list[Path]:
     """List .json files in ``root`` or one of its folders; deeper ones if there are none."""
     near = sorted(
-        file for folder in (root, *_folders(root)) for file in folder.glob("*.json") if not is_hidden(file.name)
+        file
+        for folder in (root, *_folders(root))
+        for file in folder.iterdir()
+        if file.suffix.lower() == ".json" and file.is_file() and not is_hidden(file.name)
     )
     return near or [root / file for file in Tree(root).ending(".json")] if root.is_dir() else []
 

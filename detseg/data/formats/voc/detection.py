@@ -17,8 +17,9 @@ from detseg.data.formats.base import (
     ConversionReport,
     DatasetFormat,
     DatasetSource,
+    label_source,
 )
-from detseg.data.formats.layout import Tree, by_split, in_label_place, read_head, unused_label
+from detseg.data.formats.layout import Tree, read_head, unused_label
 from detseg.data.formats.voc.layout import choose_lists, find_ids, find_splits, find_voc, label_files, require_folder
 from detseg.data.formats.voc.reader import read_voc, read_xml
 from detseg.data.formats.voc.writer import write_voc
@@ -40,28 +41,21 @@ class VocFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Take a folder with .xml files of annotations. Raises AmbiguousFormatError for several data sets."""
-        texts = tree.ending(".xml")
-        labels = {file for file in texts if ROOT.search(read_head(tree.root / file))}
-        if not labels:
+        labels = [file for file in tree.ending(".xml") if ROOT.search(read_head(tree.root / file))]
+        sources = label_source(self, tree, labels, per_image=True)
+        if not sources:
             return []
-        # A file beside an image is its labels, whatever is in it.
-        files = [file for file in texts if file in labels or tree.images_of(file) or in_label_place(file, labels)]
-        parts = by_split(files)
+        parts = sources[0].splits
         try:
             root = find_voc(tree.root)
         except DataError as error:
             if WHOLE in parts and isinstance(error, AmbiguousFormatError):
                 raise
-            return [self._of_files(tree, parts, files)]
+            return sources
         splits = choose_lists(root, "Main", NO_NAMES)
         if splits == {WHOLE: None} and WHOLE not in parts:
-            return [self._of_files(tree, parts, files)]
+            return sources
         return [DatasetSource(self, tree, root, splits, issues=_unlisted(root, splits))]
-
-    def _of_files(self, tree: Tree, parts: dict[str, list[str]], files: list[str]) -> DatasetSource:
-        used = set().union(*parts.values())
-        unused = [unused_label(tree, file) for file in files if file not in used]
-        return DatasetSource(self, tree, tree.root, parts, issues=unused)
 
     def open(self, root: Path, names: Mapping[str, str] = NO_NAMES) -> DatasetSource:
         """Open a folder, or the data set in a folder such as VOCdevkit below it."""
