@@ -171,7 +171,7 @@ def _rows(result: CheckResult, duplicates: Mapping[tuple[str, int], str]) -> dic
     by_path = {result.splits[split].path(index): (split, index) for split, index in kept}
     for split, index, _, path in find_duplicates(result.splits, is_readable(result.image_sizes)):
         kept[by_path[path]].append((split, index))
-    rows: dict[Path, list[Row]] = {}
+    objects: dict[Path, list[Row]] = {}
     for (split, index), images in kept.items():
         unique: dict[tuple[Any, ...], Row] = {}
         for table, image in ((result.splits[other], number) for other, number in images):
@@ -180,11 +180,11 @@ def _rows(result: CheckResult, duplicates: Mapping[tuple[str, int], str]) -> dic
                 mask = None if table.masks is None else str(table.masks.segmentation(row, *table.sizes[image].tolist()))
                 key = (table.classes[table.labels[row]], *table.boxes[row].tolist(), mask)
                 unique.setdefault(key, (table, row))
-        rows.setdefault(result.splits[split].path(index), [*unique.values()])
-    return rows
+        objects.setdefault(result.splits[split].path(index), [*unique.values()])
+    return objects
 
 
-def _write_objects(result: CheckResult, copied: Copied, out: Path, rows: Mapping[Path, list[Row]]) -> list[str]:
+def _write_objects(result: CheckResult, copied: Copied, out: Path, objects: Mapping[Path, list[Row]]) -> list[str]:
     """Write a COCO annotation file for each split; return the changes."""
     names, changes = _class_names(result)
     ids = _category_ids(result, names)
@@ -196,7 +196,7 @@ def _write_objects(result: CheckResult, copied: Copied, out: Path, rows: Mapping
             height, width = table_of_split.sizes[index].tolist()
             images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
             path = table_of_split.path(index)
-            for table, row in rows[path]:
+            for table, row in objects[path]:
                 box, change = _repair_box(table.boxes[row], height, width)
                 if change:
                     subject = f"{path} annotation {table.ids[row]}"

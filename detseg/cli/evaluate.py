@@ -53,9 +53,10 @@ def run(arguments: Sequence[str]) -> None:
     for option in ("out", "metrics"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
     data = instantiate(parser, options).data
-    own = from_config(task.data_recipe).root if task.data_recipe else None
-    if options.split or (WHOLE in data.source.splits and (own is None or own.resolve() != data.root.resolve())):
-        data.evaluate_on(options.split or WHOLE)  # the images held out by chance are those of the training alone
+    trained_root = getattr(from_config(task.data_recipe), "root", None) if task.data_recipe else None
+    # The images that a draw holds out are held out of the training on that folder alone.
+    if options.split or (WHOLE in data.source.splits and _resolved(trained_root) != _resolved(data.root)):
+        data.evaluate_on(options.split or WHOLE)
     data.use_classes(task.class_names)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
