@@ -134,3 +134,7 @@ def _report(task: Task, data: Any, options: Namespace) -> None:
             print(f"\n{compare(metric, task.metric_values)}")
     for file in filter(None, (options.metrics, options.out)):
         print(f"written: {file}")
+
+
+def _resolved(folder: Path | None) -> Path | None:
+    return folder and Path(folder).resolve()
