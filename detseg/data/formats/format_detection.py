@@ -107,7 +107,7 @@ def open_source(
 
     ``names`` are the user's names of the splits. Raises DataError, naming other formats that the folder matches.
     """
-    root = find_folder(root)
+    root = find_folder(root) if root.is_file() else root
     if format == AUTO:
         source = detect_source(root, AUTO, task)
     else:
