@@ -55,16 +55,14 @@ def read_label_studio(tree: Tree, files: list[str], issues: IssueCollector = FAI
     reader = TableReader(tree, issues)
     for name in files:
         for number, task in enumerate(reader.parse(name, _tasks) or [], start=1):
-            results = _last_results(reader, name, task)
-            if results is None:
-                continue
             place = f"task {task.get('id', number)!r}"
-            title, size = _title(tree, name, task), None
             with reader.located(name, place):
-                size = _stated_size(results)
-            image = reader.image(name, title, size)
-            if image is not None:
-                _add_objects(reader, name, place, image, results)
+                results = _last_results(reader, name, task)
+                if results is None:
+                    continue
+                image = reader.image(name, _title(tree, name, task), _stated_size(results))
+                if image is not None:
+                    _add_objects(reader, name, place, image, results)
     return reader.table()
 
 
@@ -78,9 +76,8 @@ def _tasks(file: Path) -> list[dict[str, Any]]:
 
 
 def _last_results(reader: TableReader, name: str, task: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the results of the last annotation that was not cancelled; None if there is none."""
-    annotations = task.get("annotations") or task.get("completions") or []
-    known = [one for one in annotations if isinstance(one, dict)] if isinstance(annotations, list) else []
+    """Return the results of the last annotation that was not cancelled; None for none. Raises AnnotationError."""
+    known = _dicts(task.get("annotations") or task.get("completions") or [], "annotations")
     valid = [one for one in known if not (one.get("was_cancelled") or one.get("skipped"))]
     for what, count in (
         ("predictions", len(task["predictions"]) if isinstance(task.get("predictions"), list) else 0),
@@ -91,8 +88,14 @@ def _last_results(reader: TableReader, name: str, task: dict[str, Any]) -> list[
         reader.leave_out(name, f"{what} are left out", count, "label-unused")
     if not valid:
         return None
-    results = valid[-1].get("result")
-    return [one for one in results if isinstance(one, dict)] if isinstance(results, list) else []
+    return _dicts(valid[-1].get("result"), "result")
+
+
+def _dicts(entries: Any, key: str) -> list[dict[str, Any]]:
+    """Return the entries of a list in a task. Raises AnnotationError."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise AnnotationError("label-broken", f"has {key} = {str(entries)[:80]}, which is no list of entries")
+    return entries
 
 
 def _title(tree: Tree, name: str, task: dict[str, Any]) -> str:
@@ -102,7 +105,7 @@ def _title(tree: Tree, name: str, task: dict[str, Any]) -> str:
     path = next((path for path in paths if path.lower().endswith(SUFFIXES)), paths[0] if paths else "")
     folder, _, file = path.rpartition("/")
     bare = f"{folder}/{UPLOAD.sub('', file)}" if folder else UPLOAD.sub("", file)
-    return path if tree.image_of(name, path) else bare
+    return path if tree.images_of(name, path) else bare
 
 
 def _path(address: str) -> str:

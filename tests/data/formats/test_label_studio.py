@@ -158,6 +158,16 @@ def test_broken_results_are_named(tmp_path: Path, broken: Any, message: str) -> 
         detect_source(tmp_path).read("all")
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"), [([3, {"result": []}], r"annotations = \[3, .*"), ([{"result": [4]}], r"result = \[4\]")]
+)
+def test_broken_tasks_are_named(tmp_path: Path, broken: Any, message: str) -> None:
+    made.image(tmp_path / "a.png")
+    file = export(tmp_path, task(7, "a.png", annotations=broken))
+    with pytest.raises(DataError, match=rf"{file}: task 7 has {message}, which is no list of entries"):
+        detect_source(tmp_path).read("all")
+
+
 def test_images_and_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made.image(tmp_path / "a.png")
     turned = result("rectanglelabels", rectangle(0, 0, 50, 50)["value"], image_rotation=90)
