@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def read_cvat(tree: Tree, parts: list[Part], issues: IssueCollector = FAIL_FAST)
     """
     reader = _Reader(tree, issues)
     for name, subset in parts:
-        content = reader.parse(name, parse_xml)
+        content = reader.parse(name, partial(parse_xml, root="annotations"))
         if content is not None:
             reader.read(name, subset, content)
     names = dict.fromkeys([*reader.labels, *sorted(set(reader.builder.names))])

@@ -208,8 +208,8 @@ def read_json(file: Path) -> Any:
         raise DataError(f"{file}: {explain_content(file) or f'broken JSON: {error}'}") from None
 
 
-def parse_xml(file: Path) -> Element:
-    """Parse an XML file. Raises DataError."""
+def parse_xml(file: Path, root: str) -> Element:
+    """Parse an XML file whose root element is called ``root``. Raises DataError."""
     from xml.etree.ElementTree import ParseError
 
     from defusedxml import DefusedXmlException
@@ -221,6 +221,9 @@ def parse_xml(file: Path) -> Element:
         raise DataError(f"{file}: cannot read this annotation file: {error.strerror}") from None
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # also unknown encodings
         raise DataError(f"{file}: {explain_content(file) or f'broken XML: {error}'}") from None
+    if element.tag != root:
+        problem = explain_content(file) or f"its root element is <{element.tag}> instead of <{root}>"
+        raise DataError(f"{file}: {problem}")
     return element
 
 

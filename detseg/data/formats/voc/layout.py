@@ -50,9 +50,8 @@ def label_files(folder: Tree, names: Sequence[str]) -> list[str]:
         by_stem[Path(file).stem].append(file)
     labels = []
     for name in names:
-        stem = name.rpartition("/")[2]
-        stem = os.path.splitext(stem)[0] if stem.lower().endswith(SUFFIXES) else stem
-        file = f"{name}.xml"
+        name = os.path.splitext(name)[0] if name.lower().endswith(SUFFIXES) and f"{name}.xml" not in files else name
+        file, stem = f"{name}.xml", name.rpartition("/")[2]
         labels.append(file if file in files or len(by_stem[stem]) != 1 else by_stem[stem][0])
     return list(dict.fromkeys(labels))
 

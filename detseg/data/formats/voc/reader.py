@@ -247,14 +247,10 @@ class _Reader:
 def _parse(file: Path, issues: IssueCollector, image: Path | None = None) -> Element | None:
     """Parse the annotation file of an image; None for a broken one, if issues are collected."""
     try:
-        element = parse_xml(file)
-        if element.tag == "annotation":
-            return element
-        message = f"{file}: its root element is <{element.tag}> instead of <annotation>"
+        return parse_xml(file, "annotation")
     except DataError as error:
-        message = str(error)
-    issues.report("label-broken", file, message, image=image)
-    return None
+        issues.report("label-broken", file, str(error), image=image)
+        return None
 
 
 def _number(entry: Element, path: str) -> float:

@@ -1,0 +1,491 @@
+"""Faults of data sets as people have them, each in several formats: read by meaning, or reported by name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detseg.check.checking import CheckResult, check_dataset
+from detseg.check.repair import repair
+from detseg.check.training_checks import check_before_training
+from detseg.data import DetectionDataModule
+from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.formats.base import DatasetFormat
+from detseg.data.formats.csv import CsvFormat
+from detseg.data.formats.format_detection import detect_source
+from detseg.data.formats.yolo import YoloFormat
+from detseg.errors import DataError
+from tests.data import made, sets
+from tests.data.sets import Picture, Truth, write
+
+TRUTH: Truth = {
+    "train": [
+        Picture("a", 40, 30, [("cat", 2, 3, 12, 14), ("dog", 5, 6, 20, 25)]),
+        Picture("b", 40, 30, [("dog", 1, 2, 9, 8)]),
+    ],
+    "val": [Picture("c", 30, 40, [("cat", 3, 3, 9, 30)])],
+}
+WHOLE: Truth = {"all": [*TRUTH["train"], *TRUTH["val"]]}
+
+
+def look(root: Path, format: str | DatasetFormat = "auto") -> CheckResult:
+    return check_dataset(detect_source(root, format), False, 1, lambda count: nullcontext(lambda: None))
+
+
+def counts(result: CheckResult) -> dict[str, tuple[int, int]]:
+    """Images and objects of each split."""
+    tables = {split: table for split, table in result.splits.items() if isinstance(table, DetectionAnnotations)}
+    return {split: (len(table), len(table.labels)) for split, table in tables.items()}
+
+
+def kinds(result: CheckResult) -> dict[str, int]:
+    relevant = [issue.kind for issue in result.issues if not issue.kind.startswith(("class-", "image-empty"))]
+    return {kind: relevant.count(kind) for kind in relevant}
+
+
+def boxes(result: CheckResult, split: str = "all") -> list[list[float]]:
+    table = result.splits[split]
+    assert isinstance(table, DetectionAnnotations)
+    return table.boxes.round(3).tolist()
+
+
+def flat(root: Path, truth: Truth = WHOLE) -> Path:
+    """YOLO's labels of data that are not split."""
+    for picture in truth["all"]:
+        sets.draw_image(root / "images" / f"{picture.stem}.png", picture)
+        write(root / "labels" / f"{picture.stem}.txt", sets.yolo_lines(picture))
+    write(root / "data.yaml", "names: [cat, dog]\n")
+    return root
+
+
+def sides(root: Path) -> tuple[DetectionDataModule, int]:
+    data = DetectionDataModule(str(root))
+    return data, len(data.val_annotations)
+
+
+def test_an_evaluation_takes_every_image(tmp_path: Path) -> None:
+    data, held_out = sides(flat(tmp_path))
+    assert (held_out, data.count_images()) == (1, 3)
+    data = DetectionDataModule(str(tmp_path))
+    data.evaluate_on("all")
+    assert (len(data.val_annotations), len(data.val_annotations.labels)) == (3, 4)
+    data = DetectionDataModule(str(tmp_path))
+    data.evaluate_on("test")
+    with pytest.raises(DataError, match="it has no split test, but all"):
+        _ = data.val_annotations
+
+
+@pytest.mark.parametrize("format", ["yolo", "coco", "voc_lists", "voc_folders", "labelme", "csv"])
+def test_any_split_can_be_evaluated(tmp_path: Path, format: str) -> None:
+    sets.WRITERS[format](tmp_path, TRUTH | {"test": [Picture("d", 30, 30, [("dog", 1, 1, 9, 9)] * 1)]})
+    for split, expected in (("train", (2, 3)), ("val", (1, 1)), ("test", (1, 1)), ("all", (4, 5))):
+        data = DetectionDataModule(str(tmp_path))
+        data.evaluate_on(split)  # type: ignore[arg-type]
+        assert (len(data.val_annotations), len(data.val_annotations.labels)) == expected
+        assert all(data.path("val", index).is_file() for index in range(expected[0]))
+        assert data.count_images() == 4
+
+
+@pytest.mark.parametrize("format", ["voc_folders", "labelme", "yolo"])
+def test_a_folder_comes_before_a_file_name(tmp_path: Path, format: str) -> None:
+    truth = {
+        "train": [one._replace(stem=f"test{i}_{one.stem}") for i, one in enumerate(TRUTH["train"])],
+        "val": [TRUTH["val"][0]._replace(stem="train6")],
+    }
+    sets.WRITERS[format](tmp_path, truth)
+    assert counts(look(tmp_path)) == {"train": (2, 3), "val": (1, 1)}
+
+
+@pytest.mark.parametrize("name", ["eval", "dev", "valset", "valid", "validation", "evaluation"])
+@pytest.mark.parametrize("format", ["yolo", "coco", "labelme", "csv"])
+def test_splits_have_many_names(tmp_path: Path, format: str, name: str) -> None:
+    sets.WRITERS[format](tmp_path, {"trainset": TRUTH["train"], name: TRUTH["val"]})
+    result = look(tmp_path)
+    assert counts(result) == {"train": (2, 3), "val": (1, 1)}
+    assert kinds(result) == {}
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc_folders", "labelme", "csv"])
+def test_an_unknown_folder_cancels_no_split(tmp_path: Path, format: str) -> None:
+    sets.WRITERS[format](tmp_path, TRUTH | {"more": [Picture("d", 30, 30, [("dog", 1, 1, 9, 9)])]})
+    result = look(tmp_path)
+    assert counts(result) == {"train": (2, 3), "val": (1, 1)}
+    assert kinds(result) == {"file-unused": 1, "image-unused": 1}
+    assert "no split uses it" in result.of_kind("file-unused")[0].message
+
+
+def test_two_images_of_one_stem(tmp_path: Path) -> None:
+    shutil.copy(flat(tmp_path) / "images" / "a.png", tmp_path / "images" / "a.jpg")
+    (issue,) = look(tmp_path).of_kind("image-ambiguous")
+    assert "a.txt: fits images/a.jpg and images/a.png alike" in issue.message
+    with pytest.raises(DataError, match=r"a\.txt: fits images/a\.jpg and images/a\.png alike"):
+        detect_source(tmp_path).read("all")
+    for writer in (sets.voc_folders, sets.labelme):  # which name the file
+        root = tmp_path / writer.__name__
+        writer(root, TRUTH)
+        shutil.copy(root / "train" / "a.png", root / "train" / "a.jpg")
+        assert counts(look(root)) == {"train": (2, 3), "val": (1, 1)}
+
+
+@pytest.mark.parametrize("shape", ["[5, 2]", "[5, 3]"])
+def test_key_points_are_no_polygon(tmp_path: Path, shape: str) -> None:
+    points = " 0.2 0.2 1" if shape == "[5, 3]" else " 0.2 0.2"
+    for file in (flat(tmp_path) / "labels").iterdir():
+        file.write_text("".join(f"{line}{points * 5}\n" for line in file.read_text().splitlines()))
+    with (tmp_path / "data.yaml").open("a") as settings:
+        settings.write(f"kpt_shape: {shape}\n")
+    result = look(tmp_path)
+    assert boxes(result) == [[2, 3, 12, 14], [5, 6, 20, 25], [1, 2, 9, 8], [3, 3, 9, 30]]
+    assert [issue.message for issue in result.of_kind("label-unused")] == [
+        f"{tmp_path}: the key points of 4 objects are not read"
+    ]
+
+
+def test_key_points_without_their_shape_are_an_error(tmp_path: Path) -> None:
+    for file in (flat(tmp_path) / "labels").iterdir():
+        lines = [line.split() for line in file.read_text().splitlines()]
+        file.write_text("".join(f"{' '.join(line)}{f' {line[1]} {line[2]}' * 5}\n" for line in lines))
+    (issue,) = look(tmp_path).of_kind("label-broken")
+    assert "all 4 lines of 14 numbers look like boxes with 5 key points" in issue.message
+    assert "`kpt_shape: [5, 2]`" in issue.message
+
+
+def shape(kind: str, points: list[list[float]], **more: Any) -> dict[str, Any]:
+    return {"label": "cat", "shape_type": kind, "points": points, **more}
+
+
+def one_labelme(root: Path, shapes: list[dict[str, Any]], **more: Any) -> Path:
+    picture = TRUTH["train"][0]
+    sets.draw_image(root / "a.png", picture)
+    write(root / "a.json", json.dumps(sets.labelme_content(picture) | {"shapes": shapes} | more))
+    return root
+
+
+def test_masks_and_unknown_shapes_of_labelme(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((11, 10), 255, np.uint8)).convert("1").save(stream, "PNG")
+    mask = shape("mask", [[2, 3], [11, 13]], mask=base64.b64encode(stream.getvalue()).decode())
+    root = one_labelme(tmp_path, [mask, shape("point", [[1, 1]]), shape("linestrip", [[1, 1], [2, 2]])])
+    result = look(root)
+    assert boxes(result) == [[2, 3, 12, 14]]
+    table = result.splits["all"]
+    assert isinstance(table, DetectionAnnotations)
+    assert table.areas.tolist() == [110]
+    assert sorted(issue.message.partition(": ")[2] for issue in result.of_kind("shape-unsupported")) == [
+        "1 shapes of the type linestrip are left out, the first in a.json",
+        "1 shapes of the type point are left out, the first in a.json",
+    ]
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+@pytest.mark.parametrize("format", ["labelme", "voc_folders", "coco", "csv"])
+def test_images_of_another_size_are_an_error(tmp_path: Path, format: str, factor: float) -> None:
+    sets.WRITERS[format](tmp_path, TRUTH)
+    if format == "csv":
+        table = (tmp_path / "val.csv").read_text().splitlines()
+        write(tmp_path / "val.csv", f"{table[0]},width,height\n{table[1]},30,40\n")
+    (file,) = tmp_path.rglob("c.png")
+    sets.draw_image(file, Picture("c", int(30 * factor), int(40 * factor), []))
+    (issue,) = look(tmp_path).of_kind("image-size")
+    assert f"c.png: is {int(30 * factor)}x{int(40 * factor)}, its labels are for 30x40" in issue.message
+    with pytest.raises(DataError, match=r"c\.png: the image is .* says 30x40"):
+        DetectionDataModule(str(tmp_path)).dataset("val")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult"),
+    [("0", 0), ("1", 1), ("true", 1), ("false", 0), ("Yes", 1), ("no", 0), ("Unspecified", 0), ("", 0), ("maybe", 0)],
+)
+def test_flags_are_read_by_meaning(tmp_path: Path, text: str, difficult: int) -> None:
+    made.voc(tmp_path, "a", made.box("cat", 1, 1, 9, 9, f"<difficult>{text}</difficult>"))
+    result = look(tmp_path)
+    table = result.splits["all"]
+    assert isinstance(table, DetectionAnnotations)
+    assert table.difficult.tolist() == [bool(difficult)]
+    assert len(result.of_kind("flag-unknown")) == (text == "maybe")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_folders_below_those_of_voc(tmp_path: Path, listed: bool) -> None:
+    for folder, picture in (("cam1", TRUTH["train"][0]), ("cam2", TRUTH["train"][1]._replace(stem="a"))):
+        sets.draw_image(tmp_path / "JPEGImages" / folder / "a.png", picture)
+        write(tmp_path / "Annotations" / folder / "a.xml", sets.voc_text(picture))
+    if listed:
+        write(tmp_path / "ImageSets" / "Main" / "train.txt", "cam1/a\n")
+        write(tmp_path / "ImageSets" / "Main" / "val.txt", "cam2/a.png\n")
+    expected = {"train": (1, 2), "val": (1, 1)} if listed else {"all": (2, 3)}
+    assert counts(look(tmp_path)) == expected
+
+
+def doubled_yolo(root: Path) -> None:
+    for file in (flat(root) / "labels").iterdir():
+        file.write_text(file.read_text() * 2)
+
+
+def doubled_coco(root: Path) -> None:
+    content: dict[str, Any] = sets.coco_content(WHOLE["all"])
+    for picture in WHOLE["all"]:
+        sets.draw_image(root / f"{picture.stem}.png", picture)
+    write(root / "a.json", json.dumps(content | {"annotations": content["annotations"] * 2}))
+
+
+@pytest.mark.parametrize("build", [doubled_yolo, doubled_coco])
+def test_doubled_objects(tmp_path: Path, build: Callable[[Path], None]) -> None:
+    build(tmp_path / "in")
+    result = look(tmp_path / "in")
+    assert kinds(result).pop("object-doubled") == 4
+    repair(result, tmp_path / "out", lambda: None)
+    again = look(tmp_path / "out")
+    assert (counts(again), kinds(again)) == ({"all": (3, 4)}, {})
+
+
+def test_rotated_boxes_become_those_around_them(tmp_path: Path) -> None:
+    content: dict[str, Any] = sets.coco_content([Picture("a", 60, 60, [("cat", 20, 25, 40, 35)])])
+    content["annotations"][0] |= {"attributes": {"rotation": 90.0}, "segmentation": []}
+    made.image(tmp_path / "a.png", 60, 60)
+    write(tmp_path / "a.json", json.dumps(content))
+    result = look(tmp_path)
+    assert boxes(result) == [[25, 20, 35, 40]]
+    assert kinds(result) == {"shape-unsupported": 1}
+    turn = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+    made.voc(tmp_path / "voc", "a", made.box("cat", 21, 11, 40, 20, turn))
+    result = look(tmp_path / "voc")
+    assert boxes(result) == [[25, 5, 35, 25]]
+    assert kinds(result) == {"shape-unsupported": 1}
+
+
+def test_files_that_disagree_are_both_named(tmp_path: Path) -> None:
+    sets.yolo(tmp_path, TRUTH)
+    (tmp_path / "data.yaml").unlink()
+    write(tmp_path / "labels" / "train" / "classes.txt", "cat\ndog\n")
+    write(tmp_path / "labels" / "val" / "classes.txt", "dog\ncat\n")
+    with pytest.raises(
+        DataError, match=r"val/classes\.txt: calls class 0 'dog', but .*train/classes\.txt calls it 'cat'"
+    ):
+        detect_source(tmp_path).read("train")
+    write(tmp_path / "data.yaml", "nc: 3\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: nc is 3, but names has 2"):
+        detect_source(tmp_path).read("train")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[yes, no]", ("yes", "no")),
+        ("[on, off]", ("on", "off")),
+        ("[007, 1.50]", ("007", "1.50")),
+        ("[null, ~]", ("null", "~")),
+        ("{0: 2001-01-01, 1: 0x1F}", ("2001-01-01", "0x1F")),
+    ],
+)
+def test_names_are_as_written(tmp_path: Path, names: str, expected: tuple[str, str]) -> None:
+    write(flat(tmp_path) / "data.yaml", f"names: {names}\n")
+    assert detect_source(tmp_path).read("all").classes == expected
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".dib"])
+def test_all_suffixes_of_images(tmp_path: Path, suffix: str) -> None:
+    image = flat(tmp_path) / "images" / "a.png"
+    kind = "BMP" if suffix == ".dib" else "JPEG"
+    Image.open(image).save(image.with_suffix(suffix), format=kind)
+    image.unlink()
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"all": (3, 4)}, {})
+    image.with_suffix(suffix).rename(image.with_suffix(".heic"))
+    (issue,) = look(tmp_path).of_kind("label-stray")
+    assert "images/a.heic has a suffix that is not read" in issue.message
+
+
+def test_orientation_without_a_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(flat(tmp_path) / "images" / "a.jpg", exif=exif)
+    (tmp_path / "images" / "a.png").unlink()
+    (issue,) = look(tmp_path).of_kind("image-turned")
+    assert "1 images such as images/a.jpg are labelled as shown" in issue.message
+    assert boxes(look(tmp_path, YoloFormat(orientation="stored")))[0] == [2, 3, 12, 14]
+    table = tmp_path / "csv"
+    shutil.copytree(tmp_path / "images", table)
+    write(table / "t.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,2,3,38,14\n")
+    (issue,) = look(table).of_kind("image-turned")
+    assert "1 of their boxes reach beyond them, 0 with `format.orientation='stored'`" in issue.message
+    assert boxes(look(table, CsvFormat(orientation="stored"))) == [[2, 3, 38, 14]]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("my picture", "my%20picture"), ("e\u0301t\u00e9", "\u00e9te\u0301"), ("A", "a"), ("a%20b", "a b")],
+)
+@pytest.mark.parametrize("writer", [sets.yolo, sets.voc_folders])
+def test_names_in_other_spellings(tmp_path: Path, image: str, label: str, writer: sets.Writer) -> None:
+    first, *others = TRUTH["train"]
+    files = writer(tmp_path, {"train": [first._replace(stem="x"), *others], "val": TRUTH["val"]})
+    (picture,) = tmp_path.rglob("x.png")
+    picture.rename(picture.with_name(f"{image}.png"))
+    files[0].rename(files[0].with_name(f"{label}{files[0].suffix}"))
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"train": (2, 3), "val": (1, 1)}, {})
+
+
+@pytest.mark.parametrize("ids", [None, "same", "text"])
+def test_annotation_ids_are_made_up_anew(tmp_path: Path, ids: str | None) -> None:
+    content: dict[str, Any] = sets.coco_content(WHOLE["all"])
+    for picture in WHOLE["all"]:
+        sets.draw_image(tmp_path / "in" / f"{picture.stem}.png", picture)
+    for entry in content["annotations"]:
+        entry["id"] = {None: None, "same": 7, "text": "a1"}[ids]
+    write(tmp_path / "in" / "a.json", json.dumps(content))
+    table = detect_source(tmp_path / "in").read("all")
+    assert isinstance(table, DetectionAnnotations)
+    assert len(set(table.ids.tolist())) == len(table.labels) == 4
+    result = look(tmp_path / "in")
+    assert (counts(result), kinds(result)) == ({"all": (3, 4)}, {"id-renewed": 1})
+    repair(result, tmp_path / "out", lambda: None)
+    again = look(tmp_path / "out")
+    assert (counts(again), kinds(again)) == ({"all": (3, 4)}, {})
+
+
+def crowds(root: Path) -> None:
+    content: dict[str, Any] = sets.coco_content(WHOLE["all"])
+    for picture in WHOLE["all"]:
+        sets.draw_image(root / f"{picture.stem}.png", picture)
+    write(root / "a.json", json.dumps(content | {"annotations": [e | {"iscrowd": 1} for e in content["annotations"]]}))
+
+
+def difficult(root: Path) -> None:
+    for file in sets.voc_lists(root, WHOLE):
+        file.write_text(file.read_text().replace("</object>", "<difficult>1</difficult></object>"))
+
+
+@pytest.mark.parametrize(("build", "word"), [(crowds, "crowds"), (difficult, "difficult")])
+def test_check_and_training_agree_on_flags(tmp_path: Path, build: Callable[[Path], None], word: str) -> None:
+    build(tmp_path)
+    (issue,) = look(tmp_path).of_kind("objects-none")
+    assert f"of 4 objects, 4 are {word}" in issue.message
+    with pytest.raises(DataError, match=rf"no object to learn from: of \d objects, \d are {word}"):
+        check_before_training(DetectionDataModule(str(tmp_path)), validates=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: re.sub(r"^(\d) ", r"\1.0 ", text, flags=re.MULTILINE),
+        lambda text: re.sub(r"^(\d) ", r"\1.000000000000000000e+00 ", text, flags=re.MULTILINE),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace(" ", "\t"),
+        lambda text: "\n" + text,
+    ],
+)
+def test_near_misses_of_yolo_are_read(tmp_path: Path, change: Callable[[str], str]) -> None:
+    for file in (flat(tmp_path) / "labels").iterdir():
+        file.write_text(change(file.read_text()), encoding="utf-8", newline="")
+    for format in ("auto", "YOLO"):
+        result = look(tmp_path, format)
+        assert (counts(result), kinds(result)) == ({"all": (3, 4)}, {})
+
+
+@pytest.mark.parametrize("format", ["yolo", "coco", "voc_lists", "voc_folders", "labelme", "csv"])
+def test_hidden_files_are_no_data(tmp_path: Path, format: str) -> None:
+    sets.WRITERS[format](tmp_path, TRUTH)
+    for file in [*tmp_path.rglob("*.*")]:
+        (file.parent / f"._{file.name}").write_bytes(b"\x00\x05\x16\x07")
+        target = tmp_path / "__MACOSX" / file.relative_to(tmp_path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.with_name(f"._{file.name}").write_bytes(b"\x00\x05\x16\x07")
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"train": (2, 3), "val": (1, 1)}, {})
+
+
+def test_names_of_darknet(tmp_path: Path) -> None:
+    for split, pictures in TRUTH.items():
+        for picture in pictures:
+            sets.draw_image(tmp_path / split / f"{picture.stem}.png", picture)
+            write(tmp_path / split / f"{picture.stem}.txt", sets.yolo_lines(picture))
+        write(tmp_path / split / "_darknet.labels", "cat\ndog\n")
+    assert counts(look(tmp_path)) == {"train": (2, 3), "val": (1, 1)}
+
+
+def test_pixels_instead_of_fractions(tmp_path: Path) -> None:
+    write(flat(tmp_path) / "labels" / "b.txt", "1 5 5 8 6\n")
+    (issue,) = look(tmp_path).of_kind("box-pixels")
+    assert "b.txt: line 1 has numbers above 1" in issue.message
+    with pytest.raises(DataError, match=r"b\.txt: line 1 has numbers above 1"):
+        detect_source(tmp_path).read("all")
+
+
+def test_a_program_that_counts_from_0(tmp_path: Path) -> None:
+    made.voc(tmp_path, "a", made.box("cat", 0, 0, 9, 9))
+    made.voc(tmp_path, "b", made.box("cat", 5, 5, 9, 9))
+    (issue,) = look(tmp_path).of_kind("box-zero-based")
+    assert "1 of 2 files such as a.xml have corners of 0" in issue.message
+
+
+def test_images_that_no_label_file_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sets.coco(tmp_path, TRUTH)
+    made.image(tmp_path / "train" / "extra.png")
+    result = look(tmp_path)
+    assert kinds(result) == {"image-unused": 1}
+    assert "extra.png: is in no split; some programs leave images without objects out" in result.issues[0].message
+    with caplog.at_level(logging.INFO):
+        check_before_training(DetectionDataModule(str(tmp_path)), validates=True)
+    assert "1 images that no split uses (image-unused)" in caplog.text
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    root = flat(tmp_path)
+    data = DetectionDataModule(str(root / "data.yaml"))
+    assert len(data.train_annotations) + len(data.val_annotations) == 3
+    for name, message in (
+        ("set.zip", "is an archive; unpack it"),
+        ("annotations/a.json", "is a file; give the folder"),
+    ):
+        with pytest.raises(DataError, match=message):
+            detect_source(write(root / name, "x"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "<html></html>", "version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("format", ["coco", "csv", "createml", "cvat"])
+def test_a_file_in_a_labels_place_is_never_skipped(tmp_path: Path, format: str, split: str, content: str) -> None:
+    files = sets.WRITERS[format](tmp_path, TRUTH)
+    broken = next(file for file in files if split in str(file.relative_to(tmp_path)))
+    broken.write_text(content)
+    if (format, content) == ("createml", "[]"):
+        return  # a list of no images
+    with pytest.raises(DataError, match=broken.name):
+        detect_source(tmp_path).read(split)
+    assert any(broken.name in issue.message for issue in look(tmp_path).issues)
+
+
+@pytest.mark.parametrize("format", ["voc_folders", "voc_lists", "labelme", "yolo"])
+@pytest.mark.parametrize("content", ["", "<html></html>", "version https://git-lfs.github.com/spec/v1\n", "x y"])
+def test_a_file_beside_an_image_is_its_labels(tmp_path: Path, format: str, content: str) -> None:
+    files = sets.WRITERS[format](tmp_path, TRUTH)
+    if (format, content) == ("yolo", ""):
+        return  # an image without objects
+    files[0].write_text(content)
+    with pytest.raises(DataError, match=files[0].name):
+        detect_source(tmp_path).read("train")
+    assert [files[0].name in issue.message for issue in look(tmp_path).of_kind("label-broken")] == [True]
+
+
+def test_a_repair_keeps_the_objects_of_equal_images(tmp_path: Path) -> None:
+    root = flat(tmp_path / "in")
+    shutil.copy(root / "images" / "a.png", root / "images" / "z.png")
+    write(root / "labels" / "z.txt", "1 .5 .5 .25 .25\n" + sets.yolo_lines(TRUTH["train"][0]))
+    repair(look(root), tmp_path / "out", lambda: None)
+    again = look(tmp_path / "out")
+    assert (counts(again), kinds(again)) == ({"all": (3, 5)}, {})
