@@ -19,7 +19,6 @@ from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule, SegmentationDataModule
-from detseg.data.formats.base import WHOLE
 from detseg.data.modules.base import EvaluationSplit
 from detseg.errors import CheckpointError, ConfigError
 from detseg.folders import check_writable
@@ -53,13 +52,12 @@ def run(arguments: Sequence[str]) -> None:
     for option in ("out", "metrics"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
     data = instantiate(parser, options).data
-    trained_root = getattr(from_config(task.data_recipe), "root", None) if task.data_recipe else None
-    # The images that a draw holds out are held out of the training on that folder alone.
-    if options.split or (WHOLE in data.source.splits and _resolved(trained_root) != _resolved(data.root)):
-        data.evaluate_on(options.split or WHOLE)
     data.use_classes(task.class_names)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
+    trained_root = getattr(from_config(task.data_recipe), "root", None) if task.data_recipe else None
+    if options.split or _resolved(trained_root) != _resolved(data.root):
+        data.evaluate_on(options.split)
 
     callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
     try:

@@ -96,7 +96,7 @@ def _find_image(tree: Tree, name: str, content: dict[str, Any], issues: IssueCol
     elif len(images := by_path or by_stem) == 1:
         return images[0]
     elif images:
-        issues.report(*tree.describe_images(file, images))
+        issues.report(*tree.describe_images(file, images)[:3])
     else:
         issues.report("image-missing", file, f"{file}: no image {stated!r} anywhere below {tree.root}")
     return None

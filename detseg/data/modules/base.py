@@ -112,7 +112,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         find_formats(self.format, self.task)
         self.transforms = self.default_transforms() if transforms is None else transforms
         self.check_transforms()
-        self._evaluated: EvaluationSplit | None = None
+        self._evaluated: EvaluationSplit | Literal["unsplit"] | None = None
         self._classes: tuple[str, ...] | None = None
         self._unmatched: dict[Split, L] = {}  # as read: other classes may be asked for later
         self._annotations: dict[Split, L] = {}
@@ -133,16 +133,20 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         log_issues(source.tree.root, source.issues)
         return source
 
-    def evaluate_on(self, split: EvaluationSplit) -> None:
-        """Take another split, or all labelled images, for validation: for an evaluation without training."""
-        self._evaluated = split
+    def evaluate_on(self, split: EvaluationSplit | None = None) -> None:
+        """Take another split, or all labelled images, for validation: for an evaluation of data not trained on.
+
+        By default, take all images of data that are not split, of which a training would hold some out.
+        """
+        self._evaluated = split or "unsplit"
 
     def read(self, split: Split) -> L:
         """Read the labels of a split with their own classes; each split is read once. Raises DataError."""
         source = self.source
-        if split == "val" and self._evaluated in ("test", WHOLE):
-            return self._read_evaluated(source, self._evaluated)
-        split = cast("Split", self._evaluated or split) if split == "val" else split
+        chosen = self._evaluated if split == "val" else None
+        if chosen in ("test", WHOLE) or (chosen == "unsplit" and WHOLE in source.splits):
+            return self._read_evaluated(source, "test" if chosen == "test" else WHOLE)
+        split = "train" if chosen == "train" else split
         if WHOLE in source.splits:
             return self._whole.subset(self._split_indices(self._whole, split))
         part = "test" if split == "val" and "val" not in source.splits else split
@@ -168,8 +172,8 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     def count_images(self) -> int:
         """Count the labelled images of all splits that can be read."""
         count = 0
-        for part in self.source.splits:
-            with suppress(DataError):
+        with suppress(DataError):
+            for part in self.source.splits:
                 count += len(self.source.format.read(self.source, part, "none", FailFastSummary()))
         return count
 
