@@ -138,7 +138,7 @@ def concat_tables(tables: Sequence[DetectionAnnotations]) -> DetectionAnnotation
     """Join tables, whose classes are matched by name; images are numbered anew where their ids occur twice."""
     classes = list(dict.fromkeys(name for table in tables for name in table.classes))
     parts = [table.relabel(classes) for table in tables]
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("image_ids", "sizes", "boxes", "labels", "areas", "crowd", "difficult")
     }

@@ -84,7 +84,7 @@ def _find_image(file: Path, name: str, images: Tree, issues: IssueCollector) -> 
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        issues.report(*images.describe_images(file, candidates))
+        issues.report(*images.describe_images(file, candidates)[:3])
     else:
         hint = images.describe_images(file, candidates).message.partition(";")[2]
         message = f"{file}: no image of this name in {images.root}{hint and ';'}{hint}"
