@@ -69,7 +69,7 @@ def read_label_studio(tree: Tree, files: list[str], issues: IssueCollector = FAI
 def _tasks(file: Path) -> list[dict[str, Any]]:
     """Read the tasks. Raises DataError."""
     content = read_json(file)
-    tasks = content if isinstance(content, list) else [None]
+    tasks: list[Any] = content if isinstance(content, list) else [None]
     if not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks):
         raise DataError(f"{file}: not an export of Label Studio as JSON: not all tasks have data")
     return tasks
