@@ -12,7 +12,7 @@ from torch.multiprocessing import start_processes
 
 
 def on_two_ranks(function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function in two forked processes, in the environment in which Lightning finds its ranks started.
+    """Call a function in two forked processes, with the environment of a rank that torch and Lightning look for.
 
     Raises ProcessRaisedException with the traceback of a rank that fails.
     """
@@ -24,5 +24,6 @@ def on_two_ranks(function: Callable[..., None], *arguments: Any) -> None:
 
 def _rank(rank: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)  # a thread pool does not survive a fork
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     function(*arguments)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from torchmetrics.classification import MulticlassAccuracy
 
 from detseg.metrics import TopKAccuracy
+from tests.ranks import on_two_ranks
 
 
 def test_equals_torchmetrics() -> None:
@@ -46,14 +46,14 @@ def test_other_numbers_of_classes() -> None:
         TopKAccuracy("abcd", k=0)
 
 
-def _count(rank: int, address: str) -> None:
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+def _count() -> None:
+    dist.init_process_group("gloo")
     counts = TopKAccuracy(("a", "b"))
-    if rank == 0:  # the other one has seen nothing
+    if dist.get_rank() == 0:  # the other one has seen nothing
         counts.update(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0]))
     assert counts.compute()["top1"] == pytest.approx(2 / 3)
     dist.destroy_process_group()
 
 
-def test_two_ranks_have_the_same_values(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_count, (f"file://{tmp_path / 'meeting'}",), nprocs=2)
+def test_two_ranks_have_the_same_values() -> None:
+    on_two_ranks(_count)

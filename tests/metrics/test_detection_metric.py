@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
 from torch import Tensor
 
 from detseg.metrics import CocoAP, DetectionMetric, VocAP
 from detseg.ops.rle import decode, from_string
 from detseg.structures import Instances
+from tests.ranks import on_two_ranks
 
 IMAGES = 7  # odd, and one of the batches is not full
 SIZE = (900, 1000)
@@ -156,9 +156,10 @@ def computed(rank: int, ranks: int) -> list[dict[str, float]]:
     return [metric.compute() for metric in metrics]
 
 
-def rank_main(rank: int, folder: Path) -> None:
+def rank_main(folder: Path) -> None:
     """Compute twice: images dealt to both ranks, then everything on rank 0."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     (folder / f"both{rank}.json").write_text(json.dumps(computed(rank, 2)))
     (folder / f"one{rank}.json").write_text(json.dumps(computed(0 if rank == 0 else IMAGES, 1)))
     metric = CocoAP()  # every rank goes on with its own batches
@@ -175,6 +176,6 @@ def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
     assert 0 < single[0]["AP"] < 1
     assert 0 < single[0]["mask_AP"] < 1
     assert 0 < single[1]["VOC07_AP"] < 1
-    processes.spawn(rank_main, (tmp_path,), nprocs=2)
+    on_two_ranks(rank_main, tmp_path)
     for name in ("both0", "both1", "one0", "one1"):
         assert (tmp_path / f"{name}.json").read_text() == json.dumps(single)

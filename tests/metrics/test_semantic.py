@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
@@ -17,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from detseg.metrics import SemanticIoU, format_tables
 from detseg.metrics.table import WIDTH
 from detseg.structures import IGNORE_INDEX
+from tests.ranks import on_two_ranks
 
 CLASSES = ("sky", "road", "car", "tree", "pole")
 IMAGES = 5
@@ -174,9 +174,10 @@ def test_nothing_measured() -> None:
     assert all(math.isnan(value) for value in SemanticIoU(CLASSES).compute().values())
 
 
-def rank_main(rank: int, folder: Path) -> None:
+def rank_main(folder: Path) -> None:
     """Compute twice: images dealt to both ranks, then everything on rank 0."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     both = count(*range(rank, IMAGES, 2)).compute()
     one = count(*range(IMAGES if rank == 0 else 0)).compute()
     for name, values in (("both", both), ("one", one)):
@@ -187,7 +188,7 @@ def rank_main(rank: int, folder: Path) -> None:
 def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
     single = count(*range(IMAGES))
     assert single.matrix.sum() > 10000
-    processes.spawn(rank_main, (tmp_path,), nprocs=2)
+    on_two_ranks(rank_main, tmp_path)
     for name in ("both0", "both1", "one0", "one1"):
         assert json.loads((tmp_path / f"{name}.json").read_text()) == single.compute()
 

@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from detseg.inference.preprocessing import preprocess
 from detseg.preprocessing import ResizeConfig
 from detseg.structures import Batch
 from tests.data import made
+from tests.ranks import on_two_ranks
 
 SMALL = [Resize(48, 64), RandomHorizontalFlip()]
 
@@ -312,30 +311,17 @@ def test_overfitting_sees_the_same_batches_again(tmp_path: Path) -> None:
     assert module.trained == [[epoch, *rows] for epoch in range(3) for rows in ([0, 1], [2, 3])]
 
 
-RANKS = """
-import json, sys
-from pathlib import Path
-from tests.data.modules.test_detection import COCO, SMALL, Recorder, pl, trainer
-
-class Writer(pl.Callback):
-    def on_fit_end(self, run, module):
-        Path(f"{sys.argv[1]}/{run.global_rank}.out").write_text(json.dumps([module.trained, module.validated]))
-
-data = COCO(sys.argv[1], transforms=SMALL, num_workers=0, batch_size=2)
-run = trainer(devices=2, strategy="ddp_fork", callbacks=[Writer()], max_epochs=2, enable_checkpointing=False)
-run.fit(Recorder(), data)
-"""
+def record(root: Path) -> None:
+    """Write the images that a rank trained on, and those that it validated."""
+    module = Recorder()
+    run = trainer(devices=2, max_epochs=2, enable_checkpointing=False)
+    run.fit(module, COCO(str(root), transforms=SMALL, num_workers=0, batch_size=2))
+    (root / f"{run.global_rank}.out").write_text(json.dumps([module.trained, module.validated]))
 
 
 def test_two_ranks_share_the_images_and_neither_waits_for_ever(tmp_path: Path) -> None:
     whole_coco(tmp_path, train=9, val=1)  # the second rank has nothing to validate
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    project = Path(__file__).parents[3]
-    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
-    environment = {"PYTHONPATH": str(project), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=project, env=environment, timeout=300, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    on_two_ranks(record, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.out").read_text()) for rank in range(2)]
     for epoch in range(2):
         rows = [row for trained, _ in ranks for number, *rows in trained for row in rows if number == epoch]
