@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,18 @@ from detseg import cli
 from detseg.cli import models
 from detseg.modules import backbones
 
+FAMILIES = {name for name in backbones.__all__ if name not in ("Backbone", "ConvNet", "Timm")}
+
 
 @pytest.fixture(scope="module")
 def printed() -> tuple[list[dict[str, Any]], str]:
-    """As JSON and as a table, of networks that are measured once."""
-    texts, rows = [], list(models.describe())
+    """As JSON and as a table, measured once, of one or two networks of each family: tests of backbones count all."""
+    texts = []
     with pytest.MonkeyPatch.context() as patch:
+        for name in FAMILIES:
+            kind = getattr(backbones, name)
+            patch.setattr(kind, "variants", partial(list, kind.variants()[:3:2]))
+        rows = list(models.describe())
         patch.setattr(models, "describe", lambda: rows)
         for arguments in (["--json"], []):
             with contextlib.redirect_stdout(io.StringIO()) as text:
@@ -30,10 +37,14 @@ def printed() -> tuple[list[dict[str, Any]], str]:
 
 def test_every_family_is_listed(printed) -> None:
     rows, table = printed
-    families = {name for name in backbones.__all__ if name not in ("Backbone", "ConvNet", "Timm")}
-    assert {row["backbone"] for row in rows} == families
-    assert all(name in table for name in (*families, "Timm"))
+    assert {row["backbone"] for row in rows} == FAMILIES
+    assert all(name in table for name in (*FAMILIES, "Timm"))
     names = [row["arguments"]["name"] for row in rows if row["backbone"] == "ResNet"]
+    assert names == ["plain18", "resnet18"]
+
+
+def test_every_variant_is_listed() -> None:
+    names = [arguments["name"] for arguments in backbones.ResNet.variants()]
     assert names == ["plain18", "plain34", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 

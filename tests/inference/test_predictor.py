@@ -32,7 +32,7 @@ from tests.weights.test_published import random_state
 
 NAME = "maskrcnn_resnet50_fpn"
 SIZES = [(96, 128), (128, 96), (96, 96)]  # of the short and the long edge that the models resize to
-PROPOSALS = 60
+PROPOSALS, DETECTIONS = 60, 10  # an image; of 1000 and 100, which take most of the time
 OTHER_SIZES = [(50, 90), (96, 128), (130, 90), (90, 50), (30, 30)]
 
 
@@ -70,8 +70,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Predictor]:
     assert (theirs.transform.image_mean, theirs.transform.image_std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     predictor.model.preprocessing = ResizeConfig(96, 128)
     predictor.model.double()
-    theirs.rpn._post_nms_top_n["testing"] = PROPOSALS  # of 1000, which take most of the time
+    theirs.rpn._post_nms_top_n["testing"], theirs.roi_heads.detections_per_img = PROPOSALS, DETECTIONS
     predictor.model.rpn.post_nms_top_n = (PROPOSALS, PROPOSALS)
+    predictor.model.roi_heads.postprocessor.detections_per_image = DETECTIONS
     for buffer, value in (("mean", theirs.transform.image_mean), ("std", theirs.transform.image_std)):
         for module in predictor.model.modules():
             if hasattr(module, buffer):  # made in single precision

@@ -1,8 +1,11 @@
-"""Small detectors of every kind, with the numbers that tests change under flat names."""
+"""Small detectors of every kind, with the numbers that tests change under flat names, and a backbone for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor, nn
 
 from detseg.models import FasterRCNN, FastRCNN, MaskRCNN
 from detseg.models.fast_rcnn import FastRCNNHeads
@@ -21,6 +24,30 @@ from detseg.modules import (
     RPNHead,
 )
 from detseg.modules.backbones import Backbone
+
+
+class SmallBackbone(Backbone):
+    """Maps of stride 2 ** stage, of the kind of a ResNet's in a fraction of its time."""
+
+    def __init__(self, stages: Sequence[int] = (2, 3), width: int = 16) -> None:
+        super().__init__()
+        widths = [3, *(width * 2**stage for stage in range(max(stages)))]
+        self.blocks = nn.ModuleList(map(_block, widths, widths[1:]))
+        self.stages = list(stages)
+        self.channels, self.strides = [widths[stage] for stage in stages], [2**stage for stage in stages]
+
+    def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> list[Tensor]:
+        maps = [self.normalize(images, image_sizes)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return [maps[stage] for stage in self.stages]
+
+
+def _block(inputs: int, outputs: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for width, stride in ((inputs, 2), (outputs, 1)):
+        layers += [nn.Conv2d(width, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def rpn(

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from detseg.configurable import from_config, to_config
 from detseg.models import Segmenter
 from detseg.structures import IGNORE_INDEX, Batch, Instances
-from tests.models.tester import settle
+from tests.models.tester import overfit
 
 CLASSES = 3
 SIZES = ((96, 96), (70, 84))
@@ -52,7 +52,7 @@ def right(model: Segmenter, batch: Batch) -> float:
 class SegmenterTester:
     @classmethod
     def make(cls, **arguments: Any) -> Segmenter:
-        """A small network of ``CLASSES`` classes that learns ``scene()`` in 60 steps."""
+        """A small network of ``CLASSES`` classes that learns ``scene()`` in 100 steps."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -86,13 +86,7 @@ class SegmenterTester:
     def test_it_learns_two_images(self) -> None:
         torch.manual_seed(0)
         model, batch = self.make(), scene()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        model.train()
-        for _ in range(60):
-            optimizer.zero_grad()
-            torch.stack(list(model.loss(batch).values())).sum().backward()
-            optimizer.step()
-        settle(model, batch)
+        overfit(model.train(), batch, steps=100)
         assert right(model, batch) > 0.97
 
     @pytest.mark.parametrize("criterion", ["cross_entropy", "focal", "dice"])

@@ -10,7 +10,7 @@ import torch
 from detseg.modules import FPN, TwoMLPHead, backbones
 from detseg.modules.backbones import Backbone, ConvNet
 from tests.models.detectors import faster_rcnn
-from tests.models.tester import CLASSES, backward, scene
+from tests.models.tester import CLASSES, backward, rows, scene
 
 # Every anchor is drawn, so that every map of a pyramid has a gradient.
 SMALL: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_a_detector_trains(kind: type[Backbone], pyramid: bool) -> None:
         backbone = kind(**given, stages=[stages[-2]])
     settings = SMALL if pyramid else {**SMALL, "rpn_sizes": [[16, 32, 64]]}
     model = faster_rcnn(backbone, CLASSES, TwoMLPHead(channels=16), **settings).train()
-    batch = scene()
+    batch = rows(scene(), [1])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)  # moves by as much whatever the scale of a gradient
     before = {name: value.clone() for name, value in model.named_parameters()}
     for _ in range(2):

@@ -17,6 +17,7 @@ from detseg.models import DilatedFCN
 from detseg.modules.backbones import ResNet
 from detseg.structures import IGNORE_INDEX
 from detseg.weights.torchvision import segmenter_from_torchvision, segmenter_to_torchvision
+from tests.models.detectors import SmallBackbone
 from tests.models.segmenters import CLASSES, SegmenterTester, scene
 from tests.modules.backbones.tester import shake
 
@@ -24,7 +25,7 @@ from tests.modules.backbones.tester import shake
 class TestDilatedFCN(SegmenterTester):
     @classmethod
     def make(cls, **arguments: Any) -> DilatedFCN:
-        return DilatedFCN(ResNet("resnet18", stages=[2, 3]), CLASSES, **arguments)
+        return DilatedFCN(SmallBackbone([1, 2], width=32), CLASSES, **arguments)
 
 
 def dilated(name: Any = "resnet50", **arguments: Any) -> DilatedFCN:

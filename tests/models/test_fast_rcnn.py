@@ -12,7 +12,7 @@ from detseg.models.fast_rcnn import FastRCNNHeads
 from detseg.modules import FPN, BalancedSampler, Matcher, RoIAlign, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
-from tests.models.detectors import fast_rcnn
+from tests.models.detectors import SmallBackbone, fast_rcnn
 from tests.models.tester import CLASSES, DetectorTester, backward, detect, gradients, scene, with_padding
 
 # A network that is to find two objects and nothing else must have seen what touches neither as background.
@@ -26,7 +26,7 @@ class TestWithOneMap(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        return fast_rcnn(ResNet("resnet18", stages=[1]), CLASSES, TwoMLPHead(128), **{**SMALL, **arguments})
+        return fast_rcnn(SmallBackbone([2]), CLASSES, TwoMLPHead(128), **{**SMALL, **arguments})
 
 
 class TestWithPyramid(DetectorTester):
@@ -35,7 +35,7 @@ class TestWithPyramid(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
+        backbone = FPN(SmallBackbone(), channels=32)
         return fast_rcnn(backbone, CLASSES, TwoMLPHead(64), **{**SMALL, "pooler": RoIAlign(), **arguments})
 
 

@@ -10,7 +10,7 @@ from detseg.models import Detector, FasterRCNN
 from detseg.modules import FPN, Res5Head, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from detseg.structures import Instances
-from tests.models.detectors import faster_rcnn
+from tests.models.detectors import SmallBackbone, faster_rcnn
 from tests.models.tester import CLASSES, DetectorTester, Operations, backward, gradients, scene, with_padding
 
 EXHAUSTIVE = {
@@ -26,7 +26,7 @@ class TestWithPyramid(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
+        backbone = FPN(SmallBackbone(), channels=32)
         return faster_rcnn(backbone, CLASSES, TwoMLPHead(64), **arguments)
 
 
@@ -36,7 +36,7 @@ class TestWithOneMap(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         settings = {"rpn_sizes": [[16, 32, 64]], **arguments}
-        return faster_rcnn(ResNet("resnet18", stages=[2]), CLASSES, TwoMLPHead(128), **settings)
+        return faster_rcnn(SmallBackbone([2]), CLASSES, TwoMLPHead(128), **settings)
 
 
 @pytest.fixture

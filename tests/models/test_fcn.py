@@ -20,6 +20,7 @@ from detseg.modules import FPN, backbones
 from detseg.modules.backbones import VGG, AlexNet, Backbone, ConvNet, ResNet
 from detseg.modules.upsampling import Upsampling
 from detseg.weights import model_card
+from tests.models.detectors import SmallBackbone
 from tests.models.segmenters import CLASSES, SegmenterTester, rows, scene
 from tests.models.test_backbones import FAMILIES, smallest
 from tests.modules.backbones.tester import Narrow, images
@@ -29,7 +30,7 @@ from tests.modules.test_upsampling import caffe_filter
 class TestFCN(SegmenterTester):
     @classmethod
     def make(cls, **arguments: Any) -> FCN:
-        return FCN(ResNet("resnet18", stages=[2, 3, 4]), CLASSES, **{"stride": 4, **arguments})
+        return FCN(SmallBackbone(), CLASSES, **{"stride": 4, **arguments})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from detseg.errors import DataError
 from detseg.models import Detector, MaskRCNN
 from detseg.modules import FPN, Res5Head, RoIHeads, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
-from tests.models.detectors import mask_rcnn
+from tests.models.detectors import SmallBackbone, mask_rcnn
 from tests.models.tester import CLASSES, OBJECTS, DetectorTester, backward, detect, gradients, scene
 
 SMALL = {"mask_channels": 32}
@@ -28,7 +28,7 @@ class TestWithPyramid(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        backbone = FPN(ResNet("resnet18", stages=[2, 3]), channels=32)
+        backbone = FPN(SmallBackbone(), channels=32)
         return mask_rcnn(backbone, CLASSES, TwoMLPHead(64), **{**SMALL, **arguments})
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class TestWithOneMapAndRoIPool(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         settings = {"rpn_sizes": [[16, 32, 64]], "pooler": RoIPool(), **SMALL, **arguments}
-        return mask_rcnn(ResNet("resnet18", stages=[2]), CLASSES, TwoMLPHead(128), **settings)
+        return mask_rcnn(SmallBackbone([2]), CLASSES, TwoMLPHead(128), **settings)
 
 
 def test_losses_have_names() -> None:

@@ -18,6 +18,7 @@ from detseg.modules.retina_head import RetinaHead
 from detseg.structures import Batch, Instances
 from detseg.weights.state_dict import COUNT
 from detseg.weights.torchvision import COCO, UNUSED_BIAS, from_torchvision, load_weights, to_torchvision
+from tests.models.detectors import SmallBackbone
 from tests.models.tester import CLASSES, DetectorTester, scene
 
 HEIGHT, WIDTH = 96, 128
@@ -31,7 +32,7 @@ class TestRetinaNet(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        backbone = RetinaFPN(ResNet("resnet18", stages=[2, 3]), channels=32)
+        backbone = RetinaFPN(SmallBackbone(), channels=32)
         settings: dict[str, Any] = {"head": RetinaHead(num_convs=1), **arguments}
         return RetinaNet(backbone, CLASSES, AnchorGenerator([[16], [32], [48], [64]]), **settings)
 

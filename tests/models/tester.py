@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from torchvision.ops import box_iou
 
 from detseg.configurable import from_config, to_config
-from detseg.models import Detector
+from detseg.models import Detector, Segmenter
 from detseg.ops.boxes import clip
 from detseg.structures import Batch, Instances
 
@@ -91,7 +91,7 @@ def without_objects(batch: Batch, chosen: list[int]) -> Batch:
     return batch._replace(targets=batch.targets._replace(valid=valid))
 
 
-def backward(model: Detector, batch: Batch) -> dict[str, Tensor]:
+def backward(model: Detector | Segmenter, batch: Batch) -> dict[str, Tensor]:
     """The losses, whose gradients are then in the network."""
     model.zero_grad()
     losses = model.loss(batch)
@@ -103,7 +103,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor | None]:
     return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
 
 
-def overfit(model: Detector, batch: Batch, steps: int = 160, lr: float = 1e-3) -> None:
+def overfit(model: Detector | Segmenter, batch: Batch, steps: int = 160, lr: float = 3e-3) -> None:
     """Train on one batch, with a learning rate that falls to zero, and settle the statistics of batch norm."""
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps):
