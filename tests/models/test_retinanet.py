@@ -33,7 +33,7 @@ class TestRetinaNet(DetectorTester):
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = RetinaFPN(SmallBackbone(), channels=32)
-        settings: dict[str, Any] = {"head": RetinaHead(num_convs=1), **arguments}
+        settings: dict[str, Any] = {"head": RetinaHead(num_convs=1), "postprocessor": Postprocessor(0.3), **arguments}
         return RetinaNet(backbone, CLASSES, AnchorGenerator([[16], [32], [48], [64]]), **settings)
 
 
