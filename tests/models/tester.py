@@ -103,7 +103,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor | None]:
     return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
 
 
-def overfit(model: Detector | Segmenter, batch: Batch, steps: int = 160, lr: float = 2e-3) -> None:
+def overfit(model: Detector | Segmenter, batch: Batch, steps: int = 200, lr: float = 2e-3) -> None:
     """Train on one batch, with a learning rate that falls to zero, and settle the statistics of batch norm."""
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps):
@@ -180,7 +180,7 @@ class DetectorTester:
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 160 steps."""
+        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 200 steps."""
         raise NotImplementedError
 
     @pytest.fixture
