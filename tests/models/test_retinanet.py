@@ -13,7 +13,6 @@ from detseg.model_zoo import load_torchvision
 from detseg.models import Detector, RetinaNet
 from detseg.models.retinanet import RetinaFPN
 from detseg.modules import AnchorGenerator, Postprocessor, postprocessor
-from detseg.modules.backbones import ResNet
 from detseg.modules.retina_head import RetinaHead
 from detseg.structures import Batch, Instances
 from detseg.weights.state_dict import COUNT
