@@ -32,7 +32,7 @@ from tests.weights.test_published import random_state
 
 NAME = "maskrcnn_resnet50_fpn"
 SIZES = [(96, 128), (128, 96), (96, 96)]  # of the short and the long edge that the models resize to
-PROPOSALS, DETECTIONS = 60, 10  # an image; of 1000 and 100, which take most of the time
+PROPOSALS, DETECTIONS = 60, 20  # an image; of 1000 and 100, which take most of the time
 OTHER_SIZES = [(50, 90), (96, 128), (130, 90), (90, 50), (30, 30)]
 
 
