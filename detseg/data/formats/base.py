@@ -16,7 +16,7 @@ from detseg.data.annotations.masks import MaskReading
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.annotations.table import ClassificationIndex
 from detseg.data.formats.layout import WHOLE as WHOLE
-from detseg.data.formats.layout import Tree, by_split, in_label_place, unused_label
+from detseg.data.formats.layout import Tree, by_split, in_label_place, unused_label, unused_split
 from detseg.errors import DataError
 
 Task = Literal["detection", "instance_segmentation", "semantic_segmentation", "classification"]
@@ -73,6 +73,7 @@ def label_source(
     splits = by_split(files, per_image)
     used = set().union(*splits.values())
     unused = [unused_label(tree, file) for file in files if file not in used]
+    unused += unused_split(tree, files) if WHOLE in splits else []
     return [DatasetSource(format, tree, location or tree.root, splits, has_category_ids, issues=unused)]
 
 

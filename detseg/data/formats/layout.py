@@ -170,6 +170,19 @@ def _without_split(file: str) -> str:
     return text
 
 
+def unused_split(tree: Tree, files: Iterable[str]) -> list[Issue]:
+    """Return the issue that some files are in folders of one split, and the others in folders of none."""
+    parts = _parts([*files], _parent)
+    if len(parts) != 2 or WHOLE not in parts:
+        return []
+    (split,) = parts.keys() - {WHOLE}
+    message = (
+        f"{tree.root}: all images are one part: {len(parts[split])} files are in folders of the split {split}, but "
+    )
+    message += f"{len(parts[WHOLE])} such as {parts[WHOLE][0]} in folders of none; call these train, val or test"
+    return [Issue("split-conflict", str(tree.root), message)]
+
+
 def unused_label(tree: Tree, file: str, reason: str = "no split uses it") -> Issue:
     """Return the issue that a label file is not read."""
     return Issue("file-unused", str(tree.root / file), f"{tree.root / file}: {reason}")

@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from detseg.data.annotations.builder import Box, Builder, Orientation, polygon_a
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, Issue, IssueCollector, shifted
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSource
-from detseg.data.formats.layout import Tree, by_split, read_head, read_text, unused_label
+from detseg.data.formats.base import WHOLE, ConversionReport, DatasetFormat, DatasetSource
+from detseg.data.formats.layout import Tree, by_split, read_head, read_text, unused_label, unused_split
 from detseg.data.formats.yolo_settings import SETTINGS, read_keypoint_count, read_names, read_settings
 from detseg.data.formats.yolo_writer import write_yolo
 from detseg.errors import DataError
@@ -62,8 +63,9 @@ class YoloFormat(DatasetFormat):
             used = set().union(*splits.values())
             issues += [unused_label(tree, pairs[image]) for image in images if image in pairs and image not in used]
             location = tree.root / (name or os.path.commonpath([f"/{_parent(file)}" for file in pairs.values()])[1:])
+            issues += unused_split(tree, pairs) if WHOLE in splits else []
             sources.append(DatasetSource(self, tree, location, parts, has_category_ids=True, issues=issues))
-        return sources
+        return _without_strays(tree, sources)
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
@@ -77,6 +79,19 @@ class YoloFormat(DatasetFormat):
     ) -> ConversionReport:
         """Write images, labels and data.yaml; objects with masks become polygons."""
         return write_yolo(splits, out, place)
+
+
+def _without_strays(tree: Tree, sources: list[DatasetSource]) -> list[DatasetSource]:
+    """Report a few label files outside of the only folder of labels as unused, where they are of its images."""
+    labels = [{image: file for part in one.splits.values() for image, file in part.items() if file} for one in sources]
+    if (len(sources) == 2 and labels[0].keys() & labels[1].keys()) or len(sources) != 2:
+        return sources
+    few, many = sorted((0, 1), key=lambda index: len(labels[index]))
+    folders = {_parent(image) for image in labels[many]}
+    if 2 * len(labels[few]) >= len(labels[many]) or not folders.issuperset(map(_parent, labels[few])):
+        return sources
+    strays = [unused_label(tree, file, f"is outside of {sources[many].location}") for file in labels[few].values()]
+    return [replace(sources[many], issues=[*sources[many].issues, *strays])]
 
 
 def _parent(file: str) -> str:

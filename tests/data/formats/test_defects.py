@@ -290,8 +290,9 @@ def build(number: int, root: Path) -> tuple[Case, sets.Truth, str]:
     else:
         picture = truth[split][0]
         label = files[[*truth].index(split)]
-    # Nothing tells that the end of a line or of a table is missing.
-    names = [name for name in DEFECTS if not (format in ("yolo", "csv") and "cut" in name)]
+    # Nothing tells that the end of a line or of a table is missing; YOLO states no size, and may have empty files.
+    unseen = {"csv": ("cut",), "yolo": ("cut", "empty", "blank", "doubled in size")}.get(format, ())
+    names = [name for name in DEFECTS if not any(word in name for word in unseen)]
     name = names[int(generator.integers(len(names)))]
     return Case(root, format, label, picture, split, generator), truth, name
 

@@ -126,6 +126,21 @@ def test_an_unknown_folder_cancels_no_split(tmp_path: Path, format: str) -> None
     assert "no split uses it" in result.of_kind("file-unused")[0].message
 
 
+@pytest.mark.parametrize("format", ["yolo", "voc_folders", "labelme", "createml"])
+def test_a_split_without_another_is_reported(tmp_path: Path, format: str) -> None:
+    sets.WRITERS[format](tmp_path, {"more": TRUTH["train"], "val": TRUTH["val"]})
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"all": (3, 4)}, {"split-conflict": 1})
+    assert "in folders of the split val, but" in result.of_kind("split-conflict")[0].message
+
+
+def test_a_stray_label_file_is_unused(tmp_path: Path) -> None:
+    (flat(tmp_path) / "other").mkdir()
+    (tmp_path / "labels" / "b.txt").rename(tmp_path / "other" / "b.txt")
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"all": (3, 3)}, {"file-unused": 1, "label-missing": 1})
+
+
 def test_two_images_of_one_stem(tmp_path: Path) -> None:
     shutil.copy(flat(tmp_path) / "images" / "a.png", tmp_path / "images" / "a.jpg")
     (issue,) = look(tmp_path).of_kind("image-ambiguous")
