@@ -135,10 +135,11 @@ def test_a_split_without_another_is_reported(tmp_path: Path, format: str) -> Non
 
 
 def test_a_stray_label_file_is_unused(tmp_path: Path) -> None:
-    (flat(tmp_path) / "other").mkdir()
+    truth = {"all": [*WHOLE["all"], Picture("d", 30, 30, [("dog", 1, 1, 9, 9)])]}
+    (flat(tmp_path, truth) / "other").mkdir()
     (tmp_path / "labels" / "b.txt").rename(tmp_path / "other" / "b.txt")
     result = look(tmp_path)
-    assert (counts(result), kinds(result)) == ({"all": (3, 3)}, {"file-unused": 1, "label-missing": 1})
+    assert (counts(result), kinds(result)) == ({"all": (4, 4)}, {"file-unused": 1, "label-missing": 1})
 
 
 def test_two_images_of_one_stem(tmp_path: Path) -> None:
