@@ -2,22 +2,120 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from detseg.metrics import write_metrics
 from detseg.tasks.base import Task
+from detseg.weights import checkpoint_file
+
+log = logging.getLogger(__name__)
+
+# Exit status after a signal; clusters send the first two to take a machine back, and 75 is "try again" of sysexits.h.
+STATUS = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+ASK_EVERY = 10  # steps between two decisions that all ranks take together
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints that are whole or absent, with a digest; keep the one before ``last`` as ``previous``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a file. Raises CheckpointError if it cannot be written; the old file remains."""
+        path = Path(path)
+        previous = path.with_name("previous.ckpt") if path.name == "last.ckpt" else None
+        checkpoint_file.write(checkpoint, path, previous)
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keep ``last.ckpt``, from which training resumes. (``save_last`` skips epochs that are not the best.)"""
+    """Keep ``last.ckpt``, from which training resumes: at the end of each epoch and, within it, from time to time.
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    A checkpoint is due ``every_minutes`` and ``every_steps`` (None for never). SIGTERM, SIGUSR1 and Ctrl-C write one
+    after the step under way and end the program with status 75, or 130 for Ctrl-C; a second Ctrl-C ends it at once.
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, every_minutes: float | None = 10.0, every_steps: int | None = None
+    ) -> None:
         # At the end of each epoch, also of one without a validation.
         super().__init__(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self.every_minutes, self.every_steps = every_minutes, every_steps
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        super().setup(trainer, module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self._saved_at, self._signal = time.monotonic(), None
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._take_signal) for number in STATUS}
+
+    def _take_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT:
+            if self._signal == number:
+                raise KeyboardInterrupt
+            log.info("stopping after this step; press Ctrl-C again to stop at once")
+        self._signal = number
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+        super().teardown(trainer, module, stage)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        # Between steps of the optimizer alone; the end of an epoch has a checkpoint of its own, after the validation.
+        if loop._should_accumulate() or loop.batch_progress.is_last_batch:
+            return
+        step = trainer.global_step
+        if self.every_steps is not None and step % self.every_steps == 0:
+            self._save(trainer)
+        if trainer.world_size > 1 and step % ASK_EVERY:
+            return
+        minutes = (time.monotonic() - self._saved_at) / 60
+        late = self.every_minutes is not None and minutes >= self.every_minutes
+        # A validation may take long, and what is interrupted in it continues from the checkpoint before it.
+        left = trainer.num_training_batches - loop.batch_progress.current.ready
+        late |= minutes >= 1 and left <= trainer.accumulate_grad_batches
+        if _any_rank(trainer, late or self._signal is not None):
+            self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if trainer.world_size == 1:
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        self._saved_at = time.monotonic()
+        self._stop_if_asked(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+        self._saved_at = time.monotonic()
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if _any_rank(trainer, self._signal is not None):
+            raise SystemExit(STATUS.get(self._signal, 75))  # type: ignore[call-overload]  # None if another rank got it
+
+
+def _any_rank(trainer: Trainer, decision: bool) -> bool:
+    """Tell all ranks if one of them decides so."""
+    return (trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(decision, all=False)) or decision
 
 
 class BestCheckpoint(ModelCheckpoint):

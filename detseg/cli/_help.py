@@ -19,7 +19,8 @@ Train a detector, a segmenter or a classifier.
   --trainer.KEY VALUE      one argument of Lightning's Trainer, such as max_epochs, devices, accelerator, precision
   --trainer FILE           some of them, such as trainer/gpu.yaml
   --name NAME              the folder of the run, runs/NAME; by default the name of the configuration
-  --resume FILE|last       a checkpoint to continue from
+  --resume FILE|last|auto  a checkpoint to continue from; auto starts if there is none
+  --checkpoint.every_minutes N, --patience N, --ema DECAY: see docs/training.md
   --seed_everything N      seed of all random numbers (default: 0)
   --print_config           print the settings, and do not train
 

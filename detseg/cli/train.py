@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -41,6 +42,10 @@ from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
+RESUME = (
+    "A checkpoint to continue from, 'last' for that of the latest run, or 'auto' to continue if there is one and to "
+    "start otherwise."
+)
 
 
 class TrainCLI(LightningCLI):
@@ -81,7 +86,11 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="Folder of the run, runs/NAME; default: that of --config.")
-        parser.add_argument("--resume", type=str | None, help="A checkpoint to continue from, or 'last'.")
+        parser.add_argument("--resume", type=str | None, help=RESUME)
+        parser.add_argument("--resume_anyway", type=bool, default=False, help="Continue although the run would differ.")
+        parser.add_argument("--patience", type=int | None, help="Stop after so many validations without a better one.")
+        parser.add_argument("--ema", type=float | None, help="Average the weights with this decay, such as 0.9998.")
+        parser.add_class_arguments(LastCheckpoint, "checkpoint", skip={"folder"}, instantiate=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parse(parser, args)
@@ -112,9 +121,11 @@ class TrainCLI(LightningCLI):
         except DataError as error:
             raise self._with_hint(error) from error
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        del settings["resume"]  # training with the same settings again starts anew
+        for key in ("resume", "resume_anyway"):  # training with the same settings again starts anew
+            del settings[key]
         self.datamodule, self.model, self.task = (self.config_init[key] for key in ("data", "model", "task"))
         self.task.config = settings
+        self.task.resume_anyway = self.config.resume_anyway
         self.trainer = self.instantiate_trainer()
 
     def _with_hint(self, error: DataError) -> DataError:
@@ -135,7 +146,12 @@ class TrainCLI(LightningCLI):
         callbacks.append(DataLoadingMonitor())
         if settings["enable_checkpointing"] is not False:
             best = BestCheckpoint(self.folder, self.task.monitor_metrics[0], self.task.monitor_mode)
-            callbacks += [best, LastCheckpoint(self.folder)]
+            callbacks += [best, LastCheckpoint(self.folder, **self.config_init["checkpoint"])]
+        if self.config.patience is not None:
+            monitored = f"val/{self.task.monitor_metrics[0]}"
+            callbacks.append(EarlyStopping(monitored, patience=self.config.patience, mode=self.task.monitor_mode))
+        if self.config.ema is not None:
+            callbacks.append(EMAWeightAveraging(decay=self.config.ema))
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))
@@ -200,15 +216,31 @@ def task_of(arguments: Sequence[str]) -> type[Task]:
     return DetectionTask
 
 
-def _find_checkpoint(name: str, resume: str) -> Path:
-    """Return the checkpoint that ``resume`` names. Raises CheckpointError if training cannot continue from it."""
+def _find_checkpoint(name: str, resume: str) -> Path | None:
+    """Return the checkpoint that ``resume`` names, None for "auto" without a run.
+
+    Raises CheckpointError if training cannot continue from it. A damaged last.ckpt is replaced by the one before it.
+    """
     path = Path(resume)
-    if resume == "last":
-        checkpoints = [*RUNS.glob(f"{name}/last.ckpt"), *RUNS.glob(f"{name}-[0-9]*/last.ckpt")]
+    if resume in ("last", "auto"):
+        folders = [RUNS / name, *RUNS.glob(f"{name}-[0-9]*")]
+        checkpoints = [path for folder in folders for path in folder.glob("last.ckpt")]
+        # A file system without links lacks ``last`` for a moment.
+        checkpoints = checkpoints or [path for folder in folders for path in folder.glob("previous.ckpt")]
+        if not checkpoints and resume == "auto":
+            return None
         if not checkpoints:
             raise CheckpointError(f"--resume last: no run of {name} has left a last.ckpt in {RUNS}/")
         path = max(checkpoints, key=lambda file: file.stat().st_mtime)
-    if "optimizer_states" not in checkpoint.read(path):
+    try:
+        content = checkpoint.read(path)
+    except CheckpointError as error:
+        previous = path.with_name("previous.ckpt")
+        if path.name != "last.ckpt" or not previous.exists():
+            raise
+        log.warning("%s; continuing from the checkpoint before it, %s", error, previous)
+        path, content = previous, checkpoint.read(previous)
+    if "optimizer_states" not in content:
         raise CheckpointError(f"{path}: has no optimizer state, so training cannot continue from it")
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from abc import abstractmethod
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -79,6 +81,8 @@ class Task(LightningModule):
 
         self.data_recipe: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
+        self.run: dict[str, Any] = {}
+        self.resume_anyway = False
         self.metric_values: dict[str, float] = {}
         self.losses: dict[str, float] = {}
         self._other_values: list[str] = []  # names of the values of metrics that have no table
@@ -137,6 +141,7 @@ class Task(LightningModule):
         if stage == "fit":
             self.model.category_ids, self.model.preprocessing = data.category_ids, data.preprocessing
             self.data_recipe = to_config(data)
+            self.run = metadata.run_of(self)
             self.describe()  # raises now, not after an epoch, if no checkpoint can describe the model
             if self.compile_loss:
                 if self.trainer.strategy.root_device.type == "cpu":
@@ -149,6 +154,10 @@ class Task(LightningModule):
     # Training
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        # A step draws the same numbers, whatever came before it: a resumed training repeats them.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        state = np.random.SeedSequence((seed, self.current_epoch, index, self.global_rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
         losses = (self._compiled or self.model.loss)(batch)
         total = torch.stack(list(losses.values())).sum()
         self._check_loss()

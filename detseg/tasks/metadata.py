@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,20 @@ def describe(task: Task) -> dict[str, Any]:
         "config": task.config,
         "metrics": task.metric_values,
         "metric_configs": [to_config(one) if isinstance(one, Configurable) else _name(one) for one in task.metrics],
+        "run": task.run,
+    }
+
+
+def run_of(task: Task) -> dict[str, Any]:
+    """Collect the settings, besides those of model and task, that a resumed training must share with the first one."""
+    trainer = task.trainer
+    return {
+        "batch_size": task.data.batch_size,
+        "number of devices": trainer.world_size,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        "precision": str(trainer.precision),
+        "training data (digest)": task.data.fingerprint(),
     }
 
 
@@ -57,7 +72,8 @@ def metrics(metadata: Mapping[str, Any]) -> list[Metric] | None:
 def resume(task: Task, metadata: Mapping[str, Any]) -> None:
     """Take the parameter groups of the checkpoint that a training continues from.
 
-    Settings that a resumed training cannot change are named in a warning. Raises CheckpointError for other classes.
+    Settings that a resumed training cannot change are named in a warning. Raises CheckpointError for other
+    classes, and for other data or steps unless ``task.resume_anyway``.
     """
     classes = metadata.get("classes", list(task.class_names))
     if classes != list(task.class_names):
@@ -65,6 +81,17 @@ def resume(task: Task, metadata: Mapping[str, Any]) -> None:
             f"the checkpoint was trained on the classes {', '.join(classes)}, but the data has "
             f"{', '.join(task.class_names)}; resume a training on the data that it began with"
         )
+    run = metadata.get("run", {})
+    changed = [
+        f"{name} is {task.run[name]}, was {value}" for name, value in run.items() if task.run.get(name, value) != value
+    ]
+    if changed and not task.resume_anyway:
+        raise CheckpointError(
+            f"the training would not be the one that the checkpoint was written by: {'; '.join(changed)}. Set them as "
+            "they were, or `resume_anyway=True` to continue nevertheless"
+        )
+    if changed:
+        log.warning("this is no longer the same training: %s", "; ".join(changed))
     before, now = (_settings(config) for config in (metadata.get("config", {}), task.config))
     if before:
         before = {FACTOR: 1.0, **before}

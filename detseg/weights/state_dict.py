@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detseg.compat import translate_checkpoint
 from detseg.errors import CheckpointError
-from detseg.weights import model_card
+from detseg.weights import checkpoint_file, model_card
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -37,9 +37,12 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
+        checkpoint_file.check(Path(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols; unreadable files raise
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # the file may hold anything
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         if named:

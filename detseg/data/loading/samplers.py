@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class TrainingSampler(Sampler[list[Key]]):
     evenly. Every image comes once in an epoch, or as often on average as ``repeat_factors`` (I,) says, rounded up or
     down anew in each epoch; only where the last step has fewer than ``min_batch_size`` images for each rank do some
     come once more. All epochs and ranks have the same number of batches, and one rank sees the same steps as several.
+
+    ``first_batch`` returns the batches of the epoch that a resumed training has behind it; they are passed over.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class TrainingSampler(Sampler[list[Key]]):
         ranks: int = 1,
         min_batch_size: int = 1,
         repeat_factors: NDArray[np.float64] | None = None,
+        first_batch: Callable[[], int] = lambda: 0,
     ) -> None:
+        self.first_batch = first_batch
         self.bucket_ids, self.batch_size, self.seed, self.rank, self.ranks = bucket_ids, batch_size, seed, rank, ranks
         self.min_batch_size, self.repeat_factors = min_batch_size, repeat_factors
         self.total = len(bucket_ids) if repeat_factors is None else max(1, round(float(repeat_factors.sum())))
@@ -65,7 +69,7 @@ class TrainingSampler(Sampler[list[Key]]):
         whole = [rows[: len(rows) - len(rows) % step].reshape(-1, step) for rows in members]
         rest = np.concatenate([rows[len(rows) - len(rows) % step :] for rows in members])
         steps = [*np.concatenate(whole), *(rest[i : i + step] for i in range(0, len(rest), step))]
-        for i in generator.permutation(len(steps)):
+        for i in generator.permutation(len(steps))[self.first_batch() :]:
             places = np.resize(steps[i], max(len(steps[i]), self.ranks * self.min_batch_size))
             yield [(int(images[place]), int(seeds[place])) for place in np.array_split(places, self.ranks)[self.rank]]
 

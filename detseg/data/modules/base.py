@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, cast
@@ -50,6 +52,14 @@ WORKER_DIED = (
 
 class Loader(DataLoader[Sample]):
     """DataLoader that re-raises a DetsegError of its workers without the traceback around it."""
+
+    # Lightning asks for these methods before it resumes within an epoch. The sampler knows its place without them.
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the order is drawn again from the seed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore nothing."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
@@ -258,6 +268,20 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
             self._annotations[split] = table
         return self._annotations[split]
 
+    def fingerprint(self) -> str:
+        """Return a digest of the images and labels of training: of another order or content it differs."""
+        sha256 = hashlib.sha256()
+        tables: list[Any] = [self.train_annotations]
+        while tables:
+            table = tables.pop()
+            for field in fields(table):
+                value = getattr(table, field.name)
+                if is_dataclass(value):
+                    tables.append(value)
+                elif not isinstance(value, Path):  # the folder may have moved
+                    sha256.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        return sha256.hexdigest()[:16]
+
     def path(self, split: Split, index: int) -> Path:
         """Path of an image."""
         return self.annotations(split).path(index)
@@ -287,10 +311,15 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
             sampler = EvaluationSampler(bucket_ids, self.batch_size, *_rank())
         else:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            factors = self.repeat_factors("train")
             sampler = TrainingSampler(
-                bucket_ids, self.batch_size, seed, *_rank(), self.min_batch_size, self.repeat_factors("train")
+                bucket_ids, self.batch_size, seed, *_rank(), self.min_batch_size, factors, self._finished_batches
             )
         return self._loader("train", sampler, self.train_pad_shapes)
+
+    def _finished_batches(self) -> int:
+        """Count the batches of the epoch that are trained on: 0, but in the epoch in which a training is resumed."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer is not None else 0
 
     def val_dataloader(self) -> Loader:
         """Build the loader of every image once over all ranks; a rank that runs out of images gets empty batches."""

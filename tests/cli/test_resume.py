@@ -1,0 +1,54 @@
+"""The checkpoint that ``--resume`` continues from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from detseg.cli.train import _find_checkpoint
+from detseg.errors import CheckpointError
+from detseg.weights import checkpoint_file
+
+LAST = Path("runs/net/last.ckpt")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path: Path, time: int) -> None:
+    checkpoint_file.write({"optimizer_states": []}, path, path.with_name("previous.ckpt"))
+    os.utime(path, (time, time))
+
+
+def test_auto_starts_without_a_run_and_continues_the_latest() -> None:
+    assert _find_checkpoint("net", "auto") is None
+    with pytest.raises(CheckpointError, match="no run of net has left"):
+        _find_checkpoint("net", "last")
+    write(LAST, 1000)
+    write(Path("runs/net-2/last.ckpt"), 900)
+    write(Path("runs/network/last.ckpt"), 2000)
+    assert _find_checkpoint("net", "auto") == _find_checkpoint("net", "last") == LAST
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
+    for time in (1000, 2000):
+        write(LAST, time)
+    LAST.write_bytes(LAST.read_bytes()[:-200])
+    with caplog.at_level(logging.WARNING):
+        assert _find_checkpoint("net", "last") == Path("runs/net/previous.ckpt")
+    assert "last.ckpt: damaged" in caplog.text
+    assert "continuing from the checkpoint before it, runs/net/previous.ckpt" in caplog.text
+    with pytest.raises(CheckpointError, match="damaged"):
+        LAST.with_name("previous.ckpt").unlink()
+        _find_checkpoint("net", "last")
+
+
+def test_a_moment_without_the_last_checkpoint() -> None:
+    write(LAST, 1000)
+    LAST.rename(LAST.with_name("previous.ckpt"))
+    assert _find_checkpoint("net", "auto") == Path("runs/net/previous.ckpt")
