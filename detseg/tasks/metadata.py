@@ -45,7 +45,7 @@ def run_of(task: Task) -> dict[str, Any]:
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "precision": str(trainer.precision),
-        "training data (digest)": task.data.fingerprint(),
+        "training data (digest)": task.data.train_annotations.fingerprint(),
     }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +39,19 @@ class ImageTable:
     def describe(self) -> str:
         """Summarise the data set in one line."""
         return f"{len(self)} images, {len(self.classes)} classes"
+
+    def fingerprint(self) -> str:
+        """Return a digest of classes, images and labels in their order, wherever the folder is."""
+        sha256 = hashlib.sha256()
+        for part in (self, *(getattr(self, field.name) for field in fields(self))):
+            # Label images have absolute paths, and may move with the folder.
+            names = [field.name for field in fields(part)] if is_dataclass(part) and not isinstance(part, type) else []
+            for value in (getattr(part, name) for name in names):
+                if isinstance(value, np.ndarray) and (part is self or value.dtype.kind != "U"):
+                    sha256.update(value.tobytes() if value.dtype != object else repr(value.tolist()).encode())
+                elif isinstance(value, tuple):
+                    sha256.update(repr(value).encode())
+        return sha256.hexdigest()[:16]
 
     def subset(self, indices: ArrayLike) -> Self:
         """Keep some images with their labels, in the order of ``indices``."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypedDict, TypeVar, cast
@@ -267,20 +265,6 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
                 table = self._match(table)
             self._annotations[split] = table
         return self._annotations[split]
-
-    def fingerprint(self) -> str:
-        """Return a digest of the images and labels of training: of another order or content it differs."""
-        sha256 = hashlib.sha256()
-        tables: list[Any] = [self.train_annotations]
-        while tables:
-            table = tables.pop()
-            for field in fields(table):
-                value = getattr(table, field.name)
-                if is_dataclass(value):
-                    tables.append(value)
-                elif not isinstance(value, Path):  # the folder may have moved
-                    sha256.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-        return sha256.hexdigest()[:16]
 
     def path(self, split: Split, index: int) -> Path:
         """Path of an image."""
