@@ -63,7 +63,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
     def said(train: list[dict[str, Any]]) -> str:
         data(tmp_path / "colours", train, [entry(2)])
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match="1"):
             cli.main(["train", "--config", "my.yaml", "--trainer.accelerator", "cpu"])
         return capsys.readouterr().err
 
@@ -74,7 +74,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "which is not in the categories; 3 is used, which is no class, and 1 never: all numbers look" in printed
     assert "`detseg check colours`" in printed
     (tmp_path / "colours" / "train.json").write_text(json.dumps({"images": [], "annotations": []}))
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="1"):
         cli.main(["train", "--config", "my.yaml"])
     assert "All problems of the data set: `detseg check colours`" in capsys.readouterr().err
 
@@ -83,7 +83,7 @@ def test_missing_masks_are_no_issue_that_a_check_would_list(tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.yaml").write_text(CONFIG)
     data(tmp_path / "colours", [entry(0)], [entry(2)])
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="1"):
         cli.main(["train", "--config", "my.yaml", "--data.masks", "all"])
     said = capsys.readouterr().err
     assert "1 of 1 objects have no mask that can be used" in said
