@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 
 TRAIN = Path(__file__).with_name("train.py")
-SHAPES = ["--data.num_images", "[16, 6]", "--data.root"]
-SMALL = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--checkpoint.every_steps", "1"]
+SMALL = [
+    *("--data.train", "16", "--data.val", "4", "--data.batch_size", "4", "--checkpoint.every_steps", "1"),
+    *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1", "--trainer.accelerator", "cpu"),
+]
 CASES = {
     "faster": ["--config", "faster_rcnn_shapes.yaml"],
     "faster_workers": ["--config", "faster_rcnn_shapes.yaml", "--data.num_workers", "3"],
@@ -36,7 +38,6 @@ CASES = {
     "faster_two_ranks": ["--config", "faster_rcnn_shapes.yaml", "--trainer.devices", "2", "--trainer.strategy", "ddp"],
     "mask": ["--config", "mask_rcnn_shapes.yaml"],
     "fcn": ["--config", "fcn_shapes.yaml"],
-    "rcnn": ["--config", "history_rcnn.yaml"],
 }
 
 
@@ -97,7 +98,7 @@ def main() -> None:
     for case in options.cases or CASES:
         generator = random.Random(f"{options.seed} {case}")
         with tempfile.TemporaryDirectory() as temporary:
-            arguments = [*CASES[case], *SHAPES, str(Path(temporary) / "shapes")]
+            arguments = [*CASES[case], "--data.root", str(Path(temporary) / "shapes")]
             began = time.monotonic()
             whole = Path(temporary) / "whole"
             if start(arguments, whole).wait():

@@ -44,7 +44,7 @@ def write(content: Mapping[str, Any], path: Path, previous: Path | None = None) 
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             hashing = _Hashing(file)
-            torch.save(content, hashing)
+            torch.save(content, hashing)  # type: ignore[arg-type]  # it writes and flushes
             file.write(MARK + hashing.sha256.hexdigest().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the name without the content
