@@ -47,7 +47,7 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         yield name, value
     elif isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from tensors(item, f"{name}.{key}")
+            yield from tensors(item, f"{name}.{Path(key).name if isinstance(key, str) else key}")  # no folders
 
 
 def differences(first: Path, second: Path) -> list[str]:

@@ -99,7 +99,7 @@ def nms(
         boxes = as_float(boxes).gather(1, order[..., None].expand(-1, -1, 4))
         overlaps = torch.empty(images, tiles, count, dtype=torch.int64, device=boxes.device)
         groups, valid = groups.gather(1, order), valid.gather(1, order).to(torch.int8)
-        with torch.cuda.device_of(boxes):  # Triton would launch on the current device  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(boxes):  # type: ignore[no-untyped-call]  # Triton would launch on the current device
             _overlap_kernel[(tiles, tiles, images)](boxes, groups, overlaps, threshold, count, num_warps=WARPS)
             _select_kernel[(images,)](overlaps, valid, order, indices, kept, count, limit, num_warps=WARPS)
     slots = torch.arange(limit, device=boxes.device)

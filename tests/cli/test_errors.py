@@ -126,7 +126,7 @@ LINES = [
         "trainer.max_epoch (command line): there is no such setting; did you mean trainer.max_epochs",
     ),
     ("--taks.lr 3", "taks.lr (command line): there is no such setting; did you mean task.lr"),
-    ("--resumee last", "resumee (command line): there is no such setting; did you mean resume?"),
+    ("--resumee last", "resumee (command line): there is no such setting; did you mean resume or resume_anyway?"),
     ("--model.backbone.chanels 8", "model.backbone.chanels (command line): there is no such setting"),
     ("--model.backbone.backbone.frozn 8", "did you mean model.backbone.backbone.frozen"),
     ("--data.rot x", "data.rot (command line): there is no such setting; did you mean data.root"),
