@@ -101,7 +101,6 @@ def test_a_file_of_other_data(capsys: pytest.CaptureFixture[str]) -> None:
         (["data", "--count", "0"], "--count 0: must be at least 1"),
         (["data", "--out", "data/labels.json"], "data/labels.json: is a file"),
         (["data", "--out", "my.yaml/new"], "--out my.yaml/new: cannot be made a folder: Not a directory"),
-        (["latin.yaml"], "latin.yaml: not a text in UTF-8"),
         (["data/shape_crops.yaml"], "ShapeCrops has neither boxes nor maps"),
     ],
 )
@@ -109,3 +108,9 @@ def test_what_is_refused(arguments: list[str], said: str, capsys: pytest.Capture
     with pytest.raises(SystemExit, match="2"):
         cli.main(["browse", *arguments])
     assert said in capsys.readouterr().err
+
+
+def test_a_data_file_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["browse", "latin.yaml"])
+    assert "latin.yaml: not a text in UTF-8" in capsys.readouterr().err
