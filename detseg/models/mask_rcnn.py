@@ -19,6 +19,7 @@ from detseg.modules.roi_heads import RoIHeads
 from detseg.modules.roi_pooler import RoIPooler
 from detseg.modules.rpn import RPN
 from detseg.modules.target_assignment import BalancedSampler, Matcher
+from detseg.ops.boxes import take
 from detseg.structures import Instances, drop_padding
 
 POOL_SIZE = 14  # bins on each side of the features that masks are predicted from (figure 4)
@@ -80,7 +81,7 @@ class MaskRCNNHeads(RoIHeads):
         logits, deltas = self.box_predictor(vectors)
         matched_objects = matched[:, : objects.valid.shape[1]]
         return {
-            **self.box_predictor.loss(logits, deltas, regions, targets.boxes.take_along_dim(matched[..., None], dim=1)),
+            **self.box_predictor.loss(logits, deltas, regions, take(targets.boxes, matched)),
             **self.mask_head.loss(masks, objects, targets, matched_objects),
         }
 

@@ -121,7 +121,7 @@ class RetinaNet(Detector):
         truth = (labels[..., None] == torch.arange(self.num_classes, device=labels.device)).to(logits.dtype)
         focal = sigmoid_focal_loss(box_ops.as_float(logits), box_ops.as_float(truth), ALPHA, GAMMA).sum(dim=-1)
         focal = torch.where(match_labels != IGNORED, focal, 0)
-        boxes = targets.boxes.take_along_dim(matched[..., None], dim=1)
+        boxes = box_ops.take(targets.boxes, matched)
         boxes = torch.where(positive[..., None], boxes, anchors)  # padding may hold anything
         per_anchor = torch.where(positive, self._box_loss(deltas, boxes, anchors), 0)
         weight = 1 / (positive.sum(dim=1).clamp(min=1) * max(1, len(logits)))
@@ -144,7 +144,7 @@ class RetinaNet(Detector):
         for start, stop in pairwise(accumulate(counts, initial=0)):  # of each level
             best, index, labels = self.postprocessor.top_candidates(scores[:, start:stop])
             index = start + index
-            boxes = box_ops.decode(deltas.take_along_dim(index[..., None], dim=1), anchors[index])
+            boxes = box_ops.decode(box_ops.take(deltas, index), anchors[index])
             candidates.append((boxes, best, labels))
         boxes, best, labels = (torch.cat(each, dim=1) for each in zip(*candidates, strict=True))
         return self.postprocessor.suppress(boxes, best, labels, image_sizes)

@@ -14,7 +14,7 @@ from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.resnet import ResNet
 from detseg.modules.layers import ConvNormAct, Linear
 from detseg.modules.part import Part
-from detseg.ops.boxes import BETA, as_float, delta_loss, encode
+from detseg.ops.boxes import BETA, as_float, delta_loss, encode, take
 from detseg.structures import Instances
 
 
@@ -179,9 +179,9 @@ class BoxPredictor(Part):
         assert regions.labels is not None
         labels, valid = regions.labels.flatten(), regions.valid.flatten()
         positive = valid & (labels < self.num_classes)
-        of_class = labels.clamp(max=self.num_classes - 1)[:, None, None]
+        of_class = labels.clamp(max=self.num_classes - 1)[:, None]
         targets = encode(truth.flatten(0, 1), regions.boxes.flatten(0, 1), self.delta_weights)
-        box_deltas = deltas.take_along_dim(of_class, dim=1)[:, 0]
+        box_deltas = take(deltas, of_class)[:, 0]
         return {
             "loss_classifier": class_loss(logits, labels, valid),
             "loss_box_reg": delta_loss(box_deltas, targets, positive, valid.sum(), self.smooth_l1_beta),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.layers import ConvNormAct
 from detseg.modules.part import Part, check_ranges
-from detseg.ops.boxes import as_float
+from detseg.ops.boxes import as_float, take
 from detseg.ops.masks import mask_targets
 from detseg.structures import Instances
 
@@ -71,8 +71,8 @@ class MaskHead(Part):
         (B, R).
         """
         assert targets.masks is not None
-        masks = targets.masks.take_along_dim(matched[..., None, None], dim=1)
-        boxes = targets.boxes.take_along_dim(matched[..., None], dim=1)
+        masks = take(targets.masks, matched)
+        boxes = take(targets.boxes, matched)
         truth = mask_targets(masks, boxes, regions.boxes, logits.shape[-1]).flatten(0, 1)
         valid = regions.valid.flatten()[:, None, None]
         loss = F.binary_cross_entropy_with_logits(as_float(logits), torch.where(valid, truth, 0), reduction="none")

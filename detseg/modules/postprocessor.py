@@ -45,8 +45,8 @@ class Postprocessor(Configurable):
         """
         scores = torch.where(regions.valid[..., None], scores, 0)
         scores, region, labels = self.top_candidates(scores)
-        deltas = deltas.flatten(1, 2).take_along_dim((region * deltas.shape[2] + labels)[..., None], dim=1)
-        boxes = box_ops.decode(deltas, regions.boxes.take_along_dim(region[..., None], dim=1), delta_weights)
+        deltas = box_ops.take(deltas.flatten(1, 2), region * deltas.shape[2] + labels)
+        boxes = box_ops.decode(deltas, box_ops.take(regions.boxes, region), delta_weights)
         return self.suppress(boxes, scores, labels, image_sizes)
 
     def top_candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +62,7 @@ class Postprocessor(Configurable):
         valid = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(dim=-1) & (scores > self.score_threshold)
         kept, valid = nms(boxes, scores, labels, valid, self.nms_threshold, self.detections_per_image)
         return Instances(
-            torch.where(valid[..., None], boxes.take_along_dim(kept[..., None], dim=1), 0),
+            torch.where(valid[..., None], box_ops.take(boxes, kept), 0),
             valid,
             labels.gather(1, kept),
             torch.where(valid, scores.gather(1, kept), 0),

@@ -77,7 +77,7 @@ class RoIHeads(nn.Module, Configurable):
         regions, matched = self.sample(proposals, targets)
         pooled = self.pooler(features, regions, self.strides, self.box_head.pool_size)
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        return self.box_predictor.loss(logits, deltas, regions, targets.boxes.take_along_dim(matched[..., None], dim=1))
+        return self.box_predictor.loss(logits, deltas, regions, box_ops.take(targets.boxes, matched))
 
     def sample(self, proposals: Instances, targets: Instances) -> tuple[Instances, Tensor]:
         """Sample regions to learn from.
@@ -89,7 +89,7 @@ class RoIHeads(nn.Module, Configurable):
         assert regions.labels is not None
         positive, negative = ((match_labels == label) & regions.valid for label in (POSITIVE, NEGATIVE))
         sampled, valid = self.sampler(positive, negative)
-        boxes = regions.boxes.take_along_dim(sampled[..., None], dim=1)
+        boxes = box_ops.take(regions.boxes, sampled)
         return Instances(boxes, valid, regions.labels.gather(1, sampled)), matched.gather(1, sampled)
 
 

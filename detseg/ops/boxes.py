@@ -31,6 +31,15 @@ def constant(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in values])
 
 
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Select the ``values`` (B, N, ...) of each image at ``index`` (B, S).
+
+    ``take_along_dim`` does so too, but its comparison of shapes makes ``torch.compile`` fix the number of objects.
+    """
+    index = index.reshape(*index.shape, *(1 for _ in values.shape[2:]))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Convert centre and size to two corners, (..., 4) to (..., 4)."""
     boxes = as_float(boxes)

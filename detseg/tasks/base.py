@@ -154,10 +154,7 @@ class Task(LightningModule):
     # Training
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        # A step draws the same numbers, whatever came before it: a resumed training repeats them.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        state = np.random.SeedSequence((seed, self.current_epoch, index, self.global_rank)).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
+        seed_step(self.current_epoch, index, self.global_rank)
         losses = (self._compiled or self.model.loss)(batch)
         total = torch.stack(list(losses.values())).sum()
         self._check_loss()
@@ -305,6 +302,12 @@ class Task(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(translate_checkpoint(checkpoint))
         metadata.resume(self, checkpoint.get("detseg", {}))
+
+
+def seed_step(*position: int) -> None:
+    """Let a step draw the same numbers, whatever came before it: a resumed training repeats them."""
+    entropy = (int(os.environ.get("PL_GLOBAL_SEED", 0)), *position)
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 def scalars(name: str, value: Any) -> dict[str, float]:
