@@ -113,7 +113,10 @@ class TrainCLI(LightningCLI):
         files = [value.rpartition("=")[2] for value in self.arguments if value.endswith(SUFFIXES)]
         name = self.config.name or (Path(files[0]).stem if files else "detseg")
         self.resumed = _find_checkpoint(name, self.config.resume) if self.config.resume else None
-        self.folder = self.resumed.parent if self.resumed else _new_folder(name)
+        if self.resumed:
+            self.folder = self.resumed.parent
+        else:  # a folder that `--resume auto` finds without a checkpoint was left by a start that was killed
+            self.folder = RUNS / name if self.config.resume == "auto" else _new_folder(name)
 
     def instantiate_classes(self) -> None:
         try:
