@@ -10,15 +10,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from detseg import data as data_sets
 from detseg.compat import FORMAT
 from detseg.configurable import from_config
 from detseg.errors import CheckpointError
 from detseg.tasks import TASKS, Task
 from detseg.tasks.metadata import metrics
-from detseg.weights import state_dict
+from detseg.weights import checkpoint_file, state_dict
 
 for _name in dir(data_sets):  # imported, so that checkpoints and the command line find them by name
     getattr(data_sets, _name)
@@ -69,4 +67,4 @@ def load(path: str | Path) -> Task:
 
 def save(task: Task, path: str | Path) -> None:
     """Write a checkpoint for ``load``. It has no optimizer state, so that training cannot be resumed from it."""
-    torch.save({"state_dict": task.state_dict(), "detseg": task.describe()}, path)
+    checkpoint_file.write({"state_dict": task.state_dict(), "detseg": task.describe()}, Path(path))

@@ -96,7 +96,17 @@ def test_a_missing_file_is_named_with_the_newest_there_is(
         checkpoint.load("absent.ckpt")
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 and so on", "half"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "an empty file"), (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"), (b"<html>", "HTML")],
+)
+def test_a_failed_download_is_explained(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"bad.ckpt: .*{message}"):
+        checkpoint.load(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize("content", [b"text", b"PK\x03\x04 and so on", "half"])
 def test_a_damaged_file_is_named(trained: Path, tmp_path: Path, content: bytes | str) -> None:
     whole = trained.read_bytes()
     (tmp_path / "bad.ckpt").write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)

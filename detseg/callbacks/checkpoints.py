@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -86,11 +87,11 @@ class LastCheckpoint(ModelCheckpoint):
             self._save(trainer)
         if trainer.world_size > 1 and step % ASK_EVERY:
             return
-        minutes = (time.monotonic() - self._saved_at) / 60
-        late = self.every_minutes is not None and minutes >= self.every_minutes
-        # A validation may take long, and what is interrupted in it continues from the checkpoint before it.
+        # A validation may take long, and a training that is stopped in it continues from the checkpoint before it.
         left = trainer.num_training_batches - loop.batch_progress.current.ready
-        late |= minutes >= 1 and left <= trainer.accumulate_grad_batches
+        limit = 1.0 if left <= trainer.accumulate_grad_batches else math.inf
+        minutes = (time.monotonic() - self._saved_at) / 60
+        late = self.every_minutes is not None and minutes >= min(self.every_minutes, limit)
         if _any_rank(trainer, late or self._signal is not None):
             self._save(trainer)
         self._stop_if_asked(trainer)

@@ -38,6 +38,7 @@ from detseg.data import DetectionDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
 from detseg.metrics import write_metrics
 from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
+from detseg.weights import checkpoint_file
 
 log = logging.getLogger(__name__)
 
@@ -279,13 +280,10 @@ def _save_finished(task: Task, folder: Path) -> None:
     """Write the results of ``finish`` to the checkpoints and to metrics.json."""
     last, best = folder / "last.ckpt", folder / "best.ckpt"
     if last.exists():
-        content = checkpoint.read(last) | {"state_dict": task.state_dict(), "detseg": task.describe()}
-        part = last.with_suffix(".part")
-        torch.save(content, part)
-        part.replace(last)
+        finished = {"state_dict": task.state_dict(), "detseg": task.describe()}
+        checkpoint_file.write(checkpoint.read(last) | finished, last)
     if best.exists():
-        checkpoint.save(task, best.with_suffix(".part"))
-        best.with_suffix(".part").replace(best)
+        checkpoint.save(task, best)
         write_metrics(task.metric_values, folder / "metrics.json")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 import warnings
 from abc import abstractmethod
@@ -25,6 +24,7 @@ from torchmetrics import Metric
 
 from detseg.compat import translate_checkpoint
 from detseg.configurable import to_config
+from detseg.data.loading.samplers import global_seed
 from detseg.errors import ConfigError
 from detseg.metrics import PerClassMetric, format_tables
 from detseg.structures import Batch
@@ -81,7 +81,7 @@ class Task(LightningModule):
 
         self.data_recipe: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
-        self.run: dict[str, Any] = {}
+        self.run_settings: dict[str, Any] = {}
         self.resume_anyway = False
         self.metric_values: dict[str, float] = {}
         self.losses: dict[str, float] = {}
@@ -141,7 +141,7 @@ class Task(LightningModule):
         if stage == "fit":
             self.model.category_ids, self.model.preprocessing = data.category_ids, data.preprocessing
             self.data_recipe = to_config(data)
-            self.run = metadata.run_of(self)
+            self.run_settings = metadata.run_settings(self)
             self.describe()  # raises now, not after an epoch, if no checkpoint can describe the model
             if self.compile_loss:
                 if self.trainer.strategy.root_device.type == "cpu":
@@ -306,7 +306,7 @@ class Task(LightningModule):
 
 def seed_step(*position: int) -> None:
     """Let a step draw the same numbers, whatever came before it: a resumed training repeats them."""
-    entropy = (int(os.environ.get("PL_GLOBAL_SEED", 0)), *position)
+    entropy = (global_seed(), *position)
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torchmetrics import Metric
 
 from detseg.compat import FORMAT
 from detseg.configurable import Configurable, from_config, to_config
+from detseg.data.loading.samplers import global_seed
 from detseg.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,20 +32,20 @@ def describe(task: Task) -> dict[str, Any]:
         "config": task.config,
         "metrics": task.metric_values,
         "metric_configs": [to_config(one) if isinstance(one, Configurable) else _name(one) for one in task.metrics],
-        "run": task.run,
+        "run": task.run_settings,
     }
 
 
-def run_of(task: Task) -> dict[str, Any]:
+def run_settings(task: Task) -> dict[str, Any]:
     """Collect the settings, besides those of model and task, that a resumed training must share with the first one."""
     trainer = task.trainer
     return {
         "batch_size": task.data.batch_size,
         "number of devices": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        "seed": global_seed(),
         "precision": str(trainer.precision),
-        "training data (digest)": task.data.train_annotations.fingerprint(),
+        "digest of the training data": task.data.train_annotations.fingerprint(),
     }
 
 
@@ -83,12 +83,14 @@ def resume(task: Task, metadata: Mapping[str, Any]) -> None:
         )
     run = metadata.get("run", {})
     changed = [
-        f"{name} is {task.run[name]}, was {value}" for name, value in run.items() if task.run.get(name, value) != value
+        f"{name} is {task.run_settings[name]}, was {value}"
+        for name, value in run.items()
+        if task.run_settings.get(name, value) != value
     ]
     if changed and not task.resume_anyway:
         raise CheckpointError(
-            f"the training would not be the one that the checkpoint was written by: {'; '.join(changed)}. Set them as "
-            "they were, or `resume_anyway=True` to continue nevertheless"
+            f"the checkpoint is of another training: {'; '.join(changed)}. Restore these values, or set "
+            "`resume_anyway=True` to continue with the new ones"
         )
     if changed:
         log.warning("this is no longer the same training: %s", "; ".join(changed))

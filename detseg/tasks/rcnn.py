@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -90,10 +89,6 @@ class RCNNTask(DetectionTask):
             raise ConfigError(f"trainer.devices {self.trainer.world_size}: R-CNN trains on one")
         if self._stages:
             check_room(self.model, self.data, self.features_gib)
-
-    def on_train_epoch_start(self) -> None:
-        # So that a resumed training samples the same regions.
-        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)) + self.current_epoch)
 
     # After the last step
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detseg.compat import translate_checkpoint
-from detseg.errors import CheckpointError
+from detseg.errors import CheckpointError, explain_content
 from detseg.weights import checkpoint_file, model_card
 
 if TYPE_CHECKING:
@@ -50,9 +50,8 @@ def read(path: str | Path) -> dict[str, Any]:
                 f"{path}: holds {named[1]}, and only tensors and plain values are read, since anything else could run "
                 "code; save only its state_dict"
             ) from error
-        raise CheckpointError(
-            f"{path}: damaged, truncated, or not a checkpoint; download it again, or pass another file"
-        ) from error
+        damaged = "damaged, truncated, or not a checkpoint; download it again, or pass another file"
+        raise CheckpointError(f"{path}: {explain_content(Path(path)) or damaged}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     return translate_checkpoint(content)

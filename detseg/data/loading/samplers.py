@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,11 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import ConfigError
 
 Key = tuple[int, int]  # row of an image, and the seed of what is drawn at random for it
+
+
+def global_seed() -> int:
+    """Return the seed that ``seed_everything`` set, 0 without one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 class TrainingSampler(Sampler[list[Key]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
@@ -24,7 +23,7 @@ from detseg.data.formats.base import WHOLE, DatasetFormat, DatasetSource, Task
 from detseg.data.formats.format_detection import AUTO, find_formats, open_source
 from detseg.data.loading.collate import PadShapes, bucket_ids, collate, eval_pad_shapes
 from detseg.data.loading.dataset import BadSamples, SampleDataset, SkipBadSamples
-from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler
+from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler, global_seed
 from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.transform import Transform, crop_size_of, preprocessing_of
 from detseg.errors import ConfigError, DataError, DetsegError
@@ -294,10 +293,15 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             sampler = EvaluationSampler(bucket_ids, self.batch_size, *_rank())
         else:
-            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
             factors = self.repeat_factors("train")
             sampler = TrainingSampler(
-                bucket_ids, self.batch_size, seed, *_rank(), self.min_batch_size, factors, self._finished_batches
+                bucket_ids,
+                self.batch_size,
+                global_seed(),
+                *_rank(),
+                self.min_batch_size,
+                factors,
+                self._finished_batches,
             )
         return self._loader("train", sampler, self.train_pad_shapes)
 
