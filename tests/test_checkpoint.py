@@ -98,7 +98,11 @@ def test_a_missing_file_is_named_with_the_newest_there_is(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "an empty file"), (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"), (b"<html>", "HTML")],
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        (b"<html>", "HTML"),
+    ],
 )
 def test_a_failed_download_is_explained(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "bad.ckpt").write_bytes(content)
