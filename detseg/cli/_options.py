@@ -17,6 +17,7 @@ GROUPED = {
     "masks": "data.masks",
     "num_workers": "data.num_workers",
     "proposals": "data.proposals",
+    "resume_anyway": "resume_anyway",
     "root": "data.root",
     "split": "data.split",
     "transforms": "data.transforms",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -132,6 +132,11 @@ class TrainCLI(LightningCLI):
         self.task.resume_anyway = self.config.resume_anyway
         self.trainer = self.instantiate_trainer()
 
+    def _write_config(self, trainer: Trainer, *_: Any) -> None:
+        """Write the settings to the folder, which must not happen before a resumed training has accepted them."""
+        if trainer.is_global_zero:
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(self.task.config, sort_keys=False))
+
     def _with_hint(self, error: DataError) -> DataError:
         """Add to an error of the data the command that lists all errors of the data set."""
         settings = self.config.data.get("init_args")
@@ -147,7 +152,7 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
         has_images = isinstance(self.task, (DetectionTask, SegmentationTask))
         callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if has_images else []
-        callbacks.append(DataLoadingMonitor())
+        callbacks += [DataLoadingMonitor(), LambdaCallback(on_fit_start=self._write_config)]
         if settings["enable_checkpointing"] is not False:
             best = BestCheckpoint(self.folder, self.task.monitor_metrics[0], self.task.monitor_mode)
             callbacks += [best, LastCheckpoint(self.folder, **self.config_init["checkpoint"])]
@@ -263,14 +268,13 @@ def _new_folder(name: str) -> Path:
 
 
 def _start(task: Task, folder: Path) -> None:
-    """Log the model, and write the settings to the folder."""
+    """Log the model, and make room in the folder of the run."""
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
     log.info(
         "%s with %.1f million parameters, %.1f of them trainable; %d classes; results in %s",
         *(type(task.model).__name__, counts[0] / 1e6, counts[1] / 1e6, task.model.num_classes, folder),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(task.config, sort_keys=False))
     if (folder / "metrics.csv").exists():  # of the resumed run; the logger overwrites the file
         earlier = len(list(folder.glob("metrics-*.csv"))) + 1
         (folder / "metrics.csv").rename(folder / f"metrics-{earlier}.csv")

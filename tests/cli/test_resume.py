@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from detseg import cli
 from detseg.cli.train import _find_checkpoint
 from detseg.errors import CheckpointError
 from detseg.weights import checkpoint_file
@@ -52,3 +53,16 @@ def test_a_moment_without_the_last_checkpoint() -> None:
     write(LAST, 1000)
     LAST.rename(LAST.with_name("previous.ckpt"))
     assert _find_checkpoint("net", "auto") == Path("runs/net/previous.ckpt")
+
+
+def test_a_refused_training_leaves_its_folder_as_it_was(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny_run)
+    before = Path("runs/tiny/config.yaml").read_text()
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--config", "tiny.yaml", "--resume", "runs/tiny/last.ckpt", "--data.batch_size", "1"])
+    shown = capsys.readouterr().err
+    assert "the checkpoint is of another training: batch_size is 1, was 2" in shown
+    assert "--resume_anyway True" in shown
+    assert Path("runs/tiny/config.yaml").read_text() == before
