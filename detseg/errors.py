@@ -16,7 +16,7 @@ class DataError(DetsegError):
 
 
 class MaskError(DataError):
-    """Objects without masks, which are no fault of a data set unless a network learns from them."""
+    """Objects without masks, an error only for a model that learns from masks."""
 
 
 class CheckpointError(DetsegError):

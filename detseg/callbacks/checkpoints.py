@@ -26,7 +26,7 @@ ASK_EVERY = 10  # steps between two decisions that all ranks take together
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints that are whole or absent, with a digest; keep the one before ``last`` as ``previous``."""
+    """Write checkpoints atomically, with a digest; keep the one before ``last`` as ``previous``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a file. Raises CheckpointError if it cannot be written; the old file remains."""
@@ -115,7 +115,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def _any_rank(trainer: Trainer, decision: bool) -> bool:
-    """Tell all ranks if one of them decides so."""
+    """Return True on every rank if ``decision`` is True on any."""
     return (trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(decision, all=False)) or decision
 
 

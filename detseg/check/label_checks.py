@@ -65,14 +65,14 @@ def normalize_name(name: str) -> str:
 
 
 def describe_no_objects(split: str, annotations: DetectionAnnotations) -> str | None:
-    """Describe that no object of a split can be learnt from or evaluated; None if one can."""
+    """Describe why a split has no object to train or evaluate on; None if it has one."""
     if not (annotations.crowd | annotations.difficult).all():
         return None
     message = f"{annotations.root}: the {split} split has {len(annotations)} images and no object to learn from"
     flags = (("crowds", annotations.crowd), ("difficult", annotations.difficult))
     counts = " and ".join(f"{flag.sum()} are {name}" for name, flag in flags if flag.any())
     if counts:
-        message += f": of {len(annotations.labels)} objects, {counts}; if they are objects like others, clear the flag"
+        message += f": of {len(annotations.labels)} objects, {counts}; if they are ordinary objects, clear the flag"
     return message
 
 

@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         if options.out and not task.detection_metric:
             raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
         if options.evaluator == "pycocotools" and not _coco_ap(task):
-            raise ConfigError("--evaluator pycocotools: CocoAP is no metric of the checkpoint; leave it out")
+            raise ConfigError("--evaluator pycocotools: CocoAP is not a metric of the checkpoint; leave the option out")
     for option in ("out", "metrics"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
     data = instantiate(parser, options).data
@@ -106,10 +106,10 @@ def _coco_ap(task: DetectionTask) -> CocoAP | None:
 
 
 def _data_settings(description: Any, path: str, base: type[Any]) -> Any:
-    """Return the data of a checkpoint as the default of ``data``. Raises CheckpointError if it is no data set."""
+    """Return the data of a checkpoint as the default of ``data``. Raises CheckpointError if it is not a data set."""
     try:
         if not isinstance(from_config(description), base):
-            raise TypeError("it is no data set")
+            raise TypeError("it is not a data set")
         return to_class_paths(description)
     except Exception as error:  # the file may hold anything
         raise CheckpointError(f"{path}: cannot rebuild its data: {str(error).strip(chr(39))}") from error

@@ -88,9 +88,15 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="Folder of the run, runs/NAME; default: that of --config.")
         parser.add_argument("--resume", type=str | None, help=RESUME)
-        parser.add_argument("--resume_anyway", type=bool, default=False, help="Continue although the run would differ.")
-        parser.add_argument("--patience", type=int | None, help="Stop after so many validations without a better one.")
-        parser.add_argument("--ema", type=float | None, help="Average the weights with this decay, such as 0.9998.")
+        parser.add_argument("--resume_anyway", type=bool, default=False, help="Continue although the settings changed.")
+        parser.add_argument(
+            "--patience", type=int | None, help="Stop after this number of validations without improvement."
+        )
+        parser.add_argument(
+            "--ema",
+            type=float | None,
+            help="Decay of an exponential moving average of the weights.",
+        )
         parser.add_class_arguments(LastCheckpoint, "checkpoint", skip={"folder"}, instantiate=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -133,7 +139,7 @@ class TrainCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _write_config(self, trainer: Trainer, *_: Any) -> None:
-        """Write the settings to the folder, which must not happen before a resumed training has accepted them."""
+        """Write the settings of the run, once a resumed training has accepted them."""
         if trainer.is_global_zero:
             (self.folder / "config.yaml").write_text(yaml.safe_dump(self.task.config, sort_keys=False))
 
@@ -268,7 +274,7 @@ def _new_folder(name: str) -> Path:
 
 
 def _start(task: Task, folder: Path) -> None:
-    """Log the model, and make room in the folder of the run."""
+    """Log the model, and prepare the folder of the run."""
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
     log.info(
         "%s with %.1f million parameters, %.1f of them trainable; %d classes; results in %s",

@@ -162,7 +162,7 @@ def detections_of(batches: Sequence[DetectionBatch]) -> Detections:
 
 
 def image_rle(detections: Instances, image: int, height: int, width: int) -> list[bytes]:
-    """Encode the masks of the detections of one image of a batch by run length, in pixels of its file."""
+    """Encode the masks of the detections of one image of a batch as RLE, in pixels of its file."""
     assert detections.masks is not None
     valid = detections.valid[image]
     masks, boxes = (column[image][valid].float().cpu().numpy() for column in (detections.masks, detections.boxes))

@@ -76,7 +76,7 @@ def _interpolation(
 
 
 def encode(window: MaskWindow, height: int, width: int) -> Counts:
-    """Encode the mask of a window in an image of ``height`` and ``width`` as run lengths."""
+    """Encode the mask of a window in an image of ``height`` and ``width`` as RLE."""
     counts = np.diff(_changes(window, height), prepend=0, append=height * width)
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
@@ -94,7 +94,7 @@ def _changes(window: MaskWindow, height: int) -> Counts:
 
 
 def decode(counts: Counts, height: int, width: int) -> NDArray[np.bool_]:
-    """Decode run lengths that add up to ``height * width`` into a mask (h, w)."""
+    """Decode RLE counts that add up to ``height * width`` into a mask (h, w)."""
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return pixels.reshape(width, height).T
 
@@ -105,7 +105,7 @@ def area(counts: Counts) -> int:
 
 
 def to_string(counts: Counts) -> bytes:
-    """Compress run lengths into COCO's string."""
+    """Compress RLE counts into COCO's string."""
     return rle_strings(counts, np.array([len(counts)]))[0]
 
 

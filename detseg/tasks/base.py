@@ -305,7 +305,7 @@ class Task(LightningModule):
 
 
 def seed_step(*position: int) -> None:
-    """Let a step draw the same numbers, whatever came before it: a resumed training repeats them."""
+    """Seed the global generators by the position of a step, so that a resumed training draws the same numbers."""
     entropy = (global_seed(), *position)
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 

@@ -82,8 +82,8 @@ class SegmentationTask(Task):
         if absent and where not in self._warned and self.trainer.is_global_zero:
             self._warned.add(where)
             log.warning(
-                "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is no class; if it is "
-                "meant for one, write the number of that class (0 to %d)",
+                "%s has no pixel that is labelled %s: %s. In label images, %d means void, which is not a class; if "
+                "it is meant for one, write the number of that class (0 to %d)",
                 *(where, ", ".join(absent), effect, IGNORE_INDEX, len(self.class_names) - 1),
             )
 

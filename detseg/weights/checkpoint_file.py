@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or absent: written beside their target, flushed, renamed, and checked by a digest."""
+"""Checkpoint files: written atomically (beside their target, flushed, renamed) and verified by a digest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Hashing:
 
 
 def write(content: Mapping[str, Any], path: Path, previous: Path | None = None) -> None:
-    """Write a file of ``torch.save`` with a digest at its end; ``path`` is the old file or the new one, never a part.
+    """Write a file of ``torch.save`` atomically, with a digest at its end.
 
     The old file is kept as ``previous`` if that is given. Raises CheckpointError if the file cannot be written.
     """

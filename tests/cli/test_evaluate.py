@@ -132,4 +132,4 @@ def test_the_metrics_of_the_checkpoint_are_computed(refused: Refused, capsys: py
     assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
     assert not {"AP", "VOC07_AP"} & ours.keys()
     said = refused("evaluate", "--checkpoint", "voc.ckpt", "--evaluator", "pycocotools")
-    assert "--evaluator pycocotools: CocoAP is no metric of the checkpoint" in said
+    assert "--evaluator pycocotools: CocoAP is not a metric of the checkpoint" in said

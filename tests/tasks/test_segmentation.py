@@ -246,7 +246,7 @@ def test_classes_without_a_labelled_pixel_are_named(tmp_path: Path, caplog: pyte
         "the first epoch",
         "the validation",
     }
-    assert "255 means void, which is no class; if it is meant for one, write the number of that class" in said[0]
+    assert "255 means void, which is not a class; if it is meant for one, write the number of that class" in said[0]
 
 
 def test_no_class_is_named_where_all_are_labelled(root: Path, caplog: pytest.LogCaptureFixture) -> None:

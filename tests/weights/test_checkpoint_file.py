@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or absent, checked by a digest."""
+"""Checkpoint files: written atomically, verified by a digest."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def check_pixels(path: Path, pixels: int, size: str = "") -> None:
     if pixels > (limit := max_pixels()):
         raise ImageTooLargeError(
             f"{path}: the image has {size}{pixels:,} pixels, more than the limit of {limit:,}; make it smaller, leave "
-            f"it out, or set the environment variable {MAX_PIXELS_VARIABLE}={pixels} if it has as many indeed"
+            f"it out, or set the environment variable {MAX_PIXELS_VARIABLE}={pixels} if it really has this size"
         )
 
 

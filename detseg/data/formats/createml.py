@@ -63,7 +63,7 @@ def _entries(file: Path) -> list[dict[str, Any]]:
     """Read the entries of the images. Raises DataError."""
     content = read_json(file)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise DataError(f"{file}: not a file of Create ML: it is no list of images")
+        raise DataError(f"{file}: not a file of Create ML: it is not a list of images")
     return content
 
 

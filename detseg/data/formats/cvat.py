@@ -193,7 +193,7 @@ class _Reader(TableReader):
 
 
 def _outline(tag: str, attributes: Mapping[str, Any], size: tuple[int, int]) -> Outline | None:
-    """Parse a shape; None if it is no object. Raises AnnotationError."""
+    """Parse a shape; None if it is not an object. Raises AnnotationError."""
     if tag == "box":
         a, b, c, d = parse_numbers(map(attributes.get, BOX), "corners")
         return rotated_box((a, b, c, d), _rotation(attributes), ((a + c) / 2, (b + d) / 2)), math.nan, None
@@ -212,7 +212,7 @@ def _rotation(attributes: Mapping[str, Any]) -> float:
 
 
 def _mask(attributes: Mapping[str, Any], size: tuple[int, int]) -> Outline:
-    """Box, area and run lengths of a mask: runs outside and inside in turn, row by row. Raises AnnotationError."""
+    """Box, area and RLE of a mask: runs outside and inside in turn, row by row. Raises AnnotationError."""
     try:
         left, top, width, height = (int(attributes[key]) for key in ("left", "top", "width", "height"))
         counts = [int(count) for count in attributes["rle"].split(",")]

@@ -38,7 +38,7 @@ def find_formats(format: str | DatasetFormat, *tasks: Task) -> list[DatasetForma
 
 
 def find_folder(path: Path) -> Path:
-    """Return a folder of data, or that of the data.yaml of YOLO. Raises DataError, telling what to give instead."""
+    """Return the folder of a data set or of YOLO's data.yaml. Raises DataError with the path to give instead."""
     if path.is_dir():
         return path
     if not path.is_file():

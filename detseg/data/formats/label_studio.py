@@ -94,7 +94,7 @@ def _last_results(reader: TableReader, name: str, task: dict[str, Any]) -> list[
 def _dicts(entries: Any, key: str) -> list[dict[str, Any]]:
     """Return the entries of a list in a task. Raises AnnotationError."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise AnnotationError("label-broken", f"has {key} = {str(entries)[:80]}, which is no list of entries")
+        raise AnnotationError("label-broken", f"has {key} = {str(entries)[:80]}, which is not a list of entries")
     return entries
 
 
@@ -165,7 +165,7 @@ def _names(labels: Any) -> Iterator[str]:
 
 
 def _outline(value: dict[str, Any], size: tuple[int, int]) -> Outline | None:
-    """Parse a shape in per cent of an image of a height and width; None if it is no object. Raises AnnotationError."""
+    """Parse a shape in per cent of the ``size`` of an image; None if it is not an object. Raises AnnotationError."""
     height, width = size
     across, down = width / 100, height / 100
     if "rle" in value:
@@ -188,7 +188,7 @@ def _outline(value: dict[str, Any], size: tuple[int, int]) -> Outline | None:
 
 
 def decode_brush(data: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Decode the run lengths of a brush (h, w): those of a RGBA image, whose opaque pixels are inside.
+    """Decode the RLE of a brush (h, w): that of an RGBA image, whose opaque pixels are inside.
 
     A stream of bits holds the count of values, the bits of a value, four widths of counts, then runs of one value or of
     different ones (thi.ng/rle-pack, which Label Studio uses). Raises AnnotationError.
@@ -218,6 +218,6 @@ def decode_brush(data: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     except (TypeError, ValueError) as error:
         if isinstance(error, AnnotationError):
             raise
-        raise AnnotationError("label-broken", "has a brush whose run lengths are broken") from None
+        raise AnnotationError("label-broken", "has a brush whose RLE is broken") from None
     inside: NDArray[np.bool_] = opaque.reshape(height, width, 4)[:, :, 3]
     return inside

@@ -126,7 +126,7 @@ def _add(builder: Builder, image: int, shape: Any) -> str | None:
 
 
 def _pixels(content: Any, points: Polygon, size: tuple[int, int]) -> tuple[Box, float, bytes]:
-    """Box, area and run lengths of a mask: a PNG in base64, whose first corner is that of ``points``.
+    """Box, area and RLE of a mask: a PNG in base64, whose first corner is that of ``points``.
 
     Raises AnnotationError.
     """
@@ -138,7 +138,7 @@ def _pixels(content: Any, points: Polygon, size: tuple[int, int]) -> tuple[Box, 
                 raise ValueError(f"{image.width} x {image.height} pixels")
             inside = np.array(image.convert("L")) > 0
     except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AnnotationError("label-broken", f"has a mask that is no PNG in base64: {error}") from None
+        raise AnnotationError("label-broken", f"has a mask that is not a PNG in base64: {error}") from None
     left, top = (round(value) for value in points[0])
     return pixel_mask(inside, left, top, size)
 

@@ -96,9 +96,11 @@ class Tree:
         return images[0] if len(images) == 1 else None
 
     def describe_images(self, label: Path, images: Sequence[str]) -> Issue:
-        """Return the issue that a label file fits none of the ``images``, or several."""
+        """Return an issue for a label file that fits no image, or several of the ``images``."""
         if images:
-            message = f"{label}: fits {' and '.join(images)} alike; rename one of them, and give it its own labels"
+            message = (
+                f"{label}: fits {' and '.join(images)} equally well; rename one of them, and give it its own labels"
+            )
             return Issue("image-ambiguous", str(label), message)
         other = next((file for file in self.others if os.path.splitext(file.rpartition("/")[2])[0] == label.stem), None)
         hint = f"; {other} has a suffix that is not read: convert it to .png" if other else ""
@@ -171,20 +173,20 @@ def _without_split(file: str) -> str:
 
 
 def unused_split(tree: Tree, files: Iterable[str]) -> list[Issue]:
-    """Return the issue that some files are in folders of one split, and the others in folders of none."""
+    """Return an issue if some files are in folders of one split, and the others in folders of no split."""
     parts = _parts([*files], _parent)
     if len(parts) != 2 or WHOLE not in parts:
         return []
     (split,) = parts.keys() - {WHOLE}
     message = (
-        f"{tree.root}: all images are one part: {len(parts[split])} files are in folders of the split {split}, but "
+        f"{tree.root}: the data set is not split: {len(parts[split])} files are in folders of the {split} split, but "
+        f"{len(parts[WHOLE])}, such as {parts[WHOLE][0]}, are not; rename their folders to train, val or test"
     )
-    message += f"{len(parts[WHOLE])} such as {parts[WHOLE][0]} in folders of none; call these train, val or test"
     return [Issue("split-conflict", str(tree.root), message)]
 
 
 def unused_label(tree: Tree, file: str, reason: str = "no split uses it") -> Issue:
-    """Return the issue that a label file is not read."""
+    """Return an issue for a label file that is not read."""
     return Issue("file-unused", str(tree.root / file), f"{tree.root / file}: {reason}")
 
 

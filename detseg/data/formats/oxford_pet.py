@@ -27,7 +27,7 @@ class OxfordPetFormat(DatasetFormat):
     marks = "folders images and annotations/trimaps"
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
-        """Take a folder with trimaps."""
+        """Detect a folder with trimaps."""
         folder = tree.root / "annotations"
         if not (folder / "trimaps").is_dir() or not (tree.root / "images").is_dir():
             return []

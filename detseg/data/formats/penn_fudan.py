@@ -24,7 +24,7 @@ class PennFudanFormat(DatasetFormat):
     marks = "folders PNGImages and PedMasks"
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
-        """Take a folder with both folders."""
+        """Detect a folder with both."""
         for root in (tree.root, tree.root / "PennFudanPed"):
             if (root / "PNGImages").is_dir() and (root / "PedMasks").is_dir():
                 return [DatasetSource(self, tree, root, {WHOLE: root})]

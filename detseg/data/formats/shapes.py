@@ -67,7 +67,7 @@ def ellipse(centre: Point, radii: Point, degrees: float = 0) -> Outline:
 
 
 def pixel_mask(inside: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> tuple[Box, float, bytes]:
-    """Box, area and run lengths of the pixels ``inside`` (h, w) of a window in an image of a height and width.
+    """Box, area and RLE of the pixels ``inside`` (h, w) of a window in an image of a height and width.
 
     Raises AnnotationError for no pixels, and for a window that does not lie in the image.
     """

@@ -157,7 +157,7 @@ def _class_of(attributes: Mapping[str, Any], attribute: str | None) -> str:
 
 
 def _outline(shape: Mapping[str, Any]) -> Outline | None:
-    """Parse a shape; None if it is no object. Raises AnnotationError."""
+    """Parse a shape; None if it is not an object. Raises AnnotationError."""
     kind = shape.get("name")
     if kind == "rect":
         x, y, width, height = parse_numbers(map(shape.get, KEYS_3["rect"]), "x, y, width and height")

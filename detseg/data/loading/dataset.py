@@ -47,7 +47,7 @@ class SampleDataset(Dataset[Sample], Generic[T]):
     def __getitem__(self, key: int | Key) -> Sample:
         """Read an image by index; a training sampler adds the seed of its augmentation, else the index is the seed.
 
-        Raises DataError for a label that is no class: training would take that after the last for the background.
+        Raises DataError for a label that is not a class: training would take that after the last for the background.
         """
         row, seed = key if isinstance(key, tuple) else (key, key)
         sample = self.read(row)

@@ -128,7 +128,7 @@ class RepeatFactor(ImageSampling):
     """Repeat images of rare classes: repeat factor sampling, of LVIS (Gupta et al. 2019).
 
     A class in a share f of the images has the factor max(1, sqrt(``threshold`` / f)), an image the largest of its
-    classes. Each comes once at least. Raises ConfigError for a ``threshold`` that is no share.
+    classes. Each comes once at least. Raises ConfigError for a ``threshold`` that is not a fraction.
     """
 
     def __init__(self, threshold: float = 0.001) -> None:

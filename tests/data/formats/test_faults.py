@@ -131,7 +131,7 @@ def test_a_split_without_another_is_reported(tmp_path: Path, format: str) -> Non
     sets.WRITERS[format](tmp_path, {"more": TRUTH["train"], "val": TRUTH["val"]})
     result = look(tmp_path)
     assert (counts(result), kinds(result)) == ({"all": (3, 4)}, {"split-conflict": 1})
-    assert "in folders of the split val, but" in result.of_kind("split-conflict")[0].message
+    assert "in folders of the val split, but" in result.of_kind("split-conflict")[0].message
 
 
 def test_a_stray_label_file_is_unused(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_stray_label_file_is_unused(tmp_path: Path) -> None:
 def test_two_images_of_one_stem(tmp_path: Path) -> None:
     shutil.copy(flat(tmp_path) / "images" / "a.png", tmp_path / "images" / "a.jpg")
     (issue,) = look(tmp_path).of_kind("image-ambiguous")
-    assert "a.txt: fits images/a.jpg and images/a.png alike" in issue.message
-    with pytest.raises(DataError, match=r"a\.txt: fits images/a\.jpg and images/a\.png alike"):
+    assert "a.txt: fits images/a.jpg and images/a.png equally well" in issue.message
+    with pytest.raises(DataError, match=r"a\.txt: fits images/a\.jpg and images/a\.png equally well"):
         detect_source(tmp_path).read("all")
     for writer in (sets.voc_folders, sets.labelme):  # which name the file
         root = tmp_path / writer.__name__

@@ -146,7 +146,7 @@ def test_the_last_annotation_counts(tmp_path: Path) -> None:
         (result("rectanglelabels", {"x": 0, "y": 0, "width": 9, "height": 9, "rectanglelabels": []}), "has no label"),
         (result("polygonlabels", {"points": [[1, 2], [3, 4]], "polygonlabels": ["cat"]}), "has 2 x and 2 y"),
         (result("polygonlabels", {"points": [1, 2], "polygonlabels": ["cat"]}), "has points that are no pairs"),
-        (result("brushlabels", {"rle": BRUSH[:9], "brushlabels": ["cat"]}), "has a brush whose run lengths are broken"),
+        (result("brushlabels", {"rle": BRUSH[:9], "brushlabels": ["cat"]}), "has a brush whose RLE is broken"),
         (result("brushlabels", {"rle": [0, 0, 0, *BRUSH[3:]], "brushlabels": ["cat"]}), "has a brush of 0 values"),
     ],
 )
@@ -164,7 +164,7 @@ def test_broken_results_are_named(tmp_path: Path, broken: Any, message: str) -> 
 def test_broken_tasks_are_named(tmp_path: Path, broken: Any, message: str) -> None:
     made.image(tmp_path / "a.png")
     file = export(tmp_path, task(7, "a.png", annotations=broken))
-    with pytest.raises(DataError, match=rf"{file}: task 7 has {message}, which is no list of entries"):
+    with pytest.raises(DataError, match=rf"{file}: task 7 has {message}, which is not a list of entries"):
         detect_source(tmp_path).read("all")
 
 
