@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image
 from pycocotools import mask as reference
 
 from detseg import checkpoint, cli
+from tests.cli.conftest import DATA
 from tests.colours import write_colours
 
-CONFIG = """\
+CONFIG = f"""\
 model:
   class_path: MaskRCNN
   init_args:
@@ -38,17 +40,7 @@ model:
         batch_size_per_image: 16
         positive_fraction: 0.25
 data:
-  class_path: COCO
-  init_args:
-    root: colours
-    num_workers: 0
-    transforms:
-      - class_path: Resize
-        init_args:
-          size: 64
-          max_size: 64
-      - RandomHorizontalFlip
-trainer:
+{indent(DATA, "  ")}trainer:
   max_epochs: 1
   accelerator: cpu
 """

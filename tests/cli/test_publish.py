@@ -10,6 +10,7 @@ import json
 import math
 import re
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -24,9 +25,10 @@ from detseg.models import Classifier, FasterRCNN
 from detseg.modules import FPN, RPN, AnchorGenerator, BalancedSampler, RoIHeads, RoIPool, TwoMLPHead
 from detseg.modules.backbones import Backbone, MobileNetV2, MobileNetV3, ResNet
 from detseg.tasks import ClassificationTask, DetectionTask
+from tests.cli.conftest import DATA
 from tests.colours import IDS, ColourDetector, colours, write_colours
 
-TRAINING = """\
+TRAINING = f"""\
 model:
   class_path: FasterRCNN
   init_args:
@@ -46,17 +48,7 @@ model:
         batch_size_per_image: 8
         positive_fraction: 0.25
 data:
-  class_path: COCO
-  init_args:
-    root: data
-    num_workers: 0
-    transforms:
-      - class_path: Resize
-        init_args:
-          size: 64
-          max_size: 64
-      - RandomHorizontalFlip
-trainer:
+{indent(DATA.replace("colours", "data"), "  ")}trainer:
   accelerator: cpu
   fast_dev_run: true
 """
