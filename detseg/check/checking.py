@@ -76,9 +76,11 @@ def check_dataset(source: DatasetSource, decode: bool, jobs: int, progress: Prog
     opened = {str(job.path) for of_split in image_jobs.values() for job in of_split}
     # The check of an image file is more precise than its reader's issue.
     issues = [issue for issue in issues if issue.kind != "image-unreadable" or issue.file not in opened]
+    are_reported = any(issue.kind == "image-turned" for issue in issues)  # by their reader, all at once
     for split, table in splits.items():
         for job, image in zip(image_jobs[split], stats[split], strict=True):
-            issues += [Issue(kind, str(job.path), message) for kind, message in image.issues]
+            of_image = [Issue(kind, str(job.path), message) for kind, message in image.issues]
+            issues += [issue for issue in of_image if issue.kind != "image-turned" or not are_reported]
         if isinstance(table, DetectionAnnotations):
             issues += object_issues(split, table, broken)
         else:
@@ -118,10 +120,10 @@ def _image_jobs(annotations: SplitAnnotations) -> Iterator[ImageJob]:
     if isinstance(annotations, SemanticAnnotations):
         for index, row in enumerate(annotations.rows.tolist()):
             mask = Path(str(annotations.maps.paths[row])) if isinstance(annotations.maps, LabelFiles) else None
-            yield ImageJob(annotations.path(index), (0, 0), mask)
+            yield ImageJob(annotations.path(index), (0, 0), annotations.orientation, mask)
         return
     for index, (height, width) in enumerate(annotations.sizes.tolist()):
-        yield ImageJob(annotations.path(index), (height, width))
+        yield ImageJob(annotations.path(index), (height, width), annotations.orientation)
 
 
 def _sum_value_counts(images: list[ImageStats]) -> NDArray[np.int64]:

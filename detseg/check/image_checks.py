@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.data.annotations.images import FILE_TYPES, ImageTooLargeError, is_turned, open_image
+from detseg.data.annotations.images import (
+    FILE_TYPES,
+    ImageTooLargeError,
+    Orientation,
+    open_image,
+    read_orientation,
+    sizes_of,
+)
 from detseg.errors import DataError
 
 CHUNK_SIZE = 64  # images per task of a process
@@ -26,6 +33,7 @@ class ImageJob(NamedTuple):
 
     path: Path
     size: tuple[int, int]  # height and width in the labels, 0 if unknown
+    orientation: Orientation  # of the labels, where no size tells
     mask: Path | None = None  # semantic mask file
 
 
@@ -92,16 +100,18 @@ def _check_image(job: ImageJob, decode: bool) -> ImageStats:
 def _check_header(image: Image.Image, job: ImageJob) -> tuple[tuple[int, int], list[tuple[str, str]]]:
     """Return the size as ``read_image`` returns it, and the issues that the header of the file shows."""
     path, issues = job.path, []
-    stored = image.height, image.width
-    turned = stored[::-1] if is_turned(image) else stored
-    size = turned
-    if 0 not in job.size and job.size != turned:
-        actual, labelled = (f"{width}x{height}" for height, width in (turned, job.size))
-        if job.size == stored:
-            size = stored
-            issues.append(("image-rotated", f"{path}: is {actual} as viewers turn it, its labels are for {labelled}"))
-        else:
+    sizes, which = sizes_of(image), job.orientation
+    if 0 not in job.size and job.size != sizes[which]:
+        actual, labelled = (f"{width}x{height}" for height, width in (sizes["shown"], job.size))
+        which = "stored" if which == "shown" else "shown"
+        if job.size != sizes[which]:
             issues.append(("image-size", f"{path}: is {actual}, its labels are for {labelled} (width x height)"))
+    size = sizes[which]
+    if read_orientation(image) and which == "stored":
+        issues.append(("image-rotated", f"{path}: viewers turn it, its labels are for the {size[1]}x{size[0]} stored"))
+    elif read_orientation(image) and sizes["shown"] == sizes["stored"]:
+        hint = "its labels are taken to be for the image as shown; if not, set `format.orientation='stored'`"
+        issues.append(("image-turned", f"{path}: viewers mirror it or turn it upside down; {hint}"))
     types = FILE_TYPES.get(path.suffix.lower())
     if types and image.format not in types:
         issues.append(("image-type", f"{path}: is a {image.format} file"))

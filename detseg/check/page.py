@@ -16,7 +16,7 @@ from detseg.check.rendering import LONG_EDGE, BarChart, Histogram, PageImage, da
 from detseg.check.statistics import BoxStatistics, anchor_coverage
 from detseg.check.summary import relative, split_table
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.images import SUFFIXES, open_image, read_image
+from detseg.data.annotations.images import SUFFIXES, open_image
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
@@ -159,11 +159,11 @@ def _labelled_image(result: CheckResult, split: str, index: int) -> PageImage | 
     try:
         if not isinstance(annotations, DetectionAnnotations):
             labels = annotations.labels(index, IssueCollector())
-            image = overlay(read_image(path, (labels.shape[0], labels.shape[1])), labels, classes)
+            image = overlay(annotations.read_image(index, labels.shape), labels, classes)
             present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(classes)])
             return PageImage(data_uri(shrink(image)), name, tuple(classes[label] for label in present))
         height, width = annotations.sizes[index].tolist()
-        image = read_image(path, (height, width))
+        image = annotations.read_image(index, (height, width))
     except DataError:
         return None
     objects = annotations.objects(index)

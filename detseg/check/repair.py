@@ -17,7 +17,7 @@ from PIL import Image
 from detseg.check.checking import CheckResult, is_readable
 from detseg.check.label_checks import find_duplicates
 from detseg.data.annotations.detection import DetectionAnnotations, looks_normalized
-from detseg.data.annotations.images import FILE_TYPES, read_image
+from detseg.data.annotations.images import FILE_TYPES
 from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
@@ -93,7 +93,8 @@ def _copy_images(
         name = _flat_name(name, used_stems[split]) if flat else name
         reasons = conversions[str(path)]
         try:
-            copied[split][index] = name = _copy_image(path, name, folder, size, bool(reasons))
+            pixels = result.splits[split].read_image(index, size) if reasons else None
+            copied[split][index] = name = _copy_image(path, name, folder, pixels)
         except DataError as error:
             changes.append(f"left out: {error}")
             continue
@@ -126,19 +127,19 @@ def _duplicates(result: CheckResult) -> dict[tuple[str, int], str]:
     }
 
 
-def _copy_image(path: Path, name: str, folder: Path, size: tuple[int, int], convert: bool) -> str:
-    """Copy an image, or with ``convert`` write the pixels a training reads; return its name below ``folder``."""
+def _copy_image(path: Path, name: str, folder: Path, pixels: NDArray[np.uint8] | None) -> str:
+    """Copy an image, or write the ``pixels`` (h, w, 3) that a training reads; return its name below ``folder``."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not convert:
+    if pixels is None:
         shutil.copyfile(path, target)
         return name
-    pixels = Image.fromarray(read_image(path, size))
+    image = Image.fromarray(pixels)
     if "JPEG" in FILE_TYPES.get(path.suffix.lower(), ()):
-        pixels.save(target, format="JPEG", quality=JPEG_QUALITY)
+        image.save(target, format="JPEG", quality=JPEG_QUALITY)
         return name
     name = name if path.suffix.lower() == ".png" else f"{name}.png"
-    pixels.save(folder / name, format="PNG")
+    image.save(folder / name, format="PNG")
     return name
 
 

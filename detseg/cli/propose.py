@@ -108,7 +108,7 @@ def _work(
             )
         return ((proposals[number], 0.0) for number in ids)
     sizes = annotations.sizes.tolist()
-    images = [(annotations.path(row), (sizes[row][0], sizes[row][1])) for row in image_indices]
+    images = [(annotations.path(row), tuple(sizes[row]), None, annotations.orientation) for row in image_indices]
     if name == "rpn" and file:
         return compute_proposals(_region_proposal_network(file), images, jobs=1)
     return compute_proposals(METHODS[name], images, jobs)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detseg.data.annotations.images import read_image
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (h, w, 3) RGB to boxes (N, 4) xyxy, likeliest first
-Image = tuple[Path, tuple[int, int]]  # file, and height and width in the labels
+Image = tuple[Any, ...]  # arguments of ``read_image``
 TimedBoxes = tuple[NDArray[np.float32], float]  # boxes (N, 4) and the seconds of their computation
 
 

@@ -6,19 +6,18 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_sizes
+from detseg.data.annotations.images import ImageSizes, Orientation
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import NONE, POLYGONS, RLE, concat_masks, pack_polygons
 from detseg.ops.rle import MaskWindow, encode, to_string
 
 Box = tuple[float, float, float, float]
-Orientation = Literal["shown", "stored"]  # of an image with an EXIF orientation: as viewers turn it, or not
 
 
 class Builder:
@@ -27,8 +26,8 @@ class Builder:
     def __init__(
         self, source: Path, root: Path, issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown"
     ) -> None:
-        self.source, self.root, self.issues, self.orientation = source, root, issues, orientation
-        self.turned: dict[int, tuple[int, int]] = {}  # images with an EXIF orientation, and their other size
+        self.source, self.root, self.issues = source, root, issues
+        self.image_sizes = ImageSizes(root, issues, orientation)
         self.files: list[str] = []
         self.image_ids: list[str] = []
         self.sizes: list[tuple[int, int]] = []
@@ -44,11 +43,7 @@ class Builder:
 
         Then the labels are for the image as viewers show it, or with ``orientation`` "stored" as its pixels are stored.
         """
-        if size is None:
-            shown, stored = image_sizes(self.root / file, self.issues)
-            size, other = (shown, stored) if self.orientation == "shown" else (stored, shown)
-            if shown != stored:
-                self.turned[len(self.files)] = other
+        size = size or self.image_sizes.read(file)
         self.files.append(file)
         self.image_ids.append(os.path.splitext(file)[0] if image_id is None else image_id)
         self.sizes.append(size)
@@ -105,7 +100,7 @@ class Builder:
         """Build the table. The classes default to the sorted names of the objects, with ids from 1."""
         if category_ids is None:
             category_ids = {name: number for number, name in enumerate(sorted(set(self.names)), start=1)}
-        self._report_turned()
+        self.image_sizes.report(self.source, [self.files[index] for index in self.image_index], self.boxes)
         label = {name: position for position, name in enumerate(category_ids)}
         images = ImageColumns(
             root=self.root,
@@ -123,24 +118,6 @@ class Builder:
             masks=concat_masks(self.masks) if any(kind for kind, _ in self.masks) else None,
         )
         return from_columns(self.source, category_ids, images, objects, self.issues)
-
-    def _report_turned(self) -> None:
-        """Report images with an EXIF orientation, and the reading that fits their boxes better if one does."""
-        if not self.turned:
-            return
-        beyond = {"other": 0, "this": 0}
-        for image, (_, _, x2, y2) in zip(self.image_index, self.boxes, strict=True):
-            if image in self.turned:
-                for which, (height, width) in (("this", self.sizes[image]), ("other", self.turned[image])):
-                    beyond[which] += x2 > width + 1 or y2 > height + 1
-        other = "stored" if self.orientation == "shown" else "shown"
-        hint = f"if their boxes are wrong, set `format.orientation={other!r}`"
-        if beyond["other"] < beyond["this"]:
-            hint = f"{beyond['this']} of their boxes reach beyond them, {beyond['other']} with "
-            hint += f"`format.orientation={other!r}`"
-        first = self.files[next(iter(self.turned))]
-        message = f"{len(self.turned)} images such as {first} are labelled as {self.orientation}; {hint}"
-        self.issues.report("image-turned", self.source, f"{self.root}: {message}")
 
 
 def polygon_box(points: Sequence[tuple[float, float]]) -> Box:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import cv2
 import numpy as np
@@ -30,6 +31,17 @@ FILE_TYPES = {
 }
 SUFFIXES = tuple(FILE_TYPES)
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
+Orientation = Literal["shown", "stored"]  # of the pixels that labels are for: turned as EXIF says, or not
+# Pixels as shown, by the EXIF orientation of the stored ones (Exif 3.0, section 4.6.5.1.6).
+TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: np.fliplr,
+    3: partial(np.rot90, k=2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: partial(np.rot90, k=-1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
 MAX_PIXELS = 178_956_970  # of an image: half a gigabyte as RGB, and the limit of Pillow
 MAX_PIXELS_VARIABLE = "DETSEG_MAX_IMAGE_PIXELS"  # environment variable that changes it, also for worker processes
 COLOUR_MODES = ("RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
@@ -80,31 +92,39 @@ def open_image(path: Path, content: NDArray[np.uint8] | None = None) -> Iterator
         raise DataError(f"{path}: cannot read this image: {getattr(error, 'strerror', None) or error}") from None
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None, labels: Path | None = None) -> NDArray[np.uint8]:
-    """Read an image as (h, w, 3) uint8 RGB, turned as its EXIF orientation says.
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, labels: Path | None = None, orientation: Orientation = "shown"
+) -> NDArray[np.uint8]:
+    """Read an image as (h, w, 3) uint8 RGB, turned as its EXIF orientation says unless it is to be as "stored".
 
     ``size`` is the height and width that the labels were made for, ``labels`` their file. Labels of an image with an
-    orientation may be for the pixels as stored; then those are returned. Raises DataError for a file that is missing,
-    is no image, has too many pixels, or another size either way.
+    orientation may be for the pixels of the other one; then those are returned. Raises DataError for a file that is
+    missing, is no image, has too many pixels, or another size either way.
     """
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot read this image: {error.strerror}") from None
-    with open_image(path, content):  # checks the size
-        pass
+    with open_image(path, content) as opened:  # checks the size
+        turn = read_orientation(opened)
+        is_tiff = opened.format == "TIFF"
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = _decode(content, cv2.IMREAD_COLOR_RGB)
+        image = cast("NDArray[np.uint8] | None", cv2.imdecode(content, flags))
     except cv2.error as error:  # more pixels than OpenCV reads
         raise DataError(f"{path}: cannot decode this image: {error.err}; make it smaller, or leave it out") from None
     if image is None:
         raise DataError(f"{path}: not an image, or a damaged one; replace the file or leave it out")
-    if size is None or image.shape[:2] == size:
-        return image
-    stored = _decode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if stored is not None and stored.shape[:2] == size:
-        return stored
-    height, width = image.shape[:2]
+    if is_tiff and turn:  # whose decoder turns it always
+        versions = {"shown": image, "stored": TURNS[{6: 8, 8: 6}.get(turn, turn)](image)}
+    else:
+        versions = {"shown": TURNS[turn](image) if turn else image, "stored": image}
+    chosen, other = versions[orientation], versions["stored" if orientation == "shown" else "shown"]
+    if size is None or chosen.shape[:2] == size:
+        return np.ascontiguousarray(chosen)
+    if other.shape[:2] == size:
+        return np.ascontiguousarray(other)
+    height, width = versions[orientation].shape[:2]
     raise DataError(
         f"{path}: the image is {width}x{height} but {labels or 'its annotation'} says {size[1]}x{size[0]} "
         "(width x height); its labels may be for another version of the picture: put the right file there or correct "
@@ -131,27 +151,63 @@ def image_size(path: Path, issues: IssueCollector = FAIL_FAST) -> tuple[int, int
 
     Raises DataError as ``read_image`` does; where ``issues`` collects, an unreadable file has the size (0, 0).
     """
-    return image_sizes(path, issues)[0]
-
-
-def image_sizes(path: Path, issues: IssueCollector = FAIL_FAST) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return height and width of an image as viewers show it, and as it is stored, as ``image_size`` does."""
     try:
         with open_image(path) as image:
-            stored = image.height, image.width
-            return (image.width, image.height) if is_turned(image) else stored, stored
+            return sizes_of(image)["shown"]
     except DataError as error:
         issues.report("image-unreadable", path, str(error))
-    return (0, 0), (0, 0)
+    return 0, 0
 
 
-def is_turned(image: Image.Image) -> bool:
-    """Tell if an EXIF orientation swaps width and height, without reading pixels (as Pillow would for a PNG)."""
+def sizes_of(image: Image.Image) -> dict[Orientation, tuple[int, int]]:
+    """Return the height and width of an opened image as viewers show it, and as its pixels are stored."""
+    stored = image.height, image.width
+    if image.format == "TIFF":  # whose size Pillow turns, but not in all its versions
+        stored = image.tag_v2[257], image.tag_v2[256]  # type: ignore[attr-defined]
+    return {"shown": stored[::-1] if read_orientation(image) >= 5 else stored, "stored": stored}
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 2 to 8, or 0 if it is shown as it is stored; read no pixels."""
     from PIL import Image
 
-    return bool(Image.Image.getexif(image).get(ORIENTATION, 1) >= 5)
+    orientation = Image.Image.getexif(image).get(ORIENTATION)  # not the method of a PNG, which reads them
+    return orientation if orientation in TURNS else 0
 
 
-def _decode(content: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
-    """Decode an image file; None for a damaged one."""
-    return cast("NDArray[np.uint8] | None", cv2.imdecode(content, flags))
+class ImageSizes:
+    """Reads the sizes of images below ``root`` whose labels do not state them, and reports EXIF orientations."""
+
+    def __init__(self, root: Path, issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown") -> None:
+        self.root, self.issues, self.orientation = root, issues, orientation
+        self.turned: dict[
+            str, list[tuple[int, int]]
+        ] = {}  # by image with an EXIF orientation: its size as read, and the other
+
+    def read(self, file: str) -> tuple[int, int]:
+        """Return height and width of an image, as it is shown or stored; (0, 0) for an unreadable one, as reported."""
+        try:
+            with open_image(self.root / file) as image:
+                sizes, orientation = sizes_of(image), read_orientation(image)
+        except DataError as error:
+            self.issues.report("image-unreadable", self.root / file, str(error))
+            return 0, 0
+        size = sizes.pop(self.orientation)
+        if orientation:
+            self.turned[file] = [size, *sizes.values()]
+        return size
+
+    def report(self, source: Path, files: Sequence[str], boxes: Iterable[Sequence[float]]) -> None:
+        """Report images with an EXIF orientation, and the reading that fits ``boxes`` on ``files`` (N,) better."""
+        if not self.turned:
+            return
+        beyond = [0, 0]
+        for file, (_, _, x2, y2) in zip(files, boxes, strict=True):
+            for which, (height, width) in enumerate(self.turned.get(file, ())):
+                beyond[which] += bool(x2 > width + 1 or y2 > height + 1)
+        other = "stored" if self.orientation == "shown" else "shown"
+        hint = f"if their boxes are wrong, set `format.orientation={other!r}`"
+        if beyond[1] < beyond[0]:
+            hint = f"{beyond[0]} of their boxes reach beyond them, {beyond[1]} with `format.orientation={other!r}`"
+        message = f"{len(self.turned)} images such as {next(iter(self.turned))} are labelled as {self.orientation}"
+        self.issues.report("image-turned", source, f"{self.root}: {message}; {hint}")

@@ -65,7 +65,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "class-unseen": ("note", "classes with objects, but none in the training split"),
     "label-unused": ("note", "annotations that no detector uses"),
     "image-unused": ("note", "images that no split uses"),
-    "image-turned": ("note", "images that viewers rotate, in a format that does not state their size"),
+    "image-turned": ("note", "images that viewers turn, whose labels do not tell if they are for the image as shown"),
     "image-empty": ("note", "images without objects"),
 }
 

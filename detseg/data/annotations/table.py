@@ -7,13 +7,14 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detseg.data.annotations.images import Orientation, read_image
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class ImageTable:
     category_ids: tuple[int, ...]  # number of each class in the data set; -1 where it has none
     root: Path  # folder that ``files`` are relative to
     files: NDArray[np.str_]  # (I,)
+    orientation: Orientation = field(default="shown", kw_only=True)  # of the images, where no size tells
 
     def __len__(self) -> int:
         """Count the images."""
@@ -36,6 +38,10 @@ class ImageTable:
         """Path of one image."""
         return self.root / str(self.files[image])
 
+    def read_image(self, image: int, size: tuple[int, int], labels: Path | None = None) -> NDArray[np.uint8]:
+        """Read the pixels (h, w, 3) of an image of this labelled height and width, as ``images.read_image`` does."""
+        return read_image(self.path(image), size, labels, self.orientation)
+
     def describe(self) -> str:
         """Summarise the data set in one line."""
         return f"{len(self)} images, {len(self.classes)} classes"
@@ -43,9 +49,9 @@ class ImageTable:
     def fingerprint(self) -> str:
         """Return a digest of classes, images and labels in their order, wherever the folder is."""
         sha256 = hashlib.sha256()
-        for part in (self, *(getattr(self, field.name) for field in fields(self))):
+        for part in (self, *(getattr(self, one.name) for one in fields(self))):
             # Label images have absolute paths, and may move with the folder.
-            names = [field.name for field in fields(part)] if is_dataclass(part) and not isinstance(part, type) else []
+            names = [one.name for one in fields(part)] if is_dataclass(part) and not isinstance(part, type) else []
             for value in (getattr(part, name) for name in names):
                 if isinstance(value, np.ndarray) and (part is self or value.dtype.kind != "U"):
                     sha256.update(value.tobytes() if value.dtype != object else repr(value.tolist()).encode())

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from detseg.configurable import Configurable
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import Orientation
 from detseg.data.annotations.issues import FAIL_FAST, FailFastSummary, Issue, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.annotations.semantic import SemanticAnnotations
@@ -40,14 +41,17 @@ class DatasetSource:
     def read(self, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST) -> Annotations:
         """Read a split, as ``DatasetFormat.read`` does; without ``issues``, log the number of warnings of each kind."""
         if issues is not FAIL_FAST:
-            return self.format.read(self, split, masks, issues)
+            return self._read(split, masks, issues)
         summary = FailFastSummary()
         for issue in self.issues:
             if issue.severity == "error":
                 raise DataError(issue.message)
-        table = self.format.read(self, split, masks, summary)
+        table = self._read(split, masks, summary)
         summary.log(self.tree.root)
         return table
+
+    def _read(self, split: str, masks: MaskReading, issues: IssueCollector) -> Annotations:
+        return replace(self.format.read(self, split, masks, issues), orientation=self.format.orientation)
 
     def __str__(self) -> str:
         return self.format.name if self.location == self.tree.root else f"{self.format.name} in {self.location}"
@@ -87,12 +91,18 @@ class ConversionReport:
 class DatasetFormat(Configurable):
     """Format of a data set. Subclasses name it, and say how to detect and read it; arguments are its options.
 
-    A format becomes known to the whole package by an entry in ``detseg.data.formats.FORMATS``.
+    ``orientation`` tells if the labels of images with an EXIF orientation are for the image as viewers show it, or for
+    the pixels as stored, where no size in the labels tells. A format becomes known to the whole package by an entry in
+    ``detseg.data.formats.FORMATS``.
     """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[Task, ...]]
     marks: ClassVar[str]  # description of the files by which it is recognised
+    orientation: Orientation = "shown"
+
+    def __init__(self, orientation: Orientation = "shown") -> None:
+        self.orientation = orientation
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """List the data sets of this format in a folder, and near misses with the problem.

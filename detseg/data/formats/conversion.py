@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSou
 from detseg.data.formats.unused import unused_images
 from detseg.data.formats.writing import copy_image, link_image
 from detseg.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 def convert(
@@ -45,6 +48,8 @@ def write_splits(
     splits = _same_classes(splits, has_category_ids)
     if not masks:
         splits = {split: replace(table, masks=None) for split, table in splits.items()}
+    if any(table.orientation == "stored" for table in splits.values()):
+        log.warning("%s: its labels are for the images as stored: read it with `format.orientation='stored'`", out)
     out.mkdir(parents=True, exist_ok=True)
     return to.write(splits, out, copy_image if copy else link_image)
 

@@ -35,15 +35,15 @@ class CreateMlFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the files of a split."""
-        return read_createml(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        reader = TableReader(source.tree, issues, self.orientation)
+        return read_createml(reader, source.splits[split]).with_masks(masks, {}, issues)
 
 
-def read_createml(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
-    """Read files, paths relative to the root of ``tree``. The classes are the sorted labels.
+def read_createml(reader: TableReader, files: list[str]) -> DetectionAnnotations:
+    """Read files, paths relative to the root of the reader's tree. The classes are the sorted labels.
 
     Raises DataError, naming file, image and annotation.
     """
-    reader = TableReader(tree, issues)
     for name in files:
         for entry in reader.parse(name, _entries) or []:
             title = next((str(entry[key]) for key in IMAGE_KEYS if entry.get(key)), "").replace("\\", "/")

@@ -6,8 +6,9 @@ import csv
 import io
 import math
 
-from detseg.data.annotations.builder import Builder, Orientation
+from detseg.data.annotations.builder import Builder
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import Orientation
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
@@ -28,18 +29,11 @@ SIDES = {"height": ("height", "image_height", "img_height"), "width": ("width", 
 
 
 class CsvFormat(DatasetFormat):
-    """Tables whose header has a file, a class and four corners.
-
-    ``orientation`` tells if the labels of images with an EXIF orientation are for the image as viewers show it, or for
-    the pixels as stored, where a table does not state their width and height.
-    """
+    """Tables whose header has a file, a class and four corners."""
 
     name = "CSV"
     tasks = ("detection", "instance_segmentation")
     marks = "a header with filename, class, xmin, ymin, xmax and ymax"
-
-    def __init__(self, orientation: Orientation = "shown") -> None:
-        self.orientation = orientation
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the tables of a folder by their headers."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import Orientation
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
@@ -64,18 +65,18 @@ class CvatFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the files or subsets of a split."""
-        return read_cvat(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        reader = _Reader(source.tree, issues, self.orientation)
+        return read_cvat(reader, source.splits[split]).with_masks(masks, {}, issues)
 
 
-def read_cvat(tree: Tree, parts: list[Part], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
-    """Read files, paths relative to the root of ``tree``, or one subset of each.
+def read_cvat(reader: _Reader, parts: list[Part]) -> DetectionAnnotations:
+    """Read files, paths relative to the root of the reader's tree, or one subset of each.
 
     Polylines, points, cuboids, skeletons and tags are left out and counted; a rotated box becomes the box around it.
     Frames of a video are images named like CVAT's, such as frame_000012.png; shapes between key frames are interpolated
     as CVAT does it. The classes are the labels that an object can have, in their order. Raises DataError, naming file,
     image and shape.
     """
-    reader = _Reader(tree, issues)
     for name, subset in parts:
         content = reader.parse(name, partial(parse_xml, root="annotations"))
         if content is not None:
@@ -87,8 +88,8 @@ def read_cvat(tree: Tree, parts: list[Part], issues: IssueCollector = FAIL_FAST)
 class _Reader(TableReader):
     """Reads files of CVAT, of which the labels are the classes."""
 
-    def __init__(self, tree: Tree, issues: IssueCollector) -> None:
-        super().__init__(tree, issues)
+    def __init__(self, tree: Tree, issues: IssueCollector, orientation: Orientation) -> None:
+        super().__init__(tree, issues, orientation)
         self.labels: list[str] = []
 
     def read(self, name: str, subset: str | None, content: Element) -> None:

@@ -45,7 +45,8 @@ class KittiFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the label files of a split."""
-        return read_kitti(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        reader = TableReader(source.tree, issues, self.orientation)
+        return read_kitti(reader, source.splits[split]).with_masks(masks, {}, issues)
 
 
 def _listed(tree: Tree, files: list[str]) -> dict[str, list[str]]:
@@ -57,12 +58,11 @@ def _listed(tree: Tree, files: list[str]) -> dict[str, list[str]]:
     return parts
 
 
-def read_kitti(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
-    """Read label files, paths relative to the root of ``tree``; a DontCare region is a crowd of every class.
+def read_kitti(reader: TableReader, files: list[str]) -> DetectionAnnotations:
+    """Read label files, paths relative to the root of the reader's tree; a DontCare region is a crowd of every class.
 
     The classes are the sorted types. Raises DataError, naming file and line.
     """
-    reader = TableReader(tree, issues)
     for name in files:
         text = reader.parse(name, read_text)
         image = None if text is None else reader.image(name, near=name.replace("label_2", "image_2"))

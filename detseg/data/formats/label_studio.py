@@ -43,16 +43,16 @@ class LabelStudioFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the files of a split."""
-        return read_label_studio(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        reader = TableReader(source.tree, issues, self.orientation)
+        return read_label_studio(reader, source.splits[split]).with_masks(masks, {}, issues)
 
 
-def read_label_studio(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
-    """Read files, paths relative to the root of ``tree``; images are found by the ends of their addresses.
+def read_label_studio(reader: TableReader, files: list[str]) -> DetectionAnnotations:
+    """Read files, paths relative to the root of the reader's tree; images are found by the ends of their addresses.
 
     Predictions, cancelled and further annotations, and tasks without an annotation are left out and counted, as are
     results that outline nothing. The classes are the sorted labels. Raises DataError, naming file, task and result.
     """
-    reader = TableReader(tree, issues)
     for name in files:
         for number, task in enumerate(reader.parse(name, _tasks) or [], start=1):
             place = f"task {task.get('id', number)!r}"
@@ -60,7 +60,7 @@ def read_label_studio(tree: Tree, files: list[str], issues: IssueCollector = FAI
                 results = _last_results(reader, name, task)
                 if results is None:
                     continue
-                image = reader.image(name, _title(tree, name, task), _stated_size(results))
+                image = reader.image(name, _title(reader.tree, name, task), _stated_size(results))
                 if image is not None:
                     _add_objects(reader, name, place, image, results)
     return reader.table()

@@ -12,7 +12,7 @@ import numpy as np
 
 from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.images import max_pixels
+from detseg.data.annotations.images import Orientation, max_pixels
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
@@ -42,16 +42,18 @@ class LabelMeFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the annotation files of a split."""
-        return read_labelme(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        return read_labelme(source.tree, source.splits[split], issues, self.orientation).with_masks(masks, {}, issues)
 
 
-def read_labelme(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
+def read_labelme(
+    tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown"
+) -> DetectionAnnotations:
     """Read annotation files, paths relative to the root of ``tree``; an image is found by imagePath or by the stem.
 
     Polygons, rectangles, circles and masks become the boxes around them, and keep their areas and masks; other shapes
     are left out, and reported by type. The classes are the sorted labels. Raises DataError, naming file and shape.
     """
-    builder = Builder(tree.root, tree.root, issues)
+    builder = Builder(tree.root, tree.root, issues, orientation)
     left_out: dict[str, list[str]] = defaultdict(list)  # files by type of shape
     for name in files:
         file = tree.root / name

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_size
+from detseg.data.annotations.images import ImageSizes, Orientation
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
@@ -44,10 +44,14 @@ class OpenImagesFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the tables of a split."""
-        return read_open_images(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        return read_open_images(source.tree, source.splits[split], issues, self.orientation).with_masks(
+            masks, {}, issues
+        )
 
 
-def read_open_images(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
+def read_open_images(
+    tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown"
+) -> DetectionAnnotations:
     """Read tables of boxes, paths relative to the root of ``tree``; images are found by their ids anywhere below it.
 
     The classes are those of class-descriptions-boxable.csv, in its order; a box of a group is a crowd. Most people have
@@ -64,16 +68,19 @@ def read_open_images(tree: Tree, files: list[str], issues: IssueCollector = FAIL
             raise DataError(f"{tree.root}: {example}; put them there")
         log.warning("%s: left out boxes: %s", tree.root, example)
     paths = list(table.images.values())
-    sizes = np.array([image_size(tree.root / image, issues) for image in paths], dtype=np.int32).reshape(-1, 2)
+    image_sizes = ImageSizes(tree.root, issues, orientation)
+    sizes = np.array([image_sizes.read(image) for image in paths], dtype=np.int32).reshape(-1, 2)
     image_index = np.array(table.image_index, dtype=np.int64)
     scale = np.tile(sizes[image_index][:, ::-1], 2)
+    boxes = np.array(table.corners, dtype=np.float64).reshape(-1, 4) * scale
+    image_sizes.report(tree.root, [paths[index] for index in table.image_index], boxes)
     return from_columns(
         tree.root / files[0] if len(files) == 1 else tree.root,
         {name: number for number, name in enumerate(names.values(), start=1)},
         ImageColumns(root=tree.root, files=paths, ids=np.array(list(table.images), dtype=np.str_), sizes=sizes),
         ObjectColumns(
             image_index=image_index,
-            boxes=np.array(table.corners, dtype=np.float64).reshape(-1, 4) * scale,
+            boxes=boxes,
             labels=np.array(table.labels, dtype=np.int64),
             ids=np.arange(1, len(image_index) + 1),
             crowd=np.array(table.groups, dtype=bool),

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from detseg.data.annotations.builder import Box, Builder
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import Orientation
 from detseg.data.annotations.issues import AnnotationError, IssueCollector
 from detseg.data.formats.layout import Tree, has_keys, read_head, read_start
 from detseg.errors import DataError
@@ -61,9 +62,9 @@ class TableReader:
     Annotations that are left out or simplified are counted by their description.
     """
 
-    def __init__(self, tree: Tree, issues: IssueCollector) -> None:
+    def __init__(self, tree: Tree, issues: IssueCollector, orientation: Orientation) -> None:
         self.tree, self.issues = tree, issues
-        self.builder = Builder(tree.root, tree.root, issues)
+        self.builder = Builder(tree.root, tree.root, issues, orientation)
         self.ignored: list[tuple[int, Box]] = []
         self.left_out: dict[tuple[str, str], list[str]] = defaultdict(list)  # files by kind of issue and description
 

@@ -40,7 +40,8 @@ class ViaFormat(DatasetFormat):
     tasks = ("detection", "instance_segmentation")
     marks = "a .json of VIA with regions"
 
-    def __init__(self, attribute: str | None = None) -> None:
+    def __init__(self, attribute: str | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.attribute = attribute
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
@@ -53,28 +54,26 @@ class ViaFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the files of a split."""
-        table = read_via(source.tree, source.splits[split], self.attribute, issues)
+        table = read_via(TableReader(source.tree, issues, self.orientation), source.splits[split], self.attribute)
         return table.with_masks(masks, {}, issues)
 
 
-def read_via(
-    tree: Tree, files: list[str], attribute: str | None = None, issues: IssueCollector = FAIL_FAST
-) -> DetectionAnnotations:
-    """Read files, paths relative to the root of ``tree``; points and lines are left out and counted.
+def read_via(reader: TableReader, files: list[str], attribute: str | None = None) -> DetectionAnnotations:
+    """Read files, paths relative to the root of the reader's tree; points and lines are left out and counted.
 
     The classes are the sorted values of the attribute. Raises DataError for several attributes if none is chosen, and
     for broken regions, naming file, image and region.
     """
-    reader = TableReader(tree, issues)
+    root = reader.tree.root
     images = [(name, *image) for name in files for image in reader.parse(name, _images) or []]
     names = {key for *_, regions in images for _, attributes in regions for key in attributes}
     if attribute is None and len(names) > 1:
         raise DataError(
-            f"{tree.root / files[0]}: its regions have the attributes {', '.join(sorted(names))}; choose the one that "
+            f"{root / files[0]}: its regions have the attributes {', '.join(sorted(names))}; choose the one that "
             "names the class with `format='ViaFormat'` and `format.attribute='NAME'`"
         )
     if attribute is None and not names:
-        log.warning("%s: its regions have no attribute, and are of the class %r", tree.root, UNNAMED)
+        log.warning("%s: its regions have no attribute, and are of the class %r", root, UNNAMED)
     chosen = attribute or next(iter(names), None)
     for name, title, regions in images:
         image = reader.image(name, title)

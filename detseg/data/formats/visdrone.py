@@ -36,17 +36,17 @@ class VisDroneFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the files of a split."""
-        return read_visdrone(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        reader = TableReader(source.tree, issues, self.orientation)
+        return read_visdrone(reader, source.splits[split]).with_masks(masks, {}, issues)
 
 
-def read_visdrone(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
-    """Read files, paths relative to the root of ``tree``. The classes are the ten of the benchmark.
+def read_visdrone(reader: TableReader, files: list[str]) -> DetectionAnnotations:
+    """Read files, paths relative to the root of the reader's tree. The classes are the ten of the benchmark.
 
     An ignored region is a crowd of every class, an object with the score 0, which the benchmark ignores, one of its
     own. The category "others", which it does not evaluate, is left out and counted. Raises DataError, naming file and
     line.
     """
-    reader = TableReader(tree, issues)
     for name in files:
         text = reader.parse(name, read_text)
         image = None if text is None else reader.image(name)

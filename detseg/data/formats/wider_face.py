@@ -38,15 +38,15 @@ class WiderFaceFormat(DatasetFormat):
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
     ) -> DetectionAnnotations:
         """Read the list of a split."""
-        return read_wider_face(source.tree, source.splits[split], issues).with_masks(masks, {}, issues)
+        reader = TableReader(source.tree, issues, self.orientation)
+        return read_wider_face(reader, source.splits[split]).with_masks(masks, {}, issues)
 
 
-def read_wider_face(tree: Tree, files: list[str], issues: IssueCollector = FAIL_FAST) -> DetectionAnnotations:
-    """Read lists, paths relative to the root of ``tree``; faces marked as invalid are left out and counted.
+def read_wider_face(reader: TableReader, files: list[str]) -> DetectionAnnotations:
+    """Read lists, paths relative to the root of the reader's tree; faces marked as invalid are left out and counted.
 
     Raises DataError, naming file and line.
     """
-    reader = TableReader(tree, issues)
     for name in files:
         for title, start, faces in reader.parse(name, _images) or []:
             match = FILE.search(name)

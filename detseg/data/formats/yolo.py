@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from detseg.data.annotations.builder import Box, Builder, Orientation, polygon_area, polygon_box
+from detseg.data.annotations.builder import Box, Builder, polygon_area, polygon_box
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import Orientation
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, Issue, IssueCollector, shifted
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import WHOLE, ConversionReport, DatasetFormat, DatasetSource
@@ -35,16 +36,16 @@ class YoloFormat(DatasetFormat):
 
     ``labels`` chooses one of several folders of labels; ``names`` is the file, relative to the folder, that names the
     classes, by default any such file. Images without a file of labels are background, if other images of their folder
-    have one. ``orientation`` tells if the labels of images with an EXIF orientation are for the image as viewers show
-    it, or for the pixels as stored.
+    have one.
     """
 
     name = "YOLO"
     tasks = ("detection", "instance_segmentation")
     marks = "a .txt for each image, and data.yaml"
 
-    def __init__(self, labels: str | None = None, names: str | None = None, orientation: Orientation = "shown") -> None:
-        self.labels, self.names, self.orientation = labels, names, orientation
+    def __init__(self, labels: str | None = None, names: str | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.labels, self.names = labels, names
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """List the sets of labels: one for each name of a folder that starts with ``label``, one for all the others."""

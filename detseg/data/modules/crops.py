@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.annotations.images import read_image
+from detseg.data.annotations.images import Orientation, read_image
 from detseg.data.formats.image_folders import list_images
 from detseg.errors import DataError
 
@@ -30,6 +30,7 @@ class ClassificationCrops:
     labels: NDArray[np.int64]  # (N,) 0..K-1
     boxes: NDArray[np.float64] | None = None  # (N, 4) xyxy, the part of each file that counts; None: all of it
     sizes: NDArray[np.int32] | None = None  # (N, 2) height and width of the files as the boxes were labelled
+    orientation: Orientation = "shown"
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -56,7 +57,7 @@ class ClassificationCrops:
             return square(read_image(self.files[row]), side)
         height, width = self.sizes[row].tolist()
         x1, y1, x2, y2 = surrounding(self.boxes[row], height, width)
-        return square(read_image(self.files[row], (height, width))[y1:y2, x1:x2], side)
+        return square(read_image(self.files[row], (height, width), orientation=self.orientation)[y1:y2, x1:x2], side)
 
 
 def surrounding(box: NDArray[np.float64], height: int, width: int) -> tuple[int, int, int, int]:
@@ -117,6 +118,7 @@ def from_annotations(annotations: DetectionAnnotations) -> ClassificationCrops:
         annotations.labels[kept],
         annotations.boxes[kept],
         annotations.sizes[images],
+        annotations.orientation,
     )
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from detseg.configurable import to_config
 from detseg.data.annotations.detection import DetectionAnnotations, concat_tables
-from detseg.data.annotations.images import read_image
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.format_detection import AUTO
@@ -58,7 +57,7 @@ class DetectionDataset(SampleDataset[DetectionAnnotations]):
             drawn = table.masks.draw(np.flatnonzero(learnt) + objects.start, height, width)
             masks = box_masks(drawn, torch.from_numpy(boxes)).numpy()
         return ImageSample(
-            image=read_image(table.path(row), (height, width)),
+            image=table.read_image(row, (height, width)),
             boxes=boxes,
             labels=table.labels[objects][learnt],
             masks=masks,

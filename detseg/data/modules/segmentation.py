@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from detseg.data.annotations.images import read_image
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.dataset import SampleDataset
@@ -21,8 +20,7 @@ class SegmentationDataset(SampleDataset[SemanticAnnotations]):
     def read(self, row: int) -> ImageSample:
         """Read an image with its semantic mask."""
         semantic = self.annotations.labels(row)
-        height, width = semantic.shape
-        image = read_image(self.annotations.path(row), (height, width), self.annotations.source(row))
+        image = self.annotations.read_image(row, semantic.shape, self.annotations.source(row))
         return ImageSample(image, semantic=semantic)
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,17 @@ from detseg.check.repair import repair
 from detseg.check.training_checks import check_before_training
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.formats.base import DatasetFormat
+from detseg.data.formats.coco.detection import CocoFormat
+from detseg.data.formats.createml import CreateMlFormat
 from detseg.data.formats.csv import CsvFormat
 from detseg.data.formats.format_detection import detect_source
+from detseg.data.formats.kitti import KittiFormat
+from detseg.data.formats.voc.detection import VocFormat
 from detseg.data.formats.yolo import YoloFormat
+from detseg.data.modules.detection import DetectionDataset
+from detseg.data.modules.segmentation import SegmentationDataset
 from detseg.errors import DataError
 from tests.data import made, sets
 from tests.data.sets import Picture, Truth, write
@@ -338,6 +346,91 @@ def test_orientation_without_a_size(tmp_path: Path) -> None:
     (issue,) = look(table).of_kind("image-turned")
     assert "1 of their boxes reach beyond them, 0 with `format.orientation='stored'`" in issue.message
     assert boxes(look(table, CsvFormat(orientation="stored"))) == [[2, 3, 38, 14]]
+
+
+def in_createml(root: Path) -> DatasetFormat:
+    coordinates = {"x": 20, "y": 8, "width": 36, "height": 10}
+    entry = {"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": coordinates}]}
+    write(root / "a.createml.json", json.dumps([entry]))
+    return CreateMlFormat(orientation="stored")
+
+
+def in_coco(root: Path) -> DatasetFormat:
+    content: dict[str, Any] = sets.coco_content([Picture("a", 0, 0, [("cat", 2, 3, 38, 13)])])
+    content["images"][0] = {"id": 1, "file_name": "a.jpg"}
+    write(root / "a.json", json.dumps(content))
+    return CocoFormat(orientation="stored")
+
+
+def in_voc(root: Path) -> DatasetFormat:
+    write(root / "a.xml", f"<annotation>{made.box('cat', 3, 4, 38, 13)}</annotation>")
+    return VocFormat(orientation="stored")
+
+
+def in_kitti(root: Path) -> DatasetFormat:
+    write(root / "a.txt", "cat 0 0 0 2 3 38 13 1 1 1 1 1 1 1\n")
+    return KittiFormat(orientation="stored")
+
+
+@pytest.mark.parametrize("build", [in_createml, in_coco, in_voc, in_kitti])
+@pytest.mark.parametrize("orientation", [3, 8])
+def test_orientation_in_any_format(
+    tmp_path: Path, build: Callable[[Path], DatasetFormat], orientation: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[3:13, 2:38] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    stored = build(tmp_path)
+    (issue,) = look(tmp_path).of_kind("image-turned")
+    assert "1 images such as a.jpg are labelled as shown" in issue.message
+    with caplog.at_level(logging.INFO):
+        table = detect_source(tmp_path).read("all")
+    assert issue.message in caplog.text
+    assert look(tmp_path, stored).of_kind("image-rotated")
+    for format, inside in (("auto", False), (stored, True)):
+        table = detect_source(tmp_path, format).read("all")  # type: ignore[arg-type]
+        assert isinstance(table, DetectionAnnotations)
+        image = DetectionDataset(table, [], False).read(0).image
+        assert image.shape[:2] == ((40, 30) if orientation == 8 and not inside else (30, 40))
+        assert (image[3:13, 2:38].min() > 200) == inside
+    repair(look(tmp_path, stored), tmp_path.parent / f"{tmp_path.name}_out", lambda: None)
+    again = look(tmp_path.parent / f"{tmp_path.name}_out")
+    assert (boxes(again), kinds(again)) == ([[2, 3, 38, 13]], {})
+
+
+def test_orientation_where_the_size_says_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    sets.coco(tmp_path, TRUTH)
+    Image.new("RGB", (30, 40)).save(tmp_path / "val" / "c.png", exif=exif)
+    (issue,) = look(tmp_path).of_kind("image-turned")
+    assert "c.png: viewers mirror it or turn it upside down; its labels are taken to be for the image as shown" in str(
+        issue
+    )
+    rows = np.arange(256, dtype=np.uint8)
+    table = SemanticAnnotations(("a",), (0,), tmp_path, np.array(["a.png"]), np.arange(1), Mask(), rows)
+    data = SegmentationDataset(table, [], False)
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert data.read(0).image[0].max() == 0
+    data.annotations = replace(table, orientation="stored")
+    assert data.read(0).image[0].min() == 255
+
+
+class Mask:
+    """A mask of one class."""
+
+    def read(self, index: int, issues: object = None) -> np.ndarray:
+        return np.zeros((4, 6), np.uint8)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return 4, 6
+
+    def source(self, index: int) -> Path:
+        return Path("mask")
 
 
 @pytest.mark.parametrize(

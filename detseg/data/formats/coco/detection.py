@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import FAIL_FAST, Issue, IssueCollector
@@ -45,7 +45,8 @@ class CocoFiles(DatasetFormat):
     ``images`` are folders of images by split, relative to the root; by default they are found.
     """
 
-    def __init__(self, images: dict[str, str] | None = None) -> None:
+    def __init__(self, images: dict[str, str] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.images = images or {}
 
     def open(self, root: Path, names: Mapping[str, str] = NO_NAMES) -> DatasetSource:
@@ -147,7 +148,7 @@ class CocoFormat(CocoFiles):
     ) -> DetectionAnnotations:
         """Read the file of a split."""
         part = source.splits[split]
-        return read_coco(part.file, self._folder(source, part, issues), masks, issues)
+        return read_coco(part.file, self._folder(source, part, issues), masks, issues, self.orientation)
 
     def write(
         self, splits: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detseg.data.annotations.cache import cached
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_size
+from detseg.data.annotations.images import ImageSizes, Orientation
 from detseg.data.annotations.issues import FAIL_FAST, FailFastSummary, IssueCollector, shifted
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.coco.columns import (
@@ -53,7 +53,11 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def read_coco(
-    file: Path, images: Path, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    file: Path,
+    images: Path,
+    masks: MaskReading = "none",
+    issues: IssueCollector = FAIL_FAST,
+    orientation: Orientation = "shown",
 ) -> DetectionAnnotations:
     """Read a COCO annotation file whose ``file_name`` are relative to the folder ``images``.
 
@@ -62,9 +66,9 @@ def read_coco(
     entry, for missing or broken labels; ``masks`` tells which masks are read.
     """
     if issues.collects:
-        table, _ = _read(file, images, masks, issues)
+        table, _ = _read(file, ImageSizes(images, issues, orientation), masks)
     else:
-        table = cached(file, [str(images), masks], lambda: _read_and_log(file, images, masks))
+        table = cached(file, [str(images), masks], lambda: _read_and_log(file, images, masks, orientation))
     if count := int(table.difficult.sum()):
         log.info("%s: %d objects are difficult: 1, and are not trained on", file, count)
     names = table.files.tolist()
@@ -72,17 +76,20 @@ def read_coco(
     return table if paths == names else replace(table, files=np.array(paths, dtype=np.str_))
 
 
-def _read_and_log(file: Path, images: Path, masks: MaskReading) -> tuple[DetectionAnnotations, bool]:
+def _read_and_log(
+    file: Path, images: Path, masks: MaskReading, orientation: Orientation
+) -> tuple[DetectionAnnotations, bool]:
     """Read as ``_read``, and log warnings at once, as a cache keeps those that are logged."""
     summary = FailFastSummary()
-    result = _read(file, images, masks, summary)
+    result = _read(file, ImageSizes(images, summary, orientation), masks)
     summary.log(file)
     return result
 
 
 @without_garbage_collection()
-def _read(file: Path, images: Path, masks: MaskReading, issues: IssueCollector) -> tuple[DetectionAnnotations, bool]:
+def _read(file: Path, image_sizes: ImageSizes, masks: MaskReading) -> tuple[DetectionAnnotations, bool]:
     """Read as ``read_coco``; tell if the result depends on the file alone, without searching or measuring images."""
+    images, issues = image_sizes.root, image_sizes.issues
     content = (None if issues.collects else _in_pieces(file, masks)) or _at_once(file, images, masks, issues)
     image_ids, files, sizes, cacheable = _images(file, images, content.pop("images"))
     objects, rows = _listed(file, content.pop("annotations"), image_ids, masks, issues)
@@ -97,12 +104,14 @@ def _read(file: Path, images: Path, masks: MaskReading, issues: IssueCollector) 
     category_ids = _classes(file, content["categories"], set(np.unique(objects.categories).tolist()))
     labels = _labels(file, objects.ids, objects.categories, tuple(category_ids.values()))
     cacheable = cacheable and bool((sizes > 0).all())
-    complete = _complete(sizes, files, images, issues)
-    packed, reasons = (None, {}) if masks == "none" else objects.masks(complete[rows])
+    for row in np.flatnonzero((sizes <= 0).any(axis=1)).tolist():  # sizes that the file does not give
+        sizes[row] = image_sizes.read(str(files[row]))
+    image_sizes.report(file, files[rows].tolist(), objects.boxes)
+    packed, reasons = (None, {}) if masks == "none" else objects.masks(sizes[rows])
     table = from_columns(
         file,
         category_ids,
-        ImageColumns(root=images, files=files, ids=image_ids, sizes=complete),
+        ImageColumns(root=images, files=files, ids=image_ids, sizes=sizes),
         ObjectColumns(
             image_index=rows,
             boxes=objects.boxes,
@@ -275,12 +284,3 @@ def _classes(file: Path, categories: list[dict[str, Any]], used: set[int]) -> di
             twice = next(value for value in values if values.count(value) > 1)
             raise DataError(f"{file}: more than one category has the name or id {twice!r}; make them differ")
     return {name: number for number, name in classes}
-
-
-def _complete(
-    sizes: NDArray[np.int32], files: NDArray[np.str_], images: Path, issues: IssueCollector
-) -> NDArray[np.int32]:
-    """Read the sizes that the annotations do not give from the images."""
-    for row in np.flatnonzero((sizes <= 0).any(axis=1)):
-        sizes[row] = image_size(images / str(files[row]), issues)
-    return sizes

@@ -45,8 +45,8 @@ class CocoSemanticFormat(CocoFiles):
     tasks = ("semantic_segmentation",)
     marks = ".json with images, annotations, categories"
 
-    def __init__(self, classes: list[str] | None = None, images: dict[str, str] | None = None) -> None:
-        super().__init__(images)
+    def __init__(self, classes: list[str] | None = None, images: dict[str, str] | None = None, **settings: Any) -> None:
+        super().__init__(images, **settings)
         self.classes = classes
 
     def detect(self, tree: Tree) -> list[DatasetSource]:

@@ -80,9 +80,9 @@ class VocFormat(DatasetFormat):
         """Read the images of a list, or the annotation files of a split."""
         files = source.splits[split]
         if isinstance(files, list):
-            return read_xml(source.tree, files, masks, issues)
+            return read_xml(source.tree, files, masks, issues, self.orientation)
         root = source.location
-        return read_voc(root, find_ids(root, files, _kind(root, masks)), masks, issues)
+        return read_voc(root, find_ids(root, files, _kind(root, masks)), masks, issues, self.orientation)
 
     def write(
         self, splits: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None]

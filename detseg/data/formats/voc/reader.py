@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detseg.constants import IGNORE_INDEX
 from detseg.data.annotations.builder import rotated_boxes
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
-from detseg.data.annotations.images import image_size, read_numbers
+from detseg.data.annotations.images import ImageSizes, Orientation, read_numbers
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import NONE, RLE, WITHOUT, MaskReading, concat_masks
 from detseg.data.formats.layout import Tree, parse_xml, read_flag
@@ -37,7 +37,11 @@ class Objects:
 
 
 def read_voc(
-    root: Path, ids: Sequence[str], masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    root: Path,
+    ids: Sequence[str],
+    masks: MaskReading = "none",
+    issues: IssueCollector = FAIL_FAST,
+    orientation: Orientation = "shown",
 ) -> DetectionAnnotations:
     """Read the images ``ids`` (file stems) of a folder that holds annotations and images, as ``find_voc`` returns it.
 
@@ -53,11 +57,15 @@ def read_voc(
     segments = None if masks == "none" else subfolder(root, "segmentationobject")
     if segments is None and masks in ("all", "valid"):
         raise DataError(f"{root}: its objects have no masks, for want of a folder SegmentationObject; {WITHOUT}")
-    return _Reader(folder.root, images.root, issues).read(pairs, segments, masks)
+    return _Reader(folder.root, ImageSizes(images.root, issues, orientation)).read(pairs, segments, masks)
 
 
 def read_xml(
-    tree: Tree, files: Sequence[str], masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
+    tree: Tree,
+    files: Sequence[str],
+    masks: MaskReading = "none",
+    issues: IssueCollector = FAIL_FAST,
+    orientation: Orientation = "shown",
 ) -> DetectionAnnotations:
     """Read annotation files that lie anywhere, paths relative to the root of ``tree``, as ``read_voc`` reads them.
 
@@ -68,7 +76,7 @@ def read_xml(
     for name in files:
         if image := _find_image(tree.root / name, name, tree, issues):
             pairs[name] = image
-    return _Reader(tree.root, tree.root, issues).read(pairs, None, masks)
+    return _Reader(tree.root, ImageSizes(tree.root, issues, orientation)).read(pairs, None, masks)
 
 
 def _find_image(file: Path, name: str, images: Tree, issues: IssueCollector) -> str | None:
@@ -93,10 +101,11 @@ def _find_image(file: Path, name: str, images: Tree, issues: IssueCollector) -> 
 
 
 class _Reader:
-    """Reads annotation files below ``folder``, of images below ``images``."""
+    """Reads annotation files below ``folder``, of images below the root of ``image_sizes``."""
 
-    def __init__(self, folder: Path, images: Path, issues: IssueCollector) -> None:
-        self.folder, self.images, self.issues = folder, images, issues
+    def __init__(self, folder: Path, image_sizes: ImageSizes) -> None:
+        self.folder, self.images, self.issues = folder, image_sizes.root, image_sizes.issues
+        self.image_sizes = image_sizes
         self.objects = Objects()
         self.zero_based: list[str] = []  # files with a box that begins at 0
         self.parts = 0  # of objects
@@ -107,18 +116,9 @@ class _Reader:
         sizes = np.zeros((len(pairs), 2), dtype=np.int32)
         for index, (name, image) in enumerate(pairs.items()):
             path = self.images / image
-            sizes[index] = self._read_file(self.folder / name, path, index) or image_size(path, self.issues)
-        if self.zero_based:
-            message = (
-                f"{self.folder}: {len(self.zero_based)} of {len(pairs)} files such as {self.zero_based[0]} have "
-                "corners of 0, though VOC counts pixels from 1: if a program counted from 0 in all files, all boxes "
-                "begin a pixel too far to the left and to the top"
-            )
-            self.issues.report("box-zero-based", self.folder, message)
-        if self.parts:
-            self.issues.report(
-                "label-unused", self.folder, f"{self.folder}: {self.parts} parts of objects are not read"
-            )
+            sizes[index] = self._read_file(self.folder / name, path, index) or self.image_sizes.read(image)
+        files = list(pairs.values())
+        self._report(files)
         packed: list[tuple[int, bytes]] = []
         reasons: dict[int, str] = {}
         counts = np.bincount(np.array(objects.image_index, dtype=np.int64), minlength=len(pairs)).tolist()
@@ -136,7 +136,7 @@ class _Reader:
             {name: number for number, name in enumerate(names, start=1)},
             ImageColumns(
                 root=self.images,
-                files=list(pairs.values()),
+                files=files,
                 ids=np.array([name.removesuffix(".xml") for name in pairs], dtype=np.str_),
                 sizes=sizes,
             ),
@@ -150,6 +150,21 @@ class _Reader:
             ),
             self.issues,
         ).with_masks(masks, reasons, self.issues)
+
+    def _report(self, files: Sequence[str]) -> None:
+        """Report issues of all the ``files`` of images together."""
+        if self.zero_based:
+            message = (
+                f"{self.folder}: {len(self.zero_based)} of {len(files)} files such as {self.zero_based[0]} have "
+                "corners of 0, though VOC counts pixels from 1: if a program counted from 0 in all files, all boxes "
+                "begin a pixel too far to the left and to the top"
+            )
+            self.issues.report("box-zero-based", self.folder, message)
+        if self.parts:
+            self.issues.report(
+                "label-unused", self.folder, f"{self.folder}: {self.parts} parts of objects are not read"
+            )
+        self.image_sizes.report(self.folder, [files[index] for index in self.objects.image_index], self.objects.boxes)
 
     def _read_file(self, file: Path, image: Path, index: int) -> tuple[int, int] | None:
         """Add the objects of the file of one image; return the image's height and width, None if they are missing."""

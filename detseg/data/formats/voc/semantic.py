@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,8 @@ class VocSemanticFormat(DatasetFormat):
     tasks = ("semantic_segmentation",)
     marks = "folders JPEGImages and SegmentationClass"
 
-    def __init__(self, sbd: str | None = None, classes: list[str] | None = None) -> None:
+    def __init__(self, sbd: str | None = None, classes: list[str] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.sbd = sbd
         self.classes = classes or list(VOC_CLASSES)
 
