@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.transforms.geometry import fit
 from detseg.modules.anchor_generator import AnchorGenerator
+from detseg.resizing import fit
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6 (Feature pyramid networks, section 4.1)
 MAX_LONG_EDGE = 1333 / 800  # in units of the short edge, as in ``Transforms``

@@ -1,16 +1,8 @@
-"""Predictions: `detseg.load` gives a `Predictor`, which gives results."""
+"""Predictions: `detseg.load` gives a `Predictor`, which gives results.
 
-from detseg.inference.loading import load
-from detseg.inference.predictor import Predictor
-from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
-from detseg.models.tta import TTAConfig
+Names are imported on first use (see ``__init__.pyi``), so that results need no torch.
+"""
 
-__all__ = [
-    "ClassificationResult",
-    "DetectionResult",
-    "Predictor",
-    "Result",
-    "SemanticResult",
-    "TTAConfig",
-    "load",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, Union
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from detseg.data.annotations.images import SUFFIXES, read_image
 from detseg.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ImageArray = NDArray[np.uint8]  # (h, w, 3), RGB
-ImageSource = Path | NDArray[np.uint8] | Image.Image | Tensor  # one image
+ImageSource = Union[Path, NDArray[np.uint8], Image.Image, "Tensor"]  # one image
 Images = str | ImageSource | Iterable[str | ImageSource]
 
 
@@ -50,7 +52,9 @@ def iterate_images(images: Images) -> Iterator[ImageSource]:
     """Iterate over single images: files one by one, and the images of a list, an iterator or a 4-dimensional batch."""
     if isinstance(images, (str, Path)):
         yield from find_images(images)
-    elif isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4):
+    elif isinstance(images, Image.Image) or (
+        (isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim < 4
+    ):
         yield images
     else:
         for item in images:
@@ -69,11 +73,21 @@ def open_image(source: ImageSource) -> InputImage:
         return InputImage(read_image(source), source)
     if isinstance(source, Image.Image):
         return InputImage(_from_pil(source))
-    if isinstance(source, Tensor):
+    if _is_tensor(source):
         return InputImage(_from_tensor(source))
     if isinstance(source, np.ndarray):
         return InputImage(_to_rgb(source))
     raise DataError(f"cannot predict on a {type(source).__name__}; give a path, an array, a PIL image or a tensor")
+
+
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Tell tensors from other images without importing torch, which need not be installed."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _is_array(value: Any) -> TypeGuard[NDArray[Any] | Tensor]:
+    return isinstance(value, np.ndarray) or _is_tensor(value)
 
 
 def _from_pil(image: Image.Image) -> ImageArray:
@@ -87,7 +101,7 @@ def _from_tensor(image: Tensor) -> ImageArray:
     if image.is_floating_point():
         if image.numel() and not (image.min() >= 0 and image.max() <= 1):
             raise DataError("an image tensor in floating point must lie between 0 and 1; divide 8-bit values by 255")
-        image = (255 * image).round().to(torch.uint8)
+        image = (255 * image).round().byte()
     return _to_rgb(image.detach().movedim(0, -1).cpu().numpy() if image.ndim == 3 else image.detach().cpu().numpy())
 
 

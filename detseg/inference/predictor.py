@@ -20,7 +20,8 @@ from detseg.inference.preprocessing import padded_shape, preprocess, to_batch
 from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
-from detseg.models.tta import TTAConfig, predict_semantic
+from detseg.models.tta import TTAConfig as TTAConfig
+from detseg.models.tta import predict_semantic
 from detseg.modules.eval_mode import eval_mode
 from detseg.ops.rle import box_masks_to_rle
 from detseg.proposals.selective_search import selective_search

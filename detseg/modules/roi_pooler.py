@@ -38,7 +38,7 @@ class RoIPooler(Configurable):
         """
         boxes = as_float(torch.where(regions.valid[..., None], regions.boxes, 0))  # padding may hold anything
         level = assign_levels(boxes, strides)[..., None]
-        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+        image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
         pooled: Tensor | None = None
         for index, (feature, stride) in enumerate(zip(features[: len(strides)], strides, strict=True)):
             # Boxes of other levels shrink to a point: cheap to pool, and replaced by their own level's result.

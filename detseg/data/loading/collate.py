@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detseg.data.transforms.geometry import fit
 from detseg.preprocessing import Preprocessing, ResizeConfig
+from detseg.resizing import fit
 from detseg.structures import STRIDE, Batch, Instances, Sample
 
 FEWEST = 4  # objects that a batch has room for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detseg.ops.masks import box_masks
 from detseg.ops.rle import paste_mask
+from detseg.resizing import resize
 
 NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 NO_LABELS = np.zeros(0, dtype=np.int64)
@@ -27,26 +28,6 @@ class ImageSample(NamedTuple):
     proposals: NDArray[np.float32] | None = None  # (m, 4) xyxy, pixels of ``image``
     semantic: NDArray[np.uint8] | None = None  # (h, w) class of each pixel, or IGNORE_INDEX
     frame: tuple[int, int] | None = None  # height and width that mixing fills; None: those of ``image``
-
-
-def fit(sizes: NDArray[Any], size: int, max_size: int) -> NDArray[np.int64]:
-    """Return heights and widths (..., 2) with a short edge of ``size``, or less to keep the long edge to ``max_size``.
-
-    The aspect ratio is kept, as by torchvision's and detectron2's detectors.
-    """
-    exact = sizes.astype(np.float64)
-    scale = np.minimum(size / exact.min(axis=-1), max_size / exact.max(axis=-1))
-    fitted: NDArray[np.int64] = np.floor(exact * scale[..., None] + 0.5).clip(1).astype(np.int64)
-    return fitted
-
-
-def resize(
-    image: NDArray[np.uint8], height: int, width: int, interpolation: int = cv2.INTER_LINEAR
-) -> NDArray[np.uint8]:
-    """Resize an image (h, w, 3) or a map of labels (h, w)."""
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
 
 
 def scale(sample: ImageSample, height: int, width: int, interpolation: int = cv2.INTER_LINEAR) -> ImageSample:

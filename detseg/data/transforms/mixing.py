@@ -10,7 +10,6 @@ from detseg.data.transforms.geometry import (
     ImageSample,
     concat,
     crop,
-    fit,
     full_mask,
     mask_bounds,
     pad_to,
@@ -19,6 +18,7 @@ from detseg.data.transforms.geometry import (
 )
 from detseg.data.transforms.transform import MixTransform, Resize
 from detseg.errors import ConfigError
+from detseg.resizing import fit
 
 GREY = 114  # of a mosaic outside its images, as in YOLO
 PASTED = 0.5  # probability of each object to be pasted (Ghiasi et al., section 3: a random subset)

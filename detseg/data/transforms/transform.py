@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 
 from detseg.configurable import Configurable
-from detseg.data.transforms.geometry import ImageSample, clip_proposals, crop, fit, hflip, scale
+from detseg.data.transforms.geometry import ImageSample, clip_proposals, crop, hflip, scale
 from detseg.errors import ConfigError
 from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
+from detseg.resizing import center_window, fit, to_square
 
 ASPECT = 4 / 3  # of a random crop for classification, at most, either way (GoogLeNet, section 6)
-CENTRE = 0.875  # share of the short edge in a center crop: 224 of 256 pixels (AlexNet, section 4.1)
 SampleOther = Callable[[np.random.Generator], ImageSample]  # draws another image of the data set
 
 
@@ -203,10 +202,8 @@ def preprocess(sample: ImageSample, config: Preprocessing) -> ImageSample:
     if isinstance(config, ResizeConfig):
         sample = _resize_short_edge(sample, config.min_size, config.max_size)
     elif isinstance(config, CenterCropConfig):
-        height, width = sample.image.shape[:2]
-        edge = max(round(CENTRE * min(height, width)), 1)
-        top, left = (height - edge) // 2, (width - edge) // 2
-        sample = _scale_to_square(crop(sample, left, top, left + edge, top + edge), config.size)
+        left, top, side = center_window(*sample.image.shape[:2])
+        sample = _scale_to_square(crop(sample, left, top, left + side, top + side), config.size)
     return clip_proposals(sample)
 
 
@@ -225,6 +222,4 @@ def _crop_around_boxes(sample: ImageSample, generator: np.random.Generator) -> I
 
 
 def _scale_to_square(sample: ImageSample, size: int) -> ImageSample:
-    """Scale to a square. Means of pixels, where it shrinks, leave no moire patterns."""
-    method = cv2.INTER_AREA if min(sample.image.shape[:2]) > size else cv2.INTER_LINEAR
-    return scale(sample, size, size, method)
+    return scale(sample, size, size, to_square(sample.image.shape, size))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg.data.loading.collate import assign_bucket, collate, default_pad_shapes
-from detseg.data.transforms.geometry import fit
+from detseg.resizing import fit
 from detseg.structures import Sample
 
 STANDARD = [(800, 800), (800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800)]

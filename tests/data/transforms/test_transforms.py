@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detseg.data.transforms import Albumentations, ImageSample, RandomHorizontalFlip, Resize
-from detseg.data.transforms.geometry import fit
 from detseg.data.transforms.transform import apply_transforms, preprocess, preprocessing_of
 from detseg.errors import ConfigError
+from detseg.resizing import fit
 
 
 def picture(height: int, width: int, boxes: list[list[int]]) -> ImageSample:
