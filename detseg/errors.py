@@ -23,6 +23,10 @@ class CheckpointError(DetsegError):
     """A checkpoint or weights file that is missing, broken or of another model."""
 
 
+class ExportError(DetsegError):
+    """An exported model that does not compute what its checkpoint does."""
+
+
 def explain_content(path: Path) -> str | None:
     """Recognise a download that failed by the first bytes of a file, and say how to get the file itself.
 

@@ -10,13 +10,24 @@ import detseg
 
 PACKAGE = Path(detseg.__file__).parent
 
-GROUND = {"compat", "constants", "errors", "folders", "configurable", "preprocessing", "structures", "weights"}
+GROUND = {
+    "compat",
+    "constants",
+    "errors",
+    "folders",
+    "configurable",
+    "preprocessing",
+    "resizing",
+    "structures",
+    "weights",
+}
 BELOW: dict[str, set[str]] = {
     "compat": set(),
     "constants": set(),
     "errors": set(),
     "structures": {"constants"},
     "preprocessing": set(),
+    "resizing": {"preprocessing"},
     "progress": set(),
     "draw": set(),
     "folders": {"errors"},
@@ -32,14 +43,15 @@ BELOW: dict[str, set[str]] = {
     "check": GROUND | {"ops", "modules", "data", "draw"},
     "tasks": GROUND | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress"},
     "inference": GROUND | {"ops", "modules", "models", "data", "proposals", "draw", "checkpoint", "model_zoo"},
-    "export": GROUND | {"ops", "modules", "models", "model_zoo"},
+    "runtime": GROUND | {"ops", "inference"},
+    "export": GROUND | {"ops", "kernels", "modules", "models", "model_zoo", "data", "draw", "metrics", "runtime"},
     "callbacks": GROUND | {"ops", "metrics", "tasks", "draw"},
     "model_zoo": GROUND | {"modules", "models", "data"},
     "checkpoint": GROUND | {"data", "tasks"},
     "analysis": GROUND | {"modules", "models", "draw"},
     "cli": GROUND
     | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}
-    | {"callbacks", "checkpoint", "analysis", "check", "export", "model_zoo"},
+    | {"callbacks", "checkpoint", "analysis", "check", "export", "model_zoo", "runtime"},
 }
 """What each part may import, besides itself."""
 
@@ -49,6 +61,10 @@ ONLY: dict[str, tuple[str, ...]] = {
     "albumentations": ("data/transforms/",),
     "matplotlib": ("analysis/",),
     "jinja2": ("check/",),
+    "onnx": ("export/",),
+    "onnxscript": ("export/",),
+    "onnxruntime": ("runtime/",),
+    "openvino": ("export/", "runtime/"),
     "faster_coco_eval": ("metrics/", "data/annotations/masks.py"),
 }
 """Where some libraries may be imported, and nowhere else."""
