@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -45,3 +49,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real photographs in ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path, dict[str, Any]]]:
+    """Models of ``tests.export.models`` by name with their ONNX file and report, exported once for all processes."""
+    from detseg.export.delivery import REPORT, export
+    from tests.export.models import IMAGES, SIZES, make
+
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def get(name: str) -> tuple[Any, Path, dict[str, Any]]:
+        model, path = make(name), shared / f"{name}.onnx"
+        report = path.with_name(path.name + REPORT)
+        with FileLock(shared / f"{name}.lock"):
+            if not report.exists():
+                export(model, path, "onnx", SIZES.get(name), count=IMAGES)
+        return model, path, json.loads(report.read_text())
+
+    return get

@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "convert detectors and FCNs from torchvision and back",
     "convert-data": "write a data set in the format of COCO, VOC or YOLO",
     "publish": "export a checkpoint as safetensors with a model card",
+    "export": "write a model for ONNX Runtime, OpenVINO or PyTorch, proved equal",
     "models": "list the backbones, their costs and their pretrained weights",
     "probe": "train linear classifiers on the features of each layer",
     "visualize": "show the inputs that excite the channels of a layer",

@@ -1,0 +1,213 @@
+"""Proof that an exported model computes what its checkpoint does, on images made to break exports.
+
+Both see the same batches of 1, 3 and 8 images: drawn shapes or given images, and an empty one, a single pixel, one that
+fills the frame with noise, and one crowded with shapes. The rules:
+
+- Detections match one to one: the same label, corners within ``BOX`` pixels, scores within ``SCORE``, best first.
+- Mask probabilities lie on the same side of 0.5, except for a share of ``MASK`` of all cells.
+- Pixels of a segmenter have the same label unless the two labels' logits differ by less than ``LOGIT``.
+- Probabilities of a classifier agree within ``SCORE``.
+- The average precision of given images with objects agrees within ``AP``.
+- A tie is an image in which detections do not match because rounding decides about them: the checkpoint itself gives
+  or leaves out each of them with other rounding (see ``ties``). A share of ``TIED`` of the images may be ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detseg import kernels
+from detseg.export.graph import Frame, make_graph
+from detseg.export.matching import BOX, SCORE, Arrays, disorder, match_detections
+from detseg.export.proof_images import ProofImage, drawn_proposals
+from detseg.export.ties import ROUNDING, THRESHOLD, is_tie
+from detseg.metrics import CocoAP
+from detseg.models import Classifier, Detector, Segmenter
+from detseg.models.model import Model
+from detseg.structures import Instances, rescale
+
+MASK, LOGIT, AP, TIED = 1e-4, 1e-3, 1e-4, 0.02
+BATCHES = (1, 3, 8)
+ENOUGH = 3  # failures, after which the comparison ends
+Engine = Callable[[Arrays], Arrays]
+
+
+@dataclass
+class Proof:
+    """Results of a comparison; it is passed if there are no ``failures``."""
+
+    images: int = 0
+    detections: int = 0
+    max_box_difference: float = 0.0  # pixels
+    max_score_difference: float = 0.0
+    mask_cells: int = 0
+    mask_cells_differing: int = 0
+    pixels_differing: int = 0
+    ap: dict[str, list[float]] = field(default_factory=dict)  # of the checkpoint and of the file, if there are objects
+    ties: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        """Return all values with the tolerances."""
+        limits = {"box": BOX, "score": SCORE, "mask": MASK, "logit": LOGIT, "ap": AP, "tied": TIED}
+        limits |= {"tie_score": ROUNDING, "tie_iou": THRESHOLD}
+        return {"passed": not self.failures, **asdict(self), "tolerances": limits, "batches": list(BATCHES)}
+
+
+def prove(model: Model, engine: Engine, frame: Frame, images: Iterable[ProofImage], count: int) -> Proof:
+    """Compare an exported model with its checkpoint on ``count`` of the images."""
+    proof = Proof()
+    reference = Reference(model)
+    metrics = CocoAP(), CocoAP()
+    remaining = islice(images, count)
+    for size in cycle(BATCHES):
+        batch = list(islice(remaining, size))
+        if not batch:
+            break
+        inputs = reference.inputs(batch, frame)
+        try:
+            expected, actual = reference(inputs), engine(inputs)
+        except Exception as error:  # of the library that runs the file
+            proof.failures.append(f"{batch[0].name}: a batch of {len(batch)} cannot be computed: {error}")
+            break
+        shapes = {name: value.shape for name, value in expected.items()}
+        if {name: value.shape for name, value in actual.items()} != shapes:
+            proof.failures.append(f"{batch[0].name}: outputs of shapes {shapes} are missing or of other shapes")
+            break
+        for row, image in enumerate(batch):
+            one = {name: value[row : row + 1] for name, value in inputs.items()}
+            pair = ({name: value[row] for name, value in outputs.items()} for outputs in (expected, actual))
+            reference.compare(proof, image, one, *pair)
+        for metric, outputs in zip(metrics, (expected, actual), strict=True):
+            _update(metric, batch, outputs)
+        proof.images += len(batch)
+        if len(proof.failures) >= ENOUGH:
+            break
+    _compare_ap(proof, metrics)
+    if isinstance(model, Detector) and not proof.detections:
+        proof.failures.append("nothing is detected in these images, so that they prove nothing; give others: `images`")
+    if len(proof.ties) > TIED * proof.images + 1:
+        proof.failures.append(f"{len(proof.ties)} of {proof.images} images with ties, which should be rare")
+    if proof.mask_cells_differing > MASK * proof.mask_cells:
+        proof.failures.append(f"{proof.mask_cells_differing} of {proof.mask_cells} cells of masks differ")
+    return proof
+
+
+class Reference:
+    """The model of the checkpoint, run by PyTorch with its plain operations."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.graph: Any = make_graph(model, nodes=False)
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        with torch.inference_mode(), kernels.use(fast=False):
+            outputs = self.graph(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def inputs(self, batch: Sequence[ProofImage], frame: Frame) -> Arrays:
+        """Pad images to a batch; proposals are drawn."""
+        images = np.zeros((len(batch), 3, *frame), np.uint8)
+        sizes = np.array([image.pixels.shape[:2] for image in batch], np.int64)
+        for row, image in enumerate(batch):
+            images[row, :, : sizes[row, 0], : sizes[row, 1]] = image.pixels.transpose(2, 0, 1)
+        inputs: Arrays = {"images": images}
+        if not isinstance(self.model, Classifier):
+            inputs["image_sizes"] = sizes
+        if isinstance(self.model, Detector) and self.model.needs_proposals:
+            inputs |= drawn_proposals(sizes, self.graph.model.roi_heads.strides[-1])
+        return inputs
+
+    def compare(self, proof: Proof, image: ProofImage, inputs: Arrays, expected: Arrays, actual: Arrays) -> None:
+        """Add the differences of one image to a proof."""
+        if isinstance(self.model, Detector):
+            self._compare_detections(proof, image, inputs, expected, actual)
+        elif isinstance(self.model, Segmenter):
+            self._compare_labels(proof, image, inputs, expected["labels"], actual["labels"])
+        else:
+            difference = float(np.abs(expected["scores"] - actual["scores"]).max())
+            proof.max_score_difference = max(proof.max_score_difference, difference)
+            if not difference <= SCORE:
+                proof.failures.append(f"{image.name}: probabilities differ by {difference:.2g}")
+
+    def _compare_detections(
+        self, proof: Proof, image: ProofImage, inputs: Arrays, expected: Arrays, actual: Arrays
+    ) -> None:
+        broken = disorder(actual)
+        if broken:
+            proof.failures.append(f"{image.name}: {broken}")
+            return
+        match = match_detections(expected, actual)
+        if len(match.missing) or len(match.extra):
+            # One failure is enough: the others are not explained.
+            tied = not proof.failures and is_tie(
+                match, expected, actual, lambda: {key: value[0] for key, value in self(inputs).items()}
+            )
+            (proof.ties if tied else proof.failures).append(f"{image.name}: {match}")
+        proof.detections += int(expected["num_detections"])
+        pairs = {
+            name: (expected[name][match.expected], actual[name][match.actual])
+            for name in expected
+            if name != "num_detections"
+        }
+        boxes, scores = (float(np.abs(np.subtract(*pairs[name])).max(initial=0)) for name in ("boxes", "scores"))
+        proof.max_box_difference = max(proof.max_box_difference, boxes)
+        proof.max_score_difference = max(proof.max_score_difference, scores)
+        if "masks" in pairs:
+            inside = [masks >= 0.5 for masks in pairs["masks"]]
+            proof.mask_cells += inside[0].size
+            proof.mask_cells_differing += int((inside[0] != inside[1]).sum())
+
+    def _compare_labels(
+        self, proof: Proof, image: ProofImage, inputs: Arrays, expected: NDArray[Any], actual: NDArray[Any]
+    ) -> None:
+        height, width = image.pixels.shape[:2]
+        differs = np.argwhere(expected[:height, :width] != actual[:height, :width])
+        if not len(differs):
+            return
+        proof.pixels_differing += len(differs)
+        if actual.max() >= self.model.num_classes:
+            proof.failures.append(f"{image.name}: labels up to {actual.max()}")
+            return
+        with torch.inference_mode(), kernels.use(fast=False):
+            logits = self.graph.model(*(torch.from_numpy(inputs[name]) for name in ("images", "image_sizes")))[0]
+        y, x = torch.from_numpy(differs).T
+        labels = (torch.from_numpy(each)[y, x].long() for each in (expected, actual))
+        best, other = (logits[label, y, x] for label in labels)
+        if float((best - other).max()) > LOGIT:
+            proof.failures.append(
+                f"{image.name}: {len(differs)} pixels differ, by logits of {(best - other).max():.2g}"
+            )
+
+
+def _update(metric: CocoAP, batch: Sequence[ProofImage], outputs: Arrays) -> None:
+    """Add the detections in images with annotated objects to a metric."""
+    rows = [row for row, image in enumerate(batch) if image.target is not None]
+    if not rows:
+        return
+    columns = {name: torch.from_numpy(value[rows]) for name, value in outputs.items()}
+    valid = torch.arange(columns["scores"].shape[1]) < columns.pop("num_detections")[:, None]
+    sizes = torch.tensor([batch[row].pixels.shape[:2] for row in rows])
+    targets = [batch[row].target or {} for row in rows]
+    files = torch.tensor([target["size"] for target in targets])
+    metric.update(rescale(Instances(valid=valid, **columns), sizes, files), targets)
+
+
+def _compare_ap(proof: Proof, metrics: Sequence[CocoAP]) -> None:
+    if not metrics[0].batches:
+        return
+    values = [metric.compute() for metric in metrics]
+    for name in ("AP", "AP50", "mask_AP", "mask_AP50"):
+        if name in values[0]:
+            proof.ap[name] = [float(each[name]) for each in values]
+            if abs(proof.ap[name][0] - proof.ap[name][1]) > AP:
+                proof.failures.append(
+                    f"{name} is {proof.ap[name][1]:.4f}, that of the checkpoint {proof.ap[name][0]:.4f}"
+                )

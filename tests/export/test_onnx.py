@@ -1,0 +1,177 @@
+"""Exported models: equal to their checkpoints, and refused if anything in the graph is changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from detseg.errors import ConfigError, ExportError
+from detseg.export.delivery import certify, export
+from detseg.runtime import open_engine
+from tests.export.models import CLASSES, FRAME, IMAGES, MODELS, SIZES, make
+
+SPECIAL = 4  # images: empty, one pixel, noise, a crowd
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_file_equals_its_checkpoint(name: str, exported: Any) -> None:
+    model, path, report = exported(name)
+    assert report["passed"]
+    assert report["images"] == IMAGES
+    assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    if hasattr(model, "needs_masks"):
+        assert report["detections"] > 10 * IMAGES
+        assert 0 < report["max_box_difference"] <= 1e-2
+        assert (report["mask_cells"] > 0) == model.needs_masks
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert operators & {"Loop", "If", "Scan", "SequenceAt"} == set()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_file_describes_itself(name: str, exported: Any) -> None:
+    model, path, _ = exported(name)
+    metadata = open_engine(path).metadata
+    assert metadata["classes"] == list(CLASSES)
+    assert metadata["model"] == type(model).__name__
+    assert tuple(metadata["frame"]) == SIZES.get(name, FRAME)
+    assert set(metadata["versions"]) == {"detseg", "torch", "torchvision", "python"}
+    if name == "mask_rcnn":
+        assert metadata["preprocessing"] == {"min_size": 96, "max_size": 128}
+        assert metadata["thresholds"]["nms_threshold"] == 0.5
+
+
+# Each changes one thing in the graph of a Mask R-CNN.
+
+
+def after(graph: Any, output: str, operator: str, *inputs: NodeProto, **attributes: Any) -> None:
+    """Apply an operator to an output."""
+    for node in graph.node:
+        node.output[:] = [f"{name}_before" if name == output else name for name in node.output]
+        node.input[:] = [f"{name}_before" if name == output else name for name in node.input]
+    constants = [helper.make_node("Constant", [], [f"{output}_{i}"], value=each) for i, each in enumerate(inputs)]
+    names = [each.output[0] for each in constants]
+    graph.node.extend([*constants, helper.make_node(operator, [f"{output}_before", *names], [output], **attributes)])
+
+
+def before(graph: Any, name: str, operator: str, value: Any, **attributes: Any) -> None:
+    """Apply an operator to an input."""
+    for node in graph.node:
+        node.input[:] = [f"{name}_after" if each == name else each for each in node.input]
+    constant = helper.make_node("Constant", [], [f"{name}_constant"], value=value)
+    changed = helper.make_node(operator, [name, f"{name}_constant"], [f"{name}_after"], **attributes)
+    graph.node.insert(0, changed)
+    graph.node.insert(0, constant)
+
+
+def tensor(*values: Any, kind: type = np.int64) -> TensorProto:
+    return numpy_helper.from_array(np.array(values, dtype=kind))
+
+
+def nodes(graph: Any, operator: str) -> list[NodeProto]:
+    chosen = [node for node in graph.node if node.op_type == operator]
+    assert chosen
+    return chosen
+
+
+def set_attribute(graph: Any, operator: str, name: str, value: Any) -> None:
+    for node in nodes(graph, operator):
+        kept = [attribute for attribute in node.attribute if attribute.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+def set_input(graph: Any, operator: str, position: int, value: TensorProto) -> None:
+    value.name = f"changed_{operator}_{position}"
+    graph.initializer.append(value)
+    for node in nodes(graph, operator):
+        node.input[position] = value.name
+
+
+def bypass(graph: Any, operator: str) -> None:
+    """Remove every node of an operator; its first input takes its place."""
+    for node in nodes(graph, operator):
+        node.op_type = "Identity"
+        node.input[:] = node.input[:1]
+        del node.attribute[:]
+
+
+def ignore_sizes(graph: Any) -> None:
+    before(graph, "image_sizes", "Max", tensor(FRAME))
+
+
+BREAKS: dict[str, Callable[[Any], None]] = {
+    "x and y are swapped": lambda graph: after(graph, "boxes", "Gather", tensor(1, 0, 3, 2), axis=2),
+    "boxes are rounded": lambda graph: after(graph, "boxes", "Round"),
+    "boxes are not clipped": lambda graph: bypass(graph, "Min"),
+    "NMS has another threshold": lambda graph: set_input(graph, "NonMaxSuppression", 3, tensor(0.6, kind=np.float32)),
+    "NMS keeps fewer boxes": lambda graph: set_input(graph, "NonMaxSuppression", 2, tensor(3)),
+    "RoIAlign is half a pixel off": lambda graph: set_attribute(
+        graph, "RoiAlign", "coordinate_transformation_mode", "half_pixel"
+    ),
+    "RoIAlign samples one point a bin": lambda graph: set_attribute(graph, "RoiAlign", "sampling_ratio", 1),
+    "colours are in the order BGR": lambda graph: before(graph, "images", "Gather", tensor(2, 1, 0), axis=1),
+    "images are darker": lambda graph: before(graph, "images", "Div", tensor(2, kind=np.uint8)),
+    "sizes are ignored": ignore_sizes,
+    "labels count the background": lambda graph: after(graph, "labels", "Add", tensor(1)),
+    "masks are transposed": lambda graph: after(graph, "masks", "Transpose", perm=[0, 1, 3, 2]),
+    "scores are squared": lambda graph: after(graph, "scores", "Pow", tensor(2.0, kind=np.float32)),
+    "the last detection is not counted": lambda graph: after(graph, "num_detections", "Sub", tensor(1)),
+    "regions are pooled from the first image": lambda graph: first_image(graph),
+}
+
+
+def first_image(graph: Any) -> None:
+    for number, node in enumerate(nodes(graph, "RoiAlign")):
+        zero = helper.make_node("Sub", [node.input[2], node.input[2]], [f"zero_{number}"])
+        graph.node.insert(list(graph.node).index(node), zero)
+        node.input[2] = f"zero_{number}"
+
+
+@pytest.mark.parametrize("change", BREAKS)
+def test_a_broken_graph_is_refused_and_deleted(change: str, exported: Any, tmp_path: Path) -> None:
+    model, source, _ = exported("mask_rcnn")
+    broken = onnx.load(source)
+    BREAKS[change](broken.graph)
+    path = tmp_path / "broken.onnx"
+    onnx.save(broken, path)
+    with pytest.raises(ExportError, match=r"broken\.onnx: deleted, since it does not compute"):
+        certify(model, path, FRAME, (), SPECIAL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_unbroken_graph_passes_the_same_test(exported: Any, tmp_path: Path) -> None:
+    model, source, _ = exported("mask_rcnn")
+    path = tmp_path / "whole.onnx"
+    onnx.save(onnx.load(source), path)
+    assert certify(model, path, FRAME, (), SPECIAL)["passed"]
+
+
+def test_half_precision_halves_the_weights(exported: Any, tmp_path: Path) -> None:
+    """Detections differ only by the rounding of the weights."""
+    model, source, _ = exported("classifier")
+    report = export(model, tmp_path / "half.onnx", count=SPECIAL, half=True)
+    assert report["passed"]
+    sizes = [file.stat().st_size for file in (tmp_path / "half.onnx", source)]
+    weights = sum(value.numel() for value in model.parameters() if value.ndim > 1)
+    assert 0.95 < (sizes[1] - sizes[0]) / (2 * weights) <= 1  # bytes
+    image = {"images": np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), np.uint8)}
+    scores = [open_engine(file)(image)["scores"] for file in (tmp_path / "half.onnx", source)]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 1e-2
+
+
+@pytest.mark.parametrize("frame", [(100, 128), (0, 32)])
+def test_frames_are_multiples_of_the_stride(frame: tuple[int, int], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be multiples of 32"):
+        export(make("fcn"), tmp_path / "a.onnx", "onnx", frame)
+
+
+def test_images_that_keep_their_size_need_a_frame(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give the height and width of the largest"):
+        export(make("fcn"), tmp_path / "a.onnx")
