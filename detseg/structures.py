@@ -46,6 +46,7 @@ class Sample(NamedTuple):
     masks: Tensor | None = None  # (n, S, S) uint8 box masks, see ops.masks
     proposals: Tensor | None = None  # (m, 4) float32, pixels of ``image``, best first
     semantic: Tensor | None = None  # (h, w) uint8 class of each pixel, or IGNORE_INDEX
+    seed: int = 0  # of what a training step draws at random for this image
 
 
 class Batch(NamedTuple):
@@ -58,6 +59,7 @@ class Batch(NamedTuple):
     original_sizes: Tensor  # (B, 2) int64, height and width of each image file
     proposals: Instances | None = None  # for models that do not propose regions themselves
     semantic: Tensor | None = None  # (B, H, W) int64 class of each pixel, or IGNORE_INDEX
+    seeds: Tensor | None = None  # (B,) int64, of what a step draws at random for each image
 
 
 def rescale(instances: Instances, image_sizes: Tensor, original_sizes: Tensor) -> Instances:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from detseg.errors import DataError
@@ -37,6 +38,12 @@ class Detector(Model):
         models that do not make their own.
         """
         raise NotImplementedError
+
+
+def seeds_of(batch: Batch) -> Tensor:
+    """Return the seeds (B,) of what is drawn for each image; of the global generator for a batch without any."""
+    images = batch.image_index
+    return torch.randint(2**31, images.shape, device=images.device) if batch.seeds is None else batch.seeds
 
 
 def require_proposals(proposals: Instances | None, model: str) -> Instances:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detseg.models.detector import Detector, require_proposals
+from detseg.models.detector import Detector, require_proposals, seeds_of
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import BoxHead, BoxPredictor
 from detseg.modules.postprocessor import Postprocessor
@@ -62,7 +62,7 @@ class FastRCNN(Detector):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         proposals = require_proposals(batch.proposals, "Fast R-CNN")
         features = self.backbone(batch.images, batch.image_sizes)
-        return self.roi_heads.loss(features, proposals, batch.targets)
+        return self.roi_heads.loss(features, proposals, batch.targets, seeds_of(batch))
 
     def forward(self, images: Tensor, image_sizes: Tensor, proposals: Instances | None = None) -> Instances:
         proposals = require_proposals(proposals, "Fast R-CNN")
@@ -71,5 +71,5 @@ class FastRCNN(Detector):
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Instances]:
         proposals = require_proposals(batch.proposals, "Fast R-CNN")
         features = self.backbone(batch.images, batch.image_sizes)
-        losses = self.roi_heads.loss(features, proposals, batch.targets)
+        losses = self.roi_heads.loss(features, proposals, batch.targets, seeds_of(batch))
         return losses, self.roi_heads(features, proposals, batch.image_sizes)

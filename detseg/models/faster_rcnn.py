@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detseg.models.detector import Detector
+from detseg.models.detector import Detector, seeds_of
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.roi_heads import RoIHeads
 from detseg.modules.rpn import RPN, Predictions
@@ -59,5 +59,6 @@ class FasterRCNN(Detector):
 
     def _loss(self, batch: Batch, features: list[Tensor], predictions: Predictions) -> dict[str, Tensor]:
         proposals = self.rpn.propose(predictions, batch.image_sizes, training=True)
-        roi_losses = self.roi_heads.loss(features, proposals, batch.targets)
-        return {**self.rpn.loss(features, predictions, batch.targets), **roi_losses}
+        seeds = seeds_of(batch)
+        roi_losses = self.roi_heads.loss(features, proposals, batch.targets, seeds)
+        return {**self.rpn.loss(features, predictions, batch.targets, seeds), **roi_losses}

@@ -61,13 +61,15 @@ class MaskRCNNHeads(RoIHeads):
         empty = detections.valid.shape[1] - trimmed.valid.shape[1]
         return detections._replace(masks=F.pad(masks, (0, 0, 0, 0, 0, empty)))
 
-    def loss(self, features: Sequence[Tensor], proposals: Instances, targets: Instances) -> dict[str, Tensor]:
+    def loss(
+        self, features: Sequence[Tensor], proposals: Instances, targets: Instances, seeds: Tensor
+    ) -> dict[str, Tensor]:
         """Compute the losses of ``RoIHeads`` and that of the masks of the regions that are objects."""
         if targets.masks is None:
             raise DataError(
                 "Mask R-CNN learns from masks, and none came with the boxes: build the data with masks='all'"
             )
-        regions, matched = self.sample(proposals, targets)
+        regions, matched = self.sample(proposals, targets, seeds)
         objects = self.foreground(regions)
         pooled = self.pooler(features, regions, self.strides, self.box_head.pool_size)
         if isinstance(self.box_head, Res5Head):  # which the objects pass with the other regions, and not again

@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detseg.models.detector import Detector, require_proposals
+from detseg.models.detector import Detector, require_proposals, seeds_of
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import class_loss
 from detseg.modules.eval_mode import eval_mode
 from detseg.modules.part import check_ranges
 from detseg.modules.postprocessor import Postprocessor
-from detseg.modules.roi_heads import label_regions
+from detseg.modules.roi_heads import label_regions, region_priority
 from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops.boxes import as_float
 from detseg.ops.warping import warp
@@ -115,7 +115,8 @@ class RCNN(Detector):
         assert regions.labels is not None
         boxes, labels = regions.boxes.flatten(0, 1), regions.labels.flatten()
         positive, negative = (((match_labels == label) & regions.valid).view(1, -1) for label in (POSITIVE, NEGATIVE))
-        sampled, valid = (each[0] for each in self.sampler(positive, negative, images_per_row=len(batch.images)))
+        priority = region_priority(proposals, batch.targets, seeds_of(batch)).view(1, -1)
+        sampled, valid = (each[0] for each in self.sampler(positive, negative, priority, len(batch.images)))
         drawn = torch.where(valid[:, None], boxes[sampled], 0)
         features = self._crop_features(batch.images, batch.image_sizes, drawn, sampled // regions.valid.shape[1])
         return self.cls_score(features.hidden), labels[sampled], valid

@@ -16,6 +16,7 @@ from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_pooler import RoIAlign, RoIPooler
 from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops import boxes as box_ops
+from detseg.ops.draws import REGIONS, uniform
 from detseg.structures import Instances, drop_padding
 
 
@@ -72,15 +73,17 @@ class RoIHeads(nn.Module, Configurable):
         deltas = torch.unflatten(deltas, 0, proposals.valid.shape)
         return self.postprocessor(scores, deltas, proposals, image_sizes, self.box_predictor.delta_weights)
 
-    def loss(self, features: Sequence[Tensor], proposals: Instances, targets: Instances) -> dict[str, Tensor]:
-        """Compute the loss of regions that are sampled from ``proposals`` and ``targets``."""
-        regions, matched = self.sample(proposals, targets)
+    def loss(
+        self, features: Sequence[Tensor], proposals: Instances, targets: Instances, seeds: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the loss of regions that are sampled from ``proposals`` and ``targets``, as ``sample`` does."""
+        regions, matched = self.sample(proposals, targets, seeds)
         pooled = self.pooler(features, regions, self.strides, self.box_head.pool_size)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         return self.box_predictor.loss(logits, deltas, regions, box_ops.take(targets.boxes, matched))
 
-    def sample(self, proposals: Instances, targets: Instances) -> tuple[Instances, Tensor]:
-        """Sample regions to learn from.
+    def sample(self, proposals: Instances, targets: Instances, seeds: Tensor) -> tuple[Instances, Tensor]:
+        """Sample regions to learn from; the ``seeds`` (B,) of the images determine the sample.
 
         Returns labelled regions (B, S), ``num_classes`` being the background, objects first; and the target (B, S) that
         each shows, meaningful for objects.
@@ -88,7 +91,7 @@ class RoIHeads(nn.Module, Configurable):
         regions, matched, match_labels = label_regions(proposals, targets, self.num_classes, self.matcher)
         assert regions.labels is not None
         positive, negative = ((match_labels == label) & regions.valid for label in (POSITIVE, NEGATIVE))
-        sampled, valid = self.sampler(positive, negative)
+        sampled, valid = self.sampler(positive, negative, region_priority(proposals, targets, seeds))
         boxes = box_ops.take(regions.boxes, sampled)
         return Instances(boxes, valid, regions.labels.gather(1, sampled)), matched.gather(1, sampled)
 
@@ -108,3 +111,12 @@ def label_regions(
     assert targets.labels is not None
     labels = torch.where(match_labels == POSITIVE, targets.labels.gather(1, matched), num_classes)
     return Instances(boxes, valid, labels), matched, match_labels
+
+
+def region_priority(proposals: Instances, targets: Instances, seeds: Tensor) -> Tensor:
+    """Return random numbers (B, R) for the regions of ``label_regions``, from the ``seeds`` (B,) of the images.
+
+    They do not depend on the padding: the positions of proposals count up from 0, those of targets down from -1.
+    """
+    up, down = (torch.arange(each.valid.shape[1], device=seeds.device) for each in (proposals, targets))
+    return uniform(seeds, torch.cat([up, -1 - down]), REGIONS)

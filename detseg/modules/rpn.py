@@ -18,6 +18,7 @@ from detseg.modules.layers import ConvNormAct
 from detseg.modules.part import Part, check_ranges
 from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops import boxes as box_ops
+from detseg.ops.draws import ANCHORS, uniform
 from detseg.structures import Instances
 
 MIN_SIDE = 1e-3  # pixels; a proposal that clipping made narrower lies outside the image
@@ -125,12 +126,18 @@ class RPN(nn.Module, Configurable):
         anchors = self.anchor_generator(features, image_shape)
         return Predictions(logits, deltas, torch.cat(anchors), [len(level) for level in anchors])
 
-    def loss(self, features: Sequence[Tensor], predictions: Predictions, targets: Instances) -> dict[str, Tensor]:
-        """Compute the multi-task loss (equation 1) of sampled anchors, from ``predictions`` on ``features``."""
+    def loss(
+        self, features: Sequence[Tensor], predictions: Predictions, targets: Instances, seeds: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the multi-task loss (equation 1) of sampled anchors, from ``predictions`` on ``features``.
+
+        The ``seeds`` (B,) of the images determine the sample.
+        """
         logits, deltas, anchors, _ = predictions
         with torch.no_grad():
             matched, match_labels = self.matcher(box_ops.iou(targets.boxes, anchors), targets.valid)
-            sampled, valid = self.sampler(match_labels == POSITIVE, match_labels == NEGATIVE)
+            priority = uniform(seeds, torch.arange(len(anchors), device=anchors.device), ANCHORS)
+            sampled, valid = self.sampler(match_labels == POSITIVE, match_labels == NEGATIVE, priority)
             positive = valid & (match_labels.gather(1, sampled) == POSITIVE)
             boxes = box_ops.take(targets.boxes, matched.gather(1, sampled))
             delta_targets = box_ops.encode(boxes, anchors[sampled])

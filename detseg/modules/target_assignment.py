@@ -62,7 +62,7 @@ class Matcher(Configurable):
 
 
 class BalancedSampler(Configurable):
-    """Draw ``batch_size_per_image`` candidates at random, at most ``positive_fraction`` of them positive.
+    """Draw ``batch_size_per_image`` candidates, at most ``positive_fraction`` of them positive.
 
     Negatives replace missing positives; where both run out, slots stay empty. A subclass may choose otherwise, within
     the same numbers.
@@ -77,21 +77,24 @@ class BalancedSampler(Configurable):
         """The largest number of positives of an image."""
         return int(self.batch_size_per_image * self.positive_fraction)
 
-    def __call__(self, positive: Tensor, negative: Tensor, images_per_row: int = 1) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, positive: Tensor, negative: Tensor, priority: Tensor, images_per_row: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Sample among A candidates, which ``positive`` and ``negative`` (B, A) bool classify.
+
+        Those with the highest ``priority`` (B, A) are chosen, random numbers in [0, 1) as of ``ops.draws.uniform``.
 
         Returns indices (B, S) int64, positives first, and valid (B, S), with S = min(``batch_size_per_image``, A). If a
         row holds the candidates of several images, as in R-CNN, the numbers are as many times larger.
         """
         num_samples = self.batch_size_per_image * images_per_row
-        keys = torch.rand(positive.shape, device=positive.device)
         # The quota is a fraction of the requested number, as in torchvision, even if there are fewer candidates.
-        quota = min(int(num_samples * self.positive_fraction), keys.shape[1])
+        quota = min(int(num_samples * self.positive_fraction), priority.shape[1])
         drawn = torch.zeros_like(positive)
         if quota > 0:
-            # The quota-th largest key among the positives, or -1 if there are fewer.
-            threshold = torch.where(positive, keys, -1.0).topk(quota, dim=1).values[:, -1:]
-            drawn = positive & (keys >= threshold)
-        keys = torch.where(drawn, 1 + keys, torch.where(negative, keys, -1.0))
-        value, indices = keys.topk(min(num_samples, keys.shape[1]), dim=1)
+            # The quota-th highest priority among the positives, or -1 if there are fewer.
+            threshold = torch.where(positive, priority, -1.0).topk(quota, dim=1).values[:, -1:]
+            drawn = positive & (priority >= threshold)
+        priority = torch.where(drawn, 1 + priority, torch.where(negative, priority, -1.0))
+        value, indices = priority.topk(min(num_samples, priority.shape[1]), dim=1)
         return indices, value >= 0

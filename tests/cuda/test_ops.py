@@ -140,7 +140,7 @@ def test_equals_the_cpu(device: str, name: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_sampling_draws_as_many_of_each_kind(device: str) -> None:
     positive = torch.arange(100, device=device).expand(2, -1) < 30
-    indices, valid = BalancedSampler(40, 0.25)(positive, ~positive)
+    indices, valid = BalancedSampler(40, 0.25)(positive, ~positive, torch.rand(2, 100, device=device))
     assert valid.all()
     assert (positive.gather(1, indices).sum(dim=1) == 10).all()
     assert all(len(set(row)) == 40 for row in indices.tolist())

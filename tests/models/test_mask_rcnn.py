@@ -94,10 +94,9 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
     """
     torch.manual_seed(0)
     model = small_conv5().eval().double()
-    batch = scene(masks=True)
+    batch = scene(masks=True)._replace(seeds=torch.arange(2))
     counted: list[int] = []
     model.roi_heads.box_head.layer4.register_forward_hook(lambda _, inputs, __: counted.append(len(inputs[0])))
-    torch.manual_seed(1)
     once = backward(model, batch)
     heads, regions = model.roi_heads, 2 * 4
     assert counted == [regions]
@@ -112,12 +111,11 @@ def test_conv5_runs_once_on_each_region_that_is_learnt_from(monkeypatch: pytest.
         return drawn[-1]
 
     monkeypatch.setattr(heads, "sample", sample)
-    torch.manual_seed(1)
     features = model.backbone(batch.images, batch.image_sizes)
     predictions = model.rpn(features, batch.images.shape[-2:])
     proposals = model.rpn.propose(predictions, batch.image_sizes, training=True)
-    twice = RoIHeads.loss(heads, features, proposals, batch.targets)
-    twice = model.rpn.loss(features, predictions, batch.targets) | twice
+    twice = RoIHeads.loss(heads, features, proposals, batch.targets, batch.seeds)
+    twice = model.rpn.loss(features, predictions, batch.targets, batch.seeds) | twice
     (regions_drawn, matched), objects = drawn[0], heads.foreground(drawn[0][0])
     assert regions_drawn.valid.numel() == regions
     matched = matched[:, : objects.valid.shape[1]]

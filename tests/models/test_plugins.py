@@ -27,7 +27,7 @@ class FirstSampler(BalancedSampler):
         super().__init__(batch_size_per_image, positive_fraction)
         self.reverse = reverse
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, positive: Tensor, negative: Tensor, priority: Tensor) -> tuple[Tensor, Tensor]:
         FirstSampler.calls += 1
         order = 2 * positive.int() + negative.int()
         order, indices = order.sort(dim=1, descending=not self.reverse, stable=True)

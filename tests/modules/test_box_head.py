@@ -84,7 +84,7 @@ class TestSampleRegions:
     ) -> tuple[Instances, Tensor]:
         heads = RoIHeads(matcher=Matcher(0.5, 0.5, False, min_bg_iou=low), sampler=BalancedSampler(count, fraction))
         heads.num_classes = CLASSES
-        return heads.sample(proposals, truth)
+        return heads.sample(proposals, truth, torch.arange(len(truth.valid)))
 
     def test_labels_and_boxes_are_those_of_the_ground_truth_they_overlap(self) -> None:
         regions, truth = self.draw()

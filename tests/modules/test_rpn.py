@@ -15,6 +15,7 @@ from detseg.structures import Instances
 
 IMAGE = (64, 96)
 SIZES = torch.tensor([(64, 96), (50, 40)])
+SEEDS = torch.tensor([3, 4])
 
 
 def make(sizes: list[list[int]], num_convs: int = 1, channels: int = 4, **settings: Any) -> RPN:
@@ -125,7 +126,7 @@ def test_loss_is_the_papers(rpn) -> None:
     """Anchors of IoU 1 (positive), 0.5 (ignored) and 0 (negative), all of them sampled."""
     predictions = predict([[0.8, 0.3, 0.4]], [[0, 0, 20, 20], [0, 0, 20, 10], [40, 40, 60, 60]])
     predictions = predictions._replace(deltas=torch.tensor([[[0.5, 0, 0, 0], [9, 9, 9, 9], [9, 9, 9, 9]]]))
-    losses = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]))
+    losses = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]), SEEDS[:1])
     assert losses["loss_objectness"].item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
     assert losses["loss_rpn_box_reg"].item() == pytest.approx((0.5 - 0.5 / 9) / 2, rel=1e-5)
 
@@ -133,7 +134,7 @@ def test_loss_is_the_papers(rpn) -> None:
 def test_samples_are_limited_and_mixed(rpn) -> None:
     rpn.sampler = BalancedSampler(4, 0.5)
     predictions = predict([[0.8] * 3 + [0.4] * 9], [[0.0, 0, 20, 20]] * 3 + [[40.0, 40, 60, 60]] * 9)
-    loss = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]))["loss_objectness"]
+    loss = rpn.loss([], with_gradients(predictions), targets([0, 0, 20, 20]), SEEDS[:1])["loss_objectness"]
     assert loss.item() == pytest.approx(-(math.log(0.8) + math.log(0.6)) / 2, rel=1e-5)
 
 
@@ -141,7 +142,7 @@ def test_loss_of_nothing_is_zero_and_has_a_gradient_of_zero(rpn) -> None:
     """Every anchor overlaps the object by a half, and is ignored."""
     rpn.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=False)
     predictions = with_gradients(predict([[0.8, 0.3]], [[0, 0, 20, 10], [0, 0, 10, 20]]))
-    losses = rpn.loss([], predictions, targets([0, 0, 20, 20]))
+    losses = rpn.loss([], predictions, targets([0, 0, 20, 20]), SEEDS[:1])
     losses["loss_objectness"].backward()
     assert [loss.item() for loss in losses.values()] == [0, 0]
     assert torch.equal(predictions.logits.grad, torch.zeros(1, 2))
@@ -194,11 +195,10 @@ def test_gradient_of_the_samples_alone_is_that_of_all_anchors(rpn, features, obj
     for sparse in (False, True):
         maps = [feature.clone().requires_grad_() for feature in features]
         rpn.zero_grad()
-        torch.manual_seed(2)  # draws the same samples
         with kernels.use(fast=sparse):
             predictions = rpn(maps, IMAGE)
         assert predictions.logits.requires_grad == (not sparse)
-        losses = rpn.loss(maps, predictions, objects)
+        losses = rpn.loss(maps, predictions, objects, SEEDS)
         sum(losses.values()).backward()
         gradients = [value.grad.clone() for value in (*maps, *rpn.parameters())]
         results.append((torch.stack(list(losses.values())), gradients))

@@ -9,6 +9,7 @@ from torchvision.models.detection import _utils as torchvision_utils
 
 from detseg.modules import BalancedSampler, Matcher
 from detseg.modules.target_assignment import IGNORED, NEGATIVE, POSITIVE
+from detseg.ops.draws import ANCHORS, uniform
 
 ALL = torch.ones(1, 1, dtype=torch.bool)
 
@@ -18,7 +19,9 @@ def match(iou: Tensor, valid: Tensor, allow_low_quality_matches: bool) -> tuple[
 
 
 def sample(positive: Tensor, negative: Tensor, count: int, fraction: float) -> tuple[Tensor, Tensor]:
-    return BalancedSampler(count, fraction)(positive, negative)
+    images, candidates = positive.shape
+    priority = uniform(torch.randint(2**62, (images,)), torch.arange(candidates), ANCHORS)
+    return BalancedSampler(count, fraction)(positive, negative, priority)
 
 
 def reference(iou: Tensor, high: float, low: float, allow_low_quality_matches: bool) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Trainer, seed_everything
 
 from detseg import checkpoint, compat
@@ -56,6 +57,10 @@ def test_it_is_evaluated(caplog: pytest.LogCaptureFixture) -> None:
 def test_its_training_is_resumed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     # In version 0.1.0 the numbers that a step drew depended on all steps before it.
     monkeypatch.setattr("detseg.tasks.base.seed_step", lambda *position: None)
+    for module in ("rpn", "roi_heads"):
+        monkeypatch.setattr(
+            f"detseg.modules.{module}.uniform", lambda seeds, index, _: torch.rand(len(seeds), len(index))
+        )
     old = checkpoint.load(OLD)
     model = from_config(checkpoint.read(OLD)["detseg"]["model"])
     task = DetectionTask(

@@ -89,6 +89,7 @@ def collate(samples: Sequence[Sample], pad_shapes: PadShapes = ()) -> Batch:
         image_index=torch.tensor([sample.image_index for sample in samples], dtype=torch.int64),
         original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64).reshape(-1, 2),
         proposals=_pad(proposals) if len(proposals) == len(samples) else None,
+        seeds=torch.tensor([sample.seed for sample in samples], dtype=torch.int64),
     )
 
 

@@ -60,7 +60,7 @@ class SampleDataset(Dataset[Sample], Generic[T]):
         if len(sample.labels) and not 0 <= sample.labels.min() <= sample.labels.max() < count:
             label = next(label for label in sample.labels.tolist() if not 0 <= label < count)
             raise DataError(f"{self.annotations.path(row)}: has the label {label}, but labels go from 0 to {count - 1}")
-        return to_sample(sample, row, (height, width))
+        return to_sample(sample, row, (height, width))._replace(seed=seed)
 
 
 def to_sample(sample: ImageSample, image_index: int, original_size: tuple[int, int]) -> Sample:
