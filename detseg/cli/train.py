@@ -153,6 +153,8 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
+        if settings["default_root_dir"] is None:
+            kwargs["default_root_dir"] = self.folder
         if settings["logger"] in (None, True):
             # Without a name and a version, which would be folders inside the folder of the run.
             kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]

@@ -30,7 +30,7 @@ from detseg.metrics import PerClassMetric, format_tables
 from detseg.structures import Batch
 from detseg.tasks import metadata
 from detseg.tasks.compilation import Loss, compiled
-from detseg.tasks.loss_check import LossCheck
+from detseg.tasks.loss_check import BadSteps, LossCheck, spoil_gradient
 from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig, require_at_least
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ class Task(LightningModule):
     (Goyal et al. 2017, arXiv:1706.02677): batch size x devices x accumulated batches. With ``compile_loss``,
     ``torch.compile`` compiles the training step, for GPUs; that takes a minute or more for each shape of images.
 
+    A step whose loss or gradient is not finite is left out, and its batch written to ``bad_steps.jsonl`` in the
+    trainer's ``default_root_dir``. After ``max_bad_steps`` of them in a row, or more than 1 % of all, training stops.
+
     After a validation ``losses`` holds the losses by name, and ``metric_values`` these and the values of all metrics.
     The model gets class names, category ids and preprocessing from the data.
     """
@@ -66,9 +69,10 @@ class Task(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008 - frozen
         compile_loss: bool = False,
+        max_bad_steps: int = 10,
     ) -> None:
         super().__init__()
-        require_at_least(lr=(lr, 0), reference_batch=(reference_batch, 1))
+        require_at_least(lr=(lr, 0), reference_batch=(reference_batch, 1), max_bad_steps=(max_bad_steps, 1))
         metrics = self.default_metrics() if metrics is None else metrics
         if not metrics:
             raise ConfigError("metrics: is empty; name one metric or more, the first of which is monitored")
@@ -76,7 +80,7 @@ class Task(LightningModule):
         self.metrics: Any = nn.ModuleList(metrics)
         self.lr, self.reference_batch = lr, reference_batch
         self.optimizer, self.schedule = optimizer, schedule
-        self.compile_loss = compile_loss
+        self.compile_loss, self.max_bad_steps = compile_loss, max_bad_steps
         self._compiled: Loss | None = None
 
         self.data_recipe: dict[str, Any] = {}
@@ -87,6 +91,7 @@ class Task(LightningModule):
         self.losses: dict[str, float] = {}
         self._other_values: list[str] = []  # names of the values of metrics that have no table
         self._check: LossCheck | None = None
+        self._bad_steps: BadSteps | None = None
         self._reset()
 
     @staticmethod
@@ -159,22 +164,32 @@ class Task(LightningModule):
         total = torch.stack(list(losses.values())).sum()
         self._check_loss()
         detached = {name: value.detach() for name, value in losses.items()}
-        self._check = LossCheck(self.global_step, detached, batch.image_index, total)
+        self._check = LossCheck(self.global_step, detached, batch, total)
         named = {f"train/{name}": value.detach() for name, value in {"loss": total, **losses}.items()}
         self.log_dict(named, prog_bar=True, batch_size=len(batch.images))
-        return total
+        return spoil_gradient(total)
 
     def _check_loss(self) -> None:
-        """Stop if the loss of the previous step was not finite: its answer has arrived, so nothing waits for it."""
+        """Record the previous step if it was not finite: its answer has arrived, so nothing waits for it."""
         check, self._check = self._check, None
-        if check is not None:
-            check.raise_if_not_finite(lambda index: self.data.path("train", index))
+        if check is None or check.is_finite():
+            return
+        trainer = self.trainer
+        if self._bad_steps is None:
+            folder = Path(trainer.default_root_dir)
+            self._bad_steps = BadSteps(folder, self.max_bad_steps, trainer.estimated_stepping_batches)
+        images = [str(self.data.path("train", index)) for index in check.image_index.tolist()]
+        self._bad_steps.add(check, self.current_epoch, self.global_rank, images)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Keep values that are not finite out of the weights; ``_check_loss`` may stop the training a step later."""
+        """Keep values that are not finite out of the weights; ``_check_loss`` records them a step later."""
         # With float16 such gradients are the rule, and the gradient scaler skips the step.
-        if self._check is not None and getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            self._check.drop_gradients(self.model.parameters())
+        if self._check is not None and not self._scales_gradients:
+            self._check.leave_out(optimizer)
+
+    @property
+    def _scales_gradients(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def on_train_epoch_end(self) -> None:
         self._check_loss()
@@ -182,8 +197,9 @@ class Task(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         self.trainer.fit_loop.setup_data()  # makes num_training_batches known
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        # A CPU has no quick choice of its own, as a GPU has. Lightning clips no gradients of fused optimizers.
-        fused = True if self.device.type == "cpu" and not self.trainer.gradient_clip_val else None
+        # A fused optimizer can leave out a step. Lightning clips no gradients of one, and a scaler works without.
+        fits = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val and not self._scales_gradients
+        fused = True if fits else None
         optimizer = self.optimizer.build(self.model, self._scaled_lr(epoch), fused)
         steps = self.trainer.estimated_stepping_batches
         every_step, *every_validation = self.schedule.build(optimizer, epoch, steps, self.monitor_mode)

@@ -1,34 +1,48 @@
-"""Detection of losses and gradients that are not finite, without waiting for the device."""
+"""Steps whose loss or gradient is not finite: detected without waiting for the device, left out, and recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from detseg.errors import DetsegError
+from detseg.structures import Batch
+
+log = logging.getLogger(__name__)
+
+FILE = "bad_steps.jsonl"  # in the folder of the run
+
+
+def spoil_gradient(loss: Tensor) -> Tensor:
+    """Return a loss with a gradient of NaN unless it is finite: the sum over the ranks then tells all of them."""
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 class LossCheck:
     """Check of one training step: its answer is asked for a step later, when the device has computed it anyway."""
 
-    def __init__(self, step: int, losses: dict[str, Tensor], image_index: Tensor, total: Tensor) -> None:
-        self.step, self.losses, self.image_index = step, losses, image_index
+    def __init__(self, step: int, losses: dict[str, Tensor], batch: Batch, total: Tensor) -> None:
+        self.step, self.losses, self.image_index, self.seeds = step, losses, batch.image_index, batch.seeds
         self.finite = torch.isfinite(total.detach())
         self._send()
 
-    def drop_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Zero all gradients unless the loss and every gradient are finite, so that the step does no harm."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        self.finite = self.finite & torch.isfinite(get_total_norm(gradients))  # of all ranks, unlike the loss
+    def leave_out(self, optimizer: Optimizer) -> None:
+        """Let the step of the optimizer change nothing unless all gradients are finite."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.finite = torch.isfinite(get_total_norm(gradients))
         self._send()
-        if self.finite.device.type == "cpu" and self.finite:
-            return
-        broken = ~self.finite
-        for gradient in gradients:
-            gradient.masked_fill_(broken, 0)
+        # A fused optimizer decides on the device, as for a gradient scaler. Its first step allocates the momentum.
+        if self.finite.is_cuda and optimizer.param_groups[0].get("fused") and optimizer.state:
+            optimizer.found_inf = (~self.finite).float()  # type: ignore[attr-defined]
+        elif not self.is_finite():
+            optimizer.zero_grad()  # parameters without a gradient are left alone
 
     def is_finite(self) -> bool:
         """Wait for the answer of this step, not for later work of the device."""
@@ -36,18 +50,41 @@ class LossCheck:
             self._arrived.synchronize()
         return bool(self._on_host)
 
-    def raise_if_not_finite(self, path: Callable[[int], object]) -> None:
-        """Raise DetsegError with the losses and the images, whose files ``path`` gives."""
-        if self.is_finite():
-            return
-        values = ", ".join(f"{name} {value.item():g}" for name, value in self.losses.items())
-        images = ", ".join(str(path(index)) for index in self.image_index.tolist())
-        which = "loss" if not all(value.isfinite() for value in self.losses.values()) else "gradient of the loss"
-        raise DetsegError(
-            f"the {which} is not finite in step {self.step}: {values}; the images were {images}. "
-            "Check their labels; if they are valid, lower `lr` or raise `warmup_steps`"
-        )
-
     def _send(self) -> None:
         self._on_host = self.finite.to("cpu", non_blocking=True)
         self._arrived = torch.cuda.current_stream().record_event() if self.finite.is_cuda else None
+
+
+class BadSteps:
+    """The steps of a training that were left out, with their batches in a file.
+
+    ``max_in_a_row`` may follow each other; over the whole training there may be as many, or 1 % of its ``steps``.
+    """
+
+    def __init__(self, folder: Path, max_in_a_row: int, steps: float) -> None:
+        self.folder, self.max_in_a_row = folder, max_in_a_row
+        self.limit = max(max_in_a_row, 0.01 * steps)
+        self.last, self.in_a_row, self.count = -2, 0, 0
+
+    def add(self, check: LossCheck, epoch: int, rank: int, images: Sequence[str]) -> None:
+        """Record a step that was not finite. Raises DetsegError with its losses and images if there are too many."""
+        if check.step != self.last:  # else it is another batch of the same step
+            self.in_a_row = self.in_a_row + 1 if check.step == self.last + 1 else 1
+            self.last, self.count = check.step, self.count + 1
+        losses = {name: f"{value.item():g}" for name, value in check.losses.items()}
+        seeds = [] if check.seeds is None else check.seeds.tolist()
+        record = {"step": check.step, "epoch": epoch, "rank": rank, "losses": losses, "images": images, "seeds": seeds}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / FILE).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        which = "loss" if not all(value.isfinite() for value in check.losses.values()) else "gradient of the loss"
+        reason = f"the {which} is not finite in step {check.step}: " + ", ".join(f"{k} {v}" for k, v in losses.items())
+        reason += f"; the images were {', '.join(images)}"
+        if self.in_a_row < self.max_in_a_row and self.count <= self.limit:
+            log.warning("%s. The step is left out; %s lists the batch", reason, self.folder / FILE)
+            return
+        many = f"{self.in_a_row} steps in a row" if self.in_a_row >= self.max_in_a_row else f"{self.count} steps"
+        raise DetsegError(
+            f"{reason}. With it, {many} were left out, as many as `max_bad_steps` allows; {self.folder / FILE} lists "
+            "their batches. Check their labels; if they are valid, lower `lr` or raise `warmup_steps`"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
+from torch.testing import assert_close
 
 from detseg import checkpoint
 from detseg.callbacks import BestCheckpoint, LastCheckpoint, PredictionImages
@@ -213,80 +215,90 @@ def test_frozen_parts_stay_frozen_in_training(root: Path) -> None:
     assert any(name.startswith("backbone.backbone.layer2") and "running" in name for name in changed)
 
 
-class Broken(ColourDetector):
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {**super().loss(batch), "bad": self.weight.sum() * float("nan")}
-
-
-def test_a_loss_that_is_not_finite_stops_with_its_name_and_the_images(root: Path) -> None:
-    with pytest.raises(DetsegError, match=r"bad nan.*train\d\.png") as caught:
-        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(DetectionTask(Broken()), colours(root))
-    assert "constant 2" in str(caught.value)
-
-
-class BrokenOnce(ColourDetector):
-    """Its loss is not finite in the step of training with the number ``bad``."""
-
-    def __init__(self, bad: int) -> None:
-        super().__init__()
-        self.bad, self.step = bad, -1
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        self.step += self.training
-        broken = self.training and self.step == self.bad
-        if broken:
-            self.seen = batch.image_index
-        return {**super().loss(batch), "bad": self.weight.sum() * 0 + (float("inf") if broken else 1)}
-
-
-@pytest.mark.parametrize("step", [0, 1, 3])  # followed by another, and the last of the epoch
-def test_the_step_and_the_images_of_a_loss_that_was_not_finite_are_named(root: Path, step: int) -> None:
-    data, model = colours(root, batch_size=1), BrokenOnce(step)
-    with pytest.raises(DetsegError, match=f"in step {step}: .*bad inf") as caught:
-        Trainer(**QUIET, max_epochs=1, num_sanity_val_steps=0).fit(DetectionTask(model), data)
-    assert str(data.path("train", int(model.seen))) in str(caught.value)
-    assert str(caught.value).count(".png") == 1
-
-
 class Spoiling(ColourDetector):
-    """Of its step ``bad`` the loss is not a number, or (``only_gradient``) its gradient alone is not."""
+    """Of its ``bad`` steps the loss is infinite, or (``only_gradient``) its gradient is not a number."""
 
-    def __init__(self, bad: int, only_gradient: bool = False) -> None:
+    def __init__(self, *bad: int, only_gradient: bool = False) -> None:
         super().__init__()
-        self.bad, self.only_gradient, self.step = bad, only_gradient, -1
+        self.bad, self.only_gradient = bad, only_gradient
+        self.seen: list[tuple[int, Tensor]] = []  # image and mean colour of each step
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        self.step += self.training
         losses = super().loss(batch)
-        if self.training and self.step == self.bad:
-            zero = self.weight.sum() * 0
-            losses["bad"] = zero.sqrt() if self.only_gradient else zero * float("nan")
+        if self.training:
+            self.seen.append((int(batch.image_index[0]), batch.images[0].float().mean(dim=(1, 2)) / 255))
+            if len(self.seen) - 1 in self.bad:
+                zero = self.weight.sum() * 0
+                losses["bad"] = zero.sqrt() if self.only_gradient else zero + float("inf")
         return losses
 
 
-@pytest.mark.parametrize("clip", [None, 1.0])
+def fit_spoiling(root: Path, folder: Path, model: Spoiling, clip: float | None = None, **settings: Any) -> None:
+    """Train on 4 images, one in a step, with a learning rate of 0.1, a momentum of 0.9 and a decay of 0.01."""
+    task = DetectionTask(
+        model,
+        lr=0.1,
+        reference_batch=1,
+        optimizer=OptimizerConfig(momentum=0.9, weight_decay=0.01),
+        schedule=ScheduleConfig("constant", warmup_steps=0),
+        **settings,
+    )
+    quiet = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0, "gradient_clip_val": clip}
+    Trainer(**quiet, max_epochs=1, default_root_dir=folder).fit(task, colours(root, batch_size=1))
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize(("only_gradient", "name"), [(False, "loss"), (True, "gradient of the loss")])
-@pytest.mark.parametrize("step", [0, 1, 3])
-def test_what_is_not_finite_does_not_reach_the_weights(root, step, only_gradient, name, clip) -> None:
-    """Without momentum and decay, the weights are those that the steps before have left."""
+@pytest.mark.parametrize("bad", [(0,), (1,), (3,), (0, 2)])  # the first, followed by another, the last of the epoch
+def test_a_step_that_is_not_finite_is_left_out(root, tmp_path, bad, only_gradient, name, clip, caplog) -> None:
+    model = Spoiling(*bad, only_gradient=only_gradient)
+    fit_spoiling(root, tmp_path, model, clip)
+    weight, momentum = torch.zeros(3), torch.zeros(3)
+    for step, (_, colour) in enumerate(model.seen):
+        if step not in bad:
+            gradient = 2 * (weight - colour)
+            gradient *= min(1.0, clip / float(gradient.norm() + 1e-6)) if clip else 1.0
+            momentum = 0.9 * momentum + gradient + 0.01 * weight
+            weight = weight - 0.1 * momentum
+    assert len(model.seen) == 4
+    assert_close(model.weight.detach(), weight)
+    records = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(bad)
+    for record in records:
+        path = str(colours(root).path("train", model.seen[record["step"]][0]))
+        assert record["images"] == [path]
+        assert record["losses"]["bad"] == ("0" if only_gradient else "inf")
+        assert len(record["seeds"]) == 1
+        assert f"the {name} is not finite in step {record['step']}: " in caplog.text
+        assert path in caplog.text
 
-    def fit(model: Spoiling, **limit: int) -> Tensor:
-        task = DetectionTask(
-            model,
-            lr=1.0,
-            optimizer=OptimizerConfig(momentum=0.0, weight_decay=0.0),
-            schedule=ScheduleConfig(warmup_steps=0),
-        )
-        quiet = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0, "gradient_clip_val": clip}
-        Trainer(**quiet, **limit).fit(task, colours(root, batch_size=1))
-        return model.weight.detach()
 
-    expected = fit(Spoiling(-1), max_steps=step) if step else torch.zeros(3)
-    model = Spoiling(step, only_gradient)
-    with pytest.raises(DetsegError, match=f"the {name} is not finite in step {step}: "):
-        fit(model, max_epochs=1)
-    assert torch.equal(model.weight, expected)
-    assert bool(expected.any()) == (step > 0)
+@pytest.mark.parametrize(("bad", "limit"), [((0, 1), 2), ((1, 2, 3), 3), ((0, 3), 1)])
+def test_training_stops_after_too_many_steps_that_are_not_finite(root, tmp_path, bad, limit) -> None:
+    model = Spoiling(*bad)
+    with pytest.raises(DetsegError, match=r"bad inf; the images were .*train\d\.png.*`max_bad_steps`") as caught:
+        fit_spoiling(root, tmp_path, model, max_bad_steps=limit)
+    assert f"in step {bad[limit - 1]}: " in str(caught.value)
+    assert str(tmp_path / "bad_steps.jsonl") in str(caught.value)
+
+
+def spoil_one_rank(folder: Path, root: Path) -> None:
+    model = Spoiling(*([1] if os.environ["RANK"] == "1" else []))
+    task = DetectionTask(model, lr=0.1, reference_batch=2)
+    settings = {**QUIET, "num_sanity_val_steps": 0, "limit_val_batches": 0}
+    trainer = Trainer(**settings, devices=2, max_epochs=2, default_root_dir=folder)
+    trainer.fit(task, colours(root, batch_size=1))
+    torch.save(model.weight.detach(), folder / f"rank{trainer.global_rank}.pt")
+
+
+def test_all_ranks_leave_out_a_step_that_is_not_finite_on_one(root: Path, tmp_path: Path) -> None:
+    on_two_ranks(spoil_one_rank, tmp_path, root)
+    one, other = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert torch.equal(one, other)
+    assert one.isfinite().all()
+    records = [json.loads(line) for line in (tmp_path / "bad_steps.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 1]
+    assert {(record["rank"], record["losses"].get("bad")) for record in records} == {(0, None), (1, "inf")}
 
 
 def test_data_must_be_whole(root: Path) -> None:
