@@ -41,6 +41,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_colours(Path("colours"))
     compat.note.cache_clear()
+    for part in ("rpn", "roi_heads"):  # which drew from the global generator
+        name = f"detseg.modules.{part}.uniform"
+        monkeypatch.setattr(name, lambda seeds, index, _: torch.rand(len(seeds), len(index)))
 
 
 def test_it_is_evaluated(caplog: pytest.LogCaptureFixture) -> None:
@@ -57,10 +60,6 @@ def test_it_is_evaluated(caplog: pytest.LogCaptureFixture) -> None:
 def test_its_training_is_resumed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     # In version 0.1.0 the numbers that a step drew depended on all steps before it.
     monkeypatch.setattr("detseg.tasks.base.seed_step", lambda *position: None)
-    for module in ("rpn", "roi_heads"):
-        monkeypatch.setattr(
-            f"detseg.modules.{module}.uniform", lambda seeds, index, _: torch.rand(len(seeds), len(index))
-        )
     old = checkpoint.load(OLD)
     model = from_config(checkpoint.read(OLD)["detseg"]["model"])
     task = DetectionTask(
