@@ -49,6 +49,7 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.every_minutes, self.every_steps = every_minutes, every_steps
         self._signal: int | None = None
+        self._within_epoch = False  # stopped, before the last batch
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -80,19 +81,22 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
         # Between steps of the optimizer alone; the end of an epoch has a checkpoint of its own, after the validation.
-        if loop._should_accumulate() or loop.batch_progress.is_last_batch:
+        if loop.batch_progress.is_last_batch:
             return
-        step = trainer.global_step
+        if loop._should_accumulate():
+            trainer.should_stop = False  # the timer of `max_time` stops again after the next batch
+            return
+        step, self._within_epoch = trainer.global_step, trainer.should_stop
         if self.every_steps is not None and step % self.every_steps == 0:
             self._save(trainer)
-        if trainer.world_size > 1 and step % ASK_EVERY:
+        if trainer.world_size > 1 and step % ASK_EVERY and not trainer.should_stop:
             return
         # A validation may take long, and a training that is stopped in it continues from the checkpoint before it.
         left = trainer.num_training_batches - loop.batch_progress.current.ready
         limit = 1.0 if left <= trainer.accumulate_grad_batches else math.inf
         minutes = (time.monotonic() - self._saved_at) / 60
         late = self.every_minutes is not None and minutes >= min(self.every_minutes, limit)
-        if _any_rank(trainer, late or self._signal is not None):
+        if trainer.should_stop or _any_rank(trainer, late or self._signal is not None):
             self._save(trainer)
         self._stop_if_asked(trainer)
 
@@ -101,7 +105,8 @@ class LastCheckpoint(ModelCheckpoint):
             self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, module)
+        if not self._within_epoch:  # else the rest of the epoch would be left out when the training is resumed
+            super().on_train_epoch_end(trainer, module)
         self._saved_at = time.monotonic()
         self._stop_if_asked(trainer)
 
@@ -129,6 +134,10 @@ class BestCheckpoint(ModelCheckpoint):
         self, folder: str | Path | None = None, metric: str = "AP", mode: Literal["min", "max"] = "max"
     ) -> None:
         super().__init__(folder, filename="best", monitor=f"val/{metric}", mode=mode, enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         best = self.best_model_score

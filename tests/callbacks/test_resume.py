@@ -95,6 +95,19 @@ def test_the_weights_are_those_of_an_unbroken_training(
     assert all(torch.equal(value, resumed[name]) for name, value in unbroken[accumulate].items())
 
 
+def test_a_training_that_max_time_stops_continues_within_its_epoch(
+    root: Path, unbroken: dict[int, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # as Lightning's Timer
+            trainer.should_stop = trainer.global_step == 2
+
+    train(root, tmp_path, 1, Stop(), every_steps=None)
+    assert checkpoint.read(tmp_path / "last.ckpt")["global_step"] == 2
+    resumed = train(root, tmp_path, 1)
+    assert all(torch.equal(value, resumed[name]) for name, value in unbroken[1].items())
+
+
 def test_a_signal_writes_a_checkpoint_and_ends_the_program(root: Path, tmp_path: Path) -> None:
     class Send(Callback):
         def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
