@@ -18,6 +18,7 @@ from detseg.data.annotations.images import (
     FILE_TYPES,
     ImageTooLargeError,
     Orientation,
+    check_depth,
     open_image,
     read_orientation,
     sizes_of,
@@ -83,6 +84,7 @@ def _check_image(job: ImageJob, decode: bool) -> ImageStats:
     size = (0, 0)
     try:
         with open_image(job.path) as image:
+            check_depth(job.path, image)
             header_size, header_issues = _check_header(image, job)
             if decode:
                 header_issues += _check_pixels(image, job.path)

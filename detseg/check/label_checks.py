@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Set
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,8 @@ def class_issues(root: Path, class_counts: Mapping[str, Mapping[str, int]], trai
 
 
 def normalize_name(name: str) -> str:
-    """Remove capitals and white space from a class name."""
-    return "".join(name.casefold().split())
+    """Remove capitals, white space and the form of accents from a class name."""
+    return "".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def describe_no_objects(split: str, annotations: DetectionAnnotations) -> str | None:
@@ -87,6 +88,17 @@ def object_issues(split: str, annotations: DetectionAnnotations, broken: Contain
             yield Issue("image-empty", file, f"{file}: no object")
 
 
+def describe_all_void(annotations: SemanticAnnotations, used: Set[int]) -> str | None:
+    """Describe masks whose ``used`` values are one class and 255, as programs write a mask of two; None for others."""
+    if len(annotations.classes) < 2 or IGNORE_INDEX not in used or len(used) != 2:
+        return None
+    value = min(used)
+    message = (
+        f"{annotations.root}: the semantic masks hold {value} and {IGNORE_INDEX} alone, and {IGNORE_INDEX} is void"
+    )
+    return f"{message}; if it means a class, write the number of the class instead"
+
+
 def class_values(annotations: SemanticAnnotations) -> list[int]:
     """Return the pixel value of each class in the mask files."""
     return list(getattr(annotations.maps, "numbers", None) or range(len(annotations.classes)))
@@ -109,6 +121,8 @@ def mask_issues(annotations: SemanticAnnotations, value_counts: list[NDArray[np.
                 f"{path}: {counts[value]} pixels have the value {value}; the classes are {annotations.maps.named()}"
             )
             yield Issue("mask-undefined", path, message, value)
+    if message := describe_all_void(annotations, used):
+        yield Issue("objects-none", str(annotations.root), message)
     if shift := shifted(used - void - {IGNORE_INDEX}, classes):
         yield Issue("off-by-one", str(annotations.root), f"{annotations.root}: value {shift}")
 

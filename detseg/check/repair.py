@@ -23,7 +23,7 @@ from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import DataError
 from detseg.folders import make_folder
 
-NOT_REPAIRABLE = ("labels-unreadable", "off-by-one", "box-pixels")  # the right labels are unknown
+NOT_REPAIRABLE = ("labels-unreadable", "off-by-one", "box-pixels", "box-corners")  # the right labels are unknown
 DROPPED_IMAGES = ("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size")
 CONVERTED_IMAGES = ("image-type", "image-rotated", "image-16bit", "image-alpha", "image-cmyk")
 DROPPED_LABELS = (  # by the readers already

@@ -5,15 +5,30 @@ from __future__ import annotations
 import logging
 import shlex
 
-from detseg.check.label_checks import describe_no_objects
+import numpy as np
+
+from detseg.check.label_checks import describe_all_void, describe_no_objects
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import log_issues
+from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations, read_semantic_mask
 from detseg.data.formats.base import WHOLE
 from detseg.data.formats.unused import unused_images
 from detseg.data.modules.base import BaseDataModule
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
+
+MASKS = 20  # to look into
+
+
+def check_masks_before_training(data: BaseDataModule[SemanticAnnotations]) -> None:
+    """Raise DataError if the first semantic masks show one class alone. All of them are read only in training."""
+    table, used = data.train_annotations, set[int]()
+    if isinstance(table.maps, LabelFiles):
+        for row in table.rows[:MASKS].tolist():
+            used |= set(np.unique(read_semantic_mask(table.maps.source(row))).tolist())
+        if message := describe_all_void(table, used):
+            raise DataError(message)
 
 
 def check_before_training(data: BaseDataModule[DetectionAnnotations], validates: bool) -> None:

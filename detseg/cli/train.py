@@ -29,12 +29,12 @@ from detseg.callbacks import (
     ProgressBar,
     ProgressLog,
 )
-from detseg.check.training_checks import check_before_training
+from detseg.check.training_checks import check_before_training, check_masks_before_training
 from detseg.cli import _help
 from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli._parser import instantiate, parse, parser_options
 from detseg.configurable import subclasses
-from detseg.data import DetectionDataModule
+from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
 from detseg.metrics import write_metrics
 from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
@@ -196,6 +196,8 @@ def run(arguments: Sequence[str]) -> None:
     task, trainer, folder = cli.task, cli.trainer, cli.folder
     if isinstance(cli.datamodule, DetectionDataModule):
         check_before_training(cli.datamodule, validates=bool(trainer.limit_val_batches))
+    elif isinstance(cli.datamodule, SegmentationDataModule):
+        check_masks_before_training(cli.datamodule)
     is_new = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
         _start(task, folder)

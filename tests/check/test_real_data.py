@@ -24,8 +24,8 @@ POLYGONS = {"format": YoloFormat("labels_yolo_seg", "instance_segmentation.yaml"
         ("voc2012_mini", {"format": YoloFormat(names="voc.names")}, {}),
         ("tiny_coco", {}, {}),
         ("coco_rle_sample", {}, {}),
-        ("coco128_train", BOXES, {"label-missing": 2, "label-stray": 2}),
-        ("coco128_train", POLYGONS, {"label-missing": 28, "box-tiny": 1}),  # an outline 0.96 pixels wide
+        ("coco128_train", BOXES, {"label-missing": 2, "label-stray": 2, "split-conflict": 1}),  # without val2017
+        ("coco128_train", POLYGONS, {"label-missing": 28, "box-tiny": 1, "split-conflict": 1}),  # 0.96 pixels wide
         ("coco128_train", {"format": "COCO"}, {}),
         ("nuts_coco", {}, {}),
         ("fridge_voc", {}, {}),

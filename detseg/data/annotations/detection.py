@@ -19,6 +19,7 @@ from detseg.errors import DataError, MaskError
 
 log = logging.getLogger(__name__)
 
+MIN_CORNERS = 3  # boxes that are no chance
 MAX_NORMALIZED = 0.5  # fraction of normalised boxes above which they are no slips
 ABSENT = ("has no mask", "has no polygon", "has segmentation = None")  # messages about objects that never had a mask
 
@@ -245,6 +246,9 @@ def _report_objects(
             f"{source}: {normalized.sum()} of {len(boxes)} boxes have coordinates from 0 to 1 instead of pixels; "
             "`detseg check FOLDER --fix NEW_FOLDER` writes a copy in pixels"
         )
+    if look_like_corners(boxes, images.sizes[rows]):
+        message = f"{source}: most boxes reach beyond their image, and none does if its four numbers are two corners"
+        issues.report("box-corners", source, f"{message}: write a corner or centre and a size, as the format has them")
     for i, kind, message in _box_issues(boxes, clipped, images.sizes[rows]):
         if kind == "box-normalised" and not issues.collects:
             kind = "box-tiny"
@@ -266,6 +270,18 @@ def looks_normalized(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> ND
     fractions = (np.abs(boxes) <= 1).all(axis=1) & (boxes != np.round(boxes)).any(axis=1)
     normalized: NDArray[np.bool_] = fractions & (sizes >= 8).all(axis=1)
     return normalized
+
+
+def look_like_corners(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> bool:
+    """Tell if boxes (N, 4) look like corners that were read as a corner, or the centre, and a size (N, 2)."""
+    limits = np.tile(sizes[:, ::-1], 2) + 1
+    if len(boxes) < MIN_CORNERS or ((boxes < -1) | (boxes > limits)).any(axis=1).mean() <= 0.5:
+        return False
+    for start in (boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2):
+        end = boxes[:, 2:] - boxes[:, :2]
+        if ((start >= -1) & (start < end) & (end <= limits[:, :2])).all():
+            return True
+    return False
 
 
 def _box_issues(

@@ -28,6 +28,8 @@ FILE_TYPES = {
     **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
     ".webp": ("WEBP",),
     **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    ".gif": ("GIF",),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ("PPM",)),
 }
 SUFFIXES = tuple(FILE_TYPES)
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap width and height
@@ -70,6 +72,12 @@ def check_pixels(path: Path, pixels: int, size: str = "") -> None:
         )
 
 
+def check_depth(path: Path, image: Image.Image) -> None:
+    """Raise DataError for an opened image whose values cannot be told to be 8 bits, or to be scaled to them."""
+    if image.format == "TIFF" and image.mode in ("I", "F"):
+        raise DataError(f"{path}: has 32 bits per channel; convert it to 8 bits, with the range that you want to see")
+
+
 @contextmanager
 def open_image(path: Path, content: NDArray[np.uint8] | None = None) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads the head of the file and no pixels. ``content`` is that of the file.
@@ -106,6 +114,7 @@ def read_image(
     except OSError as error:
         raise DataError(f"{path}: cannot read this image: {error.strerror}") from None
     with open_image(path, content) as opened:  # checks the size
+        check_depth(path, opened)
         turn = read_orientation(opened)
         is_tiff = opened.format == "TIFF"
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

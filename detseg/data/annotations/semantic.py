@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
+import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detseg.constants import IGNORE_INDEX
-from detseg.data.annotations.images import SUFFIXES, image_size, read_numbers
+from detseg.data.annotations.images import SUFFIXES, check_pixels, image_size, read_numbers
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.table import ImageTable
 from detseg.errors import DataError
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_CLASSES = IGNORE_INDEX  # the values of a byte besides IGNORE_INDEX
 CLASS_FILES = ("classes.json", "classes.txt", "class_names.txt")
+COMPRESSED = 15  # type of a compressed element of a .mat file
 UNKNOWN = -1  # entry of a lookup table: a number of no class
 
 
@@ -78,6 +82,46 @@ class SemanticAnnotations(ImageTable):
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         table[: len(labels)] = np.where(labels < 0, IGNORE_INDEX, labels)
         return replace(self, order=table[self.order])
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedMasks:
+    """Masks of several tables, those of each behind the others'."""
+
+    tables: tuple[SemanticAnnotations, ...]
+
+    def read(self, index: int, issues: IssueCollector = FAIL_FAST) -> NDArray[np.uint8]:
+        """Read the class of each pixel (h, w)."""
+        table, row = self._locate(index)
+        return table.labels(row, issues)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a mask."""
+        table, row = self._locate(index)
+        return table.maps.size(int(table.rows[row]))
+
+    def source(self, index: int) -> Path:
+        """File of a mask."""
+        table, row = self._locate(index)
+        return table.source(row)
+
+    def _locate(self, index: int) -> tuple[SemanticAnnotations, int]:
+        """Return the table of an index, and its row there."""
+        for table in self.tables:
+            if index < len(table):
+                return table, index
+            index -= len(table)
+        raise IndexError(index)
+
+
+def concat_semantic(tables: Sequence[SemanticAnnotations]) -> SemanticAnnotations:
+    """Join tables, whose classes are matched by name."""
+    classes = list(dict.fromkeys(name for table in tables for name in table.classes))
+    parts = tuple(table.relabel(classes) for table in tables)
+    files = [str(part.path(image).absolute()) for part in parts for image in range(len(part))]
+    ids = [max(numbers) for numbers in zip(*(part.category_ids for part in parts), strict=True)]
+    joined = semantic_masks(parts[0].root, classes, ids, parts[0].root, files, JoinedMasks(parts))
+    return replace(joined, orientation=parts[0].orientation)
 
 
 def semantic_masks(
@@ -169,12 +213,34 @@ def _read_mat(path: Path) -> NDArray[np.generic]:
 
     try:
         with path.open("rb") as file:
+            _check_inflated(path, file)
             truth = loadmat(file, variable_names=["GTcls"], squeeze_me=True, struct_as_record=True)["GTcls"]
         return np.asarray(truth["Segmentation"].item())
     except OSError as error:
         raise DataError(f"{path}: cannot read these labels: {error.strerror or error}") from None
+    except DataError:
+        raise
     except Exception as error:  # scipy's reader raises many kinds of errors for broken files
         raise DataError(f"{path}: not a file of SBD's labels, with GTcls.Segmentation in it: {error}") from None
+
+
+def _check_inflated(path: Path, file: BinaryIO) -> None:
+    """Raise DataError for a .mat file (version 5) whose compressed parts have more bytes than pixels are decoded."""
+    file.seek(126)
+    order: Literal["little", "big"] = "little" if file.read(2) == b"IM" else "big"
+    total = 0
+    while len(tag := file.read(8)) == 8:
+        kind, count = (int.from_bytes(tag[place : place + 4], order) for place in (0, 4))
+        if kind != COMPRESSED:
+            file.seek(count, os.SEEK_CUR)
+            continue
+        inflater = zlib.decompressobj()
+        content = file.read(count)
+        while content and not inflater.eof:
+            total += len(inflater.decompress(content, 1 << 20))
+            content = inflater.unconsumed_tail
+            check_pixels(path, total)
+    file.seek(0)
 
 
 def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
@@ -217,11 +283,13 @@ def pair(
     image_files, label_files = by_stem(images, SUFFIXES), by_stem(masks, (".png",))
     if stems is None:
         stems = sorted(image_files.keys() | label_files.keys())
-    for folder, files, what in ((images, image_files, "image"), (masks, label_files, "labels")):
+    for folder, files, what in ((images, image_files, "image"), (masks, label_files, "mask")):
         missing = [stem for stem in stems if stem not in files]
-        others = f", and of {len(missing) - 1} more" if len(missing) > 1 and not issues.collects else ""
+        others = f", and {len(missing) - 1} more" if len(missing) > 1 and not issues.collects else ""
         for stem in missing:
-            message = f"{folder / stem}: the {what} of this name are missing{others}; add or take out both"
+            other = next(folder.glob(f"{glob.escape(stem)}.*"), None)
+            hint = f"{other.name} is there, but must be a .png" if other else "add or take out both"
+            message = f"{folder / stem}: the {what} of this name is missing{others}; {hint}"
             issues.report("mask-missing", folder / stem, message)
     stems = [stem for stem in stems if stem in image_files and stem in label_files]
     source, classes, void = find_classes(root, *defaults)

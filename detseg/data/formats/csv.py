@@ -37,11 +37,11 @@ class CsvFormat(DatasetFormat):
 
     def detect(self, tree: Tree) -> list[DatasetSource]:
         """Collect the tables of a folder by their headers."""
-        labels = [
-            file
-            for file in tree.ending(".csv")
-            if COLUMNS.keys() <= _columns(_split(read_head(tree.root / file).split("\n")[0])).keys()
-        ]
+        heads = {file: read_head(tree.root / file).split("\n")[0] for file in tree.ending(".csv")}
+        missing = {file: _missing(head) for file, head in heads.items()}
+        labels = [file for file, columns in missing.items() if not columns]
+        if not labels and (file := next(iter(missing), None)):
+            return [DatasetSource(self, tree, tree.root, {}, problem=f"{file}: {missing[file]}")]
         return label_source(self, tree, labels, location=tree.root / labels[0] if len(labels) == 1 else None)
 
     def read(
@@ -69,10 +69,8 @@ def read_csv(
             issues.report("label-broken", file, str(error))
             continue
         columns = _columns(_split(header))
-        if missing := [column for column in COLUMNS if column not in columns]:
-            known = "; ".join(f"{column}: {', '.join(COLUMNS[column])}" for column in missing)
-            message = f"{file}: its header lacks columns (any of these names will do): {known}"
-            issues.report("label-broken", file, message)
+        if missing := _missing(header):
+            issues.report("label-broken", file, f"{file}: {missing}")
             continue
         lines = csv.reader(io.StringIO("".join(text), newline=""), delimiter=_delimiter(header))
         try:
@@ -134,6 +132,13 @@ def _delimiter(header: str) -> str:
 
 def _split(header: str) -> list[str]:
     return header.strip().split(_delimiter(header))
+
+
+def _missing(header: str) -> str:
+    """Describe the columns that a header lacks; empty if it has all."""
+    columns = _columns(_split(header))
+    known = "; ".join(f"{column}: {', '.join(names)}" for column, names in COLUMNS.items() if column not in columns)
+    return known and f"its header lacks columns (any of these names will do): {known}"
 
 
 def _columns(header: list[str]) -> dict[str, int]:

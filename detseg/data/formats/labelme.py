@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ def read_labelme(
     """
     builder = Builder(tree.root, tree.root, issues, orientation)
     left_out: dict[str, list[str]] = defaultdict(list)  # files by type of shape
+    grouped: list[str] = []  # files, one for each shape of a group
     for name in files:
         file = tree.root / name
         try:
@@ -72,16 +73,22 @@ def read_labelme(
         sides = content.get("imageHeight"), content.get("imageWidth")
         stated = all(type(side) is int and 0 < side < 10**6 for side in sides)
         index = builder.image(image, sides if stated else None)
+        groups = Counter(str((one.get("label"), one.get("group_id"))) for one in shapes if isinstance(one, dict))
         for number, shape in enumerate(shapes, start=1):
             try:
                 if kind := _add(builder, index, shape):
                     left_out[kind].append(name)
+                elif shape.get("group_id") is not None and groups[str((shape.get("label"), shape["group_id"]))] > 1:
+                    grouped.append(name)
             except AnnotationError as error:
                 message = f"{file}: shape {number} {error}"
                 issues.report(error.kind, file, message, number, image=tree.root / image)
     for kind, names in left_out.items():
         message = f"{tree.root}: {len(names)} shapes of the type {kind} are left out, the first in {names[0]}"
         issues.report("shape-unsupported", tree.root, message, kind)
+    if grouped:
+        message = f"{len(grouped)} shapes have the label and the group_id of another; each is an object of its own"
+        issues.report("label-unused", tree.root, f"{tree.root}: {message}, the first in {grouped[0]}")
     return builder.annotations()
 
 

@@ -84,14 +84,18 @@ NEAR_MISSES = (
     NearMiss(
         "GTSDB",
         _start(".txt", ".ppm;"),
-        "convert its images, `mogrify -format png *.ppm`, and copy gt.txt to gt.csv below the line "
-        "filename;xmin;ymin;xmax;ymax;class",
+        "copy gt.txt to gt.csv below the line filename;xmin;ymin;xmax;ymax;class",
     ),
     NearMiss(
         "COCO-Stuff",
         lambda tree: next((file for file in tree.ending(".png") if STUFF.search(str(tree.root / file))), None),
         "put its label images into masks/train and masks/val, COCO's images into images/train and images/val, and the "
         "names of its classes into classes.txt, a line for each number from 0",
+    ),
+    NearMiss(
+        "Hugging Face's image folders",
+        lambda tree: next((file for file in tree.files if file.endswith(("metadata.jsonl", "metadata.csv"))), None),
+        f"write a line for each box to a .csv with the header {CSV}",
     ),
     NearMiss("the full ADE20K", _suffix("_seg.png"), "take its benchmark of 150 classes, ADEChallengeData2016.zip"),
 )

@@ -6,22 +6,28 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.data.annotations.images import SUFFIXES
 from detseg.errors import DataError
 
 DIGITS = 9  # decimals of a pixel: more are the noise of taking 1 off and adding it again
 
 
 def image_names(splits: Mapping[str, DetectionAnnotations]) -> dict[str, list[str]]:
-    """Choose unique file names for the images of each split.
+    """Choose unique file names for the images of each split. Raises DataError for one without the suffix of an image.
 
     A name that occurs twice gets its folders in front, and a number behind if that is not enough. Case is ignored, as
     some file systems do.
     """
     files = {split: [Path(str(file)) for file in table.files] for split, table in splits.items()}
+    for file in chain.from_iterable(files.values()):
+        if file.suffix.lower() not in SUFFIXES:
+            raise DataError(
+                f"{file}: its suffix is none of {', '.join(SUFFIXES)}; rename it, here and in its label file"
+            )
     stems = Counter(file.stem.lower() for part in files.values() for file in part)
     taken = {stem for stem, count in stems.items() if count == 1}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -59,14 +60,26 @@ class YoloFormat(DatasetFormat):
                 continue
             folders = set(map(_parent, pairs))
             images = [image for image in tree.images if _parent(image) in folders and image not in ambiguous]
-            splits = _declared_splits(tree, images, self.names, issues) or by_split(images)
+            others = [image for image in tree.images if image not in ambiguous]
+            splits = by_split(images)
+            splits = _declared_splits(tree, others, self.names, splits, issues) or splits
             parts = {split: {image: pairs.get(image) for image in part} for split, part in splits.items()}
             used = set().union(*splits.values())
-            issues += [unused_label(tree, pairs[image]) for image in images if image in pairs and image not in used]
+            issues += [unused_label(tree, file) for image, file in pairs.items() if image not in used]
             location = tree.root / (name or os.path.commonpath([f"/{_parent(file)}" for file in pairs.values()])[1:])
             issues += unused_split(tree, pairs) if WHOLE in splits else []
             sources.append(DatasetSource(self, tree, location, parts, has_category_ids=True, issues=issues))
-        return _without_strays(tree, sources)
+        return _without_strays(tree, sources) if sources else self._near_misses(tree)
+
+    def _near_misses(self, tree: Tree) -> list[DatasetSource]:
+        """Describe the first file named like an image whose first line is nearly one of labels."""
+        for file in tree.ending(".txt"):
+            line = read_head(tree.root / file).strip().partition("\n")[0].strip()
+            numbers = [part for part in re.split(r"[\s,;]+", line) if _is_number(part)]
+            if len(numbers) >= 4 and tree.images_of(file):
+                problem = f"{file}: begins with {line[:80]!r}, but YOLO has the number of a class, then x, y, width"
+                return [DatasetSource(self, tree, tree.root, {}, problem=f"{problem} and height, parted by blanks")]
+        return []
 
     def read(
         self, source: DatasetSource, split: str, masks: MaskReading = "none", issues: IssueCollector = FAIL_FAST
@@ -157,11 +170,12 @@ def _pairs(tree: Tree, files: list[str], issues: list[Issue]) -> tuple[dict[str,
 
 
 def _declared_splits(
-    tree: Tree, images: list[str], names: str | None, issues: list[Issue]
+    tree: Tree, images: list[str], names: str | None, by_folder: Collection[str], issues: list[Issue]
 ) -> dict[str, list[str]] | None:
     """Return the split that data.yaml or obj.data declares by folders or lists of images; None if none is here.
 
-    Paths may be those of another machine, or lead out of the folder: their end, below the folder, counts.
+    Paths may be those of another machine, or lead out of the folder: their end, below the folder, counts. A declared
+    split without an image, which no folder is named like either, is reported.
     """
     for file in [names] if names else sorted(tree.ending(*SETTINGS), key=lambda file: file.count("/")):
         if not file.endswith(SETTINGS):
@@ -169,30 +183,38 @@ def _declared_splits(
         content = read_settings(tree.root / file)
         declared = {split: content.get(split) for split in ("train", "val", "test")}
         declared["val"] = declared["val"] or content.get("valid")
-        listed = {split: _images_at(tree, images, place) for split, place in declared.items() if place}
+        listed = {split: _images_at(tree, images, place, issues) for split, place in declared.items() if place}
+        for split in ("train", "val"):
+            if listed.get(split) == [] and split not in by_folder:
+                message = f"{tree.root / file}: no image lies where {split} is, {declared[split]}"
+                issues.append(Issue("split-conflict", str(tree.root / file), f"{message}; its splits are not used"))
         parts = {split: part for split, part in listed.items() if part}
         if "train" not in parts or len(parts) < 2:
             continue
         if len(set().union(*parts.values())) == sum(map(len, parts.values())):
             return parts
-        if len({tuple(part) for part in parts.values()}) > 1:
+        if len({str(declared[split]) for split in parts}) > 1:
             shared = next(image for image in parts["train"] if sum(image in part for part in parts.values()) > 1)
             message = f"{tree.root / file}: {shared} is in more than one split; the splits of this file are not used"
             issues.append(Issue("split-conflict", str(tree.root / file), message))
     return None
 
 
-def _images_at(tree: Tree, images: list[str], places: Any) -> list[str]:
-    """Select the images that lie in a folder or a list, or in one of several."""
+def _images_at(tree: Tree, images: list[str], places: Any, issues: list[Issue]) -> list[str]:
+    """Select the images that lie in a folder or a list, or in one of several; report lines of a list without one."""
     selected: list[str] = []
     for place in places if isinstance(places, list) else [places]:
         parts = [part for part in str(place).replace("\\", "/").split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
             end = "/".join(parts[start:])
             if end in tree.files and end.endswith(".txt"):
-                lines = read_text(tree.root / end).split("\n")
-                named = {tree.image_of(end, line.strip().replace("\\", "/")) for line in lines if line.strip()}
-                selected += [image for image in images if image in named]
+                lines = [line.strip() for line in read_text(tree.root / end).split("\n") if line.strip()]
+                named = {line: tree.images_of(end, line.replace("\\", "/")) for line in lines}
+                if missing := [line for line, files in named.items() if not files]:
+                    message = f"{tree.root / end}: {len(missing)} of {len(lines)} lines name no image below {tree.root}"
+                    issues.append(Issue("image-missing", str(tree.root / end), f"{message}, such as {missing[0]}"))
+                wanted = {files[0] for files in named.values() if len(files) == 1}
+                selected += [image for image in images if image in wanted]
                 break
             if inside := [image for image in images if image.startswith(f"{end}/")]:
                 selected += inside

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.data.annotations.semantic import SemanticAnnotations, concat_semantic
 from detseg.data.loading.collate import PadShapes, collate
 from detseg.data.loading.dataset import SampleDataset
 from detseg.data.modules.base import BaseDataModule
@@ -46,6 +46,10 @@ class SegmentationDataModule(BaseDataModule[SemanticAnnotations]):
     default_batch_size = 4
     dataset_cls = SegmentationDataset
     collate = staticmethod(collate_semantic)
+
+    def concat(self, tables: list[SemanticAnnotations]) -> SemanticAnnotations:
+        """Join the tables of several splits."""
+        return concat_semantic(tables)
 
     @staticmethod
     def default_transforms() -> list[Transform]:

@@ -78,6 +78,8 @@ def broken(path: Path, kind: str) -> None:
             savemat(path, {"GTinst": {"Segmentation": NUMBERS}})
         case "flat mat":
             savemat(path, {"GTcls": 3})
+        case "bomb":
+            sbd(path, np.zeros((13_400, 13_400), np.uint8))
         case "no mat":
             path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
 
@@ -94,6 +96,7 @@ def broken(path: Path, kind: str) -> None:
         ("a.png", "missing", "cannot read this image: No such file"),
         ("a.mat", "other mat", r"not a file of SBD's labels"),
         ("a.mat", "flat mat", r"not a file of SBD's labels"),
+        ("a.mat", "bomb", "pixels, more than the limit of 178,956,970"),
         ("a.mat", "no mat", r"not a file of SBD's labels"),
         ("a.mat", "missing", "cannot read these labels: No such file"),
     ],

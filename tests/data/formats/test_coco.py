@@ -268,7 +268,7 @@ def test_difficult_may_mean_anything(tmp_path: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.INFO):
         found = read_coco(file, tmp_path)
     assert found.difficult.tolist() == [False] * 5 + [True] * 4 + [False] * 2
-    assert "a.json: 4 objects are difficult: 1, and are not trained on" in caplog.text
+    assert "a.json: 4 objects are difficult or to be ignored, and are not trained on" in caplog.text
     collector = IssueCollector()
     assert len(read_coco(file, tmp_path, issues=collector).labels) == len(values)
-    assert {issue.kind for issue in collector.issues} == {"object-doubled"}
+    assert {issue.kind for issue in collector.issues} == {"object-doubled", "flag-unknown"}

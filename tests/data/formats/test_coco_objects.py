@@ -108,7 +108,7 @@ def test_collecting_reads_the_same(tmp_path: Path, masks: MaskReading) -> None:
     [
         ({"bbox": [1, 2, 3]}, r"annotations\[90\] \(id 91\) has bbox = \[1, 2, 3\]"),
         ({"image_id": None}, r"annotations\[90\] \(id 91\) has image_id = None"),
-        ({"iscrowd": "yes"}, r"annotations\[90\] \(id 91\) has iscrowd = 'yes'"),
+        ({"iscrowd": "maybe"}, r"annotations\[90\] \(id 91\) has iscrowd = 'maybe'"),
         ({"category_id": 7}, "annotation 91 has category_id 7"),
         ({"segmentation": [[1, 2, 3, 4]]}, "annotation 91 has a polygon .* of 2 points"),
         ({"segmentation": {"counts": [1], "size": [1, 1]}}, "annotation 91 has an RLE of the size"),

@@ -20,20 +20,21 @@ from PIL import Image
 
 from detseg.check.checking import CheckResult, check_dataset
 from detseg.check.repair import repair
-from detseg.check.training_checks import check_before_training
-from detseg.data import DetectionDataModule
+from detseg.check.training_checks import check_before_training, check_masks_before_training
+from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.coco.detection import CocoFormat
 from detseg.data.formats.createml import CreateMlFormat
 from detseg.data.formats.csv import CsvFormat
-from detseg.data.formats.format_detection import detect_source
+from detseg.data.formats.format_detection import detect_any, detect_source
 from detseg.data.formats.kitti import KittiFormat
 from detseg.data.formats.voc.detection import VocFormat
 from detseg.data.formats.yolo import YoloFormat
 from detseg.data.modules.detection import DetectionDataset
 from detseg.data.modules.segmentation import SegmentationDataset
+from detseg.draw import save_labels
 from detseg.errors import DataError
 from tests.data import made, sets
 from tests.data.sets import Picture, Truth, write
@@ -49,7 +50,7 @@ WHOLE: Truth = {"all": [*TRUTH["train"], *TRUTH["val"]]}
 
 
 def look(root: Path, format: str | DatasetFormat = "auto") -> CheckResult:
-    return check_dataset(detect_source(root, format), False, 1, lambda count: nullcontext(lambda: None))
+    return check_dataset(detect_any(root, format), False, 1, lambda count: nullcontext(lambda: None))
 
 
 def counts(result: CheckResult) -> dict[str, tuple[int, int]]:
@@ -319,10 +320,10 @@ def test_names_are_as_written(tmp_path: Path, names: str, expected: tuple[str, s
     assert detect_source(tmp_path).read("all").classes == expected
 
 
-@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".dib"])
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".dib", ".gif", ".ppm"])
 def test_all_suffixes_of_images(tmp_path: Path, suffix: str) -> None:
     image = flat(tmp_path) / "images" / "a.png"
-    kind = "BMP" if suffix == ".dib" else "JPEG"
+    kind = {".dib": "BMP", ".gif": "GIF", ".ppm": "PPM"}.get(suffix, "JPEG")
     Image.open(image).save(image.with_suffix(suffix), format=kind)
     image.unlink()
     result = look(tmp_path)
@@ -598,3 +599,147 @@ def test_a_repair_keeps_the_objects_of_equal_images(tmp_path: Path) -> None:
     repair(look(root), tmp_path / "out", lambda: None)
     again = look(tmp_path / "out")
     assert (counts(again), kinds(again)) == ({"all": (3, 5)}, {})
+
+
+def lines_of_corners(picture: Picture) -> str:
+    w, h = picture.width, picture.height
+    return "".join(
+        f"{sets.NAMES.index(name)} {a / w} {b / h} {c / w} {d / h}\n" for name, a, b, c, d in picture.objects
+    )
+
+
+def corners_in_yolo(root: Path, pictures: list[Picture]) -> None:
+    for picture in pictures:
+        sets.draw_image(root / "images" / f"{picture.stem}.png", picture)
+        write(root / "labels" / f"{picture.stem}.txt", lines_of_corners(picture))
+    write(root / "data.yaml", "names: [cat, dog]\n")
+
+
+def corners_in_coco(root: Path, pictures: list[Picture]) -> None:
+    content: dict[str, Any] = sets.coco_content(pictures)
+    for entry in content["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x, y, x + w, y + h]
+    for picture in pictures:
+        sets.draw_image(root / f"{picture.stem}.png", picture)
+    write(root / "a.json", json.dumps(content))
+
+
+@pytest.mark.parametrize("build", [corners_in_yolo, corners_in_coco])
+def test_corners_instead_of_a_size(tmp_path: Path, build: Callable[[Path, list[Picture]], None]) -> None:
+    picture = Picture("a", 40, 30, [("cat", 12, 8, 32, 28), ("dog", 21, 12, 38, 26), ("cat", 22, 20, 35, 29)])
+    build(tmp_path, [picture])
+    (issue,) = look(tmp_path).of_kind("box-corners")
+    with pytest.raises(DataError, match=re.escape(issue.message)):
+        detect_source(tmp_path).read("all")
+
+
+def test_declared_splits_that_are_not_there(tmp_path: Path) -> None:
+    write(flat(tmp_path) / "data.yaml", "train: images\nval: valid\nnames: [cat, dog]\n")
+    (issue,) = look(tmp_path).of_kind("split-conflict")
+    assert "no image lies where val is, valid" in issue.message
+    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n")
+    (issue,) = look(tmp_path).of_kind("split-conflict")
+    assert "is in more than one split" in issue.message
+    write(tmp_path / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat, dog]\n")
+    write(tmp_path / "train.txt", "images/a.png\nimages/b.png\nimages/x.png\n")
+    write(tmp_path / "val.txt", "images/c.png\n")
+    (issue,) = look(tmp_path).of_kind("image-missing")
+    assert "train.txt: 1 of 3 lines name no image below" in issue.message
+    assert counts(look(tmp_path)) == {"train": (2, 3), "val": (1, 1)}
+
+
+def test_a_file_that_names_another_image(tmp_path: Path) -> None:
+    files = sets.voc_folders(tmp_path, TRUTH)
+    files[0].write_text(files[0].read_text().replace("a.png", "b.png"))
+    (issue,) = look(tmp_path).of_kind("image-ambiguous")
+    assert "a.xml: its filename is b.png, but its name is that of a.png" in issue.message
+
+
+@pytest.mark.parametrize(
+    ("change", "crowd", "difficult"),
+    [
+        ({"iscrowd": "false"}, False, False),
+        ({"iscrowd": "true"}, True, False),
+        ({"ignore": 1}, False, True),
+        ({"ignore": "no", "difficult": "yes"}, False, True),
+    ],
+)
+def test_flags_of_coco(tmp_path: Path, change: dict[str, Any], crowd: bool, difficult: bool) -> None:
+    content: dict[str, Any] = sets.coco_content([TRUTH["train"][1]])
+    content["annotations"][0] |= {"area": 0, **change}
+    sets.draw_image(tmp_path / "b.png", TRUTH["train"][1])
+    write(tmp_path / "a.json", json.dumps(content))
+    for table in (detect_source(tmp_path).read("all"), look(tmp_path).splits["all"]):
+        assert isinstance(table, DetectionAnnotations)
+        assert (table.crowd.tolist(), table.difficult.tolist(), table.areas.tolist()) == ([crowd], [difficult], [48])
+    assert "1 annotations have an area of 0 or less" in look(tmp_path).of_kind("area-renewed")[0].message
+
+
+def test_classes_that_look_the_same(tmp_path: Path) -> None:
+    for number, name in enumerate(("caf\u00e9", "cafe\u0301")):
+        made.voc(tmp_path, str(number), made.box(name, 1, 1, 9, 9))
+    assert len(look(tmp_path).of_kind("class-names")) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("a.csv", "a.png,1,1,9,9,cat\n", "a.csv: its header lacks columns"),
+        (
+            "a.txt",
+            "cat 0.5 0.5 0.2 0.2\n",
+            "a.txt: begins with 'cat 0.5 0.5 0.2 0.2', but YOLO has the number",
+        ),
+        ("a.txt", "0,0.5,0.5,0.2,0.2\n", "a.txt: begins with '0,0.5,0.5,0.2,0.2', but YOLO"),
+        ("metadata.jsonl", '{"file_name": "a.png"}\n', "metadata.jsonl is of Hugging Face's image folders"),
+    ],
+)
+def test_what_is_nearly_right_is_said(tmp_path: Path, file: str, text: str, message: str) -> None:
+    made.image(tmp_path / "a.png")
+    write(tmp_path / file, text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        detect_source(tmp_path)
+
+
+def test_several_files_of_coco_without_a_split(tmp_path: Path) -> None:
+    for name in ("part0", "part1"):
+        write(tmp_path / f"{name}.json", json.dumps(sets.coco_content(TRUTH["train"])))
+    with pytest.raises(DataError, match=r"part0\.json, part1\.json are all of COCO: merge them"):
+        detect_source(tmp_path)
+
+
+def test_groups_of_shapes(tmp_path: Path) -> None:
+    shapes = [shape("polygon", [[x, 1], [x + 4, 1], [x, 5]], group_id=1) for x in (1, 9)]
+    (issue,) = look(one_labelme(tmp_path, shapes)).of_kind("label-unused")
+    assert "2 shapes have the label and the group_id of another" in issue.message
+
+
+def test_32_bits_have_no_range(tmp_path: Path) -> None:
+    (flat(tmp_path) / "images" / "a.png").unlink()
+    Image.fromarray(np.zeros((30, 40), np.float32)).save(tmp_path / "images" / "a.tif")
+    (issue,) = look(tmp_path).of_kind("image-unreadable")
+    with pytest.raises(DataError, match=re.escape(issue.message)):
+        DetectionDataset(detect_source(tmp_path).read("all"), [], False).read(0)  # type: ignore[arg-type]
+
+
+def test_masks_of_0_and_255(tmp_path: Path) -> None:
+    pixels = np.zeros((30, 40), np.uint8)
+    pixels[9:] = 255
+    (tmp_path / "masks").mkdir()
+    for stem in "abcde":
+        made.image(tmp_path / "images" / f"{stem}.jpg", 30, 40, seed=ord(stem))
+        save_labels(pixels, tmp_path / "masks" / f"{stem}.png")
+    write(tmp_path / "classes.txt", "background\ncat\n")
+    (issue,) = look(tmp_path).of_kind("objects-none")
+    assert "the semantic masks hold 0 and 255 alone, and 255 is void" in issue.message
+    with pytest.raises(DataError, match="the semantic masks hold 0 and 255 alone"):
+        check_masks_before_training(SegmentationDataModule(str(tmp_path)))
+
+
+def test_masks_of_another_type(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        made.image(tmp_path / folder / "a.jpg")
+    write(tmp_path / "classes.txt", "background\ncat\n")
+    with pytest.raises(DataError, match=r"the mask of this name is missing; a\.jpg is there, but must be a \.png"):
+        detect_source(tmp_path, task="semantic_segmentation").read("all")

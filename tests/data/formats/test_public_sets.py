@@ -286,5 +286,5 @@ def test_the_trimaps_of_pets(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "test.txt").unlink()
     assert len(detect_source(tmp_path, task="semantic_segmentation").read("all")) == 3
     (tmp_path / "annotations" / "trimaps" / "beagle_2.png").unlink()
-    with pytest.raises(DataError, match=r"beagle_2: the labels of this name are missing"):
+    with pytest.raises(DataError, match=r"beagle_2: the mask of this name is missing"):
         source.read("train")

@@ -104,6 +104,18 @@ def test_evaluation_gives_images_and_labels_as_they_are(tmp_path: Path) -> None:
     assert sorted(seen) == list(range(9))
 
 
+def test_all_splits_are_evaluated_together(tmp_path: Path) -> None:
+    data = SegmentationDataModule(str(write_folder(tmp_path, 2, 3, ((48, 64), (33, 44)))), num_workers=0)
+    data.evaluate_on("all")
+    table = data.val_annotations
+    assert (len(table), data.count_images(), table.sizes.tolist()[1]) == (5, 5, [33, 44])
+    for row, seed in enumerate((0, 1, 0, 1, 2)):
+        assert np.array_equal(table.labels(row), labels(seed, *table.sizes[row].tolist()))
+        assert table.path(row).stem == table.source(row).stem == ("train" if row < 2 else "val") + str(seed)
+    flipped = table.relabel(("car", "road", "sky")).subset([4, 0])
+    assert np.array_equal(flipped.labels(0)[flipped.labels(0) < 3], 2 - labels(2)[labels(2) < 3])
+
+
 @pytest.mark.parametrize(("crop", "edge"), [(32, 32), (40, 64), (200, 224)])
 def test_training_gives_crops_of_one_size(tmp_path: Path, crop: int, edge: int) -> None:
     transforms = [RandomScaleCrop((0.5, 2), crop), RandomHorizontalFlip()]
@@ -253,11 +265,11 @@ def test_a_folder_without_splits_is_split(tmp_path: Path) -> None:
     assert val.path(1) == tmp_path / "images" / f"{row}.jpg"
 
 
-@pytest.mark.parametrize(("kind", "what"), [("images", "image"), ("masks", "labels")])
+@pytest.mark.parametrize(("kind", "what"), [("images", "image"), ("masks", "mask")])
 def test_what_has_no_partner_is_named(tmp_path: Path, kind: str, what: str) -> None:
     write_folder(tmp_path)
     (tmp_path / kind / "train" / "train1.png").unlink()
-    with pytest.raises(DataError, match=rf"{kind}/train/train1: the {what} of this name are missing; add or take out"):
+    with pytest.raises(DataError, match=rf"{kind}/train/train1: the {what} of this name is missing; add or take out"):
         _ = SegmentationDataModule(str(tmp_path)).classes
     (tmp_path / kind / "train" / "train3.png").unlink()
     with pytest.raises(DataError, match=rf"{kind}/train/train1: .* and of 1 more"):
@@ -356,7 +368,7 @@ def test_camvid(tmp_path: Path) -> None:
     assert np.array_equal(data.train_annotations.labels(0), labels(3))  # 11 is void
     assert len(SegmentationDataModule(str(tmp_path), "CamVid", split={"val": "test"}).val_annotations) == 2
     (tmp_path / "train.txt").write_text("a\nmissing\n")
-    with pytest.raises(DataError, match="train/missing: the image of this name are missing"):
+    with pytest.raises(DataError, match="train/missing: the image of this name is missing"):
         _ = SegmentationDataModule(str(tmp_path), "CamVid").classes
 
 

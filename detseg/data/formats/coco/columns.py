@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,10 @@ from detseg.data.formats.layout import read_flag
 from detseg.errors import DataError
 
 NO_ID = -1
+RENEWED = ("id-renewed", "{} annotations have no id, or that of another one, and get new ones")
+POSED = ("label-unused", "the key points of {} objects are not read")
+UNCLEAR = ("flag-unknown", "{} annotations have difficult or ignore that is neither true nor false")
+FLAT = ("area-renewed", "{} annotations have an area of 0 or less, and get that of their box or mask")
 
 Entries = list[dict[str, Any]]
 
@@ -35,8 +40,7 @@ class Objects:
     difficult: NDArray[np.bool_]  # (N,) VOC's, converted
     byte_ranges: NDArray[np.int64]  # (N, 2) of the polygons in ``data``; both 0 where the mask is something else
     data: bytearray
-    renewed: int  # annotations without an id of their own
-    posed: int  # annotations with key points
+    counts: Counter[tuple[str, str]]  # changed annotations by kind of issue and message, with {} for their number
     rotated: NDArray[np.bool_]  # (N,) boxes that were around an object before it was rotated
     others: dict[int, Any]  # by row: input of ``packed_mask``, which needs the size of the image
 
@@ -80,7 +84,7 @@ class ObjectCollector:
         self.file, self.masks = file, masks
         self.parts: list[tuple[NDArray[Any], ...]] = []
         self.data, self.others = bytearray(), dict[int, Any]()
-        self.count = self.posed = 0
+        self.count, self.counts = 0, Counter[tuple[str, str]]()
 
     def add(self, entries: Entries) -> None:
         """Add entries, with their masks if these are read.
@@ -93,8 +97,11 @@ class ObjectCollector:
         categories = column(file, "annotations", entries, "category_id", np.int64)
         boxes = column(file, "annotations", entries, "bbox", np.float64, shape=(4,))
         areas = column(file, "annotations", entries, "area", np.float64, default=np.nan)
-        crowd = column(file, "annotations", entries, "iscrowd", np.int64, default=0) > 0
-        difficult = np.array(["difficult" in entry and bool(read_flag(entry["difficult"])) for entry in entries], bool)
+        flat = areas <= 0
+        areas[flat] = np.nan
+        self.counts[FLAT] += int(flat.sum())
+        crowd = column(file, "annotations", entries, "iscrowd", np.bool_, default=0)
+        difficult = np.array([("difficult" in one or "ignore" in one) and self._excluded(one) for one in entries], bool)
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         angles = np.array([rotation(entry) if "attributes" in entry else 0 for entry in entries], dtype=np.float64)
         rotated = angles % 360 != 0
@@ -102,7 +109,13 @@ class ObjectCollector:
         spans = self._add_masks(entries) if self.masks else np.zeros((len(entries), 2), dtype=np.int64)
         self.parts.append((images, numbers, categories, boxes, areas, crowd, difficult, spans, rotated))
         self.count += len(entries)
-        self.posed += sum("keypoints" in entry for entry in entries)
+        self.counts[POSED] += sum("keypoints" in entry for entry in entries)
+
+    def _excluded(self, entry: dict[str, Any]) -> bool:
+        """Tell if an annotation is difficult, or is to be ignored; count flags without a meaning."""
+        flags = [read_flag(entry.get(key)) for key in ("difficult", "ignore")]
+        self.counts[UNCLEAR] += None in flags
+        return any(flags)
 
     def _add_masks(self, entries: Entries) -> NDArray[np.int64]:
         values = [entry.get("segmentation") for entry in entries]
@@ -129,9 +142,9 @@ class ObjectCollector:
         new |= numbers == NO_ID
         if new.any():
             numbers[new] = max(0, numbers.max()) + np.arange(1, new.sum() + 1)
-        new_ids, data, others = int(new.sum()), self.data, self.others
+        self.counts[RENEWED] = int(new.sum())
         columns = (images, numbers, categories, boxes, areas, crowd, difficult, spans)
-        return Objects(*columns, data, new_ids, self.posed, rotated, others)
+        return Objects(*columns, self.data, self.counts, rotated, self.others)
 
 
 def without_masks(entries: Entries) -> None:
@@ -180,6 +193,10 @@ def column(
             values = [default if value is None else value for value in values]
         if not shape and types & {list, dict}:
             raise ValueError("not one value")
+        if dtype is np.bool_ and not types <= {int, bool}:
+            values = [read_flag(value) for value in values]
+            if None in values:
+                raise ValueError("neither true nor false")
         if types == {list} and {*map(len, values)} == {*shape}:  # the usual case, many times as fast
             values = np.fromiter(chain.from_iterable(values), dtype=dtype, count=len(values) * shape[0])
         array = np.array(values, dtype=dtype).reshape(len(entries), *shape)

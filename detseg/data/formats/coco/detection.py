@@ -137,6 +137,10 @@ class CocoFormat(CocoFiles):
     def _near_misses(self, tree: Tree) -> list[DatasetSource]:
         """Describe files that could have been COCO's, if there are few."""
         files = tree.ending(".json")
+        several = [file for file in files if len(files) <= MANY and is_coco(tree.root / file)]
+        if len(several) > 1:
+            problem = f"{', '.join(several)} are all of COCO: merge them, or give `split.train='FILE'`"
+            return [DatasetSource(self, tree, tree.root, {}, problem=f"{problem} and `split.val='FILE'`")]
         if not 0 < len(files) < 4:
             return []
         problems = [f"no images, annotations and categories of COCO in {', '.join(files)}"]

@@ -70,7 +70,7 @@ def read_coco(
     else:
         table = cached(file, [str(images), masks], lambda: _read_and_log(file, images, masks, orientation))
     if count := int(table.difficult.sum()):
-        log.info("%s: %d objects are difficult: 1, and are not trained on", file, count)
+        log.info("%s: %d objects are difficult or to be ignored, and are not trained on", file, count)
     names = table.files.tolist()
     paths = resolve_paths(file, images, names)  # again, as images may have been moved since a cache was made
     return table if paths == names else replace(table, files=np.array(paths, dtype=np.str_))
@@ -93,11 +93,9 @@ def _read(file: Path, image_sizes: ImageSizes, masks: MaskReading) -> tuple[Dete
     content = (None if issues.collects else _in_pieces(file, masks)) or _at_once(file, images, masks, issues)
     image_ids, files, sizes, cacheable = _images(file, images, content.pop("images"))
     objects, rows = _listed(file, content.pop("annotations"), image_ids, masks, issues)
-    if objects.renewed:
-        message = f"{file}: {objects.renewed} annotations have no id, or that of another one, and get new ones"
-        issues.report("id-renewed", file, message)
-    if objects.posed:
-        issues.report("label-unused", file, f"{file}: the key points of {objects.posed} objects are not read")
+    for (kind, message), count in objects.counts.items():
+        if count:
+            issues.report(kind, file, f"{file}: {message.format(count)}")
     for row in np.flatnonzero(objects.rotated).tolist():
         message = f"{file}: annotation {objects.ids[row]} is rotated, and becomes the box around it"
         issues.report("shape-unsupported", file, message, int(objects.ids[row]))

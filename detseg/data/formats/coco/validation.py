@@ -30,7 +30,7 @@ ANNOTATIONS = {
     "category_id": Column(np.int64),
     "bbox": Column(np.float64, None, (4,)),
     "area": Column(np.float64, np.nan),
-    "iscrowd": Column(np.int64, 0),
+    "iscrowd": Column(np.bool_, 0),
 }
 CATEGORIES = {"id": Column(np.int64), "name": Column(np.str_)}
 

@@ -36,7 +36,7 @@ def find_voc(root: Path, labels: str = "Annotations") -> Path:
 def find_ids(root: Path, split: str | None, kind: str = "Main") -> list[str]:
     """List the images of ImageSets/<kind>/<split>.txt, or of all annotations if ``split`` is None."""
     if split is None:
-        return [file.removesuffix(".xml") for file in Tree(require_folder(root, "annotations")).ending(".xml")]
+        return [os.path.splitext(file)[0] for file in Tree(require_folder(root, "annotations")).ending(".xml")]
     images = subfolder(root, "jpegimages", "images")
     known = {os.path.splitext(name)[0] for name in Tree(images).images} if images else ()
     return read_list(root / "ImageSets" / kind / f"{split}.txt", known)

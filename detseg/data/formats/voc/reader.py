@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -171,6 +171,7 @@ class _Reader:
         tree = _parse(file, self.issues, image)
         if tree is None:
             return None
+        self._check_name(file, tree, image)
         for number, entry in enumerate(tree.iterfind("object"), start=1):
             try:
                 name = (entry.findtext("name") or "").strip()
@@ -197,6 +198,13 @@ class _Reader:
         except AnnotationError:
             return None
         return (height, width) if height > 0 and width > 0 else None
+
+    def _check_name(self, file: Path, tree: Element, image: Path) -> None:
+        """Report a file that names another image than the one of its stem, if both are there."""
+        name = PurePosixPath((tree.findtext("filename") or "").strip().replace("\\", "/")).name
+        if name and PurePosixPath(name).stem != image.stem and image.with_name(name).is_file():
+            message = f"{file}: its filename is {name}, but its name is that of {image.name}; correct one of them"
+            self.issues.report("image-ambiguous", file, message, image=image)
 
     def _difficult(self, entry: Element, subject: str, image: Path) -> bool:
         """Read the flag of an object, and report one that means nothing."""
