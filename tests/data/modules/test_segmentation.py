@@ -272,7 +272,7 @@ def test_what_has_no_partner_is_named(tmp_path: Path, kind: str, what: str) -> N
     with pytest.raises(DataError, match=rf"{kind}/train/train1: the {what} of this name is missing; add or take out"):
         _ = SegmentationDataModule(str(tmp_path)).classes
     (tmp_path / kind / "train" / "train3.png").unlink()
-    with pytest.raises(DataError, match=rf"{kind}/train/train1: .* and of 1 more"):
+    with pytest.raises(DataError, match=rf"{kind}/train/train1: .*, and 1 more"):
         _ = SegmentationDataModule(str(tmp_path)).classes
 
 
