@@ -6,6 +6,7 @@ among those that are imported already, so that a file cannot run anything.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from detseg.errors import CheckpointError
 from detseg.tasks import TASKS, Task
 from detseg.tasks.metadata import metrics
 from detseg.weights import checkpoint_file, state_dict
+
+log = logging.getLogger(__name__)
 
 for _name in dir(data_sets):  # imported, so that checkpoints and the command line find them by name
     getattr(data_sets, _name)
@@ -62,6 +65,8 @@ def load(path: str | Path) -> Task:
         task.metric_values = {name: math.nan if value is None else value for name, value in metadata["metrics"].items()}
     except Exception as error:  # the file may give any constructor any value
         raise CheckpointError(f"{path}: cannot rebuild the model: {str(error).strip(chr(39))}") from error
+    if metadata.get("run", {}).get("weights") == "ema":
+        log.info("%s: the weights are an exponential moving average", path)
     return task.eval()
 
 

@@ -20,7 +20,8 @@ Train a detector, a segmenter or a classifier.
   --trainer FILE           some of them, such as trainer/gpu.yaml
   --name NAME              the folder of the run, runs/NAME; by default the name of the configuration
   --resume FILE|last|auto  a checkpoint to continue from; auto starts if there is none
-  --checkpoint.every_minutes N, --patience N, --ema DECAY: see docs/training.md
+  --checkpoint.every_minutes N, --patience N, --max_time DD:HH:MM:SS, --ema DECAY: see docs/training.md
+  --logger NAME[,NAME]     wandb, mlflow, trackio, tensorboard, csv (default: the last two)
   --seed_everything N      seed of all random numbers (default: 0)
   --print_config           print the settings, and do not train
 

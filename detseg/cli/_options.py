@@ -24,7 +24,7 @@ GROUPED = {
     "max_epochs": "trainer.max_epochs",
     "max_steps": "trainer.max_steps",
     "warmup_steps": "task.schedule.warmup_steps",
-    **{name: f"task.{name}" for name in ("class_weights", "compile_loss", "features_gib")},
+    **{name: f"task.{name}" for name in ("class_weights", "compile_loss", "features_gib", "max_bad_steps")},
     **{name: f"task.{name}" for name in ("optimizer", "reference_batch", "schedule")},
 }
 PREDICTION = {name: name for name in ("batch_size", "threshold", "crop_size", "scales", "flip")}

@@ -18,7 +18,6 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from detseg import checkpoint
 from detseg.callbacks import (
@@ -32,6 +31,7 @@ from detseg.callbacks import (
 from detseg.check.training_checks import check_before_training, check_masks_before_training
 from detseg.cli import _help
 from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_data, where
+from detseg.cli._loggers import DEFAULT, LOGGERS, make_loggers
 from detseg.cli._parser import instantiate, parse, parser_options
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule, SegmentationDataModule
@@ -97,6 +97,12 @@ class TrainCLI(LightningCLI):
             type=float | None,
             help="Decay of an exponential moving average of the weights.",
         )
+        parser.add_argument(
+            "--max_time", type=str | None, help="Stop after this time, DD:HH:MM:SS, of all parts of a run."
+        )
+        parser.add_argument(
+            "--logger", type=str | None, help=f"{', '.join(LOGGERS)}, joined by commas; default: {DEFAULT}."
+        )
         parser.add_class_arguments(LastCheckpoint, "checkpoint", skip={"folder"}, instantiate=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -155,9 +161,10 @@ class TrainCLI(LightningCLI):
         settings = self.config_init["trainer"]
         if settings["default_root_dir"] is None:
             kwargs["default_root_dir"] = self.folder
-        if settings["logger"] in (None, True):
-            # Without a name and a version, which would be folders inside the folder of the run.
-            kwargs["logger"] = [Logger(self.folder, name="", version="") for Logger in (TensorBoardLogger, CSVLogger)]
+        if self.config.logger or settings["logger"] in (None, True):
+            kwargs["logger"] = make_loggers(self.config.logger or DEFAULT, self.folder)
+        if self.config.max_time is not None:
+            kwargs["max_time"] = self.config.max_time
         has_images = isinstance(self.task, (DetectionTask, SegmentationTask))
         callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if has_images else []
         callbacks += [DataLoadingMonitor(), LambdaCallback(on_fit_start=self._write_config)]

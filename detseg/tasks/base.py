@@ -9,12 +9,12 @@ import warnings
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -31,13 +31,11 @@ from detseg.structures import Batch
 from detseg.tasks import metadata
 from detseg.tasks.compilation import Loss, compiled
 from detseg.tasks.loss_check import BadSteps, LossCheck, spoil_gradient
+from detseg.tasks.memory import Halving, set_batch_size
 from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig, require_at_least
+from detseg.tasks.rank_stats import gather
 
 log = logging.getLogger(__name__)
-
-
-RankStats = tuple[list[int], dict[str, float], float]
-"""The validation of one rank: indices of its images, sums of the losses over them, seconds."""
 
 
 class Task(LightningModule):
@@ -92,6 +90,7 @@ class Task(LightningModule):
         self._other_values: list[str] = []  # names of the values of metrics that have no table
         self._check: LossCheck | None = None
         self._bad_steps: BadSteps | None = None
+        self._halving = Halving()
         self._reset()
 
     @staticmethod
@@ -160,7 +159,9 @@ class Task(LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         seed_step(self.current_epoch, index, self.global_rank)
-        losses = (self._compiled or self.model.loss)(batch)
+        losses = self._halving.whole(self._compiled or self.model.loss, batch)
+        if losses is None:
+            losses = self._halving.halves(self.model.loss)
         total = torch.stack(list(losses.values())).sum()
         self._check_loss()
         detached = {name: value.detach() for name, value in losses.items()}
@@ -168,6 +169,20 @@ class Task(LightningModule):
         named = {f"train/{name}": value.detach() for name, value in {"loss": total, **losses}.items()}
         self.log_dict(named, prog_bar=True, batch_size=len(batch.images))
         return spoil_gradient(total)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients; where the memory does not suffice for it, compute the step again in halves."""
+        trainer = self.trainer
+        # Other ranks would wait for this one, and the gradients of other batches are in the sum already.
+        alone = trainer.world_size == trainer.accumulate_grad_batches == 1 and not self._scales_gradients
+        with suppress(*[torch.OutOfMemoryError] * alone):
+            loss.backward()
+            return
+        loss.detach_()  # frees the failed pass
+        self.zero_grad()
+        with trainer.precision_plugin.forward_context():
+            losses = self._halving.halves(self.model.loss)
+        spoil_gradient(torch.stack(list(losses.values())).sum()).backward()
 
     def _check_loss(self) -> None:
         """Record the previous step if it was not finite: its answer has arrived, so nothing waits for it."""
@@ -195,6 +210,8 @@ class Task(LightningModule):
         self._check_loss()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.data.tries_batch_sizes:
+            set_batch_size(self)
         self.trainer.fit_loop.setup_data()  # makes num_training_batches known
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         # A fused optimizer can leave out a step. Lightning clips no gradients of one, and a scaler works without.
@@ -281,7 +298,7 @@ class Task(LightningModule):
         values = self.compute_metrics()
         seen = torch.cat(self._image_index).tolist() if self._image_index else []
         losses = {name: float(value) for name, value in self._losses.items()}
-        ranks = _gather((seen, losses, time.perf_counter() - self._start))
+        ranks = gather((seen, losses, time.perf_counter() - self._start))
         self._reset()
         images = len({index for seen, _, _ in ranks for index in seen})
         names = dict.fromkeys(name for _, losses, _ in ranks for name in losses)
@@ -330,12 +347,3 @@ def scalars(name: str, value: Any) -> dict[str, float]:
     """The values of a metric by name: of a dictionary those that are one number, else the number as ``name``."""
     values = value if isinstance(value, Mapping) else {name: value}
     return {key: float(one) for key, one in values.items() if not isinstance(one, Tensor) or one.numel() == 1}
-
-
-def _gather(stats: RankStats) -> list[RankStats]:
-    """The statistics of all ranks. Every rank must call it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [stats]
-    ranks: list[RankStats] = [stats] * dist.get_world_size()
-    dist.all_gather_object(ranks, stats)
-    return ranks

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.callbacks import WeightAveraging
 from torchmetrics import Metric
 
 from detseg.compat import FORMAT
@@ -45,6 +46,8 @@ def run_settings(task: Task) -> dict[str, Any]:
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "seed": global_seed(),
         "precision": str(trainer.precision),
+        # Those of the model in last.ckpt and best.ckpt: raw, or their exponential moving average.
+        "weights": "ema" if any(isinstance(one, WeightAveraging) for one in trainer.callbacks) else "raw",
         "digest of the training data": task.data.train_annotations.fingerprint(),
     }
 
@@ -82,6 +85,9 @@ def resume(task: Task, metadata: Mapping[str, Any]) -> None:
             f"{', '.join(task.class_names)}; resume a training on the data that it began with"
         )
     run = metadata.get("run", {})
+    if task.data.tries_batch_sizes and "batch_size" in run:
+        task.data.batch_size = task.run_settings["batch_size"] = run["batch_size"]
+        task.data.tries_batch_sizes = False
     changed = [
         f"{name} is {task.run_settings[name]}, was {value}"
         for name, value in run.items()

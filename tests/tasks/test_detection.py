@@ -378,6 +378,9 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
     assert torch.equal(watch.trained[0], current)
     assert not torch.equal(averaged, current)
     assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").model.weight, averaged)
+    assert content["detseg"]["run"]["weights"] == "ema"
+    with pytest.raises(CheckpointError, match="weights is raw, was ema"):
+        Trainer(**QUIET).fit(DetectionTask(ColourDetector()), colours(root), ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_five_lines_of_python(root: Path, tmp_path: Path) -> None:

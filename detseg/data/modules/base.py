@@ -86,9 +86,9 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     ``transforms`` change training images in order; for evaluation see ``Transform``. ``split`` names its splits; of a
     data set that is not split, ``val_fraction`` of the images, drawn by ``seed``, are for validation, and images that
     are the same byte by byte stay on one side. ``batch_size`` and ``num_workers`` are those of one device; by default,
-    the batch size is that of the task. An image that cannot be used is an error, or with ``bad_samples`` "skip" left
-    out of training, as long as there are few. Nothing is read before it is needed: a data module from a checkpoint
-    gives ``preprocessing`` and ``pad_shapes`` without any data.
+    the batch size is that of the task, and "auto" is the largest that a GPU holds in training. An image that cannot be
+    used is an error, or with ``bad_samples`` "skip" left out of training, as long as there are few. Nothing is read
+    before it is needed: a data module from a checkpoint gives ``preprocessing`` and ``pad_shapes`` without any data.
     """
 
     collate = staticmethod(collate)
@@ -105,12 +105,13 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
         format: str | DatasetFormat = AUTO,
         split: SplitConfig | None = None,
         transforms: list[Transform] | None = None,
-        batch_size: int | None = None,
+        batch_size: int | Literal["auto"] | None = None,
         num_workers: int = 2,
         bad_samples: BadSamples = "error",
     ) -> None:
         super().__init__()
-        self.batch_size = self.default_batch_size if batch_size is None else batch_size
+        self.tries_batch_sizes = batch_size == "auto"  # before a training
+        self.batch_size = self.default_batch_size if batch_size in ("auto", None) else batch_size
         self.num_workers, self.bad_samples = num_workers, bad_samples
         if self.batch_size < 1 or num_workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
