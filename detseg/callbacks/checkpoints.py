@@ -7,12 +7,15 @@ import math
 import signal
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import is_tensor
+from torch.utils._pytree import tree_map
 
 from detseg.metrics import write_metrics
 from detseg.tasks.base import Task
@@ -26,13 +29,30 @@ ASK_EVERY = 10  # steps between two decisions that all ranks take together
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints atomically, with a digest; keep the one before ``last`` as ``previous``."""
+    """Write checkpoints atomically, with a digest; keep the one before ``last`` as ``previous``.
+
+    A thread writes ``last``, of which it gets a copy, while the training goes on.
+    """
+
+    def __init__(self) -> None:
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a file. Raises CheckpointError if it cannot be written; the old file remains."""
+        """Write a file. Raises CheckpointError if it, or the one before it, cannot be written; the old file remains."""
         path = Path(path)
-        previous = path.with_name("previous.ckpt") if path.name == "last.ckpt" else None
-        checkpoint_file.write(checkpoint, path, previous)
+        self.teardown()
+        if path.name != "last.ckpt":
+            checkpoint_file.write(checkpoint, path)
+            return
+        copy = tree_map(lambda value: value.detach().to("cpu", copy=True) if is_tensor(value) else value, checkpoint)
+        self._written = self._writer.submit(checkpoint_file.write, copy, path, path.with_name("previous.ckpt"))
+
+    def teardown(self) -> None:
+        """Wait for the thread. Raises CheckpointError if its file cannot be written."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -18,7 +18,9 @@ def uniform(seeds: Tensor, index: Tensor, stream: int) -> Tensor:
     key = (key ^ (key >> 29)) * 0x2545F4914F6CDD1D
     key = ((key >> 32) & 0x7FFFFFFF).to(torch.int32)
     x = key[:, None] ^ (index.to(torch.int32) * -0x61C88647)
-    x = x * 0x7FEB352D
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * -0x7B935975
-    return ((x >> 8) & 0xFFFFFF) * 2.0**-24
+    x *= 0x7FEB352D
+    x ^= (x >> 15) & 0x1FFFF
+    x *= -0x7B935975
+    x >>= 8
+    x &= 0xFFFFFF
+    return x * 2.0**-24

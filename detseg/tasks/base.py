@@ -154,6 +154,7 @@ class Task(LightningModule):
 
     def teardown(self, stage: str) -> None:
         self._compiled = None  # bound to this model, and neither copied nor pickled
+        self._halving = Halving()  # without the last batch
 
     # Training
 
@@ -176,13 +177,13 @@ class Task(LightningModule):
         # Other ranks would wait for this one, and the gradients of other batches are in the sum already.
         alone = trainer.world_size == trainer.accumulate_grad_batches == 1 and not self._scales_gradients
         with suppress(*[torch.OutOfMemoryError] * alone):
-            loss.backward()
+            torch.autograd.backward(loss)
             return
         loss.detach_()  # frees the failed pass
         self.zero_grad()
         with trainer.precision_plugin.forward_context():
             losses = self._halving.halves(self.model.loss)
-        spoil_gradient(torch.stack(list(losses.values())).sum()).backward()
+        torch.autograd.backward(spoil_gradient(torch.stack(list(losses.values())).sum()))
 
     def _check_loss(self) -> None:
         """Record the previous step if it was not finite: its answer has arrived, so nothing waits for it."""

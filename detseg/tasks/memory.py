@@ -123,9 +123,9 @@ def _memory_share(task: Task) -> Callable[[int], float]:
         try:
             with task.trainer.precision_plugin.forward_context():
                 losses = task.model.loss(batch)
-            torch.stack(list(losses.values())).sum().backward()
+            torch.autograd.backward(list(losses.values()))
         finally:
             task.zero_grad()
-        return (torch.cuda.max_memory_reserved(device) + state) / torch.cuda.mem_get_info(device)[1]
+        return float((torch.cuda.max_memory_reserved(device) + state) / torch.cuda.mem_get_info(device)[1])
 
     return share

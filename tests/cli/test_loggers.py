@@ -17,7 +17,7 @@ from detseg.errors import ConfigError
 
 def test_names_are_joined_by_commas(tmp_path: Path) -> None:
     assert [type(logger) for logger in make_loggers(DEFAULT, tmp_path)] == [TensorBoardLogger, CSVLogger]
-    assert [logger.log_dir for logger in make_loggers("csv", tmp_path)] == [str(tmp_path)]
+    assert [Path(logger.log_dir) for logger in make_loggers("csv", tmp_path)] == [tmp_path]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])

@@ -111,7 +111,7 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
     ) -> None:
         super().__init__()
         self.tries_batch_sizes = batch_size == "auto"  # before a training
-        self.batch_size = self.default_batch_size if batch_size in ("auto", None) else batch_size
+        self.batch_size = self.default_batch_size if batch_size is None or batch_size == "auto" else batch_size
         self.num_workers, self.bad_samples = num_workers, bad_samples
         if self.batch_size < 1 or num_workers < 0:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1, num_workers {num_workers} at least 0")
