@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from torch import Tensor
+
+POOL = 999_983  # values; a prime, so that no two rows of a weight are the same values in the same order
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -40,6 +43,38 @@ def forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name in sys.modules.keys() - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def quick_initialization() -> Iterator[None]:
+    """Fill large tensors from a pool of random values, beginning at a random one.
+
+    Drawing each weight of a published network takes longer than most tests of it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pools = {
+        name: draw(POOL, generator=generator).repeat(2)
+        for name, draw in (("normal_", torch.randn), ("uniform_", torch.rand))
+    }
+
+    def pooled(draw: Callable[..., Tensor], pool: Tensor, normal: bool) -> Callable[..., Tensor]:
+        def fill(tensor: Tensor, *limits: float, generator: torch.Generator | None = None, **named: Any) -> Tensor:
+            size = tensor.numel()
+            if generator or named or size < 10_000 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+                return draw(tensor, *limits, generator=generator, **named)
+            low, high = (*limits, *(0.0, 1.0)[len(limits) :])
+            shift, scale = (low, high) if normal else (low, high - low)
+            start, flat = int(torch.randint(POOL, ())), tensor.detach().view(-1)
+            for part in flat.split(POOL):
+                part.copy_(pool[start : start + len(part)]).mul_(scale).add_(shift)
+            return tensor
+
+        return fill
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, pool in pools.items():
+            patch.setattr(Tensor, name, pooled(getattr(Tensor, name), pool, name == "normal_"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from detseg.data import ClassificationDataModule, DetectionDataModule, Segmentat
 from tests.colours import write_classes, write_colours
 from tests.modules.backbones.tester import Narrow
 
+pytestmark = pytest.mark.usefixtures("quick_initialization")
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 PUBLISHED = sorted(f"torchvision/{path.name}" for path in CONFIGS.glob("torchvision/*.yaml"))

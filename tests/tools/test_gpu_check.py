@@ -20,22 +20,24 @@ import gpu_check  # noqa: E402
 from gpu_check import PARTS, Report, Settings  # noqa: E402
 
 
-def test_all_parts_run_on_the_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, str(TOOLS / "gpu_check.py"), "--dry", "--out", str(tmp_path)]
+def test_parts_run_on_the_cpu(tmp_path: Path) -> None:
+    """One of those that the benchmark measures, and all others."""
+    parts = [name for name in PARTS if name not in ("train_2", "infer")]
+    command = [sys.executable, str(TOOLS / "gpu_check.py"), "--dry", "--out", str(tmp_path), "--only", *parts]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     results = {line["part"]: line for line in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
     logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
     assert result.returncode == 0, result.stdout + result.stderr + logs
-    assert list(results) == list(PARTS)
+    assert list(results) == parts
     left_out = {name for name, line in results.items() if line["status"] == "left out"}
     assert left_out == {name for name in PARTS if "compiled" in name or "12" in name}
     assert results["tests"]["skipped"] > 0
     assert 0 <= results["training"]["AP"] <= 1
-    assert results["train_2"]["train fp32"]["detseg"]["ms"] > 0
+    assert results["operations"]["nms"]["detseg"]["ms"] > 0
     assert 0 <= results["profile"]["faster_rcnn_12"]["gaps"] < 1
     assert len(results["profile"]["faster_rcnn_12"]["top"]) == 30
     table = result.stdout[result.stdout.index("part ") :]
-    assert [line.split()[0] for line in table.splitlines()[1 : len(PARTS) + 1]] == list(PARTS)
+    assert [line.split()[0] for line in table.splitlines()[1 : len(parts) + 1]] == parts
 
 
 def test_what_is_imported_before_a_fork_does_not_touch_the_gpu() -> None:

@@ -19,8 +19,10 @@ from detseg.modules.backbones import ResNet
 from detseg.structures import Batch, Instances
 from detseg.weights.torchvision import from_torchvision, to_torchvision
 
+pytestmark = pytest.mark.usefixtures("quick_initialization")
+
 CLASSES = 5
-SIZES = [(160, 224), (128, 192), (160, 100)]
+SIZES = [(96, 128), (64, 128), (96, 80)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def theirs() -> torch.nn.Module:
     model.transform.resize = lambda image, target: (image, target)
     model.train()
     with torch.no_grad():
-        features = model.backbone(torch.rand(4, 3, 160, 224) * 4 - 2)
+        features = model.backbone(torch.rand(4, 3, 96, 128) * 4 - 2)
         for layer, feature in zip(model.backbone.fpn.layer_blocks, features.values(), strict=False):
             layer[0].weight /= feature.std()
     return model.eval().double()
@@ -59,7 +61,7 @@ def ours(theirs: torch.nn.Module) -> FasterRCNN:
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     torch.manual_seed(4)
-    images = torch.zeros(len(SIZES), 3, 160, 224, dtype=torch.uint8)
+    images = torch.zeros(len(SIZES), 3, 96, 128, dtype=torch.uint8)
     boxes = torch.zeros(len(SIZES), 4, 4, dtype=torch.float64)
     labels = torch.zeros(len(SIZES), 4, dtype=torch.int64)
     valid = torch.zeros(len(SIZES), 4, dtype=torch.bool)
@@ -129,8 +131,8 @@ def test_losses_on_the_same_samples(theirs, ours, batch, monkeypatch) -> None:
         monkeypatch.setattr(sampler, "batch_size_per_image", 10**6)
         monkeypatch.setattr(sampler, "positive_fraction", 1.0)
     monkeypatch.setattr(ours.rpn, "pre_nms_top_n", (1000, 1000))
-    monkeypatch.setattr(ours.rpn, "post_nms_top_n", (300, 300))
-    monkeypatch.setattr(theirs.rpn, "_post_nms_top_n", {"training": 300, "testing": 300})
+    monkeypatch.setattr(ours.rpn, "post_nms_top_n", (60, 60))
+    monkeypatch.setattr(theirs.rpn, "_post_nms_top_n", {"training": 60, "testing": 60})
     monkeypatch.setattr(theirs.rpn, "_pre_nms_top_n", {"training": 1000, "testing": 1000})
     own = ours.loss(batch)
     images, targets = as_list(batch)

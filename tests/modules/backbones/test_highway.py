@@ -14,6 +14,7 @@ class TestHighway(BackboneTester):
     kind = Highway
     arguments = {"depth": 10}
     frozen = ("layer1.", "layer2.")
+    compiled = {}
 
 
 @torch.no_grad()
