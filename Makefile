@@ -24,7 +24,7 @@ test: $(VENV)/development ## run the tests
 coverage: PYTEST_ARGUMENTS += --cov
 coverage: test ## run the tests, slower; fail if they cover less of the package than pyproject.toml requires
 
-test-processors: $(VENV)/development ## run the numerical tests with the instructions of other processors (takes hours)
+test-processors: $(VENV)/development ## run the numerical tests with the instructions of other processors (takes an hour)
 	.ci/processors
 
 lint: $(VENV)/development ## check style, formatting and types
