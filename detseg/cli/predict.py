@@ -159,9 +159,8 @@ def _free_name(path: Path, taken: set[str]) -> str:
 
 def _log_classes(result: ClassificationResult) -> dict[str, Any]:
     """Log the likeliest classes of an image and return its entry in the JSON file."""
-    best = {name: round(score, 4) for name, score in result.top_k().items()}
-    log.info("%s: %s", result.path, ", ".join(f"{name} {score:.3f}" for name, score in best.items()))
-    return {"file": str(result.path), "classes": [*best], "scores": [*best.values()]}
+    log.info("%s: %s", result.path, ", ".join(f"{name} {score:.3f}" for name, score in result.top_k().items()))
+    return result.to_json()
 
 
 def instance_map(result: DetectionResult) -> NDArray[np.uint16]:
@@ -176,20 +175,11 @@ def _save_detections(result: DetectionResult, target: Path, instances: bool) -> 
     """Write a drawn picture, with ``instances`` the instance map too, and return the entry in the JSON file."""
     result.plot().save(target)
     log.info("%s: %d objects", target, len(result))
-    masks: dict[str, Any] = {}
-    if result.mask_rles is not None:
-        masks["masks"] = [entry["segmentation"] for entry in result.to_coco()]
-        if instances:
-            masks["instances"] = _instances(target).name
-            Image.fromarray(instance_map(result)).save(_instances(target))
-    return {
-        "file": str(result.path),
-        "picture": target.name,
-        "classes": result.names,
-        "scores": [round(float(score), 4) for score in result.scores],
-        "boxes": result.boxes.round(2).tolist(),
-        **masks,
-    }
+    entry = {**result.to_json(), "picture": target.name}
+    if instances and result.mask_rles is not None:
+        entry["instances"] = _instances(target).name
+        Image.fromarray(instance_map(result)).save(_instances(target))
+    return entry
 
 
 def _save_labels(result: SemanticResult, target: Path) -> dict[str, Any]:
@@ -200,12 +190,8 @@ def _save_labels(result: SemanticResult, target: Path) -> dict[str, Any]:
         image.save(file)
     shown = ", ".join(f"{name} {100 * part:.1f} %" for name, part in result.class_fractions.items())
     log.info("%s: %s", overlay, shown)
-    return {
-        "file": str(result.path),
-        "labels": labels.relative_to(target.parent).as_posix(),
-        "overlay": overlay.relative_to(target.parent).as_posix(),
-        "class_fractions": {name: round(part, 6) for name, part in result.class_fractions.items()},
-    }
+    files = {"labels": labels, "overlay": overlay}
+    return {**result.to_json(), **{name: file.relative_to(target.parent).as_posix() for name, file in files.items()}}
 
 
 def _mean_fractions(class_names: Sequence[str], entries: Sequence[dict[str, Any]]) -> str:

@@ -51,6 +51,10 @@ class Result:
         """
         raise NotImplementedError
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the result in plain values, as `detseg predict` writes it."""
+        return {"file": None if self.path is None else str(self.path)}
+
     def to_supervision(self) -> Any:
         """Convert to the types of the package supervision. Raises DetsegError if that is not installed."""
         raise NotImplementedError
@@ -102,6 +106,16 @@ class DetectionResult(Result):
             entry["segmentation"] = {"size": list(self.image_size), "counts": rle.decode()}
         return entries
 
+    def to_json(self) -> dict[str, Any]:
+        masks = {} if self.mask_rles is None else {"masks": [entry["segmentation"] for entry in self.to_coco()]}
+        return {
+            **super().to_json(),
+            "classes": self.names,
+            "scores": [round(float(score), 4) for score in self.scores],
+            "boxes": self.boxes.round(2).tolist(),
+            **masks,
+        }
+
     def to_supervision(self) -> Any:
         return _supervision().Detections(
             xyxy=self.boxes,
@@ -142,6 +156,10 @@ class SemanticResult(Result):
             entries.append({"image_id": image_id, "category_id": ids[label], "segmentation": rle, "score": 1.0})
         return entries
 
+    def to_json(self) -> dict[str, Any]:
+        fractions = {name: round(part, 6) for name, part in self.class_fractions.items()}
+        return {**super().to_json(), "class_fractions": fractions}
+
     def to_supervision(self) -> Any:
         supervision = _supervision()
         labels = np.unique(self.labels).astype(np.int64)
@@ -168,6 +186,10 @@ class ClassificationResult(Result):
         height, width = self.image_size
         box = [[0, 0, width, height]]
         return Image.fromarray(draw(self.image, box, self.labels[:1], self.class_names, self.scores[:1]))
+
+    def to_json(self) -> dict[str, Any]:
+        best = {name: round(score, 4) for name, score in self.top_k().items()}
+        return {**super().to_json(), "classes": [*best], "scores": [*best.values()]}
 
     def to_supervision(self) -> Any:
         return _supervision().Classifications(class_id=self.labels, confidence=self.scores)
