@@ -89,7 +89,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path, dict[str, Any]]]:
     """Models of ``tests.export.models`` by name with their ONNX file and report, exported once for all processes."""
-    from detseg.export.delivery import REPORT, export
+    from detseg.export.delivery import export, report_path
     from tests.export.models import IMAGES, SIZES, make
 
     folder = tmp_path_factory.getbasetemp()
@@ -97,7 +97,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
     def get(name: str) -> tuple[Any, Path, dict[str, Any]]:
         model, path = make(name), shared / f"{name}.onnx"
-        report = path.with_name(path.name + REPORT)
+        report = report_path(path)
         with FileLock(shared / f"{name}.lock"):
             if not report.exists():
                 export(model, path, "onnx", SIZES.get(name), count=IMAGES)

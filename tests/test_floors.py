@@ -61,9 +61,10 @@ ONLY: dict[str, tuple[str, ...]] = {
     "albumentations": ("data/transforms/",),
     "matplotlib": ("analysis/",),
     "jinja2": ("check/",),
+    "huggingface_hub": ("weights/hub.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
-    "onnxruntime": ("runtime/",),
+    "onnxruntime": ("export/int8.py", "runtime/"),
     "openvino": ("export/", "runtime/"),
     "faster_coco_eval": ("metrics/", "data/annotations/masks.py"),
 }

@@ -32,7 +32,7 @@ PREDICTION = {name: name for name in ("batch_size", "threshold", "crop_size", "s
 OPTIONS: dict[str, Mapping[str, str]] = {
     "check": {"format": "format"},
     "convert": {"class_names": "classes"},
-    "export": {name: name for name in ("format", "half", "images", "size")},
+    "export": {name: name for name in ("format", "half", "images", "int8", "size")},
     "convert-data": {name: name for name in ("format", "masks")},
     **dict.fromkeys(("browse", "propose", "train"), GROUPED),
     "evaluate": PREDICTION | GROUPED,

@@ -27,6 +27,7 @@ from detseg.runtime.engines import FORMAT, open_engine
 log = logging.getLogger(__name__)
 
 PROOF_IMAGES = 200
+MAX_AP_LOSS = 0.5  # points, of 8 bits
 REPORT = ".proof.json"  # added to the name of the file
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Of the file in each format; the module of this name writes it."""
@@ -73,7 +74,7 @@ def certify(model: Model, path: Path, frame: Frame, images: Iterable[ProofImage]
             f"{path}: deleted, since it does not compute what the checkpoint does: {'; '.join(proof.failures[:3])}"
         )
     report = {"file": path.name, "sha256": sha256(path), **describe(model, frame), **proof.report()}
-    path.with_name(path.name + REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    report_path(path).write_text(json.dumps(report, indent=2) + "\n")
     log.info(
         "%s: equal to its checkpoint on %d images: %d detections, boxes within %.1g px, scores within %.1g, %d ties",
         path,
@@ -84,6 +85,11 @@ def certify(model: Model, path: Path, frame: Frame, images: Iterable[ProofImage]
         len(proof.ties),
     )
     return report
+
+
+def report_path(path: Path) -> Path:
+    """Return the name of the report beside an exported file."""
+    return path.with_name(path.name + REPORT)
 
 
 def describe(model: Model, frame: Frame) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def write(model: Model, frame: Frame, path: Path, metadata: Mapping[str, Any]) -
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         onnx.write(model, frame, file, {**metadata, "half": False})
-        converted = openvino.convert_model(file)
-        converted.set_rt_info(json.dumps(metadata), [METADATA])
-        openvino.save_model(converted, path, compress_to_fp16=metadata["half"])
+        convert(file, path, metadata)
+
+
+def convert(file: Path, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Convert an ONNX ``file``."""
+    converted = openvino.convert_model(file)
+    converted.set_rt_info(json.dumps(metadata), [METADATA])
+    openvino.save_model(converted, path, compress_to_fp16=metadata["half"])

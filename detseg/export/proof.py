@@ -24,14 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from detseg import kernels
+from detseg.export.ap import ApComparison
 from detseg.export.graph import Frame, make_graph
 from detseg.export.matching import BOX, SCORE, Arrays, disorder, match_detections
 from detseg.export.proof_images import ProofImage, drawn_proposals
 from detseg.export.ties import ROUNDING, THRESHOLD, is_tie
-from detseg.metrics import CocoAP
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
-from detseg.structures import Instances, rescale
 
 MASK, LOGIT, AP, TIED = 1e-4, 1e-3, 1e-4, 0.02
 BATCHES = (1, 3, 8)
@@ -65,7 +64,7 @@ def prove(model: Model, engine: Engine, frame: Frame, images: Iterable[ProofImag
     """Compare an exported model with its checkpoint on ``count`` of the images."""
     proof = Proof()
     reference = Reference(model)
-    metrics = CocoAP(), CocoAP()
+    ap = ApComparison()
     remaining = islice(images, count)
     for size in cycle(BATCHES):
         batch = list(islice(remaining, size))
@@ -85,12 +84,14 @@ def prove(model: Model, engine: Engine, frame: Frame, images: Iterable[ProofImag
             one = {name: value[row : row + 1] for name, value in inputs.items()}
             pair = ({name: value[row] for name, value in outputs.items()} for outputs in (expected, actual))
             reference.compare(proof, image, one, *pair)
-        for metric, outputs in zip(metrics, (expected, actual), strict=True):
-            _update(metric, batch, outputs)
+        ap.update(batch, expected, actual)
         proof.images += len(batch)
         if len(proof.failures) >= ENOUGH:
             break
-    _compare_ap(proof, metrics)
+    proof.ap = ap.compute()
+    for name, (reference_ap, exported_ap) in proof.ap.items():
+        if abs(reference_ap - exported_ap) > AP:
+            proof.failures.append(f"{name} is {exported_ap:.4f}, that of the checkpoint {reference_ap:.4f}")
     if isinstance(model, Detector) and not proof.detections:
         proof.failures.append("nothing is detected in these images, so that they prove nothing; give others: `images`")
     if len(proof.ties) > TIED * proof.images + 1:
@@ -185,29 +186,3 @@ class Reference:
             proof.failures.append(
                 f"{image.name}: {len(differs)} pixels differ, by logits of {(best - other).max():.2g}"
             )
-
-
-def _update(metric: CocoAP, batch: Sequence[ProofImage], outputs: Arrays) -> None:
-    """Add the detections in images with annotated objects to a metric."""
-    rows = [row for row, image in enumerate(batch) if image.target is not None]
-    if not rows:
-        return
-    columns = {name: torch.from_numpy(value[rows]) for name, value in outputs.items()}
-    valid = torch.arange(columns["scores"].shape[1]) < columns.pop("num_detections")[:, None]
-    sizes = torch.tensor([batch[row].pixels.shape[:2] for row in rows])
-    targets = [batch[row].target or {} for row in rows]
-    files = torch.tensor([target["size"] for target in targets])
-    metric.update(rescale(Instances(valid=valid, **columns), sizes, files), targets)
-
-
-def _compare_ap(proof: Proof, metrics: Sequence[CocoAP]) -> None:
-    if not metrics[0].batches:
-        return
-    values = [metric.compute() for metric in metrics]
-    for name in ("AP", "AP50", "mask_AP", "mask_AP50"):
-        if name in values[0]:
-            proof.ap[name] = [float(each[name]) for each in values]
-            if abs(proof.ap[name][0] - proof.ap[name][1]) > AP:
-                proof.failures.append(
-                    f"{name} is {proof.ap[name][1]:.4f}, that of the checkpoint {proof.ap[name][0]:.4f}"
-                )

@@ -12,17 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from detseg.export.matching import Arrays, Match, match_detections
 
-ROUNDING = 1e-6  # relative; of scores before they are ranked, and of the sizes that choose the level of a region
+ROUNDING = (1e-6, 1e-5)  # relative, in turns; of scores before they are ranked, and of the sizes that choose a level
 THRESHOLD = 1e-4  # of NMS: the IoU of narrow boxes is less exact
-ATTEMPTS = 16  # one in two gives the other order of two equal scores
+ATTEMPTS = 24  # one in two gives the other order of two equal scores
 
 
 class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Compute as with other rounding: change the values that choices depend on at random, by no more than rounding."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rounding: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator, self.rounding = torch.Generator().manual_seed(seed), rounding
 
     def __torch_dispatch__(
         self, function: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,7 +39,7 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return 2 * torch.rand(tuple(shape), generator=self.generator) - 1
 
     def _round(self, values: Tensor) -> Tensor:
-        return values + ROUNDING * values.abs().clamp(min=1) * self._draw(values.shape)
+        return values + self.rounding * values.abs().clamp(min=1) * self._draw(values.shape)
 
 
 def is_tie(match: Match, expected: Arrays, actual: Arrays, compute: Callable[[], Arrays]) -> bool:
@@ -50,7 +50,7 @@ def is_tie(match: Match, expected: Arrays, actual: Arrays, compute: Callable[[],
     """
     missing, extra = match.missing, match.extra
     for seed in range(ATTEMPTS):
-        with OtherRounding(seed):
+        with OtherRounding(seed, ROUNDING[seed % len(ROUNDING)]):
             other = compute()
         missing = np.setdiff1d(missing, match_detections(expected, other).missing)
         extra = np.intersect1d(extra, match_detections(other, actual).extra)
