@@ -82,6 +82,8 @@ def _check_image(job: ImageJob, decode: bool) -> ImageStats:
         except DataError as error:
             issues.append(("label-broken", str(error)))
     size = (0, 0)
+    if not job.path.exists():
+        return ImageStats(size, [*issues, ("image-missing", f"{job.path}: no such image")], value_counts)
     try:
         with open_image(job.path) as image:
             check_depth(job.path, image)
@@ -92,7 +94,7 @@ def _check_image(job: ImageJob, decode: bool) -> ImageStats:
     except ImageTooLargeError as error:
         issues.append(("image-bomb", str(error)))
     except DataError as error:
-        issues.append(("image-unreadable" if job.path.exists() else "image-missing", str(error)))
+        issues.append(("image-unreadable", str(error)))
     except Exception as error:  # Pillow raises many types of errors for broken files
         reason = getattr(error, "strerror", None) or error
         issues.append(("image-unreadable", f"{job.path}: cannot read this image: {reason}"))

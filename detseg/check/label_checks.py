@@ -121,8 +121,8 @@ def mask_issues(annotations: SemanticAnnotations, value_counts: list[NDArray[np.
                 f"{path}: {counts[value]} pixels have the value {value}; the classes are {annotations.maps.named()}"
             )
             yield Issue("mask-undefined", path, message, value)
-    if message := describe_all_void(annotations, used):
-        yield Issue("objects-none", str(annotations.root), message)
+    if all_void := describe_all_void(annotations, used):
+        yield Issue("objects-none", str(annotations.root), all_void)
     if shift := shifted(used - void - {IGNORE_INDEX}, classes):
         yield Issue("off-by-one", str(annotations.root), f"{annotations.root}: value {shift}")
 

@@ -191,6 +191,9 @@ def _write_objects(result: CheckResult, copied: Copied, out: Path, objects: Mapp
     ids = _category_ids(result, names)
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     for split, table_of_split in result.splits.items():
+        if not copied[split] and any(copied.values()):
+            changes.append(f"left out: the split {split}, of which no image is left")
+            continue
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index, name in copied[split].items():

@@ -30,6 +30,8 @@ def convert(
     """
     reading: MaskReading = "any" if masks else "none"
     splits = {split: cast("DetectionAnnotations", source.read(split, reading)) for split in source.splits}
+    for table in splits.values():
+        table.require_images()
     log_issues(source.tree.root, [*source.issues, *unused_images(source, splits.values())])
     return write_splits(splits, to, out, source.has_category_ids, masks=masks, copy=copy)
 

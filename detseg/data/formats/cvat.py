@@ -34,6 +34,7 @@ FRAME = re.compile(r"frame_(\d{6,9})\.\w+$")
 HEAD = 1 << 20  # bytes that hold the description of a task, or of a project of many
 NOT_OBJECTS = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no shape below can have
 BOX, ELLIPSE = ("xtl", "ytl", "xbr", "ybr"), ("cx", "cy", "rx", "ry")
+IN_EVERY_FRAME = "export the task as 'CVAT for images' instead, which has them in every frame"
 INTERPOLATED = ("box", "ellipse")
 SIDES = ("height", "width")
 
@@ -176,7 +177,7 @@ class _Reader(TableReader):
                 elif first[0] != "polygon" or first[1].get("points") == second[1].get("points"):
                     yield between, first
                 else:
-                    self.leave_out(name, "polygons between two key frames are left out; export them from CVAT again")
+                    self.leave_out(name, f"polygons between two key frames are left out; {IN_EVERY_FRAME}")
 
     def _add(self, name: str, place: str, image: int, label: str | None, shape: Shape) -> None:
         """Add the object of a shape, or count the shape if it is none."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats import FORMATS
 from detseg.data.formats.base import NO_NAMES, AmbiguousFormatError, DatasetFormat, DatasetSource, Task
+from detseg.data.formats.coco.detection import CocoFiles
+from detseg.data.formats.coco.layout import is_coco
 from detseg.data.formats.layout import Tree
 from detseg.data.formats.near_misses import near_misses
 from detseg.data.formats.yolo_settings import is_yolo_settings, read_settings
@@ -38,8 +40,11 @@ def find_formats(format: str | DatasetFormat, *tasks: Task) -> list[DatasetForma
 
 
 def find_folder(path: Path) -> Path:
-    """Return the folder of a data set or of YOLO's data.yaml. Raises DataError with the path to give instead."""
-    if path.is_dir():
+    """Return the folder of a data set or of YOLO's data.yaml, or a file of COCO, which is one by itself.
+
+    Raises DataError with the path to give instead.
+    """
+    if path.is_dir() or (path.suffix.lower() == ".json" and path.is_file() and is_coco(path)):
         return path
     if not path.is_file():
         raise DataError(f"{path}: no such folder; give the folder of your data")
@@ -57,6 +62,8 @@ def find_folder(path: Path) -> Path:
 def detect_source(root: Path, format: str | DatasetFormat = AUTO, task: Task = "detection") -> DatasetSource:
     """Detect the data set in a folder, and log it. Raises DataError for none, AmbiguousFormatError for several."""
     root = find_folder(root)
+    if root.is_file():
+        return _open_file(root, format, task)
     tree = Tree(root)
     detected: list[DatasetSource] = []
     sources: list[DatasetSource] = []
@@ -81,6 +88,16 @@ def detect_source(root: Path, format: str | DatasetFormat = AUTO, task: Task = "
     searched = ", ".join(f"{one.name} ({one.marks})" for one in find_formats(format, task))
     problems = "".join(f"; {source.problem}" for source in detected)
     raise DataError(f"{root}: no labels of a known format. Looked for {searched}. Found files: {files}{problems}")
+
+
+def _open_file(file: Path, format: str | DatasetFormat, task: Task) -> DatasetSource:
+    """Open a file of COCO as a data set that is not split. Raises DataError for another format."""
+    for one in find_formats(format, task):
+        if isinstance(one, CocoFiles):
+            source = one.open_file(file)
+            log.info("%s: taken for a data set in the format %s, not split", file, source.format.name)
+            return source
+    raise DataError(f"{file}: is a file of COCO; give the folder of your data, or leave out `format`")
 
 
 def detect_any(root: Path, format: str | DatasetFormat = AUTO, tasks: Sequence[Task] = TASKS) -> DatasetSource:
@@ -108,8 +125,8 @@ def open_source(
     ``names`` are the user's names of the splits. Raises DataError, naming other formats that the folder matches.
     """
     root = find_folder(root) if root.is_file() else root
-    if format == AUTO:
-        source = detect_source(root, AUTO, task)
+    if format == AUTO or root.is_file():
+        source = detect_source(root, format, task)
     else:
         (stated,) = find_formats(format, task)
         try:

@@ -313,7 +313,7 @@ def read_flag(value: Any) -> bool | None:
         number = float(text)
     except ValueError:
         return None
-    return bool(number) if math.isfinite(number) else None
+    return number > 0 if math.isfinite(number) else None  # Open Images has -1 for unknown
 
 
 def _grouped(files: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from detseg.data.annotations.images import ImageSizes, Orientation
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
-from detseg.data.formats.layout import Tree
+from detseg.data.formats.layout import Tree, read_flag
 from detseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,8 @@ def _read_table(tree: Tree, name: str, labels: dict[str, int], boxes: _Boxes, is
         boxes.image_index.append(index)
         boxes.labels.append(labels[label])
         boxes.corners.extend(corners)
-        boxes.groups.append(values.get(GROUP, "").strip() == "1")
+        group = values.get(GROUP, "").strip()
+        boxes.groups.append(group == "1" or (group not in ("0", "") and bool(read_flag(group))))
 
 
 def read_descriptions(tree: Tree) -> dict[str, str]:

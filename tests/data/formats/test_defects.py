@@ -16,7 +16,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from detseg.check.checking import check_dataset
+from detseg.check.checking import CheckResult, check_dataset
+from detseg.check.repair import DROPPED_IMAGES, repair
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.format_detection import detect_source
 from detseg.data.formats.unused import unused_images
@@ -24,6 +25,7 @@ from detseg.errors import DetsegError
 from tests.data import sets
 
 COUNT = int(os.environ.get("DETSEG_DEFECTS", "200"))
+REPAIRS = int(os.environ.get("DETSEG_REPAIRS", "40"))
 NUMBER = re.compile(rb"(?<![\w.])\d+(\.\d+)?(?![\w.])")
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n"
 Content = dict[tuple[str, str], Counter[sets.Object]]  # objects by split and stem
@@ -256,11 +258,39 @@ def read_objects(tables: dict[str, DetectionAnnotations]) -> Content:
     return content
 
 
+def check(root: Path) -> tuple[CheckResult, dict[str, DetectionAnnotations]]:
+    result = check_dataset(detect_source(root), False, 1, lambda count: nullcontext(lambda: None))
+    return result, {split: one for split, one in result.splits.items() if isinstance(one, DetectionAnnotations)}
+
+
 def look(root: Path) -> tuple[Content, list[str]]:
     """What a check reads, and its messages."""
-    result = check_dataset(detect_source(root), False, 1, lambda count: nullcontext(lambda: None))
-    tables = {split: table for split, table in result.splits.items() if isinstance(table, DetectionAnnotations)}
+    result, tables = check(root)
     return read_objects(tables), [issue.message for issue in result.issues if issue.kind not in IRRELEVANT]
+
+
+def fix(root: Path, out: Path) -> str:
+    """Describe what a repaired copy lacks of the sound objects, and what a check says about it; empty if nothing."""
+    try:
+        result, tables = check(root)
+        repair(result, out, lambda: None)
+    except DetsegError:  # no program can repair it
+        return ""
+    unusable = {issue.file for issue in result.issues if issue.kind in DROPPED_IMAGES}
+    objects = {  # each once, also if its image is listed twice; boxes may be clipped
+        (table.path(index), *one)
+        for table in tables.values()
+        for index in range(len(table))
+        if str(table.path(index)) not in unusable
+        for one in read_objects({"": table.subset([index])}).popitem()[1]
+    }
+    sound = Counter(name for _, name, *_ in objects)
+    if not sound:
+        return ""
+    again, tables = check(out)
+    messages = [issue.message for issue in again.issues if issue.kind not in (*IRRELEVANT, "objects-none")]
+    lost = sound - Counter(table.classes[label] for table in tables.values() for label in table.labels)
+    return f"{dict(lost)} lost, {messages}" if lost or messages else ""
 
 
 IRRELEVANT = ("image-empty", "class-unused", "class-unseen", "class-unbalanced")
@@ -295,6 +325,18 @@ def build(number: int, root: Path) -> tuple[Case, sets.Truth, str]:
     names = [name for name in DEFECTS if not any(word in name for word in unseen)]
     name = names[int(generator.integers(len(names)))]
     return Case(root, format, label, picture, split, generator), truth, name
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_a_repair_keeps_what_is_sound(chunk: int, tmp_path: Path) -> None:
+    wrong = []
+    for number in range(chunk, REPAIRS, 4):
+        case, _, name = build(number, tmp_path / str(number))
+        DEFECTS[name](case)
+        if message := fix(case.root, tmp_path / "out" / str(number)):
+            wrong.append((number, case.format, name, case.label.name, case.picture.stem, message))
+        shutil.rmtree(tmp_path)
+    assert not wrong, "\n".join(map(str, wrong))
 
 
 @pytest.mark.parametrize("chunk", range(4))

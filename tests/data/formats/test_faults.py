@@ -254,26 +254,17 @@ def test_folders_below_those_of_voc(tmp_path: Path, listed: bool) -> None:
     assert counts(look(tmp_path)) == expected
 
 
-def doubled_yolo(root: Path) -> None:
-    for file in (flat(root) / "labels").iterdir():
-        file.write_text(file.read_text() * 2)
+DOUBLED: Truth = {split: [one._replace(objects=one.objects * 2) for one in part] for split, part in TRUTH.items()}
 
 
-def doubled_coco(root: Path) -> None:
-    content: dict[str, Any] = sets.coco_content(WHOLE["all"])
-    for picture in WHOLE["all"]:
-        sets.draw_image(root / f"{picture.stem}.png", picture)
-    write(root / "a.json", json.dumps(content | {"annotations": content["annotations"] * 2}))
-
-
-@pytest.mark.parametrize("build", [doubled_yolo, doubled_coco])
-def test_doubled_objects(tmp_path: Path, build: Callable[[Path], None]) -> None:
-    build(tmp_path / "in")
+@pytest.mark.parametrize("format", sets.WRITERS)
+def test_doubled_objects(tmp_path: Path, format: str) -> None:
+    sets.WRITERS[format](tmp_path / "in", DOUBLED)
     result = look(tmp_path / "in")
-    assert kinds(result).pop("object-doubled") == 4
+    assert kinds(result) == {"object-doubled": 4}
     repair(result, tmp_path / "out", lambda: None)
     again = look(tmp_path / "out")
-    assert (counts(again), kinds(again)) == ({"all": (3, 4)}, {})
+    assert (counts(again), kinds(again)) == ({"train": (2, 3), "val": (1, 1)}, {})
 
 
 def test_rotated_boxes_become_those_around_them(tmp_path: Path) -> None:
@@ -320,6 +311,14 @@ def test_names_are_as_written(tmp_path: Path, names: str, expected: tuple[str, s
     assert detect_source(tmp_path).read("all").classes == expected
 
 
+@pytest.mark.parametrize("format", ["voc_folders", "labelme", "csv", "createml", "cvat"])
+def test_names_that_are_no_words(tmp_path: Path, format: str) -> None:
+    names = ["007", "1.50", "null", "yes"]
+    objects = [(name, 1 + number, 2, 20, 20) for number, name in enumerate(names)]
+    sets.WRITERS[format](tmp_path, {"train": [Picture("a", 30, 30, objects)], "val": [Picture("b", 30, 30, objects)]})
+    assert detect_source(tmp_path).read("val").classes == tuple(names)
+
+
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".dib", ".gif", ".ppm"])
 def test_all_suffixes_of_images(tmp_path: Path, suffix: str) -> None:
     image = flat(tmp_path) / "images" / "a.png"
@@ -331,6 +330,19 @@ def test_all_suffixes_of_images(tmp_path: Path, suffix: str) -> None:
     image.with_suffix(suffix).rename(image.with_suffix(".heic"))
     (issue,) = look(tmp_path).of_kind("label-stray")
     assert "images/a.heic has a suffix that is not read" in issue.message
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".gif"])
+@pytest.mark.parametrize("format", sets.WRITERS)
+def test_suffixes_in_any_format(tmp_path: Path, format: str, suffix: str) -> None:
+    files = sets.WRITERS[format](tmp_path, TRUTH)
+    (image,) = tmp_path.rglob("b.png")
+    Image.open(image).save(image.with_suffix(suffix), format={".jfif": "JPEG", ".gif": "GIF"}[suffix])
+    image.unlink()
+    for file in files:
+        file.write_text(file.read_text().replace("b.png", f"b{suffix}"))
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"train": (2, 3), "val": (1, 1)}, {})
 
 
 def test_orientation_without_a_size(tmp_path: Path) -> None:
@@ -438,13 +450,16 @@ class Mask:
     ("image", "label"),
     [("my picture", "my%20picture"), ("e\u0301t\u00e9", "\u00e9te\u0301"), ("A", "a"), ("a%20b", "a b")],
 )
-@pytest.mark.parametrize("writer", [sets.yolo, sets.voc_folders])
+@pytest.mark.parametrize("writer", [sets.yolo, sets.voc_folders, sets.labelme, sets.coco, sets.csv, sets.cvat])
 def test_names_in_other_spellings(tmp_path: Path, image: str, label: str, writer: sets.Writer) -> None:
     first, *others = TRUTH["train"]
     files = writer(tmp_path, {"train": [first._replace(stem="x"), *others], "val": TRUTH["val"]})
     (picture,) = tmp_path.rglob("x.png")
     picture.rename(picture.with_name(f"{image}.png"))
-    files[0].rename(files[0].with_name(f"{label}{files[0].suffix}"))
+    if files[0].stem == "x":
+        files[0].rename(files[0].with_name(f"{label}{files[0].suffix}"))
+    else:
+        files[0].write_text(files[0].read_text().replace("x.png", f"{label}.png"), encoding="utf-8")
     result = look(tmp_path)
     assert (counts(result), kinds(result)) == ({"train": (2, 3), "val": (1, 1)}, {})
 
@@ -479,7 +494,25 @@ def difficult(root: Path) -> None:
         file.write_text(file.read_text().replace("</object>", "<difficult>1</difficult></object>"))
 
 
-@pytest.mark.parametrize(("build", "word"), [(crowds, "crowds"), (difficult, "difficult")])
+def groups(root: Path) -> None:
+    write(root / "class-descriptions-boxable.csv", "/m/1,cat\n")
+    text = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
+    for number in range(4):
+        made.image(root / f"{number}.jpg", seed=number)
+        text += f"{number},x,/m/1,1,0.1,0.5,0.2,0.6,0,0,{'true' if number else '1'}\n"
+    write(root / "all-annotations-bbox.csv", text)
+
+
+def without_score(root: Path) -> None:
+    for number in range(4):
+        made.image(root / "images" / f"{number}.jpg", seed=number)
+        write(root / "annotations" / f"{number}.txt", "4,4,20,20,0,1,0,0\n")
+
+
+@pytest.mark.parametrize(
+    ("build", "word"),
+    [(crowds, "crowds"), (difficult, "difficult"), (groups, "crowds"), (without_score, "crowds")],
+)
 def test_check_and_training_agree_on_flags(tmp_path: Path, build: Callable[[Path], None], word: str) -> None:
     build(tmp_path)
     (issue,) = look(tmp_path).of_kind("objects-none")
@@ -743,3 +776,71 @@ def test_masks_of_another_type(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "background\ncat\n")
     with pytest.raises(DataError, match=r"the mask of this name is missing; a\.jpg is there, but must be a \.png"):
         detect_source(tmp_path, task="semantic_segmentation").read("all")
+
+
+@pytest.mark.parametrize("format", ["yolo", "voc_folders", "labelme"])
+def test_folders_below_those_of_a_split(tmp_path: Path, format: str) -> None:
+    files = sets.WRITERS[format](tmp_path, TRUTH)
+    for file in [*files, *tmp_path.rglob("*.png")]:
+        target = file.parent / f"camera {file.stem}" / f"1{file.suffix}"
+        target.parent.mkdir(exist_ok=True)
+        file.rename(target)
+        if file.suffix in (".xml", ".json"):
+            target.write_text(target.read_text().replace(f"{file.stem}.png", "1.png"))
+    result = look(tmp_path)
+    assert (counts(result), kinds(result)) == ({"train": (2, 3), "val": (1, 1)}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "Car 0 0 0 1 1 9 9 1 1 1 1 1 1 1 0.5 7\n", "has 17 columns; KITTI's labels have 15"),
+        ("annotations/a.txt", "1,1,9,9,1,1,0,0\n1,1,9,9,1,1,0,0,5\n", "has 9 numbers; VisDrone's labels have 8"),
+        ("a.csv", "filename,class,xmin,ymin,xmax,ymax\na.png,cat,1,1,9,9,5\n", "has 7 values, more than the header"),
+        ("labels/a.txt", "0 .5 .5 .2 .2 .9\n", "has 5 numbers after the class"),
+    ],
+)
+def test_numbers_of_a_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    made.image(tmp_path / ("images/a.png" if "/" in name else "a.png"))
+    write(tmp_path / "classes.txt", "cat\n") if name.startswith("labels") else None
+    if "Car" in text:
+        text = "Car 0 0 0 1 1 9 9 1 1 1 1 1 1 1\n" + text
+    write(tmp_path / name, text)
+    assert [issue for issue in look(tmp_path).of_kind("label-broken") if message in issue.message]
+    with pytest.raises(DataError, match=message):
+        detect_source(tmp_path).read("all")
+
+
+@pytest.mark.parametrize(("format", "pattern"), [("cvat", r' id="\d+"'), ("coco", r'"id": \d+,\s*(?="image_id")')])
+def test_ids_are_bookkeeping(tmp_path: Path, format: str, pattern: str) -> None:
+    for file in sets.WRITERS[format](tmp_path, TRUTH):
+        text = re.sub(pattern, "", file.read_text())
+        assert text != file.read_text()
+        file.write_text(text)
+    assert counts(look(tmp_path)) == {"train": (2, 3), "val": (1, 1)}
+
+
+@pytest.mark.parametrize("format", ["csv", "createml", "labelme", "coco"])
+def test_fractions_instead_of_pixels(tmp_path: Path, format: str) -> None:
+    objects: Any = [("cat", 0.1, 0.2, 0.5, 0.6)]
+    sets.WRITERS[format](tmp_path, {"train": [Picture("a", 40, 30, objects)], "val": [Picture("b", 40, 30, objects)]})
+    assert len(look(tmp_path).of_kind("box-normalised")) == 2
+    with pytest.raises(DataError, match="1 of 1 boxes have coordinates from 0 to 1 instead of pixels"):
+        detect_source(tmp_path).read("train")
+
+
+@pytest.mark.parametrize("format", ["csv", "createml", "cvat", "coco"])
+def test_images_that_no_file_lists(tmp_path: Path, format: str) -> None:
+    sets.WRITERS[format](tmp_path, TRUTH)
+    made.image(tmp_path / "train" / "extra.png")
+    assert kinds(look(tmp_path)) == {"image-unused": 1}
+
+
+def test_a_file_of_coco_is_a_data_set(tmp_path: Path) -> None:
+    files = sets.coco(tmp_path, TRUTH)
+    data = DetectionDataModule(str(files[0]))
+    data.evaluate_on("all")
+    assert (len(data.val_annotations), len(data.val_annotations.labels)) == (2, 3)
+    assert counts(look(files[1])) == {"all": (1, 1)}
+    with pytest.raises(DataError, match=r"instances_train\.json: is a file of COCO; give the folder"):
+        detect_source(files[0], "YOLO")

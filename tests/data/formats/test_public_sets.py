@@ -7,11 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.data.formats.format_detection import detect_source
+from detseg.data.modules.detection import DetectionDataset
 from detseg.errors import DataError
+from detseg.metrics import CocoAP, annotation_targets
 from tests.data import made
 
 CAR = "Car 0.00 0 1.85 4.50 6.00 24.25 36.00 1.67 1.87 3.69 -16.53 2.39 58.49 1.57"
@@ -41,6 +45,22 @@ def test_kitti(tmp_path: Path) -> None:
     assert (table.classes, table.offsets.tolist()) == (("Car", "Cyclist"), [0, 4, 4])
     assert table.boxes.tolist() == [[4.5, 6, 24.25, 36], [30, 10, 40, 20], *[[50, 1, 60, 9]] * 2]
     assert (table.crowd.tolist(), table.labels.tolist()) == ([False, False, True, True], [0, 1, 0, 1])
+
+
+def test_an_ignored_region_is_learnt_by_no_class_and_wrong_for_none(tmp_path: Path) -> None:
+    kitti(tmp_path, "000000", CAR, CYCLIST, DONT_CARE)
+    table = detect_source(tmp_path).read("all")
+    assert isinstance(table, DetectionAnnotations)
+    assert DetectionDataset(table, [], True).read(0).labels.tolist() == [0, 1]
+    boxes = torch.tensor([*table.boxes[:2].tolist(), [51, 2, 57, 8], [51, 2, 57, 8], [30, 28, 36, 34]])
+    scores, labels = torch.tensor([0.5, 0.5, 0.9, 0.9, 0.9]), torch.tensor([0, 1, 0, 1, 0])
+    for count, expected in ((4, 1.0), (5, 0.5)):  # two in the ignored region; another elsewhere
+        metric = CocoAP(table.classes)
+        metric.update(
+            [{"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}],
+            annotation_targets(table, [0]),
+        )
+        assert metric.compute()["AP/Car"] == pytest.approx(expected)
 
 
 def test_a_broken_file_in_front_hides_no_folder(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ class CocoFiles(DatasetFormat):
         splits = {"train": train, "val": val}
         return self._source(Tree(root), {split: CocoSplit(file, split) for split, file in splits.items() if file})
 
+    def open_file(self, file: Path) -> DatasetSource:
+        """Open an annotation file by itself, in its folder or the folder of its ``annotations``."""
+        folder = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
+        return self._source(Tree(folder), {WHOLE: CocoSplit(file, None)})
+
     def missing_split(self, source: DatasetSource, name: str) -> str:
         """Describe the error that no annotation file is one of this split."""
         return f"{source.tree.root}: no annotation file with {name} in its name; give `split.{name}='FILE'`"
