@@ -50,6 +50,7 @@ class DetectionDataset(SampleDataset[DetectionAnnotations]):
         table, objects = self.annotations, self.annotations.objects(row)
         learnt = ~(table.crowd[objects] | table.difficult[objects])
         height, width = table.sizes[row].tolist()
+        image = table.read_image(row, (height, width))  # before masks of that size are drawn: it may be too large
         boxes = table.boxes[objects][learnt].clip(0, (width, height, width, height)).astype(np.float32)
         masks = None
         if self.masks:
@@ -57,7 +58,7 @@ class DetectionDataset(SampleDataset[DetectionAnnotations]):
             drawn = table.masks.draw(np.flatnonzero(learnt) + objects.start, height, width)
             masks = box_masks(drawn, torch.from_numpy(boxes)).numpy()
         return ImageSample(
-            image=table.read_image(row, (height, width)),
+            image=image,
             boxes=boxes,
             labels=table.labels[objects][learnt],
             masks=masks,
