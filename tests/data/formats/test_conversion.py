@@ -213,7 +213,7 @@ def test_images_are_links_or_copies_and_nothing_is_overwritten(tmp_path: Path) -
     with pytest.raises(DataError, match="links: is there already, and nothing is overwritten"):
         convert(source, CocoFormat(), tmp_path / "links")
     (root / "train" / "9.png").unlink()
-    with pytest.raises(DataError, match=r"9\.png: there is no such image"):
+    with pytest.raises(DataError, match=r"9\.png: no such image; 1 of 2 are missing"):
         convert(source, CocoFormat(), tmp_path / "more")
 
 
