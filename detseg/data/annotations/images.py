@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -180,8 +181,13 @@ def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 2 to 8, or 0 if it is shown as it is stored; read no pixels."""
     from PIL import Image
 
-    orientation = Image.Image.getexif(image).get(ORIENTATION)  # not the method of a PNG, which reads them
-    return orientation if orientation in TURNS else 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = Image.Image.getexif(image).get(ORIENTATION)  # not the method of a PNG, which reads them
+    except Exception:  # broken EXIF, of which Pillow raises many types of errors, and viewers show the image as stored
+        return 0
+    return orientation if type(orientation) is int and orientation in TURNS else 0
 
 
 class ImageSizes:

@@ -44,6 +44,14 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path: Path, suffix: str, orient
     assert stored[[4, 4, 28], [4, 44, 4]].argmax(axis=1).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0nothing", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02"]
+)
+def test_broken_exif_turns_nothing(tmp_path: Path, exif: bytes) -> None:
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape[:2] == image_size(tmp_path / "a.jpg") == (32, 48)
+
+
 def test_an_image_is_turned_as_its_xmp_says(tmp_path: Path) -> None:
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     Image.new("RGB", (48, 32)).save(tmp_path / "a.jpg", xmp=xmp)
