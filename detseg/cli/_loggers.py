@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ class TrackioLogger(Logger):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        import trackio
-
-        self._trackio, self._name, self._started = trackio, name, False
+        self._trackio, self._name, self._started = import_module("trackio"), name, False
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ def describe(task: Task) -> dict[str, Any]:
 def run_settings(task: Task) -> dict[str, Any]:
     """Collect the settings, besides those of model and task, that a resumed training must share with the first one."""
     trainer = task.trainer
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     return {
         "batch_size": task.data.batch_size,
         "number of devices": trainer.world_size,
@@ -47,7 +48,7 @@ def run_settings(task: Task) -> dict[str, Any]:
         "seed": global_seed(),
         "precision": str(trainer.precision),
         # Those of the model in last.ckpt and best.ckpt: raw, or their exponential moving average.
-        "weights": "ema" if any(isinstance(one, WeightAveraging) for one in trainer.callbacks) else "raw",
+        "weights": "ema" if averages else "raw",
         "digest of the training data": task.data.train_annotations.fingerprint(),
     }
 
