@@ -208,6 +208,8 @@ def run(arguments: Sequence[str]) -> None:
     is_new = trainer.is_global_zero and not folder.exists()
     if trainer.is_global_zero:
         _start(task, folder)
+    if cli.resumed:
+        log.info("continuing from %s", cli.resumed)
     try:
         trainer.fit(task, cli.datamodule, ckpt_path=cli.resumed, weights_only=True)
         if not trainer.fast_dev_run and task.finish(folder):  # type: ignore[attr-defined]
