@@ -308,7 +308,9 @@ class BaseDataModule(LightningDataModule, Configurable, Generic[L]):
 
     def _finished_batches(self) -> int:
         """Count the batches of the epoch that are trained on: 0, but in the epoch in which a training is resumed."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer is not None else 0
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def val_dataloader(self) -> Loader:
         """Build the loader of every image once over all ranks; a rank that runs out of images gets empty batches."""

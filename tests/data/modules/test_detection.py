@@ -301,6 +301,7 @@ def test_each_epoch_is_shuffled_anew_and_resuming_goes_on(tmp_path: Path) -> Non
     assert all(sorted(epoch) == list(range(9)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert straight.trained == stopped.trained + resumed.trained
+    assert sorted(rows(data.train_dataloader())) == list(range(9))  # whole again after a training
 
 
 @pytest.mark.filterwarnings("ignore")
