@@ -66,7 +66,7 @@ def quantize(
     losses = {name: 100 * (before - after) for name, (before, after) in values.items()}
     lost = ", ".join(f"{name} by {loss:.2f}" for name, loss in losses.items())
     report_file = report_path(path)
-    if max(losses.values()) > max_ap_loss:
+    if max(loss for name, loss in losses.items() if name.endswith("AP")) > max_ap_loss:
         path.unlink()
         report_file.unlink()
         raise ExportError(f"{path}: deleted, since 8 bits lower {lost} points, and the limit is {max_ap_loss:g}")
