@@ -55,7 +55,7 @@ class Proof:
 
     def report(self) -> dict[str, Any]:
         """Return all values with the tolerances."""
-        limits = {"box": BOX, "score": SCORE, "mask": MASK, "logit": LOGIT, "ap": AP, "tied": TIED}
+        limits: dict[str, Any] = {"box": BOX, "score": SCORE, "mask": MASK, "logit": LOGIT, "ap": AP, "tied": TIED}
         limits |= {"tie_score": ROUNDING, "tie_iou": THRESHOLD}
         return {"passed": not self.failures, **asdict(self), "tolerances": limits, "batches": list(BATCHES)}
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from detseg import checkpoint
 from detseg.compat import translate_settings
@@ -220,10 +221,12 @@ def test_a_checkpoint_gives_the_same_detector(name: str, tmp_path: Path) -> None
     assert settings_of(loaded) == settings_of(expected)
     batch = scene(proposals=expected.needs_proposals)
     with torch.no_grad():
-        ours, same = detect(expected, batch), detect(loaded, batch)
+        # In double precision: kernels may round differently where weights lie in memory.
+        ours, same = detect(expected.double(), batch), detect(loaded.double(), batch)
     assert ours.valid.any()
     for value, other in zip(ours, same, strict=True):
-        assert value is other is None or torch.equal(value, other)
+        if value is not None or other is not None:
+            assert_close(value, other)
 
 
 @pytest.mark.parametrize("name", CASES)
