@@ -17,6 +17,7 @@ from tests.modules.backbones.tester import BackboneTester, images
 
 class TestPyramid(BackboneTester):
     frozen = ("backbone.features.0.", "backbone.features.1.", "backbone.features.2.", "backbone.features.3.")
+    compiled = {}
 
     def test_is_a_classifier(self) -> None:
         with pytest.raises(ValueError, match="a feature pyramid is not a classifier"):

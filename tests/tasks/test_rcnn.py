@@ -66,7 +66,7 @@ trainer:
 
 # Runs a training in one process after the other, each of them killed when it has written a file or begins an epoch.
 KILLED = """\
-import functools, os, signal, sys
+import functools, os, signal, sys, time
 from detseg import cli
 from detseg.tasks import (RCNNTask, rcnn)
 from detseg.tasks.region_features import RegionFeatures
@@ -90,13 +90,18 @@ def note(owner, method, word):
         return original(self, *arguments)
     setattr(owner, method, call)
 
+def wait_for_last():
+    while not os.path.exists("runs/killed/last.ckpt"):
+        time.sleep(0.01)
+    return True
+
 def run(name, place, resume):
     child = os.fork()
     if not child:
         note(RCNNTask, "on_train_epoch_end", lambda self: f"{name} epoch {self.current_epoch}")
         note(RegionFeatures, "write", lambda self, file, tensors: f"{name} {file}")
-        if place == "epoch":
-            kill_after(RCNNTask, "on_train_epoch_start", lambda self: self.current_epoch == 1)
+        if place == "epoch":  # when the checkpoint of the one before is written, which takes a thread a moment
+            kill_after(RCNNTask, "on_train_epoch_start", lambda self: self.current_epoch == 1 and wait_for_last())
         elif place:
             kill_after(RegionFeatures, "write", lambda self, file, tensors: file == place)
         cli.main(["train", "--config", "small.yaml", "--name", name, *(["--resume", "last"] if resume else [])])

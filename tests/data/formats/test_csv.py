@@ -69,7 +69,8 @@ def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("filename,xmin\n")
-    assert CsvFormat().detect(Tree(tmp_path)) == []
+    (source,) = CsvFormat().detect(Tree(tmp_path))
+    assert source.problem.startswith("t.csv: its header lacks columns")
     with pytest.raises(DataError, match=r"t\.csv: its header lacks columns .*name: class, label"):
         read_csv(Tree(tmp_path), ["t.csv"])
 
