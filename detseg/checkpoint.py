@@ -14,7 +14,7 @@ from typing import Any
 from detseg import data as data_sets
 from detseg.compat import FORMAT
 from detseg.configurable import from_config
-from detseg.errors import CheckpointError
+from detseg.errors import CheckpointError, reason
 from detseg.tasks import TASKS, Task
 from detseg.tasks.metadata import metrics
 from detseg.weights import checkpoint_file, state_dict
@@ -64,7 +64,7 @@ def load(path: str | Path) -> Task:
         # null in a model card stands for NaN, a metric without any sample.
         task.metric_values = {name: math.nan if value is None else value for name, value in metadata["metrics"].items()}
     except Exception as error:  # the file may give any constructor any value
-        raise CheckpointError(f"{path}: cannot rebuild the model: {str(error).strip(chr(39))}") from error
+        raise CheckpointError(f"{path}: cannot rebuild the model: {reason(error)}") from error
     if metadata.get("run", {}).get("weights") == "ema":
         log.info("%s: the weights are an exponential moving average", path)
     return task.eval()

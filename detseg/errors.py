@@ -47,3 +47,8 @@ def explain_content(path: Path) -> str | None:
     if b"Google Drive" in head and b"uota exceeded" in head:
         return "a page of Google Drive, whose quota is exceeded, instead of the file; download it again a day later"
     return "an HTML page instead of the file; download it again, signed in where the site asks for it"
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an error; a KeyError would put its own into quotation marks."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)

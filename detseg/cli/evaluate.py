@@ -20,7 +20,7 @@ from detseg.cli._tta import add_tta_options, tta_config
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.data.modules.base import EvaluationSplit
-from detseg.errors import CheckpointError, ConfigError
+from detseg.errors import CheckpointError, ConfigError, reason
 from detseg.folders import check_writable
 from detseg.metrics import CocoAP, coco_results, write_metrics
 from detseg.tasks import DetectionTask, SegmentationTask, Task
@@ -112,7 +112,7 @@ def _data_settings(description: Any, path: str, base: type[Any]) -> Any:
             raise TypeError("it is not a data set")
         return to_class_paths(description)
     except Exception as error:  # the file may hold anything
-        raise CheckpointError(f"{path}: cannot rebuild its data: {str(error).strip(chr(39))}") from error
+        raise CheckpointError(f"{path}: cannot rebuild its data: {reason(error)}") from error
 
 
 def _report(task: Task, data: Any, options: Namespace) -> None:
