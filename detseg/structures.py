@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from detseg.constants import IGNORE_INDEX as IGNORE_INDEX
+from detseg.constants import STRIDE as STRIDE
 
 T = TypeVar("T")
-
-STRIDE = 32  # of a backbone's coarsest map; batches are padded to multiples of it
 
 
 class Instances(NamedTuple):

@@ -22,7 +22,7 @@ from detseg.export.proof import prove
 from detseg.export.proof_images import ProofImage, drawn_images, special_images
 from detseg.models import Detector, Segmenter
 from detseg.models.model import Model
-from detseg.runtime.engines import FORMAT, open_engine
+from detseg.runtime.engines import FORMAT, Engine, open_engine
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,13 @@ def export(
 def certify(model: Model, path: Path, frame: Frame, images: Iterable[ProofImage], count: int) -> dict[str, Any]:
     """Prove a file and write the report beside it. Raises ExportError, after deleting it, for a file that differs."""
     images = chain(special_images(frame), images, drawn_images(frame))
-    proof = prove(model, open_engine(path), frame, images, count)
+    if path.suffix == SUFFIXES["torch"]:
+        from detseg.export.torch import ProgramEngine
+
+        engine: Engine = ProgramEngine(path)
+    else:
+        engine = open_engine(path)
+    proof = prove(model, engine, frame, images, count)
     if proof.failures:
         for file in _files(path):
             file.unlink(missing_ok=True)

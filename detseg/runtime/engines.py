@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from detseg.errors import CheckpointError, DetsegError
 
 METADATA = "detseg"  # key of the metadata in a file
-PROGRAM_METADATA = f"{METADATA}.json"  # the file that holds them in a .pt2 file
 FORMAT = 1  # of the metadata
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -64,32 +63,9 @@ class OpenVinoEngine(Engine):
         return {name: np.array(outputs[name]) for name in self.names}
 
 
-class ProgramEngine(Engine):
-    """PyTorch, on a CPU."""
-
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        import torch
-
-        from detseg.ops import boxes  # noqa: F401  registers the operator that programs call
-
-        if threads:
-            torch.set_num_threads(threads)
-        files = {PROGRAM_METADATA: ""}
-        self.program = torch.export.load(path, extra_files=files).module()
-        self.metadata = json.loads(files[PROGRAM_METADATA])
-
-    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        import torch
-
-        with torch.inference_mode():
-            outputs = self.program(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in outputs.items()}
-
-
 ENGINES: dict[str, tuple[type[Engine], str]] = {  # by the suffix of the file, with the package that it needs
     ".onnx": (OnnxEngine, "onnxruntime"),
     ".xml": (OpenVinoEngine, "openvino"),
-    ".pt2": (ProgramEngine, "torch"),
 }
 
 
@@ -99,6 +75,11 @@ def open_engine(path: str | Path, threads: int | None = None) -> Engine:
     Raises CheckpointError if it is missing, damaged or of another program, DetsegError without the library to run it.
     """
     path = Path(path)
+    if path.suffix == ".pt2":
+        raise CheckpointError(
+            f"{path}: not opened here, since loading a .pt2 file can run code in it; of a file that you trust, "
+            "`torch.export.load` gives the program"
+        )
     if path.suffix not in ENGINES:
         raise CheckpointError(f"{path}: not an exported model; the suffix must be {', '.join(ENGINES)}")
     if not path.is_file():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.constants import STRIDE
 from detseg.errors import ConfigError, DataError
 from detseg.inference.images import ImageArray, Images, InputImage, iterate_images, open_image
 from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
@@ -92,9 +93,10 @@ class Predictor:
         height, width = pixels.shape[:2]
         if height > self.frame[0] or width > self.frame[1]:
             name = image.path or "an image"
+            needed = "x".join(str(-(-side // STRIDE) * STRIDE) for side in (height, width))
             raise DataError(
                 f"{name}: {height}x{width} pixels do not fit into the model's {self.frame[0]}x{self.frame[1]}; export "
-                f"it with --size {-(-height // 32) * 32}x{-(-width // 32) * 32}, or cut the image"
+                f"it with --size {needed}, or cut the image"
             )
         frame = np.zeros((3, *self.frame), dtype=np.uint8)
         frame[:, :height, :width] = pixels.transpose(2, 0, 1)

@@ -9,7 +9,6 @@ import warnings
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -173,15 +172,17 @@ class Task(LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients; where the memory does not suffice for it, compute the step again in halves."""
-        trainer = self.trainer
         # Other ranks would wait for this one, and the gradients of other batches are in the sum already.
-        alone = trainer.world_size == trainer.accumulate_grad_batches == 1 and not self._scales_gradients
-        with suppress(*[torch.OutOfMemoryError] * alone):
+        alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1 and not self._scales_gradients
+        try:
             torch.autograd.backward(loss)
             return
+        except torch.OutOfMemoryError:
+            if not alone:
+                raise
         loss.detach_()  # frees the failed pass
         self.zero_grad()
-        with trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context():
             losses = self._halving.halves(self.model.loss)
         torch.autograd.backward(spoil_gradient(torch.stack(list(losses.values())).sum()))
 
@@ -192,8 +193,8 @@ class Task(LightningModule):
             return
         trainer = self.trainer
         if self._bad_steps is None:
-            folder = Path(trainer.default_root_dir)
-            self._bad_steps = BadSteps(folder, self.max_bad_steps, trainer.estimated_stepping_batches)
+            folder, steps = Path(trainer.default_root_dir), trainer.estimated_stepping_batches
+            self._bad_steps = BadSteps(folder, self.max_bad_steps, steps)
         images = [str(self.data.path("train", index)) for index in check.image_index.tolist()]
         self._bad_steps.add(check, self.current_epoch, self.global_rank, images)
 
@@ -217,8 +218,7 @@ class Task(LightningModule):
         epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         # A fused optimizer can leave out a step. Lightning clips no gradients of one, and a scaler works without.
         fits = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val and not self._scales_gradients
-        fused = True if fits else None
-        optimizer = self.optimizer.build(self.model, self._scaled_lr(epoch), fused)
+        optimizer = self.optimizer.build(self.model, self._scaled_lr(epoch), fits or None)
         steps = self.trainer.estimated_stepping_batches
         every_step, *every_validation = self.schedule.build(optimizer, epoch, steps, self.monitor_mode)
         frequency = self.trainer.check_val_every_n_epoch or 1

@@ -21,7 +21,7 @@ FILE = "bad_steps.jsonl"  # in the folder of the run
 
 
 def spoil_gradient(loss: Tensor) -> Tensor:
-    """Return a loss with a gradient of NaN unless it is finite: the sum over the ranks then tells all of them."""
+    """Give a loss that is not finite a gradient of NaN, which the sum of the gradients takes to all ranks."""
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
@@ -58,7 +58,8 @@ class LossCheck:
 class BadSteps:
     """The steps of a training that were left out, with their batches in a file.
 
-    ``max_in_a_row`` may follow each other; over the whole training there may be as many, or 1 % of its ``steps``.
+    The training stops at ``max_in_a_row`` of them in a row, or if they are more than that and more than 1 % of
+    its ``steps``.
     """
 
     def __init__(self, folder: Path, max_in_a_row: int, steps: float) -> None:

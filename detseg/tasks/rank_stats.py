@@ -9,7 +9,7 @@ RankStats = tuple[list[int], dict[str, float], float]
 
 
 def gather(stats: RankStats) -> list[RankStats]:
-    """The statistics of all ranks. Every rank must call it."""
+    """Gather the statistics of all ranks. Every rank must call it."""
     if not (dist.is_available() and dist.is_initialized()):
         return [stats]
     ranks: list[RankStats] = [stats] * dist.get_world_size()

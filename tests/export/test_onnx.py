@@ -16,12 +16,13 @@ import pytest
 import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from detseg.errors import ConfigError, ExportError
+from detseg.errors import CheckpointError, ConfigError, ExportError
 from detseg.export.delivery import certify, export, report_path
 from detseg.export.int8 import quantize
 from detseg.export.openvino import convert
 from detseg.export.proof import Reference
 from detseg.export.proof_images import ProofImage, drawn_images
+from detseg.export.torch import ProgramEngine
 from detseg.runtime import open_engine
 from tests.export.models import CLASSES, FRAME, IMAGES, MODELS, SIZES, make
 
@@ -169,7 +170,9 @@ def test_openvino_equals_the_checkpoint_too(name: str, exported: Any, tmp_path: 
 
 def test_a_program_of_pytorch_equals_the_checkpoint_too(tmp_path: Path) -> None:
     assert export(make("fcn"), tmp_path / "model.pt2", "torch", FRAME, count=SPECIAL)["passed"]
-    assert open_engine(tmp_path / "model.pt2").metadata["classes"] == list(CLASSES)
+    assert ProgramEngine(tmp_path / "model.pt2").metadata["classes"] == list(CLASSES)
+    with pytest.raises(CheckpointError, match=r"model\.pt2: not opened here, since loading a \.pt2 file can run code"):
+        open_engine(tmp_path / "model.pt2")
 
 
 def test_half_precision_halves_the_weights(exported: Any, tmp_path: Path) -> None:

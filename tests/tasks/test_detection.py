@@ -27,14 +27,7 @@ from detseg.structures import Batch
 from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 from tests.ranks import on_two_ranks
-
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
+from tests.training import QUIET
 
 
 @pytest.fixture(scope="module")

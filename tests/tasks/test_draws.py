@@ -19,6 +19,7 @@ from detseg.tasks import DetectionTask
 from tests.colours import colours, write_colours
 from tests.models.detectors import SmallBackbone
 from tests.ranks import on_two_ranks
+from tests.training import TRAINING_ONLY
 
 
 class Record(Callback):
@@ -56,19 +57,8 @@ def train(folder: Path, root: Path, devices: int) -> None:
         block[1] = block[4] = nn.Identity()
     task = DetectionTask(FasterRCNN(FPN(backbone, 8), 3, rpn, heads), lr=0.01)
     data = colours(root, batch_size=4 // devices, transforms=[RandomHorizontalFlip(), Resize(64, 64)])
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=devices,
-        max_epochs=2,
-        precision="64-true",
-        callbacks=[record],
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    options = {**TRAINING_ONLY, "devices": devices, "callbacks": [record]}
+    trainer = Trainer(max_epochs=2, precision="64-true", **options)
     trainer.fit(task, data)
     torch.save((record.draws, record.losses), folder / f"{trainer.global_rank}_of_{devices}")
 

@@ -26,6 +26,7 @@ from detseg.ops.rle import paste_mask
 from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
 from detseg.weights.torchvision import to_torchvision
 from tests.colours import SIDE, colours, write_colours
+from tests.training import TRAINING_ONLY
 
 TOOLS = Path(__file__).parents[2] / "tools"
 BATCH, EPOCHS = 2, 2  # of ten images: ten steps
@@ -132,18 +133,7 @@ def test_weights_stay_those_of_torchvision(tmp_path: Path, monkeypatch: pytest.M
     optimizer = OptimizerConfig("adamw", weight_decay=compare.WEIGHT_DECAY)
     schedule = ScheduleConfig("cosine", warmup_steps=compare.WARMUP)
     task = DetectionTask(ours, lr=compare.LR, reference_batch=BATCH, optimizer=optimizer, schedule=schedule)
-    Trainer(
-        accelerator="cpu",
-        precision="64-true",
-        max_epochs=EPOCHS,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    ).fit(task, data)
+    Trainer(precision="64-true", max_epochs=EPOCHS, default_root_dir=tmp_path, **TRAINING_ONLY).fit(task, data)
     compare.train_torchvision(theirs, data, EPOCHS)
 
     found, expected = to_torchvision(ours.state_dict()), theirs.state_dict()

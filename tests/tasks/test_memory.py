@@ -20,17 +20,9 @@ from detseg.tasks.memory import in_halves, largest_batch
 from tests.colours import ColourDetector, colours, write_colours
 from tests.models.detectors import SmallBackbone, faster_rcnn
 from tests.models.tester import CLASSES, gradients, rows, scene
+from tests.training import TRAINING_ONLY
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "max_epochs": 3,
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "limit_val_batches": 0,
-}
+QUIET: dict[str, Any] = {**TRAINING_ONLY, "max_epochs": 3}
 
 
 @pytest.fixture(scope="module")

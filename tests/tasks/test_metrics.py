@@ -24,14 +24,8 @@ from detseg.tasks import DetectionTask, ScheduleConfig, SegmentationTask
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 from tests.tasks.test_segmentation import Brightest, data
 from tests.tasks.test_segmentation import write_colours as write_semantic_colours
+from tests.training import QUIET
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
 MODULE = '''
 import torch
 from torchmetrics import Metric

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,15 +18,9 @@ from detseg import checkpoint, compat
 from detseg.configurable import from_config
 from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
 from tests.colours import write_colours
+from tests.training import QUIET
 
 OLD = Path(__file__).with_name("faster_rcnn_0.1.0.ckpt")
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
 RESUMED = {
     "loss_objectness": 0.02637384831905365,
     "loss_rpn_box_reg": 0.006167963147163391,

@@ -28,14 +28,8 @@ from detseg.modules.backbones import ResNet
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks import ScheduleConfig, SegmentationTask
 from tests.ranks import on_two_ranks
+from tests.training import QUIET
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
 CLASSES = ("red", "green", "blue")
 
 

@@ -195,9 +195,7 @@ class ImageSizes:
 
     def __init__(self, root: Path, issues: IssueCollector = FAIL_FAST, orientation: Orientation = "shown") -> None:
         self.root, self.issues, self.orientation = root, issues, orientation
-        self.turned: dict[
-            str, list[tuple[int, int]]
-        ] = {}  # by image with an EXIF orientation: its size as read, and the other
+        self.turned: dict[str, list[tuple[int, int]]] = {}  # images with an EXIF orientation: size as read, and other
 
     def read(self, file: str) -> tuple[int, int]:
         """Return height and width of an image, as it is shown or stored; (0, 0) for an unreadable one, as reported."""
