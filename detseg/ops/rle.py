@@ -6,7 +6,7 @@ compressed string holds differences from the count two places before, five bits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -77,7 +77,12 @@ def _interpolation(
 
 def encode(window: MaskWindow, height: int, width: int) -> Counts:
     """Encode the mask of a window in an image of ``height`` and ``width`` as RLE."""
-    counts = np.diff(_changes(window, height), prepend=0, append=height * width)
+    return _counts(_changes(window, height), height * width)
+
+
+def _counts(changes: Counts, pixels: int) -> Counts:
+    """Convert the pixels at which the inside begins or ends to RLE counts of a mask of so many ``pixels``."""
+    counts = np.diff(changes, prepend=0, append=pixels)
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 
@@ -87,10 +92,56 @@ def _changes(window: MaskWindow, height: int) -> Counts:
     padded = np.zeros((columns, length + 2), dtype=bool)
     padded[:, 1:-1] = window.inside
     column, row = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), length + 1)
-    changes = (window.left + column) * height + window.top + row
-    # A run that ends at the bottom and continues at the top of the next column is listed as two changes at one pixel.
+    return _join_runs((window.left + column) * height + window.top + row)
+
+
+def _join_runs(changes: Counts) -> Counts:
+    """Join a run that ends at the bottom with the one at the top of the next column: two changes at one pixel."""
     repeated = np.flatnonzero(changes[1:] == changes[:-1])
     return np.delete(changes, np.concatenate([repeated, repeated + 1])) if len(repeated) else changes
+
+
+class ColumnRuns(NamedTuple):
+    """The runs inside a mask, each within one column; they do not overlap."""
+
+    column: Counts  # (R,)
+    start: Counts  # (R,) first row
+    stop: Counts  # (R,) the row after the last
+
+
+def column_runs(counts: Counts, height: int) -> ColumnRuns:
+    """Split the runs inside a mask of ``height`` at the ends of its columns."""
+    edges = np.cumsum(counts)
+    start, stop = edges[0::2][: len(edges) // 2], edges[1::2]
+    start, stop = start[stop > start], stop[stop > start]
+    first, last = start // height, (stop - 1) // height
+    parts = last - first + 1
+    column = np.arange(parts.sum()) + np.repeat(first - np.cumsum(parts) + parts, parts)
+    begins, ends = (np.repeat(edge, parts) - column * height for edge in (start, stop))
+    return ColumnRuns(column, begins.clip(0), ends.clip(None, height))
+
+
+def from_column_runs(runs: ColumnRuns, height: int, width: int) -> Counts:
+    """Encode the runs of the columns of a mask of ``height`` and ``width`` as RLE."""
+    column, start, stop = (part[np.lexsort((runs.start, runs.column))] for part in runs)
+    changes = np.stack([column * height + start, column * height + stop], axis=1).reshape(-1)
+    return _counts(_join_runs(changes), height * width)
+
+
+def vote(masks: Sequence[Counts], weights: Sequence[float], threshold: float) -> Counts:
+    """Encode the pixels at which the ``weights`` of the masks (n,) that contain them add up to ``threshold``.
+
+    The masks are of one image. The work is that of their runs, whatever the size of the image.
+    """
+    edges = [np.cumsum(counts) for counts in masks]
+    steps = [np.resize([weight, -weight], len(edge)) for edge, weight in zip(edges, weights, strict=True)]
+    pixels, position = int(edges[0][-1]), np.concatenate(edges)
+    order = np.argsort(position, kind="stable")
+    position, totals = position[order], np.cumsum(np.concatenate(steps)[order])
+    last = np.append(position[1:] != position[:-1], True) & (position < pixels)  # of the changes at one pixel
+    position, inside = position[last], totals[last] >= threshold * (1 - 1e-9)  # sums are not exact
+    changes: Counts = position[np.diff(inside, prepend=False)]
+    return _counts(changes, pixels)
 
 
 def decode(counts: Counts, height: int, width: int) -> NDArray[np.bool_]:

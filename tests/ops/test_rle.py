@@ -10,7 +10,20 @@ from numpy.typing import NDArray
 from pycocotools import mask as reference
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detseg.ops.rle import MaskWindow, area, box_masks_to_rle, decode, encode, from_string, paste_mask, to_string
+from detseg.ops.rle import (
+    ColumnRuns,
+    MaskWindow,
+    area,
+    box_masks_to_rle,
+    column_runs,
+    decode,
+    encode,
+    from_column_runs,
+    from_string,
+    paste_mask,
+    to_string,
+    vote,
+)
 
 
 def coco(mask: NDArray[np.bool_]) -> bytes:
@@ -102,3 +115,24 @@ def test_a_hundred_masks_never_need_a_hundred_maps() -> None:
     tracemalloc.stop()
     assert len(rle_strings) == 100
     assert peak < 8 * 800 * 1333  # bytes: less than eight maps of one byte a pixel, where a hundred are pasted
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_move_and_vote_by_their_runs(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    height, width = 7 + seed, 9
+    masks = generator.random((3, height, width)) < [[[0.3]], [[0.5]], [[0.9 if seed else 0.0]]]
+    masks[1, :, 2:5] = True  # a run of several columns
+    encoded = [encode(MaskWindow(0, 0, mask.T), height, width) for mask in masks]
+    for mask, counts in zip(masks, encoded, strict=True):
+        column, start, stop = column_runs(counts, height)
+        flipped = from_column_runs(ColumnRuns(width - 1 - column, start, stop), height, width)
+        np.testing.assert_array_equal(decode(flipped, height, width), mask[:, ::-1])
+        moved = from_column_runs(ColumnRuns(column + 4, start + 2, stop + 2), height + 3, width + 5)
+        expected = np.zeros((height + 3, width + 5), dtype=bool)
+        expected[2 : 2 + height, 4 : 4 + width] = mask
+        np.testing.assert_array_equal(decode(moved, height + 3, width + 5), expected)
+    weights = [0.2, 0.3, 0.1]
+    for threshold in (0.1, 0.3, 0.5, 0.6):
+        voted = decode(vote(encoded, weights, threshold), height, width)
+        np.testing.assert_array_equal(voted, np.tensordot(weights, masks, 1) >= threshold - 1e-12)
