@@ -62,10 +62,15 @@ def _cluster(
 
 def iou(a: Boxes, b: Boxes) -> Boxes:
     """IoU (...) of boxes (..., 4); 0 where both have no area."""
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    intersection = sides.clip(0).prod(axis=-1)
+    common = intersection(a, b)
     areas = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1)
-    return np.asarray(intersection / np.maximum(areas - intersection, 1e-12))
+    return np.asarray(common / np.maximum(areas - common, 1e-12))
+
+
+def intersection(a: Boxes, b: Boxes) -> Boxes:
+    """Area (...) that boxes (..., 4) have in common."""
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return np.asarray(sides.clip(0).prod(axis=-1))
 
 
 def fuse_detections(results: Sequence[DetectionResult]) -> DetectionResult:
