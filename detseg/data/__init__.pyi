@@ -26,6 +26,7 @@ from .transforms.transform import RandomHorizontalFlip as RandomHorizontalFlip
 from .transforms.transform import RandomResizedCrop as RandomResizedCrop
 from .transforms.transform import RandomScaleCrop as RandomScaleCrop
 from .transforms.transform import Resize as Resize
+from .transforms.transform import Tiles as Tiles
 from .transforms.transform import Transform as Transform
 
 __all__: list[str]

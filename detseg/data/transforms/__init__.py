@@ -10,4 +10,5 @@ from detseg.data.transforms.transform import RandomHorizontalFlip as RandomHoriz
 from detseg.data.transforms.transform import RandomResizedCrop as RandomResizedCrop
 from detseg.data.transforms.transform import RandomScaleCrop as RandomScaleCrop
 from detseg.data.transforms.transform import Resize as Resize
+from detseg.data.transforms.transform import Tiles as Tiles
 from detseg.data.transforms.transform import Transform as Transform

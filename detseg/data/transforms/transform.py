@@ -162,6 +162,38 @@ class RandomScaleCrop(Transform):
         return scale(crop(sample, left, top, left + part[1], top + part[0]), height, width)
 
 
+class Tiles(Transform):
+    """Crop a random square of ``size`` pixels around a random object, which stays whole if it fits.
+
+    For detectors that predict on tiles (`--tile`); put it before ``Resize``. Other objects are cut at the edges of the
+    tile, and dropped if less than ``min_visible`` of their box is left. A tile of an image without objects may lie
+    anywhere; a smaller image keeps its size.
+
+    Raises ConfigError for invalid values.
+    """
+
+    def __init__(self, size: int = 640, min_visible: float = 0.25) -> None:
+        if size < 1:
+            raise ConfigError(f"transforms: Tiles: size {size} must be at least 1")
+        self.size, self.min_visible = size, check_probability(self, min_visible, "min_visible")
+
+    def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
+        last = np.maximum(np.array(sample.image.shape[1::-1]) - self.size, 0)  # left and top at most
+        low, high = np.zeros(2), last
+        if len(sample.boxes):
+            start, end = generator.choice(sample.boxes).reshape(2, 2)
+            edges = np.sort([np.ceil(end) - self.size, np.floor(start)], axis=0)  # holds the object, or is held by it
+            low, high = edges.clip(0, last)
+        left, top = generator.integers(low, high, endpoint=True).tolist()
+        tile = (left, top, left + self.size, top + self.size)
+        shown = (sample.boxes[:, 2:].clip(tile[:2], tile[2:]) - sample.boxes[:, :2].clip(tile[:2], tile[2:])).prod(
+            axis=1
+        )
+        kept = shown >= self.min_visible * (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(axis=1)
+        masks = None if sample.masks is None else sample.masks[kept]
+        return crop(sample._replace(boxes=sample.boxes[kept], labels=sample.labels[kept], masks=masks), *tile)
+
+
 class RandomResizedCrop(Transform):
     """Crop a random part and resize it to ``size`` x ``size`` pixels, as for classifiers (GoogLeNet, section 6).
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detseg.data.transforms import Albumentations, ImageSample, RandomHorizontalFlip, Resize
+from detseg.data.transforms import Albumentations, ImageSample, RandomHorizontalFlip, Resize, Tiles
 from detseg.data.transforms.transform import apply_transforms, preprocess, preprocessing_of
 from detseg.errors import ConfigError
 from detseg.resizing import fit
@@ -231,3 +231,29 @@ def test_a_seed_draws_what_it_drew_in_0_1_0(transforms, seed, size, box, means) 
     assert changed.boxes[0] == pytest.approx(np.array(box), abs=0.01)
     red, green, _ = changed.image.mean(axis=(0, 1))
     assert (red, green, changed.image[:, -1, 0].mean()) == pytest.approx(means, abs=0.5)
+
+
+def test_tiles_show_every_object_whole() -> None:
+    boxes = [[5, 7, 25, 27], [150, 60, 175, 76], [172, 117, 188, 141], [60, 3, 180, 100]]
+    original = picture(144, 200, boxes[:3])
+    whole: set[int] = set()
+    for seed in range(60):
+        tile = apply_transforms([Tiles(48)], original, seed)
+        assert tile.image.shape == (48, 48, 3)
+        assert len(tile.boxes) > 0
+        sides = tile.boxes[:, 2:] - tile.boxes[:, :2]
+        full = (original.boxes[:, 2:] - original.boxes[:, :2])[tile.labels]
+        assert (sides.prod(axis=1) >= 0.25 * full.prod(axis=1)).all()
+        complete = (sides == full).all(axis=1)
+        assert complete.any()
+        whole |= set(tile.labels[complete].tolist())
+        for box, label in zip(tile.boxes[complete].astype(int), tile.labels[complete], strict=True):
+            x, y = (box[:2] + box[2:]) // 2  # the colour of its middle third
+            assert tile.image[y, x].tolist() == [20 * label] * 3
+    assert whole == {0, 1, 2}
+    large = apply_transforms([Tiles(48, min_visible=0)], picture(144, 200, boxes[3:])._replace(masks=None), 0)
+    assert large.boxes.tolist() == [[0, 0, 48, 48]]  # larger than a tile: each tile lies inside
+    assert apply_transforms([Tiles(400)], original, 0).image.shape == (144, 200, 3)
+    assert apply_transforms([Tiles(48)], picture(144, 200, []), 0).image.shape == (48, 48, 3)
+    with pytest.raises(ConfigError, match="Tiles: min_visible 2 must be between 0 and 1"):
+        Tiles(48, min_visible=2)
