@@ -18,12 +18,9 @@ import torchvision
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 from torch import Tensor
-from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from detseg.data import RandomHorizontalFlip, Resize
-from detseg.modules import BalancedSampler, mask_head
-from detseg.ops.rle import paste_mask
-from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
+from detseg.modules import BalancedSampler
 from detseg.weights.torchvision import to_torchvision
 from tests.colours import SIDE, colours, write_colours
 from tests.training import TRAINING_ONLY
@@ -85,23 +82,14 @@ class TheirSampler:
         return masks[0], masks[1]
 
 
-def their_mask_targets(masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tensor:
-    """Compute targets as torchvision does: by RoIAlign of the masks (B, R, S, S) in the image."""
-    targets = torch.zeros(*masks.shape[:2], size, size)
-    for place in np.ndindex(masks.shape[:2]):
-        pasted = paste_mask(masks[place].numpy() / np.float32(255), boxes[place].numpy(), SIDE, SIDE)
-        whole = torch.from_numpy(pasted.full_mask(SIDE, SIDE).astype(np.uint8))[None]
-        targets[place] = project_masks_on_boxes(whole, regions[place][None], torch.tensor([0]), size)[0]
-    return targets
-
-
 def test_weights_stay_those_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of Mask R-CNN, which has all losses; each side makes other targets of masks, so that ours learns from theirs."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    compare: Any = importlib.import_module("compare")
-    monkeypatch.setattr(compare, "CHANNELS", 16)
-    monkeypatch.setattr(compare, "images_of", lambda batch: list(batch.images.double() / 255))  # none is padded
-    monkeypatch.setattr(mask_head, "mask_targets", their_mask_targets)
+    arms: Any = importlib.import_module("comparison.arms")
+    networks: Any = importlib.import_module("comparison.networks")
+    training: Any = importlib.import_module("comparison.training")
+    monkeypatch.setattr(networks, "CHANNELS", 16)
+    monkeypatch.setattr(training, "images_of", lambda batch: list(batch.images.double() / 255))  # none is padded
     seed_everything(0)
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "weights.pth")
     root = write_colours(tmp_path / "colours", train=10)
@@ -110,8 +98,9 @@ def test_weights_stay_those_of_torchvision(tmp_path: Path, monkeypatch: pytest.M
         pixels = np.asarray(Image.open(file)) * 0.6 + generator.integers(0, 90, (SIDE, SIDE, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(file)
     data = colours(root, transforms=[Resize(SIDE, SIDE), RandomHorizontalFlip()], batch_size=BATCH, masks="all")
-    ours = compare.network(data, str(tmp_path / "weights.pth"), regions=8).double()
-    theirs = compare.torchvision_network(ours).double()
+    arm, weights = arms.MASK_ARMS["torchvision_targets"], str(tmp_path / "weights.pth")
+    ours = networks.network(arm, data.num_classes, masks=True, weights=weights, regions=8).double()
+    theirs = networks.torchvision_network(ours).double()
     body = ours.backbone.backbone  # its constants were made in single precision
     body.mean, body.std = (
         255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1)
@@ -130,11 +119,9 @@ def test_weights_stay_those_of_torchvision(tmp_path: Path, monkeypatch: pytest.M
     theirs.rpn.assign_targets_to_anchors = assign_in_double
     start = copy.deepcopy(theirs.state_dict())
 
-    optimizer = OptimizerConfig("adamw", weight_decay=compare.WEIGHT_DECAY)
-    schedule = ScheduleConfig("cosine", warmup_steps=compare.WARMUP)
-    task = DetectionTask(ours, lr=compare.LR, reference_batch=BATCH, optimizer=optimizer, schedule=schedule)
+    task = training.make_task(ours, BATCH)
     Trainer(precision="64-true", max_epochs=EPOCHS, default_root_dir=tmp_path, **TRAINING_ONLY).fit(task, data)
-    compare.train_torchvision(theirs, data, EPOCHS)
+    training.train_torchvision(theirs, data, EPOCHS)
 
     found, expected = to_torchvision(ours.state_dict()), theirs.state_dict()
     apart = travelled = 0.0
