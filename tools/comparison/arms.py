@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
@@ -86,7 +87,7 @@ class TorchvisionTargets(MaskRCNN):
     """Compute mask targets as torchvision does: RoIAlign of the masks in the resized image."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        with patch.object(mask_head, "mask_targets", partial(torchvision_targets, batch.image_sizes)):
+        with patch.object(mask_head, "mask_targets", partial(torchvision_targets, batch)):
             return super().loss(batch)
 
 
@@ -98,13 +99,26 @@ class BinaryTargets(MaskRCNN):
             return super().loss(batch)
 
 
-def torchvision_targets(image_sizes: Tensor, masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tensor:
-    """Compute targets (B, R, size, size) as torchvision does, from box masks (B, R, S, S) in images (B, 2)."""
+def torchvision_mask(batch: Batch, image: int, mask: Tensor, box: Tensor) -> Tensor:
+    """Return the mask (h, w) uint8 of an object in the resized image as torchvision has it, from its box mask (S, S).
+
+    torchvision resizes the mask of the file by the nearest pixel, which for smaller images moves it by about as much
+    as its targets are moved back.
+    """
+    (height, width), (old_height, old_width) = (
+        sizes[image].tolist() for sizes in (batch.image_sizes, batch.original_sizes)
+    )
+    factors = np.tile(np.array([old_width / width, old_height / height]), 2)
+    pasted = paste_mask(mask.numpy() / np.float32(255), box.numpy() * factors, old_height, old_width)
+    whole = torch.from_numpy(pasted.full_mask(old_height, old_width))[None, None].float()
+    return F.interpolate(whole, size=(height, width))[0, 0].byte()
+
+
+def torchvision_targets(batch: Batch, masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tensor:
+    """Compute targets (B, R, size, size) as torchvision does, from box masks (B, R, S, S)."""
     targets = regions.new_zeros(*masks.shape[:2], size, size)
     for image, region in np.ndindex(masks.shape[:2]):
-        height, width = image_sizes[image].tolist()
-        pasted = paste_mask(masks[image, region].numpy() / np.float32(255), boxes[image, region].numpy(), height, width)
-        whole = torch.from_numpy(pasted.full_mask(height, width).astype(np.uint8))[None]
+        whole = torchvision_mask(batch, image, masks[image, region], boxes[image, region])[None]
         box = regions[image, region][None]
         targets[image, region] = project_masks_on_boxes(whole, box, torch.tensor([0]), size)[0]
     return targets

@@ -6,9 +6,8 @@ import argparse
 import time
 from typing import Any
 
-import numpy as np
 import torch
-from comparison.arms import Arm, Data
+from comparison.arms import Arm, Data, torchvision_mask
 from comparison.networks import network, torchvision_network
 from lightning.pytorch import Trainer, seed_everything
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
@@ -16,7 +15,6 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detseg.data import RandomHorizontalFlip, Resize
 from detseg.metrics import CocoAP, annotation_targets
-from detseg.ops.rle import paste_mask
 from detseg.structures import Batch
 from detseg.tasks import DetectionTask, OptimizerConfig, ScheduleConfig
 
@@ -96,7 +94,10 @@ def train_torchvision(model: TorchvisionFasterRCNN, data: Data, epochs: int) -> 
             ]
             if batch.targets.masks is not None:
                 for image, target in enumerate(targets):
-                    target["masks"] = whole_masks(batch, image, valid[image])
+                    objects = zip(batch.targets.masks[image][valid[image]], target["boxes"], strict=True)
+                    masks = [torchvision_mask(batch, image, *one) for one in objects]
+                    height, width = batch.image_sizes[image].tolist()
+                    target["masks"] = torch.stack([torch.zeros(height, width, dtype=torch.uint8), *masks])[1:]
             optimizer.zero_grad()
             sum(model(images_of(batch), targets).values()).backward()
             optimizer.step()
@@ -126,11 +127,3 @@ def evaluate_torchvision(model: TorchvisionFasterRCNN, data: Data) -> dict[str, 
 def images_of(batch: Batch) -> list[torch.Tensor]:
     """Return the images (3, h, w) of a batch as torchvision takes them."""
     return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.image_sizes.tolist(), strict=True)]
-
-
-def whole_masks(batch: Batch, image: int, there: torch.Tensor) -> torch.Tensor:
-    """Return the masks (n, h, w) uint8 of the objects of an image."""
-    height, width = batch.image_sizes[image].tolist()
-    objects = zip(batch.targets.masks[image][there].numpy(), batch.targets.boxes[image][there].numpy(), strict=True)
-    pasted = [paste_mask(mask / np.float32(255), box, height, width).full_mask(height, width) for mask, box in objects]
-    return torch.from_numpy(np.array(pasted, dtype=np.uint8).reshape(-1, height, width))
