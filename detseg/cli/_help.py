@@ -1,7 +1,8 @@
 """Help that is printed before torch and lightning are imported, which takes seconds."""
 
-TRAIN = """detseg train --config NAME.yaml [--data NAME.yaml|CLASS|FOLDER] [--KEY VALUE ...]
+TRAIN = """detseg train [--config NAME.yaml] [--data NAME.yaml|CLASS|FOLDER] [--KEY VALUE ...]
 
+  detseg train --data my/folder
   detseg train --config faster_rcnn_shapes.yaml
   detseg train --config faster_rcnn_r50.yaml --data.root my/coco --trainer.max_epochs 3 --task.lr 0.01
   detseg train --config faster_rcnn_r50.yaml --resume last"""
@@ -10,7 +11,8 @@ TRAIN_HELP = f"""usage: {TRAIN}
 
 Train a detector, a segmenter or a classifier.
 
-  --config FILE            a configuration: a path, or the name of one in configs/; of several, the later ones win
+  --config FILE            a configuration: a path, or the name of one in configs/; of several, the later ones win.
+                           Without it, a folder of objects in boxes gets a small Faster R-CNN and sizes that fit it
   --data FILE|CLASS|FOLDER other data than the configuration's: a file of settings, a class such as COCO, or a folder,
                            whose format is detected
   --data.KEY VALUE         one setting of the data, such as root, batch_size, num_workers

@@ -32,6 +32,7 @@ from detseg.check.training_checks import check_before_training, check_masks_befo
 from detseg.cli import _help
 from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_data, where
 from detseg.cli._loggers import DEFAULT, LOGGERS, make_loggers
+from detseg.cli._own_data import with_own_config
 from detseg.cli._parser import instantiate, parse, parser_options
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule, SegmentationDataModule
@@ -53,7 +54,7 @@ class TrainCLI(LightningCLI):
     """Parse the settings and build data, model, task and trainer."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        arguments = find_configs(arguments)
+        arguments = with_own_config(find_configs(arguments))
         task = task_of(arguments)
         self.arguments = for_other_data(arguments, task.datamodule_cls)
         super().__init__(
