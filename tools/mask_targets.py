@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
+from comparison.arms import polygon_box_mask
 from matplotlib.path import Path
 from pycocotools import mask as coco
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
@@ -45,7 +46,7 @@ def targets(
     """Return the targets (28, 28) of each way; boxes are in pixels of the file, and ``factors`` resize them."""
     at_file, box_in_file = torch.from_numpy(mask), torch.from_numpy(box).float()[None]
     resized, region_in_image = box_in_file * torch.tensor(factors), torch.from_numpy(region * factors).float()[None]
-    grids = box_masks([mask], box_in_file)
+    grids, exact = box_masks([mask], box_in_file), torch.from_numpy(polygon_box_mask(polygons, box))[None]
     shape = [round(length * factor) for length, factor in zip(mask.shape, factors[1::-1].tolist(), strict=True)]
     whole = F.interpolate(at_file[None, None].float(), size=shape)[0]  # nearest, as torchvision resizes masks
     index = torch.tensor([0])
@@ -58,6 +59,7 @@ def targets(
         "torchvision": project_masks_on_boxes(whole, region_in_image, index, CELLS)[0].numpy(),
         "torchvision, aligned": roi_align(whole[None], rois, CELLS, aligned=True)[0, 0].numpy(),
         "detseg, 0 or 1": (mask_targets(grids, resized, region_in_image, CELLS)[0].numpy() >= 0.5).astype(np.float32),
+        "polygons in box masks": mask_targets(exact, resized, region_in_image, CELLS)[0].numpy(),
         "detectron2 (polygons)": drawn.astype(np.float32),
     }
 
