@@ -81,15 +81,7 @@ def certify(model: Model, path: Path, frame: Frame, images: Iterable[ProofImage]
         )
     report = {"file": path.name, "sha256": sha256(path), **describe(model, frame), **proof.report()}
     report_path(path).write_text(json.dumps(report, indent=2) + "\n")
-    log.info(
-        "%s: equal to its checkpoint on %d images: %d detections, boxes within %.1g px, scores within %.1g, %d ties",
-        path,
-        proof.images,
-        proof.detections,
-        proof.max_box_difference,
-        proof.max_score_difference,
-        len(proof.ties),
-    )
+    log.info("%s: equal to its checkpoint on %d images: %s", path, proof.images, proof.summary(model))
     return report
 
 

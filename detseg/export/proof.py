@@ -59,6 +59,16 @@ class Proof:
         limits |= {"tie_score": ROUNDING, "tie_iou": THRESHOLD}
         return {"passed": not self.failures, **asdict(self), "tolerances": limits, "batches": list(BATCHES)}
 
+    def summary(self, model: Model) -> str:
+        """Describe the differences in the terms of the model's task."""
+        if isinstance(model, Segmenter):
+            return f"{self.pixels_differing} pixels of another class"
+        scores = f"scores within {self.max_score_difference:.1g}"
+        if isinstance(model, Classifier):
+            return scores
+        boxes = f"boxes within {self.max_box_difference:.1g} px"
+        return f"{self.detections} detections, {boxes}, {scores}, {len(self.ties)} ties"
+
 
 def prove(model: Model, engine: Engine, frame: Frame, images: Iterable[ProofImage], count: int) -> Proof:
     """Compare an exported model with its checkpoint on ``count`` of the images."""

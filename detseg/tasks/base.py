@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -23,13 +22,13 @@ from torchmetrics import Metric
 
 from detseg.compat import translate_checkpoint
 from detseg.configurable import to_config
-from detseg.data.loading.samplers import global_seed
+from detseg.data.loading.samplers import seed_step
 from detseg.errors import ConfigError
 from detseg.metrics import PerClassMetric, format_tables
 from detseg.structures import Batch
 from detseg.tasks import metadata
 from detseg.tasks.compilation import Loss, compiled
-from detseg.tasks.loss_check import BadSteps, LossCheck, spoil_gradient
+from detseg.tasks.loss_check import BadSteps, LossCheck, RunningStatistics, spoil_gradient
 from detseg.tasks.memory import Halving, set_batch_size
 from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig, require_at_least
 from detseg.tasks.rank_stats import gather
@@ -89,6 +88,7 @@ class Task(LightningModule):
         self._other_values: list[str] = []  # names of the values of metrics that have no table
         self._check: LossCheck | None = None
         self._bad_steps: BadSteps | None = None
+        self._statistics: RunningStatistics | None = None
         self._halving = Halving()
         self._reset()
 
@@ -152,13 +152,14 @@ class Task(LightningModule):
                 self._compiled = compiled(self.model.loss, graphs=self.trainer.accumulate_grad_batches == 1)
 
     def teardown(self, stage: str) -> None:
-        self._compiled = None  # bound to this model, and neither copied nor pickled
+        self._compiled = self._statistics = None  # bound to this model, and neither copied nor pickled
         self._halving = Halving()  # without the last batch
 
     # Training
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         seed_step(self.current_epoch, index, self.global_rank)
+        self._statistics = self._statistics or RunningStatistics(self.model)
         losses = self._halving.whole(self._compiled or self.model.loss, batch)
         if losses is None:
             losses = self._halving.halves(self.model.loss)
@@ -203,6 +204,8 @@ class Task(LightningModule):
         # With float16 such gradients are the rule, and the gradient scaler skips the step.
         if self._check is not None and not self._scales_gradients:
             self._check.leave_out(optimizer)
+        if self._statistics is not None:
+            self._statistics.restore()
 
     @property
     def _scales_gradients(self) -> bool:
@@ -336,12 +339,6 @@ class Task(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(translate_checkpoint(checkpoint))
         metadata.resume(self, checkpoint.get("detseg", {}))
-
-
-def seed_step(*position: int) -> None:
-    """Seed the global generators by the position of a step, so that a resumed training draws the same numbers."""
-    entropy = (global_seed(), *position)
-    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 def scalars(name: str, value: Any) -> dict[str, float]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -53,6 +54,23 @@ class LossCheck:
     def _send(self) -> None:
         self._on_host = self.finite.to("cpu", non_blocking=True)
         self._arrived = torch.cuda.current_stream().record_event() if self.finite.is_cuda else None
+
+
+class RunningStatistics:
+    """The statistics of batch norm, which take no values that are not finite: they would spoil every evaluation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.training]
+        statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
+        self._statistics = [value for value in statistics if value is not None]
+        self._finite = [value.clone() for value in self._statistics]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back the last finite value of each statistic that is not finite."""
+        for value, finite in zip(self._statistics, self._finite, strict=True):
+            finite.copy_(torch.where(value.isfinite(), value, finite))
+            value.copy_(finite)
 
 
 class BadSteps:

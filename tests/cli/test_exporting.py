@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import detseg
 from detseg import checkpoint, cli
+from detseg.cli import publish
+from detseg.export.delivery import export
 from detseg.runtime import Predictor
 from detseg.tasks import ClassificationTask, SegmentationTask
 from tests.export.models import make
@@ -32,6 +37,20 @@ def test_a_checkpoint_becomes_a_file_with_its_proof(folder: Path) -> None:
     assert report["passed"]
     (result,) = Predictor(folder / "classifier.onnx")(folder / "images" / "1.png")
     assert result.scores.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_published_folder_holds_a_proved_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "export", partial(export, count=8))  # the proof of all images is tested above
+    cli.main(
+        ["publish", str(folder / "fcn.ckpt"), "--out", str(folder / "published"), "--onnx", "true", "--size", "96x96"]
+    )
+    names = ["card.json", "model.onnx", "model.onnx.proof.json", "model.safetensors"]
+    assert sorted(path.name for path in (folder / "published").iterdir()) == names
+    assert json.loads((folder / "published" / "model.onnx.proof.json").read_text())["passed"]
+    Image.new("RGB", (80, 90), (80, 10, 99)).save(folder / "one.png")
+    (expected,) = detseg.load(folder / "published")(folder / "one.png")
+    (actual,) = Predictor(folder / "published" / "model.onnx")(folder / "one.png")
+    assert np.array_equal(actual.labels, expected.labels)
 
 
 @pytest.mark.parametrize(

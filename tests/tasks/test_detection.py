@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detseg import checkpoint
@@ -264,6 +264,32 @@ def test_a_step_that_is_not_finite_is_left_out(root, tmp_path, bad, only_gradien
         assert len(record["seeds"]) == 1
         assert f"the {name} is not finite in step {record['step']}: " in caplog.text
         assert path in caplog.text
+
+
+class Normed(ColourDetector):
+    """Batch norm of images of which the one of step 1 is not finite, and so is its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.means: list[Tensor] = []
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        images = batch.images.float()
+        if not self.training:
+            return super().loss(batch)
+        self.means.append(images.mean(dim=(0, 2, 3)))
+        return {"norm": self.norm(images / 0 if len(self.means) == 2 else images).sum() + self.weight.sum()}
+
+
+def test_statistics_of_a_step_that_is_not_finite_are_not_taken(root, tmp_path) -> None:
+    model = Normed()
+    fit_spoiling(root, tmp_path, model)
+    mean = torch.zeros(3)
+    for step, batch in enumerate(model.means):
+        mean = mean if step == 1 else 0.9 * mean + 0.1 * batch
+    assert_close(model.norm.running_mean, mean)
+    assert model.norm.running_var.isfinite().all()
 
 
 @pytest.mark.parametrize(("bad", "limit"), [((0, 1), 2), ((1, 2, 3), 3), ((0, 3), 1)])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
@@ -20,6 +21,12 @@ Key = tuple[int, int]  # row of an image, and the seed of what is drawn at rando
 def global_seed() -> int:
     """Return the seed that ``seed_everything`` set, 0 without one."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def seed_step(*position: int) -> None:
+    """Seed the global generators by the position of a step, so that a resumed training draws the same numbers."""
+    entropy = (global_seed(), *position)
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
 
 class TrainingSampler(Sampler[list[Key]]):
