@@ -8,6 +8,7 @@ from detseg.metrics.classification import TopKAccuracy
 from detseg.metrics.coco import CocoAP, coco_results
 from detseg.metrics.detection_metric import DetectionMetric
 from detseg.metrics.detections import Detections, GroundTruth, annotation_targets
+from detseg.metrics.lvis import LvisAP
 from detseg.metrics.recall import proposal_recall
 from detseg.metrics.semantic import SemanticIoU
 from detseg.metrics.table import format_tables, write_metrics
@@ -18,6 +19,7 @@ __all__ = [
     "DetectionMetric",
     "Detections",
     "GroundTruth",
+    "LvisAP",
     "PerClassMetric",
     "SemanticIoU",
     "TopKAccuracy",

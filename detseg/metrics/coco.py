@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_masks
+from numpy.typing import NDArray
 
 from detseg.metrics.base import defined_mean
 from detseg.metrics.detection_metric import DetectionMetric
@@ -70,22 +71,31 @@ class CocoAP(DetectionMetric):
         return values
 
     def summary(self, values: Mapping[str, float]) -> list[str]:
-        of_masks = {name: values.get(f"{MASKS}{name}", math.nan) for name in SUMMARY[:6]}
-        shown = [f"{name} {percent(value)}" for name, value in of_masks.items() if not math.isnan(value)]
-        numbers = format_values({name: values[name] for name in SUMMARY if name in values})
-        return [*([f"masks: {', '.join(shown)}", ""] if shown else []), *(side_by_side(numbers, 3) if numbers else [])]
+        return format_summary(values, SUMMARY)
+
+
+def format_summary(values: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """Format the values of these names, the APs of masks in a line before them."""
+    of_masks = {name: values.get(f"{MASKS}{name}", math.nan) for name in names if name.startswith("AP")}
+    shown = [f"{name} {percent(value)}" for name, value in of_masks.items() if not math.isnan(value)]
+    numbers = format_values({name: values[name] for name in names if name in values})
+    return [*([f"masks: {', '.join(shown)}", ""] if shown else []), *(side_by_side(numbers, 3) if numbers else [])]
 
 
 def coco_ap(
     truth: GroundTruth, detections: Detections, classes: tuple[str, ...], of: Literal["boxes", "masks"] = "boxes"
 ) -> dict[str, float]:
     """The values of ``CocoAP`` of boxes or of masks, whose pixels overlap then."""
-    areas, overlaps = detection_geometry(truth, detections, of)
-    precision, recall = _evaluate(truth, detections, len(classes), areas, overlaps)
+    precision, recall = evaluate(truth, detections, len(classes), *detection_geometry(truth, detections, of))
+    return summarize(precision, recall, classes, COUNTS)
+
+
+def summarize(precision: Floats, recall: Floats, classes: tuple[str, ...], counts: Sequence[int]) -> dict[str, float]:
+    """The means of what ``evaluate`` returns, by name."""
     values = {"AP": precision[:, 0], "AP50": precision[:, 0, 0], "AP75": precision[:, 0, 5]}
     sizes = {"small": 1, "medium": 2, "large": 3}
     values |= {f"AP_{size}": precision[:, area] for size, area in sizes.items()}
-    values |= {f"AR_{count}": recall[:, row, 0] for row, count in enumerate(COUNTS)}
+    values |= {f"AR_{count}": recall[:, row, 0] for row, count in enumerate(counts)}
     values |= {f"AR_{size}": recall[:, -1, area] for size, area in sizes.items()}
     values |= {f"AP/{name}": precision[label, 0] for label, name in enumerate(classes)}
     return {name: defined_mean(value) for name, value in values.items()}
@@ -118,32 +128,42 @@ def coco_results(annotations: Any, detections: Detections) -> list[dict[str, Any
     return results
 
 
-def _evaluate(
-    truth: GroundTruth, detections: Detections, classes: int, areas: Floats, overlaps: Overlaps
+def evaluate(
+    truth: GroundTruth,
+    detections: Detections,
+    classes: int,
+    areas: Floats,
+    overlaps: Overlaps,
+    counts: Sequence[int] = COUNTS,
+    never_false: NDArray[np.bool_] | None = None,
 ) -> tuple[Floats, Floats]:
-    """Average precision (K, 4 area ranges, 10 thresholds) and recall (K, 3 counts, 4, 10), NaN without an object.
+    """Average precision (K, 4 area ranges, 10 thresholds) and recall (K, len(counts), 4, 10), NaN without an object.
 
-    ``areas`` (M,) are those of the detections.
+    ``areas`` (M,) are those of the detections. ``counts`` are the detections of a class in an image that count for each
+    recall; the last one is that of the precision. Detections marked in ``never_false`` (M,) are true or do not count.
     """
     images, order = len(truth.sizes), image_order(truth)
     places, truth_places = order[detections.images], order[truth.images]
     groups, truth_groups = detections.labels * images + places, truth.labels * images + truth_places
     rows = np.lexsort((places, -detections.scores, detections.labels))
     ranks = rank(groups[rows])
-    rows, ranks = rows[ranks < COUNTS[-1]], ranks[ranks < COUNTS[-1]]
+    rows, ranks = rows[ranks < counts[-1]], ranks[ranks < counts[-1]]
 
     counted = inside(truth.areas) & ~(truth.crowd | truth.difficult)[:, None]
     tp, unmatched = match(rows, groups[rows], truth_groups, bits(counted), truth.crowd, overlaps)
-    fp = unmatched & bits(inside(areas[rows]))  # an unmatched detection outside the area range does not count
+    countable = inside(areas[rows])  # an unmatched detection outside the area range does not count
+    if never_false is not None:
+        countable &= ~never_false[rows, None]
+    fp = unmatched & bits(countable)
 
     objects = np.stack([np.bincount(truth.labels[column], minlength=classes) for column in counted.T], axis=1)
-    precision, recall = np.zeros((classes, COMBINATIONS)), np.zeros((classes, len(COUNTS), COMBINATIONS))
+    precision, recall = np.zeros((classes, COMBINATIONS)), np.zeros((classes, len(counts), COMBINATIONS))
     limits = np.searchsorted(detections.labels[rows], np.arange(classes + 1))
     for label in range(classes):
         of_class = slice(limits[label], limits[label + 1])
-        precision[label], recall[label] = _curve(tp[of_class], fp[of_class], ranks[of_class], objects[label])
+        precision[label], recall[label] = _curve(tp[of_class], fp[of_class], ranks[of_class], objects[label], counts)
     shape = (len(AREAS), len(THRESHOLDS))
-    return precision.reshape(classes, *shape), recall.reshape(classes, len(COUNTS), *shape)
+    return precision.reshape(classes, *shape), recall.reshape(classes, len(counts), *shape)
 
 
 def image_order(truth: GroundTruth) -> Rows:
@@ -153,8 +173,8 @@ def image_order(truth: GroundTruth) -> Rows:
     return np.unique(truth.image_ids, return_inverse=True)[1]
 
 
-def _curve(tp: Bits, fp: Bits, ranks: Rows, objects: Rows) -> tuple[Floats, Floats]:
-    """Average precision (40,) and recall (3, 40) of the detections of one class, by descending score.
+def _curve(tp: Bits, fp: Bits, ranks: Rows, objects: Rows, counts: Sequence[int]) -> tuple[Floats, Floats]:
+    """Average precision (40,) and recall (len(counts), 40) of the detections of one class, by descending score.
 
     The precision is the highest at each of the 101 recalls or above, 0 at those that are not reached; ``objects`` (4,)
     is their number in each area range.
@@ -166,10 +186,10 @@ def _curve(tp: Bits, fp: Bits, ranks: Rows, objects: Rows) -> tuple[Floats, Floa
     # The number of hits that reaches each recall is a question of rounding, and pycocotools divides.
     needed = np.stack([np.searchsorted(np.arange(1, many + 1) / many, RECALLS) for many in objects])
     needed = np.repeat(needed, len(THRESHOLDS), axis=0)
-    counts = hits.sum(axis=1, dtype=np.int64)[:, None]
-    place = np.where(needed < counts, np.cumsum(counts)[:, None] - counts + needed, -1)
+    reached = hits.sum(axis=1, dtype=np.int64)[:, None]
+    place = np.where(needed < reached, np.cumsum(reached)[:, None] - reached + needed, -1)
     average = np.append(highest[hits > 0], 0.0)[place].mean(axis=1)
-    detected = np.stack([hits[:, ranks[rows] < limit].sum(axis=1) for limit in COUNTS])
+    detected = np.stack([hits[:, ranks[rows] < limit].sum(axis=1) for limit in counts])
     many = np.repeat(objects, len(THRESHOLDS))
     return np.where(many > 0, average, np.nan), np.where(many > 0, detected / np.maximum(many, 1), np.nan)
 

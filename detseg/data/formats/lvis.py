@@ -55,13 +55,13 @@ def read_lvis(
 ) -> DetectionAnnotations:
     """Read an annotation file; its images are COCO's, which its coco_url names, anywhere below ``root``.
 
-    neg_category_ids and not_exhaustive_category_ids are not used: an evaluation counts a detection of a class that was
-    not searched in an image as false, and its AP is below that of LVIS's own rules. Raises DataError as ``read_coco``.
+    neg_category_ids and not_exhaustive_category_ids are for the metric ``LvisAP``: ``CocoAP`` counts a detection of a
+    class that was not searched in an image as false, and is lower. Raises DataError as ``read_coco``.
     """
     table = read_coco(file, root, masks, issues)
     log.warning(
-        "%s: neg_category_ids and not_exhaustive_category_ids are not used: detections of classes that were not looked "
-        "for count as wrong, and AP is below that of LVIS's own rules",
+        "%s: only the metric LvisAP uses neg_category_ids and not_exhaustive_category_ids; CocoAP counts detections of "
+        "classes that were not searched in an image as false, and is lower",
         file,
     )
     counts = np.bincount(frequencies(table), minlength=3).tolist()

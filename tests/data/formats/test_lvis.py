@@ -48,7 +48,7 @@ def test_images_are_those_of_coco(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         data = DetectionDataModule(str(tmp_path), masks="all")
         found = data.train_annotations
     assert "in the format LVIS (train, val)" in caplog.text
-    assert "neg_category_ids and not_exhaustive_category_ids are not used" in caplog.text
+    assert "only the metric LvisAP uses neg_category_ids and not_exhaustive_category_ids" in caplog.text
     assert "3 rare, 0 common, 0 frequent" in caplog.text
     assert found.files.tolist() == [f"{s}2017/{n:012}.jpg" for s, n in (("train", 1), ("train", 2), ("val", 3))]
     assert all(found.path(row).is_file() for row in range(3))
