@@ -4,6 +4,7 @@ Each is a ``torchmetrics.Metric`` with ``update``, ``compute`` and ``reset``, an
 """
 
 from detseg.metrics.base import PerClassMetric
+from detseg.metrics.boundary import BoundaryAP
 from detseg.metrics.classification import TopKAccuracy
 from detseg.metrics.coco import CocoAP, coco_results
 from detseg.metrics.detection_metric import DetectionMetric
@@ -15,6 +16,7 @@ from detseg.metrics.table import format_tables, write_metrics
 from detseg.metrics.voc import VocAP
 
 __all__ = [
+    "BoundaryAP",
     "CocoAP",
     "DetectionMetric",
     "Detections",
