@@ -27,17 +27,17 @@ class ExportError(DetsegError):
     """An exported model that does not compute what its checkpoint does."""
 
 
-def explain_content(path: Path) -> str | None:
-    """Recognise a download that failed by the first bytes of a file, and say how to get the file itself.
+def explain_content(source: Path | bytes) -> str | None:
+    """Recognise a download that failed by the first bytes of a file, or of its content, and say how to get the file.
 
     Returns the rest of a message that begins with the path, such as "a Git LFS pointer instead of the file; run
     ..."; None for a file of any other content, or one that cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = source[:4096] if isinstance(source, bytes) else _read_head(source)
     except OSError:
         return None
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
         return "an empty file; download or copy it again"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -47,6 +47,11 @@ def explain_content(path: Path) -> str | None:
     if b"Google Drive" in head and b"uota exceeded" in head:
         return "a page of Google Drive, whose quota is exceeded, instead of the file; download it again a day later"
     return "an HTML page instead of the file; download it again, signed in where the site asks for it"
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
 
 
 def reason(error: Exception) -> str:

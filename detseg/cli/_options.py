@@ -28,6 +28,7 @@ GROUPED = {
     **{name: f"task.{name}" for name in ("optimizer", "reference_batch", "schedule")},
 }
 PREDICTION = {name: name for name in ("batch_size", "threshold", "crop_size", "scales", "flip")}
+SOURCES = {name: name for name in ("column", "recursive", "num_workers", "out", "resume", "shard", "as", "devices")}
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {
     "check": {"format": "format"},
@@ -36,7 +37,8 @@ OPTIONS: dict[str, Mapping[str, str]] = {
     "convert-data": {name: name for name in ("format", "masks")},
     **dict.fromkeys(("browse", "propose", "train"), GROUPED),
     "evaluate": PREDICTION | GROUPED,
-    "predict": PREDICTION,
+    "predict": PREDICTION | SOURCES,
+    "merge": {"as": "as"},
     "probe": {**GROUPED, "min_count": "min_count"},
 }
 RESUME = "resume the training"

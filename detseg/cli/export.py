@@ -13,7 +13,7 @@ from detseg.cli._parser import make_parser, parse
 from detseg.errors import ConfigError
 from detseg.export.delivery import MAX_AP_LOSS, PROOF_IMAGES, SUFFIXES, export
 from detseg.folders import check_writable
-from detseg.inference.images import find_images
+from detseg.inference.sources import find_images
 
 CALIBRATION_IMAGES = 100  # at most
 IMAGES = f"Images for the proof; default: the validation images, and drawn ones up to {PROOF_IMAGES}."

@@ -1,38 +1,40 @@
-"""`detseg predict`: drawn pictures, or labels of all pixels, and a JSON file of what is in them."""
+"""`detseg predict`: results of images as JSON lines, drawn pictures, and labels of all pixels."""
 
 from __future__ import annotations
 
-import itertools
-import json
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from numpy.typing import NDArray
-from PIL import Image
 
 from detseg import checkpoint
 from detseg.cli._console import import_module
 from detseg.cli._parser import make_parser, parse
 from detseg.cli._tta import add_tta_options, tta_config
-from detseg.data.annotations.images import SUFFIXES
+from detseg.cli.merge import write_as
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
-from detseg.inference.images import find_images
-from detseg.inference.predictor import Predictor
-from detseg.inference.results import ClassificationResult, DetectionResult, SemanticResult
+from detseg.inference.archives import ImageAddress
+from detseg.inference.batching import map_ahead
+from detseg.inference.pictures import PictureWriter, check_targets, instances_name, picture_names
+from detseg.inference.predictor import Predictor, thread_count
+from detseg.inference.ranks import Ranks, launch
+from detseg.inference.result_files import ResultsWriter, Shard, finish, finished_images, start
+from detseg.inference.sources import STDIN, list_images
+from detseg.inference.writers import FORMATS, check_format
 from detseg.models import Detector, Segmenter
 from detseg.models.model import Model
 from detseg.models.tta import TTAConfig
-from detseg.ops.rle import decode, from_string
+from detseg.progress import progress
 
 log = logging.getLogger(__name__)
 
-REPORT, LABELS, OVERLAYS = "predictions.json", "labels", "overlays"  # what is in the folder for the pictures
+DRAWN = 100  # images that are drawn by default
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -40,56 +42,113 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(_parser(), arguments)
     if options.module:
         import_module(options.module)
-    paths = list(dict.fromkeys(find_images(options.images)))
-    predictor = _predictor(options)
-    targets = dict(zip(paths, _targets(predictor.model, paths, options), strict=True))
+    with launch(["predict", *arguments], options.devices) as ranks:
+        _predict(options, ranks)
+
+
+def _predict(options: Namespace, ranks: Ranks) -> None:
+    """Predict on this process's part of the images; the first process reports all of them."""
+    if ranks.count > 1 and STDIN in options.images:
+        raise ConfigError(f"images {STDIN}: several processes cannot read standard input; write the names to a .txt")
+    shard = Shard.parse(options.shard)
+    names = list(dict.fromkeys(list_images(options.images, options.recursive, options.column)))
+    predictor = _predictor(options, ranks)
     make_folder("--out", options.out)
-    entries = []
-    for result in predictor.stream(paths, options.batch_size, options.threshold, bad_images="skip"):
-        assert result.path is not None  # of images from files
-        if isinstance(result, DetectionResult):
-            entries.append(_save_detections(result, targets[result.path], options.instances))
-        elif isinstance(result, SemanticResult):
-            entries.append(_save_labels(result, targets[result.path]))
-        else:
-            entries.append(_log_classes(result))
-    report = options.out / REPORT
-    report.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
-    objects = ""
-    if isinstance(predictor.model, Detector):
-        objects = f", {sum(len(entry['scores']) for entry in entries)} objects"
-    if isinstance(predictor.model, Segmenter):
-        print(_mean_fractions(predictor.class_names, entries))
-    log.info("%d images%s: %s", len(entries), objects, report)
-    if len(entries) < len(paths):
-        raise DataError(f"{len(paths) - len(entries)} of {len(paths)} images could not be read; they are named above")
+    _check_format(options, predictor, names)
+    pictures = _pictures(predictor, names, options)
+    file = options.out / shard.file
+    part = shard.split(ranks.rank, ranks.count)
+    images = [name for name in names if part.holds(name)]
+    done = finished_images(file) if options.resume else set()
+    remaining = [name for name in images if name not in done]
+    batch_size = options.batch_size or (8 if predictor.device.type == "cuda" else 1)
+    sources = map(ImageAddress, remaining)
+    results = predictor.stream(sources, batch_size, options.threshold, "result", options.num_workers)
+    if ranks.rank == 0:
+        start(file, options.resume, _settings(predictor, options))
+    ranks.wait()  # until the folder is ready
+    writer = ResultsWriter(file, ranks.rank)
+    bar = progress(len(images) - len(remaining), len(images), "predict")
+    with bar if ranks.rank == 0 else nullcontext(lambda: None) as advance:
+        for entry in map_ahead(pictures.save, results, thread_count(options.num_workers)):
+            writer.append(entry)
+            if text := pictures.describe(entry):
+                log.info("%s", text)
+            advance()
+    writer.close()
+    ranks.wait()  # until all results are there
+    if ranks.rank == 0:
+        _finish(file, predictor, options, len(names))
+
+
+def _check_format(options: Namespace, predictor: Predictor, names: Sequence[str]) -> None:
+    """Raise ConfigError for another format that the results cannot be written in, before hours of work."""
+    if name := options["as"]:
+        if options.shard != "1/1":
+            raise ConfigError(f"--as {name}: a shard has no other format; give --as to `detseg merge`")
+        check_format(options.out, name, task_of(predictor.model), names)
+
+
+def _finish(file: Path, predictor: Predictor, options: Namespace, count: int) -> None:
+    """Complete the files, and print counts. Raises DataError if images could not be read."""
+    summary = finish(file)
+    if options["as"]:
+        write_as(options.out, options["as"])
+    if options.draw == DRAWN < count:
+        log.info("the first %d images are drawn; --draw all draws every image", DRAWN)
+    read = summary.images - summary.failed
+    if isinstance(predictor.model, Segmenter) and read:
+        print(_mean_fractions({name: summary.fractions[name] / read for name in predictor.class_names}))
+    objects = f", {summary.objects} objects" if isinstance(predictor.model, Detector) else ""
+    log.info("%d images%s: %s", read, objects, file)
+    if summary.failed:
+        raise DataError(
+            f"{summary.failed} of {summary.images} images could not be read; their lines in {file} hold the error"
+        )
 
 
 def _parser() -> ArgumentParser:
     parser = make_parser(
         "predict",
-        "IMAGE|FOLDER|'PATTERN' ... --checkpoint FILE [--out FOLDER] [--threshold 0.5]\n"
-        "    [--crop_size PIXELS] [--scales [FACTOR,...]] [--flip true]",
+        "IMAGE|FOLDER|'PATTERN'|LIST.txt|TABLE.csv|ARCHIVE.zip|URL|- ... --checkpoint FILE [--out FOLDER]\n"
+        "    [--threshold 0.5] [--draw none|all|NUMBER] [--as FORMAT] [--resume true] [--shard 1/8]",
     )
-    parser.add_argument("images", type=str, nargs="+", help="Image files, folders or glob patterns.")
-    parser.add_argument("--checkpoint", type=str, required=True, help="What a training or `detseg convert` wrote.")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="Folder for the pictures and predictions.json.")
-    parser.add_argument("--threshold", type=float, default=0.5, help="Lowest score to show, 0 to 1.")
-    parser.add_argument("--batch_size", type=int, default=1, help="Images that the model computes at once.")
-    parser.add_argument(
-        "--module", type=str | None, help="A module with classes of your own that the checkpoint needs."
+    add = parser.add_argument
+    add("images", type=str, nargs="+", help="Image files, folders, patterns, lists, archives, URLs, or - for stdin.")
+    add("--checkpoint", type=str, required=True, help="Written by `detseg train`, `convert` or `publish`.")
+    add("--out", type=Path, default=Path("out"), help="Folder for predictions.jsonl and the pictures.")
+    add("--threshold", type=float, default=0.5, help="Lowest score to keep, 0 to 1.")
+    add("--draw", type=int | Literal["none", "all"], default=DRAWN, help="Draw this many images, none or all.")
+    add("--instances", type=bool, default=False, help="Also write PNGs with the number of the object of each pixel.")
+    add("--recursive", type=bool, default=False, help="Take images in subfolders of folders too.")
+    add("--column", type=str, default="file", help="Column of CSV and Parquet files with the names of images.")
+    add(
+        "--as",
+        type=Literal[FORMATS] | None,
+        help="Another format to write too; COCO to LabelMe are data sets.",
     )
-    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
-    parser.add_argument(
-        "--instances", type=bool, default=False, help="Write PNGs with the number of the object of each pixel as well."
+    add("--resume", type=bool, default=False, help="Continue an interrupted run: compute only images without a result.")
+    add("--shard", type=str, default="1/1", help="Compute one of several parts, such as 2/8; see `detseg merge`.")
+    add("--batch_size", type=int | None, help="Images that the model computes at once; default: 8 on a GPU, else 1.")
+    add("--num_workers", type=int | None, help="Threads that read and draw images; default: the cores, at most 16.")
+    add("--module", type=str | None, help="A module with classes of your own that the checkpoint needs.")
+    add("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
+    add(
+        "--devices",
+        type=int,
+        default=1,
+        help="Processes that divide the images, each with a GPU of its own.",
     )
     add_tta_options(parser)
     return parser
 
 
-def _predictor(options: Namespace) -> Predictor:
+def _predictor(options: Namespace, ranks: Ranks) -> Predictor:
     """The model of the checkpoint on its device. Raises ConfigError for an option that is not for such a model."""
-    device = find_device(options.device)
+    name = options.device
+    if ranks.count > 1 and (name == "cuda" or (name is None and torch.cuda.is_available())):
+        name = f"cuda:{ranks.local_rank}"
+    device = find_device(name)
     tta = tta_config(options)
     model = checkpoint.load(options.checkpoint).model.to(device)
     if tta != TTAConfig() and not isinstance(model, Segmenter):
@@ -97,39 +156,6 @@ def _predictor(options: Namespace) -> Predictor:
     if options.instances and not (isinstance(model, Detector) and model.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
     return Predictor(model, tta)
-
-
-def _targets(model: Model, paths: Sequence[Path], options: Namespace) -> list[Path]:
-    """The file for the drawn picture of each image; the other files of the image are named after it.
-
-    Raises ConfigError if a file to be written would replace an image.
-    """
-    names: set[str] = set()
-    images = {path.resolve() for path in paths}
-    targets = []
-    for path in paths:
-        segments = isinstance(model, Segmenter)  # label images are PNGs, whatever the image is
-        target = options.out / _free_name(path.with_suffix(".png") if segments else path, names)
-        targets.append(target)
-        written = [options.out / REPORT]
-        if segments:
-            written += [_in(LABELS, target), _in(OVERLAYS, target)]
-        elif isinstance(model, Detector):
-            written += [target, *([_instances(target)] if options.instances else [])]
-        taken = next((file for file in written if file.resolve() in images), None)
-        if taken is not None:
-            raise ConfigError(f"--out {options.out}: {taken} would take the place of an image; name another folder")
-    return targets
-
-
-def _in(folder: str, target: Path) -> Path:
-    """The file of the same name in a folder beside ``target``."""
-    return target.parent / folder / target.name
-
-
-def _instances(target: Path) -> Path:
-    """The file for the numbers of the objects in the picture ``target``."""
-    return target.with_name(f"{target.name}.instances.png")
 
 
 def find_device(name: str | None) -> torch.device:
@@ -144,62 +170,48 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
-def _free_name(path: Path, taken: set[str]) -> str:
-    """The name of an image's picture: its own, or numbered where pictures from several folders share one.
-
-    Taken names are compared without regard to capitals, which some file systems do not tell apart.
-    """
-    suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
-    stem = path.name.removesuffix(suffix)
-    numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(2))
-    name = next(name for name in itertools.chain([f"{stem}{suffix}"], numbered) if name.lower() not in taken)
-    taken.add(name.lower())
-    return name
-
-
-def _log_classes(result: ClassificationResult) -> dict[str, Any]:
-    """Log the likeliest classes of an image and return its entry in the JSON file."""
-    log.info("%s: %s", result.path, ", ".join(f"{name} {score:.3f}" for name, score in result.top_k().items()))
-    return result.to_json()
+def _pictures(predictor: Predictor, names: Sequence[str], options: Namespace) -> PictureWriter:
+    """Choose the names of all image files. Raises ConfigError if one would take the place of an image."""
+    if isinstance(options.draw, int) and options.draw < 0:
+        raise ConfigError(f"--draw {options.draw}: must be none, all or a number of images")
+    drawn = set(names[: {"none": 0, "all": None}.get(options.draw, options.draw)])
+    segments = isinstance(predictor.model, Segmenter)
+    wanted = set(names) if segments or options.instances else drawn
+    files = picture_names(names, wanted, ".png" if segments else None)  # label images are PNGs, whatever the image is
+    if segments:
+        targets = [f"{folder}/{name}" for name in files.values() for folder in ("labels", "overlays")]
+    else:
+        targets = [*files.values(), *map(instances_name, files.values() if options.instances else ())]
+    check_targets(options.out, targets, names)
+    return PictureWriter(options.out, files, drawn, options.instances)
 
 
-def instance_map(result: DetectionResult) -> NDArray[np.uint16]:
-    """The number of the object of each pixel (h, w), from 1 in the order of the scores; the best one is on top."""
-    numbers = np.zeros(result.image_size, dtype=np.uint16)
-    for number, rle in reversed([*enumerate(result.mask_rles or (), start=1)]):
-        numbers[decode(from_string(rle), *result.image_size)] = number
-    return numbers
-
-
-def _save_detections(result: DetectionResult, target: Path, instances: bool) -> dict[str, Any]:
-    """Write a drawn picture, with ``instances`` the instance map too, and return the entry in the JSON file."""
-    result.plot().save(target)
-    log.info("%s: %d objects", target, len(result))
-    entry = {**result.to_json(), "picture": target.name}
-    if instances and result.mask_rles is not None:
-        entry["instances"] = _instances(target).name
-        Image.fromarray(instance_map(result)).save(_instances(target))
-    return entry
-
-
-def _save_labels(result: SemanticResult, target: Path) -> dict[str, Any]:
-    """Write the label image and the overlay of an image, each in a folder, and return its entry in the JSON file."""
-    labels, overlay = _in(LABELS, target), _in(OVERLAYS, target)
-    for file, image in ((labels, result.label_image()), (overlay, result.plot())):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    shown = ", ".join(f"{name} {100 * part:.1f} %" for name, part in result.class_fractions.items())
-    log.info("%s: %s", overlay, shown)
-    files = {"labels": labels, "overlay": overlay}
-    return {**result.to_json(), **{name: file.relative_to(target.parent).as_posix() for name, file in files.items()}}
-
-
-def _mean_fractions(class_names: Sequence[str], entries: Sequence[dict[str, Any]]) -> str:
-    """The mean fraction of each class over the images, the largest first, for a terminal."""
-    means = {
-        name: sum(entry["class_fractions"].get(name, 0.0) for entry in entries) / max(1, len(entries))
-        for name in class_names
+def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
+    """Describe everything that results depend on, in plain values."""
+    sha256 = hashlib.sha256()
+    for value in predictor.model.state_dict().values():
+        sha256.update(value.cpu().contiguous().view(torch.uint8).numpy().data if value.ndim else repr(value).encode())
+    tta = predictor.tta
+    return {
+        "task": task_of(predictor.model),
+        "classes": list(predictor.class_names),
+        "category_ids": list(predictor.model.category_ids),
+        "weights": sha256.hexdigest()[:16],
+        "threshold": options.threshold,
+        "tta": [tta.crop_size, list(tta.scales), tta.flip],
+        "instances": options.instances,
     }
+
+
+def task_of(model: Model) -> str:
+    """Name the task of a model."""
+    if isinstance(model, Detector):
+        return "detection"
+    return "semantic segmentation" if isinstance(model, Segmenter) else "classification"
+
+
+def _mean_fractions(means: Mapping[str, float]) -> str:
+    """Format the mean fraction of each class over the images, the largest first, for a terminal."""
     width = max(map(len, means))
     rows = sorted(means.items(), key=lambda item: -item[1])
     return "\n".join(f"{name:<{width}} {100 * part:5.1f} %" for name, part in rows)

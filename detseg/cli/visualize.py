@@ -17,7 +17,7 @@ from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import ImageArray
 from detseg.errors import ConfigError, DataError
-from detseg.inference.images import find_images
+from detseg.inference.sources import find_images
 from detseg.modules.backbones import ConvNet
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
-"""Images to predict on: files, folders, glob patterns, arrays, PIL images and tensors."""
+"""Images to predict on: the sources of ``list_images``, arrays, PIL images and tensors."""
 
 from __future__ import annotations
 
-import glob
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from detseg.data.annotations.images import SUFFIXES, read_image
+from detseg.data.annotations.images import ImageFile, read_image
 from detseg.errors import DataError
+from detseg.inference.archives import ImageAddress, ImageContent
+from detseg.inference.sources import image_file, list_images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ImageArray = NDArray[np.uint8]  # (h, w, 3), RGB
-ImageSource = Union[Path, NDArray[np.uint8], Image.Image, "Tensor"]  # one image
+ImageSource = Union[Path, ImageAddress, ImageContent, NDArray[np.uint8], Image.Image, "Tensor"]  # one image
 Images = str | ImageSource | Iterable[str | ImageSource]
 
 
@@ -27,33 +28,17 @@ class InputImage(NamedTuple):
     """An image to predict on."""
 
     pixels: ImageArray
-    path: Path | None = None  # None for an image that does not come from a file
-
-
-def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List the image files of a file name, a folder, a glob pattern, or several of them.
-
-    Raises DataError if there are none.
-    """
-    if not isinstance(source, (str, Path)):
-        return [path for item in source for path in find_images(item)]
-    if Path(source).is_dir():
-        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise DataError(f"{source}: no image in this folder ({', '.join(SUFFIXES)})")
-        return paths
-    paths = [Path(source)] if Path(source).exists() else sorted(map(Path, glob.glob(str(source), recursive=True)))
-    if not paths:
-        raise DataError(f"{source}: no such image, folder or pattern")
-    return paths
+    path: ImageFile | None = None  # None for an image that does not come from a file
 
 
 def iterate_images(images: Images) -> Iterator[ImageSource]:
     """Iterate over single images: files one by one, and the images of a list, an iterator or a 4-dimensional batch."""
     if isinstance(images, (str, Path)):
-        yield from find_images(images)
-    elif isinstance(images, Image.Image) or (
-        (isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim < 4
+        yield from map(image_file, list_images([images]))
+    elif (
+        is_file(images)
+        or isinstance(images, Image.Image)
+        or ((isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim < 4)
     ):
         yield images
     else:
@@ -69,8 +54,9 @@ def open_image(source: ImageSource) -> InputImage:
 
     Raises DataError, naming the file or the shape, for anything else.
     """
-    if isinstance(source, Path):
-        return InputImage(read_image(source), source)
+    if is_file(source):
+        file = image_file(str(source)) if isinstance(source, ImageAddress) else source
+        return InputImage(read_image(file), file)
     if isinstance(source, Image.Image):
         return InputImage(_from_pil(source))
     if _is_tensor(source):
@@ -78,6 +64,11 @@ def open_image(source: ImageSource) -> InputImage:
     if isinstance(source, np.ndarray):
         return InputImage(_to_rgb(source))
     raise DataError(f"cannot predict on a {type(source).__name__}; give a path, an array, a PIL image or a tensor")
+
+
+def is_file(source: Any) -> TypeGuard[Path | ImageAddress | ImageContent]:
+    """Tell files, which can be read later, from arrays, which their owner may fill with the next image."""
+    return isinstance(source, (Path, ImageAddress, ImageContent))
 
 
 def _is_tensor(value: Any) -> TypeGuard[Tensor]:

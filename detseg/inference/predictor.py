@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import joblib
 import numpy as np
 import torch
 
+from detseg.data.annotations.images import ImageFile
 from detseg.data.loading.collate import eval_pad_shapes
 from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
-from detseg.inference.batching import batch_by_shape, in_order
-from detseg.inference.images import ImageArray, Images, iterate_images, open_image
+from detseg.inference.batching import batch_by_shape, in_order, map_ahead
+from detseg.inference.images import ImageArray, Images, ImageSource, is_file, iterate_images, open_image
 from detseg.inference.preprocessing import padded_shape, preprocess, to_batch
-from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
+from detseg.inference.results import ClassificationResult, DetectionResult, FailedImage, Result, SemanticResult
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
 from detseg.models.tta import TTAConfig as TTAConfig
@@ -29,11 +30,14 @@ from detseg.structures import Batch, Sample, rescale
 
 log = logging.getLogger(__name__)
 
+BadImages = Literal["error", "skip", "result"]
+MAX_THREADS = 16  # that read images: more would only compete for the interpreter
+
 
 class PreparedImage(NamedTuple):
     """An image before and after the preprocessing."""
 
-    path: Path | None
+    path: ImageFile | None
     pixels: ImageArray | None  # None if they can be read again from ``path``
     sample: Sample
     padded_shape: tuple[int, int]
@@ -82,15 +86,17 @@ class Predictor:
         images: Images,
         batch_size: int = 8,
         threshold: float = 0.5,
-        bad_images: Literal["error", "skip"] = "error",
+        bad_images: BadImages = "error",
+        num_workers: int | None = None,
     ) -> Iterator[Any]:
         """Predict on images and yield the results as they come, in the order of the images.
 
-        ``images`` is a file name, a folder, a glob pattern, an RGB array (h, w, 3) uint8, a PIL image, a tensor
-        (3, h, w), or a list or an iterator of these. Images that are padded to the same shape share a batch of at most
-        ``batch_size``, so that no result depends on the other images. Objects of a score below ``threshold`` are
-        dropped; segmenters and classifiers have no use for it. With ``bad_images`` "skip" an image that cannot be read
-        is logged as an error and left out.
+        ``images`` is a source of ``list_images``, as a file, a folder or an archive, an RGB array (h, w, 3) uint8, a
+        PIL image, a tensor (3, h, w), or a list or an iterator of these. Images that are padded to the same shape share
+        a batch of at most ``batch_size``, so that no result depends on the other images. Objects of a score below
+        ``threshold`` are dropped; segmenters and classifiers have no use for it. With ``bad_images`` "skip" an image
+        that cannot be read is logged as an error and left out, with "result" a ``FailedImage`` takes its place.
+        ``num_workers`` threads read and resize files ahead, by default as many as there are cores; memory is bounded.
 
         Raises ConfigError for values that make no sense; DataError, naming it, for an image that cannot be read.
         """
@@ -98,33 +104,49 @@ class Predictor:
             raise ConfigError(f"batch_size {batch_size}: must be at least 1")
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold {threshold:g}: must be between 0 and 1, as scores are")
-        prepared = self._prepare(images, skip=bad_images == "skip")
+        prepared = map_ahead(self._try_prepare, iterate_images(images), thread_count(num_workers), is_file)
+        items = self._handle_failures(prepared, bad_images)
         return in_order(
             (position, result)
-            for batch in batch_by_shape(prepared, lambda item: item.padded_shape, batch_size)
-            for (position, _), result in zip(batch, self._predict([item for _, item in batch], threshold), strict=True)
+            for batch in batch_by_shape(items, lambda item: item.padded_shape, batch_size)
+            for (position, _), result in zip(batch, self._results([item for _, item in batch], threshold), strict=True)
         )
 
-    def _prepare(self, images: Images, skip: bool) -> Iterator[PreparedImage]:
-        """Read and preprocess images one by one."""
+    def prepare(self, source: ImageSource) -> PreparedImage:
+        """Read and preprocess one image, in any thread. Raises DataError, naming it, if it cannot be read."""
         config = self.model.preprocessing
-        shapes = eval_pad_shapes(config)
-        for source in iterate_images(images):
-            try:
-                image = open_image(source)
-            except DataError as error:
-                if not skip:
-                    raise
-                log.error("%s", error)
-                continue
-            proposals = None
-            if isinstance(self.model, Detector) and self.model.needs_proposals:
-                proposals = selective_search(image.pixels)[:MAX_PROPOSALS]
-            sample = preprocess(image.pixels, config, proposals)
-            pixels = image.pixels if image.path is None else None
-            yield PreparedImage(image.path, pixels, sample, padded_shape(sample.image, shapes))
+        image = open_image(source)
+        proposals = None
+        if isinstance(self.model, Detector) and self.model.needs_proposals:
+            proposals = selective_search(image.pixels)[:MAX_PROPOSALS]
+        sample = preprocess(image.pixels, config, proposals)
+        pixels = image.pixels if image.path is None else None
+        return PreparedImage(image.path, pixels, sample, padded_shape(sample.image, eval_pad_shapes(config)))
 
-    def _predict(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
+    def _try_prepare(self, source: ImageSource) -> PreparedImage | FailedImage:
+        try:
+            return self.prepare(source)
+        except DataError as error:
+            return FailedImage(str(source) if is_file(source) else None, error)
+
+    def _handle_failures(
+        self, prepared: Iterable[PreparedImage | FailedImage], bad_images: BadImages
+    ) -> Iterator[PreparedImage | FailedImage]:
+        for item in prepared:
+            if isinstance(item, FailedImage):
+                if bad_images == "error":
+                    raise item.error
+                log.error("%s", item.error)
+                if bad_images == "skip":
+                    continue
+            yield item
+
+    def _results(self, batch: Sequence[Any], threshold: float) -> Sequence[Result | FailedImage]:
+        """Predict on a batch of prepared images; failed ones, which have a batch to themselves, stay as they are."""
+        return batch if isinstance(batch[0], FailedImage) else self.predict_batch(batch, threshold)
+
+    def predict_batch(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
+        """Predict on prepared images of one padded shape, and return their results."""
         batch = to_batch([item.sample for item in prepared], eval_pad_shapes(self.model.preprocessing), self.device)
         with torch.inference_mode(), eval_mode(self.model):
             if isinstance(self.model, Detector):
@@ -182,3 +204,10 @@ class Predictor:
             "path": item.path,
             "pixels": item.pixels,
         }
+
+
+def thread_count(num_workers: int | None) -> int:
+    """Return the number of threads that read images, by default that of the cores. Raises ConfigError below 0."""
+    if num_workers is not None and num_workers < 0:
+        raise ConfigError(f"num_workers {num_workers}: must be at least 0")
+    return min(joblib.cpu_count(), MAX_THREADS) if num_workers is None else num_workers

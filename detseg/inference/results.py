@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detseg.data.annotations.images import read_image
+from detseg.data.annotations.images import ImageFile, read_image
 from detseg.draw import draw, label_image, overlay
-from detseg.errors import DetsegError
+from detseg.errors import DataError, DetsegError
 from detseg.inference.images import ImageArray
 from detseg.ops.rle import MaskWindow, decode, encode, from_string, to_string
 
 TOP_K = 5  # classes that a drawn classification shows
+
+
+class FailedImage(NamedTuple):
+    """An image that could not be read, in the place of its result."""
+
+    file: str | None  # name, if it is a file
+    error: DataError
+    padded_shape: None = None  # so that it shares a batch with others of its kind
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the name and the error in plain values."""
+        return {"file": self.file, "error": str(self.error)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,7 +39,7 @@ class Result:
     image_size: tuple[int, int]  # height and width of the image
     class_names: tuple[str, ...]  # of the model, in the order of the labels
     category_ids: tuple[int, ...] = ()  # the data set's own numbers of the classes
-    path: Path | None = None  # of the image file, if there is one
+    path: ImageFile | None = None  # of the image file, if there is one
     pixels: ImageArray | None = None  # of an image that does not come from a file
 
     @property
@@ -53,7 +64,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in plain values, as `detseg predict` writes it."""
-        return {"file": None if self.path is None else str(self.path)}
+        return {"file": None if self.path is None else str(self.path), "size": list(self.image_size)}
 
     def to_supervision(self) -> Any:
         """Convert to the types of the package supervision. Raises DetsegError if that is not installed."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         cli.main(["train", "--config", "tiny.yaml"])  # a bare name, found in configs/
     return folder
+
+
+def entries(folder: str | Path) -> list[dict[str, Any]]:
+    """Parse the lines that a prediction wrote to a folder."""
+    return [json.loads(line) for line in Path(folder, "predictions.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

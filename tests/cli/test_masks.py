@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as reference
 
 from detseg import checkpoint, cli
-from tests.cli.conftest import DATA
+from tests.cli.conftest import DATA, entries
 from tests.colours import write_colours
 
 CONFIG = f"""\
@@ -80,7 +80,7 @@ def test_prediction_writes_run_lengths_and_maps_of_instances(folder: Path, monke
     monkeypatch.chdir(folder)
     command = ["colours/val", "--checkpoint", "runs/mask/best.ckpt", "--threshold", "0"]
     cli.main(["predict", *command, "--out", "out", "--instances", "true"])
-    for entry in json.loads(Path("out/predictions.json").read_text()):
+    for entry in entries("out"):
         masks = [reference.decode(mask).astype(bool) for mask in entry["masks"]]
         assert len(masks) == len(entry["boxes"]) > 0
         numbers = np.array(Image.open(Path("out") / entry["instances"]))

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from detseg import cli
-from tests.cli.conftest import BEST, Refused
+from tests.cli.conftest import BEST, Refused, entries
 from tests.colours import IDS
+from tests.ranks import on_two_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def test_prediction_draws_pictures_and_writes_objects(capsys: pytest.CaptureFixt
     large.save("photos/large.png")
     line = "photos colours/val/val0.png --checkpoint runs/tiny/best.ckpt --out drawn --threshold 0"
     cli.main(["predict", *line.split()])
-    found = json.loads(Path("drawn/predictions.json").read_text())
+    found = entries("drawn")
     assert [one["file"] for one in found] == ["photos/large.png", "colours/val/val0.png"]
     assert Image.open("drawn/large.png").size == (192, 96)
     for one in found:
@@ -48,7 +49,11 @@ def test_prediction_goes_on_after_a_broken_image(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().err
     assert "mixed/broken.jpg: not an image" in printed
     assert "error: 1 of 2 images could not be read" in printed
-    assert [one["file"] for one in json.loads(Path("from_mixed/predictions.json").read_text())] == ["mixed/whole.png"]
+    broken, whole = entries("from_mixed")
+    assert broken["file"] == "mixed/broken.jpg"
+    assert "not an image" in broken["error"]
+    assert (whole["file"], whole["size"]) == ("mixed/whole.png", [64, 64])
+    assert "error" not in whole
 
 
 def test_prediction_does_not_overwrite_images(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +83,12 @@ LINES = [
     ("--device cuda:99 colours/val", "--device cuda:99: there is no such device here; there is cpu"),
     ("--out file colours/val", "--out file: cannot be made a folder"),
     ("--threshold 7 colours/val", "--threshold 7: must be between 0 and 1"),
+    ("--draw -1 colours/val", "--draw -1: must be none, all or a number"),
+    ("--draw some colours/val", "draw (command line): must be a whole number or none or all, not some"),
+    ("--shard 3/2 colours/val", "--shard 3/2: must be one of several equal parts"),
+    ("--devices 0 colours/val", "--devices 0: must be at least 1"),
+    ("--num_workers -1 colours/val", "--num_workers -1: must be at least 0"),
+    ("--as YOLO --shard 1/2 colours/val", "--as YOLO: a shard has no other format; give --as to `detseg merge`"),
 ]
 
 
@@ -101,6 +112,41 @@ def test_every_picture_has_a_name_of_its_own() -> None:
     Image.new("RGB", (64, 54)).save("noext", format="png")
     images = ["a/s/x.png", "b/s/x.png", str(Path("c/x.png").resolve()), "c/x-2.png", "noext"]
     cli.main(["predict", *images, "--checkpoint", BEST, "--out", "named"])
-    found = json.loads(Path("named/predictions.json").read_text())
+    found = entries("named")
     assert [one["picture"] for one in found] == ["x.png", "x-2.png", "x-3.png", "x-2-2.png", "noext.png"]
     assert [Image.open(Path("named", one["picture"])).height for one in found] == [50, 51, 52, 53, 54]
+
+
+def test_an_interrupted_run_is_resumed(refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", "colours/val", "--checkpoint", BEST, "--out", "resumed", "--threshold", "0", "--draw", "1"]
+    cli.main(command)
+    whole = entries("resumed")
+    assert [("picture" in one) for one in whole] == [True, False, False]
+    lines = Path("resumed/predictions.jsonl").read_bytes()
+    Path("resumed/predictions.jsonl").unlink()
+    Path("resumed/predictions.jsonl.part0").write_bytes(lines[: len(lines) // 2])
+    assert "1 images of an interrupted run are there; continue it with `--resume true`" in refused(*command)
+    cli.main([*command, "--resume", "true"])
+    assert entries("resumed") == whole
+    assert "3 images, " in capsys.readouterr().err
+    assert sorted(path.name for path in Path("resumed").iterdir()) == [
+        "predictions.jsonl",
+        "predictions.settings.json",
+        "val0.png",
+    ]
+
+
+def test_shards_and_ranks_give_the_results_of_one_process() -> None:
+    command = ["predict", "colours/train", "colours/val", "--checkpoint", BEST, "--threshold", "0", "--draw", "none"]
+    cli.main([*command, "--out", "whole"])
+    for number in (1, 2, 3):
+        cli.main([*command, "--out", "shards", "--shard", f"{number}/3"])
+    cli.main(["merge", "shards", "--as", "COCO"])
+    on_two_ranks(cli.main, [*command, "--out", "ranks"])
+    whole = sorted(entries("whole"), key=lambda one: one["file"])
+    assert len(whole) == 8
+    for folder in ("shards", "ranks"):
+        assert sorted(entries(folder), key=lambda one: one["file"]) == whole
+        assert not list(Path(folder).glob("*.part*"))
+    coco = json.loads(Path("shards/COCO/annotations/instances.json").read_text())
+    assert len(coco["annotations"]) == sum(len(one["boxes"]) for one in whole)

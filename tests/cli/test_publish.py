@@ -112,7 +112,7 @@ def test_it_is_evaluated_and_predicts(capsys: pytest.CaptureFixture[str]) -> Non
     one, other = (json.loads(Path(f"{place}.json").read_text()) for place in ("colours.ckpt", "colours"))
     assert 0 < one["AP"] < 1
     assert other["AP"] == one["AP"]
-    assert Path("out_colours/predictions.json").read_text() == Path("out_colours.ckpt/predictions.json").read_text()
+    assert Path("out_colours/predictions.jsonl").read_text() == Path("out_colours.ckpt/predictions.jsonl").read_text()
 
 
 def test_a_training_begins_from_it(capsys: pytest.CaptureFixture[str]) -> None:

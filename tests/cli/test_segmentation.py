@@ -22,6 +22,7 @@ from detseg.export.torchvision import check_dilated
 from detseg.models import FCN, DilatedFCN
 from detseg.modules.backbones import ResNet
 from detseg.tasks import SegmentationTask
+from tests.cli.conftest import entries
 
 TRAIN = [
     *("--config", "fcn_shapes.yaml", "--data.root", "shapes", "--data.train", "12", "--data.val", "5"),
@@ -90,7 +91,7 @@ def test_prediction_writes_labels_overlays_and_shares(folder: Path, capsys: pyte
     Image.open(source).save("photos/one.png")
     cli.main(["predict", "photos", "--checkpoint", "runs/first/best.ckpt", "--out", "said", "--flip", "true"])
     printed = capsys.readouterr()
-    found = json.loads(Path("said/predictions.json").read_text())
+    found = entries("said")
     assert [one["labels"] for one in found] == ["labels/one.png", "labels/one-2.png"]
     for one in found:
         image, labels = Image.open(one["file"]), Image.open(Path("said", one["labels"]))
@@ -140,7 +141,7 @@ def test_prediction_does_not_overwrite_images(
         )
     assert "would take the place of an image; name another folder" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in root.rglob("*.png")} == before
-    assert not list(root.rglob("predictions.json"))
+    assert not list(root.rglob("predictions.jsonl"))
 
 
 def test_a_training_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from detseg.inference.batching import MAX_WAIT, batch_by_shape, in_order
+from detseg.inference.batching import AHEAD, MAX_WAIT, batch_by_shape, in_order, map_ahead
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -37,3 +38,42 @@ def test_a_rare_shape_does_not_keep_the_stream_waiting(batch_size: int) -> None:
     for _ in range(1000):
         assert next(results) == "common"
     assert read <= 1000 + (MAX_WAIT + 1) * batch_size
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_threads_work_ahead_in_order_and_in_bounds(threads: int) -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(50):
+            taken.append(item)
+            yield item
+
+    results = map_ahead(lambda item: -item, items(), threads)
+    for position, result in enumerate(results):
+        assert result == -position
+        assert len(taken) <= position + max(1, AHEAD * threads)
+    assert position == 49
+
+
+def test_threads_compute_at_the_same_time() -> None:
+    together = threading.Barrier(3, timeout=20)  # broken unless three items are computed at once
+    assert list(map_ahead(lambda _: together.wait() >= 0, range(6), 3)) == [True] * 6
+
+
+def test_an_item_that_cannot_wait_is_computed_before_the_next_is_taken() -> None:
+    buffer = [0]
+
+    def frames() -> Iterator[list[int]]:
+        for number in range(20):
+            buffer[0] = number
+            yield buffer
+
+    assert list(map_ahead(lambda frame: frame[0], frames(), 4, lambda _: False)) == list(range(20))
+
+
+def test_an_error_of_a_thread_comes_at_its_place() -> None:
+    results = map_ahead(lambda item: 1 / item, [2, 1, 0, 4], 2)
+    assert [next(results), next(results)] == [0.5, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -11,6 +11,7 @@ import torch
 from detseg import checkpoint, cli
 from detseg.models import Classifier
 from detseg.modules.backbones import ResNet
+from tests.cli.conftest import entries
 from tests.colours import COLOURS, write_classes
 
 SETTINGS = [
@@ -72,7 +73,7 @@ def test_evaluate_repeats_the_figures(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_predict_says_what_an_image_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["predict", "classes/val/green", "--checkpoint", "runs/colours/best.ckpt", "--out", "out"])
-    answers = json.loads(Path("out/predictions.json").read_text())
+    answers = entries("out")
     assert [answer["classes"][0] for answer in answers] == ["green"] * 4
     assert sum(answers[0]["scores"]) == pytest.approx(1, abs=1e-3)
     assert "0.png: green" in capsys.readouterr().err

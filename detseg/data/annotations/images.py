@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import cv2
 import numpy as np
@@ -52,6 +52,21 @@ COLOUR_MODES = ("RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 cv2.setNumThreads(0)  # the worker processes are the parallelism; threads inside them would only compete
 
 
+class ImageFile(Protocol):
+    """A file with an image: a ``Path``, or an object that is read like one."""
+
+    @property
+    def name(self) -> str:
+        """Last part of its path."""
+
+    @property
+    def suffix(self) -> str:
+        """Ending of its name, with the dot."""
+
+    def read_bytes(self) -> bytes:
+        """Read the content. Raises OSError or DataError if that fails."""
+
+
 class ImageTooLargeError(DataError):
     """An image of more pixels than are decoded."""
 
@@ -64,7 +79,7 @@ def max_pixels() -> int:
     return int(value)
 
 
-def check_pixels(path: Path, pixels: int, size: str = "") -> None:
+def check_pixels(path: ImageFile, pixels: int, size: str = "") -> None:
     """Raise ImageTooLargeError for a file whose image has more ``pixels`` than are decoded."""
     if pixels > (limit := max_pixels()):
         raise ImageTooLargeError(
@@ -73,14 +88,14 @@ def check_pixels(path: Path, pixels: int, size: str = "") -> None:
         )
 
 
-def check_depth(path: Path, image: Image.Image) -> None:
+def check_depth(path: ImageFile, image: Image.Image) -> None:
     """Raise DataError for an opened image whose values cannot be told to be 8 bits, or to be scaled to them."""
     if image.format == "TIFF" and image.mode in ("I", "F"):
         raise DataError(f"{path}: has 32 bits per channel; convert it to 8 bits, with the range that you want to see")
 
 
 @contextmanager
-def open_image(path: Path, content: NDArray[np.uint8] | None = None) -> Iterator[Image.Image]:
+def open_image(path: ImageFile, content: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads the head of the file and no pixels. ``content`` is that of the file.
 
     Raises DataError for a file that is missing, no image, of too many pixels, or that cannot be decoded inside.
@@ -89,20 +104,21 @@ def open_image(path: Path, content: NDArray[np.uint8] | None = None) -> Iterator
 
     Image.MAX_IMAGE_PIXELS = max(max_pixels(), MAX_PIXELS)  # Pillow refuses twice as many
     try:
-        with Image.open(path if content is None else io.BytesIO(content.data)) as image:
+        with Image.open(str(path) if content is None else io.BytesIO(content)) as image:
             check_pixels(path, image.width * image.height, f"{image.width} x {image.height} = ")
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         check_pixels(path, int(re.findall(r"\d+", str(error))[0]))
     except UnidentifiedImageError:
-        hint = explain_content(path) or "not an image, or a damaged one; replace the file or leave it out"
+        hint = explain_content(path if isinstance(path, Path) else content or b"")
+        hint = hint or "not an image, or a damaged one; replace the file or leave it out"
         raise DataError(f"{path}: {hint}") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot read this image: {getattr(error, 'strerror', None) or error}") from None
 
 
 def read_image(
-    path: Path, size: tuple[int, int] | None = None, labels: Path | None = None, orientation: Orientation = "shown"
+    path: ImageFile, size: tuple[int, int] | None = None, labels: Path | None = None, orientation: Orientation = "shown"
 ) -> NDArray[np.uint8]:
     """Read an image as (h, w, 3) uint8 RGB, turned as its EXIF orientation says unless it is to be as "stored".
 
@@ -111,7 +127,7 @@ def read_image(
     missing, is no image, has too many pixels, or another size either way.
     """
     try:
-        content = np.fromfile(path, dtype=np.uint8)
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot read this image: {error.strerror}") from None
     with open_image(path, content) as opened:  # checks the size
@@ -120,7 +136,7 @@ def read_image(
         is_tiff = opened.format == "TIFF"
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cast("NDArray[np.uint8] | None", cv2.imdecode(content, flags))
+        image = cast("NDArray[np.uint8] | None", cv2.imdecode(np.frombuffer(content, np.uint8), flags))
     except cv2.error as error:  # more pixels than OpenCV reads
         raise DataError(f"{path}: cannot decode this image: {error.err}; make it smaller, or leave it out") from None
     if image is None:

@@ -6,6 +6,8 @@ import base64
 import io
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import Orientation, max_pixels
 from detseg.data.annotations.issues import FAIL_FAST, AnnotationError, IssueCollector
 from detseg.data.annotations.masks import MaskReading
-from detseg.data.formats.base import DatasetFormat, DatasetSource, label_source
+from detseg.data.formats.base import ConversionReport, DatasetFormat, DatasetSource, label_source
+from detseg.data.formats.labelme_writer import write_labelme
 from detseg.data.formats.layout import Tree, has_keys, read_json
 from detseg.data.formats.shapes import pixel_mask
 from detseg.errors import DataError
@@ -43,6 +46,12 @@ class LabelMeFormat(DatasetFormat):
     ) -> DetectionAnnotations:
         """Read the annotation files of a split."""
         return read_labelme(source.tree, source.splits[split], issues, self.orientation).with_masks(masks, {}, issues)
+
+    def write(
+        self, splits: Mapping[str, DetectionAnnotations], out: Path, place: Callable[[Path, Path], None]
+    ) -> ConversionReport:
+        """Write each image with a JSON file beside it."""
+        return write_labelme(splits, out, place)
 
 
 def read_labelme(
