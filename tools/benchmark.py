@@ -12,7 +12,8 @@ images of 480 x 640 with 7 objects, resized to 800 x 1067, the other side taking
 ``data`` makes samples for training of 32 JPEG files of 480 x 640, and says first what each stage takes of a core;
 ``annotations`` reads a COCO file a tenth as large as that of train2017. ``evaluate`` is COCO's evaluation of 500,000
 detections, ``mask_evaluate`` that of 50,000 masks, from the small ones that a network gives; ``startup`` a new process
-until the package is imported.
+until the package is imported. ``predict_mobilenet_v2`` and ``predict_resnet50`` take ``--images`` files of 480 x 640
+from their names to lines of JSON, beside torchvision with a DataLoader and our way before it streamed.
 
 Other work on a machine disturbs all sides alike only if they alternate, so they do; read the ratio, not the seconds.
 Peers have channels_last and autocast too; detectron2 is one where it can be imported. Of networks it says how many
@@ -29,12 +30,13 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from benchmarks import data, detectors, evaluation, masks, operations, segmenters
+from benchmarks import data, detectors, evaluation, masks, operations, prediction, segmenters
 from benchmarks.detectors import Call, Shape
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,7 +59,11 @@ OTHERS = {
     "mask_evaluate": evaluation.mask_evaluation,
     "startup": operations.startup,
 }
-PARTS = {**DETECTORS, **SEGMENTERS, **OTHERS}
+PREDICTIONS: dict[str, Callable[..., dict[str, Call]]] = {
+    "predict_mobilenet_v2": partial(prediction.predict, backbone="mobilenet_v2"),
+    "predict_resnet50": partial(prediction.predict, backbone="resnet50"),
+}
+PARTS = {**DETECTORS, **SEGMENTERS, **OTHERS, **PREDICTIONS}
 IN_BOTH = (*DETECTORS, *SEGMENTERS, "roi_align")  # parts that half precision changes
 PEERS = (
     "torchvision",
@@ -67,6 +73,8 @@ PEERS = (
     "whole maps",
     "faster-coco-eval",
     "torchmetrics",
+    "one by one",
+    "not drawn",
     "torchvision v2",
     "albumentations + cv2",
     "pycocotools",
@@ -131,7 +139,7 @@ def row(name: str, found: dict[str, dict[str, Any]]) -> str:
     ours = found["detseg"]
     theirs, peer = min((found[side]["ms"], side) for side in PEERS if side in found)
     text = f"{name:20}{ours['ms']:9.1f} ms{theirs:11.1f} ms{theirs / ours['ms']:8.2f}  {peer:16}"
-    if "images_per_second" in ours:
+    if "share" in ours:
         text += (
             f"{ours['images_per_second']:8.1f} images/s{ours['variation']:7.1%} variation{ours['share']:6.0%} of peak"
         )
@@ -144,11 +152,18 @@ def run(part: str, half: bool, arguments: argparse.Namespace) -> dict[str, dict[
     """The figures of each side of a part."""
     shape = Shape(arguments.batch, *arguments.size)
     settings: dict[str, Any] = {"shape": shape} if part in DETECTORS else {}
+    if part in PREDICTIONS:
+        settings["images"] = arguments.images
     if arguments.compile and part in DETECTORS and part.endswith("train"):
         settings["compile_loss"] = True
     sides = PARTS[part](arguments.device, half, **settings)
     # What is compiled is made in its first call, captured as a CUDA graph in its second, and replayed from the third.
-    found = measure(sides, arguments.repeats, arguments.device, first=3 if "compile_loss" in settings else 1)
+    first = 3 if "compile_loss" in settings else 0 if part in PREDICTIONS else 1  # of hundreds of images each
+    found = measure(sides, arguments.repeats, arguments.device, first)
+    if part in PREDICTIONS:
+        for name, figures in found.items():
+            figures["images_per_second"] = 1000 * arguments.images / figures["ms"]
+            print(f"{part} {name}: {figures['images_per_second']:.2f} images/s")
     if part in (*DETECTORS, *SEGMENTERS):
         images = 1 if part.endswith("infer") else shape.images if part in DETECTORS else segmenters.IMAGES
         most = peak(arguments.device, half)
@@ -167,6 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="our training steps of detectors; a minute each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, default=500, help="image files of a prediction")
     parser.add_argument("--batch", type=int, default=2, help="images in a training step of a detector")
     parser.add_argument("--size", type=int, nargs=2, default=Shape()[1:], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--json", type=Path, help="file to write the figures to")
