@@ -123,7 +123,7 @@ class DetectionResult(Result):
             **super().to_json(),
             "classes": self.names,
             "scores": [round(float(score), 4) for score in self.scores],
-            "boxes": self.boxes.round(2).tolist(),
+            "boxes": self.boxes.astype(np.float64).round(2).tolist(),  # short numbers, unlike in 32 bits
             **masks,
         }
 

@@ -22,7 +22,10 @@ from detseg.errors import ConfigError, DetsegError
 from detseg.inference import Predictor, RayPredictor
 from detseg.inference.result_files import RESULTS, SETTINGS, Entry
 from detseg.inference.writers import DATA_SETS, check_format, write_results
-from detseg.tasks import DetectionTask
+from detseg.models import Classifier
+from detseg.modules.backbones import MobileNetV1
+from detseg.preprocessing import CenterCropConfig
+from detseg.tasks import ClassificationTask, DetectionTask
 from tests.colours import COLOURS, IDS, ColourDetector, ColourMaskDetector, write_colours
 
 HEIGHT, WIDTH = 60, 90
@@ -186,3 +189,25 @@ def test_a_batch_of_ray_becomes_an_arrow_table(colour_checkpoint: Path) -> None:
     assert [{**row, "file": None} for row in rows[1:]] == again
     with pytest.raises(ConfigError, match="no column bytes or image, but text"):
         predictor({"text": []})
+
+
+def test_ray_data_gives_the_results_of_one_process(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    files = [write_colours(tmp_path) / "val" / f"val{number}.png" for number in range(3)]
+    model = Classifier(MobileNetV1(alpha=0.125), 3)
+    model.class_names, model.preprocessing = tuple(COLOURS), CenterCropConfig(32)
+    checkpoint.save(ClassificationTask(model), tmp_path / "best.ckpt")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        data = ray.data.read_binary_files([*map(str, files)], include_paths=True)
+        rows = data.map_batches(
+            RayPredictor, fn_constructor_args=[str(tmp_path / "best.ckpt")], concurrency=1
+        ).take_all()
+    finally:
+        ray.shutdown()
+    expected = {str(result.path): result.to_json() for result in Predictor(model.eval())(files)}
+    assert {Path(row["file"]) for row in rows} == {*files}
+    for row in rows:
+        entry = expected[row["file"]]
+        assert [*row["classes"]] == entry["classes"]
+        assert [*row["scores"]] == pytest.approx(entry["scores"], abs=1e-4)

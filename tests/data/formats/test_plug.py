@@ -102,7 +102,7 @@ def test_it_is_checked_repaired_and_converted(root: Path, capsys: pytest.Capture
     assert "line 13 has 3 corners" in capsys.readouterr().out
     assert len(DetectionDataModule("fixed").train_annotations.boxes) == 12
     (root / "train.toy").write_text(labels)
-    for to in ("COCO", "VOC", "YOLO"):
+    for to in ("COCO", "VOC", "YOLO", "LabelMe"):
         cli.main(["convert-data", "toy", "--to", to, "--out", to.lower()])
         assert len(DetectionDataModule(to.lower(), to).train_annotations.boxes) == 12
 
