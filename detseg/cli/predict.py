@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _predict(options: Namespace, ranks: Ranks) -> None:
     """Predict on this process's part of the images; the first process reports all of them."""
-    if ranks.count > 1 and STDIN in options.images:
+    if ranks.world_size > 1 and STDIN in options.images:
         raise ConfigError(f"images {STDIN}: several processes cannot read standard input; write the names to a .txt")
     shard = Shard.parse(options.shard)
     names = list(dict.fromkeys(list_images(options.images, options.recursive, options.column)))
@@ -57,7 +57,7 @@ def _predict(options: Namespace, ranks: Ranks) -> None:
     _check_format(options, predictor, names)
     pictures = _pictures(predictor, names, options)
     file = options.out / shard.file
-    part = shard.split(ranks.rank, ranks.count)
+    part = shard.split(ranks.rank, ranks.world_size)
     images = [name for name in names if part.holds(name)]
     done = finished_images(file) if options.resume else set()
     remaining = [name for name in images if name not in done]
@@ -146,7 +146,7 @@ def _parser() -> ArgumentParser:
 def _predictor(options: Namespace, ranks: Ranks) -> Predictor:
     """The model of the checkpoint on its device. Raises ConfigError for an option that is not for such a model."""
     name = options.device
-    if ranks.count > 1 and (name == "cuda" or (name is None and torch.cuda.is_available())):
+    if ranks.world_size > 1 and (name == "cuda" or (name is None and torch.cuda.is_available())):
         name = f"cuda:{ranks.local_rank}"
     device = find_device(name)
     tta = tta_config(options)

@@ -35,10 +35,8 @@ def iterate_images(images: Images) -> Iterator[ImageSource]:
     """Iterate over single images: files one by one, and the images of a list, an iterator or a 4-dimensional batch."""
     if isinstance(images, (str, Path)):
         yield from map(image_file, list_images([images]))
-    elif (
-        is_file(images)
-        or isinstance(images, Image.Image)
-        or ((isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim < 4)
+    elif isinstance(images, (ImageAddress, ImageContent, Image.Image)) or (
+        (isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim < 4
     ):
         yield images
     else:

@@ -24,16 +24,16 @@ class Ranks(NamedTuple):
     """The number of this process, and the number of all. The default is a process alone."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0  # on this machine
 
     def wait(self) -> None:
         """Wait until all processes have come here. Raises DetsegError if one has ended before."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         try:
             if not distributed.is_initialized():
-                distributed.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=LONGEST_WAIT)
+                distributed.init_process_group("gloo", rank=self.rank, world_size=self.world_size, timeout=LONGEST_WAIT)
             distributed.barrier()
         except RuntimeError as error:  # the connection is closed
             raise DetsegError(

@@ -29,7 +29,7 @@ class Shard(NamedTuple):
     """A fixed part of all images: those whose name hashes to it. The default is all of them."""
 
     number: int = 1  # from 1
-    count: int = 1
+    total: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -42,16 +42,16 @@ class Shard(NamedTuple):
     def holds(self, name: str) -> bool:
         """Tell if an image belongs to this shard."""
         digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % self.count == self.number - 1
+        return int.from_bytes(digest, "big") % self.total == self.number - 1
 
     def split(self, rank: int, ranks: int) -> Shard:
         """Return the part of this shard that a process computes."""
-        return Shard(self.number + rank * self.count, self.count * ranks)
+        return Shard(self.number + rank * self.total, self.total * ranks)
 
     @property
     def file(self) -> str:
         """Name of its file of results."""
-        return RESULTS if self.count == 1 else f"predictions-{self.number}-of-{self.count}.jsonl"
+        return RESULTS if self.total == 1 else f"predictions-{self.number}-of-{self.total}.jsonl"
 
 
 @dataclass
