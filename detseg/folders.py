@@ -1,4 +1,4 @@
-"""Files and folders that commands write to: made and looked at before the work begins."""
+"""Files and folders: those that commands write to, made and looked at before the work begins, and unsafe paths."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from detseg.errors import ConfigError
+
+
+def is_path_traversal(name: str) -> bool:
+    """Tell if a path in a data file may lead out of the folder that it is relative to."""
+    path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
+    return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
 
 
 def make_folder(option: str, folder: Path, source: Path | None = None) -> None:

@@ -190,7 +190,7 @@ def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
     """Describe everything that results depend on, in plain values."""
     sha256 = hashlib.sha256()
     for value in predictor.model.state_dict().values():
-        sha256.update(value.cpu().contiguous().view(torch.uint8).numpy().data if value.ndim else repr(value).encode())
+        sha256.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
     tta = predictor.tta
     return {
         "task": task_of(predictor.model),

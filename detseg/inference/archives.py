@@ -17,6 +17,7 @@ from typing import Any
 
 from detseg.data.annotations.images import SUFFIXES, max_pixels
 from detseg.errors import DataError, DetsegError
+from detseg.folders import is_path_traversal
 
 ARCHIVES = {".zip": "zip", ".tar": "tar"}  # protocols by suffix
 COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -110,8 +111,6 @@ def list_archive(path: Path) -> Iterator[str]:
 
     Raises DataError for an archive that is broken, and for a member whose path leads out of its folder.
     """
-    from detseg.data.formats.coco.paths import is_path_traversal  # of all formats, which others do without
-
     protocol = ARCHIVES[path.suffix.lower()]
     try:
         names = _open_zip(str(path)).namelist() if protocol == "zip" else [*_tar_index(str(path))]

@@ -40,6 +40,7 @@ class RayPredictor:
         if column is None:
             raise ConfigError(f"the data set has no column bytes or image, but {', '.join(batch)}")
         paths: Sequence[Any] = batch["path"] if "path" in batch else [None] * len(batch[column])
+        images: list[Any] = []
         if column == "bytes":
             images = [ImageContent(content, str(path)) for content, path in zip(batch[column], paths, strict=True)]
         else:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.formats.base import AmbiguousFormatError
-from detseg.data.formats.coco.paths import is_path_traversal
 from detseg.data.formats.layout import (
     SPLIT_PATTERNS,
     Tree,
@@ -24,6 +23,7 @@ from detseg.data.formats.layout import (
 )
 from detseg.data.splits import Split
 from detseg.errors import DataError, explain_content
+from detseg.folders import is_path_traversal
 
 MANY = 50  # .json files to search for annotations; more are of one image each
 

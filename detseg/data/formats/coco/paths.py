@@ -7,12 +7,7 @@ from pathlib import Path
 
 from detseg.data.formats.layout import Tree
 from detseg.errors import DataError
-
-
-def is_path_traversal(name: str) -> bool:
-    """Tell if a path in a data file may lead out of the folder that it is relative to."""
-    path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
-    return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
+from detseg.folders import is_path_traversal
 
 
 def resolve_paths(source: Path, root: Path, names: list[str]) -> list[str]:
