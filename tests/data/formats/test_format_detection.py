@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.data.formats.coco.paths import is_path_traversal
 from detseg.data.formats.format_detection import detect_source
 from detseg.data.splits import train_val_split
 from detseg.errors import DataError
+from detseg.folders import is_path_traversal
 from tests.data import made
 
 

@@ -19,10 +19,10 @@ from detseg.data.annotations.semantic import SemanticAnnotations, semantic_masks
 from detseg.data.formats.base import DatasetSource
 from detseg.data.formats.coco.columns import packed_mask, with_packed_masks
 from detseg.data.formats.coco.detection import CocoFiles
-from detseg.data.formats.coco.paths import is_path_traversal
 from detseg.data.formats.coco.reader import load
 from detseg.data.formats.layout import Tree, contains_keys, ends_with
 from detseg.errors import DataError
+from detseg.folders import is_path_traversal
 
 log = logging.getLogger(__name__)
 

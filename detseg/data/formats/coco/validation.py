@@ -10,8 +10,9 @@ import numpy as np
 
 from detseg.data.annotations.issues import IssueCollector, shifted
 from detseg.data.formats.coco.columns import column, id_column
-from detseg.data.formats.coco.paths import is_path_traversal, lookup_paths, path_traversal_message
+from detseg.data.formats.coco.paths import lookup_paths, path_traversal_message
 from detseg.errors import DataError
+from detseg.folders import is_path_traversal
 
 Entries = list[dict[str, Any]]
 
