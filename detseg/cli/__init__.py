@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "compute the metrics of a checkpoint on a data set",
     "predict": "detect objects in images, segment or classify them",
     "merge": "join the shards of a prediction, or write it in another format",
+    "serve": "answer images posted over HTTP with predictions",
     "propose": "compute region proposals for R-CNN and Fast R-CNN",
     "truncate": "compress the head of a detector by a truncated SVD",
     "convert": "convert detectors and FCNs from torchvision and back",

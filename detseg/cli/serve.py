@@ -1,0 +1,34 @@
+"""`detseg serve`: an HTTP server that answers a posted image with what is in it."""
+
+from collections.abc import Sequence
+
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from detseg import checkpoint
+from detseg.cli._parser import make_parser, parse
+from detseg.errors import DetsegError
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Serve a checkpoint until the process is stopped."""
+    parser = make_parser("serve", "CHECKPOINT [--host 127.0.0.1] [--port 8000] [--threshold 0.5]")
+    add = parser.add_argument
+    add("checkpoint", type=str, help="Written by `detseg train`, `convert` or `publish`.")
+    add("--host", type=str, default="127.0.0.1", help="0.0.0.0 takes requests of other machines.")
+    add("--port", type=PositiveInt, default=8000, help="Images are posted to http://HOST:PORT/predict.")
+    add("--threshold", type=float, default=0.5, help="Lowest score of an object, 0 to 1.")
+    add("--batch_size", type=PositiveInt, default=8, help="Requests that share a batch, at most.")
+    add("--max_bytes", type=PositiveInt, default=20_000_000, help="Of a request.")
+    add("--max_pixels", type=PositiveInt, default=25_000_000, help="Of an image.")
+    add("--timeout", type=PositiveFloat, default=30.0, help="Seconds that a request may wait.")
+    options = parse(parser, arguments)
+    try:
+        import litserve
+
+        from detseg.inference.serving import PredictionAPI
+    except ImportError as error:
+        raise DetsegError("detseg serve needs the package litserve: pip install 'detseg[serve]'") from error
+    checkpoint.load(options.checkpoint)  # an error here is plainer than one of a worker
+    api = PredictionAPI(options.checkpoint, options.threshold, options.batch_size, options.max_pixels)
+    server = litserve.LitServer(api, devices=1, timeout=options.timeout, max_payload_size=options.max_bytes)
+    server.run(options.host, options.port, generate_client_file=False, log_level="warning")

@@ -1,0 +1,51 @@
+"""An HTTP server for predictions, by LitServe: POST the bytes of an image, get the result as JSON."""
+# No `from __future__ import annotations`: FastAPI takes the annotation of ``request`` for the type of the body.
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import litserve
+import numpy as np
+from fastapi import Body
+from fastapi.responses import JSONResponse
+from PIL import Image
+
+from detseg.data.annotations.images import FILE_TYPES, check_depth, open_image
+from detseg.errors import DataError
+from detseg.inference.loading import load
+
+FORMATS = {name for names in FILE_TYPES.values() for name in names}
+NAME = Path("the image")  # in errors
+
+
+class PredictionAPI(litserve.LitAPI):
+    """Predict on posted images; one that cannot be used gets an error, and the others of its batch do not."""
+
+    def __init__(self, source: str, threshold: float, batch_size: int, max_pixels: int) -> None:
+        super().__init__(max_batch_size=batch_size, batch_timeout=0.01)  # seconds to wait for others
+        self.source, self.threshold, self.max_pixels = source, threshold, max_pixels
+
+    def setup(self, device: str) -> None:
+        self.predictor = load(self.source, device)
+
+    def decode_request(self, request: Annotated[bytes, Body(media_type="image/*")]) -> Image.Image | JSONResponse:
+        """Decode an image of the formats of image files; never take the bytes for a path or an address."""
+        try:
+            with open_image(NAME, np.frombuffer(request, dtype=np.uint8)) as image:
+                if image.format not in FORMATS:  # Pillow runs other programs for some
+                    raise DataError(f"{NAME}: {image.format} is not read; send one of {', '.join(sorted(FORMATS))}")
+                if image.width * image.height > self.max_pixels:
+                    raise DataError(f"{NAME}: has more than {self.max_pixels:,} pixels; make it smaller")
+                check_depth(NAME, image)
+                image.load()
+        except DataError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return image
+
+    def predict(self, batch: list[Any]) -> list[Any]:
+        images = [item for item in batch if isinstance(item, Image.Image)]
+        results = iter(self.predictor(images, max(1, len(images)), self.threshold))
+        return [next(results) if isinstance(item, Image.Image) else item for item in batch]
+
+    def encode_response(self, output: Any) -> JSONResponse:
+        return output if isinstance(output, JSONResponse) else JSONResponse({**output.to_json(), "file": None})
