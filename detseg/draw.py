@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ def draw(
     image: ImageArray,
     boxes: ArrayLike,
     labels: ArrayLike,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | Mapping[int, str],
     scores: ArrayLike | None = None,
     masks: Iterable[NDArray[np.bool_]] = (),
 ) -> ImageArray:
@@ -56,7 +56,7 @@ def draw(
     texts = []
     for row, outline in zip(order, outlines, strict=True):
         score = "" if confidence is None else f" {100 * confidence[row]:.0f}"
-        text, size = _fit_text(pen, font, class_names[labels[row]], score, width)
+        text, size = _fit_text(pen, font, class_names[int(labels[row])], score, width)
         tags.append(_first_free(_tag_positions(outline, size, height, width), tags))
         texts.append(text)
     for row, tag, text in reversed(list(zip(order, tags, texts, strict=True))):

@@ -1,0 +1,61 @@
+"""The part of `detseg predict` that reads a video in place of images."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+
+from detseg.errors import ConfigError
+from detseg.folders import make_folder
+from detseg.inference.predictor import Predictor
+from detseg.inference.result_files import RESULTS, ResultsWriter
+from detseg.inference.results import DetectionResult
+from detseg.inference.video import VideoWriter, frame_entry, is_video, make_tracker, predict_video
+
+log = logging.getLogger(__name__)
+
+DRAWN = "drawn.mp4"
+
+
+def add_video_options(parser: ArgumentParser) -> None:
+    """Add the options that ``predict_on_video`` reads."""
+    parser.add_argument("--every", type=PositiveInt, default=1, help="Of a video: predict on each so-many-th frame.")
+    parser.add_argument("--track", type=bool, default=False, help="Of a video: number the objects over its frames.")
+
+
+def names_video(options: Namespace) -> bool:
+    """Tell if a video or a camera is to be predicted on. Raises ConfigError for other images or options beside it."""
+    if not any(map(is_video, options.images)):
+        return False
+    if len(options.images) > 1:
+        raise ConfigError("images: a video or a camera must be the only one; predict on others in another run")
+    for name, default in (("resume", False), ("shard", "1/1"), ("as", None), ("devices", 1), ("instances", False)):
+        if options[name] != default:
+            raise ConfigError(f"--{name} is for images; leave it out for a video")
+    return True
+
+
+def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) -> None:
+    """Write the result of each frame of a video as it comes, and the drawn video unless ``draw`` is "none"."""
+    (source,) = options.images
+    make_folder("--out", options.out)
+    file = options.out / RESULTS
+    file.with_name(f"{RESULTS}.part0").unlink(missing_ok=True)
+    track = make_tracker() if options.track else None
+    video = nullcontext() if options.draw == "none" else VideoWriter(options.out / DRAWN)
+    writer, count = ResultsWriter(file), 0
+    with video as drawn:
+        for frame, result in predict_video(predictor, source, options.every, batch_size, options.threshold):
+            if track and isinstance(result, DetectionResult):
+                result = track(result, frame.seconds)
+            writer.append(frame_entry(source, frame, result))
+            if drawn is not None:
+                drawn.write(np.asarray(result.plot().convert("RGB")), frame.seconds)
+            count += 1
+    writer.close()
+    writer.path.replace(file)
+    log.info("%d frames: %s%s", count, file, "" if options.draw == "none" else f", {options.out / DRAWN}")

@@ -1,0 +1,126 @@
+"""Videos: frames and their times, drawn videos, results of frames, tracks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from detseg import cli
+from detseg.errors import ConfigError, DataError
+from detseg.inference import Predictor
+from detseg.inference.video import VideoWriter, is_video, make_tracker, predict_video, read_frames
+from detseg.preprocessing import ResizeConfig
+from tests.colours import COLOURS, ColourDetector
+
+pytest.importorskip("av")
+
+TIMES = [0.0, 0.04, 0.1, 0.14, 0.3, 0.34]  # seconds, at no constant rate
+
+
+def frame(number: int) -> NDArray[np.uint8]:
+    """A red square that moves to the right, and a blue one that stands still."""
+    image = np.zeros((64, 97, 3), np.uint8)  # an odd width
+    image[8:28, 6 * number + 4 : 6 * number + 24] = COLOURS["red"]
+    image[40:56, 60:80] = COLOURS["blue"]
+    return image
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "squares.mp4"
+    with VideoWriter(path) as writer:
+        for number, seconds in enumerate(TIMES):
+            writer.write(frame(number), seconds)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    model = ColourDetector().eval()
+    model.class_names, model.preprocessing = tuple(COLOURS), ResizeConfig(64, 98)
+    return Predictor(model)
+
+
+def test_frames_come_with_their_numbers_and_times(video: Path) -> None:
+    frames = list(read_frames(str(video)))
+    assert [one.number for one in frames] == [*range(6)]
+    assert [one.seconds for one in frames] == pytest.approx(TIMES, abs=1e-3)
+    for one in frames:
+        assert one.pixels.shape == (64, 98, 3)
+        assert np.abs(one.pixels[:, :97].astype(int) - frame(one.number)).mean() < 8  # compressed
+    assert [one.number for one in read_frames(str(video), every=4)] == [0, 4]
+
+
+def test_each_frame_has_its_result(video: Path, predictor: Predictor) -> None:
+    for batch_size in (1, 4):
+        results = list(predict_video(predictor, str(video), batch_size=batch_size, threshold=0))
+        assert [one.number for one, _ in results] == [*range(6)]
+        for one, result in results:
+            left = result.boxes[result.labels == 0][0, 0]
+            assert left == pytest.approx(6 * one.number + 4, abs=1)
+
+
+def test_tracks_keep_their_ids(video: Path, predictor: Predictor) -> None:
+    pytest.importorskip("trackers")
+    track = make_tracker()
+    ids: list[dict[int, int]] = []
+    for one, result in predict_video(predictor, str(video), threshold=0):
+        certain = replace(result, scores=np.full(len(result), 0.9, np.float32))
+        tracked = track(certain, one.seconds)
+        assert tracked.boxes is result.boxes
+        assert tracked.track_ids is not None
+        ids.append(dict(zip(tracked.labels.tolist(), tracked.track_ids.tolist(), strict=True)))
+    assert ids[-1][0] != ids[-1][2]
+    assert min(ids[-1].values()) >= 0
+    assert ids[-1] == ids[-2]
+
+
+def test_a_track_has_a_name_and_a_colour(video: Path, predictor: Predictor) -> None:
+    (result,) = predictor([frame(0)], threshold=0)
+    tracked = replace(result, track_ids=np.array([-1, 12]))
+    assert tracked.to_json()["track_ids"] == [None, 12]
+    assert "track_ids" not in result.to_json()
+    assert not np.array_equal(np.asarray(tracked.plot()), np.asarray(result.plot()))
+
+
+def test_what_is_no_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"broken.mp4: cannot read this video"):
+        next(read_frames(str(tmp_path / "broken.mp4")))
+    with pytest.raises(DataError, match="cannot read this video"):
+        next(read_frames("camera:99"))
+    assert is_video("a/b.MP4")
+    assert is_video("camera:0")
+    assert not is_video("a/b.png")
+
+
+def test_predict_writes_lines_and_a_drawn_video(
+    video: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detseg.cli.predict._predictor", lambda *_: predictor)
+    out = tmp_path / "out"
+    line = f"{video} --checkpoint any.ckpt --every 2 --threshold 0.1 --out {out}"
+    cli.main(["predict", *line.split()])
+    entries: list[dict[str, Any]] = [json.loads(text) for text in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [entry["frame"] for entry in entries] == [0, 2, 4]
+    assert [entry["seconds"] for entry in entries] == pytest.approx(TIMES[::2], abs=1e-3)
+    assert all(entry["file"] == str(video) and {"red", "blue"} == set(entry["classes"]) for entry in entries)
+    drawn = list(read_frames(str(out / "drawn.mp4")))
+    assert [one.seconds for one in drawn] == pytest.approx(TIMES[::2], abs=1e-3)
+    with pytest.raises(SystemExit):
+        cli.main(["predict", *line.split(), "--shard", "1/2"])
+
+
+def test_a_video_stands_alone(video: Path) -> None:
+    from jsonargparse import Namespace
+
+    from detseg.cli._video import names_video
+
+    with pytest.raises(ConfigError, match="must be the only one"):
+        names_video(Namespace(images=[str(video), "a.png"]))
