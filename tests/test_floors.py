@@ -66,6 +66,10 @@ ONLY: dict[str, tuple[str, ...]] = {
     "onnxscript": ("export/",),
     "onnxruntime": ("export/int8.py", "runtime/"),
     "openvino": ("export/", "runtime/"),
+    "av": ("inference/video.py",),
+    "trackers": ("inference/video.py",),
+    "tifffile": ("inference/regions.py",),
+    "litserve": ("inference/serving.py", "cli/serve.py"),
     "faster_coco_eval": ("metrics/", "data/annotations/masks.py"),
 }
 """Where some libraries may be imported, and nowhere else."""

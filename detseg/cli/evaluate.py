@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,24 +11,31 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
+from torch.nn import ModuleList
 
 from detseg import checkpoint
 from detseg.callbacks import ProgressBar
 from detseg.cli._configs import find_configs, for_other_data, value_of
 from detseg.cli._console import import_module
 from detseg.cli._parser import instantiate, make_parser, parse
-from detseg.cli._tta import add_tta_options, tta_config
+from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
 from detseg.configurable import from_config, to_class_paths
-from detseg.data import DetectionDataModule, SegmentationDataModule
+from detseg.data import DetectionDataModule
 from detseg.data.modules.base import EvaluationSplit
 from detseg.errors import CheckpointError, ConfigError, reason
 from detseg.folders import check_writable
+from detseg.inference import MultiViewPredictor
+from detseg.inference.tile_size import choose_tile_size
 from detseg.metrics import CocoAP, coco_results, write_metrics
 from detseg.tasks import DetectionTask, SegmentationTask, Task
+from detseg.tasks.image_predictor import ImagePredictor
+
+log = logging.getLogger(__name__)
 
 
 def run(arguments: Sequence[str]) -> None:
     """Evaluate a checkpoint on its own data or on other data, whose classes are matched by name."""
+    arguments, members = split_checkpoints(arguments)
     arguments = find_configs(arguments)
     if module := value_of("module", arguments):
         import_module(module)
@@ -42,8 +50,6 @@ def run(arguments: Sequence[str]) -> None:
     if options.out and not isinstance(task, DetectionTask):
         name = type(task.model).__name__
         raise ConfigError(f"--out {options.out}: {name} has no detections to write; write its metrics with --metrics")
-    if isinstance(task, SegmentationTask):
-        task.tta = tta_config(options)
     if isinstance(task, DetectionTask):
         if options.out and not task.detection_metric:
             raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
@@ -59,6 +65,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.split or _resolved(trained_root) != _resolved(data.root):
         data.evaluate_on(options.split)
 
+    _use_views(task, members, data, options)
     callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
     try:
         trainer = Trainer(
@@ -84,9 +91,12 @@ PRECISION = "Such as bf16-mixed, the default of training on a GPU, where the met
 
 
 def _parser(base: type[Any]) -> ArgumentParser:
-    usage = "--checkpoint FILE [--data NAME.yaml|CLASS|FOLDER] [--split test] [--out FILE.json] [--metrics FILE.json]"
+    usage = (
+        "--checkpoint FILE [FILE ...] [--data NAME.yaml|CLASS|FOLDER] [--split test] [--out FILE.json]\n"
+        "    [--metrics FILE.json] [--scales [FACTOR,...]] [--flip true] [--tile PIXELS|auto]"
+    )
     parser = make_parser("evaluate", usage)
-    parser.add_argument("--checkpoint", type=str, required=True, help="Written by `detseg train` or `detseg convert`.")
+    parser.add_argument("--checkpoint", type=str, required=True, help=CHECKPOINT)
     parser.add_subclass_arguments(base, "data", help=DATA)
     parser.add_argument("--split", type=EvaluationSplit | None, help=SPLIT)
     parser.add_argument("--module", type=str | None, help="A module with your own classes that the checkpoint needs.")
@@ -96,9 +106,22 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_argument("--metrics", type=Path | None, help="JSON file for all metrics by name.")
     if issubclass(base, DetectionDataModule):
         parser.add_argument("--evaluator", type=Literal["detseg", "pycocotools"], default="detseg", help=EVALUATOR)
-    if base is SegmentationDataModule:
-        add_tta_options(parser)
+    add_view_options(parser, auto=base is DetectionDataModule)
     return parser
+
+
+def _use_views(task: Task, members: Sequence[str], data: Any, options: Namespace) -> None:
+    """Let validations use the ensemble, the test-time augmentation and the tiles of the options, if there are any."""
+    if options.tile == "auto":
+        labels = data.val_annotations
+        options.tile, why = choose_tile_size(labels.boxes, labels.sizes, task.model.preprocessing, options.overlap)
+        log.info("--tile auto: %s", why)
+    predictor = make_predictor(task.model, members, options)
+    if isinstance(task, SegmentationTask):
+        task.tta = predictor.tta
+    if isinstance(predictor, MultiViewPredictor):
+        task.predictor = ImagePredictor(lambda images: predictor(images, data.batch_size, 0.0), data)
+        task.members = ModuleList(predictor.models)  # on the device of the task
 
 
 def _coco_ap(task: DetectionTask) -> CocoAP | None:
@@ -118,7 +141,8 @@ def _data_settings(description: Any, path: str, base: type[Any]) -> Any:
 def _report(task: Task, data: Any, options: Namespace) -> None:
     """Print the metrics, and write the files that were asked for."""
     print(task.format_table(task.metric_values))
-    print("\nvalidation losses: " + ", ".join(f"{name} {value:.4f}" for name, value in task.losses.items()))
+    if task.losses:
+        print("\nvalidation losses: " + ", ".join(f"{name} {value:.4f}" for name, value in task.losses.items()))
     print(f"images: {len(data.val_annotations)} of {data.count_images()} labelled ones in {data.root}")
     print(f"images per second: {task.metric_values['images_per_second']:.1f}")
     if options.metrics:

@@ -15,7 +15,8 @@ from jsonargparse import ArgumentParser, Namespace
 from detseg import checkpoint
 from detseg.cli._console import import_module
 from detseg.cli._parser import make_parser, parse
-from detseg.cli._tta import add_tta_options, tta_config
+from detseg.cli._video import add_video_options, names_video, predict_on_video
+from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
 from detseg.cli.merge import write_as
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
@@ -29,7 +30,6 @@ from detseg.inference.sources import STDIN, list_images
 from detseg.inference.writers import FORMATS, check_format
 from detseg.models import Detector, Segmenter
 from detseg.models.model import Model
-from detseg.models.tta import TTAConfig
 from detseg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -39,20 +39,25 @@ DRAWN = 100  # images that are drawn by default
 
 def run(arguments: Sequence[str]) -> None:
     """Predict on the images that ``arguments`` name; an unreadable one is reported and the others are still done."""
-    options = parse(_parser(), arguments)
+    remaining, members = split_checkpoints(arguments)
+    options = parse(_parser(), remaining)
     if options.module:
         import_module(options.module)
     with launch(["predict", *arguments], options.devices) as ranks:
-        _predict(options, ranks)
+        _predict(options, members, ranks)
 
 
-def _predict(options: Namespace, ranks: Ranks) -> None:
+def _predict(options: Namespace, members: Sequence[str], ranks: Ranks) -> None:
     """Predict on this process's part of the images; the first process reports all of them."""
     if ranks.world_size > 1 and STDIN in options.images:
         raise ConfigError(f"images {STDIN}: several processes cannot read standard input; write the names to a .txt")
+    if names_video(options):
+        predictor = _predictor(options, members, ranks)
+        predict_on_video(predictor, options, _batch_size(options, predictor))
+        return
     shard = Shard.parse(options.shard)
     names = list(dict.fromkeys(list_images(options.images, options.recursive, options.column)))
-    predictor = _predictor(options, ranks)
+    predictor = _predictor(options, members, ranks)
     make_folder("--out", options.out)
     _check_format(options, predictor, names)
     pictures = _pictures(predictor, names, options)
@@ -61,7 +66,7 @@ def _predict(options: Namespace, ranks: Ranks) -> None:
     images = [name for name in names if part.holds(name)]
     done = finished_images(file) if options.resume else set()
     remaining = [name for name in images if name not in done]
-    batch_size = options.batch_size or (8 if predictor.device.type == "cuda" else 1)
+    batch_size = _batch_size(options, predictor)
     sources = map(ImageAddress, remaining)
     results = predictor.stream(sources, batch_size, options.threshold, "result", options.num_workers)
     if ranks.rank == 0:
@@ -79,6 +84,10 @@ def _predict(options: Namespace, ranks: Ranks) -> None:
     ranks.wait()  # until all results are there
     if ranks.rank == 0:
         _finish(file, predictor, options, len(names))
+
+
+def _batch_size(options: Namespace, predictor: Predictor) -> int:
+    return options.batch_size or (8 if predictor.device.type == "cuda" else 1)
 
 
 def _check_format(options: Namespace, predictor: Predictor, names: Sequence[str]) -> None:
@@ -111,11 +120,12 @@ def _parser() -> ArgumentParser:
     parser = make_parser(
         "predict",
         "IMAGE|FOLDER|'PATTERN'|LIST.txt|TABLE.csv|ARCHIVE.zip|URL|- ... --checkpoint FILE [--out FOLDER]\n"
-        "    [--threshold 0.5] [--draw none|all|NUMBER] [--as FORMAT] [--resume true] [--shard 1/8]",
+        "    [--threshold 0.5] [--draw none|all|NUMBER] [--as FORMAT] [--resume true] [--shard 1/8]\n"
+        "    [--scales [FACTOR,...]] [--flip true] [--tile PIXELS]",
     )
     add = parser.add_argument
     add("images", type=str, nargs="+", help="Image files, folders, patterns, lists, archives, URLs, or - for stdin.")
-    add("--checkpoint", type=str, required=True, help="Written by `detseg train`, `convert` or `publish`.")
+    add("--checkpoint", type=str, required=True, help=CHECKPOINT)
     add("--out", type=Path, default=Path("out"), help="Folder for predictions.jsonl and the pictures.")
     add("--threshold", type=float, default=0.5, help="Lowest score to keep, 0 to 1.")
     add("--draw", type=int | Literal["none", "all"], default=DRAWN, help="Draw this many images, none or all.")
@@ -139,23 +149,21 @@ def _parser() -> ArgumentParser:
         default=1,
         help="Processes that divide the images, each with a GPU of its own.",
     )
-    add_tta_options(parser)
+    add_view_options(parser)
+    add_video_options(parser)
     return parser
 
 
-def _predictor(options: Namespace, ranks: Ranks) -> Predictor:
+def _predictor(options: Namespace, members: Sequence[str], ranks: Ranks) -> Predictor:
     """The model of the checkpoint on its device. Raises ConfigError for an option that is not for such a model."""
     name = options.device
     if ranks.world_size > 1 and (name == "cuda" or (name is None and torch.cuda.is_available())):
         name = f"cuda:{ranks.local_rank}"
     device = find_device(name)
-    tta = tta_config(options)
     model = checkpoint.load(options.checkpoint).model.to(device)
-    if tta != TTAConfig() and not isinstance(model, Segmenter):
-        raise ConfigError(f"--crop_size, --scales and --flip are for segmentation; {options.checkpoint} does none")
     if options.instances and not (isinstance(model, Detector) and model.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
-    return Predictor(model, tta)
+    return make_predictor(model, members, options)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -189,7 +197,7 @@ def _pictures(predictor: Predictor, names: Sequence[str], options: Namespace) ->
 def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
     """Describe everything that results depend on, in plain values."""
     sha256 = hashlib.sha256()
-    for value in predictor.model.state_dict().values():
+    for value in (value for model in predictor.models for value in model.state_dict().values()):
         sha256.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
     tta = predictor.tta
     return {
@@ -199,6 +207,7 @@ def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
         "weights": sha256.hexdigest()[:16],
         "threshold": options.threshold,
         "tta": [tta.crop_size, list(tta.scales), tta.flip],
+        "tiling": [options.tile, options.overlap],
         "instances": options.instances,
     }
 

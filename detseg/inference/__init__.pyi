@@ -8,5 +8,7 @@ from .results import DetectionResult as DetectionResult
 from .results import FailedImage as FailedImage
 from .results import Result as Result
 from .results import SemanticResult as SemanticResult
+from .tiling import Tiling as Tiling
+from .views import MultiViewPredictor as MultiViewPredictor
 
 __all__: list[str]

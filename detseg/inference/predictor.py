@@ -57,7 +57,9 @@ class Predictor:
         if not isinstance(model, (Detector, Segmenter, Classifier)):
             raise ConfigError(f"cannot predict with a {type(model).__name__}; give a detector, segmenter or classifier")
         if tta not in (None, TTAConfig()) and not isinstance(model, Segmenter):
-            raise ConfigError(f"test-time augmentation is for segmenters; {type(model).__name__} is none")
+            raise ConfigError(
+                f"tta: give it to `detseg.load` or `MultiViewPredictor`; {type(model).__name__} is no segmenter"
+            )
         if isinstance(model, Detector) and not model.complete:
             raise CheckpointError(
                 "this R-CNN is only fine-tuned: the stages after the last epoch are missing; resume the training"
@@ -67,6 +69,11 @@ class Predictor:
         self.class_names = model.class_names or tuple(f"class {label}" for label in range(model.num_classes))
         if isinstance(model, Detector) and model.needs_proposals:
             log.info("proposals are made by selective search in fast mode, whatever the model was trained with")
+
+    @property
+    def models(self) -> list[Model]:
+        """All models whose predictions are fused."""
+        return [self.model]
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +154,7 @@ class Predictor:
 
     def predict_batch(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
         """Predict on prepared images of one padded shape, and return their results."""
-        batch = to_batch([item.sample for item in prepared], eval_pad_shapes(self.model.preprocessing), self.device)
+        batch = to_batch([item.sample for item in prepared], [prepared[0].padded_shape], self.device)
         with torch.inference_mode(), eval_mode(self.model):
             if isinstance(self.model, Detector):
                 return self._detect(batch, prepared, threshold)

@@ -58,7 +58,7 @@ class TiffRegions:
 
 
 def open_regions(source: Any) -> TiffRegions | None:
-    """Open a TIFF file to be read region by region; None for other sources, or without tifffile or a decoder."""
+    """Open a TIFF file to be read region by region; None for other images, or without tifffile or a decoder."""
     if not isinstance(source, Path) or source.suffix.lower() not in TIFF:
         return None
     try:

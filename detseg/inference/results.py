@@ -82,6 +82,7 @@ class DetectionResult(Result):
     labels: NDArray[np.int64]  # (n,) 0..K-1
     scores: NDArray[np.float32]  # (n,)
     mask_rles: list[bytes] | None = None  # (n,) COCO's compressed RLE, see ops.rle
+    track_ids: NDArray[np.int64] | None = None  # (n,) the same in all frames of a video; -1 for an object without track
 
     def __len__(self) -> int:
         """Count the objects."""
@@ -101,9 +102,14 @@ class DetectionResult(Result):
         return np.stack(masks) if masks else np.zeros((0, *self.image_size), dtype=bool)
 
     def plot(self) -> Image.Image:
-        """Draw boxes, class names, scores in per cent and masks on the image."""
+        """Draw boxes, class names, scores in per cent and masks on the image; a track has a colour of its own."""
         masks = (decode(from_string(rle), *self.image_size) for rle in self.mask_rles or ())
-        return Image.fromarray(draw(self.image, self.boxes, self.labels, self.class_names, self.scores, masks))
+        labels, names = self.labels, dict(enumerate(self.class_names))
+        if self.track_ids is not None:
+            labels = np.where(self.track_ids < 0, labels, self.track_ids + len(names))
+            tracks = zip(labels.tolist(), self.names, self.track_ids.tolist(), strict=True)
+            names |= {label: f"{name} #{track}" for label, name, track in tracks if track >= 0}
+        return Image.fromarray(draw(self.image, self.boxes, labels, names, self.scores, masks))
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         ids = self._category_ids(category_ids)
@@ -117,14 +123,23 @@ class DetectionResult(Result):
             entry["segmentation"] = {"size": list(self.image_size), "counts": rle.decode()}
         return entries
 
+    def to_torchmetrics(self) -> dict[str, Any]:
+        """Return the columns as detection metrics take them; masks are COCO's compressed RLE."""
+        masks = {} if self.mask_rles is None else {"masks": self.mask_rles}
+        return {"boxes": self.boxes, "scores": self.scores, "labels": self.labels, "size": self.image_size, **masks}
+
     def to_json(self) -> dict[str, Any]:
         masks = {} if self.mask_rles is None else {"masks": [entry["segmentation"] for entry in self.to_coco()]}
+        tracks = {}
+        if self.track_ids is not None:
+            tracks["track_ids"] = [track if track >= 0 else None for track in self.track_ids.tolist()]
         return {
             **super().to_json(),
             "classes": self.names,
             "scores": [round(float(score), 4) for score in self.scores],
             "boxes": self.boxes.astype(np.float64).round(2).tolist(),  # short numbers, unlike in 32 bits
             **masks,
+            **tracks,
         }
 
     def to_supervision(self) -> Any:

@@ -139,19 +139,31 @@ def _ordered(truth: GroundTruth, detections: Detections) -> tuple[GroundTruth, D
 
 
 def as_torchmetrics(
-    preds: Instances, targets: Sequence[ImageDict]
+    preds: Instances | Sequence[ImageDict], targets: Sequence[ImageDict]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Turn a batch and its targets into tensors by image, as metrics of torchmetrics take them; masks are (n, h, w)."""
-    device = preds.boxes.device
+    """Turn detections and targets into tensors by image, as metrics of torchmetrics take them; masks are (n, h, w)."""
+    if isinstance(preds, Instances):
+        preds = [_image_dict(preds, image, target) for image, target in enumerate(targets)]
     predicted, expected = [], []
-    for image, target in enumerate(targets):
-        valid = preds.valid[image]
-        predicted.append({name: getattr(preds, name)[image][valid] for name in ("boxes", "scores", "labels")})
+    for image, target in zip(preds, targets, strict=True):
+        boxes = torch.as_tensor(image["boxes"])
+        device = boxes.device
+        columns = {name: torch.as_tensor(image[name], device=device) for name in ("scores", "labels")}
+        predicted.append({"boxes": boxes, **columns})
         expected.append({name: value.to(device) for name, value in target.items() if isinstance(value, Tensor)})
-        if preds.masks is not None and "masks" in target:
-            predicted[-1]["masks"] = _pixels(image_rle(preds, image, *target["size"]), target["size"]).to(device)
+        if "masks" in image and "masks" in target:
+            predicted[-1]["masks"] = _pixels(image["masks"], target["size"]).to(device)
             expected[-1]["masks"] = _pixels(target["masks"], target["size"]).to(device)
     return predicted, expected
+
+
+def _image_dict(preds: Instances, image: int, target: ImageDict) -> dict[str, Any]:
+    """Return the detections of one image of a batch."""
+    valid = preds.valid[image]
+    columns: dict[str, Any] = {name: getattr(preds, name)[image][valid] for name in ("boxes", "scores", "labels")}
+    if preds.masks is not None and "masks" in target:
+        columns["masks"] = image_rle(preds, image, *target["size"])
+    return columns
 
 
 def _pixels(rle: Sequence[bytes], size: Sequence[int]) -> Tensor:

@@ -18,10 +18,10 @@ STEP = 2 / 3  # of a crop's side, from one crop to the next
 
 @dataclass(frozen=True)
 class TTAConfig:
-    """Test-time augmentation of a segmenter. The default is one pass over the image as it is.
+    """Test-time augmentation. The default is one pass over the image at its usual size.
 
-    An image larger than ``crop_size`` pixels is cut into squares of that side, which overlap by a third. ``scales`` are
-    factors that the image is resized by; ``flip`` adds its mirror image. Probabilities are averaged.
+    ``scales`` are factors of that size; ``flip`` adds the mirror image. A segmenter cuts an image larger than
+    ``crop_size`` pixels into squares of that side, which overlap by a third, and averages all probabilities.
 
     Raises ConfigError, naming it, for a value that makes no sense.
     """
@@ -48,11 +48,11 @@ def predict_semantic(model: Segmenter, images: Tensor, sizes: Tensor, tta: TTACo
     for index, (height, width) in enumerate(sizes.tolist()):
         # One by one: a mirror image would have its padding at the other side.
         image = images[index, None, :, :height, :width]
-        labels[index, :height, :width] = _probabilities(model, image, tta)[0].argmax(dim=0)
+        labels[index, :height, :width] = semantic_probabilities(model, image, tta)[0].argmax(dim=0)
     return labels
 
 
-def _probabilities(model: Segmenter, image: Tensor, tta: TTAConfig) -> Tensor:
+def semantic_probabilities(model: Segmenter, image: Tensor, tta: TTAConfig) -> Tensor:
     """Sum the probabilities (1, K, h, w) of all scales and mirror images of an image (1, 3, h, w)."""
     height, width = image.shape[2:]
     total = torch.zeros(1, model.num_classes, height, width, device=image.device)

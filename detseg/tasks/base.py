@@ -55,6 +55,7 @@ class Task(LightningModule):
     """
 
     datamodule_cls: ClassVar[type[LightningDataModule]]
+    predictor: Any = None  # an ImagePredictor that validations use in place of the model, without losses
 
     def __init__(
         self,
@@ -293,7 +294,7 @@ class Task(LightningModule):
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(batch.image_index[0]))
             losses, outputs = self.validate(batch)
-        for name, value in {"loss": torch.stack(list(losses.values())).sum(), **losses}.items():
+        for name, value in (losses and {"loss": torch.stack([*losses.values()]).sum(), **losses}).items():
             self._losses[name] += value * len(batch.image_index)
         self._image_index.append(batch.image_index)
         return outputs

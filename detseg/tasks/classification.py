@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,9 +59,15 @@ class ClassificationTask(Task):
             raise ConfigError(f"transforms: RandomResizedCrop: size {size} is too small for {name}: {error}") from error
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        logits = self.model(batch.images)
         assert batch.targets.labels is not None
         labels = batch.targets.labels[:, 0]
+        if self.predictor:
+            scores = [result.scores[result.labels.argsort()] for result in self.predictor(batch)]
+            logits = torch.tensor(np.array(scores), device=labels.device).log()
+        else:
+            logits = self.model(batch.images)
         for metric in self.metrics:
             metric.update(logits, labels)
+        if self.predictor:
+            return {}, {"logits": logits}
         return {"loss_classifier": F.cross_entropy(logits, labels)}, {"logits": logits}

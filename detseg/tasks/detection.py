@@ -14,6 +14,7 @@ from detseg.data import DetectionDataModule
 from detseg.errors import ConfigError
 from detseg.metrics import CocoAP, DetectionMetric, Detections, VocAP, annotation_targets
 from detseg.metrics.detection_metric import as_torchmetrics
+from detseg.metrics.detections import ImageDict
 from detseg.metrics.zero_ap import explain_zero_ap
 from detseg.structures import Batch, Instances, rescale
 from detseg.tasks.base import Task
@@ -66,6 +67,9 @@ class DetectionTask(Task):
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Instances]]:
         targets = self.targets(batch)
+        if self.predictor:
+            self.update_metrics([result.to_torchmetrics() for result in self.predictor(batch)], targets)
+            return {}, {}
         losses, detections = self.model.validate(batch)
         self.update_metrics(rescale(detections, batch.image_sizes, batch.original_sizes), targets)
         return losses, {"detections": detections}
@@ -74,8 +78,8 @@ class DetectionTask(Task):
         """All annotated objects of the validation images of a batch. Waits for the device, so call it first."""
         return annotation_targets(self.data.val_annotations, batch.image_index.tolist())
 
-    def update_metrics(self, detections: Instances, targets: Sequence[Mapping[str, Any]]) -> None:
-        """Update all metrics with detections in pixels of the image files."""
+    def update_metrics(self, detections: Instances | Sequence[ImageDict], targets: Sequence[Mapping[str, Any]]) -> None:
+        """Update all metrics with detections in pixels of the image files, a batch or a dictionary of each image."""
         for metric in self.metrics:
             if isinstance(metric, DetectionMetric):
                 metric.update(detections, targets)

@@ -88,12 +88,18 @@ class SegmentationTask(Task):
             )
 
     def validate(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        losses, logits = self.model.validate(batch)
-        if self.tta == TTAConfig():
-            labels = logits.argmax(dim=1)
-        else:
-            labels = predict_semantic(self.model, batch.images, batch.image_sizes, self.tta)
         assert batch.semantic is not None
+        losses: dict[str, Tensor] = {}
+        if self.predictor:
+            labels = torch.zeros_like(batch.semantic)
+            for row, result in enumerate(self.predictor(batch)):
+                height, width = result.labels.shape
+                labels[row, :height, :width] = torch.from_numpy(result.labels)
+        else:
+            losses, logits = self.model.validate(batch)
+            labels = logits.argmax(dim=1)
+            if self.tta != TTAConfig():
+                labels = predict_semantic(self.model, batch.images, batch.image_sizes, self.tta)
         for metric in self.metrics:
             if isinstance(metric, SemanticIoU):
                 metric.update(labels, batch.semantic, batch.image_sizes)

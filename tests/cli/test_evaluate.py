@@ -133,3 +133,22 @@ def test_the_metrics_of_the_checkpoint_are_computed(refused: Refused, capsys: py
     assert not {"AP", "VOC07_AP"} & ours.keys()
     said = refused("evaluate", "--checkpoint", "voc.ckpt", "--evaluator", "pycocotools")
     assert "--evaluator pycocotools: CocoAP is not a metric of the checkpoint" in said
+
+
+def test_ensembles_views_and_tiles(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    files = "--checkpoint runs/tiny/best.ckpt runs/tiny/last.ckpt"
+    line = f"{files} --scales [1,1.5] --flip true --tile 48 --overlap 0.5 --metrics views.json"
+    cli.main(["evaluate", *line.split()])
+    assert "validation losses" not in capsys.readouterr().out
+    views = json.loads(Path("views.json").read_text())
+    assert set(COCO_NAMES) <= set(views)
+    assert "loss" not in views
+    cli.main(["evaluate", *f"{files} --tile auto".split()])
+    assert "no tiles: they would need" in caplog.text
+
+
+def test_views_that_make_no_sense_are_refused(refused: Refused) -> None:
+    assert "tile 8: must be a whole number of pixels" in refused("evaluate", "--checkpoint", BEST, "--tile", "8")
+    error = refused("evaluate", "--checkpoint", BEST, "--crop_size", "32")
+    assert "--crop_size is for segmentation" in error
+    assert "--tile" in error
