@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from detseg.constants import STRIDE
 from detseg.errors import ConfigError, DataError
 from detseg.inference.images import ImageArray, Images, InputImage, iterate_images, open_image
 from detseg.inference.results import ClassificationResult, DetectionResult, Result, SemanticResult
+from detseg.inference.tiling import Tiling, predict_tiles
 from detseg.ops.rle import box_masks_to_rle
 from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
 from detseg.resizing import fit, preprocess, resize
@@ -31,13 +33,14 @@ class FramedImage(NamedTuple):
 class Predictor:
     """Predict with a file that ``detseg export`` wrote: ``results = Predictor("best.onnx")("photo.jpg")``.
 
-    ``threads`` is the number of CPU threads, by default all. Results are those of ``detseg.inference.Predictor``, of
-    images that are resized and padded alike: an image that would not fit into the frame is made smaller.
+    ``threads`` is the number of CPU threads, by default all; ``tiling`` cuts images into tiles. Results are those of
+    ``detseg.inference.Predictor``, of images that are resized and padded alike: an image that would not fit into the
+    frame is made smaller.
 
     Raises CheckpointError for a file that cannot be used, DetsegError without the library to run it.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, threads: int | None = None, tiling: Tiling | None = None) -> None:
         self.engine = open_engine(path, threads)
         metadata = self.engine.metadata
         self.task: str = metadata["task"]
@@ -46,6 +49,9 @@ class Predictor:
         self.category_ids = tuple(metadata["category_ids"])
         self.preprocessing = preprocessing_of(metadata)
         self.num_proposals: int = metadata["num_proposals"]
+        self.tiling = tiling
+        if tiling and self.num_proposals:
+            raise ConfigError("tiling: this model needs proposals, which are those of a whole image")
 
     def __call__(
         self,
@@ -77,18 +83,26 @@ class Predictor:
             raise ConfigError(f"threshold {threshold:g}: must be between 0 and 1, as scores are")
         if self.num_proposals and proposals is None:
             raise ConfigError("proposals: this model needs the boxes to classify, an array (m, 4) for each image")
-        boxes, framed = iter(proposals or ()), map(self._frame, iterate_images(images))
+        sources = map(open_image, iterate_images(images))
+        if self.tiling:
+            for image in sources:
+                yield self._predict_tiles(image, self.tiling, batch_size, threshold)
+            return
+        boxes, framed = iter(proposals or ()), map(self._frame, sources)
         while batch := list(islice(framed, batch_size)):
-            inputs: dict[str, NDArray[Any]] = {"images": np.stack([item.frame for item in batch])}
-            if self.task != "classification":
-                inputs["image_sizes"] = np.array([item.size for item in batch], dtype=np.int64)
-            if self.num_proposals:
-                inputs |= self._pad_proposals(batch, [next(boxes) for _ in batch])
-            yield from self._results(batch, self.engine(inputs), threshold)
+            given = self._pad_proposals(batch, [next(boxes) for _ in batch]) if self.num_proposals else {}
+            yield from self._predict(batch, threshold, given)
 
-    def _frame(self, source: Any) -> FramedImage:
-        """Read an image and put it into the frame."""
-        image = open_image(source)
+    def _predict_tiles(self, image: InputImage, tiling: Tiling, batch_size: int, threshold: float) -> Result:
+        def predict(tiles: Sequence[ImageArray]) -> list[Result]:
+            framed = [self._frame(InputImage(tile)) for tile in tiles]
+            return list(self._predict(framed, threshold))
+
+        result = predict_tiles(predict, image.pixels, tiling, batch_size)
+        return replace(result, path=image.path, pixels=None if image.path else image.pixels)
+
+    def _frame(self, image: InputImage) -> FramedImage:
+        """Put an image into the frame."""
         pixels = to_frame_size(image.pixels, self.preprocessing, self.frame)
         height, width = pixels.shape[:2]
         if height > self.frame[0] or width > self.frame[1]:
@@ -101,6 +115,15 @@ class Predictor:
         frame = np.zeros((3, *self.frame), dtype=np.uint8)
         frame[:, :height, :width] = pixels.transpose(2, 0, 1)
         return FramedImage(image, frame, (height, width))
+
+    def _predict(
+        self, batch: Sequence[FramedImage], threshold: float, proposals: dict[str, NDArray[Any]] | None = None
+    ) -> Iterator[Result]:
+        """Predict on framed images, and return their results."""
+        inputs: dict[str, NDArray[Any]] = {"images": np.stack([item.frame for item in batch]), **(proposals or {})}
+        if self.task != "classification":
+            inputs["image_sizes"] = np.array([item.size for item in batch], dtype=np.int64)
+        return self._results(batch, self.engine(inputs), threshold)
 
     def _pad_proposals(
         self, batch: Sequence[FramedImage], proposals: Sequence[NDArray[np.float32]]

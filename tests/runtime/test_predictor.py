@@ -45,6 +45,16 @@ def test_detections_are_those_of_the_predictor(exported: Any) -> None:
         assert ours.plot().size == ours.image_size[::-1]
 
 
+def test_tiles_are_those_of_the_predictor(exported: Any) -> None:
+    model, path, _ = exported("fcn")
+    (source,) = pictures([(160, 210)])  # larger than the frame
+    (expected,) = inference.MultiViewPredictor([model], tiling=inference.Tiling(70, 0.3))(source)
+    (result,) = runtime.Predictor(path, tiling=inference.Tiling(70, 0.3))(source, batch_size=4)
+    assert result.labels.shape == (160, 210)
+    assert (result.labels == expected.labels).mean() > 0.999
+    np.testing.assert_array_equal(result.image, source)
+
+
 def test_labels_are_those_of_the_predictor(exported: Any) -> None:
     model, path, _ = exported("fcn")
     (source,) = pictures([(90, 70)])
