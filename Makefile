@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
-.PHONY: help train test coverage test-processors lint clean
+.PHONY: help train test coverage test-processors lint docs pictures clean
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -32,8 +32,14 @@ lint: $(VENV)/development ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/development ## build the documentation, build/site/index.html
+	PYTHONPATH=. $(BIN)/zensical build --clean --strict --config-file mkdocs.yml
+
+pictures: $(VENV)/development ## make the pictures of the documentation from drawn shapes
+	$(BIN)/python tools/pictures.py
+
 clean: ## remove the environment and everything that tools left behind; keeps data sets and runs
-	rm -rf $(VENV) build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed again only when the requirements change. Making the environment twice does no harm, and mends half of one.

@@ -48,7 +48,7 @@ BELOW: dict[str, set[str]] = {
     "callbacks": GROUND | {"ops", "metrics", "tasks", "draw"},
     "model_zoo": GROUND | {"modules", "models", "data"},
     "checkpoint": GROUND | {"data", "tasks"},
-    "analysis": GROUND | {"modules", "models", "draw"},
+    "analysis": GROUND | {"ops", "modules", "models", "draw"},
     "cli": GROUND
     | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}
     | {"callbacks", "checkpoint", "analysis", "check", "export", "model_zoo", "runtime"},

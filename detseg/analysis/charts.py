@@ -44,9 +44,9 @@ def line_chart(
     """Draw values from 0 to 1 as per cent over the labels ``x_ticks``. ``size`` is width and height in pixels."""
     from matplotlib.ticker import PercentFormatter
 
-    figure = _figure(size)
+    figure = to_figure(size)
     axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-    axes.set_title(_escape(title), wrap=True)
+    axes.set_title(escape(title), wrap=True)
     positions = range(len(x_ticks))
     for line, color, marker in zip(lines, cycle(COLORS), cycle(MARKERS), strict=False):
         style, marker = ("--", "") if line.dashed else ("-", marker)
@@ -54,14 +54,14 @@ def line_chart(
             positions, line.values, line.spread, color=color, linestyle=style, marker=marker, capsize=3, label=line.name
         )
     step = math.ceil(len(x_ticks) / MAX_TICKS)
-    axes.set_xticks(positions[::step], [_escape(text) for text in x_ticks[::step]])
+    axes.set_xticks(positions[::step], [escape(text) for text in x_ticks[::step]])
     if sum(map(len, x_ticks[::step])) > MAX_TICK_CHARACTERS:
         figure.autofmt_xdate(rotation=30)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     axes.grid(axis="y", alpha=0.4)
     axes.legend()
-    return _pixels(figure)
+    return pixels_of(figure)
 
 
 def labelled_grid(
@@ -77,13 +77,13 @@ def labelled_grid(
     column_width, row_height = side + GRID_GAP, height + GRID_CAPTION + GRID_GAP
     width = columns * column_width - GRID_GAP + 2 * GRID_MARGIN
     total_height = GRID_HEAD + rows * row_height - GRID_GAP + GRID_MARGIN
-    figure = _figure((width, total_height))
+    figure = to_figure((width, total_height))
 
     def write(x: float, y: float, text: str, room: int, points: float, align: str) -> None:
         """Write a text at ``x`` and the height ``y``, in pixels from the top left corner, cut to ``room`` pixels."""
         most = int(room / (CHARACTER_WIDTH * points))
         shown = text if len(text) <= most else f"{text[: most - 1]}…"
-        figure.text(x / width, 1 - y / total_height, _escape(shown), fontsize=points, ha=align, va="center")
+        figure.text(x / width, 1 - y / total_height, escape(shown), fontsize=points, ha=align, va="center")
 
     write(GRID_MARGIN, GRID_HEAD / 2, title, width - 2 * GRID_MARGIN, TITLE_PT, "left")
     for index, (image, caption) in enumerate(zip(scaled, captions, strict=True)):
@@ -92,23 +92,25 @@ def labelled_grid(
         x, y = left + (side - image.shape[1]) // 2, top + (height - image.shape[0]) // 2
         figure.figimage(image, x, total_height - y - image.shape[0], origin="upper")
         write(left + side / 2, top + height + GRID_CAPTION / 2, caption, side, CAPTION_PT, "center")
-    return _pixels(figure)
+    return pixels_of(figure)
 
 
-def _figure(size: tuple[int, int]) -> Figure:
+def to_figure(size: tuple[int, int]) -> Figure:
+    """Make an empty figure of this width and height in pixels."""
     from matplotlib.figure import Figure
 
     return Figure((size[0] / DPI, size[1] / DPI), dpi=DPI, layout="constrained")
 
 
-def _pixels(figure: Figure) -> ImageArray:
+def pixels_of(figure: Figure) -> ImageArray:
+    """Draw a figure to pixels."""
     stream = io.BytesIO()
     figure.savefig(stream, format="rgba")
     width, height = (round(length) for length in figure.bbox.size)
     return np.frombuffer(stream.getvalue(), np.uint8).reshape(height, width, 4)[..., :3].copy()
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Keep matplotlib from reading dollar signs, of a file name for example, as a formula."""
     return text.replace("$", r"\$")
 

@@ -19,6 +19,7 @@ from detseg.check.label_checks import (
     count_classes,
     duplicate_issues,
     mask_issues,
+    near_duplicate_issues,
     object_issues,
 )
 from detseg.data.annotations.detection import DetectionAnnotations
@@ -64,8 +65,13 @@ class CheckResult:
         return any(isinstance(annotations, DetectionAnnotations) for annotations in self.splits.values())
 
 
-def check_dataset(source: DatasetSource, decode: bool, jobs: int, progress: Progress) -> CheckResult:
-    """Read all labels and the header of every image; with ``decode`` also all pixels."""
+def check_dataset(
+    source: DatasetSource, decode: bool, jobs: int, progress: Progress, near_duplicates: Path | None = None
+) -> CheckResult:
+    """Read all labels and the header of every image; with ``decode`` also all pixels.
+
+    ``near_duplicates`` is a list of images to report, as ``near_duplicate_issues`` takes it.
+    """
     root = source.tree.root
     splits, issues = _read_splits(source)
     broken = {issue.image for issue in issues}  # images with unusable labels
@@ -92,6 +98,8 @@ def check_dataset(source: DatasetSource, decode: bool, jobs: int, progress: Prog
     class_counts = count_classes(splits, {split: _sum_value_counts(images) for split, images in stats.items()})
     issues += class_issues(root, class_counts, next(iter(source.splits)))
     issues += duplicate_issues(splits, is_readable(image_sizes))
+    if near_duplicates:
+        issues += near_duplicate_issues(root, near_duplicates, splits)
     order = {kind: position for position, kind in enumerate(KINDS)}
     issues = sorted(dict.fromkeys(issues), key=lambda issue: order[issue.kind])
     return CheckResult(root, source.format.name, splits, image_sizes, class_counts, issues, decode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import unicodedata
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Set
@@ -14,6 +15,7 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Issue, shifted
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.splits import group_identical
+from detseg.errors import DataError
 from detseg.structures import IGNORE_INDEX
 
 SplitAnnotations = DetectionAnnotations | SemanticAnnotations
@@ -137,6 +139,36 @@ def duplicate_issues(
             yield Issue("duplicate", str(path), f"{path}: the same as {first_path}")
         else:
             yield Issue("duplicate-across", str(path), f"{path} ({split}): the same as {first_path} ({first_split})")
+
+
+def near_duplicate_issues(root: Path, file: Path, splits: Mapping[str, SplitAnnotations]) -> Iterator[Issue]:
+    """Report the images that ``file``, a table with columns image and same_as, lists as nearly the same as another.
+
+    Raises DataError for a file that is no such table, or names an image that no split has.
+    """
+    names = {
+        str(path.relative_to(root) if path.is_relative_to(root) else path): (path, split)
+        for split, table in splits.items()
+        for path in map(table.path, range(len(table)))
+    }
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            table = csv.DictReader(lines)
+            if not {"image", "same_as"} <= set(table.fieldnames or ()):
+                raise DataError(f"{file}: has no columns image and same_as; give the file that `detseg embed` writes")
+            rows = [(table.line_num, row["image"], row["same_as"]) for row in table]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as a table: {error}") from error
+    for line, image, same_as in rows:
+        for name in (image, same_as):
+            if name not in names:
+                raise DataError(f"{file}, line {line}: {root} has no image {name}; make the list for this data set")
+        (path, split), (first, first_split) = names[image], names[same_as]
+        if split == first_split:
+            yield Issue("near-duplicate", str(path), f"{path}: nearly the same as {first}")
+        else:
+            message = f"{path} ({split}): nearly the same as {first} ({first_split})"
+            yield Issue("near-duplicate-across", str(path), message)
 
 
 def find_duplicates(

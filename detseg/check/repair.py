@@ -24,7 +24,10 @@ from detseg.errors import DataError
 from detseg.folders import make_folder
 
 NOT_REPAIRABLE = ("labels-unreadable", "off-by-one", "box-pixels", "box-corners")  # the right labels are unknown
-DROPPED_IMAGES = ("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size")
+DROPPED_IMAGES = (
+    *("image-missing", "image-unreadable", "image-truncated", "image-bomb", "image-size"),
+    *("near-duplicate", "near-duplicate-across"),  # without their objects, which are in another place of the first
+)
 CONVERTED_IMAGES = ("image-type", "image-rotated", "image-16bit", "image-alpha", "image-cmyk")
 DROPPED_LABELS = (  # by the readers already
     *("label-broken", "image-unknown", "category-unknown", "id-doubled", "box-nan", "box-area", "box-negative"),

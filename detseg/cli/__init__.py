@@ -26,6 +26,9 @@ COMMANDS = {
     "models": "list the backbones, their costs and their pretrained weights",
     "probe": "train linear classifiers on the features of each layer",
     "visualize": "show the inputs that excite the channels of a layer",
+    "draw": "draw receptive fields, anchors, RoI pooling and other ideas of the models",
+    "bias": "measure the share of shape and texture in the decisions of classifiers",
+    "embed": "map a data set by its features; find copies, outliers, doubtful labels",
     "heatmap": "map the scores of a classifier over an image",
 }
 

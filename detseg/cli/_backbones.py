@@ -14,13 +14,13 @@ from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.predict import find_device
 from detseg.errors import ConfigError
 from detseg.folders import check_writable
-from detseg.modules.backbones import ConvNet
+from detseg.modules.backbones import Backbone, ConvNet
 
 
-def backbone_parser(command: str, usage: str, out: Path) -> ArgumentParser:
-    """Return a parser with the options of a backbone; ``out`` is the default file of the picture."""
+def backbone_parser(command: str, usage: str, out: Path, base: type[Backbone] = ConvNet) -> ArgumentParser:
+    """Return a parser with the options of a backbone of the class ``base``; ``out`` is the default of ``--out``."""
     parser = make_parser(command, usage)
-    parser.add_subclass_arguments(ConvNet, "backbone", required=True, help="Such as MobileNetV2, with its weights.")
+    parser.add_subclass_arguments(base, "backbone", required=False, help="Such as MobileNetV2, with its weights.")
     parser.add_argument("--size", type=int, default=224, help="Shorter side of the images, in pixels.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random numbers.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; default: a GPU if there is one.")

@@ -38,11 +38,12 @@ CHECK_OPTIONS = {
     "side": "Short edge of the images, for the overlap with anchors (default: 800).",
     "all": "List all issues and classes instead of the first ones.",
     "fix": "Write a repaired copy to this new folder.",
+    "duplicates": "A list of near-duplicates that `detseg embed` wrote, to report and to leave out of the copy.",
     "html": "Write a page with charts and pictures to this file.",
     "json": "Print JSON instead of text.",
 }
 CHECK_HELP = f"usage: detseg check {CHECK}\n\n{CHECK_DESCRIPTION}\n\n" + "\n".join(
-    f"  --{name:<8} {text}" for name, text in CHECK_OPTIONS.items()
+    f"  --{name:<10} {text}" for name, text in CHECK_OPTIONS.items()
 )
 
 HELP = {"train": TRAIN_HELP, "check": CHECK_HELP}

@@ -32,6 +32,8 @@ SOURCES = {name: name for name in ("column", "recursive", "num_workers", "out", 
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {
     "check": {"format": "format"},
+    "draw": {"format": "format"},
+    "embed": {name: name for name in ("format", "layer", "method")},
     "convert": {"class_names": "classes"},
     "export": {name: name for name in ("format", "half", "images", "int8", "size")},
     "convert-data": {name: name for name in ("format", "masks")},

@@ -42,7 +42,9 @@ def run(arguments: Sequence[str]) -> None:
     source = detect_any(root, instantiate(parser, options).format)
     if options.fix:
         make_folder("--fix", options.fix, root)
-    result = check_dataset(source, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"))
+    result = check_dataset(
+        source, options.decode, options.jobs, lambda count: progress(0, count, f"check {root}"), options.duplicates
+    )
     issues = [issue._replace(message=with_options(issue.message, "check")) for issue in result.issues]
     result = replace(result, issues=issues)
     with_boxes = {
@@ -76,7 +78,7 @@ def _parser() -> ArgumentParser:
         "format": {"type": str | DatasetFormat, "default": "auto"},
         "jobs": {"type": int, "default": cpu_count()},
         "side": {"type": int, "default": 800},
-        **{name: {"type": Path | None} for name in ("fix", "html")},
+        **{name: {"type": Path | None} for name in ("fix", "html", "duplicates")},
         **{name: {"action": "store_true"} for name in ("decode", "all", "json")},
     }
     for name, text in _help.CHECK_OPTIONS.items():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import torchvision
 from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
@@ -14,14 +15,15 @@ from PIL import Image
 
 from detseg import checkpoint
 from detseg.analysis.charts import labelled_grid
-from detseg.analysis.heatmap import interpolate_windows, top_classes, window_probabilities
+from detseg.analysis.heatmap import class_evidence, interpolate_windows, top_classes, window_probabilities
+from detseg.analysis.visualization import paint
 from detseg.cli._backbones import check_picture
 from detseg.cli._configs import find_configs, nearest
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli.predict import find_device
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
-from detseg.draw import heat
+from detseg.draw import ImageArray, heat
 from detseg.errors import ConfigError, DataError
 from detseg.models import Classifier
 from detseg.modules.backbones import ConvNet
@@ -47,12 +49,15 @@ def run(arguments: Sequence[str]) -> None:
         if options.side < size:
             raise ConfigError(f"--side {options.side}: must be at least the {size} pixels that the classifier looks at")
         image = shorter_side(image, options.side)
+    device = find_device(options.device)
+    if options.evidence:
+        _draw_evidence(classifier, classes, image, device, options)
+        return
     if min(image.shape[:2]) < size:
         raise DataError(
             f"{options.image}: its shorter side has {min(image.shape[:2])} pixels, fewer than the {size} that the "
             f"classifier looks at; --side {size} makes it as large"
         )
-    device = find_device(options.device)
     maps = window_probabilities(classifier, image, size, device)
     chosen = _chosen(options.classes, classes, maps, options.count)
     stride = classifier.backbone.strides[-1]
@@ -67,11 +72,30 @@ def run(arguments: Sequence[str]) -> None:
     log.info("picture: %s", options.out)
 
 
+def _draw_evidence(
+    classifier: Classifier, classes: Sequence[str], image: ImageArray, device: torch.device, options: Namespace
+) -> None:
+    """Draw the logits of each cell of the last map, whose mean is the classifier's logit."""
+    try:
+        maps = class_evidence(classifier, image, device)
+    except ValueError as error:
+        raise ConfigError(f"--evidence true: {error}; leave it out") from error
+    chosen = _chosen(options.classes, classes, maps.mean(axis=(1, 2), keepdims=True), options.count)
+    pictures, texts = [image], [Path(options.image).name]
+    for label in chosen:
+        pictures.append(paint(maps[label]))
+        texts.append(f"{classes[label]}: {maps[label].mean():.2f}, {maps[label].min():.1f} to {maps[label].max():.1f}")
+        log.info("%s", texts[-1])
+    title = f"{type(classifier.backbone).__name__}: logits of each patch (red above 0, blue below) and their mean"
+    Image.fromarray(labelled_grid(title, pictures, texts, COLUMNS, 400)).save(options.out)
+    log.info("picture: %s", options.out)
+
+
 def _parser() -> ArgumentParser:
     parser = make_parser(
         "heatmap",
         "IMAGE --checkpoint FILE | --backbone CLASS --backbone.weights FILE\n"
-        "    [--classes NAME,...] [--side PIXELS] [--out FILE.png]",
+        "    [--classes NAME,...] [--side PIXELS] [--evidence true] [--out FILE.png]",
     )
     parser.add_argument("image", type=str, help="A photograph, larger than what the classifier was trained on.")
     parser.add_argument("--checkpoint", type=str | None, help="A classifier that was trained here.")
@@ -79,6 +103,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--classes", type=str | None, help="Names, with commas between; by default the surest.")
     parser.add_argument("--count", type=int, default=5, help="How many classes, where none are named.")
     parser.add_argument("--side", type=int | None, help="Pixels to bring the shorter side to; by default as it is.")
+    parser.add_argument(
+        "--evidence", type=bool, default=False, help="Draw the logits of each patch, as of a BagNet, instead."
+    )
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; by default a GPU if there is one.")
     parser.add_argument("--out", type=Path, default=Path("heatmap.png"), help="File for the picture.")
     return parser

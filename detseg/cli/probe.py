@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.analysis.charts import Line, line_chart
+from detseg.analysis.embeddings import intrinsic_dimension, knn_accuracy
 from detseg.analysis.probing import HELD_OUT, accuracy, at_random, features, spread_depths
 from detseg.cli._backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
 from detseg.data import DetectionDataModule
@@ -26,6 +28,17 @@ from detseg.errors import ConfigError, DataError
 from detseg.modules.backbones import ConvNet
 
 log = logging.getLogger(__name__)
+
+NEAREST = 5  # neighbours that vote
+
+
+class Depth(NamedTuple):
+    """The number of features at a depth, the accuracy of two classifiers on them, and their intrinsic dimension."""
+
+    features: int
+    linear: float
+    neighbours: float
+    dimension: float
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -47,14 +60,15 @@ def run(arguments: Sequence[str]) -> None:
 
     train, val = _pictures(options)
     log.info("%d pictures of %d classes to train on, %d to validate", len(train), len(train.classes), len(val))
-    trained, numbers = _accuracies(backbone, depths, train, val, options, "trained weights")
+    trained = _measure(backbone, depths, train, val, options, "trained weights")
     random = []
     for seed in range(options.seed, options.seed + options.random):
         model = prepare(at_random(backbone, seed), next(backbone.parameters()).device)
-        random.append(_accuracies(model, depths, train, val, options, f"random weights, seed {seed}")[0])
+        measured = _measure(model, depths, train, val, options, f"random weights, seed {seed}")
+        random.append([depth.linear for depth in measured])
 
     guess = float((val.labels == np.bincount(train.labels).argmax()).mean())
-    print(_table(depths, numbers, trained, random, guess, train.classes[int(np.bincount(train.labels).argmax())]))
+    print(_table(depths, trained, random, guess, train.classes[int(np.bincount(train.labels).argmax())]))
     Image.fromarray(_chart(options, backbone, depths, trained, random, guess, len(train.classes))).save(options.out)
     print(f"\nchart: {options.out}")
 
@@ -109,25 +123,26 @@ def _at_most(pictures: ClassificationCrops, per_class: int, options: Namespace) 
     return pictures.take(kept)
 
 
-def _accuracies(
+def _measure(
     backbone: ConvNet,
     depths: Sequence[str],
     train: ClassificationCrops,
     val: ClassificationCrops,
     options: Namespace,
     what: str,
-) -> tuple[list[float], list[int]]:
-    """Return the accuracy and the number of features at each depth."""
+) -> list[Depth]:
+    """Measure each depth."""
     log.info("%s: features of %d pictures", what, len(train) + len(val))
     parts = [features(backbone, part.batches(options.size, options.batch_size), depths) for part in (train, val)]
     held_out = train_val_split(train.labels, HELD_OUT, options.seed)
-    accuracies, numbers = [], []
+    measured = []
     for depth in depths:
         first, second = (part.pop(depth) for part in parts)
-        numbers.append(first.shape[1])
-        accuracies.append(accuracy(first, train.labels, second, val.labels, held_out))
-        log.info("  %s: %.1f %%", depth, 100 * accuracies[-1])
-    return accuracies, numbers
+        linear = accuracy(first, train.labels, second, val.labels, held_out)
+        neighbours = knn_accuracy(first, train.labels, second, val.labels, NEAREST)
+        measured.append(Depth(first.shape[1], linear, neighbours, intrinsic_dimension(first)))
+        log.info("  %s: %.1f %%", depth, 100 * linear)
+    return measured
 
 
 def _statistics(random: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -139,18 +154,19 @@ def _statistics(random: Sequence[Sequence[float]]) -> tuple[list[float], list[fl
 
 def _table(
     depths: Sequence[str],
-    numbers: Sequence[int],
-    trained: Sequence[float],
+    trained: Sequence[Depth],
     random: Sequence[Sequence[float]],
     guess: float,
     commonest: str,
 ) -> str:
     width = max(12, *map(len, depths))
-    lines = [f"{'accuracy, %':<{width}}  numbers  trained" + ("    random" if random else "")]
+    header = f"{'accuracy, %':<{width}}  numbers  trained" + ("      random" if random else "")
+    lines = [f"{header}  {NEAREST}-NN  dimension"]
     means, deviations = _statistics(random) if random else ([], [])
-    for row, depth in enumerate(depths):
-        line = f"{depth:<{width}}  {numbers[row]:>7}  {100 * trained[row]:>7.1f}"
-        lines.append(line + (f"  {100 * means[row]:>5.1f} ± {100 * deviations[row]:.1f}" if random else ""))
+    for row, depth in enumerate(trained):
+        line = f"{depths[row]:<{width}}  {depth.features:>7}  {100 * depth.linear:>7.1f}"
+        line += f"  {100 * means[row]:>5.1f} ± {100 * deviations[row]:<2.1f}" if random else ""
+        lines.append(f"{line}  {100 * depth.neighbours:>4.1f}  {depth.dimension:>9.1f}")
     lines.append(f"always {commonest}: {100 * guess:.1f}")
     return "\n".join(lines)
 
@@ -159,12 +175,13 @@ def _chart(
     options: Namespace,
     backbone: ConvNet,
     depths: Sequence[str],
-    trained: Sequence[float],
+    trained: Sequence[Depth],
     random: Sequence[Sequence[float]],
     guess: float,
     classes: int,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    lines = [Line("trained weights", trained)]
+    lines = [Line("trained weights", [depth.linear for depth in trained])]
+    lines.append(Line(f"their {NEAREST} nearest neighbours", [depth.neighbours for depth in trained]))
     if random:
         means, deviations = _statistics(random)
         seeds = f", mean and deviation of {len(random)}" if len(random) > 1 else ""

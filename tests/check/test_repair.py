@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 from detseg import cli
+from detseg.check.checking import check_dataset
 from detseg.check.repair import repair
 from detseg.data import COCO, DetectionDataModule
 from detseg.data.annotations.images import read_image
+from detseg.data.formats.format_detection import detect_any
 from detseg.errors import ConfigError, DataError
 from tests.check.test_checking import coco, kinds, look, write
 from tests.data import made
@@ -240,3 +243,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         said = capsys.readouterr()
         assert f"error: --fix {place}: " in said.err
         assert not said.out  # before the check
+
+
+def test_listed_near_duplicates_are_left_out_with_their_objects(tmp_path: Path) -> None:
+    root, out, table = tmp_path / "data", tmp_path / "out", tmp_path / "duplicates.csv"
+    write(root, coco(root))
+    source = detect_any(root)
+    name = str(source.read("all").path(2).relative_to(root))
+    table.write_text(f"image,same_as,similarity\n{name},{name.replace('2', '0')},0.9876\n")
+    result = check_dataset(source, False, 1, lambda _: nullcontext(lambda: None), table)
+    assert kinds(result) == {"near-duplicate": 1}
+    repair(result, out, lambda: None)
+    assert sorted(path.name for path in (out / "images").iterdir()) == ["0.png", "1.png", "3.png"]
+    content = json.loads((out / "annotations" / "all.json").read_text())
+    assert len(content["annotations"]) == 3
+    for text, message in (("image,same_as\n9.png,0.png", "line 2: .* has no image 9.png"), ("a,b", "has no columns")):
+        table.write_text(text)
+        with pytest.raises(DataError, match=message):
+            check_dataset(source, False, 1, lambda _: nullcontext(lambda: None), table)

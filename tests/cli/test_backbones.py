@@ -93,6 +93,37 @@ def test_folders_that_are_split_stay_so(folder: Path, capsys: pytest.CaptureFixt
     assert "18 pictures of 2 classes to train on, 6 to validate" in capsys.readouterr().err
 
 
+def test_a_map_of_a_data_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A planted copy is found, listed for `detseg check`, and left out by it."""
+    data = write_colours(folder / "leaky", train=6, val=3)
+    generator = np.random.default_rng(1)
+    for image in sorted(data.glob("*/*.png")):  # with noise, without which colours of one order are the same
+        noisy = generator.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        Image.fromarray(noisy).save(image)
+    copied = Image.open(data / "train" / "train2.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    copied.save(data / "val" / "val1.png")
+    options = [*BACKBONE, "--size", "48", "--method", "pca", "--image", "pictures/plain/0.png", "--out", "embedded"]
+    cli.main(["embed", "leaky", *options, "--layer", "features.3"])
+    assert "near-duplicates: 1 (1 of val in train)" in capsys.readouterr().out
+    listed = Path("embedded/duplicates.csv").read_text().splitlines()
+    assert listed[1].startswith("val/val1.png,train/train2.png,")
+    table = Path("embedded/images.csv").read_text().splitlines()
+    assert len(table) == 1 + 9
+    assert re.match(r"train/train0.png,train,(red|green|blue),64.0,[01]\.\d{4},", table[1])
+    assert Image.open("embedded/map.png").size == (1100, 900)
+    assert Image.open("embedded/neighbours.png").size[0] > 900
+    page = Path("embedded/map.html").read_text()
+    assert '"near": [[' in page
+    assert '"name": "rotated"' in page
+    assert "http" not in page.replace("http-equiv", "")
+    with pytest.raises(SystemExit):
+        cli.main(["check", "leaky", "--duplicates", "embedded/duplicates.csv", "--fix", "whole"])
+    assert not Path("whole/images/val/val1.png").exists()
+    assert Path("whole/images/train/train2.png").exists()
+    cli.main(["embed", "leaky", *options[:-4], "--objects", "true", "--out", "objects"])
+    assert "24 objects" in Path("objects/map.html").read_text()
+
+
 def test_made_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["visualize", *BACKBONE, *SMALL, "--layer", "features.3", "--channel", "0,23", "--steps", "3"])
     printed = capsys.readouterr().err
@@ -226,6 +257,20 @@ def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.Capture
     printed = capsys.readouterr().err
     assert "8 x 12 windows of 64 pixels, 32 pixels apart" in printed
     assert sum(f"{name}: " in printed for name in COLOURS) == 2
+    options = ["--checkpoint", "runs/looked/last.ckpt", "--evidence", "true", "--out", "evidence.png"]
+    cli.main(["heatmap", big_picture(), *options])
+    assert Image.open("evidence.png").size[0] > 3 * 400
+    y, x = np.mgrid[:64, :64] - 32
+    for name, mask in zip(COLOURS, (x**2 + y**2 < 400, np.maximum(abs(x), abs(y)) < 18, abs(x) < 8), strict=True):
+        Path("objects_of", name).mkdir(parents=True)
+        pixels = np.where(mask[..., None], COLOURS[name], 220).astype(np.uint8)
+        Image.fromarray(pixels).save(f"objects_of/{name}/0.png")
+    capsys.readouterr()
+    cli.main(["bias", "objects_of", "--checkpoints", "runs/looked/last.ckpt", "--count", "1", "--size", "64"])
+    assert sum(map(int, capsys.readouterr().out.splitlines()[1].split()[1:4])) == 6  # pairs of classes
+    decisions = Path("bias/decisions.csv").read_text().splitlines()
+    assert decisions[0] == "image,shape,texture,last"
+    assert decisions[1].startswith("images/0000.png,blue,green,")
     with pytest.raises(SystemExit):
         cli.main(["heatmap", "pictures/plain/0.png", "--checkpoint", "runs/looked/last.ckpt"])
     said = "its shorter side has 40 pixels, fewer than the 64 that the classifier looks at; --side 64 makes it as large"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import Orientation, read_image
+from detseg.data.annotations.table import ClassificationIndex, ImageTable
 from detseg.data.formats.image_folders import list_images
 from detseg.errors import DataError
 
@@ -49,10 +50,11 @@ class ClassificationCrops:
     def batches(self, side: int, batch_size: int) -> Iterator[Tensor]:
         """All pictures in order as squares, (B, 3, side, side) uint8. Raises DataError, naming it, for a broken one."""
         for start in range(0, len(self), batch_size):
-            images = [self._read(row, side) for row in range(start, min(start + batch_size, len(self)))]
+            images = [self.read(row, side) for row in range(start, min(start + batch_size, len(self)))]
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-    def _read(self, row: int, side: int) -> NDArray[np.uint8]:
+    def read(self, row: int, side: int) -> NDArray[np.uint8]:
+        """Read one picture as a square (side, side, 3). Raises DataError, naming it, for a broken one."""
         if self.boxes is None or self.sizes is None:
             return square(read_image(self.files[row]), side)
         height, width = self.sizes[row].tolist()
@@ -119,6 +121,31 @@ def from_annotations(annotations: DetectionAnnotations) -> ClassificationCrops:
         annotations.boxes[kept],
         annotations.sizes[images],
         annotations.orientation,
+    )
+
+
+def from_images(annotations: ImageTable) -> ClassificationCrops:
+    """Whole images, with the class of the largest object of each; -1 without one, and for semantic masks."""
+    labels = np.full(len(annotations), -1)
+    if isinstance(annotations, ClassificationIndex):
+        labels = annotations.labels
+    elif isinstance(annotations, DetectionAnnotations):
+        for image in range(len(annotations)):
+            objects = annotations.objects(image)
+            if objects.stop > objects.start:
+                labels[image] = annotations.labels[objects][annotations.areas[objects].argmax()]
+    return ClassificationCrops(annotations.classes, [annotations.path(row) for row in range(len(annotations))], labels)
+
+
+def concat(parts: Sequence[ClassificationCrops]) -> ClassificationCrops:
+    """Join pictures of the same classes, all of them whole or all of them crops."""
+    with_boxes = all(part.boxes is not None for part in parts)
+    return replace(
+        parts[0],
+        files=[file for part in parts for file in part.files],
+        labels=np.concatenate([part.labels for part in parts]),
+        boxes=np.concatenate([part.boxes for part in parts]) if with_boxes else None,
+        sizes=np.concatenate([part.sizes for part in parts]) if with_boxes else None,
     )
 
 

@@ -1,0 +1,123 @@
+"""Make the pictures of the documentation from drawn shapes, by the commands that it shows.
+
+    python tools/pictures.py [--out docs/pictures] [--only NAME ...]
+
+Trains two small classifiers and a detector first, for the pictures that need one. Everything runs on a CPU in less than
+15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detseg import cli
+from detseg.data import ShapeCrops, Shapes
+
+WORK = Path("build/pictures")
+CROPS, SHAPES = WORK / "shape_crops", WORK / "shapes"
+PHOTO = str(SHAPES / "coco/train/000006.jpg")
+WIDTH = 1100  # pixels, at most
+
+CLASSIFIER, BAGNET, DETECTOR = (f"runs/lecture_{name}/last.ckpt" for name in ("resnet18", "bagnet17", "faster_rcnn"))
+TRAININGS = {
+    CLASSIFIER: ["degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "3"],
+    BAGNET: [
+        *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "2"),
+        *("--model.backbone", "BagNet", "--model.backbone.name", "bagnet17"),
+    ],
+    DETECTOR: ["faster_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"],
+}
+NETWORK = ["--backbone", "ResNet", "--backbone.name", "resnet18", "--backbone.weights", CLASSIFIER]
+
+PICTURES: dict[str, list[str]] = {
+    "convolution": ["draw", "convolution", "--size", "5", "--kernel", "3", "--stride", "2", "--padding", "1"],
+    "transposed": [
+        *("draw", "convolution", "--size", "3", "--kernel", "3", "--stride", "2", "--padding", "1"),
+        *("--transposed", "true"),
+    ],
+    "stack": ["draw", "receptive-fields", "--stack", "3,3,3"],
+    "gradients": ["draw", "gradients", "--data", str(CROPS)],
+    "anchors": ["draw", "anchors", str(SHAPES / "coco"), "--index", "5", "--side", "320"],
+    "roi_pooling": ["draw", "roi-pooling", PHOTO, "--box", "21,35,97,103", "--stride", "16", "--bins", "3"],
+    "fields": ["draw", "receptive-fields", *NETWORK, "--size", "128", "--images", str(SHAPES / "coco/val")],
+    "visualize": ["visualize", *NETWORK, "--layer", "layer3", "--channel", "0,1,2,3,4,5", "--size", "64"],
+    "probe": ["probe", *NETWORK, "--data", str(CROPS), "--size", "48", "--max_pictures", "500", "--random", "1"],
+    "heatmap": ["heatmap", PHOTO, "--checkpoint", CLASSIFIER],
+    "evidence": ["heatmap", PHOTO, "--checkpoint", BAGNET, "--evidence", "true"],
+    "efficiency": ["draw", "efficiency", PHOTO, "--checkpoints", f"{CLASSIFIER},{BAGNET}"],
+    "proposals": ["draw", "proposals", str(SHAPES / "coco"), "--checkpoints", DETECTOR, "--side", "128"],
+    "predictions": ["draw", "predictions", str(SHAPES / "coco/val"), "--checkpoints", DETECTOR],
+}
+FOLDERS = {  # pictures that are one of several files in a folder
+    "embed": ("map.png", ["embed", str(CROPS), *NETWORK, "--size", "48", "--max_count", "500"]),
+    "conflicts": ("conflicts.png", ["bias", str(WORK / "textured"), "--checkpoints", CLASSIFIER, "--count", "1"]),
+}
+
+
+def prepare(commands: list[list[str]]) -> None:
+    """Draw the shapes, and train the networks that ``commands`` use, where that has not been done."""
+    Shapes(str(SHAPES)).prepare()
+    ShapeCrops(str(CROPS)).read("train")
+    write_textured(WORK / "textured")
+    for file, (config, *settings) in TRAININGS.items():
+        if not Path(file).exists() and any(file in argument for command in commands for argument in command):
+            cli.main(["train", "--config", config, "--name", Path(file).parent.name, *settings])
+
+
+def write_textured(root: Path) -> None:
+    """Draw one textured object of each class on a plain background, for images of conflicting cues."""
+    from detseg.data.modules.shapes_generator import CLASSES
+
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96] - 48.0
+    angle, radius = np.arctan2(y, x), np.hypot(x, y)
+    masks = {
+        "circle": radius < 36,
+        "ring": (radius < 38) & (radius > 18),
+        "square": np.maximum(abs(x), abs(y)) < 32,
+        "star": radius < 26 + 14 * np.cos(5 * angle),
+        "triangle": (y < 30) & (y > 2 * abs(x) - 40),
+    }
+    patterns = [
+        np.sin(x),
+        np.sin(0.7 * y),
+        np.sin(x / 2) * np.sin(y / 2),
+        np.sin(radius),
+        generator.normal(size=x.shape),
+    ]
+    colors = generator.uniform(30, 120, (len(CLASSES), 3))
+    for name, pattern, color in zip(CLASSES, patterns, colors, strict=True):
+        image = np.full((96, 96, 3), 235.0)
+        image[masks[name]] = (color + 90 * (pattern[..., None] > 0))[masks[name]]
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(root / name / "0.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    parser.add_argument("--only", nargs="+", choices=[*PICTURES, *FOLDERS], default=[*PICTURES, *FOLDERS])
+    options = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    prepare([PICTURES.get(name) or FOLDERS[name][1] for name in options.only])
+    for name in options.only:
+        target = options.out / f"{name}.png"
+        if name in PICTURES:
+            cli.main([*PICTURES[name], "--out", str(target)])
+        else:
+            file, arguments = FOLDERS[name]
+            cli.main([*arguments, "--out", str(WORK / name)])
+            shutil.copy(WORK / name / file, target)
+        image = Image.open(target).convert("RGB")
+        image.thumbnail((WIDTH, 10 * WIDTH))
+        image.quantize(128).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
