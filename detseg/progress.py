@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rich.progress import MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 log = logging.getLogger(__name__)
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 LINES = 10.0  # seconds between two lines of the log, without a terminal
 
 
-class RateColumn(TextColumn):
+class RateColumn(ProgressColumn):
     """Speed of a task, in units a second."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__("")
+        super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
