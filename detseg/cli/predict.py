@@ -87,7 +87,9 @@ def _predict(options: Namespace, members: Sequence[str], ranks: Ranks) -> None:
 
 
 def _batch_size(options: Namespace, predictor: Predictor) -> int:
-    return options.batch_size or (8 if predictor.device.type == "cuda" else 1)
+    """The number of images that the model computes at once."""
+    default = 8 if predictor.device.type == "cuda" else 1
+    return default if options.batch_size is None else options.batch_size
 
 
 def _check_format(options: Namespace, predictor: Predictor, names: Sequence[str]) -> None:

@@ -88,6 +88,7 @@ LINES = [
     ("--shard 3/2 colours/val", "--shard 3/2: must be one of several equal parts"),
     ("--devices 0 colours/val", "--devices 0: must be at least 1"),
     ("--num_workers -1 colours/val", "--num_workers -1: must be at least 0"),
+    ("--batch_size 0 colours/val", "--batch_size 0: must be at least 1"),
     ("--as YOLO --shard 1/2 colours/val", "--as YOLO: a shard has no other format; give --as to `detseg merge`"),
 ]
 
