@@ -31,7 +31,7 @@ from detseg import checkpoint, cli
 from detseg.cli import merge, predict  # noqa: F401 - their imports, before processes are forked
 from detseg.models import FasterRCNN
 from detseg.modules import FPN, RPN
-from detseg.modules.backbones import MobileNetV2
+from detseg.modules.backbones import MobileNetV1
 from detseg.preprocessing import ResizeConfig
 from detseg.tasks import DetectionTask
 
@@ -51,9 +51,8 @@ def draw(folder: Path, count: int) -> None:
         image[top : top + height, left : left + width] = generator.integers(0, 256, 3)
         Image.fromarray(image).save(folder / "images" / f"{number:06}.png")
     torch.manual_seed(0)
-    model = FasterRCNN(FPN(MobileNetV2(), channels=8), 3, RPN(post_nms_top_n=(10, 10)))
+    model = FasterRCNN(FPN(MobileNetV1(alpha=0.125), channels=8), 3, RPN(post_nms_top_n=(10, 10)))
     model.class_names, model.preprocessing = ("a", "b", "c"), ResizeConfig(SIDE, SIDE)
-    model.roi_heads.postprocessor.detections_per_image = 3
     checkpoint.save(DetectionTask(model), folder / "best.ckpt")
 
 
@@ -139,14 +138,18 @@ def kill(folder: Path, options: argparse.Namespace) -> bool:
 
 def memory(folder: Path, options: argparse.Namespace) -> bool:
     """Print the resident memory of a run by the number of images done."""
-    process = fork(command("memory", "--draw", "none"), folder)
+    process = fork(command("memory", "--draw", "none", "--batch_size", "50"), folder)
+    part = folder / "memory" / "predictions.jsonl.part0"
     step = options.images // 10
-    following = step
+    following, done, place = step, 0, 0
     while os.waitpid(process, os.WNOHANG)[0] == 0:
         time.sleep(0.05)
-        parts = [*(folder / "memory").glob("*.jsonl*")]
-        done = parts[0].read_bytes().count(b"\n") if parts and parts[0].exists() else 0
-        if done >= following:
+        if part.exists():
+            with part.open("rb") as file:
+                file.seek(place)
+                done += (lines := file.read()).count(b"\n")
+                place += len(lines)
+        if done >= following and part.exists():
             pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
             print(f"{done:7} images: {pages * os.sysconf('SC_PAGE_SIZE') / MEBIBYTE:8.1f} MiB", flush=True)
             following += step
