@@ -146,6 +146,8 @@ class RCNNTask(DetectionTask):
             logits, labels, valid = self.model.classify(batch)
             self._correct.append((logits.argmax(dim=1) == labels)[valid].float())
             return {"loss_classifier": class_loss(logits, labels, valid)}, None
+        if self.predictor:
+            return super().validate(batch)
         targets = self.targets(batch)
         losses = self.model.loss(batch)
         start = self._now()
@@ -162,6 +164,8 @@ class RCNNTask(DetectionTask):
     def compute_metrics(self) -> dict[str, float]:
         if self._fine_tuning:
             return {"accuracy": float(torch.cat(self._correct).mean())}
+        if self.predictor:
+            return super().compute_metrics()
         proposals = self.data.dataset("val").proposals.seconds()
         means = {name: seconds / self._images for name, seconds in self._seconds.items()}
         seconds = {f"seconds_{name}": value for name, value in {"proposals": proposals, **means}.items()}
