@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
@@ -46,7 +47,7 @@ def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) 
     file = options.out / RESULTS
     file.with_name(f"{RESULTS}.part0").unlink(missing_ok=True)
     track = make_tracker() if options.track else None
-    video = nullcontext() if options.draw == "none" else VideoWriter(options.out / DRAWN)
+    video: Any = nullcontext() if options.draw == "none" else VideoWriter(options.out / DRAWN)
     writer, count = ResultsWriter(file), 0
     with video as drawn:
         for frame, result in predict_video(predictor, source, options.every, batch_size, options.threshold):
