@@ -18,7 +18,7 @@ FORMATS = {name for names in FILE_TYPES.values() for name in names}
 NAME = Path("the image")  # in errors
 
 
-class PredictionAPI(litserve.LitAPI):
+class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
     """Predict on posted images; one that cannot be used gets an error, and the others of its batch do not."""
 
     def __init__(self, source: str, threshold: float, batch_size: int, max_pixels: int) -> None:
