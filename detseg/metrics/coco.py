@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_masks
@@ -142,20 +142,9 @@ def evaluate(
     ``areas`` (M,) are those of the detections. ``counts`` are the detections of a class in an image that count for each
     recall; the last one is that of the precision. Detections marked in ``never_false`` (M,) are true or do not count.
     """
-    images, order = len(truth.sizes), image_order(truth)
-    places, truth_places = order[detections.images], order[truth.images]
-    groups, truth_groups = detections.labels * images + places, truth.labels * images + truth_places
-    rows = np.lexsort((places, -detections.scores, detections.labels))
-    ranks = rank(groups[rows])
-    rows, ranks = rows[ranks < counts[-1]], ranks[ranks < counts[-1]]
-
-    counted = inside(truth.areas) & ~(truth.crowd | truth.difficult)[:, None]
-    tp, unmatched = match(rows, groups[rows], truth_groups, bits(counted), truth.crowd, overlaps)
-    countable = inside(areas[rows])  # an unmatched detection outside the area range does not count
+    rows, ranks, tp, fp, _, counted = match_detections(truth, detections, areas, overlaps, counts[-1])
     if never_false is not None:
-        countable &= ~never_false[rows, None]
-    fp = unmatched & bits(countable)
-
+        fp = np.where(never_false[rows], np.uint64(0), fp)
     objects = np.stack([np.bincount(truth.labels[column], minlength=classes) for column in counted.T], axis=1)
     precision, recall = np.zeros((classes, COMBINATIONS)), np.zeros((classes, len(counts), COMBINATIONS))
     limits = np.searchsorted(detections.labels[rows], np.arange(classes + 1))
@@ -164,6 +153,34 @@ def evaluate(
         precision[label], recall[label] = _curve(tp[of_class], fp[of_class], ranks[of_class], objects[label], counts)
     shape = (len(AREAS), len(THRESHOLDS))
     return precision.reshape(classes, *shape), recall.reshape(classes, len(counts), *shape)
+
+
+class Matches(NamedTuple):
+    """R detections by class and descending score, matched with N objects."""
+
+    rows: Rows  # (R,) rows of the detections
+    ranks: Rows  # (R,) number of better ones of the class in the image
+    tp: Bits  # (R,)
+    fp: Bits  # (R,)
+    objects: Rows  # (R,) the object that each is matched with at IoU .5, -1 without
+    counted: NDArray[np.bool_]  # (N, 4) area ranges in which each object counts
+
+
+def match_detections(
+    truth: GroundTruth, detections: Detections, areas: Floats, overlaps: Overlaps, most: int = COUNTS[-1]
+) -> Matches:
+    """Match the best ``most`` detections of a class in an image as COCO does, see ``detection_geometry``."""
+    images, order = len(truth.sizes), image_order(truth)
+    places, truth_places = order[detections.images], order[truth.images]
+    groups, truth_groups = detections.labels * images + places, truth.labels * images + truth_places
+    rows = np.lexsort((places, -detections.scores, detections.labels))
+    ranks = rank(groups[rows])
+    rows, ranks = rows[ranks < most], ranks[ranks < most]
+
+    counted = inside(truth.areas) & ~(truth.crowd | truth.difficult)[:, None]
+    tp, unmatched, objects = match(rows, groups[rows], truth_groups, bits(counted), truth.crowd, overlaps)
+    fp = unmatched & bits(inside(areas[rows]))  # an unmatched detection outside the area range does not count
+    return Matches(rows, ranks, tp, fp, objects, counted)
 
 
 def image_order(truth: GroundTruth) -> Rows:

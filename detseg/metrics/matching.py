@@ -29,15 +29,15 @@ _MET = np.array([(1 << met) - 1 for met in range(len(THRESHOLDS) + 1)], np.uint6
 
 def match(
     detections: Rows, groups: Rows, truth_groups: Rows, counted: Bits, crowd: NDArray[np.bool_], overlaps: Overlaps
-) -> tuple[Bits, Bits]:
+) -> tuple[Bits, Bits, Rows]:
     """Match each detection with the object of its group that it overlaps most, of those not matched before it.
 
     ``detections`` are rows, those of a group by descending score; a group is an image and a class. ``counted`` marks
     where an object counts. One that does goes before one that does not, whatever they overlap; a crowd may be matched
-    any number of times. Returns where a detection is matched with an object that counts, and where with none at all.
+    any number of times. Returns where a detection is matched with an object that counts, where with none at all, and
+    the object that it is matched with at the lowest threshold and of any area, or -1.
     """
-    pairs = _pairs(detections, groups, truth_groups, overlaps)
-    rows, objects, iou = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    rows, objects, iou = near_pairs(detections, groups, truth_groups, overlaps)
     best_first = np.lexsort((-objects, -iou, rows))  # among equals the last object
     rows, objects = rows[best_first], objects[best_first]
     able = _MET[np.searchsorted(THRESHOLDS, iou[best_first], side="right")]
@@ -49,20 +49,32 @@ def match(
 
     taken = np.zeros_like(counted)
     done, tp = np.zeros(len(detections), np.uint64), np.zeros(len(detections), np.uint64)
+    matched = np.full(len(detections), -1)
     ranks = rank(groups[rows])
     for turn in np.split(np.argsort(ranks, kind="stable"), np.cumsum(np.bincount(ranks))[:-1]):  # one pair of a group
         row, item = rows[turn], objects[turn]
         won = able[turn] & ~taken[item] & ~done[row]
+        first = (won & _FIRST[0]) > 0
+        matched[row[first]] = item[first]
         done[row] |= won
         tp[row] |= won & counted[item]
         taken[item] |= np.where(crowd[item], 0, won)
-    return tp, ~done
+    return tp, ~done, matched
 
 
-def _pairs(
-    detections: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps
+def near_pairs(
+    detections: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps, lowest: float = THRESHOLDS[0]
+) -> tuple[Rows, Rows, Floats]:
+    """Place in ``detections``, object and IoU of all pairs of a group whose IoU is at least ``lowest``."""
+    blocks = _near_pairs(detections, groups, truth_groups, overlaps, lowest)
+    rows, objects, iou = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return rows, objects, iou
+
+
+def _near_pairs(
+    detections: Rows, groups: Rows, truth_groups: Rows, overlaps: Overlaps, lowest: float
 ) -> Iterator[tuple[Rows, Rows, Floats]]:
-    """Place in ``detections``, object and IoU of pairs that meet the lowest threshold, block by block."""
+    """The pairs of ``near_pairs`` block by block."""
     truth = np.argsort(truth_groups, kind="stable")
     ordered = truth_groups[truth]
     begins, ends = np.searchsorted(ordered, groups, "left"), np.searchsorted(ordered, groups, "right")
@@ -74,7 +86,7 @@ def _pairs(
         shifts = begins[block] - np.cumsum(counts[block]) + counts[block]
         item = truth[np.arange(len(row)) + np.repeat(shifts, counts[block])]
         iou = overlaps(detections[row], item)
-        near = iou >= THRESHOLDS[0]
+        near = iou >= lowest
         yield row[near], item[near], iou[near]
 
 

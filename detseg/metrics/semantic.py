@@ -59,7 +59,7 @@ class SemanticIoU(PerClassMetric):
         classes = (preds >= 0) & (preds < count) & (target >= 0) & (target < count)
         self.invalid += (valid & ~classes).sum()  # raised by ``compute``, which waits for the device
         valid &= classes
-        self.matrix += _histogram(target * count + preds, valid, count * count).view(count, count)
+        self.matrix += pixel_matrix(preds, target, count)
         at_label, at_prediction = (_at_boundary(labels, sizes) & valid for labels in (target, preds))
         both = at_label & at_prediction & (target == preds)
         self.boundaries += torch.stack(
@@ -89,6 +89,12 @@ class SemanticIoU(PerClassMetric):
 
     def summary(self, values: Mapping[str, float]) -> list[str]:
         return format_values({name.replace("_", " "): values[name] for name in OVERALL if name in values})
+
+
+def pixel_matrix(preds: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Count pixels (K, K) by label and prediction; those where either is none of ``classes`` do not count."""
+    valid = (preds >= 0) & (preds < classes) & (target >= 0) & (target < classes)
+    return _histogram(target * classes + preds, valid, classes * classes).view(classes, classes)
 
 
 def _histogram(values: Tensor, counted: Tensor, bins: int) -> Tensor:

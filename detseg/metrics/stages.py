@@ -1,0 +1,60 @@
+"""Losses of a two-stage detector by stage: objects that are not proposed, misclassified, badly placed or masked."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.metrics.coco import Matches
+from detseg.metrics.detections import Detections, GroundTruth
+from detseg.metrics.matching import AREAS, THRESHOLDS, Floats
+from detseg.metrics.tide import FOREGROUND, Pairs
+
+TOP = (10, 30, 100, 300, 1000)  # best proposals of an image
+OUTCOMES = ("detected", "masked badly", "placed badly", "classified wrongly", "taken for background", "not proposed")
+
+
+def proposal_overlaps(objects: Floats, proposals: Floats) -> Floats:
+    """The best IoU (n, 5) of each object with the ``TOP`` proposals, (n, 4) and (m, 4) xyxy, best first."""
+    low = np.maximum(objects[:, None, :2], proposals[None, :, :2])
+    inner = (np.minimum(objects[:, None, 2:], proposals[None, :, 2:]) - low).clip(0).prod(axis=2)
+    area, proposed = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (objects, proposals))
+    iou = inner / np.maximum(area[:, None] + proposed - inner, np.finfo(np.float64).tiny)
+    return np.stack([iou[:, :count].max(axis=1, initial=0) for count in TOP], axis=1)
+
+
+def proposal_recalls(overlaps: Floats, areas: Floats) -> dict[str, list[list[float]]]:
+    """Recall by number of proposals (5) and IoU threshold (10), of all objects and by COCO's sizes."""
+    reached = overlaps[:, :, None] >= THRESHOLDS
+    values = {}
+    for name, (low, high) in zip(("all", "small", "medium", "large"), AREAS, strict=True):
+        of_size = reached[(areas >= low) & (areas <= high)]
+        values[name] = of_size.mean(axis=0).round(4).tolist() if len(of_size) else []
+    return values
+
+
+def stage_outcomes(
+    truth: GroundTruth,
+    detections: Detections,
+    matches: Matches,
+    pairs: Pairs,
+    proposed: Floats | None = None,
+    masks: Matches | None = None,
+) -> NDArray[np.int64]:
+    """The outcome (N,), index in ``OUTCOMES``, of each object at IoU .5; -1 for objects that do not count.
+
+    ``proposed`` (N,) is the best IoU of a proposal, ``masks`` the matches of masks.
+    """
+    same = detections.labels[matches.rows][pairs.places] == truth.labels[pairs.objects]
+    outcomes = np.full(len(truth.labels), OUTCOMES.index("taken for background"))
+    if proposed is not None:
+        outcomes[proposed < FOREGROUND] = OUTCOMES.index("not proposed")
+    outcomes[pairs.objects[~same & (pairs.iou >= FOREGROUND)]] = OUTCOMES.index("classified wrongly")
+    outcomes[pairs.objects[same]] = OUTCOMES.index("placed badly")
+    outcomes[matches.objects[matches.tp & 1 > 0]] = OUTCOMES.index("detected")
+    if masks is not None:
+        masked = np.zeros(len(outcomes), dtype=bool)
+        masked[masks.objects[masks.tp & 1 > 0]] = True
+        outcomes[(outcomes == OUTCOMES.index("detected")) & ~masked] = OUTCOMES.index("masked badly")
+    outcomes[~matches.counted[:, 0]] = -1
+    return outcomes
