@@ -41,12 +41,12 @@ class Histogram(NamedTuple):
     unit: str
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in a template of this package. All values are escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def render(template: str, package: str = "detseg.check", **values: Any) -> str:
+    """Fill in a template of a package, which may extend those of this one. All values are escaped."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("detseg.check"),
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, "detseg.check"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -69,8 +69,8 @@ def shrink(image: ImageArray, long_edge: int = LONG_EDGE) -> ImageArray:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def data_uri(image: ImageArray) -> str:
+def data_uri(image: ImageArray, quality: int = JPEG_QUALITY) -> str:
     """Encode an image as a JPEG in a data: URI."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(image).save(stream, format="JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

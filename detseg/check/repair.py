@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,18 +41,19 @@ Row = tuple[DetectionAnnotations, int]  # an object of a table
 Copied = dict[str, dict[int, str]]  # for each split, index and new name of each image
 
 
-def repair(result: CheckResult, out: Path, advance: Callable[[], None]) -> list[str]:
+def repair(result: CheckResult, out: Path, advance: Callable[[], None], corrected: Sequence[str] = ()) -> list[str]:
     """Write the usable part of a data set to the empty folder ``out``, in COCO format or as images and masks.
 
-    ``advance`` is called for each image. Returns the changes, which CHANGES_FILE in ``out`` lists as well. The source
-    is not modified. Raises DataError for issues that only a person can resolve, and ConfigError for a folder that is
-    not empty or lies in the data set.
+    ``advance`` is called for each image; ``corrected`` are changes that were made before. Returns all changes, which
+    CHANGES_FILE in ``out`` lists as well. The source is not modified. Raises DataError for issues that only a person
+    can resolve, and ConfigError for a folder that is not empty or lies in the data set.
     """
     for kind in NOT_REPAIRABLE:
         if issues := result.of_kind(kind):
             raise DataError(f"{issues[0].message}: no program can repair this; correct it, and check again")
     make_folder("--fix", out, result.root)
-    changes = [
+    changes = [*corrected]
+    changes += [
         f"left out{f', with {issue.image}' if issue.image and issue.annotation is None else ''}: {issue.message}"
         for issue in result.issues
         if issue.kind in (*DROPPED_IMAGES, *DROPPED_LABELS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,21 +48,37 @@ def box_statistics(splits: Mapping[str, DetectionAnnotations], side: int) -> Box
     )
 
 
-def best_anchor_ious(boxes: NDArray[np.float64], image_sizes: NDArray[Any], side: int) -> NDArray[np.float64]:
-    """Return the largest IoU (N,) of boxes (N, 4), in images of ``image_sizes`` (N, 2), with a pyramid's anchors.
+Levels = Sequence[tuple[int, NDArray[np.float64]]]
+"""Strides of feature maps, and the anchors (n, 4) of a cell of each, centred on the origin."""
 
-    Images are resized to the short edge ``side``. Of the anchors of one shape, the best is the one with the nearest
-    center: both the width and the height of the intersection decrease with the distance.
+
+def pyramid_levels() -> Levels:
+    """The anchors of a feature pyramid."""
+    built = AnchorGenerator().build(STRIDES).base_anchors
+    return [(stride, anchors.to(torch.float64).numpy()) for stride, anchors in zip(STRIDES, built, strict=True)]
+
+
+def best_anchor_ious(
+    boxes: NDArray[np.float64],
+    image_sizes: NDArray[Any],
+    side: int,
+    max_side: int | None = None,
+    levels: Levels | None = None,
+) -> NDArray[np.float64]:
+    """Return the largest IoU (N,) of boxes (N, 4), in images of ``image_sizes`` (N, 2), with the anchors of ``levels``.
+
+    Images are resized to the short edge ``side``, or less to keep the long edge to ``max_side``; the default anchors
+    are those of a pyramid. Of the anchors of one shape, the best is the one with the nearest center: both the width and
+    the height of the intersection decrease with the distance.
     """
     best = np.zeros(len(boxes))
     if not len(boxes):
         return best
-    resized = fit(image_sizes, side, round(side * MAX_LONG_EDGE))
+    resized = fit(image_sizes, side, max_side or round(side * MAX_LONG_EDGE))
     scaled = boxes * np.tile((resized / image_sizes)[:, ::-1], 2)
     centers = (scaled[:, :2] + scaled[:, 2:]) / 2
     area = (scaled[:, 2:] - scaled[:, :2]).prod(axis=1)
-    for stride, base_anchors in zip(STRIDES, AnchorGenerator().build(STRIDES).base_anchors, strict=True):
-        shapes = base_anchors.to(torch.float64).numpy()
+    for stride, shapes in levels or pyramid_levels():
         last_cell = -(-resized[:, ::-1] // stride) - 1
         nearest = stride * np.round(centers / stride).clip(0, last_cell)
         for shape in shapes:

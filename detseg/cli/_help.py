@@ -29,7 +29,7 @@ Train a detector, a segmenter or a classifier.
 
 With --config, --help lists every setting with its type and default."""
 
-CHECK = "FOLDER [--decode] [--all] [--json] [--fix FOLDER] [--html FILE.html]"
+CHECK = "FOLDER [--decode] [--all] [--json] [--fix FOLDER [--label_errors FILE]] [--html FILE.html]"
 CHECK_DESCRIPTION = "Read all labels and the header of every image. Exit status: 0 clean, 1 warnings, 2 errors."
 CHECK_OPTIONS = {
     "format": "The format of the folder; default: detected.",
@@ -39,11 +39,12 @@ CHECK_OPTIONS = {
     "all": "List all issues and classes instead of the first ones.",
     "fix": "Write a repaired copy to this new folder.",
     "duplicates": "A list of near-duplicates that `detseg embed` wrote, to report and to leave out of the copy.",
+    "label_errors": "With --fix: correct the labels that were ticked on the page of a report, in this file.",
     "html": "Write a page with charts and pictures to this file.",
     "json": "Print JSON instead of text.",
 }
 CHECK_HELP = f"usage: detseg check {CHECK}\n\n{CHECK_DESCRIPTION}\n\n" + "\n".join(
-    f"  --{name:<10} {text}" for name, text in CHECK_OPTIONS.items()
+    f"  --{name:<12} {text}" for name, text in CHECK_OPTIONS.items()
 )
 
 HELP = {"train": TRAIN_HELP, "check": CHECK_HELP}

@@ -13,6 +13,7 @@ from joblib import cpu_count
 from jsonargparse import ArgumentParser
 
 from detseg.check.checking import check_dataset
+from detseg.check.label_fixes import apply_label_fixes
 from detseg.check.page import render_page
 from detseg.check.repair import CHANGES_FILE, repair
 from detseg.check.statistics import box_statistics
@@ -40,6 +41,8 @@ def run(arguments: Sequence[str]) -> None:
     check_writable("--html", options.html)
     root = options.folder
     source = detect_any(root, instantiate(parser, options).format)
+    if options.label_errors and not options.fix:
+        raise ConfigError(f"--label_errors {options.label_errors}: say with --fix where to write the corrected copy")
     if options.fix:
         make_folder("--fix", options.fix, root)
     result = check_dataset(
@@ -63,9 +66,10 @@ def run(arguments: Sequence[str]) -> None:
         options.html.write_text(page, encoding="utf-8", errors="backslashreplace")
         log.info("page: %s", options.html)
     if options.fix:
+        result, corrected = apply_label_fixes(result, options.label_errors) if options.label_errors else (result, [])
         count = sum(map(len, result.splits.values()))
         with writing("--fix", options.fix), progress(0, count, f"write {options.fix}") as advance:
-            changes = repair(result, options.fix, advance)
+            changes = repair(result, options.fix, advance, corrected)
         log.info("%s: a repaired copy; %d changes, listed in %s", options.fix, len(changes), options.fix / CHANGES_FILE)
     if result.status:
         raise SystemExit(result.status)
@@ -78,7 +82,7 @@ def _parser() -> ArgumentParser:
         "format": {"type": str | DatasetFormat, "default": "auto"},
         "jobs": {"type": int, "default": cpu_count()},
         "side": {"type": int, "default": 800},
-        **{name: {"type": Path | None} for name in ("fix", "html", "duplicates")},
+        **{name: {"type": Path | None} for name in ("fix", "html", "duplicates", "label_errors")},
         **{name: {"action": "store_true"} for name in ("decode", "all", "json")},
     }
     for name, text in _help.CHECK_OPTIONS.items():

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.annotations.duplicates import doubled_objects
 from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
-from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks
+from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks, join_masks
 from detseg.data.annotations.table import ImageTable
 from detseg.errors import DataError, MaskError
 
@@ -147,13 +147,7 @@ def concat_tables(tables: Sequence[DetectionAnnotations]) -> DetectionAnnotation
         columns["image_ids"] = np.arange(1, len(columns["image_ids"]) + 1)
     masks = None
     if all(part.masks is not None for part in parts):
-        raws = [part.masks for part in parts if part.masks is not None]
-        starts = np.cumsum([0, *(len(raw.data) for raw in raws)])
-        masks = Masks(
-            np.concatenate([raw.mask_types for raw in raws]),
-            np.concatenate([raw.byte_ranges + start for raw, start in zip(raws, starts, strict=False)]),
-            np.concatenate([raw.data for raw in raws]),
-        )
+        masks = join_masks([part.masks for part in parts if part.masks is not None])
     return replace(
         parts[0],
         **columns,

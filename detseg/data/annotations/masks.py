@@ -116,6 +116,16 @@ def concat_masks(masks: Sequence[tuple[int, bytes]]) -> Masks:
     return Masks(np.array([kind for kind, _ in masks], dtype=np.uint8), spans, np.frombuffer(data, dtype=np.uint8))
 
 
+def join_masks(parts: Sequence[Masks]) -> Masks:
+    """Join the masks of several tables."""
+    starts = np.cumsum([0, *(len(part.data) for part in parts)])
+    return Masks(
+        np.concatenate([part.mask_types for part in parts]),
+        np.concatenate([part.byte_ranges + start for part, start in zip(parts, starts, strict=False)]),
+        np.concatenate([part.data for part in parts]),
+    )
+
+
 def append(data: bytearray, contents: Sequence[bytes]) -> NDArray[np.int64]:
     """Append the bytes of masks to ``data``, and return their byte ranges (N, 2) in it."""
     lengths = np.fromiter(map(len, contents), dtype=np.int64, count=len(contents))
