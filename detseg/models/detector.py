@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,11 +15,25 @@ from detseg.structures import Batch, Instances
 
 
 class Detector(Model):
-    """Find objects of ``num_classes`` foreground classes. Return types do not depend on ``training``."""
+    """Find objects of ``num_classes`` foreground classes. Return types do not depend on ``training``.
+
+    ``thresholds`` are the scores from which objects of each class are shown by default, if an evaluation chose them.
+    """
 
     preprocessing: Preprocessing = ResizeConfig()
     needs_proposals = False  # True if proposals must come with the images
     needs_masks = False  # True if it learns from masks, and predicts them
+
+    thresholds: tuple[float, ...] = ()  # (K,)
+
+    def metadata(self) -> dict[str, Any]:
+        return super().metadata() | ({"thresholds": list(self.thresholds)} if self.thresholds else {})
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        super().set_metadata(metadata)
+        self.thresholds = tuple(map(float, metadata.get("thresholds", ())))
+        if len(self.thresholds) not in (0, self.num_classes):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {self.num_classes} classes")
 
     @property
     def complete(self) -> bool:
