@@ -2,7 +2,16 @@
 
 from detseg.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from detseg.callbacks.data_loading import DataLoadingMonitor
+from detseg.callbacks.output_recorder import OutputRecorder
 from detseg.callbacks.prediction_images import PredictionImages
 from detseg.callbacks.progress import ProgressBar, ProgressLog
 
-__all__ = ["BestCheckpoint", "DataLoadingMonitor", "LastCheckpoint", "PredictionImages", "ProgressBar", "ProgressLog"]
+__all__ = [
+    "BestCheckpoint",
+    "DataLoadingMonitor",
+    "LastCheckpoint",
+    "OutputRecorder",
+    "PredictionImages",
+    "ProgressBar",
+    "ProgressLog",
+]

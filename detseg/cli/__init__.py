@@ -14,6 +14,7 @@ COMMANDS = {
     "browse": "show training images with their labels, as the model sees them",
     "train": "train a detector, a segmenter or a classifier",
     "evaluate": "compute the metrics of a checkpoint on a data set",
+    "report": "compare the reports of two or more runs",
     "predict": "detect objects in images, segment or classify them",
     "merge": "join the shards of a prediction, or write it in another format",
     "serve": "answer images posted over HTTP with predictions",

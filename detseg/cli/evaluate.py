@@ -14,10 +14,11 @@ from lightning.pytorch import Callback, Trainer
 from torch.nn import ModuleList
 
 from detseg import checkpoint
-from detseg.callbacks import ProgressBar
+from detseg.callbacks import OutputRecorder, ProgressBar
 from detseg.cli._configs import find_configs, for_other_data, value_of
 from detseg.cli._console import import_module
 from detseg.cli._parser import instantiate, make_parser, parse
+from detseg.cli._report import save_thresholds, write_report
 from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule
@@ -27,6 +28,8 @@ from detseg.folders import check_writable
 from detseg.inference import MultiViewPredictor
 from detseg.inference.tile_size import choose_tile_size
 from detseg.metrics import CocoAP, coco_results, write_metrics
+from detseg.report.sections import MISS_COST
+from detseg.report.slices import read_attributes
 from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.tasks.image_predictor import ImagePredictor
 
@@ -47,53 +50,80 @@ def run(arguments: Sequence[str]) -> None:
         parser.set_defaults(data=_data_settings(task.data_recipe, str(name), base))
     options = parse(parser, for_other_data(arguments, base))
     assert task is not None  # the parser requires --checkpoint
-    if options.out and not isinstance(task, DetectionTask):
-        name = type(task.model).__name__
-        raise ConfigError(f"--out {options.out}: {name} has no detections to write; write its metrics with --metrics")
-    if isinstance(task, DetectionTask):
-        if options.out and not task.detection_metric:
-            raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
-        if options.evaluator == "pycocotools" and not _coco_ap(task):
-            raise ConfigError("--evaluator pycocotools: CocoAP is not a metric of the checkpoint; leave the option out")
-    for option in ("out", "metrics"):  # before hours of evaluation
-        check_writable(f"--{option}", getattr(options, option))
+    _check(task, options)
     data = instantiate(parser, options).data
     data.use_classes(task.class_names)
     if isinstance(task, DetectionTask) and task.model.needs_masks and data.masks == "none":
         data.masks = "all"
     trained_root = getattr(from_config(task.data_recipe), "root", None) if task.data_recipe else None
-    if options.split or _resolved(trained_root) != _resolved(data.root):
+    trained_here = _resolved(trained_root) == _resolved(data.root)
+    if options.split or not trained_here:
         data.evaluate_on(options.split)
 
+    attributes = None
+    if slices := options.get("slices"):
+        attributes = read_attributes(slices, [str(file) for file in data.val_annotations.files])
     _use_views(task, members, data, options)
-    callbacks: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
+    recorder = OutputRecorder() if options.report else None
+    trainer = _trainer(options, [recorder] if recorder else [])
+    trainer.validate(task, data, verbose=False)
+    if trainer.is_global_zero:
+        _report(task, data, options)
+        origin = Path(options.checkpoint)
+        if options.report:
+            cost = options.get("miss_cost") or MISS_COST
+            if write_report(task, options.report, origin, recorder, trained_here, attributes, cost):
+                print(f"written: {options.report}")
+        if isinstance(task, DetectionTask) and options.thresholds:
+            save_thresholds(task, origin, options.thresholds, options.miss_cost)
+
+
+def _check(task: Task, options: Namespace) -> None:
+    """Raise ConfigError for options that do not fit the task, and for files that cannot be written."""
+    if options.out and not isinstance(task, DetectionTask):
+        name = type(task.model).__name__
+        raise ConfigError(f"--out {options.out}: {name} has no detections to write; write its metrics with --metrics")
+    if isinstance(task, DetectionTask):
+        if options.slices and not options.report:
+            raise ConfigError(f"--slices {options.slices}: are for the report; add --report FILE.html")
+        if options.out and not task.detection_metric:
+            raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
+        if options.evaluator == "pycocotools" and not _coco_ap(task):
+            raise ConfigError("--evaluator pycocotools: CocoAP is not a metric of the checkpoint; leave the option out")
+    for option in ("out", "metrics", "report"):  # before hours of evaluation
+        check_writable(f"--{option}", getattr(options, option))
+
+
+def _trainer(options: Namespace, callbacks: list[Callback]) -> Trainer:
+    bars: list[Callback] = [ProgressBar()] if sys.stdout.isatty() else []
     try:
-        trainer = Trainer(
+        return Trainer(
             devices=options.devices,
             precision=options.precision,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=bool(callbacks),
+            enable_progress_bar=bool(bars),
             enable_model_summary=False,
-            callbacks=callbacks,
+            callbacks=[*bars, *callbacks],
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--devices {options.devices} --precision {options.precision}: {error}") from error
-    trainer.validate(task, data, verbose=False)
-    if trainer.is_global_zero:
-        _report(task, data, options)
 
 
 DATA = "Or a folder, whose format is detected; default: the data of the checkpoint."
 EVALUATOR = "pycocotools: also print the official COCO metrics, and the largest difference."
 SPLIT = "Default: val, else test; of data that is not split and was not trained on, all images."
+REPORT = "HTML file that shows why the metrics are not higher; its values go to report.json beside it."
+SLICES = "CSV table with a column of image names: the report has metrics for each value of the other columns."
+THRESHOLDS = "Save the score threshold of each class in the checkpoint: best-f1, or cheapest, see --miss_cost."
 PRECISION = "Such as bf16-mixed, the default of training on a GPU, where the metrics may differ slightly."
 
 
 def _parser(base: type[Any]) -> ArgumentParser:
     usage = (
         "--checkpoint FILE [FILE ...] [--data NAME.yaml|CLASS|FOLDER] [--split test] [--out FILE.json]\n"
-        "    [--metrics FILE.json] [--scales [FACTOR,...]] [--flip true] [--tile PIXELS|auto]"
+        "    [--metrics FILE.json] [--report FILE.html] [--scales [FACTOR,...]] [--flip true]\n"
+        "    [--tile PIXELS|auto]"
     )
     parser = make_parser("evaluate", usage)
     parser.add_argument("--checkpoint", type=str, required=True, help=CHECKPOINT)
@@ -104,7 +134,11 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_argument("--precision", type=str, default="32-true", help=PRECISION)
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="JSON file for all metrics by name.")
+    parser.add_argument("--report", type=Path | None, help=REPORT)
     if issubclass(base, DetectionDataModule):
+        parser.add_argument("--slices", type=Path | None, help=SLICES)
+        parser.add_argument("--thresholds", type=Literal["best-f1", "cheapest"] | None, help=THRESHOLDS)
+        parser.add_argument("--miss_cost", type=float, default=MISS_COST, help="False alarms that a miss is worth.")
         parser.add_argument("--evaluator", type=Literal["detseg", "pycocotools"], default="detseg", help=EVALUATOR)
     add_view_options(parser, auto=base is DetectionDataModule)
     return parser

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LambdaCallback
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LambdaCallback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from detseg import checkpoint
@@ -24,6 +24,7 @@ from detseg.callbacks import (
     BestCheckpoint,
     DataLoadingMonitor,
     LastCheckpoint,
+    OutputRecorder,
     PredictionImages,
     ProgressBar,
     ProgressLog,
@@ -34,9 +35,10 @@ from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_da
 from detseg.cli._loggers import DEFAULT, LOGGERS, make_loggers
 from detseg.cli._own_data import with_own_config
 from detseg.cli._parser import instantiate, parse, parser_options
+from detseg.cli._report import write_report
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule, SegmentationDataModule
-from detseg.errors import CheckpointError, ConfigError, DataError, MaskError
+from detseg.errors import CheckpointError, ConfigError, DataError, MaskError, reason
 from detseg.metrics import write_metrics
 from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
 from detseg.weights import checkpoint_file
@@ -52,6 +54,8 @@ RESUME = (
 
 class TrainCLI(LightningCLI):
     """Parse the settings and build data, model, task and trainer."""
+
+    recorder: OutputRecorder | None = None
 
     def __init__(self, arguments: Sequence[str]) -> None:
         arguments = with_own_config(find_configs(arguments))
@@ -104,6 +108,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--logger", type=str | None, help=f"{', '.join(LOGGERS)}, joined by commas; default: {DEFAULT}."
         )
+        parser.add_argument("--report", type=bool, default=True, help="Write runs/NAME/report.html after the training.")
         parser.add_class_arguments(LastCheckpoint, "checkpoint", skip={"folder"}, instantiate=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -168,6 +173,9 @@ class TrainCLI(LightningCLI):
             kwargs["max_time"] = self.config.max_time
         has_images = isinstance(self.task, (DetectionTask, SegmentationTask))
         callbacks: list[Callback] = [PredictionImages(self.folder / "pictures")] if has_images else []
+        if self.config.report and not isinstance(self.task, DetectionTask):
+            self.recorder = OutputRecorder()
+            callbacks.append(self.recorder)
         callbacks += [DataLoadingMonitor(), LambdaCallback(on_fit_start=self._write_config)]
         if settings["enable_checkpointing"] is not False:
             best = BestCheckpoint(self.folder, self.task.monitor_metrics[0], self.task.monitor_mode)
@@ -177,6 +185,8 @@ class TrainCLI(LightningCLI):
             callbacks.append(EarlyStopping(monitored, patience=self.config.patience, mode=self.task.monitor_mode))
         if self.config.ema is not None:
             callbacks.append(EMAWeightAveraging(decay=self.config.ema))
+        if "logger" in kwargs:
+            callbacks.append(LearningRateMonitor("step"))
         if settings["enable_progress_bar"] is not False:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
             callbacks.append(ProgressBar() if sys.stdout.isatty() else ProgressLog(settings["log_every_n_steps"]))
@@ -229,6 +239,8 @@ def run(arguments: Sequence[str]) -> None:
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         _summarize(task, folder)
+        if cli.config.report and task.metric_values:
+            _write_report(task, folder, cli.recorder)
 
 
 def task_of(arguments: Sequence[str]) -> type[Task]:
@@ -321,3 +333,14 @@ def _summarize(task: Task, folder: Path) -> None:
     print(f"\nbest checkpoint  {best}\nmetrics          {best.with_name('metrics.json')}")
     if (folder / "pictures").exists():
         print(f"pictures         {folder / 'pictures'}")
+
+
+def _write_report(task: Task, folder: Path, recorder: OutputRecorder | None) -> None:
+    """Write the report of the last validation. The training is not lost where that fails."""
+    path = folder / "report.html"
+    try:
+        if write_report(task, path, folder / "last.ckpt", recorder):
+            print(f"report           {path}")
+    except Exception as error:
+        log.error("no report of the training: %s; its checkpoints are whole", reason(error))
+        log.debug("the error", exc_info=error)

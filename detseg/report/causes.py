@@ -1,0 +1,240 @@
+"""Rules that name what keeps the metrics down, the most costly first, each with images that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from detseg.metrics.tide import BACKGROUND, FOREGROUND
+from detseg.metrics.zero_ap import explain_zero_ap
+from detseg.report.duplicates import shared_images
+from detseg.report.evaluation import Cause, DetectionRun, Rows
+from detseg.report.geometry import systematic_difference
+from detseg.report.training import training_causes
+
+MAX_IMAGES = 6  # that show a cause
+FEW_OBJECTS, FEW_IMAGES = 20, 10  # of a validation that cannot tell much
+MIN_AGREEMENT = 0.5  # of well placed boxes under one change of the classes
+EXPECTED = 5  # objects of a class that chance would hardly leave out of a split
+UNLABELLED = 0.05  # confident detections where nothing is labelled, as a share of all confident ones
+UNCOVERED = 0.4  # objects without an anchor of IoU .5
+LEAKED = 0.02  # validation images that are in the training split
+ZOOM = 2.5  # times the size of objects in training
+MAX_NORMAL_MEAN, NORMAL_STD = 2.0, (0.3, 3.0)  # of normalised pixels
+
+
+def find_causes(run: DetectionRun) -> list[Cause]:
+    """Apply all rules, and order what they name by cost."""
+    rules: list[Callable[[DetectionRun], Iterator[Cause]]] = [
+        *(_validation, _nothing, _classes, _boxes, _anchors, _unlabelled, _shared, _normalization, _sizes),
+        training_causes,
+    ]
+    causes = [cause for rule in rules for cause in rule(run)]
+    if any(cause.name.startswith("boxes-") for cause in causes):  # so that detections lie beside their objects
+        causes = [cause for cause in causes if cause.name != "unlabelled"]
+    if not causes and run.boxes.tide.ap50 == 0:
+        causes = [Cause("zero", explain_zero_ap(run.truth, run.detections, run.classes), 1.0)]
+    return sorted(causes, key=lambda cause: -cause.cost)
+
+
+def _validation(run: DetectionRun) -> Iterator[Cause]:
+    objects = int(run.boxes.counted.sum())
+    images = len(np.unique(run.truth.images[run.boxes.counted]))
+    if objects < FEW_OBJECTS or images < FEW_IMAGES:
+        yield Cause(
+            "validation-small",
+            f"The validation has {objects} objects in {images} images: no metric of it can be trusted. Evaluate on at "
+            f"least {FEW_IMAGES} images with objects.",
+            1.0,
+            np.unique(run.truth.images).tolist()[:MAX_IMAGES],
+        )
+    if run.train is None or not objects:
+        return
+    in_train = np.bincount(run.train.labels, minlength=len(run.classes)) / max(1, len(run.train.labels))
+    absent = [
+        label for label in np.flatnonzero(run.boxes.objects == 0).tolist() if in_train[label] * objects >= EXPECTED
+    ]
+    if absent:
+        names, share = ", ".join(run.classes[label] for label in absent), float(in_train[absent].sum())
+        detected = np.unique(run.detections.images[np.isin(run.detections.labels, absent)])
+        yield Cause(
+            "class-absent",
+            f"The validation has no object of {names}, {100 * share:.0f} % of the training objects: no metric measures "
+            "it, and the mean leaves it out. Check the class names of both splits, or split the data anew.",
+            max(share, 0.3),
+            detected[:MAX_IMAGES].tolist(),
+        )
+
+
+def _nothing(run: DetectionRun) -> Iterator[Cause]:
+    scores = run.detections.scores
+    if not len(scores):
+        yield Cause(
+            "no-detections",
+            "The model predicts no object: it has not been trained long enough, or its score threshold is too high.",
+            1.0,
+        )
+    elif scores.max() < 0.05 and run.boxes.tide.ap50 < 0.5:
+        yield Cause(
+            "scores-low",
+            f"No score is above {scores.max():.3f}: the model has not learnt to tell objects from the background.",
+            0.9,
+        )
+
+
+def _classes(run: DetectionRun) -> Iterator[Cause]:
+    """Name classes that are shifted by a constant, or swapped with each other."""
+    table, pairs = class_table(run)
+    many, total = len(table), int(table.sum())
+    if many < 2 or total < EXPECTED:
+        return
+    label = np.arange(many)
+    shifts = np.array([table[label, (label + shift) % many].sum() / total for shift in range(many)])
+    shift = int(shifts[1:].argmax()) + 1
+    shift_text = shift if shift <= many / 2 else shift - many
+    if shifts[shift] >= MIN_AGREEMENT and shifts[shift] > 2 * shifts[0] and (many > 2 or shifts[0] < 0.1):
+        example = int(np.bincount(run.truth.labels[pairs[1]], minlength=many).argmax())
+        yield Cause(
+            "classes-shifted",
+            f"The predicted class is the labelled one {shift_text:+d} for {100 * shifts[shift]:.0f} % of the well "
+            f"placed boxes, such as {run.classes[(example + shift) % many]} for {run.classes[example]}: the class "
+            "numbers of the labels are shifted. Compare the class lists of training and validation.",
+            float(shifts[shift]),
+            _images_of(run, pairs, shift),
+        )
+        return
+    rate = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    for a, b in zip(*np.triu_indices(many, 1), strict=True):
+        if min(rate[a, b], rate[b, a]) >= MIN_AGREEMENT and min(table[a].sum(), table[b].sum()) >= EXPECTED:
+            share = float((table[a, b] + table[b, a]) / total)
+            yield Cause(
+                "classes-swapped",
+                f"{run.classes[a]} and {run.classes[b]} are taken for each other in most cases: their names are "
+                "swapped in one of the splits.",
+                share,
+                _images_of(run, pairs, None, (int(a), int(b))),
+            )
+
+
+def class_table(run: DetectionRun) -> tuple[Rows, tuple[Rows, Rows]]:
+    """Count well placed boxes by labelled and predicted class (K, K): one for an object, that of the best score.
+
+    Also returns the detections (rows) and the objects of these pairs.
+    """
+    pairs, matches = run.boxes.pairs, run.boxes.matches
+    near = pairs.iou >= FOREGROUND
+    places, objects = pairs.places[near], pairs.objects[near]
+    order = np.argsort(-run.boxes.scores[places], kind="stable")
+    objects, first = np.unique(objects[order], return_index=True)
+    rows = matches.rows[places[order][first]]
+    many = len(run.classes)
+    index = run.truth.labels[objects] * many + run.detections.labels[rows]
+    return np.bincount(index, minlength=many * many).reshape(many, many), (rows, objects)
+
+
+def _images_of(
+    run: DetectionRun, pairs: tuple[Rows, Rows], shift: int | None, swapped: Sequence[int] = ()
+) -> list[int]:
+    predicted, labelled = run.detections.labels[pairs[0]], run.truth.labels[pairs[1]]
+    if shift is not None:
+        wrong = predicted == (labelled + shift) % len(run.classes)
+    else:
+        wrong = np.isin(predicted, swapped) & np.isin(labelled, swapped) & (predicted != labelled)
+    images, counts = np.unique(run.truth.images[pairs[1][wrong]], return_counts=True)
+    return [int(image) for image in images[np.argsort(-counts, kind="stable")[:MAX_IMAGES]]]
+
+
+def _boxes(run: DetectionRun) -> Iterator[Cause]:
+    if difference := systematic_difference(run):
+        yield Cause(
+            f"boxes-{difference.name}",
+            f"{difference.sentence}: {100 * difference.before:.0f} % of the objects have a well placed box, and "
+            f"{100 * difference.after:.0f} % if the predicted boxes are changed so.",
+            difference.after - difference.before,
+            difference.images,
+        )
+
+
+def _anchors(run: DetectionRun) -> Iterator[Cause]:
+    if run.anchor_ious is None or not run.boxes.counted.any():
+        return
+    uncovered = (run.anchor_ious < FOREGROUND) & run.boxes.counted
+    share = float(uncovered.sum() / run.boxes.counted.sum())
+    if share >= UNCOVERED:
+        side = np.sqrt(np.median(run.truth.areas[uncovered]))
+        images = np.unique(run.truth.images[uncovered])
+        yield Cause(
+            "anchors",
+            f"{100 * share:.0f} % of the objects have no anchor of IoU .5 or more; half of these have sides below "
+            f"{side:.0f} pixels. Change rpn.anchor_generator.sizes, or the size of the images.",
+            share,
+            images[:MAX_IMAGES].tolist(),
+        )
+
+
+def _unlabelled(run: DetectionRun) -> Iterator[Cause]:
+    """Name confident detections, from the median score of the true positives, far from every object."""
+    boxes = run.boxes
+    if boxes.tp.sum() < EXPECTED:
+        return
+    nearest, _ = boxes.pairs.best(np.ones(len(boxes.pairs.places), dtype=bool), len(boxes.scores))
+    confident = boxes.scores >= np.median(boxes.scores[boxes.tp])
+    alone = confident & boxes.fp & (nearest <= BACKGROUND)
+    share = float(alone.sum() / max(1, (confident & boxes.tp).sum() + alone.sum()))
+    if share >= UNLABELLED and alone.sum() >= EXPECTED:
+        images, counts = np.unique(boxes.images[alone], return_counts=True)
+        yield Cause(
+            "unlabelled",
+            f"{alone.sum()} confident detections, {100 * share:.0f} %, lie where nothing is labelled, although the "
+            "model is mostly right at such scores: objects are probably unlabelled. See the suspected label errors.",
+            share,
+            images[np.argsort(-counts, kind="stable")[:MAX_IMAGES]].tolist(),
+        )
+
+
+def _shared(run: DetectionRun) -> Iterator[Cause]:
+    if run.train is None:
+        return
+    shared, looked_at = shared_images(run)
+    share = len(shared) / max(1, looked_at)
+    if share >= LEAKED:
+        yield Cause(
+            "leak",
+            f"{len(shared)} of {looked_at} validation images are also in the training split, or nearly: the metrics "
+            "are too high. Split the data so that copies and neighbouring frames stay on one side.",
+            max(share, 0.3),
+            shared[:MAX_IMAGES],
+        )
+
+
+def _normalization(run: DetectionRun) -> Iterator[Cause]:
+    if run.normalization is None or run.pixels is None:
+        return
+    mean, std = run.normalization
+    normal_mean, normal_std = (run.pixels[0] - mean) / std, run.pixels[1] / std
+    if np.abs(normal_mean).max() > MAX_NORMAL_MEAN or not (
+        NORMAL_STD[0] <= normal_std.min() and normal_std.max() <= NORMAL_STD[1]
+    ):
+        yield Cause(
+            "normalization",
+            f"The normalised images have the mean {normal_mean.mean():.1f} and the standard deviation "
+            f"{normal_std.mean():.1f} instead of about 0 and 1: mean or std of the backbone are not those of its "
+            "weights.",
+            0.95,
+        )
+
+
+def _sizes(run: DetectionRun) -> Iterator[Cause]:
+    """Name objects that are far smaller or larger than those of the training."""
+    if run.train is None or not len(run.train.areas) or not run.boxes.counted.any():
+        return
+    before, now = np.median(run.train.areas), np.median(run.truth.areas[run.boxes.counted])
+    ratio = float(np.sqrt(now / before)) if before else 1.0
+    if max(ratio, 1 / ratio) >= ZOOM:
+        yield Cause(
+            "object-size",
+            f"The objects are {ratio:.2g} times as large as in training, by their median side: resize the images so "
+            "that they are alike, or train at several sizes.",
+            0.4,
+        )

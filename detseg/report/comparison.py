@@ -1,0 +1,120 @@
+"""Two or more reports on the same images side by side: paired differences and the images that flipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg.check.rendering import PageImage, data_uri, render, shrink
+from detseg.data.annotations.images import open_image
+from detseg.errors import ConfigError, DataError
+from detseg.metrics.base import defined_mean
+from detseg.metrics.bootstrap import interval
+from detseg.report.page import NAME, write_page
+
+MAX_FLIPPED = 40  # images of each direction
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the values of a report: a file, or report.json in the folder of a run.
+
+    Raises ConfigError if there is none, or the file is of another kind.
+    """
+    file = path / NAME if path.is_dir() else path.with_suffix(".json") if path.suffix == ".html" else path
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: has no {NAME}; write it with `detseg evaluate --checkpoint {path}/best.ckpt --report "
+            f"{path}/report.html`"
+        )
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        return {"task": report["task"], "bootstrap": report["bootstrap"], "images": report["images"], **report}
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: is not the report of an evaluation ({error})") from error
+
+
+def write_comparison(reports: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, Any]:
+    """Write the page ``path`` and the values beside it; the first of ``reports``, by name, is what others differ from.
+
+    The replicates of all reports draw the same images, so that their differences are paired. Raises ConfigError for
+    reports of other tasks or images.
+    """
+    (first, base), *others = reports.items()
+    for name, report in others:
+        if report["task"] != base["task"]:
+            raise ConfigError(f"{name}: is a report on {report['task']}, and {first} one on {base['task']}")
+        if [*report["images"]] != [*base["images"]]:
+            raise ConfigError(f"{name} and {first} are of other images: evaluate both on the same data and split")
+    compared = {
+        "task": base["task"],
+        "about": {name: report["about"].get("model", "") for name, report in reports.items()},
+        "differences": [_difference(first, base, name, report) for name, report in others],
+    }
+    flipped = {name: _flipped(base["images"], report["images"]) for name, report in others}
+    compared["flipped"] = {
+        name: {direction: [file for file, _ in files] for direction, files in of_run.items()}
+        for name, of_run in flipped.items()
+    }
+    root = Path(base["about"].get("images", "."))
+    pictures = {
+        (name, direction): [one for file, text in files[:12] if (one := _picture(root, file, text))]
+        for name, of_run in flipped.items()
+        for direction, files in of_run.items()
+    }
+    page = render("comparison.html.j2", "detseg.report", **compared, first=first, pictures=pictures)
+    write_page(path, page, compared)
+    return compared
+
+
+def _difference(first: str, base: Mapping[str, Any], name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of both, and their paired difference with its interval and the share of better replicates."""
+    metrics = []
+    for metric, replicates in report["bootstrap"].items():
+        both = [np.array(one, dtype=np.float64) for one in (base["bootstrap"][metric], replicates)]
+        many = min(map(len, both))
+        before, after = (one[:many] for one in both)
+        low, high = interval(after - before)
+        metrics.append(
+            {"metric": metric, "before": defined_mean(before), "after": defined_mean(after)}
+            | {"difference": defined_mean(after - before), "low": low, "high": high}
+            | {"better": defined_mean(after > before)}
+        )
+    return {"name": name, "first": first, "metrics": metrics}
+
+
+def _flipped(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Images that became better or worse, those that changed most first, with the change as text."""
+    changes = {file: _quality(after[file]) - _quality(before[file]) for file in before}
+    order = sorted(changes, key=lambda file: changes[file])
+    text = {file: f"{_text(before[file])} before, {_text(after[file])} now" for file in changes}
+    return {
+        "worse": [(file, text[file]) for file in order[:MAX_FLIPPED] if changes[file] < 0],
+        "better": [(file, text[file]) for file in order[::-1][:MAX_FLIPPED] if changes[file] > 0],
+    }
+
+
+def _quality(value: Any) -> float:
+    """F1 of the counts of an image, or its IoU, or 1 for a right class."""
+    if isinstance(value, Sequence):
+        tp, fp, fn = value
+        return float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else 1.0
+    return float(value or 0)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Sequence):
+        return "{} right, {} wrong, {} missed".format(*value)
+    return ("right" if value else "wrong") if isinstance(value, bool) else f"IoU {100 * (value or 0):.1f}"
+
+
+def _picture(root: Path, file: str, text: str) -> PageImage | None:
+    try:
+        with open_image(root / file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (DataError, OSError):
+        return None
+    return PageImage(data_uri(shrink(pixels, 300), 70), f"{file}: {text}")

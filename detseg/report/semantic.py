@@ -1,0 +1,95 @@
+"""The report on a segmenter: IoU with confidence intervals, confusion, and the worst images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.check.rendering import PageImage, data_uri, render, shrink
+from detseg.data.annotations.issues import IssueCollector
+from detseg.data.annotations.semantic import SemanticAnnotations
+from detseg.draw import grid, overlay
+from detseg.errors import DataError
+from detseg.metrics.base import defined_mean
+from detseg.metrics.bootstrap import image_weights, interval
+from detseg.report.charts import line_chart
+from detseg.report.page import write_page
+from detseg.report.pictures import LONG_EDGE
+from detseg.report.training import training_lines
+
+WORST, CELLS = 24, 30
+
+Records = Mapping[int, tuple[NDArray[np.int64], NDArray[np.uint8]]]
+
+
+def write_semantic_report(
+    annotations: SemanticAnnotations,
+    records: Records,
+    metrics: Mapping[str, float],
+    about: Mapping[str, str],
+    history: Sequence[Mapping[str, float]],
+    path: Path,
+) -> dict[str, Any]:
+    """Write the page ``path`` and the values beside it, from the recorded matrices and labels of each image."""
+    images = sorted(records)
+    matrices = np.stack([records[image][0] for image in images])
+    classes = annotations.classes
+    per_image = np.array([defined_mean(_iou(matrix)) for matrix in matrices])
+    weights = image_weights(len(images), 1)[:200]
+    replicates = np.stack([_iou(np.einsum("i,ijk->jk", one, matrices)) for one in weights])
+    total = matrices.sum(axis=0)
+    wrong = [
+        (classes[a], classes[b], int(total[a, b]), float(total[a, b] / max(1, total[a].sum())))
+        for a, b in zip(*np.nonzero(total), strict=True)
+        if a != b
+    ]
+    table = [
+        {"name": name, "IoU": float(iou), "low": low, "high": high}
+        | {key: metrics.get(f"{key}/{name}", float("nan")) for key in ("accuracy", "boundary_IoU")}
+        | {"pixels": int(total[label].sum())}
+        for label, (name, iou) in enumerate(zip(classes, _iou(total), strict=True))
+        for low, high in [interval(replicates[:, label])]
+    ]
+    low, high = interval(np.array([defined_mean(one) for one in replicates]))
+    order = np.argsort(per_image, kind="stable")[:WORST]
+    report: dict[str, Any] = {
+        "task": "segmentation",
+        "about": dict(about),
+        "verdict": {"mean_IoU": defined_mean(_iou(total)), "low": low, "high": high, "images": len(images)},
+        "metrics": {name: value for name, value in metrics.items() if "/" not in name},
+        "classes": table,
+        "confusion": sorted(wrong, key=lambda one: -one[2])[:CELLS],
+        "images": {str(annotations.files[image]): float(value) for image, value in zip(images, per_image, strict=True)},
+        "bootstrap": {"mean_IoU": [defined_mean(one) for one in replicates]},
+    }
+    worst = [_picture(annotations, images[row], records[images[row]][1], per_image[row]) for row in order.tolist()]
+    charts = [line_chart(name, lines, "step", name) for name, lines in training_lines(history).items()]
+    page = render("semantic.html.j2", "detseg.report", **report, worst=[one for one in worst if one], charts=charts)
+    write_page(path, page, report)
+    return report
+
+
+def _iou(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """IoU (K,) of each class, NaN for one that neither labels nor predictions have."""
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix)
+    return np.asarray(np.divide(np.diag(matrix), union, out=np.full(len(matrix), np.nan), where=union > 0))
+
+
+def _picture(
+    annotations: SemanticAnnotations, image: int, predicted: NDArray[np.uint8], iou: float
+) -> PageImage | None:
+    """The image with its labels at the left and with the predicted ones at the right."""
+    try:
+        labels = annotations.labels(image, IssueCollector())
+        pixels = shrink(annotations.read_image(image, labels.shape), LONG_EDGE)
+    except DataError:
+        return None
+    size = pixels.shape[1::-1]
+    both = (cv2.resize(one, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8) for one in (labels, predicted))
+    drawn = grid([[overlay(pixels, one, annotations.classes) for one in both]])
+    return PageImage(data_uri(drawn, 70), f"{annotations.path(image).name}: mean IoU {100 * iou:.1f}")

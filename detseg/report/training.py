@@ -1,0 +1,114 @@
+"""The log of a training: curves by step, and what they tell about its result."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detseg.report.evaluation import Cause, DetectionRun
+
+MIN_FALL = 0.1  # of the loss, by a training that learns something
+SMALL_LR = 1e-4  # of SGD, for 16 images
+FEW_STEPS = 200
+POINTS = 8  # values at each end that are averaged
+MIN_VALIDATIONS = 4
+STILL_RISING = 0.1  # share of the metric gained in the last quarter of the validations
+METRICS = ("val/AP", "val/AP50", "val/mask_AP", "val/mean_IoU", "val/top1", "val/top5")
+OVERFIT = 1.3  # times the lowest validation loss
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Read the rows of metrics.csv of a run, with those of its earlier parts; empty without a log."""
+    earlier = sorted(folder.glob("metrics-*.csv"), key=lambda path: int(path.stem.partition("-")[2]))
+    rows = []
+    for path in [*earlier, folder / "metrics.csv"]:
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows += [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    return rows
+
+
+def series(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and finite values of one column."""
+    points = [(row["step"], row[name]) for row in history if name in row and math.isfinite(row[name])]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def training_causes(run: DetectionRun) -> Iterator[Cause]:
+    """Name a training that hardly learnt, that was too short, or that over-fitted."""
+    history = run.history
+    steps, losses = series(history, "train/loss")
+    rest = 1 - (0.0 if math.isnan(run.boxes.tide.ap50) else run.boxes.tide.ap50)
+    lr = run.settings.get("task", {}).get("lr")
+    if len(losses) >= 2 and rest > 0.5:
+        ends = max(1, min(POINTS, len(losses) // 4))
+        first, last = np.mean(losses[:ends]), np.mean(losses[-ends:])
+        fall = 1 - last / first if first > 0 else 0.0
+        if (
+            isinstance(lr, (int, float))
+            and lr <= SMALL_LR
+            and run.settings.get("task", {}).get("optimizer", {}).get("name", "sgd").lower() == "sgd"
+        ):
+            yield Cause(
+                "lr-small",
+                f"The learning rate {lr:g} is tiny, and the loss went from {first:.3g} to {last:.3g} only; "
+                "0.02 for 16 images is usual with SGD.",
+                rest,
+            )
+        elif steps[-1] < FEW_STEPS:
+            yield Cause("too-short", f"The training took {steps[-1] + 1:.0f} steps: train longer.", rest)
+        elif fall < MIN_FALL:
+            yield Cause(
+                "loss-flat",
+                f"The loss went from {first:.3g} to {last:.3g} only: the learning rate, {lr}, does not "
+                "fit, or the labels cannot be learnt.",
+                rest,
+            )
+    yield from _validations(history, rest)
+
+
+def _validations(history: Sequence[Mapping[str, float]], rest: float) -> Iterator[Cause]:
+    _, values = series(history, "val/AP50")
+    quarter = max(1, len(values) // 4)
+    if len(values) >= MIN_VALIDATIONS and values[-1] > 0 and values[-1] == max(values):
+        gain = 1 - max(values[:-quarter]) / values[-1]
+        if gain > STILL_RISING and rest > 0.3:
+            yield Cause(
+                "still-rising",
+                f"AP50 rose by {100 * gain:.0f} % in the last quarter of the training: train longer.",
+                min(rest, gain),
+            )
+    _, losses = series(history, "val/loss")
+    _, training = series(history, "train/loss")
+    if len(losses) >= MIN_VALIDATIONS and training:
+        lowest = min(losses)
+        over = np.mean(losses[-quarter:]) / lowest if lowest > 0 else 1.0
+        if over > OVERFIT and np.mean(training[-POINTS:]) < 0.7 * losses[-1]:
+            yield Cause(
+                "over-fitting",
+                f"The validation loss is {over:.1f} times its lowest, while the training loss is "
+                f"{np.mean(training[-POINTS:]):.3g}: the model over-fits. Use the best checkpoint, more data, or "
+                "stronger augmentation.",
+                min(rest, 0.3),
+            )
+
+
+def training_lines(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Lines by chart and name: losses of training and validation, metrics, and the learning rate."""
+    names = dict.fromkeys(name for row in history for name in row)
+    charts = {
+        "loss": [name for name in names if name in ("train/loss", "val/loss")],
+        "losses by stage": [name for name in names if name.startswith("train/loss_")],
+        "metrics": [name for name in names if name in METRICS],
+        "learning rate": [name for name in names if name.startswith("lr")],
+        "seconds per step": [name for name in names if name.startswith("time/")],
+    }
+    lines = {
+        chart: {name: line for name in of_chart if len((line := series(history, name))[0]) > 1}
+        for chart, of_chart in charts.items()
+    }
+    return {chart: of_chart for chart, of_chart in lines.items() if of_chart}

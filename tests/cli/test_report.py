@@ -1,0 +1,82 @@
+"""Reports from tasks and their data: after a validation, beside a checkpoint, and of two runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+
+from detseg import checkpoint, cli
+from detseg.callbacks import OutputRecorder
+from detseg.cli._report import save_thresholds, write_report
+from detseg.errors import ConfigError
+from detseg.inference.predictor import Predictor
+from detseg.tasks import DetectionTask
+from tests.cli.conftest import BEST, Refused
+from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
+from tests.training import QUIET
+
+
+def test_a_training_leaves_a_report(tiny_run: Path) -> None:
+    run = tiny_run / "runs" / "tiny"
+    report = json.loads((run / "report.json").read_text())
+    assert report["about"]["model"] == "FasterRCNN, MobileNetV2"
+    assert len(report["about"]["sha256 of the checkpoint"]) == 64
+    assert len(report["training"]["loss"]["val/loss"][0]) == 2
+    assert report["causes"][0]["name"] == "validation-small"
+    assert (run / "report.html").stat().st_size < 1e6
+
+
+def test_an_evaluation_adds_proposals_and_slices(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny_run)
+    Path("days.csv").write_text("image,day\nval0,monday\nval1,monday\nval2,tuesday\n")
+    cli.main(["evaluate", "--checkpoint", BEST, "--report", "new/page.html", "--slices", "days.csv"])
+    report = json.loads(Path("new/page.json").read_text())
+    metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+    figures = {one["name"]: one["value"] for one in report["verdict"]["figures"]}
+    assert figures["AP50"] == pytest.approx(metrics["AP50"], rel=1e-5)
+    recalls = report["stages"]["proposal recall"]["all"]
+    assert len(recalls) == 5
+    assert recalls[0][0] <= recalls[-1][0] <= 1
+    assert {one["name"] for one in report["slices"]["day"]} == {"monday", "tuesday"}
+    assert "written: new/page.html" in capsys.readouterr().out
+    Path("other.csv").write_text("image,day\nnothing,monday\n")
+    line = ["--checkpoint", BEST, "--report", "new/page.html", "--slices", "other.csv"]
+    assert "--slices other.csv: its first column, image, has none of the evaluated images" in refused("evaluate", *line)
+    assert "runs/tiny/pictures: has no report.json" in refused("report", "runs/tiny", "runs/tiny/pictures")
+
+
+def test_thresholds_of_a_checkpoint_are_used_by_predictions(tmp_path: Path) -> None:
+    data = colours(write_colours(tmp_path / "data"), masks="all")
+    task = DetectionTask(ColourMaskDetector())
+    recorder = OutputRecorder()
+    Trainer(**QUIET, callbacks=[recorder]).validate(task, data, verbose=False)
+    path = tmp_path / "colours.ckpt"
+    checkpoint.save(task, path)
+    save_thresholds(task, path, "best-f1", 1.0)
+    model = checkpoint.load(path).model
+    scores = task.detections.scores  # type: ignore[union-attr]
+    labels = task.detections.labels  # type: ignore[union-attr]
+    assert model.thresholds == pytest.approx([scores[labels == label].min() for label in range(3)])
+    image = tmp_path / "data" / "val" / "val2.png"
+    model.thresholds = (1.0, 0.0, 1.0)
+    assert Predictor(model)(image)[0].labels.tolist() == [1]
+    assert len(Predictor(model)(image, threshold=0.0)[0].scores) == 3
+    report = write_report(task, tmp_path / "report.html", path, recorder)
+    assert report is not None
+    assert {one["name"] for one in report["verdict"]["figures"]} >= {"AP", "mask AP"}
+    with pytest.raises(ConfigError, match="is a published model"):
+        save_thresholds(task, tmp_path, "best-f1", 1.0)
+
+
+def test_without_detections_there_is_a_report_and_no_threshold(tmp_path: Path) -> None:
+    task = DetectionTask(ColourDetector(blunder=-30.0))
+    Trainer(**QUIET).validate(task, colours(write_colours(tmp_path / "data")), verbose=False)
+    checkpoint.save(task, tmp_path / "colours.ckpt")
+    assert write_report(task, tmp_path / "report.html") is not None
+    with pytest.raises(ConfigError, match="no detection is right"):
+        save_thresholds(task, tmp_path / "colours.ckpt", "best-f1", 1.0)
