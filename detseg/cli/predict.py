@@ -122,14 +122,14 @@ def _parser() -> ArgumentParser:
     parser = make_parser(
         "predict",
         "IMAGE|FOLDER|'PATTERN'|LIST.txt|TABLE.csv|ARCHIVE.zip|URL|- ... --checkpoint FILE [--out FOLDER]\n"
-        "    [--threshold 0.5] [--draw none|all|NUMBER] [--as FORMAT] [--resume true] [--shard 1/8]\n"
+        "    [--threshold SCORE] [--draw none|all|NUMBER] [--as FORMAT] [--resume true] [--shard 1/8]\n"
         "    [--scales [FACTOR,...]] [--flip true] [--tile PIXELS]",
     )
     add = parser.add_argument
     add("images", type=str, nargs="+", help="Image files, folders, patterns, lists, archives, URLs, or - for stdin.")
     add("--checkpoint", type=str, required=True, help=CHECKPOINT)
     add("--out", type=Path, default=Path("out"), help="Folder for predictions.jsonl and the pictures.")
-    add("--threshold", type=float, default=0.5, help="Lowest score to keep, 0 to 1.")
+    add("--threshold", type=float | None, help="Lowest score to keep, 0 to 1; default: the checkpoint's, else 0.5.")
     add("--draw", type=int | Literal["none", "all"], default=DRAWN, help="Draw this many images, none or all.")
     add("--instances", type=bool, default=False, help="Also write PNGs with the number of the object of each pixel.")
     add("--recursive", type=bool, default=False, help="Take images in subfolders of folders too.")
@@ -207,7 +207,9 @@ def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
         "classes": list(predictor.class_names),
         "category_ids": list(predictor.model.category_ids),
         "weights": sha256.hexdigest()[:16],
-        "threshold": options.threshold,
+        "threshold": list(getattr(predictor.model, "thresholds", ()))
+        if options.threshold is None
+        else options.threshold,
         "tta": [tta.crop_size, list(tta.scales), tta.flip],
         "tiling": [options.tile, options.overlap],
         "instances": options.instances,

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import joblib
 import numpy as np
 import torch
+from torch import Tensor
 
 from detseg.data.annotations.images import ImageFile
 from detseg.data.loading.collate import eval_pad_shapes
@@ -31,6 +32,7 @@ from detseg.structures import Batch, Sample, rescale
 log = logging.getLogger(__name__)
 
 BadImages = Literal["error", "skip", "result"]
+DEFAULT_THRESHOLD = 0.5  # score
 MAX_THREADS = 16  # that read images: more would only compete for the interpreter
 
 
@@ -81,7 +83,7 @@ class Predictor:
         tensors = itertools.chain(self.model.parameters(), self.model.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    def __call__(self, images: Images, batch_size: int = 8, threshold: float = 0.5) -> list[Any]:
+    def __call__(self, images: Images, batch_size: int = 8, threshold: float | None = None) -> list[Any]:
         """Predict on images, and return a result for each, in their order; see ``stream``.
 
         Results are a ``DetectionResult``, ``SemanticResult`` or ``ClassificationResult``, as the model is.
@@ -92,7 +94,7 @@ class Predictor:
         self,
         images: Images,
         batch_size: int = 8,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         bad_images: BadImages = "error",
         num_workers: int | None = None,
     ) -> Iterator[Any]:
@@ -101,15 +103,16 @@ class Predictor:
         ``images`` is a source of ``list_images``, as a file, a folder or an archive, an RGB array (h, w, 3) uint8, a
         PIL image, a tensor (3, h, w), or a list or an iterator of these. Images that are padded to the same shape share
         a batch of at most ``batch_size``, so that no result depends on the other images. Objects of a score below
-        ``threshold`` are dropped; segmenters and classifiers have no use for it. With ``bad_images`` "skip" an image
-        that cannot be read is logged as an error and left out, with "result" a ``FailedImage`` takes its place.
+        ``threshold`` are dropped, by default of that of their class in ``model.thresholds``, or else .5; segmenters and
+        classifiers have no use for it. With ``bad_images`` "skip" an image that cannot be read is logged as an error
+        and left out, with "result" a ``FailedImage`` takes its place.
         ``num_workers`` threads read and resize files ahead, by default as many as there are cores; memory is bounded.
 
         Raises ConfigError for values that make no sense; DataError, naming it, for an image that cannot be read.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size {batch_size}: must be at least 1")
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"threshold {threshold:g}: must be between 0 and 1, as scores are")
         prepared = map_ahead(self._try_prepare, iterate_images(images), thread_count(num_workers), is_file)
         items = self._handle_failures(prepared, bad_images)
@@ -148,11 +151,11 @@ class Predictor:
                     continue
             yield item
 
-    def _results(self, batch: Sequence[Any], threshold: float) -> Sequence[Result | FailedImage]:
+    def _results(self, batch: Sequence[Any], threshold: float | None) -> Sequence[Result | FailedImage]:
         """Predict on a batch of prepared images; failed ones, which have a batch to themselves, stay as they are."""
         return batch if isinstance(batch[0], FailedImage) else self.predict_batch(batch, threshold)
 
-    def predict_batch(self, prepared: Sequence[PreparedImage], threshold: float) -> Sequence[Result]:
+    def predict_batch(self, prepared: Sequence[PreparedImage], threshold: float | None) -> Sequence[Result]:
         """Predict on prepared images of one padded shape, and return their results."""
         batch = to_batch([item.sample for item in prepared], [prepared[0].padded_shape], self.device)
         with torch.inference_mode(), eval_mode(self.model):
@@ -162,12 +165,18 @@ class Predictor:
                 return self._segment(batch, prepared)
             return self._classify(batch, prepared)
 
-    def _detect(self, batch: Batch, prepared: Sequence[PreparedImage], threshold: float) -> list[DetectionResult]:
+    def _detect(
+        self, batch: Batch, prepared: Sequence[PreparedImage], threshold: float | None
+    ) -> list[DetectionResult]:
+        assert isinstance(self.model, Detector)
         detections = self.model(batch.images, batch.image_sizes, batch.proposals)
         detections = rescale(detections, batch.image_sizes, batch.original_sizes)
         assert detections.scores is not None
         assert detections.labels is not None
-        keep = (detections.valid & (detections.scores >= threshold)).cpu()
+        lowest: Tensor | float = DEFAULT_THRESHOLD if threshold is None else threshold
+        if threshold is None and self.model.thresholds:
+            lowest = detections.scores.new_tensor(self.model.thresholds)[detections.labels]
+        keep = (detections.valid & (detections.scores >= lowest)).cpu()
         boxes, scores = detections.boxes.float().cpu().numpy(), detections.scores.float().cpu().numpy()
         labels = detections.labels.cpu().numpy()
         results = []

@@ -26,7 +26,11 @@ class RayPredictor:
     """
 
     def __init__(
-        self, source: str | Path, threshold: float = 0.5, batch_size: int = 8, device: str | torch.device | None = None
+        self,
+        source: str | Path,
+        threshold: float | None = None,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
     ) -> None:
         self.predictor = load(source, device)
         self.threshold, self.batch_size = threshold, batch_size
