@@ -23,7 +23,7 @@ from detseg.folders import make_folder
 from detseg.inference.archives import ImageAddress
 from detseg.inference.batching import map_ahead
 from detseg.inference.pictures import PictureWriter, check_targets, instances_name, picture_names
-from detseg.inference.predictor import Predictor, thread_count
+from detseg.inference.predictor import DEFAULT_THRESHOLD, Predictor, thread_count
 from detseg.inference.ranks import Ranks, launch
 from detseg.inference.result_files import ResultsWriter, Shard, finish, finished_images, start
 from detseg.inference.sources import STDIN, list_images
@@ -202,14 +202,13 @@ def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
     for value in (value for model in predictor.models for value in model.state_dict().values()):
         sha256.update(value.cpu().reshape(-1).view(torch.uint8).numpy().data)
     tta = predictor.tta
+    thresholds = list(getattr(predictor.model, "thresholds", ())) or DEFAULT_THRESHOLD
     return {
         "task": task_of(predictor.model),
         "classes": list(predictor.class_names),
         "category_ids": list(predictor.model.category_ids),
         "weights": sha256.hexdigest()[:16],
-        "threshold": list(getattr(predictor.model, "thresholds", ()))
-        if options.threshold is None
-        else options.threshold,
+        "threshold": thresholds if options.threshold is None else options.threshold,
         "tta": [tta.crop_size, list(tta.scales), tta.flip],
         "tiling": [options.tile, options.overlap],
         "instances": options.instances,
