@@ -67,7 +67,7 @@ def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
 
 
 def predict_video(
-    predictor: Predictor, source: str, every: int = 1, batch_size: int = 8, threshold: float = 0.5
+    predictor: Predictor, source: str, every: int = 1, batch_size: int = 8, threshold: float | None = None
 ) -> Iterator[tuple[Frame, Any]]:
     """Predict on the frames of a video, and yield each with its result; memory holds a few batches of frames."""
     waiting: deque[Frame] = deque()

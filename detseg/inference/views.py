@@ -17,7 +17,7 @@ from detseg.inference.archives import ImageAddress
 from detseg.inference.batching import batch_by_shape
 from detseg.inference.fusion import fuse_classifications, fuse_detections
 from detseg.inference.images import ImageArray, Images, ImageSource, open_image
-from detseg.inference.predictor import BadImages, Predictor, PreparedImage
+from detseg.inference.predictor import DEFAULT_THRESHOLD, BadImages, Predictor, PreparedImage
 from detseg.inference.preprocessing import padded_shape, preprocess
 from detseg.inference.regions import open_regions
 from detseg.inference.results import DetectionResult, Result, SemanticResult
@@ -76,7 +76,7 @@ class MultiViewPredictor(Predictor):
         self,
         images: Images,
         batch_size: int = 8,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         bad_images: BadImages = "error",
         num_workers: int | None = None,
     ) -> Iterator[Any]:
@@ -98,7 +98,9 @@ class MultiViewPredictor(Predictor):
         image = open_image(source)
         return OpenedImage(image.path, image.pixels)
 
-    def predict_batch(self, prepared: Sequence[Any], threshold: float) -> list[Result]:
+    def predict_batch(self, prepared: Sequence[Any], threshold: float | None) -> list[Result]:
+        if threshold is None:  # those of a checkpoint are of the scores of one view
+            threshold = DEFAULT_THRESHOLD
         if self.tiling is None:
             results = self._predict_views([item.pixels for item in prepared], threshold)
         else:
