@@ -1,6 +1,7 @@
 """Make the pictures of the documentation from drawn shapes, by the commands that it shows.
 
     python tools/pictures.py [--out docs/pictures] [--only NAME ...]
+    python tools/pictures.py --readme runs/faster_rcnn_shapes/best.ckpt  # trained with --trainer.max_epochs 30
 
 Trains two small classifiers and a detector first, for the pictures that need one. Everything runs on a CPU in less than
 15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+import detseg
 from detseg import cli
 from detseg.data import ShapeCrops, Shapes
 
@@ -22,6 +25,7 @@ WORK = Path("build/pictures")
 CROPS, SHAPES = WORK / "shape_crops", WORK / "shapes"
 PHOTO = str(SHAPES / "coco/train/000006.jpg")
 WIDTH = 1100  # pixels, at most
+README_IMAGES, ZOOM = (415, 422, 434, 460), 3
 
 CLASSIFIER, BAGNET, DETECTOR = (f"runs/lecture_{name}/last.ckpt" for name in ("resnet18", "bagnet17", "faster_rcnn"))
 TRAININGS = {
@@ -98,11 +102,35 @@ def write_textured(root: Path) -> None:
         Image.fromarray(image.astype(np.uint8)).save(root / name / "0.png")
 
 
+def draw_readme(checkpoint: str, target: Path) -> None:
+    """Draw detections on four validation images, enlarged so that the names fit."""
+    Shapes(str(SHAPES)).prepare()
+    paths = [SHAPES / f"coco/val/{number:06}.jpg" for number in README_IMAGES]
+    pictures = []
+    for path, result in zip(paths, detseg.load(checkpoint)(paths, threshold=0.7), strict=True):
+        image = Image.open(path).convert("RGB")
+        image = image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
+        large = {"image_size": (image.height, image.width), "boxes": ZOOM * result.boxes, "pixels": np.asarray(image)}
+        pictures.append(replace(result, **large).plot())
+    height = min(picture.height for picture in pictures)
+    pictures = [one.resize((one.width * height // one.height, height)) for one in pictures]
+    strip = Image.new("RGB", (sum(one.width + 8 for one in pictures) - 8, height), "white")
+    left = 0
+    for picture in pictures:
+        strip.paste(picture, (left, 0))
+        left += picture.width + 8
+    strip.save(target, quality=85)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--only", nargs="+", choices=[*PICTURES, *FOLDERS], default=[*PICTURES, *FOLDERS])
+    parser.add_argument("--readme", metavar="CHECKPOINT", help="only draw docs/predictions.jpg, with this detector")
     options = parser.parse_args()
+    if options.readme:
+        draw_readme(options.readme, Path("docs/predictions.jpg"))
+        return
     WORK.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     prepare([PICTURES.get(name) or FOLDERS[name][1] for name in options.only])
