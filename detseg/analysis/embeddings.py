@@ -160,6 +160,14 @@ def class_overlap(neighbours: Neighbours, labels: NDArray[np.int64], num_classes
     return shares
 
 
+def neighbour_vote(neighbours: Neighbours, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Return the commonest label (N,) of the neighbours of each image; -1 if none of them has a label."""
+    votes = np.zeros((len(labels), num_classes + 1), dtype=np.int64)
+    np.add.at(votes, (np.arange(len(labels))[:, None], labels[neighbours.indices]), 1)  # -1 is the last column
+    votes = votes[:, :num_classes]
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1) if num_classes else np.full(len(labels), -1)
+
+
 def intrinsic_dimension(features: Features) -> float:
     """Estimate the dimension of the manifold that features (N, D) lie on, from two neighbours of each (TwoNN).
 

@@ -24,7 +24,8 @@ def backbone_parser(command: str, usage: str, out: Path, base: type[Backbone] = 
     parser.add_argument("--size", type=int, default=224, help="Shorter side of the images, in pixels.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random numbers.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; default: a GPU if there is one.")
-    parser.add_argument("--out", type=Path, default=out, help="File for the picture.")
+    what = "File for the picture." if out.suffix else "Folder for the results."
+    parser.add_argument("--out", type=Path, default=out, help=what)
     return parser
 
 

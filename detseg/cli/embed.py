@@ -27,6 +27,7 @@ from detseg.analysis.embeddings import (
     label_confidence,
     last_layer,
     nearest_neighbours,
+    neighbour_vote,
     project,
     similar,
 )
@@ -258,16 +259,21 @@ def _page(
 ) -> str:
     side = thumbnail_side(len(points))
     sheet, columns = atlas(embedding.thumbnails, side)
+    labels = items.pictures.labels
+    vote = neighbour_vote(findings.neighbours, labels, len(items.pictures.classes))
+    error = np.where((labels < 0) | (vote < 0), -1, labels != vote)
     doubt = [None if np.isnan(value) else round(1 - value, 3) for value in findings.confidence.tolist()]
     data = {
         **page_values(points, paths),
         "files": [items.name(row) for row in range(len(points))],
-        "class": items.pictures.labels.tolist(),
+        "class": labels.tolist(),
         "classes": list(items.pictures.classes),
         "split": items.split.tolist(),
         "splits": items.splits,
         "size": items.sizes.round().astype(int).tolist(),
         "doubt": doubt,
+        "error": error.tolist(),
+        "errors": ["as its neighbours", "unlike its neighbours"],
         "isolation": [round(value, 3) for value in findings.isolation.tolist()],
         "near": findings.neighbours.indices[:, :SHOWN].tolist(),
         "atlas": data_uri(sheet),

@@ -17,6 +17,7 @@ from detseg.analysis.embeddings import (
     label_confidence,
     last_layer,
     nearest_neighbours,
+    neighbour_vote,
     project,
     similar,
 )
@@ -112,6 +113,11 @@ def test_overlap_counts_the_neighbours_of_each_class() -> None:
         counted = [others.count(b) for b in range(5)]
         assert overlap[a].tolist() == pytest.approx([count / max(sum(counted), 1) for count in counted])
     assert overlap[0, 1] > 0
+    votes = neighbour_vote(near, labels, 5)
+    for row in range(len(labels)):
+        others = [label for label in labels[near.indices[row]] if label >= 0]
+        assert votes[row] == (np.bincount(others).argmax() if others else -1)
+    assert neighbour_vote(near, np.full(100, -1), 0).tolist() == [-1] * 100
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 5])
