@@ -144,7 +144,7 @@ def main() -> None:
             shutil.copy(WORK / name / file, target)
         image = Image.open(target).convert("RGB")
         image.thumbnail((WIDTH, 10 * WIDTH))
-        image.quantize(128).save(target, optimize=True)
+        image.quantize(256, Image.Quantize.FASTOCTREE).save(target, optimize=True)
 
 
 if __name__ == "__main__":
