@@ -147,9 +147,8 @@ def polygon_box_mask(polygons: list[np.ndarray], box: np.ndarray, size: int = BO
     """Return the covered part (size, size) uint8 of each cell of a box, 255 for all of it."""
     from faster_coco_eval.core import mask
 
-    fine = FINE * size
-    corner, side = np.tile(box[:2].astype(np.float64), 1), (box[2:] - box[:2]).astype(np.float64)
-    parts = [((polygon.reshape(-1, 2) - corner) / side * fine).reshape(-1) for polygon in polygons]
+    fine, exact = FINE * size, box.astype(np.float64)
+    parts = [((one.reshape(-1, 2) - exact[:2]) / (exact[2:] - exact[:2]) * fine).ravel() for one in polygons]
     drawn = decode(from_string(mask.merge(mask.frPyObjects(parts, fine, fine))["counts"]), fine, fine)
     covered = drawn.reshape(size, FINE, size, FINE).mean(axis=(1, 3), dtype=np.float32)
     return np.rint(255 * covered).astype(np.uint8)
