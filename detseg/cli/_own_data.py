@@ -45,8 +45,8 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
     except DataError as error:
         raise DataError(f"{error}. {OTHERS}") from error
     side, coverage = choose_side(table)
-    steps = -(-len(table) // int(value_of("data.batch_size", arguments) or BATCH_SIZE))
-    epochs = int(value_of("trainer.max_epochs", arguments) or max(EPOCHS, -(-MIN_STEPS // steps)))
+    steps = -(-len(table) // max(1, _number("data.batch_size", arguments, BATCH_SIZE)))
+    epochs = _number("trainer.max_epochs", arguments, max(EPOCHS, -(-MIN_STEPS // steps)))
     log.info(
         "no --config, so it is %s, which a CPU can train; a short edge of %d pixels, at which anchors cover %.0f %% of "
         "the objects (--data.transforms.Resize.size); %d epochs, which are %d steps (--trainer.max_epochs)",
@@ -61,6 +61,12 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
         f"--task.schedule.milestones={[2 * epochs // 3, 11 * epochs // 12]}",  # those of 12 epochs are 8 and 11
         *arguments,
     ]
+
+
+def _number(key: str, arguments: Sequence[str], default: int) -> int:
+    """Return the number that an option is set to; ``default`` for none, "auto", or what the parser will refuse."""
+    value = value_of(key, arguments[::-1]) or ""
+    return int(value) if value.isdecimal() else default
 
 
 def choose_side(table: DetectionAnnotations) -> tuple[int, float]:

@@ -50,8 +50,14 @@ def test_sizes_are_chosen_and_logged_and_can_be_set(
     assert given == "--data=colours"
     assert "a short edge of 320 pixels, at which anchors cover" in caplog.text
     assert "240 epochs, which are 480 steps" in caplog.text
-    shorter = with_own_config(find_configs(["--data", "colours", "--trainer.max_epochs", "24"]))
-    assert "--task.schedule.milestones=[16, 22]" in shorter
+    for options, milestones in (
+        ("--trainer.max_epochs 3 --trainer.max_epochs 24", [16, 22]),
+        ("--data.batch_size 1", [64, 88]),  # 96 epochs of five steps
+        ("--data.batch_size auto --trainer.max_epochs many", [160, 220]),  # the parser answers to "many"
+    ):
+        assert f"--task.schedule.milestones={milestones}" in with_own_config(
+            find_configs(["--data", "colours", *options.split()])
+        )
     for line in (["--data", "colours", "--config", "tiny.yaml"], ["--data", "COCO"], []):
         assert with_own_config(find_configs(line)) == find_configs(line)
 
