@@ -28,6 +28,7 @@ JITTER = [
     "--data.transforms",
     '[{"class_path": "LargeScaleJitter", "init_args": {"scale": [0.5, 1.5]}}, "RandomHorizontalFlip"]',
 ]
+GIOU = ["--model.roi_heads.box_predictor", "comparison.giou.GIoUPredictor"]
 ARMS = {
     "configuration": [],
     "cosine": COSINE,
@@ -35,7 +36,8 @@ ARMS = {
     "adamw, cosine, slower backbone": [*ADAMW, *COSINE, *SLOWER],
     "ema": EMA,
     "jitter": JITTER,
-    "giou": ["--model.roi_heads.box_predictor", "comparison.giou.GIoUPredictor"],
+    "giou": GIOU,
+    "adamw, cosine, slower backbone, ema, giou": [*ADAMW, *COSINE, *SLOWER, *EMA, *GIOU],
     "batch norm trained": ["--model.backbone.backbone.norm", "batch"],
 }
 METRICS = ("AP", "AP50", "AP75")
@@ -90,7 +92,7 @@ def main() -> None:
                 values = run(arm, seed, options, others)
                 results.add(arm, seed, values)
                 print(
-                    f"seed {seed}  {arm:32} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()),
+                    f"seed {seed}  {arm:42} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()),
                     flush=True,
                 )
     print(results.table("configuration", METRICS))

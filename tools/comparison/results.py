@@ -71,12 +71,13 @@ class Results:
 
     def table(self, reference: str, metrics: Sequence[str], confidence: float = 0.95) -> str:
         """Format the mean of each arm and its difference to ``reference`` over the seeds that both have."""
-        lines = []
-        for arm in dict.fromkeys(name for name, _ in self.runs):
+        lines, arms = [], list(dict.fromkeys(name for name, _ in self.runs))
+        width = max(map(len, arms), default=0)
+        for arm in arms:
             seeds = [seed for name, seed in self.runs if name == arm and (reference, seed) in self.runs]
             for metric in metrics if seeds else ():
                 own, others = ([self.runs[name, seed][metric] for seed in seeds] for name in (arm, reference))
-                line = f"{arm:20} {metric:9} {statistics.mean(own):.4f}"
+                line = f"{arm:{width}} {metric:9} {statistics.mean(own):.4f}"
                 if arm != reference and len(seeds) > 1:
                     mean, error, low, high = paired_interval(own, others, confidence)
                     line += f"  {mean:+.4f} +- {error:.4f}, {confidence:.0%} interval [{low:+.4f}, {high:+.4f}]"
