@@ -87,7 +87,7 @@ class MultiViewPredictor(Predictor):
         """
         self.views_per_batch = batch_size
         if self.tiling:
-            return super().stream(images, 1, threshold, bad_images, 0)
+            return super().stream(images, min(batch_size, 1), threshold, bad_images, 0)
         return super().stream(images, batch_size, threshold, bad_images, num_workers)
 
     def prepare(self, source: ImageSource) -> Any:

@@ -74,6 +74,8 @@ def test_order_and_broken_images_are_those_of_the_stream(tmp_path: Path) -> None
     predictor = MultiViewPredictor([detector()], TTAConfig(flip=True), Tiling(64))
     results = list(predictor.stream(images, 2, 0, bad_images="result"))
     assert [getattr(result, "image_size", None) for result in results] == [(64, 96), None, (80, 60)]
+    with pytest.raises(ConfigError, match="batch_size 0"):
+        predictor(picture(), batch_size=0)
 
 
 def test_tiles_of_a_file_and_of_an_array_are_equal(tmp_path: Path) -> None:
