@@ -105,6 +105,7 @@ def _average_mask(rles: Sequence[bytes], scores: Boxes) -> bytes:
 
 def fuse_classifications(results: Sequence[ClassificationResult]) -> ClassificationResult:
     """Average the probabilities of one image."""
-    mean = np.mean([result.scores[np.argsort(result.labels)] for result in results], axis=0, dtype=np.float64)
+    scores = np.stack([result.scores[np.argsort(result.labels)] for result in results])
+    mean = scores.astype(np.float64).sum(axis=0) / len(results)
     order = np.argsort(-mean, kind="stable")
     return replace(results[0], labels=order, scores=mean[order].astype(np.float32))

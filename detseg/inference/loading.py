@@ -41,7 +41,7 @@ def load(
     models = [load_model(one, class_names) for one in sources]
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     for model in models:
-        model.to(target, memory_format=torch.channels_last)
+        model.to(target).to(memory_format=torch.channels_last)
     return build_predictor(models, tta, tiling)
 
 

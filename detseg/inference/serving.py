@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import litserve
-import numpy as np
 from fastapi import Body
 from fastapi.responses import JSONResponse
 from PIL import Image
@@ -31,7 +30,7 @@ class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/*")]) -> Image.Image | JSONResponse:
         """Decode an image of the formats of image files; never take the bytes for a path or an address."""
         try:
-            with open_image(NAME, np.frombuffer(request, dtype=np.uint8)) as image:
+            with open_image(NAME, request) as image:
                 if image.format not in FORMATS:  # Pillow runs other programs for some
                     raise DataError(f"{NAME}: {image.format} is not read; send one of {', '.join(sorted(FORMATS))}")
                 if image.width * image.height > self.max_pixels:

@@ -88,7 +88,8 @@ def predict_tiles(predict: Predict, image: Pixels, tiling: Tiling, batch_size: i
             else:
                 raise ConfigError("tiles are for detectors and segmenters; a classifier sees an image as a whole")
     if labels is not None:
-        return replace(results[0], labels=labels, image_size=(height, width), pixels=None)
+        merged: Result = replace(results[0], labels=labels, image_size=(height, width), pixels=None)
+        return merged
     return merge_at_seams(results, windows)
 
 

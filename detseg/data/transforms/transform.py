@@ -179,11 +179,11 @@ class Tiles(Transform):
 
     def __call__(self, sample: ImageSample, generator: np.random.Generator) -> ImageSample:
         last = np.maximum(np.array(sample.image.shape[1::-1]) - self.size, 0)  # left and top at most
-        low, high = np.zeros(2), last
+        low, high = np.zeros(2, dtype=np.int64), last
         if len(sample.boxes):
             start, end = generator.choice(sample.boxes).reshape(2, 2)
             edges = np.sort([np.ceil(end) - self.size, np.floor(start)], axis=0)  # holds the object, or is held by it
-            low, high = edges.clip(0, last)
+            low, high = edges.astype(np.int64).clip(0, last)
         left, top = generator.integers(low, high, endpoint=True).tolist()
         tile = (left, top, left + self.size, top + self.size)
         shown = (sample.boxes[:, 2:].clip(tile[:2], tile[2:]) - sample.boxes[:, :2].clip(tile[:2], tile[2:])).prod(
