@@ -1,7 +1,6 @@
 """An HTTP server for predictions, by LitServe: POST the bytes of an image, get the result as JSON."""
 # No `from __future__ import annotations`: FastAPI takes the annotation of ``request`` for the type of the body.
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import litserve
@@ -11,10 +10,10 @@ from PIL import Image
 
 from detseg.data.annotations.images import FILE_TYPES, check_depth, open_image
 from detseg.errors import DataError
+from detseg.inference.archives import ImageContent
 from detseg.inference.loading import load
 
 FORMATS = {name for names in FILE_TYPES.values() for name in names}
-NAME = Path("the image")  # in errors
 
 
 class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
@@ -29,13 +28,14 @@ class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/*")]) -> Image.Image | JSONResponse:
         """Decode an image of the formats of image files; never take the bytes for a path or an address."""
+        name = ImageContent(request, "the image")
         try:
-            with open_image(NAME, request) as image:
+            with open_image(name, request) as image:
                 if image.format not in FORMATS:  # Pillow runs other programs for some
-                    raise DataError(f"{NAME}: {image.format} is not read; send one of {', '.join(sorted(FORMATS))}")
+                    raise DataError(f"{name}: {image.format} is not read; send one of {', '.join(sorted(FORMATS))}")
                 if image.width * image.height > self.max_pixels:
-                    raise DataError(f"{NAME}: has more than {self.max_pixels:,} pixels; make it smaller")
-                check_depth(NAME, image)
+                    raise DataError(f"{name}: has more than {self.max_pixels:,} pixels; make it smaller")
+                check_depth(name, image)
                 image.load()
         except DataError as error:
             return JSONResponse({"error": str(error)}, 400)
