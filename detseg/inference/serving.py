@@ -11,6 +11,7 @@ from PIL import Image
 from detseg.data.annotations.images import FILE_TYPES, check_depth, open_image
 from detseg.errors import DataError
 from detseg.inference.archives import ImageContent
+from detseg.inference.images import open_image as read_pixels
 from detseg.inference.loading import load
 
 FORMATS = {name for names in FILE_TYPES.values() for name in names}
@@ -36,10 +37,10 @@ class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
                 if image.width * image.height > self.max_pixels:
                     raise DataError(f"{name}: has more than {self.max_pixels:,} pixels; make it smaller")
                 check_depth(name, image)
-                image.load()
-        except DataError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        return image
+                return Image.fromarray(read_pixels(image).pixels)
+        except Exception as error:  # of which Pillow raises many types for a hostile file
+            message = str(error) if isinstance(error, DataError) else f"{name}: cannot be decoded; send another one"
+            return JSONResponse({"error": message}, 400)
 
     def predict(self, batch: list[Any]) -> list[Any]:
         images = [item for item in batch if isinstance(item, Image.Image)]
