@@ -251,7 +251,7 @@ def test_what_makes_no_sense_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="threshold 2"):
         predictor(folder / "data" / "val", threshold=2)
     with pytest.raises(ConfigError, match="ColourDetector is no segmenter"):
-        detseg.load(folder / "best.ckpt", tta=TTAConfig(flip=True))
+        Predictor(predictor.model, TTAConfig(flip=True))
     with pytest.raises(ConfigError, match="torchvision:fasterrcnn_resnet51: there is fasterrcnn_resnet50_fpn,"):
         detseg.load("torchvision:fasterrcnn_resnet51")
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
