@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detseg.check.rendering import PageImage, data_uri, render, shrink
+from detseg.data.annotations.images import read_image
 from detseg.data.annotations.table import ClassificationIndex
 from detseg.errors import DataError
 from detseg.metrics.bootstrap import image_weights, interval
@@ -78,7 +79,7 @@ def _picture(
     annotations: ClassificationIndex, image: int, label: int, predicted: int, score: float
 ) -> PageImage | None:
     try:
-        pixels = annotations.read_image(image, (0, 0))
+        pixels = read_image(annotations.path(image))
     except DataError:
         return None
     classes = annotations.classes

@@ -59,7 +59,7 @@ def test_a_run_leaves_everything_in_one_folder(folder: Path) -> None:
 
 
 def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["evaluate", "--checkpoint", "runs/first/best.ckpt", "--metrics", "again.json"])
+    cli.main(["evaluate", "--checkpoint", "runs/first/best.ckpt", "--metrics", "again.json", "--report", "page.html"])
     printed = capsys.readouterr().out
     assert "frequency weighted IoU" in printed
     assert "star" in printed
@@ -67,6 +67,12 @@ def test_evaluation_gives_the_figures_of_the_training_again(folder: Path, capsys
     assert set(ours) == set(theirs)
     for name in ("mean_IoU", "pixel_accuracy", "mean_boundary_IoU", "IoU/ring"):
         assert ours[name] == theirs[name]
+    report = json.loads(Path("page.json").read_text())
+    assert report["verdict"]["mean_IoU"] == pytest.approx(ours["mean_IoU"], rel=1e-5)
+    assert report["verdict"]["low"] <= ours["mean_IoU"] <= report["verdict"]["high"]
+    assert {one["name"]: one["IoU"] for one in report["classes"]}["ring"] == pytest.approx(ours["IoU/ring"], rel=1e-4)
+    assert Path("page.html").read_text().count("<figure") == 5
+    assert Path("runs/first/report.html").exists()
 
 
 def test_evaluation_by_several_views(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
