@@ -17,7 +17,6 @@ from PIL import Image
 
 from detseg import checkpoint
 from detseg.analysis.charts import labelled_grid
-from detseg.analysis.duplicates import Pair, near_duplicates
 from detseg.analysis.embeddings import (
     Embedding,
     Neighbours,
@@ -42,6 +41,7 @@ from detseg.data.annotations.table import ImageTable
 from detseg.data.formats.base import DatasetFormat, Task
 from detseg.data.formats.format_detection import AUTO, detect_any
 from detseg.data.modules.crops import ClassificationCrops, concat, from_annotations, from_images, square
+from detseg.data.near_duplicates import Pair, near_duplicates
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder, writing
 from detseg.modules.backbones import Backbone, ConvNet

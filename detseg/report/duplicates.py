@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from detseg.data.near_duplicates import SIDE, near_duplicates
 from detseg.data.splits import group_identical
 from detseg.report.evaluation import DetectionRun
 
 MAX_FILES = 20_000  # whose bytes are compared, if their sizes agree
 MAX_VAL, MAX_TRAIN = 200, 1000  # images that are decoded for a comparison of their looks
-SIDE = 16  # of the difference hash
-MAX_DISTANCE = 20  # bits of 256
 
 
 def shared_images(run: DetectionRun) -> tuple[list[int], int]:
@@ -33,23 +35,20 @@ def shared_images(run: DetectionRun) -> tuple[list[int], int]:
         np.unique(np.linspace(0, many - 1, min(many, most)).astype(int)).tolist()
         for many, most in ((len(val), MAX_VAL), (len(paths), MAX_TRAIN))
     )
-    hashes = [(image, difference_hash(val[image])) for image in chosen]
-    known = [one for one in (difference_hash(paths[row]) for row in others) if one is not None]
-    if known:
-        table = np.stack(known)
-        shared |= {
-            image for image, one in hashes if one is not None and (table != one).sum(axis=1).min() <= MAX_DISTANCE
-        }
+    known = _thumbnails([paths[row] for row in others])
+    pairs = near_duplicates(np.concatenate([known, _thumbnails([val[image] for image in chosen])]))
+    shared |= {chosen[pair.second - len(known)] for pair in pairs if pair.first < len(known) <= pair.second}
     return sorted(shared), len(val)
 
 
-def difference_hash(path: object) -> NDArray[np.bool_] | None:
-    """Signs (256,) of the differences of neighbouring grey pixels; None for a flat or unreadable image."""
-    try:
-        with Image.open(str(path)) as image:
-            image.draft("L", (4 * SIDE, 4 * SIDE))
-            grey = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16)
-    except Exception:  # any failure to decode
-        return None
-    differences = np.diff(grey, axis=1)
-    return None if np.abs(differences).mean() < 2 else (differences > 0).ravel()
+def _thumbnails(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Small copies (N, s, s, 3) of images; those of unreadable ones are black, and resemble none."""
+    thumbnails = np.zeros((len(paths), SIDE, SIDE, 3), np.uint8)
+    for row, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", (4 * SIDE, 4 * SIDE))
+                thumbnails[row] = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+        except Exception:  # any failure to decode, which the evaluation has reported
+            continue
+    return thumbnails

@@ -33,7 +33,7 @@ function shape(svg, kind, one, main, text) {
   const group = element("g", {class: "shape"});
   if (one.path) group.append(element("path", {d: one.path, class: "mask " + kind}));
   group.append(element("rect", {x: x1, y: y1, width: Math.max(1, x2 - x1), height: Math.max(1, y2 - y1), class: kind + (main ? " main" : "")}));
-  group.append(element("text", {x: x1 + 2, y: Math.max(12, y1 - 3), class: "tag" + (main ? " main" : "")}, text));
+  group.append(element("text", {x: x1 + 2, y: y1, dy: "-.25em", class: "tag" + (main ? " main" : "")}, text));
   svg.append(group);
   return group;
 }
@@ -44,7 +44,9 @@ function figure(view) {
   const frame = html("figure");
   frame.tabIndex = 0;
   const all = [...view.objects.map(i => image.truth[i].box), ...view.detections.map(i => image.detections[i].box)];
-  const svg = element("svg", {viewBox: crop(image, all).join(" "), role: "img"});
+  const part = crop(image, all);
+  const svg = element("svg", {viewBox: part.join(" "), role: "img"});
+  svg.style.fontSize = Math.min(part[2], part[3]) / 13 + "px";  // in pixels of the image, whatever their number
   svg.dataset.whole = [0, 0, image.width, image.height].join(" ");
   svg.append(element("image", {href: image.source, width: image.width, height: image.height}));
   const truth = image.truth.map((one, i) =>
@@ -85,6 +87,7 @@ const dialog = document.querySelector("dialog");
 function enlarge(frame) {
   const svg = frame.querySelector("svg").cloneNode(true);
   svg.setAttribute("viewBox", svg.dataset.whole);
+  svg.style.fontSize = Math.min(...svg.dataset.whole.split(" ").slice(2)) / 30 + "px";
   dialog.querySelector("div").replaceChildren(svg);
   dialog.querySelector("p").textContent = frame.querySelector("figcaption").textContent;
   dialog.showModal();

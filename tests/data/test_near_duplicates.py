@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detseg.analysis.duplicates import Pair, near_duplicates
-from detseg.analysis.maps import atlas, unit_square
+from detseg.data.near_duplicates import Pair, near_duplicates
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
@@ -60,16 +59,11 @@ def test_planted_copies_of_blood_cells(shared_data: Path) -> None:
     assert len(right) / len(found) >= 0.98
 
 
-def test_an_atlas_holds_every_thumbnail() -> None:
-    thumbnails = np.random.default_rng(0).integers(0, 256, (7, 48, 48, 3)).astype(np.uint8)
-    sheet, columns = atlas(thumbnails, 24)
-    assert columns == 3
-    for row in range(7):
-        top, left = row // 3 * 24, row % 3 * 24
-        small = thumbnails[row].reshape(24, 2, 24, 2, 3).mean(axis=(1, 3))
-        np.testing.assert_allclose(sheet[top : top + 24, left : left + 24], small, atol=0.51)
-
-
-def test_points_fill_the_unit_square() -> None:
-    points = unit_square(np.array([[2.0, 5], [4, 5], [3, 5]]))
-    assert points.tolist() == [[0, 0], [1, 0], [0.5, 0]]
+def test_images_of_one_gradient_are_no_copies() -> None:
+    """As photographs under one sky: only their edges tell them apart."""
+    generator = np.random.default_rng(0)
+    sky = np.linspace(60, 200, 48)[:, None, None] + generator.normal(0, 3, (2, 48, 48, 3))
+    sky[0, 5:15, 5:15], sky[1, 30:36, 20:28] = 120, 90
+    first, second = sky.clip(0, 255).astype(np.uint8)
+    found = near_duplicates(np.stack([first, second, first]))
+    assert [(pair.first, pair.second) for pair in found] == [(0, 2)]
