@@ -79,7 +79,8 @@ def lvis_ap(
     pairs = detections.images * len(classes) + detections.labels
     searched = np.union1d(truth.images * len(classes) + truth.labels, rules.absent)
     rows = best[np.isin(pairs[best], searched)]
-    detections = Detections(*(None if column is None else column[rows] for column in detections))
+    columns: list[Any] = [None if column is None else column[rows] for column in detections]
+    detections = Detections(*columns)
     geometry = detection_geometry(truth, detections, "masks" if masks else "boxes")
     incomplete = np.isin(pairs[rows], rules.incomplete)
     precision, recall = evaluate(truth, detections, len(classes), *geometry, (COUNT,), incomplete)
