@@ -20,13 +20,12 @@ from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, spli
 from detseg.cli.merge import write_as
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder
-from detseg.inference.archives import ImageAddress
 from detseg.inference.batching import map_ahead
 from detseg.inference.pictures import PictureWriter, check_targets, instances_name, picture_names
 from detseg.inference.predictor import DEFAULT_THRESHOLD, Predictor, thread_count
 from detseg.inference.ranks import Ranks, launch
 from detseg.inference.result_files import ResultsWriter, Shard, finish, finished_images, start
-from detseg.inference.sources import STDIN, list_images
+from detseg.inference.sources import STDIN, image_file, list_images
 from detseg.inference.writers import FORMATS, check_format
 from detseg.models import Detector, Segmenter
 from detseg.models.model import Model
@@ -67,8 +66,7 @@ def _predict(options: Namespace, members: Sequence[str], ranks: Ranks) -> None:
     done = finished_images(file) if options.resume else set()
     remaining = [name for name in images if name not in done]
     batch_size = _batch_size(options, predictor)
-    sources = map(ImageAddress, remaining)
-    results = predictor.stream(sources, batch_size, options.threshold, "result", options.num_workers)
+    results = predictor.stream(map(image_file, remaining), batch_size, options.threshold, "result", options.num_workers)
     if ranks.rank == 0:
         start(file, options.resume, _settings(predictor, options))
     ranks.wait()  # until the folder is ready

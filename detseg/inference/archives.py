@@ -27,7 +27,7 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImpleme
 
 @dataclass(frozen=True)
 class ImageAddress:
-    """The address of an image: of a member of an archive, a URL that fsspec opens, or the path of a file."""
+    """The address of an image: of a member of an archive, or a URL that fsspec opens."""
 
     address: str
 
@@ -48,9 +48,9 @@ class ImageAddress:
         """Read an image that is no file on a disk. Raises DataError, naming the address, if that fails."""
         path, _, archive = self.address.partition("::")
         protocol, _, member = path.partition("://")
+        if "://" in archive or protocol not in ARCHIVES.values():
+            return self._read_url()
         try:
-            if "://" in archive or protocol not in ARCHIVES.values():
-                return self._read_url()
             return self._read_zip(archive, member) if protocol == "zip" else self._read_tar(archive, member)
         except KeyError:
             raise DataError(f"{self}: no such member in {archive}") from None
@@ -59,8 +59,12 @@ class ImageAddress:
 
     def _read_zip(self, archive: str, member: str) -> bytes:
         opened = _open_zip(archive)
-        self._check_size(opened.getinfo(member).file_size)  # no more is unpacked, whatever the stream holds
-        return opened.read(member)
+        entry = opened.getinfo(member)
+        self._check_size(entry.file_size)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the size would not bound the others
+            raise DataError(f"{self}: is not compressed by deflate; pack the archive again")
+        with opened.open(entry) as file:
+            return file.read(entry.file_size)  # without the number, zipfile would unpack all that the stream holds
 
     def _read_tar(self, archive: str, member: str) -> bytes:
         start, size = _tar_index(archive)[member]
@@ -70,9 +74,12 @@ class ImageAddress:
             return file.read(size)
 
     def _read_url(self) -> bytes:
-        with import_fsspec().open(self.address, "rb") as file:
-            limit = MAX_BYTES_PER_PIXEL * max_pixels()
-            content: bytes = file.read(limit + 1)
+        fsspec = import_fsspec()
+        try:
+            with fsspec.open(self.address, "rb") as file:
+                content: bytes = file.read(MAX_BYTES_PER_PIXEL * max_pixels() + 1)
+        except Exception as error:  # each protocol has its own
+            raise DataError(f"{self}: cannot read this image: {error}") from None
         self._check_size(len(content))
         return content
 
@@ -127,7 +134,7 @@ def list_archive(path: Path) -> Iterator[str]:
 def list_addresses(address: str, recursive: bool) -> Iterator[str]:
     """List the images of a URL that fsspec opens: of a file, a folder or a pattern.
 
-    Raises DetsegError without fsspec or its part for the protocol, DataError if there are none.
+    Raises DetsegError without fsspec or its part for the protocol, DataError for one that cannot be opened.
     """
     fsspec = import_fsspec()
     url, chain, rest = address.partition("::")
@@ -139,12 +146,10 @@ def list_addresses(address: str, recursive: bool) -> Iterator[str]:
             paths = system.find(path, maxdepth=None if recursive else 1) if system.isdir(path) else [path]
     except (ImportError, ValueError) as error:  # the message of fsspec names the package to install
         raise DetsegError(f"{address}: {error}") from None
-    except OSError as error:
+    except Exception as error:  # each protocol has its own
         raise DataError(f"{address}: cannot be opened: {error}") from None
     if paths != [path]:
         paths = [one for one in paths if PurePosixPath(one).suffix.lower() in SUFFIXES]
-    if not paths:
-        raise DataError(f"{address}: no image there")
     for one in paths:
         yield f"{system.unstrip_protocol(one)}{chain}{rest}"
 

@@ -53,8 +53,7 @@ def open_image(source: ImageSource) -> InputImage:
     Raises DataError, naming the file or the shape, for anything else.
     """
     if is_file(source):
-        file = image_file(str(source)) if isinstance(source, ImageAddress) else source
-        return InputImage(read_image(file), file)
+        return InputImage(read_image(source), source)
     if isinstance(source, Image.Image):
         return InputImage(_from_pil(source))
     if _is_tensor(source):
@@ -73,10 +72,6 @@ def _is_tensor(value: Any) -> TypeGuard[Tensor]:
     """Tell tensors from other images without importing torch, which need not be installed."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _is_array(value: Any) -> TypeGuard[NDArray[Any] | Tensor]:
-    return isinstance(value, np.ndarray) or _is_tensor(value)
 
 
 def _from_pil(image: Image.Image) -> ImageArray:

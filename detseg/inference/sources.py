@@ -18,7 +18,7 @@ STDIN = "-"
 
 
 def list_images(sources: Iterable[str | Path], recursive: bool = False, column: str = "file") -> Iterator[str]:
-    """List the names of the images in sources; ``image_file`` opens a name.
+    """List the names of the images in sources, one name for a file; ``image_file`` opens a name.
 
     A source is an image file, a folder (with its subfolders if ``recursive``), a glob pattern, a text file with a name
     in each line, the ``column`` of a CSV or Parquet file, a zip or tar archive, a URL that fsspec opens, or "-", names
@@ -27,24 +27,30 @@ def list_images(sources: Iterable[str | Path], recursive: bool = False, column: 
     Raises DataError for a source without images, DetsegError for one that needs a package that is not installed.
     """
     for source in map(str, sources):
-        path = Path(source)
-        suffix = path.suffix.lower()
-        if source == STDIN:
-            yield from _lines(sys.stdin)
-        elif "://" in source:
-            yield from list_addresses(source, recursive)
-        elif path.is_dir():
-            yield from _list_folder(path, recursive)
-        elif not path.exists():
-            yield from _glob(source)
-        elif source.lower().endswith(COMPRESSED):
-            raise DataError(f"{source}: images in a compressed tar cannot be read one by one; make it a .zip or .tar")
-        elif suffix in ARCHIVES:
-            yield from list_archive(path)
-        elif suffix in LISTS:
-            yield from LISTS[suffix](path, column)
-        else:
-            yield str(path)
+        empty = True
+        for name in _list_source(source, recursive, column):
+            empty = False
+            yield str(image_file(name))  # ./a.jpg is a.jpg
+        if empty:
+            raise DataError(f"{source}: no image there")
+
+
+def _list_source(source: str, recursive: bool, column: str) -> Iterable[str]:
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if source == STDIN:
+        return _lines(sys.stdin)
+    if "://" in source:
+        return list_addresses(source, recursive)
+    if path.is_dir():
+        return _list_folder(path, recursive)
+    if not path.exists():
+        return _glob(source)
+    if source.lower().endswith(COMPRESSED):
+        raise DataError(f"{source}: images in a compressed tar cannot be read one by one; make it a .zip or .tar")
+    if suffix in ARCHIVES:
+        return list_archive(path)
+    return LISTS[suffix](path, column) if suffix in LISTS else [source]
 
 
 def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -95,8 +101,11 @@ def _read_text(path: Path, _: str) -> Iterator[str]:
 def _read_csv(path: Path, column: str) -> Iterator[str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         table = csv.DictReader(file)
-        _check_column(path, column, table.fieldnames or [])
-        yield from _lines(row[column] or "" for row in table)
+        try:
+            _check_column(path, column, table.fieldnames or [])
+            yield from _lines(row[column] or "" for row in table)
+        except csv.Error as error:
+            raise DataError(f"{path}: cannot read this table: {error}") from None
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[str]:

@@ -13,7 +13,6 @@ import torch
 from detseg.data.loading.collate import eval_pad_shapes
 from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import ConfigError
-from detseg.inference.archives import ImageAddress
 from detseg.inference.batching import batch_by_shape
 from detseg.inference.fusion import fuse_classifications, fuse_detections
 from detseg.inference.images import ImageArray, Images, ImageSource, open_image
@@ -21,7 +20,6 @@ from detseg.inference.predictor import DEFAULT_THRESHOLD, BadImages, Predictor, 
 from detseg.inference.preprocessing import padded_shape, preprocess
 from detseg.inference.regions import open_regions
 from detseg.inference.results import DetectionResult, Result, SemanticResult
-from detseg.inference.sources import image_file
 from detseg.inference.tiling import Pixels, Tiling, predict_tiles
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
@@ -91,10 +89,8 @@ class MultiViewPredictor(Predictor):
         return super().stream(images, batch_size, threshold, bad_images, num_workers)
 
     def prepare(self, source: ImageSource) -> Any:
-        if self.tiling:
-            file = image_file(str(source)) if isinstance(source, ImageAddress) else source
-            if (regions := open_regions(file)) is not None:
-                return OpenedImage(file, regions)
+        if self.tiling and (regions := open_regions(source)) is not None:
+            return OpenedImage(source, regions)
         image = open_image(source)
         return OpenedImage(image.path, image.pixels)
 
@@ -154,10 +150,6 @@ class MultiViewPredictor(Predictor):
             category_ids=self.model.category_ids,
             labels=labels,
         )
-
-
-def _batch_key(view: View) -> tuple[int, tuple[int, int]]:
-    return view.member, view.prepared.padded_shape
 
 
 def build_predictor(models: Sequence[Model], tta: TTAConfig | None = None, tiling: Tiling | None = None) -> Predictor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from detseg.errors import DataError, DetsegError
 from detseg.inference.archives import ImageAddress
 from detseg.inference.images import open_image
-from detseg.inference.sources import find_images, list_images
+from detseg.inference.sources import find_images, image_file, list_images
 
 FILES = ("a.png", "b.jpg", "inner/c.png")
 
@@ -36,23 +37,23 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         archive.writestr("__MACOSX/._a.png", b"no image")
     with tarfile.open("photos.tar", "w") as archive:
         archive.add(root, "")
-    names = [f"photos/{name}" for name in FILES]
+    names = [f"./photos//{name}" for name in FILES]
     Path("list.txt").write_text("\n".join(names) + "\n\n")
     Path("table.csv").write_text("id,file\n" + "".join(f'{number},"{name}"\n' for number, name in enumerate(names)))
     return root
 
 
 @pytest.mark.parametrize(
-    "source", ["photos", "photos/**/*.[pj]*g", "photos.zip", "photos.tar", "list.txt", "table.csv"]
+    "source", ["photos", "./photos/**/*.[pj]*g", "photos.zip", "photos.tar", "list.txt", "table.csv"]
 )
 def test_every_source_gives_the_same_images(photos: Path, source: str) -> None:
     names = [*list_images([source], recursive=True)]
     assert len(names) == len(FILES)
     for name in names:
-        image = open_image(ImageAddress(name))
+        image = open_image(image_file(name))
         expected = open_image(next(photos / file for file in FILES if file.rpartition("/")[2] == image.path.name))
         assert np.array_equal(image.pixels, expected.pixels)
-        assert str(image.path) == name
+        assert str(image.path) == name  # by which a run that is continued knows its results
     archive = [name for name in names if "://" in name]
     assert archive == ([f"{source[-3:]}://{file}::{source}" for file in sorted(FILES)] if "s." in source else [])
 
@@ -118,19 +119,53 @@ def test_a_member_of_too_many_bytes_is_not_unpacked(photos: Path, monkeypatch: p
     with pytest.raises(DataError, match=r"large\.png::other\.zip: not an image"):
         open_image(ImageAddress(name))
     monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", "200")
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
     with pytest.raises(DataError, match="2,000 bytes, more than"):
         open_image(ImageAddress(name))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_member_that_hides_its_size_is_not_unpacked(photos: Path, method: int) -> None:
+    with zipfile.ZipFile("bomb.zip", "w", method) as archive:
+        archive.writestr("a.png", bytes(20 << 20))
+    content = bytearray(Path("bomb.zip").read_bytes())
+    for place in (22, content.rindex(b"PK\1\2") + 24):  # of the size, at the member and in the list of members
+        content[place : place + 4] = (1000).to_bytes(4, "little")
+    Path("bomb.zip").write_bytes(content)
+    (name,) = list_images(["bomb.zip"])
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a\.png::bomb\.zip: (cannot read this image|is not compressed by deflate)"):
+        open_image(image_file(name))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_an_error_of_a_protocol_is_that_of_its_image(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = pytest.importorskip("fsspec.implementations.memory").MemoryFileSystem
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LookupError("403")  # as aiohttp's, no OSError
+
+    for name, method in {"memory://a.png": "_open", "memory://b*.png": "glob"}.items():
+        monkeypatch.setattr(system, method, refuse)
+        with pytest.raises(DataError, match=r"memory://.*png: cannot (be opened|read this image): 403"):
+            open_image(image_file(next(list_images([name]))))
 
 
 def test_broken_sources_are_named(photos: Path) -> None:
     Path("broken.zip").write_bytes(b"PK no archive")
     Path("photos.tar.gz").write_bytes(b"")
     Path("empty").mkdir()
+    Path("empty.txt").write_text("\n")
+    Path("long.csv").write_text(f"file\n{'a' * 200_000}\n")
     for source, message in {
         "broken.zip": r"broken\.zip: cannot read this archive",
         "photos.tar.gz": "cannot be read one by one",
         "empty": "no image in this folder",
+        "empty.txt": r"empty\.txt: no image there",
+        write_zip("notes.txt"): r"other\.zip: no image there",
+        "long.csv": r"long\.csv: cannot read this table: field larger",
         "photos/inner/..//none": "no such image",
     }.items():
         with pytest.raises(DataError, match=message):

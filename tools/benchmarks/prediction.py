@@ -21,7 +21,6 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms.functional import pil_to_tensor
 
 from detseg.inference import Predictor
-from detseg.inference.archives import ImageAddress
 from detseg.inference.batching import map_ahead
 from detseg.inference.pictures import PictureWriter
 from detseg.inference.predictor import thread_count
@@ -65,7 +64,7 @@ def predict(device: str, half: bool, images: int, backbone: str) -> dict[str, Ca
 
     def streamed() -> None:
         writer = ResultsWriter(folder / "predictions.jsonl")
-        results = predictor.stream(map(ImageAddress, names), batch_size, bad_images="result")
+        results = predictor.stream(map(Path, names), batch_size, bad_images="result")
         for entry in map_ahead(PictureWriter(folder, {}, ()).save, results, workers):
             writer.append(entry)
         writer.close()
