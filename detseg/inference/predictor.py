@@ -114,13 +114,13 @@ class Predictor:
             raise ConfigError(f"batch_size {batch_size}: must be at least 1")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"threshold {threshold:g}: must be between 0 and 1, as scores are")
-        prepared = map_ahead(self._try_prepare, iterate_images(images), thread_count(num_workers), is_file)
-        items = self._handle_failures(prepared, bad_images)
-        return in_order(
+        items = map_ahead(self._try_prepare, iterate_images(images), thread_count(num_workers), is_file)
+        results = in_order(
             (position, result)
             for batch in batch_by_shape(items, lambda item: item.padded_shape, batch_size)
             for (position, _), result in zip(batch, self._results([item for _, item in batch], threshold), strict=True)
         )
+        return self._handle_failures(results, bad_images)
 
     def prepare(self, source: ImageSource) -> PreparedImage:
         """Read and preprocess one image, in any thread. Raises DataError, naming it, if it cannot be read."""
@@ -140,20 +140,25 @@ class Predictor:
             return FailedImage(str(source) if is_file(source) else None, error)
 
     def _handle_failures(
-        self, prepared: Iterable[PreparedImage | FailedImage], bad_images: BadImages
-    ) -> Iterator[PreparedImage | FailedImage]:
-        for item in prepared:
-            if isinstance(item, FailedImage):
+        self, results: Iterable[Result | FailedImage], bad_images: BadImages
+    ) -> Iterator[Result | FailedImage]:
+        for result in results:
+            if isinstance(result, FailedImage):
                 if bad_images == "error":
-                    raise item.error
-                log.error("%s", item.error)
+                    raise result.error
+                log.error("%s", result.error)
                 if bad_images == "skip":
                     continue
-            yield item
+            yield result
 
     def _results(self, batch: Sequence[Any], threshold: float | None) -> Sequence[Result | FailedImage]:
         """Predict on a batch of prepared images; failed ones, which have a batch to themselves, stay as they are."""
-        return batch if isinstance(batch[0], FailedImage) else self.predict_batch(batch, threshold)
+        if isinstance(batch[0], FailedImage):
+            return batch
+        try:
+            return self.predict_batch(batch, threshold)
+        except DataError as error:  # of an image that is read tile by tile, which is a batch of its own
+            return [FailedImage(str(item.path), error) for item in batch]
 
     def predict_batch(self, prepared: Sequence[PreparedImage], threshold: float | None) -> Sequence[Result]:
         """Predict on prepared images of one padded shape, and return their results."""

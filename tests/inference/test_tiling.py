@@ -164,3 +164,15 @@ def test_tiff_files_are_read_by_region(tmp_path: Path, options: dict[str, Any], 
         region = regions[top:bottom, left:right]
         np.testing.assert_array_equal(region, expected[top:bottom, left:right])
     assert open_regions(tmp_path / "other.png") is None
+
+
+def test_tiff_files_that_are_one_segment_or_of_too_large_ones_are_read_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((150, 220, 3), dtype=np.uint8)
+    for name, options in {"one.tif": {"rowsperstrip": 150}, "two.tif": {"tile": (128, 256)}}.items():
+        tifffile.imwrite(tmp_path / name, image, photometric="rgb", **options)
+    assert open_regions(tmp_path / "one.tif") is None
+    assert open_regions(tmp_path / "two.tif") is not None
+    monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", str(128 * 256 - 1))
+    assert open_regions(tmp_path / "two.tif") is None

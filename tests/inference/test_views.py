@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detseg.errors import ConfigError
+from detseg.errors import ConfigError, DataError
 from detseg.inference import DetectionResult, MultiViewPredictor, Predictor, Tiling, TTAConfig
 from detseg.inference.views import build_predictor
 from detseg.models import FCN, Classifier, Detector, Segmenter
@@ -88,6 +88,24 @@ def test_tiles_of_a_file_and_of_an_array_are_equal(tmp_path: Path) -> None:
     for result in (of_file, of_array):
         assert_allclose(result.boxes, [[250, 200, 290, 230]])
         assert_array_equal(result.masks[0], image[..., 1] > 0)
+
+
+def test_a_damaged_tile_of_a_file_is_an_error_of_its_image(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    file = tmp_path / "damaged.tif"
+    tifffile.imwrite(file, image, photometric="rgb", tile=(64, 64), compression="zlib")
+    with tifffile.TiffFile(file) as opened:
+        place = opened.pages[0].dataoffsets[-1]  # type: ignore[union-attr]
+    file.write_bytes(file.read_bytes()[:place] + bytes(100))
+    predictor = MultiViewPredictor([detector()], tiling=Tiling(128))
+    failed, result = predictor.stream([file, picture()], 2, 0, bad_images="result")
+    assert failed.to_json()["file"] == str(file)
+    assert "damaged.tif: cannot read this image" in failed.to_json()["error"]
+    assert result.image_size == (64, 96)
+    with pytest.raises(DataError, match=r"damaged\.tif"):
+        predictor([file])
+    with pytest.raises(ConfigError, match="batch_size 0: must be at least 1"):
+        predictor([picture()], batch_size=0)
 
 
 def segmenter(seed: int, num_classes: int = 3) -> Segmenter:
