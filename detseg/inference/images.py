@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from detseg.data.annotations.images import ImageFile, read_image
+from detseg.data.annotations.images import TURNS, ImageFile, read_image, read_orientation
 from detseg.errors import DataError
 from detseg.inference.archives import ImageAddress, ImageContent
 from detseg.inference.sources import image_file, list_images
@@ -75,10 +75,13 @@ def _is_tensor(value: Any) -> TypeGuard[Tensor]:
 
 
 def _from_pil(image: Image.Image) -> ImageArray:
-    image = ImageOps.exif_transpose(image)
+    image.load()  # which turns a TIFF
+    turn = read_orientation(image)
     if image.mode.startswith("I;16"):  # Pillow would clip what files have reduced to 8 bits
-        return _to_rgb((np.asarray(image) >> 8).astype(np.uint8))
-    return np.array(image.convert("RGB"))
+        pixels = _to_rgb((np.asarray(image) >> 8).astype(np.uint8))
+    else:
+        pixels = np.array(image.convert("RGB"))
+    return np.ascontiguousarray(TURNS[turn](pixels)) if turn else pixels
 
 
 def _from_tensor(image: Tensor) -> ImageArray:

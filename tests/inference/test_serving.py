@@ -29,11 +29,11 @@ def api() -> PredictionAPI:
     return api
 
 
-def encode(height: int = 64, width: int = 96, name: str = "PNG") -> bytes:
+def encode(height: int = 64, width: int = 96, name: str = "PNG", **options: bytes) -> bytes:
     image = np.zeros((height, width, 3), np.uint8)
     image[8:24, 10:40] = COLOURS["red"]
     file = io.BytesIO()
-    Image.fromarray(image).save(file, name)
+    Image.fromarray(image).save(file, name, **options)
     return file.getvalue()
 
 
@@ -44,9 +44,9 @@ def body(response: JSONResponse) -> dict[str, object]:
 
 
 def test_a_broken_image_does_not_spoil_its_batch(api: PredictionAPI) -> None:
-    requests = [encode(), b"no image", encode(name="BMP"), encode()[:100]]
+    requests = [encode(), b"no image", encode(name="BMP"), encode()[:100], encode(exif=b"no EXIF")]
     answers = [api.encode_response(output) for output in api.predict([api.decode_request(one) for one in requests])]
-    assert [answer.status_code for answer in answers] == [200, 400, 200, 400]
+    assert [answer.status_code for answer in answers] == [200, 400, 200, 400, 200]
     assert body(answers[0])["boxes"] == body(answers[2])["boxes"] == [[10, 8, 40, 24]]
     assert body(answers[0])["size"] == [64, 96]
     assert "the image: " in str(body(answers[1])["error"])
@@ -58,6 +58,7 @@ def test_a_broken_image_does_not_spoil_its_batch(api: PredictionAPI) -> None:
         (b"", "the image"),
         (str(Path(__file__)).encode(), "the image"),
         (b"file:///etc/hostname", "the image"),
+        (b"<html>sign in</html>", "the image: an HTML page instead of the file"),
         (b"http://127.0.0.1/a.png", "the image"),
         (encode(name="EPS"), "EPS is not read; send one of"),
         (encode(65, 96), "more than 6,144 pixels"),
