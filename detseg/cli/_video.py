@@ -13,13 +13,14 @@ from jsonargparse.typing import PositiveInt
 from detseg.errors import ConfigError
 from detseg.folders import make_folder
 from detseg.inference.predictor import Predictor
-from detseg.inference.result_files import RESULTS, ResultsWriter
+from detseg.inference.result_files import RESULTS, ResultsWriter, start
 from detseg.inference.results import DetectionResult
 from detseg.inference.video import VideoWriter, frame_entry, is_video, make_tracker, predict_video
 
 log = logging.getLogger(__name__)
 
 DRAWN = "drawn.mp4"
+UNFINISHED = "frames.jsonl"  # a video is never continued, unlike images
 
 
 def add_video_options(parser: ArgumentParser) -> None:
@@ -41,21 +42,26 @@ def names_video(options: Namespace) -> bool:
 
 
 def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) -> None:
-    """Write the result of each frame of a video as it comes, and the drawn video unless ``draw`` is "none"."""
+    """Write the result of each frame of a video as it comes, and the drawn video unless ``draw`` is "none".
+
+    Raises ConfigError for results of images in ``out`` that would be lost.
+    """
     (source,) = options.images
     make_folder("--out", options.out)
-    file = options.out / RESULTS
-    file.with_name(f"{RESULTS}.part0").unlink(missing_ok=True)
+    file, unfinished = options.out / RESULTS, options.out / UNFINISHED
+    start(file, False, {"task": "frames of a video"})
+    unfinished.with_name(f"{UNFINISHED}.part0").unlink(missing_ok=True)
     track = make_tracker() if options.track else None
     video: Any = nullcontext() if options.draw == "none" else VideoWriter(options.out / DRAWN)
-    writer, count = ResultsWriter(file), 0
+    writer, count = ResultsWriter(unfinished), 0
     with video as drawn:
         for frame, result in predict_video(predictor, source, options.every, batch_size, options.threshold):
             if track and isinstance(result, DetectionResult):
                 result = track(result, frame.seconds)
             writer.append(frame_entry(source, frame, result))
             if drawn is not None:
-                drawn.write(np.asarray(result.plot().convert("RGB")), frame.seconds)
+                picture = np.asarray(result.plot().convert("RGB"))
+                drawn.write(picture[: len(frame.pixels)], frame.seconds)  # no legend, whose height would change
             count += 1
     writer.close()
     writer.path.replace(file)

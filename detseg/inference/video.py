@@ -61,7 +61,8 @@ def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
-                    yield Frame(number, float(frame.time or 0), frame.to_ndarray(format="rgb24"))
+                    turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                    yield Frame(number, float(frame.time or 0), np.ascontiguousarray(turned))
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"{source}: cannot read this video: {error}") from None
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from jsonargparse import Namespace
 from numpy.typing import NDArray
 
 from detseg import cli
+from detseg.cli._video import names_video, predict_on_video
 from detseg.errors import ConfigError, DataError
-from detseg.inference import Predictor
+from detseg.inference import Predictor, SemanticResult
 from detseg.inference.video import VideoWriter, is_video, make_tracker, predict_video, read_frames
 from detseg.preprocessing import ResizeConfig
 from tests.colours import COLOURS, ColourDetector
@@ -115,12 +120,44 @@ def test_predict_writes_lines_and_a_drawn_video(
     assert [one.seconds for one in drawn] == pytest.approx(TIMES[::2], abs=1e-3)
     with pytest.raises(SystemExit):
         cli.main(["predict", *line.split(), "--shard", "1/2"])
+    unfinished = out / "predictions.jsonl.part0"  # of images
+    unfinished.write_text('{"file": "a.png"}\n')
+    with pytest.raises(SystemExit):
+        cli.main(["predict", *line.split()])
+    assert unfinished.exists()
+
+
+def test_frames_are_turned_as_players_show_them(tmp_path: Path) -> None:
+    path = tmp_path / "turned.mp4"
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:16, :24] = 255
+    with VideoWriter(path) as writer:
+        writer.write(image, 0)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # ISO/IEC 14496-12, section 8.3.2: rows of 16.16 and 2.30 bits
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    path.write_bytes(content)
+    (one,) = read_frames(str(path))  # by a quarter, clockwise
+    assert np.abs(one.pixels.astype(int) - np.rot90(image, -1)).mean() < 8
+
+
+def test_segmented_frames_have_one_size_whatever_their_legend(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"a class with a long name {label}" for label in range(8))
+    heights = []
+
+    def stream(images: Iterable[Any], *_: Any) -> Iterator[SemanticResult]:
+        for number, image in enumerate(images):
+            labels = (np.arange(image[..., 0].size) % (number + 1)).reshape(image.shape[:2]).astype(np.uint8)
+            yield SemanticResult(image_size=labels.shape, class_names=names, pixels=image, labels=labels)
+
+    monkeypatch.setattr(VideoWriter, "write", lambda _, pixels, __: heights.append(len(pixels)))
+    options = Namespace(images=[str(video)], out=tmp_path, every=1, threshold=0.5, draw="all", track=False)
+    predict_on_video(SimpleNamespace(stream=stream), options, 1)  # type: ignore[arg-type]
+    assert heights == [64] * 6
 
 
 def test_a_video_stands_alone(video: Path) -> None:
-    from jsonargparse import Namespace
-
-    from detseg.cli._video import names_video
-
     with pytest.raises(ConfigError, match="must be the only one"):
         names_video(Namespace(images=[str(video), "a.png"]))
