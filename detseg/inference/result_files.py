@@ -146,16 +146,16 @@ def start(file: Path, resume: bool, settings: Mapping[str, Any]) -> None:
     kept = {*file.parent.glob("predictions*.jsonl*")} - ({file, *parts} if not resume else set())
     path = file.with_name(SETTINGS)
     if kept and path.exists():
-        before = json.loads(path.read_text())
+        before = read_settings(file.parent)
         changed = [key for key in settings if before.get(key) != settings[key]]
         if changed:
             raise ConfigError(
                 f"{file.parent}: holds results of other settings ({', '.join(changed)}); name another folder, or use "
                 f"those in {SETTINGS}"
             )
-    _write(path, json.dumps(settings, indent=2) + "\n")
     if not resume:
-        file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # first: a run that is continued must not take these results for its own
+    _write(path, json.dumps(settings, indent=2) + "\n")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

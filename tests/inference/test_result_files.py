@@ -88,6 +88,22 @@ def test_a_kill_while_parts_are_joined_loses_and_doubles_nothing(
     assert not list(tmp_path.glob("*.part*"))
 
 
+@pytest.mark.parametrize("method", ["unlink", "replace"])
+def test_a_kill_while_results_are_replaced_does_not_mix_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    file, other = tmp_path / "predictions.jsonl", {**SETTINGS, "threshold": 0.3}
+    run(file, NAMES)
+    finish(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, method, lambda *_, **__: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            start(file, False, other)
+    assert json.loads((tmp_path / result_files.SETTINGS).read_text()) == SETTINGS or not finished_images(file)
+    start(file, False, other)
+    assert not finished_images(file)
+
+
 def test_results_are_not_lost_or_mixed(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     run(file, NAMES[:2])
