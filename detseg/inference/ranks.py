@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from torch import distributed
 from detseg.errors import ConfigError, DetsegError
 
 LONGEST_WAIT = timedelta(days=30)  # of the first process that is ready for the last
+ARRIVED = "arrived"  # key of the number of processes that wait
 
 
 class Ranks(NamedTuple):
@@ -26,6 +28,7 @@ class Ranks(NamedTuple):
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0  # on this machine
+    others: Sequence[subprocess.Popen[bytes]] = ()  # that this process has started
 
     def wait(self) -> None:
         """Wait until all processes have come here. Raises DetsegError if one has ended before."""
@@ -33,6 +36,7 @@ class Ranks(NamedTuple):
             return
         try:
             if not distributed.is_initialized():
+                _store = self._meet()  # which has to live until the group has its own
                 distributed.init_process_group("gloo", rank=self.rank, world_size=self.world_size, timeout=LONGEST_WAIT)
             distributed.barrier()
         except RuntimeError as error:  # the connection is closed
@@ -40,6 +44,22 @@ class Ranks(NamedTuple):
                 "another process of this prediction has ended; its error is printed elsewhere in the output. Continue "
                 "with `resume=true`"
             ) from error
+
+    def _meet(self) -> distributed.TCPStore | None:
+        """Wait for the first time; torch would not notice that another process has ended before it came here."""
+        if self.rank == 0 and not self.others:  # torchrun watches them
+            return None
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(
+            address, port, None, self.rank == 0, LONGEST_WAIT, wait_for_workers=False, multi_tenant=True
+        )
+        if self.rank:
+            store.add(ARRIVED, 1)
+        while self.others and store.add(ARRIVED, 0) < len(self.others):
+            if any(process.poll() is not None for process in self.others):
+                raise RuntimeError("a process has ended")
+            time.sleep(0.05)
+        return store
 
 
 @contextmanager
@@ -56,15 +76,15 @@ def launch(command: Sequence[str], count: int) -> Iterator[Ranks]:
             rank, world_size, local_rank = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
             yield Ranks(int(rank or 0), int(world_size or 1), int(local_rank or 0))
         else:
-            with _start_others(command, count):
-                yield Ranks(0, count)
+            with _start_others(command, count) as others:
+                yield Ranks(0, count, others=others)
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 @contextmanager
-def _start_others(command: Sequence[str], count: int) -> Iterator[None]:
+def _start_others(command: Sequence[str], count: int) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
     """Run a command in processes of the numbers from 1, and wait for them; after an error, stop them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -78,7 +98,7 @@ def _start_others(command: Sequence[str], count: int) -> Iterator[None]:
         for rank in map(str, range(1, count)):
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": str(threads)}
             others.append(subprocess.Popen([*python, *command], env=os.environ | ranks, stdout=subprocess.DEVNULL))
-        yield
+        yield others
         for process in others:
             process.wait()
     finally:
