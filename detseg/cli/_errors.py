@@ -34,9 +34,9 @@ REASONS = {
     "module": re.compile(r"(No module named '[^']+'|cannot import name '[^']+'|has no attribute '[^']+')"),
     "abstract": re.compile(r"instantiatable class, but \S+ is (abstract)"),
     "not a class": re.compile(r"Not a valid subclass of (\w+)"),
-    "type": re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value: .*)?$"),
+    "type": re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value: .*)?$|Not of type (\w+):"),
 }
-VALUE = re.compile(r"Got value: (.+)|Given value: (.+)")
+VALUE = re.compile(r"Got value: (.+)|Given value: (.+)|Not of type \w+: (?:(\S+) does not|.*: '(.+)')")
 TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
@@ -46,6 +46,9 @@ TYPE_NAMES = {
     "tuple": "a list",
     "collections.abc.Sequence": "a list",
     "NoneType": "null",
+    "PositiveInt": "a whole number above 0",
+    "PositiveFloat": "a number above 0",
+    "ClosedUnitInterval": "a number from 0 to 1",
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 
 from detseg import checkpoint
 from detseg.cli._parser import make_parser, parse
@@ -11,12 +11,12 @@ from detseg.errors import DetsegError
 
 def run(arguments: Sequence[str]) -> None:
     """Serve a checkpoint until the process is stopped."""
-    parser = make_parser("serve", "CHECKPOINT [--host 127.0.0.1] [--port 8000] [--threshold 0.5]")
+    parser = make_parser("serve", "CHECKPOINT [--host 127.0.0.1] [--port 8000] [--threshold SCORE]")
     add = parser.add_argument
     add("checkpoint", type=str, help="Written by `detseg train`, `convert` or `publish`.")
     add("--host", type=str, default="127.0.0.1", help="0.0.0.0 takes requests of other machines.")
     add("--port", type=PositiveInt, default=8000, help="Images are posted to http://HOST:PORT/predict.")
-    add("--threshold", type=float, default=0.5, help="Lowest score of an object, 0 to 1.")
+    add("--threshold", type=ClosedUnitInterval | None, help="Lowest score of an object; default: as of `predict`.")
     add("--batch_size", type=PositiveInt, default=8, help="Requests that share a batch, at most.")
     add("--max_bytes", type=PositiveInt, default=20_000_000, help="Of a request.")
     add("--max_pixels", type=PositiveInt, default=25_000_000, help="Of an image.")

@@ -76,7 +76,7 @@ def intersection(a: Boxes, b: Boxes) -> Boxes:
 def fuse_detections(results: Sequence[DetectionResult]) -> DetectionResult:
     """Fuse the detections of one image by ``weighted_boxes_fusion``.
 
-    A fused mask contains the pixels of more than half of the masks, weighted by their scores.
+    A fused mask contains the pixels of at least half of the masks, weighted by their scores.
     """
     if len(results) == 1:
         return results[0]

@@ -20,7 +20,7 @@ FORMATS = {name for names in FILE_TYPES.values() for name in names}
 class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
     """Predict on posted images; one that cannot be used gets an error, and the others of its batch do not."""
 
-    def __init__(self, source: str, threshold: float, batch_size: int, max_pixels: int) -> None:
+    def __init__(self, source: str, threshold: float | None, batch_size: int, max_pixels: int) -> None:
         super().__init__(max_batch_size=batch_size, batch_timeout=0.01)  # seconds to wait for others
         self.source, self.threshold, self.max_pixels = source, threshold, max_pixels
 

@@ -235,3 +235,18 @@ def test_a_file_of_settings_that_is_no_text(tmp_path: Path, content: bytes, said
     file.write_bytes(content)
     with pytest.raises(DetsegError, match=f"^{file}: {said}"):
         find_configs(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x.ckpt --threshold 7", "threshold (command line): must be a number from 0 to 1 or null, not 7"),
+        ("x.ckpt --port 0", "port (command line): must be a whole number above 0, not 0"),
+        ("x.ckpt --batch_size many", "batch_size (command line): must be a whole number above 0, not many"),
+        ("x.ckpt --timeout -1", "timeout (command line): must be a number above 0, not -1"),
+    ],
+)
+def test_numbers_out_of_range_are_named(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", *line.split()])
+    assert capsys.readouterr().err.strip() == f"error: {message}"
