@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detseg.data.annotations.images import SUFFIXES
-from detseg.errors import ConfigError
+from detseg.errors import ConfigError, DataError
 from detseg.inference.archives import ImageAddress
 from detseg.inference.result_files import Entry
 from detseg.inference.results import DetectionResult, FailedImage, Result, SemanticResult
 from detseg.ops.rle import decode, from_string
+
+log = logging.getLogger(__name__)
 
 LABELS, OVERLAYS = "labels", "overlays"  # folders of a segmenter's images
 
@@ -33,7 +36,10 @@ class PictureWriter:
     instances: bool = False  # also write the number of the object of each pixel
 
     def save(self, result: Result | FailedImage) -> Entry:
-        """Write the files of a result, and return its entry, which names them."""
+        """Write the files of a result, and return its entry, which names them.
+
+        An image that cannot be read again, such as a slide of more pixels than are decoded, has no picture.
+        """
         entry = result.to_json()
         name = self.names.get(entry["file"])
         if name is None or isinstance(result, FailedImage):
@@ -47,11 +53,17 @@ class PictureWriter:
             files["picture"] = name, result.plot
         if self.instances and isinstance(result, DetectionResult):
             files["instances"] = instances_name(name), lambda: Image.fromarray(instance_map(result))
-        for file, image in files.values():
+        for key, (file, draw) in files.items():
             path = self.folder / file
             path.parent.mkdir(exist_ok=True)
-            image().save(path)
-        return {**entry, **{key: file for key, (file, _) in files.items()}}
+            try:
+                image = draw()
+            except DataError as error:
+                log.error("not drawn: %s", error)
+                continue
+            image.save(path)
+            entry[key] = file
+        return entry
 
     def describe(self, entry: Entry) -> str | None:
         """Summarise the entry of an image of which a picture was drawn, for a log."""
