@@ -14,11 +14,13 @@ from detseg.errors import ConfigError
 from detseg.folders import make_folder
 from detseg.inference.predictor import Predictor
 from detseg.inference.result_files import RESULTS, ResultsWriter, start
-from detseg.inference.results import DetectionResult
 from detseg.inference.video import VideoWriter, frame_entry, is_video, make_tracker, predict_video
+from detseg.models import Detector
 
 log = logging.getLogger(__name__)
 
+OF_IMAGES = {"resume": False, "shard": "1/1", "as": None, "devices": 1, "instances": False}  # options and defaults
+OF_VIDEOS = {"every": 1, "track": False}
 DRAWN = "drawn.mp4"
 UNFINISHED = "frames.jsonl"  # a video is never continued, unlike images
 
@@ -30,15 +32,14 @@ def add_video_options(parser: ArgumentParser) -> None:
 
 
 def names_video(options: Namespace) -> bool:
-    """Tell if a video or a camera is to be predicted on. Raises ConfigError for other images or options beside it."""
-    if not any(map(is_video, options.images)):
-        return False
-    if len(options.images) > 1:
+    """Tell if a video or a camera is to be predicted on. Raises ConfigError for images or options beside it."""
+    names_one = any(map(is_video, options.images))
+    if names_one and len(options.images) > 1:
         raise ConfigError("images: a video or a camera must be the only one; predict on others in another run")
-    for name, default in (("resume", False), ("shard", "1/1"), ("as", None), ("devices", 1), ("instances", False)):
+    for name, default in (OF_IMAGES if names_one else OF_VIDEOS).items():
         if options[name] != default:
-            raise ConfigError(f"--{name} is for images; leave it out for a video")
-    return True
+            raise ConfigError(f"--{name} is for {'images' if names_one else 'a video'}; leave it out")
+    return names_one
 
 
 def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) -> None:
@@ -47,6 +48,8 @@ def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) 
     Raises ConfigError for results of images in ``out`` that would be lost.
     """
     (source,) = options.images
+    if options.track and not isinstance(predictor.model, Detector):
+        raise ConfigError("--track numbers objects, and this model is no detector; leave it out")
     make_folder("--out", options.out)
     file, unfinished = options.out / RESULTS, options.out / UNFINISHED
     start(file, False, {"task": "frames of a video"})
@@ -56,7 +59,7 @@ def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) 
     writer, count = ResultsWriter(unfinished), 0
     with video as drawn:
         for frame, result in predict_video(predictor, source, options.every, batch_size, options.threshold):
-            if track and isinstance(result, DetectionResult):
+            if track:
                 result = track(result, frame.seconds)
             writer.append(frame_entry(source, frame, result))
             if drawn is not None:

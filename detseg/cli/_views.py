@@ -56,7 +56,7 @@ def make_predictor(model: Model, members: Sequence[str], options: Namespace) -> 
     tta = TTAConfig(options.crop_size, options.scales, options.flip)
     if tta.crop_size and not isinstance(model, Segmenter):
         raise ConfigError(f"--crop_size is for segmentation; {options.checkpoint} does none, but it can take --tile")
-    tiling = Tiling(options.tile, options.overlap) if options.tile else None
+    tiling = None if options.tile is None else Tiling(options.tile, options.overlap)
     device = next(model.parameters()).device
     others = [load_model(name).to(device) for name in members]
     return build_predictor([model, *others], tta, tiling)

@@ -161,3 +161,7 @@ def test_segmented_frames_have_one_size_whatever_their_legend(
 def test_a_video_stands_alone(video: Path) -> None:
     with pytest.raises(ConfigError, match="must be the only one"):
         names_video(Namespace(images=[str(video), "a.png"]))
+    with pytest.raises(ConfigError, match="--every is for a video"):
+        names_video(Namespace(images=["a.png"], every=2, track=False))
+    with pytest.raises(ConfigError, match="--track numbers objects"):
+        predict_on_video(SimpleNamespace(model=None), Namespace(images=[str(video)], track=True), 1)  # type: ignore[arg-type]

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from jsonargparse import Namespace
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detseg.cli._views import make_predictor
 from detseg.errors import ConfigError, DataError
 from detseg.inference import DetectionResult, MultiViewPredictor, Predictor, Tiling, TTAConfig
 from detseg.inference.views import build_predictor
@@ -104,8 +106,9 @@ def test_a_damaged_tile_of_a_file_is_an_error_of_its_image(tmp_path: Path) -> No
     assert result.image_size == (64, 96)
     with pytest.raises(DataError, match=r"damaged\.tif"):
         predictor([file])
-    with pytest.raises(ConfigError, match="batch_size 0: must be at least 1"):
-        predictor([picture()], batch_size=0)
+    options = Namespace(crop_size=None, scales=[1.0], flip=False, tile=0, overlap=0.2)
+    with pytest.raises(ConfigError, match="tile 0: must be a whole number"):
+        make_predictor(detector(), [], options)
 
 
 def segmenter(seed: int, num_classes: int = 3) -> Segmenter:
