@@ -46,7 +46,9 @@ class RayPredictor:
         paths: Sequence[Any] = batch["path"] if "path" in batch else [None] * len(batch[column])
         images: list[Any] = []
         if column == "bytes":
-            images = [ImageContent(content, str(path)) for content, path in zip(batch[column], paths, strict=True)]
+            images = [
+                ImageContent(content, str(path or "image")) for content, path in zip(batch[column], paths, strict=True)
+            ]
         else:
             images = [np.asarray(image) for image in batch[column]]
         results = self.predictor.stream(images, self.batch_size, self.threshold, bad_images="result")

@@ -188,6 +188,8 @@ def test_a_batch_of_ray_becomes_an_arrow_table(colour_checkpoint: Path) -> None:
     arrays = np.stack([np.asarray(Image.open(file)) for file in files[1:]])
     again = predictor({"image": arrays}).to_pylist()
     assert [{**row, "file": None} for row in rows[1:]] == again
+    (row,) = predictor({"bytes": [b"no image"]}).to_pylist()
+    assert row["error"].startswith("image: not an image")
     with pytest.raises(ConfigError, match="no column bytes or image, but text"):
         predictor({"text": []})
 
