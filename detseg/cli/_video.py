@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from detseg.errors import ConfigError
 from detseg.folders import make_folder
 from detseg.inference.predictor import Predictor
 from detseg.inference.result_files import RESULTS, ResultsWriter, start
-from detseg.inference.video import VideoWriter, frame_entry, is_video, make_tracker, predict_video
+from detseg.inference.video import CAMERA, VideoWriter, frame_entry, is_video, make_tracker, predict_video
 from detseg.models import Detector
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def predict_on_video(predictor: Predictor, options: Namespace, batch_size: int) 
     track = make_tracker() if options.track else None
     video: Any = nullcontext() if options.draw == "none" else VideoWriter(options.out / DRAWN)
     writer, count = ResultsWriter(unfinished), 0
-    with video as drawn:
+    until_stopped: Any = suppress(KeyboardInterrupt) if source.startswith(CAMERA) else nullcontext()
+    with video as drawn, until_stopped:
         for frame, result in predict_video(predictor, source, options.every, batch_size, options.threshold):
             if track:
                 result = track(result, frame.seconds)

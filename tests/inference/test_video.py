@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from detseg import cli
 from detseg.cli._video import names_video, predict_on_video
 from detseg.errors import ConfigError, DataError
 from detseg.inference import Predictor, SemanticResult
-from detseg.inference.video import VideoWriter, is_video, make_tracker, predict_video, read_frames
+from detseg.inference.video import Frame, VideoWriter, is_video, make_tracker, predict_video, read_frames
 from detseg.preprocessing import ResizeConfig
 from tests.colours import COLOURS, ColourDetector
 
@@ -141,21 +142,39 @@ def test_frames_are_turned_as_players_show_them(tmp_path: Path) -> None:
     assert np.abs(one.pixels.astype(int) - np.rot90(image, -1)).mean() < 8
 
 
-def test_segmented_frames_have_one_size_whatever_their_legend(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = tuple(f"a class with a long name {label}" for label in range(8))
-    heights = []
+class Labels:
+    """A segmenter that finds one more class in each frame."""
 
-    def stream(images: Iterable[Any], *_: Any) -> Iterator[SemanticResult]:
+    def stream(self, images: Iterable[Any], *_: Any) -> Iterator[SemanticResult]:
+        names = tuple(f"a class with a long name {label}" for label in range(8))
         for number, image in enumerate(images):
             labels = (np.arange(image[..., 0].size) % (number + 1)).reshape(image.shape[:2]).astype(np.uint8)
             yield SemanticResult(image_size=labels.shape, class_names=names, pixels=image, labels=labels)
 
+
+def test_segmented_frames_have_one_size_whatever_their_legend(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights = []
     monkeypatch.setattr(VideoWriter, "write", lambda _, pixels, __: heights.append(len(pixels)))
     options = Namespace(images=[str(video)], out=tmp_path, every=1, threshold=0.5, draw="all", track=False)
-    predict_on_video(SimpleNamespace(stream=stream), options, 1)  # type: ignore[arg-type]
+    predict_on_video(Labels(), options, 1)  # type: ignore[arg-type]
     assert heights == [64] * 6
+
+
+@pytest.mark.parametrize("source", ["camera:0", "a.mp4"])
+def test_a_camera_is_complete_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    def frames(*_: Any) -> Iterator[Frame]:
+        yield from (Frame(number, number / 25, frame(number)) for number in range(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detseg.inference.video.read_frames", frames)
+    options = Namespace(images=[source], out=tmp_path, every=1, threshold=0.5, draw="none", track=False)
+    with nullcontext() if source == "camera:0" else pytest.raises(KeyboardInterrupt):
+        predict_on_video(Labels(), options, 1)  # type: ignore[arg-type]
+    (file,) = tmp_path.glob("*.jsonl*")
+    assert file.name == ("predictions.jsonl" if source == "camera:0" else "frames.jsonl.part0")
+    assert len(file.read_text().splitlines()) == 3
 
 
 def test_a_video_stands_alone(video: Path) -> None:
