@@ -35,7 +35,7 @@ lint: $(VENV)/development ## check style, formatting and types
 docs: $(VENV)/development ## build the documentation, build/site/index.html
 	PYTHONPATH=. $(BIN)/zensical build --clean --strict --config-file mkdocs.yml
 
-pictures: $(VENV)/development ## make the pictures of the documentation from drawn shapes
+pictures: $(VENV)/development ## make the pictures of the documentation from synthetic shapes
 	$(BIN)/python tools/pictures.py
 
 clean: ## remove the environment and everything that tools left behind; keeps data sets and runs

@@ -2,7 +2,7 @@
 
     python tools/kill_test.py [CASE ...] [--kills 20] [--seed 0]
 
-Each case is a small training on drawn shapes by `detseg train`: once without a break, then again and again with a
+Each case is a small training on synthetic shapes by `detseg train`: once without a break, then again and again with a
 SIGKILL to all its processes at a random moment of that time, followed by ``--resume auto`` until it ends. Every tensor
 of last.ckpt and best.ckpt, the optimizer's included, must be equal, and so must metrics.json but for times. Prints a
 line for each kill; exit status 1 if any differs. Trainings are forked, which saves the start of Python.

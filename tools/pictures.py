@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation from drawn shapes, by the commands that it shows.
+"""Make the pictures of the documentation from synthetic shapes, by the commands that it shows.
 
     python tools/pictures.py [--out docs/pictures] [--only NAME ...]
     python tools/pictures.py --readme runs/faster_rcnn_shapes/best.ckpt  # trained with --trainer.max_epochs 30

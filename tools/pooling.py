@@ -1,4 +1,4 @@
-"""Compare ways to pool regions on the drawn shapes, to find where RoIPool and RoIAlign differ.
+"""Compare ways to pool regions on the synthetic shapes, to find where RoIPool and RoIAlign differ.
 
     python tools/pooling.py --weights mobilenet_v2.pth --out pooling.json
 

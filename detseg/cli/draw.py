@@ -170,7 +170,7 @@ def roi_pooling(arguments: Sequence[str]) -> None:
 def gradients(arguments: Sequence[str]) -> None:
     """norms of gradients over the layers of a deep stack: plain, auxiliary heads, batch norm, highway, residual"""
     parser = _parser("gradients", "[--data FOLDER] [--depth 30] [--width 16] [--steps 150]")
-    parser.add_argument("--data", type=Path | None, help="Folder of classes; default: the drawn shapes.")
+    parser.add_argument("--data", type=Path | None, help="Folder of classes; default: the synthetic shapes.")
     for name, value in {"depth": 30, "width": 16, "steps": 150, "batch_size": 32, "size": 32, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     options = _parse(parser, arguments, depth=3, width=1, steps=1, batch_size=2, size=8)
@@ -304,7 +304,7 @@ def _faster_rcnn(path: Path) -> FasterRCNN:
 
 
 def _classes(options: Namespace) -> ClassificationCrops:
-    """Return the training images of a folder of classes, or of the drawn shapes."""
+    """Return the training images of a folder of classes, or of the synthetic shapes."""
     if options.data is None:
         return from_images(ShapeCrops().read("train"))
     source = detect_source(options.data, task="classification")

@@ -187,7 +187,7 @@ def _chart(
         seeds = f", mean and deviation of {len(random)}" if len(random) > 1 else ""
         lines.append(Line(f"random weights{seeds}", means, deviations))
     lines.append(Line("always the commonest class", [guess] * len(depths), dashed=True))
-    source = Path(options.data if isinstance(options.data, str) else getattr(options.data, "root", "drawn shapes"))
+    source = Path(options.data if isinstance(options.data, str) else getattr(options.data, "root", "synthetic shapes"))
     title = f"Linear classifiers on {backbone.name}: {classes} classes of {source.resolve().name}"
     return line_chart(
         title, depths, lines, "features after the block, the first to the last", "accuracy, %", (960, 540)

@@ -1,1 +1,1 @@
-"""Data modules: one for each task, and the drawn shapes."""
+"""Data modules: one for each task, and the synthetic shapes."""

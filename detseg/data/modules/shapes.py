@@ -137,7 +137,7 @@ def _check(root: Path, settings: dict[str, int]) -> None:
         drawn = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
         raise DataError(
-            f"{root}: this holds other files than drawn shapes (no readable {MARKER} in it); "
+            f"{root}: this holds other files than synthetic shapes (no readable {MARKER} in it); "
             "give another root, or remove it"
         ) from None
     wanted = {"version": VERSION, **settings}

@@ -156,7 +156,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, name: str, t
     (tmp_path / name).write_text(text)
     (tmp_path / "photographs").mkdir()
     with pytest.raises(
-        DataError, match=rf"{tmp_path}: this holds other files than drawn shapes.*give another root, or remove it"
+        DataError, match=rf"{tmp_path}: this holds other files than synthetic shapes.*give another root, or remove it"
     ):
         Shapes(str(tmp_path)).prepare()
     assert (tmp_path / name).read_text() == text
@@ -165,7 +165,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, name: str, t
 
 def test_a_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("dear")
-    with pytest.raises(DataError, match="this holds other files than drawn shapes"):
+    with pytest.raises(DataError, match="this holds other files than synthetic shapes"):
         Shapes(str(tmp_path / "file")).prepare()
     assert (tmp_path / "file").read_text() == "dear"
 
