@@ -3,10 +3,10 @@
     python tools/gpu_check.py [--out FOLDER] [--only PART ...] [--dry]
 
 Runs these parts in order, each in a process and with a time limit of its own: ``versions``; ``tests``, those with the
-marker ``cuda``; ``training``, 200 steps on synthetic shapes with AP; ``train_2`` and ``train_12``, training steps of Faster
-and Mask R-CNN R50-FPN with 2 and 12 images of 800 x 1344 in bfloat16, beside torchvision; the same compiled; ``infer``;
-``operations``, RoIAlign and NMS; ``waits``, the lines that make the host wait; ``profile``, the kernels of training
-steps. The data is made on the spot. ``--dry`` runs all of it on the CPU with tiny sizes, and one variant of each.
+marker ``cuda``; ``training``, 200 steps on synthetic shapes with AP; ``train_2`` and ``train_12``, training steps of
+Faster and Mask R-CNN R50-FPN with 2 and 12 images of 800 x 1344 in bfloat16, beside torchvision; the same compiled;
+``infer``; ``operations``, RoIAlign and NMS; ``waits``, the lines that make the host wait; ``profile``, the kernels of
+training steps. The data is generated. ``--dry`` runs every part on the CPU with tiny sizes, in one variant.
 
 Each result is appended to FOLDER/results.jsonl as soon as it is there, the output of a part is FOLDER/PART.log, and a
 table ends it. A part that lacks a package is left out, and the table names the package.

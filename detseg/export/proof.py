@@ -1,6 +1,6 @@
 """Proof that an exported model computes what its checkpoint does, on images made to break exports.
 
-Both see the same batches of 1, 3 and 8 images: synthetic shapes or given images, and an empty one, a single pixel, one that
+Both see the same batches of 1, 3 and 8 images: synthetic shapes or given images, an empty one, a single pixel, one that
 fills the frame with noise, and one crowded with shapes. The rules:
 
 - Detections match one to one: the same label, corners within ``BOX`` pixels, scores within ``SCORE``, best first.
