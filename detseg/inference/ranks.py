@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import torch
@@ -45,12 +45,12 @@ class Ranks(NamedTuple):
                 "with `resume=true`"
             ) from error
 
-    def _meet(self) -> distributed.TCPStore | None:
+    def _meet(self) -> Any:
         """Wait for the first time; torch would not notice that another process has ended before it came here."""
         if self.rank == 0 and not self.others:  # torchrun watches them
             return None
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = distributed.TCPStore(
+        store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
             address, port, None, self.rank == 0, LONGEST_WAIT, wait_for_workers=False, multi_tenant=True
         )
         if self.rank:
