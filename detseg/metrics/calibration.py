@@ -21,7 +21,8 @@ class Calibration(NamedTuple):
     confidence: Floats  # (BINS,) mean score
     precision: Floats  # (BINS,)
     d_ece: float  # Küppers et al. 2020 (arXiv:2004.13546), equation 5, of the scores alone
-    temperature: float  # 1 for calibrated scores, above 1 for overconfident ones
+    overconfidence: float  # mean score less precision
+    temperature: float  # 1 for calibrated scores, above 1 for scores too far from .5
     d_ece_scaled: float  # after ``temperature``
 
 
@@ -33,7 +34,7 @@ def calibrate(scores: Floats, tp: NDArray[np.bool_]) -> Calibration:
     """
     nan = float("nan")
     if not len(scores):
-        return Calibration(np.zeros(BINS, np.int64), np.full(BINS, nan), np.full(BINS, nan), nan, nan, nan)
+        return Calibration(np.zeros(BINS, np.int64), np.full(BINS, nan), np.full(BINS, nan), nan, nan, nan, nan)
     clipped = scores.clip(_SMALLEST, 1 - _SMALLEST)
     logits = np.log(clipped) - np.log1p(-clipped)
 
@@ -43,7 +44,8 @@ def calibrate(scores: Floats, tp: NDArray[np.bool_]) -> Calibration:
 
     temperature = float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
     scaled = 1 / (1 + np.exp(-logits / temperature))
-    return Calibration(*_bins(scores, tp), temperature, _bins(scaled, tp)[-1])
+    overconfidence = float(scores.mean() - tp.mean())
+    return Calibration(*_bins(scores, tp), overconfidence, temperature, _bins(scaled, tp)[-1])
 
 
 def _bins(scores: Floats, tp: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Floats, Floats, float]:

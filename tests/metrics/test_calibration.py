@@ -28,3 +28,10 @@ def test_the_temperature_of_made_scores_is_recovered() -> None:
     assert values.temperature == pytest.approx(2.5, rel=0.05)
     assert values.d_ece_scaled < 0.01 < 0.08 < values.d_ece
     assert np.isnan(calibrate(np.zeros(0), np.zeros(0, bool)).d_ece)
+
+
+def test_low_scores_of_still_lower_precision_are_overconfident() -> None:
+    tp = np.arange(1000) % 20 == 0
+    values = calibrate(np.full(1000, 0.3), tp)
+    assert values.overconfidence == pytest.approx(0.25)
+    assert values.temperature < 1  # away from .5, to 0
