@@ -21,7 +21,7 @@ UNLABELLED = 0.05  # confident detections where nothing is labelled, as a share 
 UNCOVERED = 0.4  # objects without an anchor of IoU .5
 LEAKED = 0.02  # validation images that are in the training split
 ZOOM = 2.5  # times the size of objects in training
-MAX_NORMAL_MEAN, NORMAL_STD = 2.0, (0.3, 3.0)  # of normalised pixels
+MAX_NORMAL_MEAN, NORMAL_STD = 3.0, (0.03, 3.0)  # of normalised pixels: ImageNet's black is -2.1, and white is 2.6
 
 
 def find_causes(run: DetectionRun) -> list[Cause]:
@@ -181,8 +181,9 @@ def _unlabelled(run: DetectionRun) -> Iterator[Cause]:
     nearest, _ = boxes.pairs.best(np.ones(len(boxes.pairs.places), dtype=bool), len(boxes.scores))
     confident = boxes.scores >= np.median(boxes.scores[boxes.tp])
     alone = confident & boxes.fp & (nearest <= BACKGROUND)
-    share = float(alone.sum() / max(1, (confident & boxes.tp).sum() + alone.sum()))
-    if share >= UNLABELLED and alone.sum() >= EXPECTED:
+    right = (confident & boxes.tp).sum()
+    share = float(alone.sum() / max(1, right + alone.sum()))
+    if share >= UNLABELLED and alone.sum() >= EXPECTED and right >= (confident & boxes.fp).sum():
         images, counts = np.unique(boxes.images[alone], return_counts=True)
         yield Cause(
             "unlabelled",
@@ -226,15 +227,17 @@ def _normalization(run: DetectionRun) -> Iterator[Cause]:
 
 
 def _sizes(run: DetectionRun) -> Iterator[Cause]:
-    """Name objects that are far smaller or larger than those of the training."""
+    """Name objects that take far less or more of their images, which are resized, than in training."""
     if run.train is None or not len(run.train.areas) or not run.boxes.counted.any():
         return
-    before, now = np.median(run.train.areas), np.median(run.truth.areas[run.boxes.counted])
+    of_train = np.repeat(run.train.sizes, np.diff(run.train.offsets), axis=0)
+    shares = run.truth.areas / run.sizes[run.truth.images].prod(axis=1)
+    before, now = np.median(run.train.areas / of_train.prod(axis=1)), np.median(shares[run.boxes.counted])
     ratio = float(np.sqrt(now / before)) if before else 1.0
     if max(ratio, 1 / ratio) >= ZOOM:
         yield Cause(
             "object-size",
-            f"The objects are {ratio:.2g} times as large as in training, by their median side: resize the images so "
-            "that they are alike, or train at several sizes.",
+            f"The objects are {ratio:.2g} times as large as in training, by their median side against that of the "
+            "image: crop or resize the images so that they are alike, or train at several sizes.",
             0.4,
         )

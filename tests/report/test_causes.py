@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from detseg.data.annotations.detection import DetectionAnnotations
+from detseg.metrics import Detections
 from detseg.report.causes import find_causes
 from detseg.report.evaluation import DetectionRun
 from tests.report.runs import HEIGHT, WIDTH, detect, run_of, with_boxes, write_images
@@ -101,3 +102,33 @@ def test_a_leak_is_named(sets: tuple[DetectionAnnotations, DetectionAnnotations]
     files = [f"copy{row}.jpg" for row in range(10)]
     leaked = replace(train.subset(range(10)), root=tmp_path, files=np.array(files))
     assert causes(run_of(val, detect(val), leaked)) == ["leak"]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(245.0, 35.0), (6.0, 10.0)], ids=["documents", "X-rays"])
+def test_light_and_dark_images_are_no_fault(
+    sets: tuple[DetectionAnnotations, DetectionAnnotations], mean: float, std: float
+) -> None:
+    val, train = sets
+    run = run_of(val, detect(val), train, normalization=(np.full(3, 103.5), np.full(3, 57.4)))
+    run.__dict__["pixels"] = (np.full(3, mean), np.full(3, std))
+    assert causes(run) == []
+
+
+def test_false_alarms_of_a_weak_detector_are_no_unlabelled_objects(
+    sets: tuple[DetectionAnnotations, DetectionAnnotations],
+) -> None:
+    val, train = sets
+    right = detect(val, recall=0.3)
+    alarms = detect(val, 1)
+    corners = np.random.default_rng(0).random((len(alarms.scores), 2)) * [WIDTH - 20, HEIGHT - 20]
+    alarms = alarms._replace(boxes=np.concatenate([corners, corners + 15], axis=1))
+    order = np.argsort(np.concatenate([right.images, alarms.images]), kind="stable")
+    both = Detections(*(np.concatenate(two)[order] for two in zip(right[:4], alarms[:4], strict=True)))
+    assert "unlabelled" not in causes(run_of(val, both, train))
+
+
+def test_sizes_of_objects_are_compared_after_resizing(sets: tuple[DetectionAnnotations, DetectionAnnotations]) -> None:
+    val, train = sets
+    enlarged = replace(train, sizes=4 * train.sizes, areas=16 * train.areas)  # photographs of another camera
+    assert causes(run_of(val, detect(val), enlarged)) == []
+    assert causes(run_of(val, detect(val), replace(train, areas=train.areas / 16))) == ["object-size"]
