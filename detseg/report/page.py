@@ -39,7 +39,7 @@ def write_detection_report(run: DetectionRun, path: Path, miss_cost: float = MIS
     data = {
         "classes": run.classes,
         "images": album.to_json(),
-        "operating": sections["operating_point"],
+        "operating": {name: sections["operating_point"][name] for name in ("thresholds", "steps")},
         "threshold": run.boxes.threshold,
         "root": str(run.annotations.root),
         "errors": [{key: one[key] for key in one if key != "views"} for one in sections["label_errors"]],

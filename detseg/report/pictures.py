@@ -64,6 +64,11 @@ class Album:
 
     def to_json(self) -> dict[str, Any]:
         """All embedded images with their boxes, in pixels of the page."""
+        for image, rows in self._detections.items():  # without its detection, an object would look missed
+            begin, end = np.searchsorted(self.run.detections.images, [image, image + 1])
+            hits = begin + np.flatnonzero(self._status[begin:end] == TRUE)
+            shown = np.isin(self._target[hits], self._objects[image]) & ~np.isin(hits, rows)
+            rows += hits[shown].tolist()
         return {str(image): one | self._boxes(image, one["scale"]) for image, one in self.images.items()}
 
     def _embed(self, image: int) -> bool:

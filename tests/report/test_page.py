@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg.metrics import Detections
 from detseg.metrics.operating_point import confusion
 from detseg.report.comparison import read_report, write_comparison
 from detseg.report.evaluation import DetectionRun
 from detseg.report.page import write_detection_report
+from detseg.report.pictures import TRUE, Album, View
 from detseg.report.sections import THRESHOLDS
 from detseg.report.slices import read_attributes
 from tests.report.runs import detect, run_of, write_images
@@ -123,3 +125,24 @@ def test_the_slider_changes_counts_cells_and_images(
     assert hidden
     assert int(hidden[1]) > 50
     assert re.search(r'id="cell"[^>]*><figure', dom)
+
+
+def test_an_object_of_a_crowded_image_keeps_its_detection(written: tuple[Path, DetectionRun, dict[str, Any]]) -> None:
+    run = written[1]
+    image = int(run.truth.images[run.boxes.matches.objects[run.boxes.tp]][0])
+    chosen = run.detections.images == image
+    confident = np.full(60, image), np.tile([0.0, 0, 9, 9], (60, 1)), np.zeros(60, np.int64), np.full(60, 0.999)
+    columns = [
+        np.concatenate([one[~chosen], one[chosen], more])
+        for one, more in zip(run.detections[:4], confident, strict=True)
+    ]
+    order = np.argsort(columns[0], kind="stable")
+    crowded = run_of(run.annotations, Detections(*(one[order] for one in columns)))
+    album = Album(crowded.boxes)
+    album.add([View(image)])
+    shown = album.to_json()[str(image)]["detections"]
+    objects = crowded.boxes.matches.objects[crowded.boxes.tp]
+    assert {one["target"] for one in shown if one["status"] == TRUE} == {
+        int(row - np.searchsorted(crowded.truth.images, image))
+        for row in objects[crowded.truth.images[objects] == image]
+    }

@@ -129,6 +129,7 @@ function update() {
   const operating = data.operating;
   const step = operating.thresholds.reduce((best, value, i) => Math.abs(value - threshold) < Math.abs(operating.thresholds[best] - threshold) ? i : best, 0);
   const counts = operating.steps[step];
+  threshold = operating.thresholds[step];  // of the pictures too
   document.querySelector("#threshold").value = step;
   document.querySelector("#at").textContent = operating.thresholds[step].toFixed(2);
   const sum = values => values.reduce((a, b) => a + b, 0);
