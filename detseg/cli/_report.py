@@ -58,6 +58,10 @@ def write_report(
     if not isinstance(task, DetectionTask):
         if not records:
             return None
+        if len(records) < len(data.val_annotations):
+            log.warning(
+                "the report covers %d of %d images, those of one process", len(records), len(data.val_annotations)
+            )
         write = write_semantic_report if isinstance(task, SegmentationTask) else write_classification_report
         history = read_history(origin.parent) if origin else []
         return write(data.val_annotations, records, task.metric_values, about, history, path)
@@ -148,17 +152,23 @@ def _about(task: Task, data: Any, origin: Path | None) -> dict[str, str]:
     }
 
 
-def save_thresholds(task: DetectionTask, path: Path, which: Literal["best-f1", "cheapest"], miss_cost: float) -> None:
-    """Save the score threshold of each class, by the last validation, in the metadata of the checkpoint ``path``.
-
-    A class without a true positive gets that of all classes. Raises ConfigError if no metric keeps the detections, or
-    the checkpoint is no file.
-    """
-    metric = task.detection_metric
-    if metric is None or metric.ground_truth is None or metric.detections is None:
+def check_thresholds(task: DetectionTask, path: Path, which: str) -> None:
+    """Raise ConfigError if no metric keeps the detections of thresholds, or the checkpoint ``path`` is no file."""
+    if task.detection_metric is None:
         raise ConfigError(f"--thresholds {which}: no metric of the checkpoint keeps detections; leave it out")
     if not path.is_file():
         raise ConfigError(f"--thresholds {which}: {path} is a published model; give the checkpoint it was made from")
+
+
+def save_thresholds(task: DetectionTask, path: Path, which: Literal["best-f1", "cheapest"], miss_cost: float) -> None:
+    """Save the score threshold of each class, by the last validation, in the metadata of the checkpoint ``path``.
+
+    A class without a true positive gets that of all classes. Raises ConfigError if there is none at all.
+    """
+    metric = task.detection_metric
+    assert metric is not None
+    assert metric.ground_truth is not None
+    assert metric.detections is not None
     run = DetectionRun(task.data.val_annotations, metric.ground_truth, metric.detections, metric.computed_classes, {})
     *of_classes, overall = run.boxes.curves
     chosen = [curve if curve.f1.any() else overall for curve in of_classes]

@@ -18,7 +18,7 @@ from detseg.callbacks import OutputRecorder, ProgressBar
 from detseg.cli._configs import find_configs, for_other_data, value_of
 from detseg.cli._console import import_module
 from detseg.cli._parser import instantiate, make_parser, parse
-from detseg.cli._report import save_thresholds, write_report
+from detseg.cli._report import check_thresholds, save_thresholds, write_report
 from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule
@@ -28,6 +28,7 @@ from detseg.folders import check_writable
 from detseg.inference import MultiViewPredictor
 from detseg.inference.tile_size import choose_tile_size
 from detseg.metrics import CocoAP, coco_results, write_metrics
+from detseg.report.page import check_page
 from detseg.report.sections import MISS_COST
 from detseg.report.slices import read_attributes
 from detseg.tasks import DetectionTask, SegmentationTask, Task
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         _report(task, data, options)
         origin = Path(options.checkpoint)
         if options.report:
-            cost = options.get("miss_cost") or MISS_COST
+            cost = options.get("miss_cost", MISS_COST)
             if write_report(task, options.report, origin, recorder, trained_here, attributes, cost):
                 print(f"written: {options.report}")
         if isinstance(task, DetectionTask) and options.thresholds:
@@ -90,6 +91,10 @@ def _check(task: Task, options: Namespace) -> None:
             raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
         if options.evaluator == "pycocotools" and not _coco_ap(task):
             raise ConfigError("--evaluator pycocotools: CocoAP is not a metric of the checkpoint; leave the option out")
+        if options.thresholds:
+            check_thresholds(task, Path(options.checkpoint), options.thresholds)
+    if options.report:
+        check_page("--report", options.report, {"--out": options.out, "--metrics": options.metrics})
     for option in ("out", "metrics", "report"):  # before hours of evaluation
         check_writable(f"--{option}", getattr(options, option))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from detseg.cli._parser import make_parser, parse
 from detseg.errors import ConfigError
 from detseg.folders import check_writable
-from detseg.report.comparison import read_report, write_comparison
+from detseg.report.comparison import read_report, report_file, write_comparison
+from detseg.report.page import check_page
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -22,6 +23,7 @@ def run(arguments: Sequence[str]) -> None:
             f"{options.runs[0]}: give two runs or more to compare; the page of one run is its report.html, which "
             "`detseg evaluate --report` writes"
         )
+    check_page("--out", options.out, {str(path): report_file(path) for path in options.runs})
     check_writable("--out", options.out)
     reports = {str(path): read_report(path) for path in options.runs}
     if len(reports) < len(options.runs):

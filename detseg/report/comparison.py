@@ -19,12 +19,17 @@ from detseg.report.page import NAME, write_page
 MAX_FLIPPED = 40  # images of each direction
 
 
+def report_file(path: Path) -> Path:
+    """The file with the values of a report: of a folder, of a page, or the file itself."""
+    return path / NAME if path.is_dir() else path.with_suffix(".json") if path.suffix == ".html" else path
+
+
 def read_report(path: Path) -> dict[str, Any]:
     """Read the values of a report: a file, or report.json in the folder of a run.
 
     Raises ConfigError if there is none, or the file is of another kind.
     """
-    file = path / NAME if path.is_dir() else path.with_suffix(".json") if path.suffix == ".html" else path
+    file = report_file(path)
     if not file.exists():
         raise ConfigError(
             f"{path}: has no {NAME}; write it with `detseg evaluate --checkpoint {path}/best.ckpt --report "
@@ -32,8 +37,9 @@ def read_report(path: Path) -> dict[str, Any]:
         )
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        return {"task": report["task"], "bootstrap": report["bootstrap"], "images": report["images"], **report}
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        needed = ("task", "bootstrap", "images", "about")
+        return {name: report[name] for name in needed}
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: is not the report of an evaluation ({error})") from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from detseg.check.rendering import render
+from detseg.errors import ConfigError
 from detseg.metrics.matching import THRESHOLDS
 from detseg.report.charts import Line, line_chart
 from detseg.report.evaluation import DetectionRun
@@ -66,6 +67,16 @@ def write_page(path: Path, page: str, report: Mapping[str, Any]) -> None:
 def json_name(path: Path) -> str:
     """The name of the file with the values of a page."""
     return NAME if path.stem == "report" else f"{path.stem}.json"
+
+
+def check_page(option: str, path: Path, others: Mapping[str, Path | None]) -> None:
+    """Raise ConfigError for a page that is no .html, or whose values would overwrite one of ``others``, by option."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{option} {path}: must end in .html; its values go to a .json file beside it")
+    values = path.with_name(json_name(path))
+    for name, other in others.items():
+        if other and other.resolve() == values.resolve():
+            raise ConfigError(f"{option} {path}: its values would overwrite {name} {other}; name another file")
 
 
 def plain(value: Any) -> Any:

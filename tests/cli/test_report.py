@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from detseg import checkpoint, cli
 from detseg.callbacks import OutputRecorder
-from detseg.cli._report import save_thresholds, write_report
+from detseg.cli._report import check_thresholds, save_thresholds, write_report
 from detseg.errors import ConfigError
 from detseg.inference.predictor import Predictor
 from detseg.tasks import DetectionTask
@@ -48,6 +48,11 @@ def test_an_evaluation_adds_proposals_and_slices(
     line = ["--checkpoint", BEST, "--report", "new/page.html", "--slices", "other.csv"]
     assert "--slices other.csv: its first column, image, has none of the evaluated images" in refused("evaluate", *line)
     assert "runs/tiny/pictures: has no report.json" in refused("report", "runs/tiny", "runs/tiny/pictures")
+    line = ["--checkpoint", BEST, "--report", "new/report.html", "--out", "new/report.json"]
+    assert "--report new/report.html: its values would overwrite --out" in refused("evaluate", *line)
+    assert "--report report.json: must end in .html" in refused("evaluate", *line[:2], "--report", "report.json")
+    line = ["runs/tiny", "new/page.json", "--out", "new/page.html"]
+    assert "--out new/page.html: its values would overwrite new/page.json" in refused("report", *line)
 
 
 def test_thresholds_of_a_checkpoint_are_used_by_predictions(tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_thresholds_of_a_checkpoint_are_used_by_predictions(tmp_path: Path) -> N
     assert report is not None
     assert {one["name"] for one in report["verdict"]["figures"]} >= {"AP", "mask AP"}
     with pytest.raises(ConfigError, match="is a published model"):
-        save_thresholds(task, tmp_path, "best-f1", 1.0)
+        check_thresholds(task, tmp_path, "best-f1")
 
 
 def test_without_detections_there_is_a_report_and_no_threshold(tmp_path: Path) -> None:
