@@ -43,14 +43,16 @@ def stage_outcomes(
 ) -> NDArray[np.int64]:
     """The outcome (N,), index in ``OUTCOMES``, of each object at IoU .5; -1 for objects that do not count.
 
+    An object that is not detected is placed badly or classified wrongly by a false positive near it.
     ``proposed`` (N,) is the best IoU of a proposal, ``masks`` the matches of masks.
     """
+    wrong = (matches.fp & 1 > 0)[pairs.places]  # detections of neighbours say nothing about an object
     same = detections.labels[matches.rows][pairs.places] == truth.labels[pairs.objects]
     outcomes = np.full(len(truth.labels), OUTCOMES.index("taken for background"))
     if proposed is not None:
         outcomes[proposed < FOREGROUND] = OUTCOMES.index("not proposed")
-    outcomes[pairs.objects[~same & (pairs.iou >= FOREGROUND)]] = OUTCOMES.index("classified wrongly")
-    outcomes[pairs.objects[same]] = OUTCOMES.index("placed badly")
+    outcomes[pairs.objects[wrong & ~same & (pairs.iou >= FOREGROUND)]] = OUTCOMES.index("classified wrongly")
+    outcomes[pairs.objects[wrong & same]] = OUTCOMES.index("placed badly")
     outcomes[matches.objects[matches.tp & 1 > 0]] = OUTCOMES.index("detected")
     if masks is not None:
         masked = np.zeros(len(outcomes), dtype=bool)

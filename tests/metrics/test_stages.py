@@ -7,8 +7,10 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from detseg.metrics import Detections
+from detseg.metrics.detections import concatenate, read_target
 from detseg.metrics.stages import OUTCOMES, TOP, proposal_overlaps, proposal_recalls, stage_outcomes
-from tests.metrics.matched import iou, make
+from tests.metrics.matched import iou, make, matched
 
 
 def test_overlaps_and_recalls_equal_torchvision() -> None:
@@ -34,6 +36,7 @@ def test_outcomes_equal_a_loop() -> None:
     truth, found = made.truth, made.detections
     proposed = np.random.default_rng(0).random(len(truth.labels))
     outcomes = stage_outcomes(truth, found, made.matches, made.pairs, proposed)
+    wrong = set(made.matches.rows[made.matches.fp & 1 > 0].tolist())
     right = set(made.matches.objects[made.matches.tp & 1 > 0].tolist())
     for row, outcome in enumerate(outcomes.tolist()):
         if truth.crowd[row]:
@@ -42,6 +45,7 @@ def test_outcomes_equal_a_loop() -> None:
         near = [
             (iou(found.boxes[one], truth.boxes[row]), found.labels[one] == truth.labels[row])
             for one in np.flatnonzero(found.images == truth.images[row])
+            if one in wrong
         ]
         if row in right:
             expected = "detected"
@@ -53,3 +57,12 @@ def test_outcomes_equal_a_loop() -> None:
             expected = "not proposed" if proposed[row] < 0.5 else "taken for background"
         assert OUTCOMES[outcome] == expected
     assert len(set(outcomes.tolist())) >= 5
+
+
+def test_a_missed_object_is_not_placed_badly_by_the_detection_of_its_neighbour() -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [5.0, 0, 15, 10]])
+    target = {"boxes": boxes, "labels": np.zeros(2, np.int64)}
+    truth = concatenate([read_target(target, False)])
+    found = Detections(np.zeros(1, np.int64), boxes[:1], np.zeros(1, np.int64), np.ones(1))
+    outcomes = stage_outcomes(truth, found, *matched(truth, found))
+    assert [OUTCOMES[outcome] for outcome in outcomes] == ["detected", "taken for background"]
