@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,24 @@ OVERFIT = 1.3  # times the lowest validation loss
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Read the rows of metrics.csv of a run, with those of its earlier parts; empty without a log."""
-    earlier = sorted(folder.glob("metrics-*.csv"), key=lambda path: int(path.stem.partition("-")[2]))
+    """Read the numbers of metrics.csv of a run, with those of its earlier parts; empty without a log."""
+    parts = {path.stem.partition("-")[2]: path for path in folder.glob("metrics-*.csv")}
+    earlier = [parts[number] for number in sorted(filter(str.isdecimal, parts), key=int)]
     rows = []
     for path in [*earlier, folder / "metrics.csv"]:
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows += [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-    return rows
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                table = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+            rows += [{name: value for name, value in row.items() if value is not None} for row in table]
+    return [row for row in rows if "step" in row]
+
+
+def _number(text: Any) -> float | None:
+    """The number that a cell holds; None for another, as of a line that was cut off."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def series(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:

@@ -21,6 +21,7 @@ from detseg.report.page import write_detection_report
 from detseg.report.pictures import TRUE, Album, View
 from detseg.report.sections import THRESHOLDS
 from detseg.report.slices import read_attributes
+from detseg.report.training import read_history, series
 from tests.report.runs import detect, run_of, write_images
 
 HOSTILE = "</script><img src=x onerror=alert(1)>$x$"
@@ -146,3 +147,10 @@ def test_an_object_of_a_crowded_image_keeps_its_detection(written: tuple[Path, D
         int(row - np.searchsorted(crowded.truth.images, image))
         for row in objects[crowded.truth.images[objects] == image]
     }
+
+
+def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics-1.csv").write_text("step,train/loss\n0,2.5\n")
+    (tmp_path / "metrics-old.csv").write_text("step,train/loss\n0,9\n")
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n1,1.5\n2,1e\n,7\n3,1,4,4\n")
+    assert series(read_history(tmp_path), "train/loss") == ([0, 1, 3], [2.5, 1.5, 1])
