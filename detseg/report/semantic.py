@@ -37,12 +37,15 @@ def write_semantic_report(
 ) -> dict[str, Any]:
     """Write the page ``path`` and the values beside it, from the recorded matrices and labels of each image."""
     images = sorted(records)
-    matrices = np.stack([records[image][0] for image in images])
+    matrices = [records[image][0] for image in images]
+    hits = np.stack([np.diag(matrix) for matrix in matrices])
+    unions = np.stack([matrix.sum(axis=0) + matrix.sum(axis=1) for matrix in matrices]) - hits
     classes = annotations.classes
-    per_image = np.array([defined_mean(_iou(matrix)) for matrix in matrices])
-    weights = image_weights(len(images), 1)[:200]
-    replicates = np.stack([_iou(np.einsum("i,ijk->jk", one, matrices)) for one in weights])
-    total = matrices.sum(axis=0)
+    per_image = np.array([defined_mean(one) for one in _iou(hits, unions)])
+    weights = image_weights(len(images), len(images))
+    replicates = _iou(weights @ hits, weights @ unions)
+    total = sum(matrices[1:], start=matrices[0])
+    of_classes = _iou(hits.sum(axis=0), unions.sum(axis=0))
     wrong = [
         (classes[a], classes[b], int(total[a, b]), float(total[a, b] / max(1, total[a].sum())))
         for a, b in zip(*np.nonzero(total), strict=True)
@@ -52,7 +55,7 @@ def write_semantic_report(
         {"name": name, "IoU": float(iou), "low": low, "high": high}
         | {key: metrics.get(f"{key}/{name}", float("nan")) for key in ("accuracy", "boundary_IoU")}
         | {"pixels": int(total[label].sum())}
-        for label, (name, iou) in enumerate(zip(classes, _iou(total), strict=True))
+        for label, (name, iou) in enumerate(zip(classes, of_classes, strict=True))
         for low, high in [interval(replicates[:, label])]
     ]
     low, high = interval(np.array([defined_mean(one) for one in replicates]))
@@ -60,7 +63,7 @@ def write_semantic_report(
     report: dict[str, Any] = {
         "task": "segmentation",
         "about": dict(about),
-        "verdict": {"mean_IoU": defined_mean(_iou(total)), "low": low, "high": high, "images": len(images)},
+        "verdict": {"mean_IoU": defined_mean(of_classes), "low": low, "high": high, "images": len(images)},
         "metrics": {name: value for name, value in metrics.items() if "/" not in name},
         "classes": table,
         "confusion": sorted(wrong, key=lambda one: -one[2])[:CELLS],
@@ -74,10 +77,9 @@ def write_semantic_report(
     return report
 
 
-def _iou(matrix: NDArray[Any]) -> NDArray[np.float64]:
-    """IoU (K,) of each class, NaN for one that neither labels nor predictions have."""
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix)
-    return np.asarray(np.divide(np.diag(matrix), union, out=np.full(len(matrix), np.nan), where=union > 0))
+def _iou(hits: NDArray[Any], unions: NDArray[Any]) -> NDArray[np.float64]:
+    """IoU (..., K) of each class, NaN for one that neither labels nor predictions have."""
+    return np.asarray(np.divide(hits, unions, out=np.full(unions.shape, np.nan), where=unions > 0))
 
 
 def _picture(
