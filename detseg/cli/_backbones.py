@@ -57,6 +57,13 @@ def prepare(backbone: ConvNet, device: torch.device) -> ConvNet:
     return backbone.to(memory_format=torch.channels_last).to(device)
 
 
+def checkpoint_names(files: str) -> dict[str, str]:
+    """Name comma-separated checkpoints by their stems, or by their paths if two stems are the same."""
+    paths = files.split(",")
+    stems = [Path(path).stem for path in paths]
+    return dict(zip(stems if len(set(stems)) == len(stems) else paths, paths, strict=True))
+
+
 def find_block(option: str, name: str, backbone: ConvNet) -> str:
     """Return the block called ``name``, or the last block of the group of that name.
 

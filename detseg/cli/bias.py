@@ -16,7 +16,7 @@ from PIL import Image
 
 from detseg.analysis.charts import labelled_grid
 from detseg.analysis.texture_bias import cue_share, draw_bias, fill_silhouette, transfer_style
-from detseg.cli._backbones import backbone_parser, build
+from detseg.cli._backbones import backbone_parser, build, checkpoint_names
 from detseg.cli._configs import find_configs
 from detseg.cli._parser import parse
 from detseg.data.formats.format_detection import detect_source
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     make_folder("--out", options.out)
     source = detect_source(options.folder, task="classification")
     pictures = from_images(source.read([*source.splits][-1]))
-    predictors = {Path(name).stem: load(name, options.device) for name in options.checkpoints.split(",")}
+    predictors = {name: load(path, options.device) for name, path in checkpoint_names(options.checkpoints).items()}
     for name, predictor in predictors.items():
         if not isinstance(predictor.model, Classifier):
             raise ConfigError(f"--checkpoints {name}: holds {type(predictor.model).__name__}, no classifier")
@@ -102,6 +102,10 @@ def _conflicts(
     """Make ``count`` images of each ordered pair of classes; returns them with the classes of shape and texture."""
     generator = np.random.default_rng(options.seed)
     members = [np.flatnonzero(pictures.labels == label) for label in range(len(pictures.classes))]
+    empty = [name for name, rows in zip(pictures.classes, members, strict=True) if not len(rows)]
+    if empty or len(members) < 2:
+        missing = f"has no image of {empty[0]}" if empty else "has one class"
+        raise DataError(f"{options.folder}: the split {missing}; cues conflict between classes, each with images")
     pairs = [pair for pair in permutations(range(len(members)), 2) for _ in range(options.count)]
     images = []
     with progress(0, len(pairs), "images of conflicting cues") as advance:

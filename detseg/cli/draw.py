@@ -21,7 +21,7 @@ from detseg.analysis.gradients import VARIANTS, DeepStack, Trained, draw_gradien
 from detseg.analysis.probing import spread_depths
 from detseg.analysis.receptive_fields import backbone_fields, draw_fields, stack_fields
 from detseg.analysis.roi_pooling import draw_misalignment, misalignment
-from detseg.cli._backbones import backbone_parser, build, check_picture, find_block
+from detseg.cli._backbones import backbone_parser, build, check_picture, checkpoint_names, find_block
 from detseg.cli._configs import find_configs
 from detseg.cli._parser import make_parser, parse
 from detseg.data import ShapeCrops
@@ -135,14 +135,14 @@ def proposals(arguments: Sequence[str]) -> None:
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
     sizes = torch.tensor([image.shape[:2]])
     best = {}
-    for name in options.checkpoints.split(","):
-        model = _faster_rcnn(Path(name)).eval()
+    for name, path in checkpoint_names(options.checkpoints).items():
+        model = _faster_rcnn(Path(path)).eval()
         with torch.inference_mode():
             features = model.backbone(pixels, sizes)
             candidates = model.rpn.propose(model.rpn(features, image.shape[:2]), sizes, training=False)
         count = min(options.count, int(candidates.valid.sum()))
         assert candidates.scores is not None
-        best[Path(name).stem] = candidates.boxes[0, :count].numpy(), candidates.scores[0, :count].numpy()
+        best[name] = candidates.boxes[0, :count].numpy(), candidates.scores[0, :count].numpy()
     _save(draw_proposals(image, boxes, best), options.out)
 
 

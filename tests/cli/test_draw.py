@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from detseg import cli
+from detseg.cli._backbones import checkpoint_names
 from tests.cli.conftest import BEST, Refused
 
 IMAGE = "colours/val/val0.png"
@@ -62,3 +63,8 @@ def test_pictures_without_a_network(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_wrong_options_are_named(arguments: str, message: str, refused: Refused) -> None:
     assert message in refused("draw", *arguments.split())
+
+
+def test_checkpoints_of_the_same_file_name_are_told_apart() -> None:
+    assert checkpoint_names("a/best.ckpt,b/last.ckpt") == {"best": "a/best.ckpt", "last": "b/last.ckpt"}
+    assert [*checkpoint_names("a/best.ckpt,b/best.ckpt")] == ["a/best.ckpt", "b/best.ckpt"]
