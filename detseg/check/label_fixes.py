@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +21,21 @@ def apply_label_fixes(result: CheckResult, file: Path) -> tuple[CheckResult, lis
     """Correct the labels that ``file``, from the page of a report, lists; return the result and the changes.
 
     A swapped class and a badly placed box take the suggested ones, a spurious object is left out, and a missing one is
-    added, without a mask. Raises ConfigError, naming the entry, for one that does not fit the data set.
+    added, without a mask. Of images of one name in several splits, those in the folder of the report are meant. Raises
+    ConfigError, naming the entry, for one that does not fit the data set.
     """
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["label_errors"]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        root, entries = content["root"], content["label_errors"]
         by_name = {entry["file"]: [one for one in entries if one["file"] == entry["file"]] for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--label_errors {file}: is not a list saved on the page of a report: {error}") from error
     splits, changes = dict(result.splits), []
+    owners = Counter(str(name) for table in result.splits.values() for name in table.files)
     for split, table in result.splits.items():
         names = {str(name): row for row, name in enumerate(table.files)}
-        if isinstance(table, DetectionAnnotations) and (of_split := names.keys() & by_name.keys()):
+        of_split = [name for name in names.keys() & by_name.keys() if owners[name] == 1 or str(table.root) == root]
+        if isinstance(table, DetectionAnnotations) and of_split:
             chosen = [(names[name], entry) for name in sorted(of_split) for entry in by_name.pop(name)]
             try:
                 splits[split] = _corrected(table, chosen)
@@ -38,7 +43,9 @@ def apply_label_fixes(result: CheckResult, file: Path) -> tuple[CheckResult, lis
                 raise ConfigError(f"--label_errors {file}: {error.args[0]}") from error
             changes += [_describe(table, image, entry) for image, entry in chosen]
     if by_name:
-        raise ConfigError(f"--label_errors {file}: {next(iter(by_name))} is no image of {result.root}")
+        name = next(iter(by_name))
+        problem = "is in several splits, none of them in the folder of the report," if owners[name] else "is no image"
+        raise ConfigError(f"--label_errors {file}: {name} {problem} of {result.root}")
     return replace(result, splits=splits), changes
 
 

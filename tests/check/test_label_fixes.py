@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,18 @@ def test_an_entry_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, A
     }
     with pytest.raises(ConfigError, match=message):
         apply_label_fixes(look(root), save(tmp_path / "fixes.json", entry | {"box": table.boxes[0].tolist()} | change))
+
+
+def test_of_two_images_of_one_name_that_of_the_report_is_corrected(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write(root, coco(root))
+    result = look(root)
+    table = result.splits["all"]
+    both = {"train": replace(table, root=tmp_path / "elsewhere"), "val": table}
+    entry = {"kind": "missing", "file": str(table.files[0]), "suggested label": "cat", "suggested box": [3, 4, 30, 40]}
+    file = tmp_path / "fixes.json"
+    file.write_text(json.dumps({"root": str(table.root), "label_errors": [entry]}))
+    corrected = apply_label_fixes(replace(result, splits=both), file)[0].splits
+    assert [len(corrected[split].labels) - len(table.labels) for split in both] == [0, 1]
+    with pytest.raises(ConfigError, match="is in several splits, none of them in the folder of the report"):
+        apply_label_fixes(replace(result, splits=both), save(file, entry))
