@@ -197,13 +197,12 @@ def _unlabelled(run: DetectionRun) -> Iterator[Cause]:
 def _shared(run: DetectionRun) -> Iterator[Cause]:
     if run.train is None:
         return
-    shared, looked_at = shared_images(run)
-    share = len(shared) / max(1, looked_at)
+    shared, share = shared_images(run)
     if share >= LEAKED:
         yield Cause(
             "leak",
-            f"{len(shared)} of {looked_at} validation images are also in the training split, or nearly: the metrics "
-            "are too high. Split the data so that copies and neighbouring frames stay on one side.",
+            f"{100 * share:.0f} % of the validation images are also in the training split, or nearly: the metrics are "
+            "too high. Split the data so that copies and neighbouring frames stay on one side.",
             max(share, 0.3),
             shared[:MAX_IMAGES],
         )

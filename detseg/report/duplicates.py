@@ -17,15 +17,15 @@ MAX_FILES = 20_000  # whose bytes are compared, if their sizes agree
 MAX_VAL, MAX_TRAIN = 200, 1000  # images that are decoded for a comparison of their looks
 
 
-def shared_images(run: DetectionRun) -> tuple[list[int], int]:
-    """The evaluated images that are in the training split, and the number of images that were compared."""
+def shared_images(run: DetectionRun) -> tuple[list[int], float]:
+    """The evaluated images that are in the training split, and their share of those that were compared."""
     train = run.train
-    if train is None:
-        return [], 0
+    if train is None or not len(run.rows):
+        return [], 0.0
     val = [run.path(image) for image in range(len(run.rows))]
     paths = [train.path(row) for row in range(len(train))]
     if {*map(str, val)} == {*map(str, paths)}:  # evaluated on the training split on purpose
-        return [], len(val)
+        return [], 0.0
     shared: set[int] = set()
     if len(val) + len(paths) <= MAX_FILES:
         for group in group_identical([*val, *paths]):
@@ -37,8 +37,8 @@ def shared_images(run: DetectionRun) -> tuple[list[int], int]:
     )
     known = _thumbnails([paths[row] for row in others])
     pairs = near_duplicates(np.concatenate([known, _thumbnails([val[image] for image in chosen])]))
-    shared |= {chosen[pair.second - len(known)] for pair in pairs if pair.first < len(known) <= pair.second}
-    return sorted(shared), len(val)
+    alike = {chosen[pair.second - len(known)] for pair in pairs if pair.first < len(known) <= pair.second}
+    return sorted(shared | alike), max(len(shared) / len(val), len(alike) / len(chosen))
 
 
 def _thumbnails(paths: Sequence[Path]) -> NDArray[np.uint8]:
