@@ -25,7 +25,7 @@ MAX_CELLS = 400  # of the confusion matrix at one threshold, the largest first
 CELL_VIEWS, CELLS_WITH_VIEWS = 3, 15
 VIEWS = 8  # of one type of error, and so on
 MAX_LABEL_ERRORS, LABEL_ERROR_VIEWS = 500, 100
-COCO_CLASSES, COCO_IMAGES = 80, 5000  # of val2017
+COCO_CLASSES, COCO_IMAGES, COCO_OBJECTS = 80, 5000, 36_335  # of val2017, without crowds
 MISS_COST = 5.0  # false alarms
 
 Section = dict[str, Any]
@@ -61,8 +61,8 @@ def verdict(run: DetectionRun) -> Section:
             low, high = interval(replicates)
             value = run.metrics.get(f"{prefix}{name}", math.nan)
             figures.append({"name": f"{prefix.replace('_', ' ')}{name}", "value": value, "low": low, "high": high})
-    images, many = len(run.rows), len(run.classes)
-    if many == COCO_CLASSES and images == COCO_IMAGES:
+    images, many, objects = len(run.rows), len(run.classes), int(run.boxes.counted.sum())
+    if (many, images, objects) == (COCO_CLASSES, COCO_IMAGES, COCO_OBJECTS):
         comparable = "80 classes on 5,000 images, as COCO val2017: comparable with published values."
     else:
         comparable = (
@@ -72,11 +72,11 @@ def verdict(run: DetectionRun) -> Section:
     most = int(np.bincount(run.detections.images, minlength=1).max(initial=0))
     limits = f"At most {most} detections of an image, with scores from {run.detections.scores.min(initial=1):.3f}"
     cut = "; a threshold on the scores lowers AP." if run.detections.scores.min(initial=0) > 0.1 else "."
-    undefined = [name for name, objects in zip(run.classes, run.boxes.objects, strict=True) if not objects]
+    undefined = [name for name, count in zip(run.classes, run.boxes.objects, strict=True) if not count]
     return {
         "figures": figures,
         "images": images,
-        "objects": int(run.boxes.counted.sum()),
+        "objects": objects,
         "detections": len(run.detections.scores),
         "comparable": [comparable, limits + cut]
         + ([f"No object of {', '.join(undefined[:20])}: the means leave such classes out."] if undefined else []),
