@@ -82,6 +82,7 @@ function fill(place, views) {
 }
 
 for (const place of document.querySelectorAll("[data-views]")) fill(place, JSON.parse(place.dataset.views));
+const inSections = drawn.length;  // the figures of a cell come after them
 
 const dialog = document.querySelector("dialog");
 function enlarge(frame) {
@@ -109,10 +110,11 @@ function showCell(truth, predicted) {
   const background = data.classes.length, views = [];
   for (const key in data.images) {
     const image = data.images[key], objects = [], detections = [];
+    const right = new Set(image.detections.filter(d => d.status === TRUE && d.score >= threshold).map(d => d.target));
     image.detections.forEach((one, i) => {
       if (one.score < threshold || one.status !== FALSE || one.label !== predicted) return;
-      const target = one.target >= 0 ? image.truth[one.target].label : background;
-      if (target === truth) { detections.push(i); if (one.target >= 0) objects.push(one.target); }
+      const taken = one.target >= 0 && !right.has(one.target);  // else it is a false alarm beside a detected object
+      if ((taken ? image.truth[one.target].label : background) === truth) { detections.push(i); if (taken) objects.push(one.target); }
     });
     if (predicted === background) image.truth.forEach((one, i) => {
       if (one.label === truth && !one.ignored && !image.detections.some(d => d.target === i && d.score >= threshold)) objects.push(i);
@@ -120,6 +122,7 @@ function showCell(truth, predicted) {
     if (objects.length || detections.length) views.push({image: key, caption: name(truth) + " as " + name(predicted), objects, detections});
   }
   const place = document.querySelector("#cell");
+  drawn.length = inSections;
   fill(place, views.slice(0, 24));
   drawn.forEach(paint);
   place.scrollIntoView({block: "nearest"});
