@@ -82,7 +82,7 @@ def main() -> None:
     options, others = parser.parse_known_args()
     settings = {name: getattr(options, name) for name in ("config", "epochs", "size", "seeds")}
     try:
-        results = Results(options.out, settings | {"data": options.root.name})
+        results = Results(options.out, settings | {"data": options.root.name, "options": others})
     except ResultsError as error:
         sys.exit(str(error))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.resolve()), os.environ.get("PYTHONPATH", "")])
