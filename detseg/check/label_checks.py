@@ -152,7 +152,7 @@ def near_duplicate_issues(root: Path, file: Path, splits: Mapping[str, SplitAnno
         for path in map(table.path, range(len(table)))
     }
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             table = csv.DictReader(lines)
             if not {"image", "same_as"} <= set(table.fieldnames or ()):
                 raise DataError(f"{file}: has no columns image and same_as; give the file that `detseg embed` writes")

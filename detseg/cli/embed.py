@@ -110,7 +110,8 @@ def run(arguments: Sequence[str]) -> None:
         picture = draw_map(title, points, labels, classes, embedding.thumbnails, paths)
         Image.fromarray(picture).save(options.out / "map.png")
         summary = _summary(items, findings)
-        (options.out / "map.html").write_text(_page(title, items, embedding, findings, points, paths))
+        page = _page(title, items, embedding, findings, points, paths)
+        (options.out / "map.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         if options.image:
             _write_similar(items, embedding, backbone, layer, options)
     print("\n".join(summary))
@@ -208,7 +209,7 @@ def _points(
 
 
 def _write_tables(items: Items, findings: Findings, points: Points, out: Path) -> None:
-    with (out / "images.csv").open("w", newline="", encoding="utf-8") as file:
+    with (out / "images.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "split", "class", "size", "x", "y", "isolation", "confidence", "nearest", "box"])
         for row in range(len(points)):
@@ -222,7 +223,7 @@ def _write_tables(items: Items, findings: Findings, points: Points, out: Path) -
             writer.writerow([*values, "" if boxes is None else " ".join(f"{value:g}" for value in boxes[row])])
     if items.pictures.boxes is not None:
         return
-    with (out / "duplicates.csv").open("w", newline="", encoding="utf-8") as file:
+    with (out / "duplicates.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "same_as", "similarity"])
         for pair in findings.copies:

@@ -96,7 +96,7 @@ def read_attributes(path: Path, files: Sequence[str]) -> Mapping[str, list[str]]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = csv.reader(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"--slices {path}: cannot be read as a CSV table with a header: {error}") from error
     by_image = {row[0]: row for row in rows if row}
     names = [
