@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from detseg import cli
 from detseg.cli._backbones import checkpoint_names
+from detseg.cli.bias import _conflicts as make_conflicts
+from detseg.errors import DataError
 from tests.cli.conftest import BEST, Refused
 
 IMAGE = "colours/val/val0.png"
@@ -68,3 +73,11 @@ def test_wrong_options_are_named(arguments: str, message: str, refused: Refused)
 def test_checkpoints_of_the_same_file_name_are_told_apart() -> None:
     assert checkpoint_names("a/best.ckpt,b/last.ckpt") == {"best": "a/best.ckpt", "last": "b/last.ckpt"}
     assert [*checkpoint_names("a/best.ckpt,b/best.ckpt")] == ["a/best.ckpt", "b/best.ckpt"]
+
+
+@pytest.mark.parametrize(("classes", "message"), [(("ball", "cube"), "has no image of cube"), (("ball",), "one class")])
+def test_cues_conflict_between_classes_with_images(classes: tuple[str, ...], message: str) -> None:
+    pictures: Any = SimpleNamespace(labels=np.zeros(2, np.int64), classes=classes)
+    options: Any = SimpleNamespace(seed=0, count=1, folder="things")
+    with pytest.raises(DataError, match=f"things: the split .*{message}"):
+        make_conflicts(pictures, None, options)
