@@ -11,7 +11,7 @@ from detseg.errors import ConfigError
 
 
 def is_path_traversal(name: str) -> bool:
-    """Tell if a path in a data file may lead out of the folder that it is relative to."""
+    """Check whether a path in a data file may lead out of the folder that it is relative to."""
     path = name.replace("\\", "/")  # of many, for which PurePosixPath takes long
     return path.startswith("/") or name[1:2] == ":" or (".." in path and ".." in path.split("/"))
 

@@ -1,4 +1,4 @@
-"""Compare recipes for training on a small data set of one's own: one difference at a time from the configuration.
+"""Compare recipes for training on a small data set: one difference at a time from the configuration.
 
     python tools/ablation.py my/folder --out results.json --model.backbone.backbone.weights mobilenet_v2.pth
 

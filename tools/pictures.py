@@ -74,7 +74,7 @@ def prepare(commands: list[list[str]]) -> None:
 
 
 def write_textured(root: Path) -> None:
-    """Draw one textured object of each class on a plain background, for images of conflicting cues."""
+    """Draw one textured object of each class on a plain background, for cue-conflict images."""
     from detseg.data.modules.shapes_generator import CLASSES
 
     generator = np.random.default_rng(0)

@@ -85,7 +85,7 @@ def draw_misalignment(image: ImageArray, box: NDArray[np.float64], stride: int, 
             draw_boxes(axes, np.array(grid), ALIGN, "bins")
             x, y = (np.concatenate([e[:-1] + f * np.diff(e) for f in (0.25, 0.75)]) for e in edges)
             axes.plot(*(part.ravel() for part in np.meshgrid(x, y)), ".", color=ALIGN, markersize=4, label="samples")
-        axes.set_title(f"{name}: {distances.mean():.1f} pixels off in the mean, {distances.max():.1f} at most")
+        axes.set_title(f"{name}: {distances.mean():.1f} pixels off on average, {distances.max():.1f} at most")
         axes.legend(loc="lower right", fontsize=8)
     return pixels_of(figure)
 

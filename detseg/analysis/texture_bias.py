@@ -31,7 +31,7 @@ class StyleLayers(NamedTuple):
 
 
 class CueShare(NamedTuple):
-    """Decisions of a network on images of conflicting cues, by the class of the shape (section 2.3 and figure 4)."""
+    """Decisions of a network on cue-conflict images, by the class of the shape (section 2.3 and figure 4)."""
 
     shape: NDArray[np.int64]  # (K,) decisions for the shape
     texture: NDArray[np.int64]  # (K,) decisions for the texture
@@ -39,7 +39,7 @@ class CueShare(NamedTuple):
 
     @property
     def of_shape(self) -> float:
-        """Share of the shape among the decisions for one of the cues; NaN if there is none."""
+        """The shape bias: shape decisions among the decisions for either cue; NaN if there is none."""
         total = self.shape.sum() + self.texture.sum()
         return float(self.shape.sum() / total) if total else float("nan")
 

@@ -144,7 +144,7 @@ def duplicate_issues(
 def near_duplicate_issues(root: Path, file: Path, splits: Mapping[str, SplitAnnotations]) -> Iterator[Issue]:
     """Report the images that ``file``, a table with columns image and same_as, lists as nearly the same as another.
 
-    Raises DataError for a file that is no such table, or names an image that no split has.
+    Raises DataError for a file that is not such a table, or names an image that is in no split.
     """
     names = {
         str(path.relative_to(root) if path.is_relative_to(root) else path): (path, split)

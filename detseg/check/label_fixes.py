@@ -29,7 +29,7 @@ def apply_label_fixes(result: CheckResult, file: Path) -> tuple[CheckResult, lis
         root, entries = content["root"], content["label_errors"]
         by_name = {entry["file"]: [one for one in entries if one["file"] == entry["file"]] for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--label_errors {file}: is not a list saved on the page of a report: {error}") from error
+        raise ConfigError(f"--label_errors {file}: is not a list saved from an evaluation report: {error}") from error
     splits, changes = dict(result.splits), []
     owners = Counter(str(name) for table in result.splits.values() for name in table.files)
     for split, table in result.splits.items():
@@ -67,7 +67,7 @@ def _corrected(table: DetectionAnnotations, entries: Sequence[tuple[int, Mapping
         elif kind == "spurious":
             kept[row] = False
         else:
-            raise ValueError(f"{kind!r} of {entry['file']} is no kind of a label error")
+            raise ValueError(f"{kind!r} of {entry['file']} is not a kind of label error")
     corrected = replace(table, boxes=boxes, labels=labels, areas=areas).where(kept)
     return _with_objects(corrected, added) if added else corrected
 
@@ -99,14 +99,14 @@ def _row(table: DetectionAnnotations, image: int, entry: Mapping[str, Any]) -> i
     if len(rows) != 1 or np.abs(table.boxes[rows[0]] - entry["box"]).max() > 1:
         raise ValueError(
             f"annotation {entry['annotation']} of {entry['file']} is not the one of the report: the labels have "
-            "changed; write the report anew"
+            "changed; write a new report"
         )
     return int(rows[0])
 
 
 def _label(table: DetectionAnnotations, entry: Mapping[str, Any]) -> int:
     if entry["suggested label"] not in table.classes:
-        raise ValueError(f"{entry['suggested label']!r}, for {entry['file']}, is no class of the data set")
+        raise ValueError(f"{entry['suggested label']!r}, for {entry['file']}, is not a class of the data set")
     return table.classes.index(entry["suggested label"])
 
 

@@ -14,10 +14,10 @@ COMMANDS = {
     "browse": "show training images with their labels, as the model sees them",
     "train": "train a detector, a segmenter or a classifier",
     "evaluate": "compute the metrics of a checkpoint on a data set",
-    "report": "compare the reports of two or more runs",
+    "report": "compare the evaluation reports of two or more runs",
     "predict": "detect objects in images, segment or classify them",
     "merge": "join the shards of a prediction, or write it in another format",
-    "serve": "answer images posted over HTTP with predictions",
+    "serve": "serve predictions over HTTP",
     "propose": "compute region proposals for R-CNN and Fast R-CNN",
     "truncate": "compress the head of a detector by a truncated SVD",
     "convert": "convert detectors and FCNs from torchvision and back",
@@ -28,8 +28,8 @@ COMMANDS = {
     "probe": "train linear classifiers on the features of each layer",
     "visualize": "show the inputs that excite the channels of a layer",
     "draw": "draw receptive fields, anchors, RoI pooling and other ideas of the models",
-    "bias": "measure the share of shape and texture in the decisions of classifiers",
-    "embed": "map a data set by its features; find copies, outliers, doubtful labels",
+    "bias": "measure the shape and texture bias of classifiers",
+    "embed": "map a data set by its features; find near-duplicates, outliers, doubtful labels",
     "heatmap": "map the scores of a classifier over an image",
 }
 

@@ -38,8 +38,8 @@ CHECK_OPTIONS = {
     "side": "Short edge of the images, for the overlap with anchors (default: 800).",
     "all": "List all issues and classes instead of the first ones.",
     "fix": "Write a repaired copy to this new folder.",
-    "duplicates": "A list of near-duplicates that `detseg embed` wrote, to report and to leave out of the copy.",
-    "label_errors": "With --fix: correct the labels that were ticked on the page of a report, in this file.",
+    "duplicates": "List of near-duplicates from `detseg embed`, to report and to leave out of the copy.",
+    "label_errors": "With --fix: correct the labels in this file, saved from an evaluation report.",
     "html": "Write a page with charts and pictures to this file.",
     "json": "Print JSON instead of text.",
 }

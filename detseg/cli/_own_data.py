@@ -1,4 +1,4 @@
-"""The configuration of a training that is given data and no configuration: sizes are chosen from the labels."""
+"""The default configuration if only data is given: image size and epochs are chosen from the labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
     steps = -(-len(table) // max(1, _number("data.batch_size", arguments, BATCH_SIZE)))
     epochs = _number("trainer.max_epochs", arguments, max(EPOCHS, -(-MIN_STEPS // steps)))
     log.info(
-        "no --config, so it is %s, which a CPU can train; a short edge of %d pixels, at which anchors cover %.0f %% of "
+        "no --config: using %s, which a CPU can train; a short edge of %d pixels, at which anchors cover %.0f %% of "
         "the objects (--data.transforms.Resize.size); %d epochs, which are %d steps (--trainer.max_epochs)",
         *(CONFIG, side, 100 * coverage, epochs, epochs * steps),
     )

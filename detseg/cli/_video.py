@@ -27,8 +27,8 @@ UNFINISHED = "frames.jsonl"  # a video is never continued, unlike images
 
 def add_video_options(parser: ArgumentParser) -> None:
     """Add the options that ``predict_on_video`` reads."""
-    parser.add_argument("--every", type=PositiveInt, default=1, help="Of a video: predict on each so-many-th frame.")
-    parser.add_argument("--track", type=bool, default=False, help="Of a video: number the objects over its frames.")
+    parser.add_argument("--every", type=PositiveInt, default=1, help="Videos: predict on every n-th frame.")
+    parser.add_argument("--track", type=bool, default=False, help="Videos: track the objects, and number the tracks.")
 
 
 def names_video(options: Namespace) -> bool:

@@ -18,18 +18,18 @@ from detseg.models.model import Model
 from detseg.models.tta import TTAConfig
 from detseg.weights.model_card import CARD
 
-CHECKPOINT = "Written by `detseg train`, `convert` or `publish`; several are an ensemble."
+CHECKPOINT = "Written by `detseg train`, `convert` or `publish`; several form an ensemble."
 
 
 def add_view_options(parser: ArgumentParser, auto: bool = False) -> None:
     """Add the options that the functions of this module read; with ``auto``, the size of tiles can be chosen."""
     add = parser.add_argument
-    add("--scales", type=list[float], default=[1.0], help="Predict at several scales, as [0.75, 1, 1.25].")
+    add("--scales", type=list[float], default=[1.0], help="Predict at several scales, such as [0.75, 1, 1.25].")
     add("--flip", type=bool, default=False, help="Predict on the mirror image as well.")
     add("--crop_size", type=int | None, help="Segmentation: side of overlapping crops, in pixels.")
-    size = "auto: by the sizes of the labelled objects." if auto else "For large images and small objects."
+    size = "auto: chosen from the sizes of the labelled objects." if auto else "For large images and small objects."
     add("--tile", type=int | Literal["auto"] | None if auto else int | None, help=f"Side of tiles, in pixels. {size}")
-    add("--overlap", type=float, default=0.2, help="Of tiles, as a share of their side.")
+    add("--overlap", type=float, default=0.2, help="Overlap of tiles, as a fraction of their side.")
 
 
 def split_checkpoints(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -51,11 +51,11 @@ def is_checkpoint(name: str) -> bool:
 def make_predictor(model: Model, members: Sequence[str], options: Namespace) -> Predictor:
     """Return the predictor of a model, on its device, with the further members of its ensemble.
 
-    Raises ConfigError, naming the option, for values that make no sense for such a model.
+    Raises ConfigError, naming the option, for values that the model does not support.
     """
     tta = TTAConfig(options.crop_size, options.scales, options.flip)
     if tta.crop_size and not isinstance(model, Segmenter):
-        raise ConfigError(f"--crop_size is for segmentation; {options.checkpoint} does none, but it can take --tile")
+        raise ConfigError(f"--crop_size is for segmentation; use --tile for {options.checkpoint}")
     tiling = None if options.tile is None else Tiling(options.tile, options.overlap)
     device = next(model.parameters()).device
     others = [load_model(name).to(device) for name in members]

@@ -1,4 +1,4 @@
-"""`detseg bias`: the share of shape and of texture in the decisions of classifiers."""
+"""`detseg bias`: the shape and texture bias of classifiers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from detseg.progress import progress
 
 log = logging.getLogger(__name__)
 
-SHOWN = 18  # conflict images in the picture
+SHOWN = 18  # cue-conflict images in the picture
 USAGE = """FOLDER --checkpoints FILE,... [--method silhouette]
     | --method style --backbone VGG --backbone.weights FILE [--out FOLDER]"""
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     predictors = {name: load(path, options.device) for name, path in checkpoint_names(options.checkpoints).items()}
     for name, predictor in predictors.items():
         if not isinstance(predictor.model, Classifier):
-            raise ConfigError(f"--checkpoints {name}: holds {type(predictor.model).__name__}, no classifier")
+            raise ConfigError(f"--checkpoints {name}: holds {type(predictor.model).__name__}, not a classifier")
         if missing := set(pictures.classes) - set(predictor.class_names):
             raise DataError(f"{options.folder}: the class {min(missing)} is not among those of {name}")
     images, shapes, textures = _conflicts(pictures, _style_backbone(parser, options), options)
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> None:
         labels = [pictures.classes.index(one) if one in pictures.classes else -1 for one in best]
         shares[name] = cue_share(labels, shapes, textures, len(pictures.classes))
     with writing("--out", options.out):
-        title = f"Shape or texture: {len(images)} images of conflicting cues ({options.method})"
+        title = f"Shape or texture: {len(images)} cue-conflict images ({options.method})"
         Image.fromarray(draw_bias(title, pictures.classes, shares)).save(options.out / "bias.png")
         _write_conflicts(pictures.classes, images, shapes, textures, decisions, options.out)
     print("network           shape  texture  neither  share of shape")
@@ -74,13 +74,13 @@ def run(arguments: Sequence[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = backbone_parser("bias", USAGE, Path("bias"), VGG)
-    parser.add_argument("folder", type=Path, help="A folder for each class; of a split set, the last split is used.")
+    parser.add_argument("folder", type=Path, help="One folder per class; if split, the last split is used.")
     parser.add_argument("--checkpoints", type=str, required=True, help="Classifiers, comma-separated.")
     parser.add_argument(
         "--method",
         type=Literal["silhouette", "style"],
         default="silhouette",
-        help="Fill silhouettes of objects on plain backgrounds, or transfer the style, which takes a minute an image.",
+        help="Fill silhouettes of objects on plain backgrounds, or transfer the style, at a minute per image.",
     )
     parser.add_argument("--count", type=int, default=4, help="Images of each pair of classes.")
     parser.add_argument("--steps", type=int, default=200, help="Of the style transfer.")
@@ -108,7 +108,7 @@ def _conflicts(
         raise DataError(f"{options.folder}: the split {missing}; cues conflict between classes, each with images")
     pairs = [pair for pair in permutations(range(len(members)), 2) for _ in range(options.count)]
     images = []
-    with progress(0, len(pairs), "images of conflicting cues") as advance:
+    with progress(0, len(pairs), "cue-conflict images") as advance:
         for pair in pairs:
             rows = [int(generator.choice(members[label])) for label in pair]
             shape, texture = (pictures.read(row, options.size) for row in rows)

@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     root = options.folder
     source = detect_any(root, instantiate(parser, options).format)
     if options.label_errors and not options.fix:
-        raise ConfigError(f"--label_errors {options.label_errors}: say with --fix where to write the corrected copy")
+        raise ConfigError(f"--label_errors {options.label_errors}: add --fix FOLDER for the corrected copy")
     if options.fix:
         make_folder("--fix", options.fix, root)
     result = check_dataset(

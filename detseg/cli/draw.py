@@ -86,7 +86,7 @@ def receptive_fields(arguments: Sequence[str]) -> None:
         kernels = [int(word) if word.strip().isdecimal() else 0 for word in options.stack.split(",")]
         if any(kernel % 2 == 0 for kernel in kernels):
             raise ConfigError(f"--stack {options.stack}: must be odd numbers, such as 3,3,3")
-        fields, title = stack_fields(kernels, 20, options.seed), "Convolutions on top of each other"
+        fields, title = stack_fields(kernels, 20, options.seed), "Stacked convolutions"
     else:
         if not options.get("backbone"):
             raise ConfigError("give --backbone with its weights, or --stack 3,3,3")
@@ -125,7 +125,7 @@ def proposals(arguments: Sequence[str]) -> None:
     """the best proposals of the region proposal network, of one or more checkpoints side by side"""
     parser = _parser("proposals", "FOLDER --checkpoints FILE,... [--index 0] [--count 30]")
     parser.add_argument("folder", type=Path, help="A detection data set.")
-    parser.add_argument("--checkpoints", type=str, required=True, help="Comma-separated, such as those of a training.")
+    parser.add_argument("--checkpoints", type=str, required=True, help="Comma-separated, such as those of one run.")
     parser.add_argument("--index", type=int, default=0, help="Number of the image in the first split.")
     parser.add_argument("--format", type=str, default=AUTO, help="Of the data; default: detected.")
     parser.add_argument("--side", type=int, default=800, help="Shorter side of the image, in pixels.")
@@ -164,7 +164,7 @@ def roi_pooling(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--box {options.box}: must be x1,y1,x2,y2 with 0 <= x1 < x2 and 0 <= y1 < y2")
     _save(draw_misalignment(image, box, options.stride, options.bins), options.out)
     for name, values in misalignment(box, options.stride, options.bins)._asdict().items():
-        print(f"RoI{name.title()}: {values.mean():.2f} pixels off in the mean, {values.max():.2f} at most")
+        print(f"RoI{name.title()}: {values.mean():.2f} pixels off on average, {values.max():.2f} at most")
 
 
 def gradients(arguments: Sequence[str]) -> None:
@@ -225,7 +225,7 @@ def efficiency(arguments: Sequence[str]) -> None:
         metric = metric or task.monitor_metrics[0]
         if metric not in task.metric_values:
             known = ", ".join(key for key in task.metric_values if "/" not in key) or "none"
-            raise ConfigError(f"{name}: has no metric {metric}; there is {known}; `detseg evaluate` computes them")
+            raise ConfigError(f"{name}: has no metric {metric}, but {known}; `detseg evaluate` computes them")
         predictor = Predictor(task.model.eval())
         log.info("%s: %d predictions", name, options.repeats)
         multiply_adds, seconds = measure(partial(predictor, image), options.repeats)

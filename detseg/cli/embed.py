@@ -1,4 +1,4 @@
-"""`detseg embed`: a map of a data set by a network's features; copies, outliers and doubtful labels."""
+"""`detseg embed`: a map of a data set by a network's features; near-duplicates, outliers and doubtful labels."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Findings(NamedTuple):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Embed a data set; write its map, its copies and a table of its images."""
+    """Embed a data set; write its map, its near-duplicates and a table of its images."""
     parser = _parser()
     options = parse(parser, find_configs(arguments))
     for name, minimum in (("size", 32), ("batch_size", 1), ("max_count", 4)):
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> None:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
     make_folder("--out", options.out)
     if bool(options.checkpoint) == bool(options.get("backbone")):
-        raise ConfigError("give one of --checkpoint, a model that was trained here, and --backbone")
+        raise ConfigError("give either --checkpoint, a model trained by detseg, or --backbone")
     built = build(parser, options) if options.get("backbone") else instantiate(parser, options)
     backbone, layer = _backbone(built)
     items = _items(built)
@@ -122,7 +122,7 @@ def _parser() -> ArgumentParser:
     parser = backbone_parser("embed", USAGE, Path("embed"), Backbone)
     parser.add_argument("folder", type=Path, help="A data set in any supported format, or a folder of images.")
     parser.add_argument("--format", type=str | DatasetFormat, default=AUTO, help="Of the data; default: detected.")
-    parser.add_argument("--checkpoint", type=Path | None, help="A model that was trained here, instead of a backbone.")
+    parser.add_argument("--checkpoint", type=Path | None, help="A model trained by detseg, instead of a backbone.")
     parser.add_argument("--layer", type=str | None, help="A module of the backbone; default: its last.")
     parser.add_argument("--objects", type=bool, default=False, help="Embed the objects instead of the images.")
     parser.add_argument("--method", type=Literal["tsne", "pca", "umap"], default="tsne", help="Of the map.")
@@ -143,7 +143,7 @@ def _backbone(options: Namespace) -> tuple[Backbone, str]:
         return backbone, find_block("layer", options.layer, backbone)
     layers = [name for name, _ in backbone.named_modules() if name]
     if options.layer not in layers:
-        raise ConfigError(f"--layer {options.layer}: there is no such module{nearest(options.layer, layers)}")
+        raise ConfigError(f"--layer {options.layer}: no such module{nearest(options.layer, layers)}")
     return backbone, options.layer
 
 
@@ -231,7 +231,7 @@ def _write_tables(items: Items, findings: Findings, points: Points, out: Path) -
 
 
 def _summary(items: Items, findings: Findings) -> list[str]:
-    """List copies, outliers, doubtful labels, and classes that overlap."""
+    """List near-duplicates, outliers, doubtful labels, and classes that overlap."""
     lines = []
     if items.pictures.boxes is None:
         pairs = Counter(tuple(items.splits[items.split[row]] for row in pair[:2]) for pair in findings.copies)
@@ -242,7 +242,7 @@ def _summary(items: Items, findings: Findings) -> list[str]:
     doubtful = np.argsort(findings.confidence, kind="stable")[:LISTED]
     doubtful = doubtful[~np.isnan(findings.confidence[doubtful])]
     if len(doubtful):
-        lines.append("least confidence in the label:")
+        lines.append("lowest confidence in the label:")
         lines += [f"  {findings.confidence[row]:.3f}  {items.class_name(row)}: {items.name(row)}" for row in doubtful]
     classes = items.pictures.classes
     overlap = class_overlap(findings.neighbours, items.pictures.labels, len(classes))
@@ -250,7 +250,7 @@ def _summary(items: Items, findings: Findings) -> list[str]:
     pairs_of_classes = [divmod(int(place), len(classes)) for place in np.argsort(-overlap, axis=None)[:LISTED]]
     overlapping = [(a, b) for a, b in pairs_of_classes if overlap[a, b] > 0]
     if overlapping:
-        lines.append("classes that overlap, by the share of neighbours:")
+        lines.append("classes that overlap, by the fraction of neighbours:")
         lines += [f"  {100 * overlap[a, b]:.0f} % of {classes[a]} are {classes[b]}" for a, b in overlapping]
     return lines
 

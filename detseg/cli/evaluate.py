@@ -86,7 +86,7 @@ def _check(task: Task, options: Namespace) -> None:
         raise ConfigError(f"--out {options.out}: {name} has no detections to write; write its metrics with --metrics")
     if isinstance(task, DetectionTask):
         if options.slices and not options.report:
-            raise ConfigError(f"--slices {options.slices}: are for the report; add --report FILE.html")
+            raise ConfigError(f"--slices {options.slices}: needs a report; add --report FILE.html")
         if options.out and not task.detection_metric:
             raise ConfigError(f"--out {options.out}: no metric of the checkpoint keeps detections; leave it out")
         if options.evaluator == "pycocotools" and not _coco_ap(task):
@@ -118,7 +118,7 @@ def _trainer(options: Namespace, callbacks: list[Callback]) -> Trainer:
 DATA = "Or a folder, whose format is detected; default: the data of the checkpoint."
 EVALUATOR = "pycocotools: also print the official COCO metrics, and the largest difference."
 SPLIT = "Default: val, else test; of data that is not split and was not trained on, all images."
-REPORT = "HTML file that shows why the metrics are not higher; its values go to report.json beside it."
+REPORT = "HTML file of the evaluation report; its values go to report.json beside it."
 SLICES = "CSV table with a column of image names: the report has metrics for each value of the other columns."
 THRESHOLDS = "Save the score threshold of each class in the checkpoint: best-f1, or cheapest, see --miss_cost."
 PRECISION = "Such as bf16-mixed, the default of training on a GPU, where the metrics may differ slightly."
@@ -143,7 +143,7 @@ def _parser(base: type[Any]) -> ArgumentParser:
     if issubclass(base, DetectionDataModule):
         parser.add_argument("--slices", type=Path | None, help=SLICES)
         parser.add_argument("--thresholds", type=Literal["best-f1", "cheapest"] | None, help=THRESHOLDS)
-        parser.add_argument("--miss_cost", type=float, default=MISS_COST, help="False alarms that a miss is worth.")
+        parser.add_argument("--miss_cost", type=float, default=MISS_COST, help="Cost of a miss, in false positives.")
         parser.add_argument("--evaluator", type=Literal["detseg", "pycocotools"], default="detseg", help=EVALUATOR)
     add_view_options(parser, auto=base is DetectionDataModule)
     return parser

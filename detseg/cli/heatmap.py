@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
     for label in chosen:
         pictures.append(heat(image, interpolate_windows(maps[label], image.shape[:2], size, stride)))
         texts.append(f"{classes[label]}: {maps[label].max():.2f}")
-        log.info("%s: %.3f at most, %.3f in the mean", classes[label], maps[label].max(), maps[label].mean())
+        log.info("%s: %.3f at most, %.3f on average", classes[label], maps[label].max(), maps[label].mean())
     title = f"{type(classifier.backbone).__name__} as convolutions: probabilities in windows of {size} x {size} pixels"
     Image.fromarray(labelled_grid(title, pictures, texts, COLUMNS, 400)).save(options.out)
     log.info("picture: %s", options.out)

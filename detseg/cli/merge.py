@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def run(arguments: Sequence[str]) -> None:
     """Join the shards in a folder, if there are any, and write the results in other formats."""
     parser = make_parser("merge", f"FOLDER [--as {'|'.join(FORMATS)}] [--threshold 0.5]")
-    parser.add_argument("folder", type=Path, help="The --out of all `detseg predict --shard 1/8` and so on.")
+    parser.add_argument("folder", type=Path, help="The --out folder of `detseg predict --shard`.")
     parser.add_argument("--as", type=Literal[FORMATS] | None, help="Another format to write, into the same folder.")
     parser.add_argument("--threshold", type=float, default=0, help="Lowest score in the other format, 0 to 1.")
     options = parse(parser, arguments)

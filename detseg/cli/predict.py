@@ -129,7 +129,7 @@ def _parser() -> ArgumentParser:
     add("--out", type=Path, default=Path("out"), help="Folder for predictions.jsonl and the pictures.")
     add("--threshold", type=float | None, help="Lowest score to keep, 0 to 1; default: the checkpoint's, else 0.5.")
     add("--draw", type=int | Literal["none", "all"], default=DRAWN, help="Draw this many images, none or all.")
-    add("--instances", type=bool, default=False, help="Also write PNGs with the number of the object of each pixel.")
+    add("--instances", type=bool, default=False, help="Also write PNGs with the instance number of each pixel.")
     add("--recursive", type=bool, default=False, help="Take images in subfolders of folders too.")
     add("--column", type=str, default="file", help="Column of CSV and Parquet files with the names of images.")
     add(
@@ -147,7 +147,7 @@ def _parser() -> ArgumentParser:
         "--devices",
         type=int,
         default=1,
-        help="Processes that divide the images, each with a GPU of its own.",
+        help="Processes among which the images are divided, with one GPU each.",
     )
     add_view_options(parser)
     add_video_options(parser)

@@ -13,7 +13,7 @@ from detseg.report.page import check_page
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Write a page with the paired differences of runs and the images that flipped."""
+    """Write a page with the paired differences of runs, and the images that improved or got worse."""
     parser = make_parser("report", "RUN RUN [RUN ...] [--out FILE.html]")
     parser.add_argument("runs", type=Path, nargs="+", help="Folders of runs with report.json, or such files.")
     parser.add_argument("--out", type=Path, default=Path("comparison.html"), help="The page; default: comparison.html.")

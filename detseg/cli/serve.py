@@ -1,4 +1,4 @@
-"""`detseg serve`: an HTTP server that answers a posted image with what is in it."""
+"""`detseg serve`: an HTTP server that returns the prediction for a posted image."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ def run(arguments: Sequence[str]) -> None:
     parser = make_parser("serve", "CHECKPOINT [--host 127.0.0.1] [--port 8000] [--threshold SCORE]")
     add = parser.add_argument
     add("checkpoint", type=str, help="Written by `detseg train`, `convert` or `publish`.")
-    add("--host", type=str, default="127.0.0.1", help="0.0.0.0 takes requests of other machines.")
+    add("--host", type=str, default="127.0.0.1", help="0.0.0.0 accepts requests from other machines.")
     add("--port", type=PositiveInt, default=8000, help="Images are posted to http://HOST:PORT/predict.")
     add("--threshold", type=ClosedUnitInterval | None, help="Lowest score of an object; default: as of `predict`.")
     add("--batch_size", type=PositiveInt, default=8, help="Requests that share a batch, at most.")
-    add("--max_bytes", type=PositiveInt, default=20_000_000, help="Of a request.")
-    add("--max_pixels", type=PositiveInt, default=25_000_000, help="Of an image.")
+    add("--max_bytes", type=PositiveInt, default=20_000_000, help="Largest size of a request.")
+    add("--max_pixels", type=PositiveInt, default=25_000_000, help="Largest size of an image.")
     add("--timeout", type=PositiveFloat, default=30.0, help="Seconds that a request may wait.")
     options = parse(parser, arguments)
     try:

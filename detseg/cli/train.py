@@ -336,7 +336,7 @@ def _summarize(task: Task, folder: Path) -> None:
 
 
 def _write_report(task: Task, folder: Path, recorder: OutputRecorder | None) -> None:
-    """Write the report of the last validation. The training is not lost where that fails."""
+    """Write the report of the last validation. If that fails, log the error: the checkpoints remain usable."""
     path = folder / "report.html"
     try:
         if write_report(task, path, folder / "last.ckpt", recorder):

@@ -45,7 +45,7 @@ class ImageAddress:
         return PurePosixPath(self.name).suffix
 
     def read_bytes(self) -> bytes:
-        """Read an image that is no file on a disk. Raises DataError, naming the address, if that fails."""
+        """Read an image that is not a file on disk. Raises DataError, naming the address, if that fails."""
         path, _, archive = self.address.partition("::")
         protocol, _, member = path.partition("://")
         if "://" in archive or protocol not in ARCHIVES.values():

@@ -92,7 +92,7 @@ def instances_name(name: str) -> str:
 
 
 def picture_names(images: Iterable[str], wanted: Collection[str], suffix: str | None = None) -> dict[str, str]:
-    """Name the picture of each image after it, with ``suffix`` in the place of its own, if it is ``wanted``.
+    """Name the picture of each image after it, with ``suffix`` instead of its own, if it is ``wanted``.
 
     Where images from several folders share a name, it is numbered. Capitals do not tell names apart, since some file
     systems do not.

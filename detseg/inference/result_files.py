@@ -40,7 +40,7 @@ class Shard(NamedTuple):
         return cls(int(match[1]), int(match[2]))
 
     def holds(self, name: str) -> bool:
-        """Tell if an image belongs to this shard."""
+        """Check whether an image belongs to this shard."""
         digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.total == self.number - 1
 
@@ -115,9 +115,9 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, Entry]]:
             try:
                 entry = json.loads(line)
                 if not isinstance(entry["file"], str):
-                    raise TypeError("its file is no text")
+                    raise TypeError("its file is not a string")
             except (ValueError, TypeError, KeyError) as error:
-                raise DataError(f"{path}: line {number} is no result of an image ({error}); delete it") from None
+                raise DataError(f"{path}: line {number} is not the result of an image ({error}); delete it") from None
             yield line, entry
 
 

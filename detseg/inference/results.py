@@ -21,7 +21,7 @@ TOP_K = 5  # classes that a drawn classification shows
 
 
 class FailedImage(NamedTuple):
-    """An image that could not be read, in the place of its result."""
+    """An image that could not be read, instead of its result."""
 
     file: str | None  # name, if it is a file
     error: DataError

@@ -29,7 +29,7 @@ class Tiling:
 
     An object is whole in one of the tiles if the overlap is as large as it. A tile is resized as an image is.
 
-    Raises ConfigError, naming it, for a value that makes no sense.
+    Raises ConfigError, naming it, for an invalid value.
     """
 
     size: int

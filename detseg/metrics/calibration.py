@@ -1,4 +1,4 @@
-"""Calibration of scores: detection expected calibration error and the temperature that would mend it."""
+"""Calibration of scores: detection expected calibration error and temperature scaling."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def coco_ap(
 
 
 def summarize(precision: Floats, recall: Floats, classes: tuple[str, ...], counts: Sequence[int]) -> dict[str, float]:
-    """The means of what ``evaluate`` returns, by name."""
+    """The means of the values that ``evaluate`` returns, by name."""
     values = {"AP": precision[:, 0], "AP50": precision[:, 0, 0], "AP75": precision[:, 0, 5]}
     sizes = {"small": 1, "medium": 2, "large": 3}
     values |= {f"AP_{size}": precision[:, area] for size, area in sizes.items()}

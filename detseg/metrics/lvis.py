@@ -108,7 +108,7 @@ def read_rules(path: Path) -> dict[str, Any]:
             "categories": {one["name"]: (one["id"], one["frequency"]) for one in content["categories"]},
         }
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: is no annotation file of LVIS, which LvisAP needs: {error!r}") from error
+        raise DataError(f"{path}: is not an LVIS annotation file, which LvisAP needs: {error!r}") from error
 
 
 def rules_of(file: Mapping[str, Any], image_ids: Sequence[Any], classes: Sequence[str], name: str) -> Rules:

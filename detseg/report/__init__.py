@@ -1,1 +1,1 @@
-"""Reports: from detections, labels and the log of a training to the reasons for the metrics, on one page."""
+"""Evaluation reports: one page that explains the metrics by detections, labels and the training log."""

@@ -14,8 +14,8 @@ from detseg.report.geometry import systematic_difference
 from detseg.report.training import training_causes
 
 MAX_IMAGES = 6  # that show a cause
-FEW_OBJECTS, FEW_IMAGES = 20, 10  # of a validation that cannot tell much
-MIN_AGREEMENT = 0.5  # of well placed boxes under one change of the classes
+FEW_OBJECTS, FEW_IMAGES = 20, 10  # of a validation set that is too small for reliable metrics
+MIN_AGREEMENT = 0.5  # of well-localised boxes under one change of the classes
 EXPECTED = 5  # objects of a class that chance would hardly leave out of a split
 UNLABELLED = 0.05  # confident detections where nothing is labelled, as a share of all confident ones
 UNCOVERED = 0.4  # objects without an anchor of IoU .5
@@ -44,7 +44,7 @@ def _validation(run: DetectionRun) -> Iterator[Cause]:
     if objects < FEW_OBJECTS or images < FEW_IMAGES:
         yield Cause(
             "validation-small",
-            f"The validation has {objects} objects in {images} images: no metric of it can be trusted. Evaluate on at "
+            f"The validation set has {objects} objects in {images} images: its metrics are unreliable. Evaluate on at "
             f"least {FEW_IMAGES} images with objects.",
             1.0,
             np.unique(run.truth.images).tolist()[:MAX_IMAGES],
@@ -60,8 +60,8 @@ def _validation(run: DetectionRun) -> Iterator[Cause]:
         detected = np.unique(run.detections.images[np.isin(run.detections.labels, absent)])
         yield Cause(
             "class-absent",
-            f"The validation has no object of {names}, {100 * share:.0f} % of the training objects: no metric measures "
-            "it, and the mean leaves it out. Check the class names of both splits, or split the data anew.",
+            f"The validation set has no object of {names}, {100 * share:.0f} % of the training objects: no metric "
+            "covers it, and the mean excludes it. Check the class names of both splits, or split the data again.",
             max(share, 0.3),
             detected[:MAX_IMAGES].tolist(),
         )
@@ -78,7 +78,7 @@ def _nothing(run: DetectionRun) -> Iterator[Cause]:
     elif scores.max() < 0.05 and run.boxes.tide.ap50 < 0.5:
         yield Cause(
             "scores-low",
-            f"No score is above {scores.max():.3f}: the model has not learnt to tell objects from the background.",
+            f"No score is above {scores.max():.3f}: the model has not learnt to separate objects from the background.",
             0.9,
         )
 
@@ -97,9 +97,9 @@ def _classes(run: DetectionRun) -> Iterator[Cause]:
         example = int(np.bincount(run.truth.labels[pairs[1]], minlength=many).argmax())
         yield Cause(
             "classes-shifted",
-            f"The predicted class is the labelled one {shift_text:+d} for {100 * shifts[shift]:.0f} % of the well "
-            f"placed boxes, such as {run.classes[(example + shift) % many]} for {run.classes[example]}: the class "
-            "numbers of the labels are shifted. Compare the class lists of training and validation.",
+            f"The predicted class is the labelled one {shift_text:+d} for {100 * shifts[shift]:.0f} % of the "
+            f"well-localised boxes, such as {run.classes[(example + shift) % many]} for {run.classes[example]}: the "
+            "class numbers of the labels are shifted. Compare the class lists of training and validation.",
             float(shifts[shift]),
             _images_of(run, pairs, shift),
         )
@@ -110,7 +110,7 @@ def _classes(run: DetectionRun) -> Iterator[Cause]:
             share = float((table[a, b] + table[b, a]) / total)
             yield Cause(
                 "classes-swapped",
-                f"{run.classes[a]} and {run.classes[b]} are taken for each other in most cases: their names are "
+                f"{run.classes[a]} and {run.classes[b]} are mostly confused with each other: their names are "
                 "swapped in one of the splits.",
                 share,
                 _images_of(run, pairs, None, (int(a), int(b))),
@@ -118,7 +118,7 @@ def _classes(run: DetectionRun) -> Iterator[Cause]:
 
 
 def class_table(run: DetectionRun) -> tuple[Rows, tuple[Rows, Rows]]:
-    """Count well placed boxes by labelled and predicted class (K, K): one for an object, that of the best score.
+    """Count well-localised boxes by labelled and predicted class (K, K): the best-scoring one of each object.
 
     Also returns the detections (rows) and the objects of these pairs.
     """
@@ -149,8 +149,8 @@ def _boxes(run: DetectionRun) -> Iterator[Cause]:
     if difference := systematic_difference(run):
         yield Cause(
             f"boxes-{difference.name}",
-            f"{difference.sentence}: {100 * difference.before:.0f} % of the objects have a well placed box, and "
-            f"{100 * difference.after:.0f} % if the predicted boxes are changed so.",
+            f"{difference.sentence}: {100 * difference.before:.0f} % of the objects have a well-localised box, "
+            f"and {100 * difference.after:.0f} % after this change of the predicted boxes.",
             difference.after - difference.before,
             difference.images,
         )

@@ -1,4 +1,4 @@
-"""Two or more reports on the same images side by side: paired differences and the images that flipped."""
+"""Comparison of two or more reports on the same images: paired differences, and images that improved or got worse."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_comparison(reports: Mapping[str, Mapping[str, Any]], path: Path) -> di
         if report["task"] != base["task"]:
             raise ConfigError(f"{name}: is a report on {report['task']}, and {first} one on {base['task']}")
         if [*report["images"]] != [*base["images"]]:
-            raise ConfigError(f"{name} and {first} are of other images: evaluate both on the same data and split")
+            raise ConfigError(f"{name} and {first} are on different images: evaluate both on the same data and split")
     compared = {
         "task": base["task"],
         "about": {name: report["about"].get("model", "") for name, report in reports.items()},

@@ -63,11 +63,11 @@ def verdict(run: DetectionRun) -> Section:
             figures.append({"name": f"{prefix.replace('_', ' ')}{name}", "value": value, "low": low, "high": high})
     images, many, objects = len(run.rows), len(run.classes), int(run.boxes.counted.sum())
     if (many, images, objects) == (COCO_CLASSES, COCO_IMAGES, COCO_OBJECTS):
-        comparable = "80 classes on 5,000 images, as COCO val2017: comparable with published values."
+        comparable = "80 classes on 5,000 images, as COCO val2017: comparable with published metrics."
     else:
         comparable = (
-            f"{images} images and {many} classes, unlike COCO val2017: not comparable with published values, which are "
-            "of other images and classes."
+            f"{images} images and {many} classes, unlike COCO val2017: not comparable with published metrics, which "
+            "are measured on other images and classes."
         )
     most = int(np.bincount(run.detections.images, minlength=1).max(initial=0))
     limits = f"At most {most} detections of an image, with scores from {run.detections.scores.min(initial=1):.3f}"

@@ -1,4 +1,4 @@
-"""The log of a training: curves by step, and what they tell about its result."""
+"""The training log: curves by step, and the causes of a poor result that they show."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def series(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[floa
 
 
 def training_causes(run: DetectionRun) -> Iterator[Cause]:
-    """Name a training that hardly learnt, that was too short, or that over-fitted."""
+    """Report a run that hardly learnt, was too short, or overfitted."""
     history = run.history
     steps, losses = series(history, "train/loss")
     rest = 1 - (0.0 if math.isnan(run.boxes.tide.ap50) else run.boxes.tide.ap50)
@@ -66,8 +66,8 @@ def training_causes(run: DetectionRun) -> Iterator[Cause]:
         ):
             yield Cause(
                 "lr-small",
-                f"The learning rate {lr:g} is tiny, and the loss went from {first:.3g} to {last:.3g} only; "
-                "0.02 for 16 images is usual with SGD.",
+                f"The learning rate {lr:g} is tiny, and the loss only went from {first:.3g} to {last:.3g}; "
+                "with SGD, 0.02 for 16 images is usual.",
                 rest,
             )
         elif steps[-1] < FEW_STEPS:
@@ -75,8 +75,8 @@ def training_causes(run: DetectionRun) -> Iterator[Cause]:
         elif fall < MIN_FALL:
             yield Cause(
                 "loss-flat",
-                f"The loss went from {first:.3g} to {last:.3g} only: the learning rate, {lr}, does not "
-                "fit, or the labels cannot be learnt.",
+                f"The loss only went from {first:.3g} to {last:.3g}: the learning rate, {lr}, is "
+                "unsuitable, or the labels cannot be learnt.",
                 rest,
             )
     yield from _validations(history, rest)
@@ -102,7 +102,7 @@ def _validations(history: Sequence[Mapping[str, float]], rest: float) -> Iterato
             yield Cause(
                 "over-fitting",
                 f"The validation loss is {over:.1f} times its lowest, while the training loss is "
-                f"{np.mean(training[-POINTS:]):.3g}: the model over-fits. Use the best checkpoint, more data, or "
+                f"{np.mean(training[-POINTS:]):.3g}: the model overfits. Use the best checkpoint, more data, or "
                 "stronger augmentation.",
                 min(rest, 0.3),
             )

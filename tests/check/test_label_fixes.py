@@ -57,8 +57,8 @@ def test_every_kind_is_corrected(tmp_path: Path) -> None:
     [
         ({"file": "absent.png"}, "absent.png is no image of"),
         ({"box": [0, 0, 1, 1]}, "the labels have changed"),
-        ({"kind": "odd"}, "'odd' of .* is no kind of a label error"),
-        ({"suggested label": "cow"}, "'cow', for .*, is no class"),
+        ({"kind": "odd"}, "'odd' of .* is not a kind of label error"),
+        ({"suggested label": "cow"}, "'cow', for .*, is not a class"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -123,7 +123,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     for broken in ("no JSON", "[]", '{"file": 3}', '{"boxes": []}'):
         file.write_text(json.dumps(entry("a")) + f"\n{broken}\n")
-        with pytest.raises(DataError, match=r"predictions\.jsonl: line 2 is no result"):
+        with pytest.raises(DataError, match=r"predictions\.jsonl: line 2 is not the result"):
             finished_images(file)
 
 

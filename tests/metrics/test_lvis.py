@@ -76,8 +76,8 @@ def test_the_300_best_detections_of_an_image_count(tmp_path: Path) -> None:
     [
         (lambda content: content["images"].pop(), r"lvis\.json: has no image \d+ \(1 are missing\)"),
         (lambda content: content["categories"].pop(), r"lvis\.json: has no class class4"),
-        (lambda content: content["images"][0].pop("neg_category_ids"), "is no annotation file of LVIS.*neg_category"),
-        (lambda content: content.clear(), "is no annotation file of LVIS.*images"),
+        (lambda content: content["images"][0].pop("neg_category_ids"), "is not an LVIS annotation file.*neg_category"),
+        (lambda content: content.clear(), "is not an LVIS annotation file.*images"),
     ],
 )
 def test_a_file_of_other_images_is_named(tmp_path: Path, change, message: str) -> None:

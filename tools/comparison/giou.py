@@ -1,4 +1,4 @@
-"""A box loss to try: generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630) in the place of smooth L1."""
+"""A box loss to try: generalised IoU (Rezatofighi et al. 2019, arXiv:1902.09630) instead of smooth L1."""
 
 from __future__ import annotations
 

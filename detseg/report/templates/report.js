@@ -78,7 +78,7 @@ function paint({image, truth, detections, view}) {
 
 function fill(place, views) {
   place.replaceChildren(...views.map(figure));
-  place.textContent || html("p", "No image of it is on this page.", place);
+  place.textContent || html("p", "This page has no image of these.", place);
 }
 
 for (const place of document.querySelectorAll("[data-views]")) fill(place, JSON.parse(place.dataset.views));
