@@ -1,4 +1,4 @@
-"""Embeddings: the vector that a layer gives an image, and the questions that distances between vectors answer."""
+"""Embeddings, the vectors that a layer computes for images, and analyses of the distances between them."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def class_overlap(neighbours: Neighbours, labels: NDArray[np.int64], num_classes
 
 
 def neighbour_vote(neighbours: Neighbours, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Return the commonest label (N,) of the neighbours of each image; -1 if none of them has a label."""
+    """Return the most common label (N,) of the neighbours of each image; -1 if none of them has a label."""
     votes = np.zeros((len(labels), num_classes + 1), dtype=np.int64)
     np.add.at(votes, (np.arange(len(labels))[:, None], labels[neighbours.indices]), 1)  # -1 is the last column
     votes = votes[:, :num_classes]

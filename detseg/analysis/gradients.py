@@ -1,4 +1,4 @@
-"""Vanishing gradients and their cures, on one deep stack of convolutions in five variants.
+"""Vanishing gradients and their remedies, on one deep stack of convolutions in five variants.
 
 Auxiliary heads (GoogLeNet, section 5), batch norm (Ioffe and Szegedy 2015), highway gates (Srivastava et al. 2015) and
 residual shortcuts (He et al. 2015) each give early layers a gradient that a plain stack loses.

@@ -45,7 +45,7 @@ def interpolate_windows(
 
 @torch.inference_mode()
 def class_evidence(classifier: Classifier, image: ImageArray, device: torch.device) -> NDArray[np.float32]:
-    """Compute the logits (K, h, w) of every cell of the last map, whose mean over an image are the classifier's logits.
+    """Compute the logits (K, h, w) of every cell of the last map; their mean is the classifier's logits.
 
     In a BagNet a cell sees nothing but its patch of 9, 17 or 33 pixels (Brendel and Bethge 2019, section 2), and this
     is the evidence of the patch. In other networks it is the class activation map (Zhou et al. 2016).

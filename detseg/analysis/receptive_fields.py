@@ -66,7 +66,7 @@ def backbone_fields(backbone: ConvNet, blocks: Sequence[str], images: Sequence[T
 
 
 def stack_fields(kernels: Sequence[int], count: int, seed: int) -> list[Field]:
-    """Measure the fields of convolutions of these sides on top of each other, without nonlinearity, random weights.
+    """Measure the fields of stacked convolutions with these kernel sizes, random weights and no nonlinearity.
 
     The name of each counts the weights for C channels, and those of one convolution with the same field (Simonyan and
     Zisserman 2014, section 2.3: 27 C^2 of three 3 x 3 against 49 C^2 of one 7 x 7).

@@ -1,7 +1,7 @@
-"""Near-duplicates: the same photograph resized, mirrored or compressed again, told from similar photographs.
+"""Near-duplicates: the same photograph resized, mirrored or recompressed, as opposed to similar photographs.
 
-Embeddings are made to forget such changes, and much else: two photographs of one kind are as near as two copies. So
-copies are recognised by their pixels.
+Embeddings are invariant to such changes, and to many others: two photographs of the same scene are as close as two
+copies. So near-duplicates are detected by their pixels.
 """
 
 from __future__ import annotations

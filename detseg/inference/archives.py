@@ -1,4 +1,4 @@
-"""Images in zip and tar archives, and at addresses of fsspec, which are read without unpacking anything to disk.
+"""Images in zip and tar archives and at fsspec URLs, read without unpacking anything to disk.
 
 A member has the address that fsspec gives it, such as ``zip://folder/a.jpg::photos.zip``.
 """
@@ -159,7 +159,7 @@ def import_fsspec() -> Any:
     try:
         import fsspec.core
     except ImportError as error:
-        raise DetsegError("addresses such as s3://bucket/a.jpg need fsspec: pip install 'detseg[fsspec]'") from error
+        raise DetsegError("URLs such as s3://bucket/a.jpg need fsspec: pip install 'detseg[fsspec]'") from error
     return fsspec
 
 

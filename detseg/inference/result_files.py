@@ -1,4 +1,4 @@
-"""Files of results: a JSON line for each image, written as it comes, that survive a kill at any moment.
+"""Result files with one JSON line per image, written as it is computed; they survive a kill at any moment.
 
 A run appends to ``predictions.jsonl.part0``; the file takes its name when it is complete. Several processes write parts
 with numbers of their own.

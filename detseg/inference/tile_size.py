@@ -17,7 +17,7 @@ SMALL = 32  # pixels: COCO's small objects are below 32 x 32
 def choose_tile_size(
     boxes: NDArray[np.floating], sizes: NDArray[np.int64], preprocessing: Preprocessing, overlap: float
 ) -> tuple[int | None, str]:
-    """Choose the side of tiles by labelled ``boxes`` (N, 4) on images of ``sizes`` (I, 2), and say why.
+    """Choose the side of tiles by labelled ``boxes`` (N, 4) on images of ``sizes`` (I, 2); also return the reason.
 
     A tile is resized as an image is. The largest tile in which 3 of 4 objects are no longer small is taken, or a larger
     one whose overlap holds 9 of 10 objects, so that they are whole in one of the tiles. Returns None where whole images

@@ -177,7 +177,7 @@ def merge_at_seams(results: Sequence[DetectionResult], windows: Sequence[Window]
 
 
 def _is_cut(boxes: NDArray[np.float32], windows: NDArray[np.int64], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Tell which boxes (n, 4) reach an edge of their tile (n, 4) that is no edge of the image."""
+    """Mark the boxes (n, 4) that reach an edge of their tile (n, 4) inside the image."""
     height, width = image_size
     near = np.maximum(2, EDGE * (windows[:, 2:] - windows[:, :2]))
     begins = (boxes[:, :2] < windows[:, :2] + near) & (windows[:, :2] > 0)

@@ -206,7 +206,7 @@ def scaled(config: Preprocessing, scale: float, height: int, width: int) -> Prep
 
 
 def unflip(result: Result) -> Result:
-    """Turn the result of a mirror image into that of the image."""
+    """Map the result of a flipped image back to the image."""
     if not isinstance(result, DetectionResult):
         return result
     height, width = result.image_size

@@ -1,4 +1,4 @@
-"""Objects and places whose labels are probably wrong, ranked by a score."""
+"""Suspected label errors: objects and places whose labels are probably wrong, ranked by a score."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _recall(truth: GroundTruth, matches: Matches) -> Floats:
 def _missing(
     truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats
 ) -> list[LabelError]:
-    """Suspect false positives far from every object; of those that overlap each other the best alone."""
+    """Suspect false positives far from every object; of overlapping ones, keep the best."""
     nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(matches.rows))
     score = worth * (1 - nearest) * (matches.fp & 1 > 0) * (nearest < 0.5)
     errors, boxes_of = [], dict[int, list[Floats]]()
