@@ -225,7 +225,7 @@ def efficiency(arguments: Sequence[str]) -> None:
         metric = metric or task.monitor_metrics[0]
         if metric not in task.metric_values:
             known = ", ".join(key for key in task.metric_values if "/" not in key) or "none"
-            raise ConfigError(f"{name}: has no metric {metric}, but {known}; `detseg evaluate` computes them")
+            raise ConfigError(f"{name}: has no metric {metric}; it has {known}; `detseg evaluate` computes them")
         predictor = Predictor(task.model.eval())
         log.info("%s: %d predictions", name, options.repeats)
         multiply_adds, seconds = measure(partial(predictor, image), options.repeats)

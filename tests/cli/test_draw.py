@@ -63,7 +63,7 @@ def test_pictures_without_a_network(capsys: pytest.CaptureFixture[str]) -> None:
         ("receptive-fields --stack 2", "--stack 2: must be odd numbers"),
         (f"roi-pooling {IMAGE} --box 1,2,3", "--box 1,2,3: must be x1,y1,x2,y2 with"),
         ("anchors colours --index 9", "--index 9: colours has 5 images"),
-        (f"efficiency {IMAGE} --checkpoints {BEST} --metric mAP", f"{BEST}: has no metric mAP; there is"),
+        (f"efficiency {IMAGE} --checkpoints {BEST} --metric mAP", f"{BEST}: has no metric mAP; it has"),
     ],
 )
 def test_wrong_options_are_named(arguments: str, message: str, refused: Refused) -> None:
