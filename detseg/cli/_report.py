@@ -58,10 +58,8 @@ def write_report(
     if not isinstance(task, DetectionTask):
         if not records:
             return None
-        if len(records) < len(data.val_annotations):
-            log.warning(
-                "the report covers %d of %d images, those of one process", len(records), len(data.val_annotations)
-            )
+        if (count := len(records)) < (images := len(data.val_annotations)):
+            log.warning("the report covers %d of %d images, those of one process", count, images)
         write = write_semantic_report if isinstance(task, SegmentationTask) else write_classification_report
         history = read_history(origin.parent) if origin else []
         return write(data.val_annotations, records, task.metric_values, about, history, path)
