@@ -63,6 +63,7 @@ def write_classification_report(
         ],
         "calibration": calibrate(scores[:, 0], first)._asdict(),
         "images": {str(annotations.files[image]): bool(one) for image, one in zip(images, first, strict=True)},
+        "values": {"top1": float(first.mean()), "top5": float(among.mean())},
         "bootstrap": {name: values.tolist() for name, values in replicates.items()},
     }
     order = np.argsort(np.where(first, -1.0, scores[:, 0]), kind="stable")[::-1][: min(WORST, int((~first).sum()))]

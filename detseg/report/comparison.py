@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def read_report(path: Path) -> dict[str, Any]:
         )
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        needed = ("task", "bootstrap", "images", "about")
+        needed = ("task", "values", "bootstrap", "images", "about")
         return {name: report[name] for name in needed}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: is not the report of an evaluation ({error})") from error
@@ -77,16 +78,17 @@ def write_comparison(reports: Mapping[str, Mapping[str, Any]], path: Path) -> di
 
 
 def _difference(first: str, base: Mapping[str, Any], name: str, report: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of both, and their paired difference with its interval and the share of better replicates."""
+    """The metrics of both and their difference, with its paired interval and the share of better replicates."""
     metrics = []
     for metric, replicates in report["bootstrap"].items():
         both = [np.array(one, dtype=np.float64) for one in (base["bootstrap"][metric], replicates)]
         many = min(map(len, both))
         before, after = (one[:many] for one in both)
         low, high = interval(after - before)
+        values = [math.nan if one["values"][metric] is None else one["values"][metric] for one in (base, report)]
         metrics.append(
-            {"metric": metric, "before": defined_mean(before), "after": defined_mean(after)}
-            | {"difference": defined_mean(after - before), "low": low, "high": high}
+            {"metric": metric, "before": values[0], "after": values[1]}
+            | {"difference": values[1] - values[0], "low": low, "high": high}
             | {"better": defined_mean(after > before)}
         )
     return {"name": name, "first": first, "metrics": metrics}

@@ -20,6 +20,8 @@ from detseg.metrics.detections import Detections, GroundTruth
 from detseg.metrics.operating_point import Curve, confused_with, precision_recall
 from detseg.metrics.tide import Pairs, Tide, any_class_pairs, tide
 
+THRESHOLDS = np.arange(1, 20) / 20  # of the slider
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 PIXEL_IMAGES, PIXEL_SIDE = 20, 64
@@ -178,9 +180,9 @@ class Evaluation:
 
     @cached_property
     def threshold(self) -> float:
-        """The score with the best F1 over all classes; 0.5 without a true positive."""
+        """The threshold of the slider next to the score with the best F1; 0.5 without a true positive."""
         best = self.curves[-1].best_f1()
-        return 0.5 if np.isnan(best) else best
+        return 0.5 if np.isnan(best) else float(THRESHOLDS[np.abs(THRESHOLDS - best).argmin()])
 
     @cached_property
     def replicates(self) -> NDArray[np.float32]:

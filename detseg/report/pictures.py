@@ -115,7 +115,7 @@ class Album:
                 {
                     "box": _rounded(detections.boxes[row] * four),
                     "label": int(detections.labels[row]),
-                    "score": round(float(detections.scores[row]), 3),
+                    "score": round(float(detections.scores[row]), 6),
                     "status": int(self._status[row]),
                     "target": objects.index(self._target[row]) if self._target[row] in objects else -1,
                     "path": self._path(detections, row, image, scale),

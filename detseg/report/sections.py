@@ -16,11 +16,10 @@ from detseg.metrics.operating_point import confusion
 from detseg.metrics.stages import OUTCOMES, TOP, proposal_recalls, stage_outcomes
 from detseg.metrics.tide import ERRORS
 from detseg.report.causes import find_causes
-from detseg.report.evaluation import DetectionRun, Evaluation
+from detseg.report.evaluation import THRESHOLDS, DetectionRun, Evaluation
 from detseg.report.pictures import Album, View
 from detseg.report.slices import slices
 
-THRESHOLDS = np.arange(1, 20) / 20  # of the slider
 MAX_CELLS = 400  # of the confusion matrix at one threshold, the largest first
 CELL_VIEWS, CELLS_WITH_VIEWS = 3, 15
 VIEWS = 8  # of one type of error, and so on

@@ -68,6 +68,7 @@ def write_semantic_report(
         "classes": table,
         "confusion": sorted(wrong, key=lambda one: -one[2])[:CELLS],
         "images": {str(annotations.files[image]): float(value) for image, value in zip(images, per_image, strict=True)},
+        "values": {"mean_IoU": defined_mean(of_classes)},
         "bootstrap": {"mean_IoU": [defined_mean(one) for one in replicates]},
     }
     worst = [_picture(annotations, images[row], records[images[row]][1], per_image[row]) for row in order.tolist()]
