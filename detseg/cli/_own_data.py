@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 CONFIG, BATCH_SIZE, EPOCHS = "faster_rcnn_mobilenet_v2.yaml", 4, 12  # the batch and the epochs are the file's
 SIDES = (320, 416, 512, 640, 800)  # short edges of images, the file's first
 COVERAGE = 0.95  # fraction of the objects that an anchor has to overlap
+OWN_MODEL = ("--config=", "--model=", "--model.class_path=")  # other settings of the model apply to that of CONFIG
 MIN_STEPS = 480  # of a training: 12 epochs of 160 images
 OTHERS = (
     "Without --config, a folder must have boxes; for masks, segmentation and classification name a configuration, such "
@@ -35,7 +36,7 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
     without boxes.
     """
     data = value_of("data", arguments)
-    if data is None or not is_data(Path(data)) or any(one.startswith(("--config=", "--model")) for one in arguments):
+    if data is None or not is_data(Path(data)) or any(one.startswith(OWN_MODEL) for one in arguments):
         return list(arguments)
     parser = make_parser("train", "")
     parser.add_subclass_arguments(DetectionDataModule, "data", required=True)

@@ -58,7 +58,11 @@ def test_sizes_are_chosen_and_logged_and_can_be_set(
         assert f"--task.schedule.milestones={milestones}" in with_own_config(
             find_configs(["--data", "colours", *options.split()])
         )
-    for line in (["--data", "colours", "--config", "tiny.yaml"], ["--data", "COCO"], []):
+    (*sizes, weights) = with_own_config(find_configs(["--data=colours", "--model.backbone.backbone.weights", "null"]))
+    assert sizes == [config, transforms, *chosen, given]
+    assert weights == "--model.backbone.backbone.weights=null"
+    models = ("--config=tiny.yaml", "--model=FCN", "--model.class_path=FCN")
+    for line in (*(["--data", "colours", model] for model in models), ["--data", "COCO"], []):
         assert with_own_config(find_configs(line)) == find_configs(line)
 
 
