@@ -31,10 +31,16 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain values.
     """
     if not Path(path).exists():
-        checkpoints = sorted(Path("runs").glob("*/*.ckpt"), key=lambda file: file.stat().st_mtime)
-        newest = f"; the newest checkpoint here is {checkpoints[-1]}" if checkpoints else ""
-        raise CheckpointError(f"{path}: no such file{newest}")
+        raise CheckpointError(f"{path}: no such file{_newest(Path(path).parent)}")
     return state_dict.read(path)
+
+
+def _newest(folder: Path) -> str:
+    """Return the end of an error message: the newest checkpoint of ``folder``, or of another run if it has none."""
+    for files, place in ((folder.glob("*.ckpt"), f"in {folder}"), (Path("runs").glob("*/*.ckpt"), "of another run")):
+        if checkpoint := max(files, key=lambda file: file.stat().st_mtime, default=None):
+            return f"; the newest checkpoint {place} is {checkpoint}"
+    return ""
 
 
 def load(path: str | Path) -> Task:

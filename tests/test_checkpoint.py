@@ -86,14 +86,21 @@ def test_a_saved_task_is_the_loaded_one(trained: Path, tmp_path: Path) -> None:
     assert torch.equal(one.model.weight, other.model.weight)
 
 
-def test_a_missing_file_is_named_with_the_newest_there_is(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_file_names_the_newest_checkpoint_of_its_folder_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "runs" / "one").mkdir(parents=True)
-    (tmp_path / "runs" / "one" / "last.ckpt").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"absent.ckpt: no such file; the newest .* runs/one/last.ckpt"):
-        checkpoint.load("absent.ckpt")
+    for age, name in enumerate(("other/last", "mine/previous", "mine/last")):
+        file = Path("runs", f"{name}.ckpt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))  # the newest is that of the other run
+    for folder, newest in (
+        ("mine", "in runs/mine is runs/mine/previous.ckpt"),
+        ("new", "of another run is runs/other/last.ckpt"),
+    ):
+        with pytest.raises(CheckpointError, match=f"no such file; the newest checkpoint {newest}$"):
+            checkpoint.read(f"runs/{folder}/best.ckpt")
 
 
 @pytest.mark.parametrize(
