@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import sys
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ TYPE_NAMES = {
     "tuple": "a list",
     "collections.abc.Sequence": "a list",
     "NoneType": "null",
+    "Path": "a path",
     "PositiveInt": "a whole number above 0",
     "PositiveFloat": "a number above 0",
     "ClosedUnitInterval": "a number from 0 to 1",
@@ -70,8 +72,8 @@ def explain(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> C
     problem = min(problems, key=lambda problem: (order.index(problem.reason), -problem.key.count(".")))
     if problem.reason == "type":
         of_key = [other.subject for other in problems if (other.reason, other.key) == ("type", problem.key)]
-        types = dict.fromkeys(map(_type_name, of_key))
-        key, text = problem.key, f"must be {' or '.join(types)}, not {_value(message)}"
+        names = dict.fromkeys(map(_type_name, of_key))
+        key, text = problem.key, f"must be {' or '.join(names)}, not {_value(message)}"
     else:
         key, text = _describe(problem, parser)
     return ConfigError(f"{key}{where(key, arguments)}: {text}" if key else text)
@@ -91,9 +93,10 @@ def _describe(problem: Problem, parser: ArgumentParser) -> tuple[str, str]:
             hint = f"; write --config {subject}" if has_config and subject.endswith((".yaml", ".yml")) else ""
             return subject, f"belongs to no option{hint}"
         case "no value":
-            return subject, "its value is missing"
+            return subject, f"its value is missing{_values(subject, parser)}"
         case "required":
-            hint = "; --config names a file that does" if has_config and not key else ""
+            hint = "; --config names a file that does" if has_config else f"\nusage: {parser.usage}"
+            hint = "" if key else hint
             return key, f"{subject} must be set{hint}"
         case "file":
             return key, f"there is no file {subject}"
@@ -108,6 +111,18 @@ def _describe(problem: Problem, parser: ArgumentParser) -> tuple[str, str]:
             return key, "must be set"
         case _:  # "not a class"
             return key, f"must have class_path, the name of a {subject}, and init_args, its settings"
+
+
+def _values(option: str, parser: ArgumentParser) -> str:
+    """Return the end of a message: the values that an option takes and the first sentence of its description."""
+    action = next(action for action in parser._actions if f"--{option}" in action.option_strings)
+    hint = getattr(action, "_typehint", action.type)
+    hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    literals = [_type_name(str(one)) for one in hints if typing.get_origin(one) is typing.Literal]
+    names = [getattr(one, "__name__", "") for one in hints if one is not types.NoneType]
+    expected = " or ".join([*literals, *(TYPE_NAMES[name] for name in names if name in TYPE_NAMES)])
+    text = " ".join((action.help or "").split()).partition(". ")[0].removesuffix(".")
+    return f"; give {expected}" * bool(expected) + f": {text}" * bool(text)
 
 
 def _problems(message: str) -> Iterator[Problem]:

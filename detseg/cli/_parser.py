@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from detseg.cli._errors import explain
 from detseg.cli._transforms import set_options, split_options
 from detseg.compat import translate_options, translate_settings
-from detseg.errors import ConfigError, DetsegError
+from detseg.errors import CheckpointError, ConfigError, DetsegError
+from detseg.weights.state_dict import PASS_FILE
 
 
 def make_parser(command: str, usage: str, description: str | None = None) -> ArgumentParser:
@@ -44,7 +45,16 @@ def instantiate(parser: ArgumentParser, options: Namespace) -> Namespace:
         built: Namespace = parser.instantiate(options)
         return built
     except ValueError as error:  # jsonargparse raises it for any error in a constructor
-        raise root_cause(error) from error
+        raise _with_weights_option(root_cause(error), options) from error
+
+
+def _with_weights_option(error: Exception, options: Namespace) -> Exception:
+    """Add the option that takes a file of weights to the error that they could not be fetched."""
+    keys = [key.replace(".init_args", "") for key, value in options.items() if key.endswith(".weights") and value]
+    if not isinstance(error, CheckpointError) or PASS_FILE not in str(error) or not keys:
+        return error
+    flags = " or ".join(f"`--{key} FILE`" for key in keys)
+    return CheckpointError(str(error).replace(PASS_FILE, f"{PASS_FILE}, as {flags}"))
 
 
 def root_cause(error: BaseException) -> Exception:

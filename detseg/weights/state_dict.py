@@ -22,6 +22,7 @@ from detseg.weights import checkpoint_file, model_card
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
+PASS_FILE = "pass a local file instead"  # the command line adds the option of the weights
 COUNT = "num_batches_tracked"  # only trainable batch norm has it, and no computation reads it
 
 
@@ -63,7 +64,7 @@ def fetch(choice: WeightsEnum) -> dict[str, Any]:
         return choice.get_state_dict(check_hash=True, progress=True)  # type: ignore[no-any-return]
     except (OSError, RuntimeError) as error:  # RuntimeError for a wrong hash
         raise CheckpointError(
-            f"could not fetch {choice.url}: {error}; pass a local file instead, or null for random weights"
+            f"could not fetch {choice.url}: {error}; {PASS_FILE}, or null for random weights"
         ) from error
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from torchvision.models import WeightsEnum
 
 from detseg import cli
 from detseg.cli import _console
 from detseg.cli._configs import find_configs
+from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.errors import CheckpointError, ConfigError, DataError, DetsegError
+from detseg.modules.backbones import Backbone
 from tests.colours import write_colours
 
 CONFIG = """\
@@ -250,3 +254,37 @@ def test_numbers_out_of_range_are_named(line: str, message: str, capsys: pytest.
     with pytest.raises(SystemExit):
         cli.main(["serve", *line.split()])
     assert capsys.readouterr().err.strip() == f"error: {message}"
+
+
+def test_weights_that_cannot_be_fetched_name_their_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fail)
+    parser = make_parser("train", "")
+    parser.add_subclass_arguments(Backbone, "backbone")
+    options = parse(
+        parser, ["--backbone=FPN", "--backbone.backbone=ResNet", "--backbone.backbone.weights=IMAGENET1K_V1"]
+    )
+    with pytest.raises(
+        CheckpointError, match=r"no route; pass a local file instead, as `--backbone.backbone.weights FILE`"
+    ):
+        instantiate(parser, options)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--report --kind ap", "report (command line): its value is missing; give a path: HTML file of the report"),
+        ("--kind", "kind (command line): its value is missing; give best-f1 or cheapest or a whole number"),
+        ("--kind 1", "folder must be set\nusage: detseg draw FOLDER [--kind KIND]"),
+    ],
+)
+def test_missing_values_are_described(line: str, message: str) -> None:
+    parser = make_parser("draw", "FOLDER [--kind KIND]")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--report", type=Path | None, help="HTML file of the report. Its values go elsewhere.")
+    parser.add_argument("--kind", type=Literal["best-f1", "cheapest"] | int | None)
+    with pytest.raises(ConfigError) as raised:
+        parse(parser, line.split())
+    assert str(raised.value) == message

@@ -18,6 +18,7 @@ from detseg.modules.backbones.convnet import check_stages
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.weights import load_weights
 from detseg.modules.eval_mode import eval_mode
+from detseg.weights.state_dict import PASS_FILE
 
 DEFAULT_FROZEN = 2  # as in ``ConvNet``
 TRIAL_SIZE = 128  # side of the image that measures the maps; every network takes images of this size
@@ -136,7 +137,9 @@ def _load(name: str, weights: str | None, maps: Sequence[int]) -> Any:
         try:
             return timm.create_model(name, pretrained=True, **settings)
         except Exception as error:  # timm and its hub raise many types for the network, the file system and the file
-            raise CheckpointError(f"{weights}: timm could not fetch weights of {name}: {error}") from error
+            raise CheckpointError(
+                f"{weights}: timm could not fetch weights of {name}: {error}; {PASS_FILE}, or null for random weights"
+            ) from error
     if weights is None or weights == WEIGHTS_IN_CHECKPOINT:
         return timm.create_model(name, **settings)
     if not Path(weights).exists():
