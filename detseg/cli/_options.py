@@ -12,7 +12,6 @@ ARGUMENT = re.compile(r"`(?P<name>[\w.]+)(?:=(?P<value>[^`]*))?`|^(?P<subject>[\
 GROUPED = {
     "batch_size": "data.batch_size",
     "format": "data.format",
-    "limit_val_batches": "trainer.limit_val_batches",
     "lr": "task.lr",
     "masks": "data.masks",
     "num_workers": "data.num_workers",
@@ -21,8 +20,8 @@ GROUPED = {
     "root": "data.root",
     "split": "data.split",
     "transforms": "data.transforms",
-    "max_epochs": "trainer.max_epochs",
-    "max_steps": "trainer.max_steps",
+    **{name: f"trainer.{name}" for name in ("check_val_every_n_epoch", "enable_checkpointing", "limit_val_batches")},
+    **{name: f"trainer.{name}" for name in ("max_epochs", "max_steps", "val_check_interval")},
     "warmup_steps": "task.schedule.warmup_steps",
     **{name: f"task.{name}" for name in ("class_weights", "compile_loss", "features_gib", "max_bad_steps")},
     **{name: f"task.{name}" for name in ("optimizer", "reference_batch", "schedule")},

@@ -1,4 +1,4 @@
-"""The report of a task after a validation: what the sections need, from task, data and checkpoint."""
+"""The metrics and the report of a task after its last validation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 import detseg
@@ -36,6 +37,33 @@ from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.weights import checkpoint_file
 
 log = logging.getLogger(__name__)
+
+
+def summarize(task: Task, trainer: Trainer, folder: Path) -> None:
+    """Print the metrics of the best checkpoint of a training, and the files of the run."""
+    best = folder / "best.ckpt"
+    if not best.exists():
+        log.info("no metrics: %s; results are in %s", _why_not_validated(task, trainer), folder)
+        return
+    print(task.format_table(checkpoint.read(best)["detseg"]["metrics"]))
+    print(f"\nbest checkpoint  {best}\nmetrics          {best.with_name('metrics.json')}")
+    if (folder / "pictures").exists():
+        print(f"pictures         {folder / 'pictures'}")
+
+
+def _why_not_validated(task: Task, trainer: Trainer) -> str:
+    """Return the setting that kept a training from a validation or its best checkpoint, and the way on."""
+    every, epochs = trainer.check_val_every_n_epoch or 0, trainer.current_epoch
+    if task.metric_values:
+        return "no checkpoint was saved; leave `enable_checkpointing=true`"
+    if not trainer.limit_val_batches:
+        return "validation is off; set `limit_val_batches=1.0`"
+    if every > epochs > 0:
+        ran = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        return f"it validates after {every} epochs, and only {ran} ran; set `check_val_every_n_epoch=1`"
+    steps = trainer.global_step
+    hint = f"train longer, or set `val_check_interval={max(1, steps)}`"
+    return f"training stopped at step {steps}, before the first validation; {hint}"
 
 
 def write_report(

@@ -35,7 +35,7 @@ from detseg.cli._configs import SUFFIXES, class_path, find_configs, for_other_da
 from detseg.cli._loggers import DEFAULT, LOGGERS, make_loggers
 from detseg.cli._own_data import with_own_config
 from detseg.cli._parser import instantiate, parse, parser_options
-from detseg.cli._report import write_report
+from detseg.cli._report import summarize, write_report
 from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError, reason
@@ -238,7 +238,7 @@ def run(arguments: Sequence[str]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        _summarize(task, folder)
+        summarize(task, trainer, folder)
         if cli.config.report and task.metric_values:
             _write_report(task, folder, cli.recorder)
 
@@ -321,18 +321,6 @@ def _save_finished(task: Task, folder: Path) -> None:
     if best.exists():
         checkpoint.save(task, best)
         write_metrics(task.metric_values, folder / "metrics.json")
-
-
-def _summarize(task: Task, folder: Path) -> None:
-    """Print the metrics of the best checkpoint, and the files of the run."""
-    best = folder / "best.ckpt"
-    if not best.exists():
-        log.info("no validation, so no metrics; results are in %s", folder)
-        return
-    print(task.format_table(checkpoint.read(best)["detseg"]["metrics"]))
-    print(f"\nbest checkpoint  {best}\nmetrics          {best.with_name('metrics.json')}")
-    if (folder / "pictures").exists():
-        print(f"pictures         {folder / 'pictures'}")
 
 
 def _write_report(task: Task, folder: Path, recorder: OutputRecorder | None) -> None:

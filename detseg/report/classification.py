@@ -69,9 +69,7 @@ def write_classification_report(
     order = np.argsort(np.where(first, -1.0, scores[:, 0]), kind="stable")[::-1][: min(WORST, int((~first).sum()))]
     worst = [_picture(annotations, images[row], int(labels[row]), int(best[row, 0]), scores[row, 0]) for row in order]
     charts = [line_chart(name, lines, "step", name) for name, lines in training_lines(history).items()]
-    page = render(
-        "classification.html.j2", "detseg.report", **report, worst=[one for one in worst if one], charts=charts
-    )
+    page = render("classification.html.j2", "detseg.report", **report, worst=[*filter(None, worst)], charts=charts)
     write_page(path, page, report)
     return report
 

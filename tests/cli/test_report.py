@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
 
 from detseg import checkpoint, cli
 from detseg.callbacks import OutputRecorder
-from detseg.cli._report import check_thresholds, save_thresholds, write_report
+from detseg.cli._options import with_options
+from detseg.cli._report import check_thresholds, save_thresholds, summarize, write_report
 from detseg.errors import ConfigError
 from detseg.inference.predictor import Predictor
 from detseg.tasks import DetectionTask
 from tests.cli.conftest import BEST, Refused
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
 from tests.training import QUIET
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((6, 1, 10, 1.0), "validates after 6 epochs, and only 1 epoch ran; set `--trainer.check_val_every_n_epoch 1`"),
+        ((1, 1, 10, 0), "validation is off; set `--trainer.limit_val_batches 1.0`"),
+        (
+            (1, 1, 10, 1.0),
+            "stopped at step 10, before the first validation; train longer, or set `--trainer.val_check_",
+        ),
+    ],
+)
+def test_training_without_a_validation_gives_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: tuple[float, ...], message: str
+) -> None:
+    names = ("check_val_every_n_epoch", "current_epoch", "global_step", "limit_val_batches")
+    trainer: Any = SimpleNamespace(**dict(zip(names, settings, strict=True)))
+    with caplog.at_level(logging.INFO, "detseg"):
+        summarize(DetectionTask(ColourDetector()), trainer, tmp_path)
+    assert message in with_options(caplog.text, "train")
 
 
 def test_a_training_leaves_a_report(tiny_run: Path) -> None:
