@@ -16,6 +16,7 @@ from detseg.data.annotations.issues import Issue, shifted
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.splits import group_identical
 from detseg.errors import DataError
+from detseg.plural import counted
 from detseg.structures import IGNORE_INDEX
 
 SplitAnnotations = DetectionAnnotations | SemanticAnnotations
@@ -55,7 +56,7 @@ def class_issues(root: Path, class_counts: Mapping[str, Mapping[str, int]], trai
         if not total:
             yield Issue("class-unused", str(root), f"class {name!r} has no object", name)
         elif train_split in class_counts[name] and not class_counts[name][train_split]:
-            message = f"class {name!r} has {total} objects, but none in {train_split}"
+            message = f"class {name!r} has {counted(total, 'object')}, but none in {train_split}"
             yield Issue("class-unseen", str(root), message, name)
         elif total * MAX_IMBALANCE < totals[largest]:
             message = f"class {name!r} has {total}, {largest!r} has {totals[largest]}"
@@ -71,7 +72,9 @@ def describe_no_objects(split: str, annotations: DetectionAnnotations) -> str | 
     """Describe why a split has no object to train or evaluate on; None if it has one."""
     if not (annotations.crowd | annotations.difficult).all():
         return None
-    message = f"{annotations.root}: the {split} split has {len(annotations)} images and no object to learn from"
+    message = (
+        f"{annotations.root}: the {split} split has {counted(len(annotations), 'image')} and no object to learn from"
+    )
     flags = (("crowds", annotations.crowd), ("difficult", annotations.difficult))
     counts = " and ".join(f"{flag.sum()} are {name}" for name, flag in flags if flag.any())
     if counts:

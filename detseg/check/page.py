@@ -20,6 +20,7 @@ from detseg.data.annotations.images import SUFFIXES, open_image
 from detseg.data.annotations.issues import KINDS, Issue, IssueCollector
 from detseg.draw import draw, overlay
 from detseg.errors import DataError
+from detseg.plural import counted
 
 MAX_CLASSES = 20  # in the chart
 MAX_ISSUE_IMAGES, MAX_MESSAGES = 12, 500  # for each kind of issue
@@ -174,4 +175,4 @@ def _labelled_image(result: CheckResult, split: str, index: int) -> PageImage | 
     resized = (cv2.resize(mask.astype(np.uint8), small.shape[1::-1]) > 0 for mask in masks)
     drawn = draw(small, annotations.boxes[objects] * scale, annotations.labels[objects], classes, masks=resized)
     names = sorted({classes[label] for label in annotations.labels[objects]})
-    return PageImage(data_uri(drawn), f"{name}, {objects.stop - objects.start} objects", tuple(names))
+    return PageImage(data_uri(drawn), f"{name}, {counted(objects.stop - objects.start, 'object')}", tuple(names))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from detseg.draw import ImageArray
+from detseg.plural import counted
 
 JPEG_QUALITY = 80
 LONG_EDGE = 480  # pixels of an image of a page
@@ -52,6 +53,7 @@ def render(template: str, package: str = "detseg.check", **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     return environment.get_template(template).render(values)
 
 

@@ -12,6 +12,7 @@ from detseg.check.checking import CheckResult
 from detseg.check.statistics import BoxStatistics, anchor_coverage
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import KINDS, MAX_LISTED, summarize, title
+from detseg.plural import counted
 
 MAX_CLASSES = 30  # listed without ``--all``
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -102,7 +103,7 @@ def _issue_lines(result: CheckResult, list_all: bool) -> Iterator[str]:
         yield from (f"  {relative(result, message)}" for message in listed)
         if len(messages) > len(listed):
             yield f"  and {len(messages) - len(listed)} more; --all lists them"
-    counts = ", ".join(f"{count} {severity}s" for severity, count in result.severity_counts.items())
+    counts = ", ".join(counted(count, severity) for severity, count in result.severity_counts.items())
     yield counts if result.issues else "clean"
 
 

@@ -15,6 +15,7 @@ from detseg.data.formats.base import WHOLE
 from detseg.data.formats.unused import unused_images
 from detseg.data.modules.base import BaseDataModule
 from detseg.errors import DataError
+from detseg.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def check_before_training(data: BaseDataModule[DetectionAnnotations], validates:
         )
         if shared := sorted(train & val):
             log.warning(
-                "%d images are in both the train and the val split, such as %s: validation metrics will be too high",
-                len(shared),
+                "the train and the val split share %s, such as %s: validation metrics will be too high",
+                counted(len(shared), "image"),
                 shared[0],
             )

@@ -15,6 +15,7 @@ from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.errors import DataError
+from detseg.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
     epochs = _number("trainer.max_epochs", arguments, max(EPOCHS, -(-MIN_STEPS // steps)))
     log.info(
         "no --config: using %s, which a CPU can train; a short edge of %d pixels, at which anchors cover %.0f %% of "
-        "the objects (--data.transforms.Resize.size); %d epochs, which are %d steps (--trainer.max_epochs)",
-        *(CONFIG, side, 100 * coverage, epochs, epochs * steps),
+        "the objects (--data.transforms.Resize.size); %s, which are %d steps (--trainer.max_epochs)",
+        *(CONFIG, side, 100 * coverage, counted(epochs, "epoch"), epochs * steps),
     )
     resize = {"class_path": "Resize", "init_args": {"size": side, "max_size": round(side * MAX_LONG_EDGE)}}
     return [

@@ -26,6 +26,7 @@ from detseg.errors import ConfigError, DataError
 from detseg.metrics.detections import GroundTruth
 from detseg.metrics.stages import TOP
 from detseg.modules.backbones.backbone import Backbone
+from detseg.plural import counted
 from detseg.preprocessing import ResizeConfig
 from detseg.report.classification import write_classification_report
 from detseg.report.evaluation import DetectionRun
@@ -59,7 +60,7 @@ def _why_not_validated(task: Task, trainer: Trainer) -> str:
     if not trainer.limit_val_batches:
         return "validation is off; set `limit_val_batches=1.0`"
     if every > epochs > 0:
-        ran = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        ran = counted(epochs, "epoch")
         return f"it validates after {every} epochs, and only {ran} ran; set `check_val_every_n_epoch=1`"
     steps = trainer.global_step
     hint = f"train longer, or set `val_check_interval={max(1, steps)}`"
@@ -204,4 +205,4 @@ def save_thresholds(task: DetectionTask, path: Path, which: Literal["best-f1", "
     content = checkpoint.read(path)
     content["detseg"]["thresholds"] = thresholds
     checkpoint_file.write(content, path)
-    log.info("%s: saved the thresholds of %d classes, %s", path, len(thresholds), which)
+    log.info("%s: saved the thresholds of %s, %s", path, counted(len(thresholds), "class"), which)

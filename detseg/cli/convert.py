@@ -19,6 +19,7 @@ from detseg.export.torchvision import EPSILON, export_torchvision
 from detseg.folders import check_writable
 from detseg.model_zoo import NAMES, config, describe, detector, segmenter
 from detseg.models import DilatedFCN
+from detseg.plural import counted
 from detseg.tasks import DetectionTask, SegmentationTask, Task
 from detseg.weights.state_dict import read_weights
 from detseg.weights.torchvision import PUBLISHED, num_labels, published, structures
@@ -53,7 +54,7 @@ def _export(task: Task, target: Path) -> None:
     model = task.model
     export = export_torchvision(model)
     torch.save(export.state_dict, target)
-    classes = f"{len(task.class_names)} classes"
+    classes = counted(len(task.class_names), "class")
     if not isinstance(model, DilatedFCN):
         classes += f" and the background, {export.num_labels} labels"
     log.info("%s: state dict for torchvision, %s", target, classes)

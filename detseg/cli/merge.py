@@ -12,6 +12,7 @@ from detseg.errors import ConfigError
 from detseg.folders import writing
 from detseg.inference.result_files import RESULTS, SHARD_FILE, merge_shards
 from detseg.inference.writers import FORMATS, write_results
+from detseg.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
     is_merged = (folder / RESULTS).exists() and not any(SHARD_FILE.fullmatch(path.name) for path in folder.iterdir())
     if not is_merged or not name:
         summary = merge_shards(folder)
-        log.info("%d images, %d of them with an error: %s", summary.images, summary.failed, folder / RESULTS)
+        log.info("%s, %d of them with an error: %s", counted(summary.images, "image"), summary.failed, folder / RESULTS)
     if name:
         write_as(folder, name, options.threshold)
 

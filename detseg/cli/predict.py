@@ -29,6 +29,7 @@ from detseg.inference.sources import STDIN, image_file, list_images
 from detseg.inference.writers import FORMATS, check_format
 from detseg.models import Detector, Segmenter
 from detseg.models.model import Model
+from detseg.plural import counted
 from detseg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -108,8 +109,8 @@ def _finish(file: Path, predictor: Predictor, options: Namespace, count: int) ->
     read = summary.images - summary.failed
     if isinstance(predictor.model, Segmenter) and read:
         print(_mean_fractions({name: summary.fractions[name] / read for name in predictor.class_names}))
-    objects = f", {summary.objects} objects" if isinstance(predictor.model, Detector) else ""
-    log.info("%d images%s: %s", read, objects, file)
+    objects = f", {counted(summary.objects, 'object')}" if isinstance(predictor.model, Detector) else ""
+    log.info("%s%s: %s", counted(read, "image"), objects, file)
     if summary.failed:
         raise DataError(
             f"{summary.failed} of {summary.images} images could not be read; their lines in {file} hold the error"

@@ -20,6 +20,7 @@ from detseg.cli._parser import make_parser, parse
 from detseg.errors import ConfigError
 from detseg.export.delivery import export
 from detseg.folders import check_writable
+from detseg.plural import counted
 from detseg.weights import hub, model_card
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     except (OSError, SafetensorError) as error:  # such as a disk that is full
         raise ConfigError(f"--out {options.out}: cannot be written: {error}; name another folder") from error
     files = f"{options.out / model_card.WEIGHTS}, {options.out / model_card.CARD}"
-    log.info("%s: a %s for %d classes", files, type(task.model).__name__, len(task.class_names))
+    log.info("%s: a %s for %s", files, type(task.model).__name__, counted(len(task.class_names), "class"))
     if frame:
         export(task.model, options.out / "model.onnx", "onnx", frame, validation_images(task, frame))
     if options.to:

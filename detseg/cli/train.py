@@ -40,6 +40,7 @@ from detseg.configurable import subclasses
 from detseg.data import DetectionDataModule, SegmentationDataModule
 from detseg.errors import CheckpointError, ConfigError, DataError, MaskError, reason
 from detseg.metrics import write_metrics
+from detseg.plural import counted
 from detseg.tasks import TASKS, DetectionTask, SegmentationTask, Task
 from detseg.weights import checkpoint_file
 
@@ -303,8 +304,14 @@ def _start(task: Task, folder: Path) -> None:
     """Log the model, and prepare the folder of the run."""
     counts = [sum(p.numel() for p in task.parameters() if p.requires_grad or not learn) for learn in (False, True)]
     log.info(
-        "%s with %.1f million parameters, %.1f of them trainable; %d classes; results in %s",
-        *(type(task.model).__name__, counts[0] / 1e6, counts[1] / 1e6, task.model.num_classes, folder),
+        "%s with %.1f million parameters, %.1f of them trainable; %s; results in %s",
+        *(
+            type(task.model).__name__,
+            counts[0] / 1e6,
+            counts[1] / 1e6,
+            counted(task.model.num_classes, "class"),
+            folder,
+        ),
     )
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "metrics.csv").exists():  # of the resumed run; the logger overwrites the file

@@ -20,6 +20,7 @@ from detseg.inference.archives import ImageAddress
 from detseg.inference.result_files import Entry
 from detseg.inference.results import DetectionResult, FailedImage, Result, SemanticResult
 from detseg.ops.rle import decode, from_string
+from detseg.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class PictureWriter:
         if "picture" not in entry:
             return None
         if "boxes" in entry:
-            return f"{self.folder / entry['picture']}: {len(entry['boxes'])} objects"
+            return f"{self.folder / entry['picture']}: {counted(len(entry['boxes']), 'object')}"
         best = zip(entry["classes"], entry["scores"], strict=True)
         return f"{self.folder / entry['picture']}: {', '.join(f'{name} {score:.3f}' for name, score in best)}"
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from detseg.metrics.tide import BACKGROUND, FOREGROUND
 from detseg.metrics.zero_ap import explain_zero_ap
+from detseg.plural import counted
 from detseg.report.duplicates import shared_images
 from detseg.report.evaluation import Cause, DetectionRun, Rows
 from detseg.report.geometry import systematic_difference
@@ -44,8 +45,8 @@ def _validation(run: DetectionRun) -> Iterator[Cause]:
     if objects < FEW_OBJECTS or images < FEW_IMAGES:
         yield Cause(
             "validation-small",
-            f"The validation set has {objects} objects in {images} images: its metrics are unreliable. Evaluate on at "
-            f"least {FEW_IMAGES} images with objects.",
+            f"The validation set has {counted(objects, 'object')} in {counted(images, 'image')}: its metrics are "
+            f"unreliable. Evaluate on at least {FEW_IMAGES} images with objects.",
             1.0,
             np.unique(run.truth.images).tolist()[:MAX_IMAGES],
         )

@@ -15,6 +15,7 @@ from detseg.metrics.label_errors import LabelError, suspected_label_errors
 from detseg.metrics.operating_point import confusion
 from detseg.metrics.stages import OUTCOMES, TOP, proposal_recalls, stage_outcomes
 from detseg.metrics.tide import ERRORS
+from detseg.plural import counted
 from detseg.report.causes import find_causes
 from detseg.report.evaluation import THRESHOLDS, DetectionRun, Evaluation
 from detseg.report.pictures import Album, View
@@ -65,8 +66,8 @@ def verdict(run: DetectionRun) -> Section:
         comparable = "80 classes on 5,000 images, as COCO val2017: comparable with published metrics."
     else:
         comparable = (
-            f"{images} images and {many} classes, unlike COCO val2017: not comparable with published metrics, which "
-            "are measured on other images and classes."
+            f"{counted(images, 'image')} and {counted(many, 'class')}, unlike COCO val2017: not comparable with "
+            "published metrics, which are measured on other images and classes."
         )
     most = int(np.bincount(run.detections.images, minlength=1).max(initial=0))
     limits = f"At most {most} detections of an image, with scores from {run.detections.scores.min(initial=1):.3f}"

@@ -54,7 +54,7 @@ def test_one_image_in_both_parts(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     write(tmp_path, coco(tmp_path), "train.json")
     write(tmp_path, coco(tmp_path), "val.json")
     check_before_training(COCO(str(tmp_path)), validates=True)
-    assert f"4 images are in both the train and the val split, such as {tmp_path}/images/0.png" in caplog.text
+    assert f"the train and the val split share 4 images, such as {tmp_path}/images/0.png" in caplog.text
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

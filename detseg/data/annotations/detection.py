@@ -16,6 +16,7 @@ from detseg.data.annotations.issues import FAIL_FAST, IssueCollector
 from detseg.data.annotations.masks import NONE, WITHOUT, MaskReading, Masks, concat_masks, join_masks
 from detseg.data.annotations.table import ImageTable
 from detseg.errors import DataError, MaskError
+from detseg.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,8 @@ class DetectionAnnotations(ImageTable):
     def describe(self) -> str:
         """Summarise the data set in one line."""
         empty = int((np.diff(self.offsets) == 0).sum())
-        counts = (
-            f"{len(self)} images ({empty} without objects), {len(self.labels)} objects, {len(self.classes)} classes"
-        )
+        images, objects = counted(len(self), "image"), counted(len(self.labels), "object")
+        counts = f"{images} ({empty:,} without objects), {objects}, {counted(len(self.classes), 'class')}"
         flags = [f"{n} {name}" for name, n in (("crowd", self.crowd.sum()), ("difficult", self.difficult.sum())) if n]
         return counts + (f" ({', '.join(flags)})" if flags else "")
 
@@ -71,7 +71,7 @@ class DetectionAnnotations(ImageTable):
         kept = replace(self, labels=renumbered).where(renumbered >= 0)
         if len(kept.labels) < len(self.labels):
             dropped = len(self.labels) - len(kept.labels)
-            log.warning("%s: left out %d objects of other classes: %s", self.root, dropped, unknown)
+            log.warning("%s: left out %s of other classes: %s", self.root, counted(dropped, "object"), unknown)
         return kept
 
     def where(self, kept: NDArray[np.bool_]) -> DetectionAnnotations:
@@ -109,7 +109,8 @@ class DetectionAnnotations(ImageTable):
             raise MaskError(
                 f"{self.root}: none of {len(indices)} objects has a mask that can be used: {named}; {WITHOUT}"
             )
-        log.warning("%s: left out %d objects without a mask that can be used: %s", self.root, len(indices), named)
+        left_out = counted(len(indices), "object")
+        log.warning("%s: left out %s without a mask that can be used: %s", self.root, left_out, named)
         return self.where(~without)
 
     def _mask_messages(

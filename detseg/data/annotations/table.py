@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from detseg.data.annotations.images import Orientation, read_image
 from detseg.errors import DataError
+from detseg.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class ImageTable:
 
     def describe(self) -> str:
         """Summarise the data set in one line."""
-        return f"{len(self)} images, {len(self.classes)} classes"
+        return f"{counted(len(self), 'image')}, {counted(len(self.classes), 'class')}"
 
     def fingerprint(self) -> str:
         """Return a digest of classes, images and labels in their order, wherever the folder is."""
@@ -118,6 +119,7 @@ class ClassificationIndex(ImageTable):
         renumbered = labels[self.labels]
         known = renumbered >= 0
         if not known.all():
-            log.warning("%s: left out %d images of other classes: %s", self.root, (~known).sum(), unknown)
+            left_out = counted(int((~known).sum()), "image")
+            log.warning("%s: left out %s of other classes: %s", self.root, left_out, unknown)
         ids = tuple(range(len(self.classes)))  # folders have no numbers but these
         return replace(self, labels=renumbered, category_ids=ids).subset(known)

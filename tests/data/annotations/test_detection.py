@@ -79,7 +79,7 @@ def test_pack_sorts_and_drops(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_description_counts() -> None:
     text = pack_boxes([[0, 0, 1, 1]], [1]).describe()
-    assert text == "2 images (1 without objects), 1 objects, 1 classes"
+    assert text == "2 images (1 without objects), 1 object, 1 class"
 
 
 def test_reading_needs_neither_torch_nor_lightning() -> None:

@@ -137,7 +137,7 @@ def test_or_left_out_and_counted(
     assert found.ids.tolist() == [71]
     assert found.offsets.tolist() == [0, 1]
     assert drawn(found)[12:38, 12:28].all()
-    assert "left out 1 objects" in caplog.text
+    assert "left out 1 object " in caplog.text
     assert "annotation 70" in caplog.text
 
 
@@ -264,7 +264,7 @@ def test_broken_objects_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     with pytest.raises(DataError, match=r"a.jpg annotation 2 \(object 2 of its file\) has no pixel in .*a\.png"):
         read_voc(root, ["a"], "all")
     assert read_voc(root, ["a"], "valid").ids.tolist() == [1]
-    assert "left out 1 objects" in caplog.text
+    assert "left out 1 object " in caplog.text
     voc(root, np.full((HEIGHT, WIDTH), 3, np.uint8))
     with pytest.raises(DataError, match=r"a\.png: shows an object 3, but the annotation of a lists 2"):
         read_voc(root, ["a"], "all")
