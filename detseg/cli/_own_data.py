@@ -51,8 +51,8 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
     epochs = _number("trainer.max_epochs", arguments, max(EPOCHS, -(-MIN_STEPS // steps)))
     log.info(
         "no --config: using %s, which a CPU can train; a short edge of %d pixels, at which anchors cover %.0f %% of "
-        "the objects (--data.transforms.Resize.size); %s, which are %d steps (--trainer.max_epochs)",
-        *(CONFIG, side, 100 * coverage, counted(epochs, "epoch"), epochs * steps),
+        "the objects (--data.transforms.Resize.size); %s of %s (--trainer.max_epochs)",
+        *(CONFIG, side, 100 * coverage, counted(epochs, "epoch"), counted(steps, "step")),
     )
     resize = {"class_path": "Resize", "init_args": {"size": side, "max_size": round(side * MAX_LONG_EDGE)}}
     return [

@@ -25,6 +25,7 @@ from detseg.configurable import to_config
 from detseg.data.loading.samplers import seed_step
 from detseg.errors import ConfigError
 from detseg.metrics import PerClassMetric, format_tables
+from detseg.plural import counted
 from detseg.structures import Batch
 from detseg.tasks import metadata
 from detseg.tasks.compilation import Loss, compiled
@@ -239,9 +240,9 @@ class Task(LightningModule):
         lr: float = self.lr * images / self.reference_batch
         log.info(
             "learning rate %g = %g x %d / %d: %d images per step (batch %d x %d devices x %d accumulated); "
-            "it rises over the first %d steps",
+            "it rises over the first %s",
             *(lr, self.lr, images, self.reference_batch, images, batch, devices, accumulated),
-            min(self.schedule.warmup_steps, epoch_steps),
+            counted(min(self.schedule.warmup_steps, epoch_steps), "step"),
         )
         return lr
 

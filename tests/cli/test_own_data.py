@@ -49,7 +49,7 @@ def test_sizes_are_chosen_and_logged_and_can_be_set(
     ]  # fmt: skip
     assert given == "--data=colours"
     assert "a short edge of 320 pixels, at which anchors cover" in caplog.text
-    assert "240 epochs, which are 480 steps" in caplog.text
+    assert "240 epochs of 2 steps" in caplog.text
     for options, milestones in (
         ("--trainer.max_epochs 3 --trainer.max_epochs 24", [16, 22]),
         ("--data.batch_size 1", [64, 88]),  # 96 epochs of five steps
