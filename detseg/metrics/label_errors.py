@@ -38,12 +38,12 @@ def suspected_label_errors(
 
     - swapped: w of the best detection of another class at IoU .5 or more, less that of the best of the object's class;
     - badly placed: w (1 - IoU) of the best detection of its class at IoU .1 to .7, if none overlaps it by more;
-    - spurious: recall of its class, times 1 less the largest w IoU of all detections that overlap it.
+    - spurious: 1 less the largest w IoU of all detections that overlap it. The score is that times recall of its class.
 
     The detector contradicts right labels too, the more often the weaker it is: with the share r of all objects that are
     contradicted as strongly, the score is the contradiction times ``PRIOR`` / (``PRIOR`` + r), the probability of a
     wrong label by Bayes' rule. A missing object has the score w (1 - the largest IoU with any object of the image) of a
-    detection that no better one suppresses.
+    detection that no better one suppresses, and that contradicts the place of no object.
     """
     labels, scores = detections.labels[matches.rows], detections.scores[matches.rows]
     worth = _worth(scores, matches.tp & 1 > 0)
@@ -59,10 +59,11 @@ def suspected_label_errors(
         [
             np.clip(wrong - right, 0, 1),
             np.where(best_iou < WELL_PLACED, shifted, 0),
-            _recall(truth, matches)[truth.labels] * (1 - seen),
+            1 - seen,
         ]
     )
     suspicion = np.stack([one * _rarity(one, counted) for one in contradictions]) * counted
+    suspicion[2] *= _recall(truth, matches)[truth.labels]
     kind, detection = suspicion.argmax(axis=0), np.stack([by, shifted_by, np.full(count, -1)])
     names: tuple[LabelErrorKind, ...] = ("swapped", "badly placed", "spurious")
     rows = [
@@ -76,7 +77,8 @@ def suspected_label_errors(
         for row in np.argsort(-suspicion.max(axis=0), kind="stable")[:most].tolist()
         if suspicion[kind[row], row] > 0
     ]
-    rows += _missing(truth, detections, matches, pairs, worth)[:most]
+    explained = np.where(contradictions[1] > 0, shifted_by, -1)  # by an object that is badly placed
+    rows += _missing(truth, detections, matches, pairs, worth, explained)[:most]
     return sorted(rows, key=lambda one: -one.score)[:most]
 
 
@@ -97,11 +99,15 @@ def _recall(truth: GroundTruth, matches: Matches) -> Floats:
 
 
 def _missing(
-    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats
+    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats, explained: Rows
 ) -> list[LabelError]:
-    """Suspect false positives far from every object; of overlapping ones, keep the best."""
+    """Suspect false positives far from every object; of overlapping ones, keep the best.
+
+    ``explained`` are the places of those that another suspicion uses, or -1.
+    """
     nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(matches.rows))
     score = worth * (1 - nearest) * (matches.fp & 1 > 0) * (nearest < 0.5)
+    score[explained[explained >= 0]] = 0
     errors, boxes_of = [], dict[int, list[Floats]]()
     for place in np.argsort(-score, kind="stable")[:5000].tolist():
         if score[place] <= 0:

@@ -86,6 +86,7 @@ def test_a_spurious_object_of_a_class_that_is_otherwise_detected() -> None:
     truth = truth._replace(boxes=alone)
     errors = suspected_label_errors(truth, everything, *matched(truth, everything))
     assert ("spurious", 7) in {(one.kind, one.object) for one in errors[:2]}  # beside the detection that is missing one
-    assert len(suspected_label_errors(NO_OBJECTS, detections, *matched(NO_OBJECTS, detections))) > 0
+    unlabelled = NO_OBJECTS._replace(sizes=truth.sizes)
+    assert len(suspected_label_errors(unlabelled, detections, *matched(unlabelled, detections))) > 0
     none = Detections(*(column[:0] for column in detections[:4]))
     assert suspected_label_errors(truth, none, *matched(truth, none)) == []

@@ -199,7 +199,8 @@ def old_name(name: str) -> str:
 def settings_of(value: Any) -> Any:
     """Every setting of a detector and of its parts, to compare two."""
     if isinstance(value, nn.Module) or type(value).__module__.startswith("detseg."):
-        names = ("training", "built_for", "init_args", "pretrained", "class_names", "category_ids", "preprocessing")
+        names = ("training", "built_for", "init_args", "pretrained")
+        names += ("class_names", "category_ids", "preprocessing", "thresholds")
         plain = {key: item for key, item in vars(value).items() if not key.startswith("_") and key not in names}
         plain |= dict(value.named_children()) if isinstance(value, nn.Module) else {}
         return type(value).__name__, {key: settings_of(item) for key, item in plain.items() if key != "backbone"}
