@@ -13,6 +13,7 @@ from detseg.metrics.matching import Floats, Rows
 from detseg.metrics.tide import Pairs
 
 LabelErrorKind = Literal["swapped", "badly placed", "spurious", "missing"]
+KINDS: tuple[LabelErrorKind, ...] = ("swapped", "badly placed", "spurious")  # of labelled objects
 PRIOR = 0.01  # share of wrong labels of each kind
 WELL_PLACED = 0.7  # IoU
 NEIGHBOURS = 50  # detections whose precision says what a score is worth
@@ -65,10 +66,9 @@ def suspected_label_errors(
     suspicion = np.stack([one * _rarity(one, counted) for one in contradictions]) * counted
     suspicion[2] *= _recall(truth, matches)[truth.labels]
     kind, detection = suspicion.argmax(axis=0), np.stack([by, shifted_by, np.full(count, -1)])
-    names: tuple[LabelErrorKind, ...] = ("swapped", "badly placed", "spurious")
     rows = [
         LabelError(
-            names[kind[row]],
+            KINDS[kind[row]],
             float(suspicion[kind[row], row]),
             int(truth.images[row]),
             row,
@@ -77,8 +77,7 @@ def suspected_label_errors(
         for row in np.argsort(-suspicion.max(axis=0), kind="stable")[:most].tolist()
         if suspicion[kind[row], row] > 0
     ]
-    explained = np.where(contradictions[1] > 0, shifted_by, -1)  # by an object that is badly placed
-    rows += _missing(truth, detections, matches, pairs, worth, explained)[:most]
+    rows += _missing(truth, detections, matches, pairs, worth, shifted_by[contradictions[1] > 0])[:most]
     return sorted(rows, key=lambda one: -one.score)[:most]
 
 
@@ -103,11 +102,11 @@ def _missing(
 ) -> list[LabelError]:
     """Suspect false positives far from every object; of overlapping ones, keep the best.
 
-    ``explained`` are the places of those that another suspicion uses, or -1.
+    ``explained`` are the places of those that show an object to be badly placed.
     """
     nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(matches.rows))
     score = worth * (1 - nearest) * (matches.fp & 1 > 0) * (nearest < 0.5)
-    score[explained[explained >= 0]] = 0
+    score[explained] = 0
     errors, boxes_of = [], dict[int, list[Floats]]()
     for place in np.argsort(-score, kind="stable")[:5000].tolist():
         if score[place] <= 0:
