@@ -20,14 +20,14 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from forked import fork
 from torch import Tensor
 
-from detseg import cli
 from detseg.cli import train  # noqa: F401 - the imports of a training, before it is forked
 
 DATA = ["--data.train", "10", "--data.val", "5"]
@@ -109,26 +109,6 @@ def start(arguments: Sequence[str], folder: Path) -> list[int]:
     command = ["train", *arguments, *SMALL, "--name", "run", "--resume", "auto"]
     ranks = [rank | {"WORLD_SIZE": "2", "RANK": number, "LOCAL_RANK": number} for number in "01"]
     return [fork(command, folder, variables) for variables in (ranks if "ddp" in arguments else [{}])]
-
-
-def fork(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> int:
-    """Run a command of `detseg` in a process, which is a group of its own; returns its id."""
-    if process := os.fork():
-        return process
-    status = 1
-    try:
-        os.setsid()
-        os.chdir(folder)
-        os.environ |= variables
-        output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(output, stream)
-        cli.main(command)
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    finally:
-        os._exit(status)
 
 
 def ended(processes: Sequence[int]) -> bool:

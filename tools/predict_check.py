@@ -19,15 +19,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from forked import fork
 from PIL import Image
 
-from detseg import checkpoint, cli
+from detseg import checkpoint
 from detseg.cli import merge, predict  # noqa: F401 - their imports, before processes are forked
 from detseg.models import FasterRCNN
 from detseg.modules import FPN, RPN
@@ -54,25 +54,6 @@ def draw(folder: Path, count: int) -> None:
     model = FasterRCNN(FPN(MobileNetV1(alpha=0.125), channels=8), 3, RPN(post_nms_top_n=(10, 10)))
     model.class_names, model.preprocessing = ("a", "b", "c"), ResizeConfig(SIDE, SIDE)
     checkpoint.save(DetectionTask(model), folder / "best.ckpt")
-
-
-def fork(arguments: Sequence[str], folder: Path) -> int:
-    """Run a command of `detseg` in a process, which is a group of its own; returns its id."""
-    if process := os.fork():
-        return process
-    status = 1
-    try:
-        os.setsid()
-        os.chdir(folder)
-        output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(output, stream)
-        cli.main(arguments)
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    finally:
-        os._exit(status)
 
 
 def command(out: str, *options: str) -> list[str]:
