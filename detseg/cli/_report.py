@@ -89,9 +89,10 @@ def write_report(
             return None
         if (count := len(records)) < (images := len(data.val_annotations)):
             log.warning("the report covers %d of %d images, those of one process", count, images)
-        write = write_semantic_report if isinstance(task, SegmentationTask) else write_classification_report
         history = read_history(origin.parent) if origin else []
-        return write(data.val_annotations, records, task.metric_values, about, history, path)
+        if isinstance(task, SegmentationTask):
+            return write_semantic_report(data.val_annotations, records, task.metric_values, about, history, path)
+        return write_classification_report(data.val_annotations, records, about, history, path)
     metric = task.detection_metric
     if metric is None or metric.ground_truth is None or metric.detections is None:
         log.warning("no report: no metric keeps the detections; add CocoAP to `metrics`")

@@ -26,7 +26,6 @@ Records = Mapping[int, tuple[int, Sequence[int], Sequence[float]]]
 def write_classification_report(
     annotations: ClassificationIndex,
     records: Records,
-    metrics: Mapping[str, float],
     about: Mapping[str, str],
     history: Sequence[Mapping[str, float]],
     path: Path,
@@ -43,11 +42,13 @@ def write_classification_report(
     report: dict[str, Any] = {
         "task": "classification",
         "about": dict(about),
-        "verdict": [
-            {"name": name, "value": float(correct.mean()), "low": low, "high": high}
-            for name, correct in (("top1", first), ("top5", among))
-            for low, high in [interval(replicates[name])]
-        ],
+        "verdict": {
+            "figures": [
+                {"name": name, "value": float(correct.mean()), "low": low, "high": high}
+                for name, correct in (("top1", first), ("top5", among))
+                for low, high in [interval(replicates[name])]
+            ],
+        },
         "classes": [
             {
                 "name": name,
@@ -63,7 +64,6 @@ def write_classification_report(
         ],
         "calibration": calibrate(scores[:, 0], first)._asdict(),
         "images": {str(annotations.files[image]): bool(one) for image, one in zip(images, first, strict=True)},
-        "values": {"top1": float(first.mean()), "top5": float(among.mean())},
         "bootstrap": {name: values.tolist() for name, values in replicates.items()},
     }
     order = np.argsort(np.where(first, -1.0, scores[:, 0]), kind="stable")[::-1][: min(WORST, int((~first).sum()))]

@@ -38,7 +38,7 @@ def read_report(path: Path) -> dict[str, Any]:
         )
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        needed = ("task", "values", "bootstrap", "images", "about")
+        needed = ("task", "verdict", "bootstrap", "images", "about")
         return {name: report[name] for name in needed}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: is not the report of an evaluation ({error})") from error
@@ -85,13 +85,19 @@ def _difference(first: str, base: Mapping[str, Any], name: str, report: Mapping[
         many = min(map(len, both))
         before, after = (one[:many] for one in both)
         low, high = interval(after - before)
-        values = [math.nan if one["values"][metric] is None else one["values"][metric] for one in (base, report)]
+        values = [_figure(one, metric) for one in (base, report)]
         metrics.append(
             {"metric": metric, "before": values[0], "after": values[1]}
             | {"difference": values[1] - values[0], "low": low, "high": high}
             | {"better": defined_mean(after > before)}
         )
     return {"name": name, "first": first, "metrics": metrics}
+
+
+def _figure(report: Mapping[str, Any], metric: str) -> float:
+    """The measured value of a metric, NaN where nothing defines it."""
+    value = next(one["value"] for one in report["verdict"]["figures"] if one["name"] == metric)
+    return math.nan if value is None else float(value)
 
 
 def _flipped(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

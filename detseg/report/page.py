@@ -33,7 +33,6 @@ def write_detection_report(run: DetectionRun, path: Path, miss_cost: float = MIS
         "about": dict(run.about),
         "threshold": run.boxes.threshold,
         **sections,
-        "values": {name: run.metrics.get(name, math.nan) for name in ("AP", "AP50", "AP75")},
         "bootstrap": {name: run.boxes.replicates_of(name) for name in ("AP", "AP50", "AP75")},
         "images": {str(run.annotations.files[row]): one for row, one in zip(run.rows, counts.tolist(), strict=True)},
         "training": {name: {line: list(values) for line, values in lines.items()} for name, lines in _training(run)},

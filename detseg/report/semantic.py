@@ -60,15 +60,15 @@ def write_semantic_report(
     ]
     low, high = interval(np.array([defined_mean(one) for one in replicates]))
     order = np.argsort(per_image, kind="stable")[:WORST]
+    figure = {"name": "mean_IoU", "value": defined_mean(of_classes), "low": low, "high": high}
     report: dict[str, Any] = {
         "task": "segmentation",
         "about": dict(about),
-        "verdict": {"mean_IoU": defined_mean(of_classes), "low": low, "high": high, "images": len(images)},
+        "verdict": {"figures": [figure], "images": len(images)},
         "metrics": {name: value for name, value in metrics.items() if "/" not in name},
         "classes": table,
         "confusion": sorted(wrong, key=lambda one: -one[2])[:CELLS],
         "images": {str(annotations.files[image]): float(value) for image, value in zip(images, per_image, strict=True)},
-        "values": {"mean_IoU": defined_mean(of_classes)},
         "bootstrap": {"mean_IoU": [defined_mean(one) for one in replicates]},
     }
     worst = [_picture(annotations, images[row], records[images[row]][1], per_image[row]) for row in order.tolist()]

@@ -255,7 +255,7 @@ def test_a_heat_map_of_a_classifier_that_was_trained_here(capsys: pytest.Capture
     cli.main(["train", *settings, "--trainer.accelerator", "cpu"])
     report = json.loads(Path("runs/looked/report.json").read_text())
     metrics = json.loads(Path("runs/looked/metrics.json").read_text())
-    assert report["verdict"][0]["value"] == pytest.approx(metrics["top1"], rel=1e-5)
+    assert report["verdict"]["figures"][0]["value"] == pytest.approx(metrics["top1"], rel=1e-5)
     assert sum(one["images"] for one in report["classes"]) == len(report["images"]) == 3
     wrong = sum(not right for right in report["images"].values())
     assert Path("runs/looked/report.html").read_text().count("<figure") == wrong

@@ -96,7 +96,7 @@ def test_a_comparison_is_paired(tmp_path: Path) -> None:
     compared = write_comparison(reports, tmp_path / "comparison.html")
     ap = compared["differences"][0]["metrics"][0]
     pairs = np.array(reports["two"]["bootstrap"]["AP"]) - np.array(reports["one"]["bootstrap"]["AP"])
-    assert [ap["before"], ap["after"]] == [reports[name]["values"]["AP"] for name in ("one", "two")]
+    assert [ap["before"], ap["after"]] == [reports[name]["verdict"]["figures"][0]["value"] for name in ("one", "two")]
     assert ap["difference"] == pytest.approx(ap["after"] - ap["before"])
     assert ap["difference"] == pytest.approx(pairs.mean(), abs=0.02)
     assert (ap["low"], ap["high"]) == pytest.approx(np.quantile(pairs, [0.025, 0.975]))
