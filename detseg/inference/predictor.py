@@ -26,6 +26,7 @@ from detseg.models.tta import TTAConfig as TTAConfig
 from detseg.models.tta import predict_semantic
 from detseg.modules.eval_mode import eval_mode
 from detseg.ops.rle import box_masks_to_rle
+from detseg.preprocessing import Preprocessing
 from detseg.proposals.selective_search import selective_search
 from detseg.structures import Batch, Sample, rescale
 
@@ -124,14 +125,9 @@ class Predictor:
 
     def prepare(self, source: ImageSource) -> PreparedImage:
         """Read and preprocess one image, in any thread. Raises DataError, naming it, if it cannot be read."""
-        config = self.model.preprocessing
         image = open_image(source)
-        proposals = None
-        if isinstance(self.model, Detector) and self.model.needs_proposals:
-            proposals = selective_search(image.pixels)[:MAX_PROPOSALS]
-        sample = preprocess(image.pixels, config, proposals)
-        pixels = image.pixels if image.path is None else None
-        return PreparedImage(image.path, pixels, sample, padded_shape(sample.image, eval_pad_shapes(config)))
+        prepared = prepare_pixels(self.model, image.pixels, self.model.preprocessing)
+        return prepared._replace(path=image.path, pixels=image.pixels if image.path is None else None)
 
     def _try_prepare(self, source: ImageSource) -> PreparedImage | FailedImage:
         try:
@@ -225,6 +221,15 @@ class Predictor:
             "path": item.path,
             "pixels": item.pixels,
         }
+
+
+def prepare_pixels(model: Model, image: ImageArray, config: Preprocessing) -> PreparedImage:
+    """Preprocess an image (h, w, 3) for a model, with the proposals that it needs."""
+    proposals = None
+    if isinstance(model, Detector) and model.needs_proposals:
+        proposals = selective_search(image)[:MAX_PROPOSALS]
+    sample = preprocess(image, config, proposals)
+    return PreparedImage(None, image, sample, padded_shape(sample.image, eval_pad_shapes(config)))
 
 
 def thread_count(num_workers: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress, zip_longest
@@ -10,14 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from detseg.data.loading.collate import eval_pad_shapes
-from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import ConfigError
 from detseg.inference.batching import batch_by_shape
 from detseg.inference.fusion import fuse_classifications, fuse_detections
 from detseg.inference.images import ImageArray, Images, ImageSource, open_image
-from detseg.inference.predictor import DEFAULT_THRESHOLD, BadImages, Predictor, PreparedImage
-from detseg.inference.preprocessing import padded_shape, preprocess
+from detseg.inference.predictor import DEFAULT_THRESHOLD, BadImages, Predictor, PreparedImage, prepare_pixels
 from detseg.inference.regions import open_regions
 from detseg.inference.results import DetectionResult, Result, SemanticResult
 from detseg.inference.tiling import Pixels, Tiling, predict_tiles
@@ -27,7 +25,6 @@ from detseg.models.tta import TTAConfig, semantic_probabilities
 from detseg.modules.eval_mode import eval_mode
 from detseg.ops.rle import ColumnRuns, column_runs, from_column_runs, from_string, to_string
 from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
-from detseg.proposals.selective_search import selective_search
 
 
 class OpenedImage(NamedTuple):
@@ -83,10 +80,11 @@ class MultiViewPredictor(Predictor):
         With tiles, images are read one by one, so that memory holds one of them; TIFF files are read tile by tile where
         tifffile can.
         """
-        self.views_per_batch = batch_size
+        predictor = copy.copy(self)  # another stream may have another batch size
+        predictor.views_per_batch = batch_size
         if self.tiling:
-            return super().stream(images, min(batch_size, 1), threshold, bad_images, 0)
-        return super().stream(images, batch_size, threshold, bad_images, num_workers)
+            batch_size, num_workers = min(batch_size, 1), 0
+        return Predictor.stream(predictor, images, batch_size, threshold, bad_images, num_workers)
 
     def prepare(self, source: ImageSource) -> Any:
         if self.tiling and (regions := open_regions(source)) is not None:
@@ -134,7 +132,8 @@ class MultiViewPredictor(Predictor):
                 pixels = np.ascontiguousarray(image[:, ::-1]) if flip else image
                 for number, member in enumerate(self.members):
                     for scale in self.tta.scales:
-                        yield View(position, number, flip, prepare_view(member.model, pixels, scale))
+                        config = scaled(member.model.preprocessing, scale, *image.shape[:2])
+                        yield View(position, number, flip, prepare_pixels(member.model, pixels, config))
 
     def _segment_views(self, image: ImageArray) -> Result:
         pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]
@@ -183,16 +182,6 @@ def check_members(members: Sequence[Predictor]) -> None:
             )
         if isinstance(first.model, Detector) and first.model.needs_masks != other.model.needs_masks:
             raise ConfigError(f"models 1 and {number} of the ensemble, {names}: only one of them predicts masks")
-
-
-def prepare_view(model: Model, image: ImageArray, scale: float) -> PreparedImage:
-    """Preprocess an image (h, w, 3) for a model at a scale of its usual size."""
-    config = scaled(model.preprocessing, scale, *image.shape[:2])
-    proposals = None
-    if isinstance(model, Detector) and model.needs_proposals:
-        proposals = selective_search(image)[:MAX_PROPOSALS]
-    sample = preprocess(image, config, proposals)
-    return PreparedImage(None, image, sample, padded_shape(sample.image, eval_pad_shapes(config)))
 
 
 def scaled(config: Preprocessing, scale: float, height: int, width: int) -> Preprocessing:
