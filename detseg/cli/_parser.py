@@ -39,6 +39,13 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise explain(error.message, parser, arguments) from error
 
 
+def require_minimum(options: Namespace, **minima: float) -> None:
+    """Raise ConfigError for an option below its minimum."""
+    for name, minimum in minima.items():
+        if options[name] < minimum:
+            raise ConfigError(f"--{name} {options[name]}: must be at least {minimum}")
+
+
 def instantiate(parser: ArgumentParser, options: Namespace) -> Namespace:
     """Build the objects that the options describe. Raises the error of a constructor without jsonargparse's wrapper."""
     try:

@@ -18,7 +18,7 @@ from detseg.analysis.charts import labelled_grid
 from detseg.analysis.texture_bias import cue_share, draw_bias, fill_silhouette, transfer_style
 from detseg.cli._backbones import backbone_parser, build, checkpoint_names
 from detseg.cli._configs import find_configs
-from detseg.cli._parser import parse
+from detseg.cli._parser import parse, require_minimum
 from detseg.data.formats.format_detection import detect_source
 from detseg.data.modules.crops import ClassificationCrops, from_images
 from detseg.draw import ImageArray
@@ -40,9 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     """Make images with the shape of one class and the texture of another, and count the decisions of classifiers."""
     parser = _parser()
     options = parse(parser, find_configs(arguments))
-    for name, minimum in (("size", 32), ("count", 1), ("steps", 1)):
-        if getattr(options, name) < minimum:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
+    require_minimum(options, size=32, count=1, steps=1)
     make_folder("--out", options.out)
     source = detect_source(options.folder, task="classification")
     pictures = from_images(source.read([*source.splits][-1]))

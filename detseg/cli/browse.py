@@ -16,7 +16,7 @@ from detseg import data as data_sets
 from detseg import models
 from detseg.check.rendering import PageImage, data_uri, render, shrink
 from detseg.cli._configs import SUFFIXES, find_config, find_configs, for_other_data, is_data
-from detseg.cli._parser import instantiate, make_parser, parse
+from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
 from detseg.cli.train import task_of
 from detseg.compat import translate_settings
 from detseg.data import DetectionDataModule, SegmentationDataModule
@@ -52,8 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Of the choice of pictures, and of their changes.")
     base = task_of(find_configs(["--config", *arguments])).datamodule_cls
     options = parse(parser, [*_data_of(arguments), *for_other_data(find_configs(arguments), base)])
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}: must be at least 1")
+    require_minimum(options, count=1)
     if options.out.suffix == ".html":
         check_writable("--out", options.out)
     elif options.out.is_file():

@@ -20,7 +20,7 @@ from detseg.check.statistics import box_statistics
 from detseg.check.summary import format_report, to_json
 from detseg.cli import _help
 from detseg.cli._options import with_options
-from detseg.cli._parser import instantiate, make_parser, parse
+from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.base import DatasetFormat
 from detseg.data.formats.format_detection import detect_any
@@ -35,9 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     """Check a data set; the exit status is 1 for warnings, 2 for errors."""
     parser = _parser()
     options = parse(parser, arguments)
-    for name in ("jobs", "side"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
+    require_minimum(options, jobs=1, side=1)
     check_writable("--html", options.html)
     root = options.folder
     source = detect_any(root, instantiate(parser, options).format)

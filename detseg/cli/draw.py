@@ -23,7 +23,7 @@ from detseg.analysis.receptive_fields import backbone_fields, draw_fields, stack
 from detseg.analysis.roi_pooling import draw_misalignment, misalignment
 from detseg.cli._backbones import backbone_parser, build, check_picture, checkpoint_names, find_block
 from detseg.cli._configs import find_configs
-from detseg.cli._parser import make_parser, parse
+from detseg.cli._parser import make_parser, parse, require_minimum
 from detseg.data import ShapeCrops
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
@@ -262,9 +262,7 @@ def _parser(topic: str, usage: str) -> ArgumentParser:
 def _parse(parser: ArgumentParser, arguments: Sequence[str], **minima: int) -> Namespace:
     """Parse options. Raises ConfigError for one below its minimum, and for a picture that cannot be written."""
     options = parse(parser, arguments)
-    for name, minimum in minima.items():
-        if getattr(options, name) < minimum:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
+    require_minimum(options, **minima)
     check_picture(options.out)
     return options
 

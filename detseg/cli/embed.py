@@ -34,7 +34,7 @@ from detseg.analysis.maps import Points, atlas, draw_map, page_values, thumbnail
 from detseg.check.rendering import data_uri, render
 from detseg.cli._backbones import backbone_parser, build, find_block, prepare
 from detseg.cli._configs import find_configs, nearest
-from detseg.cli._parser import instantiate, parse
+from detseg.cli._parser import instantiate, parse, require_minimum
 from detseg.cli.predict import find_device
 from detseg.data.annotations.images import SUFFIXES, image_size, read_image
 from detseg.data.annotations.table import ImageTable
@@ -90,9 +90,7 @@ def run(arguments: Sequence[str]) -> None:
     """Embed a data set; write its map, its near-duplicates and a table of its images."""
     parser = _parser()
     options = parse(parser, find_configs(arguments))
-    for name, minimum in (("size", 32), ("batch_size", 1), ("max_count", 4)):
-        if getattr(options, name) < minimum:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
+    require_minimum(options, size=32, batch_size=1, max_count=4)
     make_folder("--out", options.out)
     if bool(options.checkpoint) == bool(options.get("backbone")):
         raise ConfigError("give either --checkpoint, a model trained by detseg, or --backbone")

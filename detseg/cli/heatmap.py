@@ -19,7 +19,7 @@ from detseg.analysis.heatmap import class_evidence, interpolate_windows, top_cla
 from detseg.analysis.visualization import paint
 from detseg.cli._backbones import check_picture
 from detseg.cli._configs import find_configs, nearest
-from detseg.cli._parser import instantiate, make_parser, parse
+from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
 from detseg.cli.predict import find_device
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
@@ -40,8 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     """Draw the probability of each class at every position of an image."""
     parser = _parser()
     options = parse(parser, find_configs(arguments))
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}: must be at least 1")
+    require_minimum(options, count=1)
     check_picture(options.out)
     classifier, classes, size = _classifier(parser, options)
     image = read_image(Path(options.image))

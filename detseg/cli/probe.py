@@ -15,6 +15,7 @@ from detseg.analysis.charts import Line, line_chart
 from detseg.analysis.embeddings import intrinsic_dimension, knn_accuracy
 from detseg.analysis.probing import HELD_OUT, accuracy, at_random, features, spread_depths
 from detseg.cli._backbones import backbone_parser, build, check_picture, find_block, parse_backbone, prepare
+from detseg.cli._parser import require_minimum
 from detseg.data import DetectionDataModule
 from detseg.data.modules.crops import (
     ClassificationCrops,
@@ -45,9 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     """Train linear classifiers at some depths of a backbone, and of the same backbone with random weights."""
     parser = _parser()
     options = parse_backbone(parser, arguments)
-    for name, minimum in (("size", 32), ("batch_size", 1), ("min_count", 2), ("max_pictures", 2), ("random", 0)):
-        if getattr(options, name) < minimum:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
+    require_minimum(options, size=32, batch_size=1, min_count=2, max_pictures=2, random=0)
     if not 0 < options.val_fraction < 1:
         raise ConfigError(f"--val_fraction {options.val_fraction:g}: must be above 0 and below 1, such as 0.3")
     check_picture(options.out)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detseg import checkpoint
 from detseg.cli._configs import find_configs, for_other_data
-from detseg.cli._parser import instantiate, make_parser, parse
+from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.loading.collate import eval_pad_shapes
@@ -60,8 +60,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", type=Literal["train", "val", "both"], default="both", help="Which images.")
     parser.add_argument("--out", type=Path | None, help="Folder; by default data.proposals, or proposals/METHOD.")
     options = parse(parser, arguments)
-    if options.jobs < 1:
-        raise ConfigError(f"--jobs {options.jobs}: must be at least 1")
+    require_minimum(options, jobs=1)
     method, file = _method(options.method)
     data = instantiate(parser, options).data
     out = options.out or Path(data.proposals or Path("proposals", method))

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from detseg.analysis.charts import labelled_grid
 from detseg.analysis.visualization import AscentConfig, Patch, activations, ascend, exciting_patches, paint
 from detseg.cli._backbones import backbone_parser, build, check_picture, find_block, parse_backbone
+from detseg.cli._parser import require_minimum
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import ImageArray
@@ -32,9 +33,7 @@ def run(arguments: Sequence[str]) -> None:
     """Draw optimised pictures, the feature maps of an image, or the most exciting patches of a folder."""
     parser = _parser()
     options = parse_backbone(parser, arguments)
-    for name, minimum in (("size", 32), ("steps", 1), ("jitter", 0), ("blur", 0)):
-        if getattr(options, name) < minimum:
-            raise ConfigError(f"--{name} {getattr(options, name)}: must be at least {minimum}")
+    require_minimum(options, size=32, steps=1, jitter=0, blur=0)
     if options.image and options.images:
         raise ConfigError("--image shows the maps of one image, --images patches of many: give one of the two")
     check_picture(options.out)

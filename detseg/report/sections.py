@@ -26,7 +26,7 @@ CELL_VIEWS, CELLS_WITH_VIEWS = 3, 15
 VIEWS = 8  # of one type of error, and so on
 MAX_LABEL_ERRORS, LABEL_ERROR_VIEWS = 500, 100
 COCO_CLASSES, COCO_IMAGES, COCO_OBJECTS = 80, 5000, 36_335  # of val2017, without crowds
-MISS_COST = 5.0  # false alarms
+MISS_COST = 5.0  # false positives
 
 Section = dict[str, Any]
 
@@ -255,8 +255,8 @@ def stages(run: DetectionRun, album: Album) -> Section:
     }
     recalls = None
     if run.proposals is not None:
-        counted = run.boxes.counted
-        recalls = {"top": list(TOP)} | proposal_recalls(run.proposals[counted], run.truth.areas[counted])
+        objects = run.boxes.counted
+        recalls = {"top": list(TOP)} | proposal_recalls(run.proposals[objects], run.truth.areas[objects])
     return {
         "outcomes": {name: len(of_outcome) for name, of_outcome in rows.items()},
         "proposal recall": recalls,
