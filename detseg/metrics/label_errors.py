@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from detseg.metrics.coco import Matches
 from detseg.metrics.detections import Detections, GroundTruth
 from detseg.metrics.matching import Floats, Rows
 from detseg.metrics.tide import Pairs
+from detseg.ops.boxes import iou
 
 LabelErrorKind = Literal["swapped", "badly placed", "spurious", "missing"]
 KINDS: tuple[LabelErrorKind, ...] = ("swapped", "badly placed", "spurious")  # of labelled objects
@@ -114,7 +116,7 @@ def _missing(
         row = int(matches.rows[place])
         image, box = int(detections.images[row]), detections.boxes[row]
         others = boxes_of.setdefault(image, [])
-        if all(_iou(box, other) < 0.5 for other in others):
+        if not others or iou(torch.from_numpy(box[None]), torch.from_numpy(np.stack(others))).max() < 0.5:
             others.append(box)
             errors.append(LabelError("missing", float(score[place]), image, -1, row))
     return errors
@@ -141,8 +143,3 @@ def _best(pairs: Pairs, values: Floats, count: int) -> tuple[Floats, Rows]:
     order = order[values[order] > 0]
     best[pairs.objects[order]], places[pairs.objects[order]] = values[order], pairs.places[order]
     return best, places
-
-
-def _iou(a: Floats, b: Floats) -> float:
-    inner = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
-    return float(inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))

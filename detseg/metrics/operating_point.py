@@ -23,15 +23,15 @@ class Curve(NamedTuple):
     recall: Floats  # (n,)
     f1: Floats  # (n,)
     misses: Rows  # (n,)
-    false_alarms: Rows  # (n,)
+    false_positives: Rows  # (n,)
 
     def best_f1(self) -> float:
         """The threshold with the highest F1; NaN without a true positive."""
         return float(self.thresholds[self.f1.argmax()]) if self.f1.any() else float("nan")
 
     def cheapest(self, miss_cost: float) -> float:
-        """The threshold of the lowest cost where a miss costs as much as ``miss_cost`` false alarms."""
-        costs = miss_cost * self.misses + self.false_alarms
+        """The threshold of the lowest cost where a miss costs as much as ``miss_cost`` false positives."""
+        costs = miss_cost * self.misses + self.false_positives
         return float(self.thresholds[costs.argmin()]) if len(costs) else float("nan")
 
     def sampled(self) -> tuple[list[float], list[float]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from detseg.metrics.coco import Matches
 from detseg.metrics.detections import Detections, GroundTruth
 from detseg.metrics.matching import AREAS, THRESHOLDS, Floats
 from detseg.metrics.tide import FOREGROUND, Pairs
+from detseg.ops.boxes import iou
 
 TOP = (10, 30, 100, 300, 1000)  # best proposals of an image
 OUTCOMES = ("detected", "masked badly", "placed badly", "classified wrongly", "taken for background", "not proposed")
@@ -16,11 +18,8 @@ OUTCOMES = ("detected", "masked badly", "placed badly", "classified wrongly", "t
 
 def proposal_overlaps(objects: Floats, proposals: Floats) -> Floats:
     """The best IoU (n, 5) of each object with the ``TOP`` proposals, (n, 4) and (m, 4) xyxy, best first."""
-    low = np.maximum(objects[:, None, :2], proposals[None, :, :2])
-    inner = (np.minimum(objects[:, None, 2:], proposals[None, :, 2:]) - low).clip(0).prod(axis=2)
-    area, proposed = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (objects, proposals))
-    iou = inner / np.maximum(area[:, None] + proposed - inner, np.finfo(np.float64).tiny)
-    return np.stack([iou[:, :count].max(axis=1, initial=0) for count in TOP], axis=1)
+    overlaps = iou(torch.from_numpy(objects), torch.from_numpy(proposals)).numpy()
+    return np.stack([overlaps[:, :count].max(axis=1, initial=0) for count in TOP], axis=1)
 
 
 def proposal_recalls(overlaps: Floats, areas: Floats) -> dict[str, list[list[float]]]:

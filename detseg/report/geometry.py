@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from detseg.metrics.tide import FOREGROUND
+from detseg.ops.boxes import iou
 from detseg.report.evaluation import DetectionRun, Floats
 
 MAX_IMAGES = 300  # enough for a systematic difference
@@ -151,11 +153,8 @@ def _images(run: DetectionRun) -> Iterator[tuple[int, Floats, Floats, Floats]]:
 
 def _best_iou(boxes: Floats, objects: Floats) -> Floats:
     """The best IoU (n,) of each object with a box."""
-    low = np.maximum(objects[:, None, :2], boxes[None, :, :2])
-    inner = (np.minimum(objects[:, None, 2:], boxes[None, :, 2:]) - low).clip(0).prod(axis=2)
-    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (objects, boxes)]
-    iou = inner / np.maximum(areas[0][:, None] + areas[1] - inner, 1e-9)
-    return np.asarray(iou.max(axis=1, initial=0))
+    overlaps = iou(torch.from_numpy(objects), torch.from_numpy(np.ascontiguousarray(boxes)))
+    return np.asarray(overlaps.numpy().max(axis=1, initial=0))
 
 
 def _share(overlaps: list[NDArray[np.float64]]) -> float:

@@ -114,7 +114,7 @@ def test_light_and_dark_images_are_no_fault(
     assert causes(run) == []
 
 
-def test_false_alarms_of_a_weak_detector_are_no_unlabelled_objects(
+def test_false_positives_of_a_weak_detector_are_no_unlabelled_objects(
     sets: tuple[DetectionAnnotations, DetectionAnnotations],
 ) -> None:
     val, train = sets

@@ -113,7 +113,7 @@ function showCell(truth, predicted) {
     const right = new Set(image.detections.filter(d => d.status === TRUE && d.score >= threshold).map(d => d.target));
     image.detections.forEach((one, i) => {
       if (one.score < threshold || one.status !== FALSE || one.label !== predicted) return;
-      const taken = one.target >= 0 && !right.has(one.target);  // else it is a false alarm beside a detected object
+      const taken = one.target >= 0 && !right.has(one.target);  // else it is a false positive beside a detected object
       if ((taken ? image.truth[one.target].label : background) === truth) { detections.push(i); if (taken) objects.push(one.target); }
     });
     if (predicted === background) image.truth.forEach((one, i) => {
