@@ -104,6 +104,8 @@ def _describe(problem: Problem, parser: ArgumentParser) -> tuple[str, str]:
             return key, f"{subject}: no such file or folder"
         case "class":
             near = _nearest_classes(problem, parser)
+            if key == "data":
+                return key, f"{subject} is no folder or file here, nor a class that fits{near}"
             return key, f"{subject} is neither the name of a class that fits nor the dotted path of one{near}"
         case "module":
             return key, f"{subject}; the dotted path of a class must be one that Python can import here"

@@ -32,6 +32,8 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     file = report_file(path)
     if not file.exists():
+        if not path.is_dir():
+            raise ConfigError(f"{file}: no such file; `detseg evaluate --report {path.stem}.html` writes it")
         raise ConfigError(
             f"{path}: has no {NAME}; write it with `detseg evaluate --checkpoint {path}/best.ckpt --report "
             f"{path}/report.html`"

@@ -135,7 +135,7 @@ LINES = [
     ("--model.backbone.backbone.frozn 8", "did you mean model.backbone.backbone.frozen"),
     ("--data.rot x", "data.rot (command line): there is no such setting; did you mean data.root"),
     ("--data.batch_size two", "data.batch_size (command line): must be a whole number or auto or null, not two"),
-    ("--data COC", "data (command line): COC is neither"),
+    ("--data COC", "data (command line): COC is no folder or file here, nor a class that fits; did you mean COCO"),
     ("--data no/such/folder", "data (command line): no/such/folder: no such file or folder"),
     ("--data data/coc.yaml", "data/coc.yaml: no such file, neither here nor in configs/; did you mean data/coco.yaml"),
     ("--data VOC", "data (command line): root must be set"),

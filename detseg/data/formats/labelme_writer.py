@@ -31,7 +31,7 @@ def write_labelme(
     for split, table in splits.items():
         folder = out if split == WHOLE else out / split
         if table.category_ids != tuple(range(1, len(table.classes) + 1)):
-            losses["classes lose their numbers"] = len(table.classes)
+            losses["classes lose their category ids"] = len(table.classes)
         for index, name in enumerate(names[split]):
             place(table.path(index), folder / name)
             height, width = table.sizes[index].tolist()

@@ -33,7 +33,7 @@ def write_yolo(
         settings |= {split: f"images{folder}"} if folder else {}
         (out / f"labels{folder}").mkdir(parents=True, exist_ok=True)
         if table.category_ids != tuple(range(len(table.classes))):
-            losses["classes lose their numbers"] = len(table.classes)
+            losses["classes lose their category ids"] = len(table.classes)
         for index, name in enumerate(names[split]):
             place(table.path(index), out / f"images{folder}" / name)
             height, width = table.sizes[index].tolist()

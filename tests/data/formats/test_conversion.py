@@ -160,7 +160,7 @@ def test_masks_come_back_from_yolo_to_the_pixel(tmp_path: Path) -> None:
         "polygons of several parts become one, with bridges of no width": 2,
         "RLE become polygons along the edges of pixels": 1,
         "boxes become those around their polygons": 4,
-        "classes lose their numbers": 3,
+        "classes lose their category ids": 3,
     }
 
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_held_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
     assert losses == {
         "crowds become difficult objects": 1,
         "masks are left out": 1,
-        "classes lose their numbers": 3,
+        "classes lose their category ids": 3,
         "boxes no more than a pixel wide or high are left out": 1,
         "classes without an object are forgotten": 2,
     }
@@ -190,7 +190,7 @@ def test_what_cannot_be_held_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
         "YOLO cannot hold it: 1 difficult objects become objects like others",
         "YOLO cannot hold it: 3 objects without a mask are boxes among polygons",
         "YOLO cannot hold it: 1 labels reach beyond their image, which other programs refuse",
-        "YOLO cannot hold it: 3 classes lose their numbers",
+        "YOLO cannot hold it: 3 classes lose their category ids",
         f"written: {tmp_path / 'yolo'}; to train with it: --data {tmp_path / 'yolo'}",
     ])  # fmt: skip
     _, losses = through(root, "COCO")

@@ -57,7 +57,7 @@ def write_voc(
     seen = np.unique(np.concatenate([table.labels for table in splits.values()]))
     losses["classes without an object are forgotten"] = len(classes) - len(seen)
     if any(table.category_ids != tuple(range(1, len(classes) + 1)) for table in splits.values()):
-        losses["classes lose their numbers"] = len(classes)
+        losses["classes lose their category ids"] = len(classes)
     return ConversionReport(losses)
 
 
