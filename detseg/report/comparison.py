@@ -106,7 +106,7 @@ def _flipped(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, l
     """Images that became better or worse, those that changed most first, with the change as text."""
     changes = {file: _quality(after[file]) - _quality(before[file]) for file in before}
     order = sorted(changes, key=lambda file: changes[file])
-    text = {file: f"{_text(before[file])} before, {_text(after[file])} now" for file in changes}
+    text = {file: f"before {_text(before[file])}; now {_text(after[file])}" for file in changes}
     return {
         "worse": [(file, text[file]) for file in order[:MAX_FLIPPED] if changes[file] < 0],
         "better": [(file, text[file]) for file in order[::-1][:MAX_FLIPPED] if changes[file] > 0],
