@@ -38,14 +38,14 @@ class CueShare(NamedTuple):
     images: int  # those decided for neither cue included
 
     @property
-    def of_shape(self) -> float:
-        """The shape bias: shape decisions among the decisions for either cue; NaN if there is none."""
+    def shape_bias(self) -> float:
+        """Shape decisions among the decisions for either cue; NaN if there is none."""
         total = self.shape.sum() + self.texture.sum()
         return float(self.shape.sum() / total) if total else float("nan")
 
     @property
     def per_class(self) -> NDArray[np.float64]:
-        """The same for each class of the shape (K,)."""
+        """The shape bias for each class of the shape (K,)."""
         total = self.shape + self.texture
         return np.where(total > 0, self.shape / np.maximum(total, 1), np.nan)
 
@@ -156,9 +156,9 @@ def draw_bias(title: str, classes: Sequence[str], shares: dict[str, CueShare]) -
     axes.set_yticks(range(len(classes)), [escape(name) for name in classes])
     axes.axvline(0.5, color="black", linewidth=0.7)
     for (name, share), color, marker in zip(shares.items(), COLORS * 3, MARKERS * 3, strict=False):
-        label = f"{escape(name)}: {100 * share.of_shape:.0f} % shape"
+        label = f"{escape(name)}: {100 * share.shape_bias:.0f} % shape"
         axes.plot(share.per_class, range(len(classes)), marker, color=color, label=label, linestyle="none")
-        axes.axvline(share.of_shape, color=color, linewidth=1.5)
+        axes.axvline(share.shape_bias, color=color, linewidth=1.5)
     axes.grid(axis="y", alpha=0.4)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return pixels_of(figure)

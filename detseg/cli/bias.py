@@ -64,9 +64,8 @@ def run(arguments: Sequence[str]) -> None:
     print("network           shape  texture  neither  share of shape")
     for name, share in shares.items():
         counts = share.shape.sum(), share.texture.sum()
-        print(
-            f"{name:<16} {counts[0]:>6} {counts[1]:>8} {share.images - sum(counts):>8} {100 * share.of_shape:>13.1f} %"
-        )
+        neither, bias = share.images - sum(counts), 100 * share.shape_bias
+        print(f"{name:<16} {counts[0]:>6} {counts[1]:>8} {neither:>8} {bias:>13.1f} %")
     log.info("%s: bias.png, conflicts.png, decisions.csv", options.out)
 
 

@@ -155,13 +155,17 @@ def roi_pooling(arguments: Sequence[str]) -> None:
     parser.add_argument("--bins", type=int, default=7, help="Along a side.")
     options = _parse(parser, arguments, stride=1, bins=1)
     image = read_image(options.image)
+    size = image.shape[1::-1]
     try:
         box = np.array([float(word) for word in options.box.split(",")])
-        valid = box.shape == (4,) and (box[:2] >= 0).all() and (box[2:] > box[:2]).all()
+        valid = box.shape == (4,) and (box[:2] >= 0).all() and (box[:2] < box[2:]).all() and (box[2:] <= size).all()
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"--box {options.box}: must be x1,y1,x2,y2 with 0 <= x1 < x2 and 0 <= y1 < y2")
+        raise ConfigError(
+            f"--box {options.box}: must be x1,y1,x2,y2 with x1 < x2 and y1 < y2, inside the image of {size[0]} x "
+            f"{size[1]} pixels"
+        )
     _save(draw_misalignment(image, box, options.stride, options.bins), options.out)
     for name, values in misalignment(box, options.stride, options.bins)._asdict().items():
         print(f"RoI{name.title()}: {values.mean():.2f} pixels off on average, {values.max():.2f} at most")

@@ -257,9 +257,9 @@ def test_shares_count_decisions_for_either_cue() -> None:
     shapes, textures = np.array([0, 0, 1, 1, 2, 2]), np.array([1, 2, 0, 2, 0, 1])
     share = cue_share([0, 2, 1, 1, 0, -1], shapes, textures, 3)
     assert (share.shape.tolist(), share.texture.tolist(), share.images) == ([1, 2, 0], [1, 0, 1], 6)
-    assert share.of_shape == 3 / 5
+    assert share.shape_bias == 3 / 5
     assert share.per_class.tolist() == [0.5, 1, 0]
-    assert np.isnan(cue_share([-1], shapes[:1], textures[:1], 3).of_shape)
+    assert np.isnan(cue_share([-1], shapes[:1], textures[:1], 3).shape_bias)
     assert draw_bias("bias", ["a", "b", "c"], {"net": share}).shape == (242, 820, 3)
 
 

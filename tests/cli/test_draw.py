@@ -62,6 +62,7 @@ def test_pictures_without_a_network(capsys: pytest.CaptureFixture[str]) -> None:
         ("receptive-fields", "give --backbone with its weights, or --stack 3,3,3"),
         ("receptive-fields --stack 2", "--stack 2: must be odd numbers"),
         (f"roi-pooling {IMAGE} --box 1,2,3", "--box 1,2,3: must be x1,y1,x2,y2 with"),
+        (f"roi-pooling {IMAGE} --box 1,2,1e9,inf", "must be x1,y1,x2,y2 with x1 < x2 and y1 < y2, inside the image"),
         ("anchors colours --index 9", "--index 9: colours has 5 images"),
         (f"efficiency {IMAGE} --checkpoints {BEST} --metric mAP", f"{BEST}: has no metric mAP; it has"),
     ],

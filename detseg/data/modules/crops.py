@@ -103,11 +103,7 @@ def from_folder(root: Path, val_fraction: float, seed: int) -> tuple[Classificat
         whole = list_images(root)
         held_out = train_val_split(whole.labels, val_fraction, seed)
         train, val = whole.subset(~held_out), whole.subset(held_out)
-    first, second = (
-        ClassificationCrops(part.classes, [part.path(row) for row in range(len(part))], part.labels)
-        for part in (train, val)
-    )
-    return first, second
+    return from_images(train), from_images(val)
 
 
 def from_annotations(annotations: DetectionAnnotations) -> ClassificationCrops:
