@@ -29,7 +29,7 @@ def apply_label_fixes(result: CheckResult, file: Path) -> tuple[CheckResult, lis
         root, entries = content["root"], content["label_errors"]
         by_name = {entry["file"]: [one for one in entries if one["file"] == entry["file"]] for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--label_errors {file}: is not a list saved from an evaluation report: {error}") from error
+        raise ConfigError(f"{file}: is not a list saved from an evaluation report: {error}") from error
     splits, changes = dict(result.splits), []
     owners = Counter(str(name) for table in result.splits.values() for name in table.files)
     for split, table in result.splits.items():
@@ -40,12 +40,12 @@ def apply_label_fixes(result: CheckResult, file: Path) -> tuple[CheckResult, lis
             try:
                 splits[split] = _corrected(table, chosen)
             except (KeyError, TypeError, ValueError) as error:
-                raise ConfigError(f"--label_errors {file}: {error.args[0]}") from error
+                raise ConfigError(f"{file}: {error.args[0]}") from error
             changes += [_describe(table, image, entry) for image, entry in chosen]
     if by_name:
         name = next(iter(by_name))
         problem = "is in several splits, none of them in the folder of the report," if owners[name] else "is no image"
-        raise ConfigError(f"--label_errors {file}: {name} {problem} of {result.root}")
+        raise ConfigError(f"{file}: {name} {problem} of {result.root}")
     return replace(result, splits=splits), changes
 
 

@@ -97,14 +97,14 @@ def read_attributes(path: Path, files: Sequence[str]) -> Mapping[str, list[str]]
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = csv.reader(file)
     except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"--slices {path}: cannot be read as a CSV table with a header: {error}") from error
+        raise ConfigError(f"{path}: cannot be read as a CSV table with a header: {error}") from error
     by_image = {row[0]: row for row in rows if row}
     names = [
         next((name for name in (file, Path(file).name, Path(file).stem) if name in by_image), None) for file in files
     ]
     if not any(names):
         raise ConfigError(
-            f"--slices {path}: its first column, {header[0] if header else 'none'}, has none of the evaluated images, "
+            f"{path}: its first column, {header[0] if header else 'none'}, has none of the evaluated images, "
             f"such as {Path(files[0]).name if files else 'none'}"
         )
     return {

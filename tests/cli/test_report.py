@@ -71,7 +71,7 @@ def test_an_evaluation_adds_proposals_and_slices(
     assert "written: new/page.html" in capsys.readouterr().out
     Path("other.csv").write_text("image,day\nnothing,monday\n")
     line = ["--checkpoint", BEST, "--report", "new/page.html", "--slices", "other.csv"]
-    assert "--slices other.csv: its first column, image, has none of the evaluated images" in refused("evaluate", *line)
+    assert "error: other.csv: its first column, image, has none of the evaluated images" in refused("evaluate", *line)
     assert "runs/tiny/pictures: has no report.json" in refused("report", "runs/tiny", "runs/tiny/pictures")
     assert "other.json: no such file; `detseg evaluate --report other.html`" in refused(
         "report", "runs/tiny", "other.html"
