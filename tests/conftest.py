@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "compile" in item.name:
             item.add_marker("no_cover")
+
+
+def pytest_collection_finish() -> None:
+    """Take the modules of torch out of the garbage collector, which would walk through them again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
