@@ -35,8 +35,8 @@ SMALL = [
     *(*DATA, "--data.batch_size", "2", "--checkpoint.every_steps", "1", "--trainer.accelerator", "cpu"),
     *("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"),
 ]
-FASTER = ["--config", "faster_rcnn_shapes.yaml"]
-MASK = ["--config", "mask_rcnn_shapes.yaml"]
+FASTER = ["--config", "faster_rcnn_shapes.yaml", "--config", "tiny.yaml"]
+MASK = ["--config", "mask_rcnn_shapes.yaml", "--config", "tiny.yaml"]
 RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 CASES = {
     "faster": [*FASTER, "--data.num_workers", "0"],
@@ -52,6 +52,15 @@ CASES = {
     "rcnn": ["--config", "rcnn.yaml", "--data.proposals", "../proposals"],
 }
 FILES = {
+    "tiny.yaml": """\
+model:
+  init_args:
+    backbone:
+      init_args:
+        channels: 32
+        backbone: {class_path: MobileNetV1, init_args: {alpha: 0.25, stages: [2, 3, 4]}}  # its checkpoints are small
+    roi_heads: {box_head: {init_args: {channels: 32}}}
+""",
     "mixing.yaml": """\
 data:
   init_args:
