@@ -192,7 +192,7 @@ def join(files: Iterable[Path], target: Path) -> Summary:
 
 
 def merge_shards(folder: Path) -> Summary:
-    """Join the shards in a folder to one file of results.
+    """Join the shards in a folder to one file of results, also after a merge that was stopped at any moment.
 
     Raises DataError, with counts, for shards that are missing, not complete, or of another division, and for images in
     several of them.
@@ -213,13 +213,25 @@ def merge_shards(folder: Path) -> Summary:
         divisions = " and ".join(map(str, sorted(counts)))
         raise DataError(f"{folder}: holds shards of divisions into {divisions}; keep those of one")
     (count,) = counts
+    missing = {*range(1, count + 1)} - {*shards} - unfinished
+    results = folder / RESULTS
+    if missing and not unfinished and _holds(results, shards.values()):
+        return join([results, *shards.values()], results)  # a merge was stopped while it deleted the shards
     problems = [f"{len(unfinished)} of {count} shards are not complete ({_numbers(unfinished)})"] if unfinished else []
-    if missing := {*range(1, count + 1)} - {*shards} - unfinished:
+    if missing:
         problems.append(f"{len(missing)} of {count} shards are missing ({_numbers(missing)})")
     if problems:
         raise DataError(f"{folder}: {', '.join(problems)}; run `detseg predict` with them and `--resume true`")
     _check_overlaps(folder, {Shard(number, count): path for number, path in shards.items()})
-    return join(shards.values(), folder / RESULTS)
+    return join(shards.values(), results)
+
+
+def _holds(results: Path, shards: Iterable[Path]) -> bool:
+    """Check whether a file of results has every line of the shards."""
+    if not results.exists():
+        return False
+    merged = {hashlib.sha256(line).digest() for line, _ in read_lines(results)}
+    return all(hashlib.sha256(line).digest() in merged for shard in shards for line, _ in read_lines(shard))
 
 
 def _check_overlaps(folder: Path, shards: Mapping[Shard, Path]) -> None:

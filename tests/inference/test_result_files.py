@@ -179,3 +179,32 @@ def test_shards_are_merged_or_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in whole.iterdir()) == ["predictions.jsonl", result_files.SETTINGS]
     with pytest.raises(DataError, match="holds no shards"):
         merge_shards(whole)
+
+
+def test_a_kill_while_merged_shards_are_deleted_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = [Shard(number, 3) for number in (1, 2, 3)]
+    for shard in shards:
+        run(tmp_path / shard.file, [name for name in NAMES if shard.holds(name)])
+        finish(tmp_path / shard.file)
+    delete = Path.unlink
+
+    def killed(path: Path) -> None:
+        if path.name == shards[-1].file:
+            pytest.fail("killed")
+        delete(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(pytest.fail.Exception):
+            merge_shards(tmp_path)
+    left, results = tmp_path / shards[-1].file, tmp_path / "predictions.jsonl"
+    assert left.exists()
+    assert not (tmp_path / shards[0].file).exists()
+    whole = results.read_bytes()
+    results.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))  # older results, without an image of the shard
+    with pytest.raises(DataError, match=r"2 of 3 shards are missing \(1, 2\)"):
+        merge_shards(tmp_path)
+    results.write_bytes(whole)
+    assert merge_shards(tmp_path).images == len(NAMES)
+    assert results.read_bytes() == whole
+    assert not left.exists()
