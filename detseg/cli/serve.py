@@ -21,14 +21,21 @@ def run(arguments: Sequence[str]) -> None:
     add("--max_bytes", type=PositiveInt, default=20_000_000, help="Largest size of a request.")
     add("--max_pixels", type=PositiveInt, default=25_000_000, help="Largest size of an image.")
     add("--timeout", type=PositiveFloat, default=30.0, help="Seconds that a request may wait.")
+    add("--max_waiting", type=PositiveInt, default=128, help="Requests that may wait at once; others get status 503.")
     options = parse(parser, arguments)
     try:
         import litserve
 
-        from detseg.inference.serving import PredictionAPI
+        from detseg.inference.serving import PredictionAPI, WaitingLimit
     except ImportError as error:
         raise DetsegError("detseg serve needs the package litserve: pip install 'detseg[serve]'") from error
     checkpoint.load(options.checkpoint)  # an error here is plainer than one of a worker
     api = PredictionAPI(options.checkpoint, options.threshold, options.batch_size, options.max_pixels)
-    server = litserve.LitServer(api, devices=1, timeout=options.timeout, max_payload_size=options.max_bytes)
+    server = litserve.LitServer(
+        api,
+        devices=1,
+        timeout=options.timeout,
+        max_payload_size=options.max_bytes,
+        middlewares=[(WaitingLimit, {"limit": options.max_waiting})],
+    )
     server.run(options.host, options.port, generate_client_file=False, log_level="warning")

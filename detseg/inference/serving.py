@@ -14,6 +14,7 @@ from detseg.inference.archives import ImageContent
 from detseg.inference.images import open_image as read_pixels
 from detseg.inference.loading import load
 
+RETRY_AFTER = 1  # seconds
 FORMATS = {name for names in FILE_TYPES.values() for name in names}
 
 
@@ -49,3 +50,23 @@ class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def encode_response(self, output: Any) -> JSONResponse:
         return output if isinstance(output, JSONResponse) else JSONResponse({**output.to_json(), "file": None})
+
+
+class WaitingLimit:
+    """An ASGI middleware: while ``limit`` posted requests wait, others get status 503 before their body is read."""
+
+    def __init__(self, app: Any, limit: int) -> None:
+        self.app, self.limit, self.waiting = app, limit, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":  # such as a health check
+            await self.app(scope, receive, send)
+        elif self.waiting >= self.limit:
+            error = {"error": f"{self.waiting} requests are waiting; send this one again later"}
+            await JSONResponse(error, 503, {"Retry-After": str(RETRY_AFTER)})(scope, receive, send)
+        else:
+            self.waiting += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.waiting -= 1

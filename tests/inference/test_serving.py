@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ pytest.importorskip("litserve")
 from fastapi.responses import JSONResponse
 
 from detseg.inference import Predictor
-from detseg.inference.serving import PredictionAPI
+from detseg.inference.serving import PredictionAPI, WaitingLimit
 from detseg.preprocessing import ResizeConfig
 from tests.colours import COLOURS, ColourDetector
 
@@ -69,3 +71,35 @@ def test_what_is_no_image_is_refused(api: PredictionAPI, content: bytes, error: 
     answer = api.encode_response(api.predict([api.decode_request(content)])[0])
     assert answer.status_code == 400
     assert error in str(body(answer)["error"])
+
+
+def test_requests_beyond_the_limit_are_sent_away_until_others_are_answered() -> None:
+    async def requests() -> list[Any]:
+        served = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["method"] == "POST":
+                await served.wait()
+            await JSONResponse({})(scope, receive, send)
+
+        limited = WaitingLimit(app, limit=2)
+
+        async def request(method: str = "POST") -> Any:
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            await limited({"type": "http", "method": method}, None, send)
+            return sent[0]
+
+        waiting = [asyncio.create_task(request()) for _ in range(2)]
+        await asyncio.sleep(0)
+        refused, health = await request(), await request("GET")
+        served.set()
+        return [refused, health, *await asyncio.gather(*waiting), await request()]
+
+    refused, *answered = asyncio.run(requests())
+    assert refused["status"] == 503
+    assert (b"retry-after", b"1") in refused["headers"]
+    assert [answer["status"] for answer in answered] == [200, 200, 200, 200]
