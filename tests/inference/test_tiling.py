@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -17,6 +18,8 @@ from detseg.errors import ConfigError
 from detseg.inference import ClassificationResult, DetectionResult, SemanticResult
 from detseg.inference.regions import open_regions
 from detseg.inference.tiling import Tiling, predict_tiles, tile_windows
+from detseg.modules import FPN
+from detseg.modules.backbones import MobileNetV1
 from detseg.ops.rle import MaskWindow, encode, to_string
 
 CLASSES = ("dark", "bright")
@@ -176,3 +179,32 @@ def test_tiff_files_that_are_one_segment_or_of_too_large_ones_are_read_as_a_whol
     assert open_regions(tmp_path / "two.tif") is not None
     monkeypatch.setenv("DETSEG_MAX_IMAGE_PIXELS", str(128 * 256 - 1))
     assert open_regions(tmp_path / "two.tif") is None
+
+
+def test_features_inside_a_tile_are_those_of_the_image() -> None:
+    """In double precision: the cells of tiles and image coincide, and only the margin of a tile lacks its context."""
+    height, width, margin = 224, 320, 48  # the receptive fields have 63 pixels
+    torch.manual_seed(0)
+    backbone = FPN(MobileNetV1(alpha=0.125, stages=[2, 3]), channels=4).double().eval()
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    def features(pixels: NDArray[np.uint8]) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return backbone(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])  # type: ignore[no-any-return]
+
+    whole = features(image)
+    windows = tile_windows(height, width, Tiling(128, 0.25))
+    assert len(windows) == 6
+    for left, top, right, bottom in windows:
+        x, y = left + margin * (left > 0), top + margin * (top > 0)
+        x_end, y_end = right - margin * (right < width), bottom - margin * (bottom < height)
+        for stride, expected, actual in zip(
+            backbone.strides, whole, features(image[top:bottom, left:right]), strict=True
+        ):
+            inside = expected[..., y // stride : y_end // stride, x // stride : x_end // stride]
+            same = actual[
+                ..., (y - top) // stride : (y_end - top) // stride, (x - left) // stride : (x_end - left) // stride
+            ]
+            scale = float(inside.std())
+            assert scale > 0
+            torch.testing.assert_close(same, inside, rtol=0, atol=1e-9 * scale)
