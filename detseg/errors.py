@@ -27,6 +27,18 @@ class ExportError(DetsegError):
     """An exported model that does not compute what its checkpoint does."""
 
 
+WORKER_DIED = (
+    "a loader process was killed, probably because the memory was full: set fewer `num_workers`, a "
+    "smaller `batch_size`, or smaller images; `num_workers=0` needs no other process"
+)
+PASS_FILE = "pass a local file instead"  # the command line adds the option of the weights
+
+
+def worker_died(error: RuntimeError) -> bool:
+    """Tell if an error reports a killed DataLoader process. It can be raised anywhere in the program."""
+    return str(error).startswith("DataLoader worker (pid")
+
+
 def explain_content(source: Path | bytes) -> str | None:
     """Recognise a download that failed by the first bytes of a file, or of its content, and say how to get the file.
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import detseg
 from detseg.configurable import Configurable, from_config, subclasses
-from detseg.data import COCO as COCOData
 from detseg.data.formats.voc.semantic import VOC_CLASSES
+from detseg.data.transforms.transform import preprocessing_of
 from detseg.errors import CheckpointError, ConfigError
 from detseg.models import DilatedFCN, FasterRCNN, MaskRCNN, RetinaNet
 from detseg.models.dilated_fcn import AUXILIARY_WEIGHT
@@ -43,7 +43,7 @@ RESNETS = {
 FCNS = {"resnet50": "fcn_resnet50", "resnet101": "fcn_resnet101"}  # by their backbones
 NAMES = (*PUBLISHED, *FCNS.values())
 # Imported, so that configurations can name them.
-PARTS = (COCOData, FasterRCNN, MaskRCNN, RetinaNet, FPN, ResNet, MobileNetV3)
+PARTS = (FasterRCNN, MaskRCNN, RetinaNet, FPN, ResNet, MobileNetV3)
 
 
 def load_torchvision(name: str, file: str | Path | None = None, class_names: Sequence[str] | None = None) -> Model:
@@ -87,7 +87,8 @@ def detector(
         raise CheckpointError(f"not the weights of {name}: {mismatch}")
     model.load_state_dict(renamed, strict=False)  # counts of batch norm may be missing
     model.class_names, model.category_ids = classes, labels  # torchvision's labels are the data set's ids
-    model.preprocessing = from_config(describe(settings["data"])).preprocessing
+    transforms = settings["data"]["init_args"].get("transforms", ["Resize"])  # by default as a data module
+    model.preprocessing = preprocessing_of(from_config(describe(transforms)))
     return model
 
 

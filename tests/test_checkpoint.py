@@ -158,11 +158,11 @@ def test_a_class_is_not_imported_for_its_name(trained: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ({"class": "COCO", "init_args": {"root": "x"}}, "COCO is none of RCNN, Detector, Classifier, Segmenter"),
+        ({"class": "COCO", "init_args": {"root": "x"}}, "COCO is none of Detector, Classifier, Segmenter"),
         ({"class": "tests.colours.ColourDetector", "init_args": {"colour": 1}}, "unexpected keyword argument"),
         ({"class": "FasterRCNN", "init_args": {"backbone": {"class": "MobileNetV2", "init_args": {}}}}, "num_classes"),
-        ("ColourDetector", "str is none of RCNN, Detector, Classifier, Segmenter"),
-        (None, "NoneType is none of RCNN, Detector, Classifier, Segmenter"),
+        ("ColourDetector", "str is none of Detector, Classifier, Segmenter"),
+        (None, "NoneType is none of Detector, Classifier, Segmenter"),
     ],
 )
 def test_a_wrong_network_is_said(trained: Path, tmp_path: Path, model: Any, reason: str) -> None:

@@ -50,7 +50,7 @@ BELOW: dict[str, set[str]] = {
     "callbacks": GROUND | {"ops", "metrics", "tasks", "draw"},
     "report": GROUND | {"ops", "modules", "data", "metrics", "draw", "check"},
     "model_zoo": GROUND | {"modules", "models", "data"},
-    "checkpoint": GROUND | {"data", "tasks"},
+    "checkpoint": GROUND | {"models", "data", "tasks"},
     "analysis": GROUND | {"ops", "modules", "models", "draw"},
     "cli": GROUND
     | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}

@@ -1,54 +1,67 @@
-"""What an import brings with it, each in a fresh process."""
+"""The libraries that imports and commands load, in one fresh process, each step after those before it."""
 
+from __future__ import annotations
+
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import detseg
+from detseg import checkpoint
+from detseg.models import Classifier
+from detseg.modules.backbones import MobileNetV1
+from detseg.preprocessing import CenterCropConfig
+from detseg.tasks import ClassificationTask
+from tests.colours import COLOURS, write_colours
+
+NUMPY = {"numpy", "PIL", "jsonargparse"}
+DRAWING = {"matplotlib", "jinja2"}
+TORCH = {"torch", "torchvision", "safetensors"}
+TRAINING = {"lightning", "pytorch_lightning", "torchmetrics", "scipy", "skimage", "sklearn", "albumentations"}
+
+# Statements, and the libraries that neither they nor those before them load.
+STEPS = [
+    ("import detseg; detseg.__version__; dir(detseg)", NUMPY | DRAWING | TORCH | TRAINING),
+    ("from detseg.cli import main; run('train', '--help')", NUMPY | DRAWING | TORCH | TRAINING),
+    ("run('check', '-h')", NUMPY | DRAWING | TORCH | TRAINING),
+    ("from detseg.data import DetectionAnnotations", {"PIL"} | DRAWING | TORCH | TRAINING),
+    ("import detseg.analysis.charts, detseg.check.page", DRAWING | TORCH | TRAINING),
+    ("run('check', 'colours', '--decode')", DRAWING | TORCH | TRAINING),
+    ("run('convert-data', 'colours', '--to', 'YOLO', '--out', 'yolo')", DRAWING | TORCH | TRAINING),
+    ("import detseg.cli.merge", DRAWING | TORCH | TRAINING),
+    ("run('predict', 'colours/val', '--checkpoint', 'model.ckpt')", DRAWING | TRAINING),
+    ("import detseg.cli.draw, detseg.cli.embed, detseg.cli.heatmap, detseg.cli.models", DRAWING | TRAINING),
+]
+PROCESS = f"""
+import json, sys
+from contextlib import suppress
+
+def run(*arguments):
+    with suppress(SystemExit):
+        main(arguments)
+
+for statement in {[statement for statement, _ in STEPS]}:
+    exec(statement)
+    print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})), file=sys.stderr)
+"""
 
 
-def loaded(statement: str) -> set[str]:
-    """Names of the libraries that a statement loads."""
-    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_no_library_is_loaded_before_it_is_needed(tmp_path: Path) -> None:
+    write_colours(tmp_path / "colours")
+    model = Classifier(MobileNetV1(alpha=0.125), 3)
+    model.class_names, model.preprocessing = tuple(COLOURS), CenterCropConfig(32)
+    checkpoint.save(ClassificationTask(model), tmp_path / "model.ckpt")
+    result = subprocess.run([sys.executable, "-c", PROCESS], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return set(result.stdout.split())
-
-
-def test_the_package_alone_loads_nothing() -> None:
-    assert loaded("import detseg; detseg.__version__; dir(detseg)") & {"torch", "lightning", "numpy", "PIL"} == set()
-
-
-def test_models_do_without_lightning() -> None:
-    modules = loaded("from detseg import FasterRCNN; from detseg.models import FasterRCNN")
-    assert "torch" in modules
-    assert modules & {"lightning", "pytorch_lightning", "albumentations", "jsonargparse"} == set()
-
-
-@pytest.mark.parametrize(
-    ("command", "option", "explained"), [("train", "--help", "--trainer.KEY"), ("check", "-h", "--decode")]
-)
-def test_help_loads_no_library(command: str, option: str, explained: str) -> None:
-    code = "from contextlib import suppress\nfrom detseg.cli import main\n"
-    code += f"with suppress(SystemExit): main([{command!r}, {option!r}])\n"
-    result = subprocess.run(
-        [sys.executable, "-c", f"{code}import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
-    )
-    explanation, _, modules = result.stdout.rpartition("\n\n")
-    assert explained in explanation
-    assert "detseg.cli" in modules
-    assert set(modules.split()) & {"torch", "lightning", "numpy", "jsonargparse"} == set()
-
-
-def test_annotations_need_numpy_alone() -> None:
-    modules = loaded("from detseg.data.annotations.detection import DetectionAnnotations")
-    assert "numpy" in modules
-    assert modules & {"torch", "lightning", "albumentations", "PIL"} == set()
-
-
-def test_libraries_for_drawing_are_imported_on_the_first_drawing() -> None:
-    assert loaded("import detseg.analysis.charts, detseg.check.page") & {"matplotlib", "jinja2"} == set()
+    loaded = [set(json.loads(line)) for line in result.stderr.splitlines() if line.startswith("[")]
+    assert [forbidden & modules for (_, forbidden), modules in zip(STEPS, loaded, strict=True)] == [set()] * len(STEPS)
+    for part in ("--trainer.KEY", "--decode", "4 images"):
+        assert part in result.stdout
+    assert (tmp_path / "yolo").exists()
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("name", detseg.__all__)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detseg.configurable import from_config, to_config
 from detseg.modules.backbones import ConvNet
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 FEATURES = 9000  # of one image at one depth
 DEPTHS = 8  # of a network, by default
@@ -119,4 +122,6 @@ def _is_in(block: str, group: str) -> bool:
 
 
 def _fit(train: Features, labels: NDArray[np.int64], strength: float) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression  # takes seconds to import
+
     return LogisticRegression(C=float(strength), max_iter=5000, tol=1e-4).fit(train, labels)

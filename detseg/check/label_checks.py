@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.constants import IGNORE_INDEX
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.issues import Issue, shifted
 from detseg.data.annotations.semantic import LabelFiles, SemanticAnnotations
 from detseg.data.splits import group_identical
 from detseg.errors import DataError
 from detseg.plural import counted
-from detseg.structures import IGNORE_INDEX
 
 SplitAnnotations = DetectionAnnotations | SemanticAnnotations
 

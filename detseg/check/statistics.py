@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from detseg.data.annotations.detection import DetectionAnnotations
-from detseg.modules.anchor_generator import AnchorGenerator
+from detseg.ops.anchors import SCALE, base_anchors
 from detseg.resizing import fit
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6 (Feature pyramid networks, section 4.1)
@@ -54,8 +53,7 @@ Levels = Sequence[tuple[int, NDArray[np.float64]]]
 
 def pyramid_levels() -> Levels:
     """The anchors of a feature pyramid."""
-    built = AnchorGenerator().build(STRIDES).base_anchors
-    return [(stride, anchors.to(torch.float64).numpy()) for stride, anchors in zip(STRIDES, built, strict=True)]
+    return [(stride, base_anchors([SCALE * stride]).astype(np.float64)) for stride in STRIDES]
 
 
 def best_anchor_ious(

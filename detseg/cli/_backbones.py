@@ -10,8 +10,8 @@ from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
 from detseg.cli._configs import find_configs, nearest
+from detseg.cli._devices import find_device
 from detseg.cli._parser import instantiate, make_parser, parse
-from detseg.cli.predict import find_device
 from detseg.errors import ConfigError
 from detseg.folders import check_writable
 from detseg.modules.backbones import Backbone, ConvNet

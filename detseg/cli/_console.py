@@ -10,13 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_only
-
 from detseg.cli._options import with_options
-from detseg.data.modules.base import WORKER_DIED, worker_died
-from detseg.errors import ConfigError, DetsegError
+from detseg.errors import WORKER_DIED, ConfigError, DetsegError, worker_died
 
 log = logging.getLogger("detseg")
 
@@ -32,6 +27,8 @@ SILENCED = (
     "Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`",
     "Grad strides do not match bucket view strides",
 )
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # the first that is set, as Lightning
+MISCONFIGURATION = "MisconfigurationException"  # of Lightning: an error of settings
 
 
 class Printer(logging.Handler):
@@ -53,8 +50,8 @@ def quiet_logging(command: str) -> Iterator[None]:
     levels = [logger.level for logger in (log, *libraries)]
     printer = Printer(command)
     log.addHandler(printer)
-    # Other ranks would repeat every line.
-    log.setLevel(logging.ERROR if getattr(rank_zero_only, "rank", None) else logging.INFO)
+    rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+    log.setLevel(logging.ERROR if rank else logging.INFO)  # other ranks would repeat every line
     for logger in libraries:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -92,22 +89,27 @@ def run(name: str, command: Callable[[Sequence[str]], None], arguments: Sequence
     try:
         with quiet_logging(name):
             command(arguments)
-    except (DetsegError, MisconfigurationException, OSError, RuntimeError) as error:
+    except Exception as error:
         if (message := _user_message(error)) is None:
             raise
         print(f"error: {with_options(message, name)}", file=sys.stderr)
-        is_usage = isinstance(error, ConfigError | MisconfigurationException) or name == "check"
+        is_usage = isinstance(error, ConfigError) or _is(error, MISCONFIGURATION) or name == "check"
         raise SystemExit(2 if is_usage else 1) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
+def _is(error: Exception, name: str) -> bool:
+    """Tell an error of torch or Lightning by the name of its class: most commands need not import them."""
+    return any(cls.__name__ == name for cls in type(error).__mro__)
+
+
 def _user_message(error: Exception) -> str | None:
     """The message about an error that the user can correct; None for any other, as a bug."""
+    if isinstance(error, DetsegError) or _is(error, MISCONFIGURATION):
+        return str(error)
     if isinstance(error, OSError):  # such as a full disk
         return f"{error.filename}: {error.strerror}; correct that and try again" if error.filename else str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if _is(error, "OutOfMemoryError"):
         return f"the memory of the device is full; lower `batch_size`, or use smaller images ({error})"
-    if isinstance(error, RuntimeError):
-        return WORKER_DIED if worker_died(error) else None
-    return str(error)
+    return WORKER_DIED if isinstance(error, RuntimeError) and worker_died(error) else None

@@ -12,8 +12,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from detseg.cli._errors import explain
 from detseg.cli._transforms import set_options, split_options
 from detseg.compat import translate_options, translate_settings
-from detseg.errors import CheckpointError, ConfigError, DetsegError
-from detseg.weights.state_dict import PASS_FILE
+from detseg.errors import PASS_FILE, CheckpointError, ConfigError, DetsegError
 
 
 def make_parser(command: str, usage: str, description: str | None = None) -> ArgumentParser:

@@ -41,8 +41,7 @@ USAGE = """CONFIG.yaml|FOLDER [--out FOLDER|FILE.html] [--split train] [--count 
 
 def run(arguments: Sequence[str]) -> None:
     """Draw samples of a data set."""
-    for name in data_sets.__all__:  # a class is found by its name once it is imported
-        getattr(data_sets, name)
+    data_sets.import_all()
     parser = make_parser("browse", USAGE)
     parser.add_argument("what", type=str, help="A folder of data, or a YAML file for `detseg train` or of data alone.")
     parser.add_subclass_arguments(BaseDataModule, "data", required=True, help="What is to be other than that.")

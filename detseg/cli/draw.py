@@ -24,7 +24,6 @@ from detseg.analysis.roi_pooling import draw_misalignment, misalignment
 from detseg.cli._backbones import backbone_parser, build, check_picture, checkpoint_names, find_block
 from detseg.cli._configs import find_configs
 from detseg.cli._parser import make_parser, parse, require_minimum
-from detseg.data import ShapeCrops
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.format_detection import AUTO, detect_source
@@ -299,7 +298,7 @@ def _labelled(options: Namespace) -> tuple[ImageArray, NDArray[np.float64]]:
 
 
 def _faster_rcnn(path: Path) -> FasterRCNN:
-    model = checkpoint.load(path).model
+    model = checkpoint.load_model(path)
     if not isinstance(model, FasterRCNN):
         raise ConfigError(f"{path}: holds {type(model).__name__}, which has no region proposal network")
     return model
@@ -308,6 +307,8 @@ def _faster_rcnn(path: Path) -> FasterRCNN:
 def _classes(options: Namespace) -> ClassificationCrops:
     """Return the training images of a folder of classes, or of the synthetic shapes."""
     if options.data is None:
+        from detseg.data import ShapeCrops  # imports Lightning, which takes seconds
+
         return from_images(ShapeCrops().read("train"))
     source = detect_source(options.data, task="classification")
     return from_images(source.read(next(iter(source.splits))))

@@ -34,8 +34,8 @@ from detseg.analysis.maps import Points, atlas, draw_map, page_values, thumbnail
 from detseg.check.rendering import data_uri, render
 from detseg.cli._backbones import backbone_parser, build, find_block, prepare
 from detseg.cli._configs import find_configs, nearest
+from detseg.cli._devices import find_device
 from detseg.cli._parser import instantiate, parse, require_minimum
-from detseg.cli.predict import find_device
 from detseg.data.annotations.images import SUFFIXES, image_size, read_image
 from detseg.data.annotations.table import ImageTable
 from detseg.data.formats.base import DatasetFormat, Task
@@ -134,7 +134,8 @@ def _backbone(options: Namespace) -> tuple[Backbone, str]:
     """Return the backbone and the name of the layer. Raises ConfigError for a layer that there is not."""
     backbone: Backbone = options.backbone
     if options.checkpoint:
-        backbone = prepare(checkpoint.load(options.checkpoint).model.backbone, find_device(options.device))
+        model: Any = checkpoint.load_model(options.checkpoint)
+        backbone = prepare(model.backbone, find_device(options.device))
     if options.layer is None:
         return backbone, last_layer(backbone)
     if isinstance(backbone, ConvNet):

@@ -19,8 +19,8 @@ from detseg.analysis.heatmap import class_evidence, interpolate_windows, top_cla
 from detseg.analysis.visualization import paint
 from detseg.cli._backbones import check_picture
 from detseg.cli._configs import find_configs, nearest
+from detseg.cli._devices import find_device
 from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
-from detseg.cli.predict import find_device
 from detseg.data.annotations.images import read_image
 from detseg.data.modules.crops import shorter_side
 from detseg.draw import ImageArray, heat
@@ -28,7 +28,6 @@ from detseg.errors import ConfigError, DataError
 from detseg.models import Classifier
 from detseg.modules.backbones import ConvNet
 from detseg.preprocessing import CenterCropConfig
-from detseg.tasks import ClassificationTask
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +114,9 @@ def _classifier(parser: ArgumentParser, options: Namespace) -> tuple[Classifier,
     if bool(options.checkpoint) == bool(options.get("backbone")):
         raise ConfigError("give one of --checkpoint, a classifier that was trained here, and --backbone")
     if options.checkpoint:
-        task = checkpoint.load(options.checkpoint)
-        if not isinstance(task, ClassificationTask):
-            raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(task.model).__name__}, no classifier")
-        classifier = task.model
+        classifier = checkpoint.load_model(options.checkpoint)
+        if not isinstance(classifier, Classifier):
+            raise ConfigError(f"--checkpoint {options.checkpoint}: holds {type(classifier).__name__}, no classifier")
         assert isinstance(classifier.preprocessing, CenterCropConfig)
         return classifier, classifier.class_names, classifier.preprocessing.size
     if options.backbone.init_args.get("weights") is None:

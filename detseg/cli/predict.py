@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from detseg import checkpoint
 from detseg.cli._console import import_module
+from detseg.cli._devices import find_device
 from detseg.cli._parser import make_parser, parse
 from detseg.cli._video import add_video_options, names_video, predict_on_video
 from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
@@ -161,22 +162,10 @@ def _predictor(options: Namespace, members: Sequence[str], ranks: Ranks) -> Pred
     if ranks.world_size > 1 and (name == "cuda" or (name is None and torch.cuda.is_available())):
         name = f"cuda:{ranks.local_rank}"
     device = find_device(name)
-    model = checkpoint.load(options.checkpoint).model.to(device)
+    model = checkpoint.load_model(options.checkpoint).to(device)
     if options.instances and not (isinstance(model, Detector) and model.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
     return make_predictor(model, members, options)
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of this name, by default the best there is. Raises ConfigError if there is no such device."""
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    try:
-        device = torch.device(name or ("cuda" if gpus else "cpu"))
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError where torch has no CUDA
-        known = ", ".join(["cpu", *gpus])
-        raise ConfigError(f"--device {name}: there is no such device here; there is {known}") from error
-    return device
 
 
 def _pictures(predictor: Predictor, names: Sequence[str], options: Namespace) -> PictureWriter:

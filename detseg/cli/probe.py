@@ -11,6 +11,7 @@ import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
+from detseg import data as data_sets
 from detseg.analysis.charts import Line, line_chart
 from detseg.analysis.embeddings import intrinsic_dimension, knn_accuracy
 from detseg.analysis.probing import HELD_OUT, accuracy, at_random, features, spread_depths
@@ -73,6 +74,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
+    data_sets.import_all()
     parser = backbone_parser(
         "probe",
         "--backbone CLASS --backbone.weights FILE --data FOLDER|NAME.yaml|CLASS [--out FILE.png]",

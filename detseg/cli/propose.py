@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from detseg import checkpoint
+from detseg import data as data_sets
 from detseg.cli._configs import find_configs, for_other_data
 from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
+from detseg.constants import MAX_PROPOSALS
 from detseg.data import DetectionDataModule
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.loading.collate import eval_pad_shapes
 from detseg.data.loading.proposals import Proposals, Writer, cache_file, make_header
-from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.preprocessing import preprocess, to_batch
 from detseg.metrics import proposal_recall
@@ -45,6 +46,7 @@ FILES = ("rpn", "detectron2")  # methods with a file, as rpn:FILE
 
 def run(arguments: Sequence[str]) -> None:
     """Compute the proposals that are missing, and print their recall."""
+    data_sets.import_all()
     arguments = for_other_data(find_configs(arguments), DetectionDataModule)
     parser = make_parser(
         "propose", "--data NAME.yaml|CLASS|FOLDER [--method selective_search] [--jobs 1] [--out FOLDER]"
@@ -115,8 +117,7 @@ def _work(
 
 def _region_proposal_network(file: Path) -> Method:
     """Return the RPN of a checkpoint as a method, with its number of training proposals. Raises CheckpointError."""
-    task = checkpoint.load(file)
-    model = task.model
+    model = checkpoint.load_model(file)
     if not isinstance(model, FasterRCNN):
         raise CheckpointError(f"{file}: holds {type(model).__name__}, and only FasterRCNN makes proposals")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

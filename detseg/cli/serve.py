@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
         from detseg.inference.serving import PredictionAPI, WaitingLimit
     except ImportError as error:
         raise DetsegError("detseg serve needs the package litserve: pip install 'detseg[serve]'") from error
-    checkpoint.load(options.checkpoint)  # an error here is plainer than one of a worker
+    checkpoint.load_model(options.checkpoint)  # an error here is plainer than one of a worker
     api = PredictionAPI(options.checkpoint, options.threshold, options.batch_size, options.max_pixels)
     server = litserve.LitServer(
         api,

@@ -30,3 +30,5 @@ from .transforms.transform import Tiles as Tiles
 from .transforms.transform import Transform as Transform
 
 __all__: list[str]
+
+def import_all() -> None: ...

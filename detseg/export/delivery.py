@@ -16,8 +16,9 @@ import torch
 import torchvision
 
 import detseg
+from detseg.constants import MAX_PROPOSALS
 from detseg.errors import ConfigError, DetsegError, ExportError
-from detseg.export.graph import MAX_PROPOSALS, Frame, check_frame, default_frame, round_weights
+from detseg.export.graph import Frame, check_frame, default_frame, round_weights
 from detseg.export.proof import prove
 from detseg.export.proof_images import ProofImage, drawn_images, special_images
 from detseg.models import Detector, Segmenter

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detseg.constants import MAX_PROPOSALS
 from detseg.errors import ConfigError
 from detseg.models import Classifier, Detector, FasterRCNN, FastRCNN, RetinaNet, Segmenter
 from detseg.models.model import Model
@@ -25,7 +26,6 @@ from detseg.modules.roi_pooler import RoIAlign, RoIPooler, assign_levels
 from detseg.preprocessing import CenterCropConfig, ResizeConfig
 from detseg.structures import STRIDE, Instances
 
-MAX_PROPOSALS = 2000  # slots of an image: about as many as selective search gives
 Frame = tuple[int, int]  # height and width
 
 

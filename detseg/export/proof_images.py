@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.constants import MAX_PROPOSALS
 from detseg.data.modules.shapes_generator import draw
 from detseg.draw import grid
-from detseg.export.graph import MAX_PROPOSALS, Frame
+from detseg.export.graph import Frame
 from detseg.resizing import resize
 
 CROWD = 8  # images on each side of the crowded one

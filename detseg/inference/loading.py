@@ -50,5 +50,4 @@ def load_model(source: str | Path, class_names: Sequence[str] | None = None) -> 
     if str(source).startswith(TORCHVISION):
         name, _, file = str(source).removeprefix(TORCHVISION).partition("=")
         return load_torchvision(name, file or None, class_names)
-    model: Model = checkpoint.load(hub.download(str(source)) if str(source).startswith(hub.SCHEME) else source).model
-    return model
+    return checkpoint.load_model(hub.download(str(source)) if str(source).startswith(hub.SCHEME) else source)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detseg.constants import MAX_PROPOSALS
 from detseg.data.annotations.images import ImageFile
 from detseg.data.loading.collate import eval_pad_shapes
-from detseg.data.modules.detection import MAX_PROPOSALS
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.batching import batch_by_shape, in_order, map_ahead
 from detseg.inference.images import ImageArray, Images, ImageSource, is_file, iterate_images, open_image

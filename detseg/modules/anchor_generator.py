@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detseg.modules.part import Part
+from detseg.ops.anchors import ASPECT_RATIOS, SCALE, base_anchors
 
 
 class AnchorGenerator(Part):
@@ -19,7 +20,7 @@ class AnchorGenerator(Part):
     """
 
     def __init__(
-        self, sizes: Sequence[Sequence[float]] | None = None, aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
+        self, sizes: Sequence[Sequence[float]] | None = None, aspect_ratios: Sequence[float] = ASPECT_RATIOS
     ) -> None:
         super().__init__()
         self.sizes, self.aspect_ratios = sizes, aspect_ratios
@@ -30,7 +31,7 @@ class AnchorGenerator(Part):
         Raises ValueError unless there is a list of sizes for each map, all equally long.
         """
         if self.build_once(strides=list(strides)):
-            default = [[8 * stride] for stride in strides] if len(strides) > 1 else [[32, 64, 128, 256, 512]]
+            default = [[SCALE * stride] for stride in strides] if len(strides) > 1 else [[32, 64, 128, 256, 512]]
             sizes = default if self.sizes is None else self.sizes
             if len(sizes) != len(strides):
                 raise ValueError(f"sizes of anchors has {len(sizes)} lists, but the backbone {len(strides)} maps")
@@ -39,12 +40,8 @@ class AnchorGenerator(Part):
                     f"sizes of anchors {[list(level) for level in sizes]}: every map needs the same number"
                 )
             self.num_anchors_per_cell = len(sizes[0]) * len(self.aspect_ratios)
-            height = torch.tensor(self.aspect_ratios, dtype=torch.float32).sqrt()[:, None]
             for level, level_sizes in enumerate(sizes):
-                side = torch.tensor(level_sizes, dtype=torch.float32)[None]
-                widths, heights = (side / height).flatten(), (side * height).flatten()
-                # Whole pixels as in torchvision, so that its published weights give the same boxes.
-                anchors = (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+                anchors = torch.tensor(base_anchors(level_sizes, self.aspect_ratios))
                 # Buffers, so that they move with the module; constants, so not in its state.
                 self.register_buffer(f"base_anchors{level}", anchors, persistent=False)
         return self

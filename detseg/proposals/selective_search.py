@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.segmentation import felzenszwalb
 
 Mode = Literal["fast", "quality"]
 
@@ -71,6 +70,8 @@ def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 
 
 def hierarchies(image: NDArray[np.uint8], strategies: Strategies) -> list[NDArray[np.int64]]:
     """Return the boxes (2R - 1, 4) of every grouping: R regions of a segmentation and R - 1 unions of two regions."""
+    from skimage.segmentation import felzenszwalb  # imports SciPy, which takes seconds
+
     boxes = []
     for space in strategies.spaces:
         colours = convert(image, space)

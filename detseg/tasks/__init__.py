@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from detseg import data
 from detseg.models import RCNN, Classifier, Detector, Segmenter
 from detseg.tasks.base import Task
 from detseg.tasks.classification import ClassificationTask
@@ -9,6 +10,8 @@ from detseg.tasks.detection import DetectionTask
 from detseg.tasks.optimization import OptimizerConfig, ScheduleConfig
 from detseg.tasks.rcnn import RCNNTask
 from detseg.tasks.segmentation import SegmentationTask
+
+data.import_all()
 
 # The task of each kind of model; the first that fits counts.
 TASKS: dict[type[nn.Module], type[Task]] = {

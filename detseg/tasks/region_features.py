@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detseg.configurable import to_config
+from detseg.constants import MAX_PROPOSALS
 from detseg.data import DetectionDataModule, collate
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.loading.proposals import fingerprint
-from detseg.data.modules.detection import MAX_PROPOSALS, DetectionDataset
+from detseg.data.modules.detection import DetectionDataset
 from detseg.errors import ConfigError, DataError, DetsegError
 from detseg.models.detector import require_proposals
 from detseg.models.rcnn import RCNN

@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detseg.compat import translate_checkpoint
-from detseg.errors import CheckpointError, explain_content
+from detseg.errors import PASS_FILE, CheckpointError, explain_content
 from detseg.weights import checkpoint_file, model_card
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
-PASS_FILE = "pass a local file instead"  # the command line adds the option of the weights
 COUNT = "num_batches_tracked"  # only trainable batch norm has it, and no computation reads it
 
 

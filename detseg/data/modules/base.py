@@ -26,7 +26,7 @@ from detseg.data.loading.dataset import BadSamples, SampleDataset, SkipBadSample
 from detseg.data.loading.samplers import EvaluationSampler, TrainingSampler, global_seed
 from detseg.data.splits import Split, train_val_split
 from detseg.data.transforms.transform import Transform, crop_size_of, preprocessing_of
-from detseg.errors import ConfigError, DataError, DetsegError
+from detseg.errors import WORKER_DIED, ConfigError, DataError, DetsegError, worker_died
 from detseg.preprocessing import CenterCropConfig, Preprocessing
 from detseg.structures import STRIDE, Batch, Sample
 
@@ -34,17 +34,6 @@ log = logging.getLogger(__name__)
 
 EvaluationSplit = Literal["train", "val", "test", "all"]
 L = TypeVar("L", bound=ImageTable)
-
-
-def worker_died(error: RuntimeError) -> bool:
-    """Tell if an error reports a killed DataLoader process. It can be raised anywhere in the program."""
-    return str(error).startswith("DataLoader worker (pid")
-
-
-WORKER_DIED = (
-    "a loader process was killed, probably because the memory was full: set fewer `num_workers`, a "
-    "smaller `batch_size`, or smaller images; `num_workers=0` needs no other process"
-)
 
 
 class Loader(DataLoader[Sample]):

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from detseg.configurable import to_config
+from detseg.constants import MAX_PROPOSALS
 from detseg.data.annotations.detection import DetectionAnnotations, concat_tables
 from detseg.data.annotations.masks import MaskUse
 from detseg.data.formats.base import DatasetFormat
@@ -27,8 +28,6 @@ from detseg.data.splits import Split
 from detseg.data.transforms import ImageSample, MixTransform, RandomHorizontalFlip, Resize, Transform
 from detseg.errors import ConfigError, DataError
 from detseg.ops.masks import box_masks
-
-MAX_PROPOSALS = 2000  # of an image: about as many as selective search gives R-CNN and Fast R-CNN
 
 
 class DetectionDataset(SampleDataset[DetectionAnnotations]):

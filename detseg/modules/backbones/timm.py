@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from detseg.configurable import WEIGHTS_IN_CHECKPOINT
-from detseg.errors import CheckpointError, ConfigError
+from detseg.errors import PASS_FILE, CheckpointError, ConfigError
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.convnet import check_stages
 from detseg.modules.backbones.norm import Norm
 from detseg.modules.backbones.weights import load_weights
 from detseg.modules.eval_mode import eval_mode
-from detseg.weights.state_dict import PASS_FILE
 
 DEFAULT_FROZEN = 2  # as in ``ConvNet``
 TRIAL_SIZE = 128  # side of the image that measures the maps; every network takes images of this size
