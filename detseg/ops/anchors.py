@@ -17,5 +17,4 @@ def base_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float] = ASPECT
     side = np.array(sizes, dtype=np.float32)[None]
     widths, heights = (side / height).ravel(), (side * height).ravel()
     # Whole pixels as in torchvision, so that its published weights give the same boxes.
-    anchors: NDArray[np.float32] = (np.stack([-widths, -heights, widths, heights], axis=1) / 2).round()
-    return anchors
+    return (np.stack([-widths, -heights, widths, heights], axis=1) / 2).round().astype(np.float32)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,12 +78,3 @@ def test_pack_sorts_and_drops(caplog: pytest.LogCaptureFixture) -> None:
 def test_description_counts() -> None:
     text = pack_boxes([[0, 0, 1, 1]], [1]).describe()
     assert text == "2 images (1 without objects), 1 object, 1 class"
-
-
-def test_reading_needs_neither_torch_nor_lightning() -> None:
-    code = (
-        "import sys, detseg.data.annotations.detection, detseg.data.annotations.images;"
-        "import detseg.data.formats.coco.reader, detseg.data.formats.format_detection;"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'albumentations')))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
