@@ -92,7 +92,7 @@ def _load(path: str | Path) -> tuple[Model, dict[str, Any]]:
             model.preprocessing = from_config(metadata["data"]).preprocessing
     if metadata.get("run", {}).get("weights") == "ema":
         log.info("%s: the weights are an exponential moving average", path)
-    return model.to(memory_format=torch.channels_last).eval(), metadata  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last).eval(), metadata
 
 
 @contextmanager
