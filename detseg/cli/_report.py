@@ -22,9 +22,12 @@ from detseg import checkpoint
 from detseg.callbacks import OutputRecorder
 from detseg.check.statistics import best_anchor_ious
 from detseg.data import DetectionDataModule
+from detseg.data.annotations.semantic import SemanticAnnotations
 from detseg.errors import ConfigError, DataError
 from detseg.metrics.detections import GroundTruth
 from detseg.metrics.stages import TOP
+from detseg.metrics.stride_limit import StrideLimit, stride_limit
+from detseg.models import Segmenter
 from detseg.modules.backbones.backbone import Backbone
 from detseg.plural import counted
 from detseg.preprocessing import ResizeConfig
@@ -84,21 +87,21 @@ def write_report(
     data = task.data
     about = _about(task, data, origin)
     records = recorder.records if recorder else {}
+    history = read_history(origin.parent) if origin else []
     if not isinstance(task, DetectionTask):
         if not records:
             return None
         if (count := len(records)) < (images := len(data.val_annotations)):
             log.warning("the report covers %d of %d images, those of one process", count, images)
-        history = read_history(origin.parent) if origin else []
         if isinstance(task, SegmentationTask):
-            return write_semantic_report(data.val_annotations, records, task.metric_values, about, history, path)
+            limit = _stride_limit(data.val_annotations, task.model)
+            return write_semantic_report(data.val_annotations, records, task.metric_values, about, history, path, limit)
         return write_classification_report(data.val_annotations, records, about, history, path)
     metric = task.detection_metric
     if metric is None or metric.ground_truth is None or metric.detections is None:
         log.warning("no report: no metric keeps the detections; add CocoAP to `metrics`")
         return None
-    truth, annotations = metric.ground_truth, data.val_annotations
-    backbone = getattr(task.model, "backbone", None)
+    truth, annotations, backbone = metric.ground_truth, data.val_annotations, getattr(task.model, "backbone", None)
     run = DetectionRun(
         annotations,
         truth,
@@ -110,7 +113,7 @@ def write_report(
         proposals=_proposals(truth, records),
         anchor_ious=_anchor_ious(task, annotations, truth),
         normalization=_normalization(backbone) if isinstance(backbone, Backbone) else None,
-        history=read_history(origin.parent) if origin else [],
+        history=history,
         settings=task.config,
         attributes={
             name: [column[row] for row in _rows(truth).tolist()] for name, column in (attributes or {}).items()
@@ -156,6 +159,14 @@ def _anchor_ious(task: DetectionTask, annotations: Any, truth: GroundTruth) -> N
     ]
     sizes = annotations.sizes[_rows(truth)][truth.images]
     return best_anchor_ious(truth.boxes, sizes, resized.min_size, resized.max_size, levels)
+
+
+def _stride_limit(annotations: SemanticAnnotations, model: Segmenter) -> StrideLimit | None:
+    """The limit of at most 200 images; None for a network that does not tell its stride."""
+    if model.stride is None:
+        return None
+    labels = (annotations.labels(image) for image in range(0, len(annotations), -(-len(annotations) // 200)))
+    return stride_limit(labels, len(annotations.classes), model.stride, model.preprocessing)
 
 
 def _about(task: Task, data: Any, origin: Path | None) -> dict[str, str]:

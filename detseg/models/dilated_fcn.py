@@ -34,6 +34,7 @@ class DilatedFCN(Segmenter):
         if auxiliary_weight and len(backbone.channels) < 2:
             raise ValueError("the auxiliary head needs a second map: stages [4, 5], or auxiliary_weight 0")
         self.backbone = backbone
+        self.stride = backbone.strides[-1]
         self.auxiliary_weight = auxiliary_weight
         self.head = _head(backbone.channels[-1], num_classes)
         self.auxiliary = _head(backbone.channels[-2], num_classes) if auxiliary_weight else None

@@ -24,6 +24,7 @@ class Segmenter(Model):
     """
 
     class_weights: Tensor
+    stride: int | None = None  # of the finest map that is scored
 
     def __init__(self, num_classes: int, criterion: Criterion = "cross_entropy") -> None:
         super().__init__()

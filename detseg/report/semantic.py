@@ -17,12 +17,14 @@ from detseg.draw import grid, overlay
 from detseg.errors import DataError
 from detseg.metrics.base import defined_mean
 from detseg.metrics.bootstrap import image_weights, interval
+from detseg.metrics.stride_limit import StrideLimit
 from detseg.report.charts import line_chart
 from detseg.report.page import write_page
 from detseg.report.pictures import LONG_EDGE
 from detseg.report.training import training_lines
 
 WORST, CELLS = 24, 30
+LIMITED = 0.5  # IoU of the labels themselves at the stride of the network, below which a class is named
 
 Records = Mapping[int, tuple[NDArray[np.int64], NDArray[np.uint8]]]
 
@@ -34,6 +36,7 @@ def write_semantic_report(
     about: Mapping[str, str],
     history: Sequence[Mapping[str, float]],
     path: Path,
+    limit: StrideLimit | None = None,
 ) -> dict[str, Any]:
     """Write the page ``path`` and the values beside it, from the recorded matrices and labels of each image."""
     images = sorted(records)
@@ -46,11 +49,6 @@ def write_semantic_report(
     replicates = _iou(weights @ hits, weights @ unions)
     total = sum(matrices[1:], start=matrices[0])
     of_classes = _iou(hits.sum(axis=0), unions.sum(axis=0))
-    wrong = [
-        (classes[a], classes[b], int(total[a, b]), float(total[a, b] / max(1, total[a].sum())))
-        for a, b in zip(*np.nonzero(total), strict=True)
-        if a != b
-    ]
     table = [
         {"name": name, "IoU": float(iou), "low": low, "high": high}
         | {key: metrics.get(f"{key}/{name}", float("nan")) for key in ("accuracy", "boundary_IoU")}
@@ -58,6 +56,8 @@ def write_semantic_report(
         for label, (name, iou) in enumerate(zip(classes, of_classes, strict=True))
         for low, high in [interval(replicates[:, label])]
     ]
+    if limit:
+        table = [one | {"limit": float(value)} for one, value in zip(table, limit.iou, strict=True)]
     low, high = interval(np.array([defined_mean(one) for one in replicates]))
     order = np.argsort(per_image, kind="stable")[:WORST]
     figure = {"name": "mean_IoU", "value": defined_mean(of_classes), "low": low, "high": high}
@@ -67,7 +67,9 @@ def write_semantic_report(
         "verdict": {"figures": [figure], "images": len(images)},
         "metrics": {name: value for name, value in metrics.items() if "/" not in name},
         "classes": table,
-        "confusion": sorted(wrong, key=lambda one: -one[2])[:CELLS],
+        "stride": limit and limit.stride,
+        "limited": [one["name"] for one in table if one.get("limit", 1) < LIMITED],
+        "confusion": _confusion(total, classes),
         "images": {str(annotations.files[image]): float(value) for image, value in zip(images, per_image, strict=True)},
         "bootstrap": {"mean_IoU": [defined_mean(one) for one in replicates]},
     }
@@ -76,6 +78,16 @@ def write_semantic_report(
     page = render("semantic.html.j2", "detseg.report", **report, worst=[one for one in worst if one], charts=charts)
     write_page(path, page, report)
     return report
+
+
+def _confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """The most frequent errors: label, prediction, pixels, and their share of the label."""
+    wrong = [
+        (classes[a], classes[b], int(matrix[a, b]), float(matrix[a, b] / max(1, matrix[a].sum())))
+        for a, b in zip(*np.nonzero(matrix), strict=True)
+        if a != b
+    ]
+    return sorted(wrong, key=lambda one: -one[2])[:CELLS]
 
 
 def _iou(hits: NDArray[Any], unions: NDArray[Any]) -> NDArray[np.float64]:

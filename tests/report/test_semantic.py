@@ -11,6 +11,7 @@ import pytest
 
 from detseg.errors import DataError
 from detseg.metrics.bootstrap import image_weights
+from detseg.metrics.stride_limit import StrideLimit
 from detseg.report.semantic import write_semantic_report
 
 
@@ -38,3 +39,18 @@ def test_replicates_are_those_of_the_drawn_images(tmp_path: Path) -> None:
     assert report["bootstrap"]["mean_IoU"] == pytest.approx(expected)
     assert report["verdict"]["figures"][0]["value"] == pytest.approx(mean_iou(matrices.sum(axis=0)))
     assert list(report["images"].values()) == pytest.approx([mean_iou(one) for one in matrices])
+
+
+def test_classes_too_thin_for_the_stride_are_named(tmp_path: Path) -> None:
+    labels = np.zeros((32, 32), np.uint8)
+    annotations: Any = SimpleNamespace(
+        classes=("ground", "pole"),
+        files=np.array(["a.png"]),
+        labels=lambda *_: labels,
+        path=Path,
+        read_image=unreadable,
+    )
+    records, page = {0: (np.eye(2, dtype=np.int64), labels)}, tmp_path / "page.html"
+    report = write_semantic_report(annotations, records, {}, {}, [], page, StrideLimit(8, np.array([0.9, 0.1])))
+    assert report["limited"] == ["pole"]
+    assert "Too thin for cells of 8 x 8 pixels: pole." in page.read_text()
