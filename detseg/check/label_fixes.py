@@ -60,7 +60,7 @@ def _corrected(table: DetectionAnnotations, entries: Sequence[tuple[int, Mapping
         row = _row(table, image, entry)
         if kind == "swapped":
             labels[row] = _label(table, entry)
-        elif kind == "badly placed":
+        elif kind == "localization error":
             boxes[row] = _box(entry)
             if table.masks is None:
                 areas[row] = (boxes[row, 2:] - boxes[row, :2]).prod()
@@ -121,7 +121,7 @@ def _describe(table: DetectionAnnotations, image: int, entry: Mapping[str, Any])
     what = f"annotation {entry['annotation']}" if "annotation" in entry else "an object"
     now = {
         "swapped": f"is {entry.get('suggested label')}, was {entry.get('label')}",
-        "badly placed": f"has the box {entry.get('suggested box')}, had {entry.get('box')}",
+        "localization error": f"has the box {entry.get('suggested box')}, had {entry.get('box')}",
         "spurious": f"left out: {entry.get('label')}",
         "missing": f"added: {entry.get('suggested label')} {entry.get('suggested box')}",
     }

@@ -6,19 +6,18 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from detseg.metrics.coco import Matches
+from detseg.metrics.coco import Matches, detection_geometry
 from detseg.metrics.detections import Detections, GroundTruth
 from detseg.metrics.matching import Floats, Rows
-from detseg.metrics.tide import Pairs
+from detseg.metrics.tide import FOREGROUND, Flags, Pairs, any_class_pairs
 from detseg.ops.boxes import iou
 
-LabelErrorKind = Literal["swapped", "badly placed", "spurious", "missing"]
-KINDS: tuple[LabelErrorKind, ...] = ("swapped", "badly placed", "spurious")  # of labelled objects
+LabelErrorKind = Literal["swapped", "localization error", "spurious", "missing"]
+KINDS: tuple[LabelErrorKind, ...] = ("swapped", "localization error", "spurious", "spurious")  # of contradictions
 PRIOR = 0.01  # share of wrong labels of each kind
-WELL_PLACED = 0.7  # IoU
 NEIGHBOURS = 50  # detections whose precision says what a score is worth
+MAX_CLAIMS = 5000  # false positives that may show a missing label
 
 
 class LabelError(NamedTuple):
@@ -32,62 +31,69 @@ class LabelError(NamedTuple):
 
 
 def suspected_label_errors(
-    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, most: int = 1000
+    truth: GroundTruth, detections: Detections, matches: Matches, most: int = 1000
 ) -> list[LabelError]:
     """Rank objects whose label the detections contradict, and places that they claim, by a score from 0 to 1.
 
-    A detection of score s speaks with its worth w: the precision of the detections of about that score. An object is
-    contradicted by
+    A detection of score s has the weight w: the precision of the detections of about that score. A label may be
 
-    - swapped: w of the best detection of another class at IoU .5 or more, less that of the best of the object's class;
-    - badly placed: w (1 - IoU) of the best detection of its class at IoU .1 to .7, if none overlaps it by more;
-    - spurious: 1 less the largest w IoU of all detections that overlap it. The score is that times recall of its class.
+    - swapped: w of the best false positive of another class at IoU .5 or more, less w of the best of its own class;
+    - a localization error: w (1 - IoU) of the best false positive of its class that overlaps it, if none has IoU .5;
+    - spurious: u = 1 less the largest w IoU of any detection, or less the contradiction above if that is larger; and,
+      as a box beside a detected object, u w (1 - IoU) of the best true positive of its class, if none has IoU .5;
+    - missing: w (1 - the largest IoU with any object) of a false positive that shows no localization error, the best of
+      those that overlap each other.
 
-    The detector contradicts right labels too, the more often the weaker it is: with the share r of all objects that are
-    contradicted as strongly, the score is the contradiction times ``PRIOR`` / (``PRIOR`` + r), the probability of a
-    wrong label by Bayes' rule. A missing object has the score w (1 - the largest IoU with any object of the image) of a
-    detection that no better one suppresses, and that contradicts the place of no object.
+    The detector contradicts right labels too, the more often the weaker it is: if as many as a share r of all objects
+    are contradicted as strongly in the same way, the score is the contradiction times ``PRIOR`` / (``PRIOR`` + r), the
+    probability of a wrong label by Bayes' rule. Of spurious objects, it is multiplied by the recall of their class.
     """
-    labels, scores = detections.labels[matches.rows], detections.scores[matches.rows]
-    worth = _worth(scores, matches.tp & 1 > 0)
-    same = labels[pairs.places] == truth.labels[pairs.objects]
+    _, overlaps = detection_geometry(truth, detections, "boxes")
+    pairs = any_class_pairs(truth, detections, matches, overlaps, lowest=np.finfo(np.float64).tiny)
+    worth = _worth(detections.scores[matches.rows], matches.tp & 1 > 0)
     count, counted = len(truth.labels), matches.counted[:, 0]
-    spoken = worth[pairs.places]
-    right, _ = _best(pairs, spoken * (same & (pairs.iou >= 0.5)), count)
-    wrong, by = _best(pairs, spoken * (~same & (pairs.iou >= 0.5)), count)
-    best_iou, _ = _best(pairs, pairs.iou * same, count)
-    shifted, shifted_by = _best(pairs, spoken * (1 - pairs.iou) * same, count)
-    seen, _ = _best(pairs, spoken * pairs.iou, count)
-    contradictions = np.stack(
-        [
-            np.clip(wrong - right, 0, 1),
-            np.where(best_iou < WELL_PLACED, shifted, 0),
-            1 - seen,
-        ]
-    )
-    suspicion = np.stack([one * _rarity(one, counted) for one in contradictions]) * counted
-    suspicion[2] *= _recall(truth, matches)[truth.labels]
-    kind, detection = suspicion.argmax(axis=0), np.stack([by, shifted_by, np.full(count, -1)])
-    rows = [
-        LabelError(
-            KINDS[kind[row]],
-            float(suspicion[kind[row], row]),
-            int(truth.images[row]),
-            row,
-            int(np.append(matches.rows, -1)[detection[kind[row], row]]),
-        )
+    contradictions, by = _contradictions(truth, detections, matches, pairs, worth)
+    suspicion = np.stack([_posterior(one, counted.sum()) for one in contradictions * counted])
+    suspicion[2:] *= _recall(truth, matches)[truth.labels]
+    kind = suspicion.argmax(axis=0)
+    rows = np.append(matches.rows, -1)[by[kind, np.arange(count)]]
+    errors = [
+        LabelError(KINDS[kind[row]], float(suspicion[kind[row], row]), int(truth.images[row]), row, int(rows[row]))
         for row in np.argsort(-suspicion.max(axis=0), kind="stable")[:most].tolist()
         if suspicion[kind[row], row] > 0
     ]
-    rows += _missing(truth, detections, matches, pairs, worth, shifted_by[contradictions[1] > 0])[:most]
-    return sorted(rows, key=lambda one: -one.score)[:most]
+    nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(worth))
+    claims = worth * (1 - nearest) * ((matches.fp & 1 > 0) & (nearest < FOREGROUND))
+    claims[by[1][by[1] >= 0]] = 0
+    places = _suppress(detections, matches.rows, claims)
+    for place, score in zip(places.tolist(), _posterior(claims[places], counted.sum()).tolist(), strict=True):
+        row = int(matches.rows[place])
+        errors.append(LabelError("missing", score, int(detections.images[row]), -1, row))
+    return sorted(errors, key=lambda one: -one.score)[:most]
 
 
-def _rarity(contradictions: Floats, counted: NDArray[np.bool_]) -> Floats:
-    """``PRIOR`` / (``PRIOR`` + r) with the share r (n,) of the counted objects contradicted as strongly or more."""
-    ordered = np.sort(contradictions[counted])
-    stronger = len(ordered) - np.searchsorted(ordered, contradictions)
-    return np.asarray(PRIOR / (PRIOR + stronger / max(1, len(ordered))))
+def _contradictions(
+    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats
+) -> tuple[Floats, Rows]:
+    """Contradictions (4, N) of the objects, in the order of ``KINDS``, and the places of the detections, or -1."""
+    count, spoken = len(truth.labels), worth[pairs.places]
+    same = detections.labels[matches.rows][pairs.places] == truth.labels[pairs.objects]
+    near, free, used = pairs.iou >= FOREGROUND, *((one & 1 > 0)[pairs.places] for one in (matches.fp, matches.tp))
+    right, _ = _best(pairs, spoken * (same & near), count)
+    wrong, wrong_by = _best(pairs, spoken * (~same & near & free), count)
+    loose = (_best(pairs, pairs.iou * same, count)[0] < FOREGROUND)[pairs.objects]
+    shifted, shifted_by = _best(pairs, spoken * (1 - pairs.iou) * (same & loose & free), count)
+    others, _ = _best(pairs, spoken * (1 - pairs.iou) * (same & loose & used), count)
+    unseen = 1 - np.maximum(_best(pairs, spoken * pairs.iou, count)[0], shifted)
+    nobody = np.full(count, -1)
+    contradictions = np.stack([np.clip(wrong - right, 0, 1), shifted, unseen, unseen * others])
+    return contradictions, np.stack([wrong_by, shifted_by, nobody, nobody])
+
+
+def _posterior(contradictions: Floats, objects: int) -> Floats:
+    """Contradictions (n,) times ``PRIOR`` / (``PRIOR`` + r), where r ``objects`` of them are as strong or stronger."""
+    stronger = len(contradictions) - np.searchsorted(np.sort(contradictions), contradictions)
+    return np.asarray(contradictions * PRIOR / (PRIOR + stronger / max(1, objects)))
 
 
 def _recall(truth: GroundTruth, matches: Matches) -> Floats:
@@ -99,30 +105,20 @@ def _recall(truth: GroundTruth, matches: Matches) -> Floats:
     return hits / np.maximum(objects, 1)
 
 
-def _missing(
-    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats, explained: Rows
-) -> list[LabelError]:
-    """Suspect false positives far from every object; of overlapping ones, keep the best.
-
-    ``explained`` are the places of those that show an object to be badly placed.
-    """
-    nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(matches.rows))
-    score = worth * (1 - nearest) * (matches.fp & 1 > 0) * (nearest < 0.5)
-    score[explained] = 0
-    errors, boxes_of = [], dict[int, list[Floats]]()
-    for place in np.argsort(-score, kind="stable")[:5000].tolist():
-        if score[place] <= 0:
-            break
-        row = int(matches.rows[place])
-        image, box = int(detections.images[row]), detections.boxes[row]
-        others = boxes_of.setdefault(image, [])
-        if not others or iou(torch.from_numpy(box[None]), torch.from_numpy(np.stack(others))).max() < 0.5:
+def _suppress(detections: Detections, candidates: Rows, claims: Floats) -> Rows:
+    """Places of positive ``claims`` in descending order, without those that overlap a better one of their image."""
+    kept, boxes_of = [], dict[int, list[Floats]]()
+    order = np.argsort(-claims, kind="stable")
+    for place in order[claims[order] > 0][:MAX_CLAIMS].tolist():
+        row = candidates[place]
+        box, others = detections.boxes[row], boxes_of.setdefault(int(detections.images[row]), [])
+        if not others or iou(torch.from_numpy(box[None]), torch.from_numpy(np.stack(others))).max() < FOREGROUND:
             others.append(box)
-            errors.append(LabelError("missing", float(score[place]), image, -1, row))
-    return errors
+            kept.append(place)
+    return np.array(kept, dtype=np.int64)
 
 
-def _worth(scores: Floats, tp: NDArray[np.bool_]) -> Floats:
+def _worth(scores: Floats, tp: Flags) -> Floats:
     """The precision of about ``NEIGHBOURS`` detections of the nearest scores, never less for a higher score."""
     from sklearn.isotonic import isotonic_regression
 

@@ -1,4 +1,4 @@
-"""Losses of a two-stage detector by stage: objects that are not proposed, misclassified, badly placed or masked."""
+"""Recall of proposals, and the stage of a two-stage detector that loses each object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detseg.metrics.tide import FOREGROUND, Pairs
 from detseg.ops.boxes import iou
 
 TOP = (10, 30, 100, 300, 1000)  # best proposals of an image
-OUTCOMES = ("detected", "masked badly", "placed badly", "classified wrongly", "taken for background", "not proposed")
+OUTCOMES = ("detected", "mask error", "localization error", "classification error", "missed", "not proposed")
 
 
 def proposal_overlaps(objects: Floats, proposals: Floats) -> Floats:
@@ -42,20 +42,20 @@ def stage_outcomes(
 ) -> NDArray[np.int64]:
     """The outcome (N,), index in ``OUTCOMES``, of each object at IoU .5; -1 for objects that do not count.
 
-    An object that is not detected is placed badly or classified wrongly by a false positive near it.
+    An object that is not detected has a localization or classification error if a false positive lies near it.
     ``proposed`` (N,) is the best IoU of a proposal, ``masks`` the matches of masks.
     """
     wrong = (matches.fp & 1 > 0)[pairs.places]  # detections of neighbours say nothing about an object
     same = detections.labels[matches.rows][pairs.places] == truth.labels[pairs.objects]
-    outcomes = np.full(len(truth.labels), OUTCOMES.index("taken for background"))
+    outcomes = np.full(len(truth.labels), OUTCOMES.index("missed"))
     if proposed is not None:
         outcomes[proposed < FOREGROUND] = OUTCOMES.index("not proposed")
-    outcomes[pairs.objects[wrong & ~same & (pairs.iou >= FOREGROUND)]] = OUTCOMES.index("classified wrongly")
-    outcomes[pairs.objects[wrong & same]] = OUTCOMES.index("placed badly")
+    outcomes[pairs.objects[wrong & ~same & (pairs.iou >= FOREGROUND)]] = OUTCOMES.index("classification error")
+    outcomes[pairs.objects[wrong & same]] = OUTCOMES.index("localization error")
     outcomes[matches.objects[matches.tp & 1 > 0]] = OUTCOMES.index("detected")
     if masks is not None:
         masked = np.zeros(len(outcomes), dtype=bool)
         masked[masks.objects[masks.tp & 1 > 0]] = True
-        outcomes[(outcomes == OUTCOMES.index("detected")) & ~masked] = OUTCOMES.index("masked badly")
+        outcomes[(outcomes == OUTCOMES.index("detected")) & ~masked] = OUTCOMES.index("mask error")
     outcomes[~matches.counted[:, 0]] = -1
     return outcomes

@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 
 class Pairs(NamedTuple):
-    """Detections and counted objects of any class in one image whose IoU is at least ``BACKGROUND``."""
+    """Detections and counted objects of any class in one image that overlap enough."""
 
     places: Rows  # (P,) of the detections in ``Matches.rows``
     objects: Rows  # (P,)
@@ -49,15 +49,17 @@ class Tide(NamedTuple):
     costs: dict[str, float]  # gain of AP50 without the errors, by name; also without false positives and negatives
 
 
-def any_class_pairs(truth: GroundTruth, detections: Detections, matches: Matches, overlaps: Overlaps) -> Pairs:
-    """Pair detections with objects that count, whatever their classes."""
+def any_class_pairs(
+    truth: GroundTruth, detections: Detections, matches: Matches, overlaps: Overlaps, lowest: float = BACKGROUND
+) -> Pairs:
+    """Pair detections with objects that count, whatever their classes, of an IoU of at least ``lowest``."""
     counted = np.flatnonzero(matches.counted[:, 0])
     places, objects, iou = near_pairs(
         np.arange(len(matches.rows)),
         detections.images[matches.rows],
         truth.images[counted],
         lambda place, item: overlaps(matches.rows[place], counted[item]),
-        BACKGROUND,
+        lowest,
     )
     return Pairs(places, counted[objects], iou)
 

@@ -212,7 +212,7 @@ def worst(run: DetectionRun, album: Album) -> dict[str, list[Section]]:
 
 def label_errors(run: DetectionRun, album: Album) -> list[Section]:
     """Suspected label errors, the first with views; a detection says what would be right."""
-    errors = suspected_label_errors(run.truth, run.detections, run.boxes.matches, run.boxes.pairs, MAX_LABEL_ERRORS)
+    errors = suspected_label_errors(run.truth, run.detections, run.boxes.matches, MAX_LABEL_ERRORS)
     entries = []
     for number, one in enumerate(errors):
         view = View(

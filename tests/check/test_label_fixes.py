@@ -34,7 +34,7 @@ def test_every_kind_is_corrected(tmp_path: Path) -> None:
         tmp_path / "fixes.json",
         first | {"kind": "swapped", "label": before.classes[before.labels[0]], "suggested label": other},
         second | {"kind": "spurious", "label": "dog"},
-        third | {"kind": "badly placed", "suggested box": [1, 2, 11, 22]},
+        third | {"kind": "localization error", "suggested box": [1, 2, 11, 22]},
         {"kind": "missing", "file": names[0], "suggested label": "cat", "suggested box": [3, 4, 30, 40]},
     )
     result, changes = apply_label_fixes(look(root), file)

@@ -57,11 +57,11 @@ def test_planted_errors_lead_the_list() -> None:
         name: getattr(truth, name)[kept] for name in ("images", "boxes", "labels", "areas", "crowd", "difficult")
     }
     planted = truth._replace(**columns)
-    errors = suspected_label_errors(planted, detections, *matched(planted, detections))
+    errors = suspected_label_errors(planted, detections, matched(planted, detections)[0])
     first = errors[:15]
     right = sum(
         (one.kind == "swapped" and kept[one.object] in swapped)
-        or (one.kind == "badly placed" and kept[one.object] in shifted)
+        or (one.kind == "localization error" and kept[one.object] in shifted)
         or (
             one.kind == "missing"
             and any(
@@ -72,7 +72,7 @@ def test_planted_errors_lead_the_list() -> None:
         for one in first
     )
     assert right >= 13
-    assert {one.kind for one in first} >= {"swapped", "badly placed", "missing"}
+    assert {one.kind for one in first} >= {"swapped", "localization error", "missing"}
     assert [one.score for one in errors] == sorted((one.score for one in errors), reverse=True)
     assert all(0 < one.score <= 1 for one in errors)
 
@@ -84,9 +84,26 @@ def test_a_spurious_object_of_a_class_that_is_otherwise_detected() -> None:
     alone = truth.boxes.copy()
     alone[7] += 1000
     truth = truth._replace(boxes=alone)
-    errors = suspected_label_errors(truth, everything, *matched(truth, everything))
+    errors = suspected_label_errors(truth, everything, matched(truth, everything)[0])
     assert ("spurious", 7) in {(one.kind, one.object) for one in errors[:2]}  # beside the detection that is missing one
     unlabelled = NO_OBJECTS._replace(sizes=truth.sizes)
-    assert len(suspected_label_errors(unlabelled, detections, *matched(unlabelled, detections))) > 0
+    assert len(suspected_label_errors(unlabelled, detections, matched(unlabelled, detections)[0])) > 0
     none = Detections(*(column[:0] for column in detections[:4]))
-    assert suspected_label_errors(truth, none, *matched(truth, none)) == []
+    assert suspected_label_errors(truth, none, matched(truth, none)[0]) == []
+
+
+def test_a_box_beside_a_false_positive_is_shifted_and_one_beside_a_detected_object_is_spurious() -> None:
+    images = np.arange(30)
+    boxes = np.tile([50.0, 50, 90, 90], (30, 1))
+    aside = np.array([80.0, 80, 120, 120])  # IoU .03
+    detections = Detections(images, boxes, np.zeros(30, np.int64), np.full(30, 0.9))
+    labelled_boxes = np.concatenate([[aside], boxes[1:2], [aside], boxes[2:]])
+    no = np.zeros(31, bool)
+    truth = GroundTruth(
+        np.insert(images, 2, 1), labelled_boxes, np.zeros(31, np.int64), np.full(31, 1600.0), no, no, None,
+        np.tile([[200, 200]], (30, 1)),
+    )  # fmt: skip
+    errors = suspected_label_errors(truth, detections, matched(truth, detections)[0])
+    first = {(one.kind, one.object, one.detection) for one in errors[:2]}
+    assert first == {("localization error", 0, 0), ("spurious", 2, -1)}
+    assert "missing" not in {one.kind for one in errors}

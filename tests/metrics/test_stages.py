@@ -50,19 +50,19 @@ def test_outcomes_equal_a_loop() -> None:
         if row in right:
             expected = "detected"
         elif any(same and overlap >= 0.1 for overlap, same in near):
-            expected = "placed badly"
+            expected = "localization error"
         elif any(overlap >= 0.5 for overlap, _ in near):
-            expected = "classified wrongly"
+            expected = "classification error"
         else:
-            expected = "not proposed" if proposed[row] < 0.5 else "taken for background"
+            expected = "not proposed" if proposed[row] < 0.5 else "missed"
         assert OUTCOMES[outcome] == expected
     assert len(set(outcomes.tolist())) >= 5
 
 
-def test_a_missed_object_is_not_placed_badly_by_the_detection_of_its_neighbour() -> None:
+def test_the_detection_of_a_neighbour_is_no_localization_error() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [5.0, 0, 15, 10]])
     target = {"boxes": boxes, "labels": np.zeros(2, np.int64)}
     truth = concatenate([read_target(target, False)])
     found = Detections(np.zeros(1, np.int64), boxes[:1], np.zeros(1, np.int64), np.ones(1))
     outcomes = stage_outcomes(truth, found, *matched(truth, found))
-    assert [OUTCOMES[outcome] for outcome in outcomes] == ["detected", "taken for background"]
+    assert [OUTCOMES[outcome] for outcome in outcomes] == ["detected", "missed"]
