@@ -93,14 +93,15 @@ def _classes(run: DetectionRun) -> Iterator[Cause]:
     label = np.arange(many)
     shifts = np.array([table[label, (label + shift) % many].sum() / total for shift in range(many)])
     shift = int(shifts[1:].argmax()) + 1
-    shift_text = shift if shift <= many / 2 else shift - many
+    places, direction = (shift, "after") if shift <= many / 2 else (many - shift, "before")
     if shifts[shift] >= MIN_AGREEMENT and shifts[shift] > 2 * shifts[0] and (many > 2 or shifts[0] < 0.1):
         example = int(np.bincount(run.truth.labels[pairs[1]], minlength=many).argmax())
         yield Cause(
             "classes-shifted",
-            f"The predicted class is the labelled one {shift_text:+d} for {100 * shifts[shift]:.0f} % of the "
-            f"well-localised boxes, such as {run.classes[(example + shift) % many]} for {run.classes[example]}: the "
-            "class numbers of the labels are shifted. Compare the class lists of training and validation.",
+            f"For {100 * shifts[shift]:.0f} % of the well-localised boxes, the predicted class is "
+            f"{counted(places, 'place')} {direction} the labelled one in the list of classes, such as "
+            f"{run.classes[(example + shift) % many]} for {run.classes[example]}: the class numbers of the labels are "
+            "shifted. Compare the class lists of training and validation.",
             float(shifts[shift]),
             _images_of(run, pairs, shift),
         )
@@ -150,8 +151,9 @@ def _boxes(run: DetectionRun) -> Iterator[Cause]:
     if difference := systematic_difference(run):
         yield Cause(
             f"boxes-{difference.name}",
-            f"{difference.sentence}: {100 * difference.before:.0f} % of the objects have a well-localised box, "
-            f"and {100 * difference.after:.0f} % after this change of the predicted boxes.",
+            f"{difference.sentence}. {100 * difference.before:.0f} % of the objects have a well-localised box, and "
+            f"{100 * difference.after:.0f} % would if the predicted boxes were changed in the same way. Correct the "
+            "labels, or the code that reads them.",
             difference.after - difference.before,
             difference.images,
         )
@@ -167,8 +169,9 @@ def _anchors(run: DetectionRun) -> Iterator[Cause]:
         images = np.unique(run.truth.images[uncovered])
         yield Cause(
             "anchors",
-            f"{100 * share:.0f} % of the objects have no anchor of IoU .5 or more; half of these have sides below "
-            f"{side:.0f} pixels. Change rpn.anchor_generator.sizes, or the size of the images.",
+            f"No anchor has an IoU of .5 or more with {100 * share:.0f} % of the objects, half of which have sides "
+            f"below {side:.0f} pixels: the anchors do not fit the objects. Change rpn.anchor_generator.sizes, or the "
+            "size to which the images are resized.",
             share,
             images[:MAX_IMAGES].tolist(),
         )
@@ -188,8 +191,9 @@ def _unlabelled(run: DetectionRun) -> Iterator[Cause]:
         images, counts = np.unique(boxes.images[alone], return_counts=True)
         yield Cause(
             "unlabelled",
-            f"{alone.sum()} confident detections, {100 * share:.0f} %, lie where nothing is labelled, although the "
-            "model is mostly right at such scores: objects are probably unlabelled. See the suspected label errors.",
+            f"{alone.sum()} of the confident detections ({100 * share:.0f} %) lie where nothing is labelled, although "
+            "the model is mostly right at such scores: some objects are probably not labelled. See the suspected label "
+            "errors.",
             share,
             images[np.argsort(-counts, kind="stable")[:MAX_IMAGES]].tolist(),
         )
@@ -202,8 +206,8 @@ def _shared(run: DetectionRun) -> Iterator[Cause]:
     if share >= LEAKED:
         yield Cause(
             "leak",
-            f"{100 * share:.0f} % of the validation images are also in the training split, or nearly: the metrics are "
-            "too high. Split the data so that copies and neighbouring frames stay on one side.",
+            f"{100 * share:.0f} % of the validation images are copies or near copies of training images: the metrics "
+            "are too high. Split the data so that copies and neighbouring frames stay in one split.",
             max(share, 0.3),
             shared[:MAX_IMAGES],
         )

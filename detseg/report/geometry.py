@@ -70,12 +70,11 @@ def _corners_as_size(boxes: Floats, size: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], np.minimum(boxes[:, :2] + boxes[:, 2:], size)], axis=1)
 
 
-XYWH = "The annotated boxes are x, y, width, height that were read as two corners, or the other way round"
-TURNED = "Boxes and pixels are turned differently: {}. The EXIF orientation is applied to one of them alone"
+TURNED = "The annotated boxes are turned {} against the pixels: the EXIF orientation is applied to only one of the two"
 HYPOTHESES: dict[str, tuple[str, Transform]] = {
     "swapped-axes": ("x and y are swapped in the annotated boxes or in the predicted ones", _order((1, 0, 3, 2))),
-    "xywh": (XYWH, _corner_and_size),
-    "xywh-as-corners": (XYWH, _corners_as_size),
+    "xywh": ("The annotated boxes are x, y, width, height, but were read as x1, y1, x2, y2", _corner_and_size),
+    "xyxy": ("The annotated boxes are x1, y1, x2, y2, but were read as x, y, width, height", _corners_as_size),
     "half-size": (
         "The annotated boxes have half the sides of the predicted ones, about the same centre",
         _scaled(0.5, ""),

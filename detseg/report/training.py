@@ -12,10 +12,11 @@ import numpy as np
 
 from detseg.report.evaluation import Cause, DetectionRun
 
-MIN_FALL = 0.1  # of the loss, by a training that learns something
-SMALL_LR = 1e-4  # of SGD, for 16 images
+MIN_FALL = 0.1  # share of the loss that a training which learns something removes
+USUAL_LR = {"sgd": 0.02, "adamw": 1e-4}  # for 16 images; a hundredth of it is small
 FEW_STEPS = 200
 POINTS = 8  # values at each end that are averaged
+STILL_FALLING, SIGNIFICANT = 0.1, 3.0  # share of the loss removed in the second half, and its standard errors
 MIN_VALIDATIONS = 4
 STILL_RISING = 0.1  # share of the metric gained in the last quarter of the validations
 METRICS = ("val/AP", "val/AP50", "val/mask_AP", "val/mean_IoU", "val/top1", "val/top5")
@@ -51,35 +52,61 @@ def series(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[floa
 
 def training_causes(run: DetectionRun) -> Iterator[Cause]:
     """Report a run that hardly learnt, was too short, or overfitted."""
-    history = run.history
-    steps, losses = series(history, "train/loss")
-    rest = 1 - (0.0 if math.isnan(run.boxes.tide.ap50) else run.boxes.tide.ap50)
-    lr = run.settings.get("task", {}).get("lr")
-    if len(losses) >= 2 and rest > 0.5:
-        ends = max(1, min(POINTS, len(losses) // 4))
-        first, last = np.mean(losses[:ends]), np.mean(losses[-ends:])
-        fall = 1 - last / first if first > 0 else 0.0
-        if (
-            isinstance(lr, (int, float))
-            and lr <= SMALL_LR
-            and run.settings.get("task", {}).get("optimizer", {}).get("name", "sgd").lower() == "sgd"
-        ):
-            yield Cause(
-                "lr-small",
-                f"The learning rate {lr:g} is tiny, and the loss only went from {first:.3g} to {last:.3g}; "
-                "with SGD, 0.02 for 16 images is usual.",
-                rest,
-            )
-        elif steps[-1] < FEW_STEPS:
-            yield Cause("too-short", f"The training took {steps[-1] + 1:.0f} steps: train longer.", rest)
-        elif fall < MIN_FALL:
-            yield Cause(
-                "loss-flat",
-                f"The loss only went from {first:.3g} to {last:.3g}: the learning rate, {lr}, is "
-                "unsuitable, or the labels cannot be learnt.",
-                rest,
-            )
-    yield from _validations(history, rest)
+    ap50 = run.boxes.tide.ap50
+    rest = 1 - (0.0 if math.isnan(ap50) else ap50)
+    if rest > 0.5:
+        yield from _losses(run, rest)
+    yield from _validations(run.history, rest)
+
+
+def _losses(run: DetectionRun, rest: float) -> Iterator[Cause]:
+    """Report the first that applies: too small a learning rate, few steps, a flat loss, one that still falls."""
+    steps, losses = series(run.history, "train/loss")
+    if len(losses) < 2:
+        return
+    ends = max(1, min(POINTS, len(losses) // 4))
+    first, last = np.mean(losses[:ends]), np.mean(losses[-ends:])
+    task = run.settings.get("task", {})
+    lr, optimizer = task.get("lr"), task.get("optimizer", {}).get("name", "sgd").lower()
+    usual = USUAL_LR.get(optimizer, 0.0)
+    if flat := first <= 0 or 1 - last / first < MIN_FALL:
+        change = f"The training loss only went from {first:.3g} to {last:.3g} in {steps[-1] + 1:.0f} steps"
+    if flat and isinstance(lr, (int, float)) and lr <= usual / 100:
+        text = f"{change}: the learning rate, {lr:g}, is too small; {usual:g} for 16 images is usual."
+        yield Cause("lr-small", text, rest)
+    elif steps[-1] < FEW_STEPS:
+        yield Cause("too-short", f"The training took only {steps[-1] + 1:.0f} steps: train longer.", rest)
+    elif flat:
+        text = f"{change}: the learning rate, {lr}, is unsuitable, or the labels cannot be learnt."
+        yield Cause("loss-flat", text, rest)
+    elif (fall := _fall_at_end(run.history)) > STILL_FALLING:
+        yield Cause(
+            "loss-falling",
+            f"The training loss still fell by {100 * fall:.0f} % in the second half of the {steps[-1] + 1:.0f} steps: "
+            "train longer.",
+            min(rest, fall),
+        )
+
+
+def _fall_at_end(history: Sequence[Mapping[str, float]]) -> float:
+    """The share of the loss that its trend in the second half of the steps removes; 0 without a significant trend.
+
+    Where the learning rate ends below half of its maximum, its schedule makes the loss fall. With several validations,
+    these tell whether more steps help.
+    """
+    if len(series(history, "val/AP50")[1]) >= MIN_VALIDATIONS:
+        return 0.0
+    for name in dict.fromkeys(key for row in history for key in row if key.startswith("lr")):
+        rates = series(history, name)[1]
+        if rates and rates[-1] < max(rates) / 2:
+            return 0.0
+    steps, losses = (np.array(values) for values in series(history, "train/loss"))
+    second = steps >= (steps[0] + steps[-1]) / 2
+    if second.sum() < POINTS:
+        return 0.0
+    (slope, start), covariance = np.polyfit(steps[second] - steps[second][0], losses[second], 1, cov=True)
+    significant = slope < -SIGNIFICANT * math.sqrt(covariance[0, 0])
+    return float(-slope * np.ptp(steps[second]) / start) if significant else 0.0
 
 
 def _validations(history: Sequence[Mapping[str, float]], rest: float) -> Iterator[Cause]:

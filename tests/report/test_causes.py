@@ -87,12 +87,45 @@ def test_a_fault_of_the_labels_is_named_first(
 def test_faults_of_the_training_are_named_first(sets: tuple[DetectionAnnotations, DetectionAnnotations]) -> None:
     val, train = sets
     poor = detect(val, recall=0.1)
-    small_lr = {"history": history(2.0, 1.98), "settings": {"task": {"lr": 1e-6, "optimizer": {"name": "sgd"}}}}
-    assert causes(run_of(val, poor, train, **small_lr))[:1] == ["lr-small"]
     assert causes(run_of(val, poor, train, history=history(2.0, 1.2, 50)))[:1] == ["too-short"]
     assert causes(run_of(val, poor, train, anchor_ious=np.full(len(val.labels), 0.3)))[:1] == ["anchors"]
     raw = (np.zeros(3), np.ones(3))
     assert causes(run_of(val, poor, train, normalization=raw))[:1] == ["normalization"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "lr", "optimizer", "expected"),
+    [
+        ((2.0, 1.98), 1e-6, "sgd", ["lr-small"]),
+        ((2.0, 1.98), 1e-4, "adamw", ["loss-flat"]),  # usual for AdamW
+        ((2.0, 1.98), 0.02, "sgd", ["loss-flat"]),
+        ((2.0, 0.9), 1e-4, "sgd", ["loss-falling"]),  # small, but the model learns
+    ],
+)
+def test_a_small_learning_rate_is_one_that_hardly_lowers_the_loss(
+    sets: tuple[DetectionAnnotations, DetectionAnnotations],
+    losses: tuple[float, float],
+    lr: float,
+    optimizer: str,
+    expected: list[str],
+) -> None:
+    val, train = sets
+    settings = {"task": {"lr": lr, "optimizer": {"name": optimizer}}}
+    run = run_of(val, detect(val, recall=0.1), train, history=history(*losses), settings=settings)
+    assert causes(run) == expected
+
+
+def test_a_loss_that_still_falls_is_no_fault_after_its_schedule_or_without_a_trend(
+    sets: tuple[DetectionAnnotations, DetectionAnnotations],
+) -> None:
+    val, train = sets
+    poor, falling = detect(val, recall=0.1), history(2.0, 0.9)
+    of_schedule = [row | {"lr-SGD": 0.02 if row["step"] < 800 else 0.002} for row in falling]
+    random = np.random.default_rng(0)
+    noisy = [row | {"train/loss": (3 if row["step"] < 300 else 1) * random.normal(1, 0.3)} for row in falling]
+    validated = [*falling, *({"step": step, "val/AP50": 0.1} for step in range(4))]
+    for rows in (of_schedule, noisy, validated):
+        assert causes(run_of(val, poor, train, history=rows)) == []
 
 
 def test_a_leak_is_named(sets: tuple[DetectionAnnotations, DetectionAnnotations], tmp_path: Path) -> None:
