@@ -57,6 +57,13 @@ def render(template: str, package: str = "detseg.check", **values: Any) -> str:
     return environment.get_template(template).render(values)
 
 
+def json_size(value: Any) -> int:
+    """The number of bytes that a value takes in a page as JSON."""
+    from jinja2.utils import htmlsafe_json_dumps
+
+    return len(htmlsafe_json_dumps(value))
+
+
 def histogram(title: str, values: ArrayLike, edges: NDArray[np.float64], unit: str) -> Histogram:
     """Count ``values`` between ``edges``; the outer bins include all values beyond them."""
     numbers = np.asarray(values, dtype=np.float64).clip(edges[0], np.nextafter(edges[-1], -np.inf))

@@ -21,6 +21,8 @@ from detseg.report.sections import MISS_COST, detection_sections
 from detseg.report.training import training_lines
 
 NAME = "report.json"
+MAX_BYTES = 8_000_000  # of a page
+SENTENCE = 200  # bytes of the one that counts the images left out
 
 
 def write_detection_report(run: DetectionRun, path: Path, miss_cost: float = MISS_COST) -> dict[str, Any]:
@@ -39,21 +41,27 @@ def write_detection_report(run: DetectionRun, path: Path, miss_cost: float = MIS
     }
     data = {
         "classes": run.classes,
-        "images": album.to_json(),
         "operating": {name: sections["operating_point"][name] for name in ("thresholds", "steps")},
         "threshold": run.boxes.threshold,
         "root": str(run.annotations.root),
         "errors": [{key: one[key] for key in one if key != "views"} for one in sections["label_errors"]],
     }
-    page = render(
-        "detection.html.j2",
-        "detseg.report",
-        **report,
-        classes_table=sections["classes"],
-        data=plain(data),
-        charts=_charts(run, sections),
-    )
-    write_page(path, page, report)
+    charts = _charts(run, sections)
+
+    def page(images: Mapping[str, Any]) -> str:
+        return render(
+            "detection.html.j2",
+            "detseg.report",
+            **report,
+            classes_table=sections["classes"],
+            data=plain({**data, "images": images}),
+            charts=charts,
+            left_out=len(album.left_out),
+            limit=MAX_BYTES,
+        )
+
+    images = album.to_json(MAX_BYTES - SENTENCE - len(page({}).encode()))
+    write_page(path, page(images), report)
     return report
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from detseg.check.rendering import data_uri, shrink
+from detseg.check.rendering import data_uri, json_size, shrink
 from detseg.ops.rle import decode, from_string
 from detseg.report.evaluation import Evaluation, Floats
 
@@ -29,12 +29,16 @@ class View(NamedTuple):
 
 
 class Album:
-    """Embed the images of views, each once, in the order in which they are asked for, up to ``MAX_BYTES``."""
+    """Embed the images of views, each once, in the order in which they are asked for, up to ``MAX_BYTES``.
+
+    ``left_out`` are those that find no room.
+    """
 
     def __init__(self, evaluation: Evaluation) -> None:
         run = evaluation.run
         self.run, self.masks = run, run.masks is not None
         self.images: dict[int, dict[str, Any]] = {}
+        self.left_out: set[int] = set()
         self._size = 0
         self._objects: dict[int, list[int]] = {}
         self._detections: dict[int, list[int]] = {}
@@ -62,19 +66,29 @@ class Album:
             )
         return described
 
-    def to_json(self) -> dict[str, Any]:
-        """All embedded images with their boxes, in pixels of the page."""
+    def to_json(self, room: int) -> dict[str, Any]:
+        """The embedded images with their boxes, in pixels of the page: the first that ``room`` bytes can hold."""
         for image, rows in self._detections.items():  # without its detection, an object would look missed
             begin, end = np.searchsorted(self.run.detections.images, [image, image + 1])
             hits = begin + np.flatnonzero(self._status[begin:end] == TRUE)
             shown = np.isin(self._target[hits], self._objects[image]) & ~np.isin(hits, rows)
             rows += hits[shown].tolist()
-        return {str(image): one | self._boxes(image, one["scale"]) for image, one in self.images.items()}
+        shown = {}
+        for image, one in self.images.items():
+            described = one | self._boxes(image, one["scale"])
+            room -= json_size({str(image): described})
+            if room >= 0:
+                shown[str(image)] = described
+            else:
+                self.left_out.add(image)
+        return shown
 
     def _embed(self, image: int) -> bool:
         if image in self.images:
             return True
-        if self._size > MAX_BYTES or (pixels := self.run.image(image)) is None:
+        if self._size > MAX_BYTES:
+            self.left_out.add(image)
+        if image in self.left_out or (pixels := self.run.image(image)) is None:
             return False
         small = shrink(pixels, LONG_EDGE)
         source = data_uri(small, QUALITY)

@@ -25,6 +25,7 @@ from detseg.report.training import read_history, series
 from tests.report.runs import detect, run_of, write_images
 
 HOSTILE = "</script><img src=x onerror=alert(1)>$x$"
+DATA = re.compile(r'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -48,6 +49,21 @@ def test_the_page_stands_alone_and_escapes_names(written: tuple[Path, DetectionR
     assert "<b>&'" not in page
     assert page.count("</script>") == 2
     assert "default-src 'none'" in page
+
+
+def test_a_page_that_is_too_large_counts_the_images_it_leaves_out(
+    written: tuple[Path, DetectionRun, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = (
+        written[0].stat().st_size + len(re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", written[0].read_text()))
+    ) // 2
+    monkeypatch.setattr("detseg.report.page.MAX_BYTES", limit)
+    write_detection_report(written[1], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    shown, all_images = (len(json.loads(DATA.findall(one)[0])["images"]) for one in (page, written[0].read_text()))
+    assert limit - 50_000 < len(page.encode()) <= limit
+    assert 0 < shown < all_images
+    assert f"{all_images - shown} images did not fit into the " in page
 
 
 def test_the_values_are_those_of_the_run(written: tuple[Path, DetectionRun, dict[str, Any]]) -> None:
@@ -143,7 +159,7 @@ def test_an_object_of_a_crowded_image_keeps_its_detection(written: tuple[Path, D
     crowded = run_of(run.annotations, Detections(*(one[order] for one in columns)))
     album = Album(crowded.boxes)
     album.add([View(image)])
-    shown = album.to_json()[str(image)]["detections"]
+    shown = album.to_json(10**6)[str(image)]["detections"]
     objects = crowded.boxes.matches.objects[crowded.boxes.tp]
     assert {one["target"] for one in shown if one["status"] == TRUE} == {
         int(row - np.searchsorted(crowded.truth.images, image))

@@ -28,14 +28,27 @@ function crop(image, boxes) {
   }).reduce((window, [start, side]) => [window[0].concat(start), window[1].concat(side)], [[], []]).flat();
 }
 
-function shape(svg, kind, one, main, text) {
+// A box with its mask; the tag of a label lies below the box, that of a detection above.
+function shape(svg, kind, one, main, text, isLabel) {
   const [x1, y1, x2, y2] = one.box;
   const group = element("g", {class: "shape"});
   if (one.path) group.append(element("path", {d: one.path, class: "mask " + kind}));
   group.append(element("rect", {x: x1, y: y1, width: Math.max(1, x2 - x1), height: Math.max(1, y2 - y1), class: kind + (main ? " main" : "")}));
-  group.append(element("text", {x: x1 + 2, y: y1, dy: "-.25em", class: "tag" + (main ? " main" : "")}, text));
+  group.append(element("text", {"data-x": x1 + 2, "data-y": isLabel ? y2 : y1, "data-lines": isLabel ? 1 : -0.25, class: "tag" + (main ? " main" : "")}, text));
   svg.append(group);
   return group;
+}
+
+// Show a part of an image with a text size of one of so many lines; all text lies inside the part.
+function show(svg, part, lines) {
+  const size = Math.min(part[2], part[3]) / lines;  // in pixels of the image, whatever their number
+  svg.setAttribute("viewBox", part.join(" "));
+  svg.style.fontSize = size + "px";
+  for (const tag of svg.querySelectorAll("text")) {
+    const y = Number(tag.dataset.y) + tag.dataset.lines * size;
+    tag.setAttribute("x", Math.max(part[0], Math.min(tag.dataset.x, part[0] + part[2] - 0.6 * size * tag.textContent.length)));
+    tag.setAttribute("y", Math.max(part[1] + size, Math.min(y, part[1] + part[3] - size / 4)));
+  }
 }
 
 const drawn = [];
@@ -44,16 +57,14 @@ function figure(view) {
   const frame = html("figure");
   frame.tabIndex = 0;
   const all = [...view.objects.map(i => image.truth[i].box), ...view.detections.map(i => image.detections[i].box)];
-  const part = crop(image, all);
-  const svg = element("svg", {viewBox: part.join(" "), role: "img"});
-  svg.style.fontSize = Math.min(part[2], part[3]) / 13 + "px";  // in pixels of the image, whatever their number
-  svg.dataset.whole = [0, 0, image.width, image.height].join(" ");
+  const svg = element("svg", {role: "img", "data-whole": [0, 0, image.width, image.height]});
   svg.append(element("image", {href: image.source, width: image.width, height: image.height}));
   const truth = image.truth.map((one, i) =>
-    shape(svg, one.ignored ? "ignored" : "truth", one, view.objects.includes(i), data.classes[one.label] + " (label)"));
+    shape(svg, one.ignored ? "ignored" : "truth", one, view.objects.includes(i), data.classes[one.label] + " (label)", true));
   const detections = image.detections.map((one, i) =>
     shape(svg, one.status === TRUE ? "hit" : one.status === FALSE ? "false" : "ignored", one, view.detections.includes(i),
       data.classes[one.label] + " " + one.score.toFixed(2)));
+  show(svg, crop(image, all), 13);
   drawn.push({image, truth, detections, view});
   frame.append(svg);
   const caption = html("figcaption", [view.caption, image.name].filter(Boolean).join(" · "), frame);
@@ -77,7 +88,7 @@ function paint({image, truth, detections, view}) {
 }
 
 function fill(place, views) {
-  place.replaceChildren(...views.map(figure));
+  place.replaceChildren(...views.filter(view => view.image in data.images).map(figure));
   place.textContent || html("p", "This page has no image of these.", place);
 }
 
@@ -87,8 +98,7 @@ const inSections = drawn.length;  // the figures of a cell come after them
 const dialog = document.querySelector("dialog");
 function enlarge(frame) {
   const svg = frame.querySelector("svg").cloneNode(true);
-  svg.setAttribute("viewBox", svg.dataset.whole);
-  svg.style.fontSize = Math.min(...svg.dataset.whole.split(" ").slice(2)) / 30 + "px";
+  show(svg, svg.dataset.whole.split(",").map(Number), 30);
   dialog.querySelector("div").replaceChildren(svg);
   dialog.querySelector("p").textContent = frame.querySelector("figcaption").textContent;
   dialog.showModal();
