@@ -3,8 +3,8 @@
     python tools/pictures.py [--out docs/pictures] [--only NAME ...]
     python tools/pictures.py --readme runs/faster_rcnn_shapes/best.ckpt  # trained with --trainer.max_epochs 30
 
-Trains two small classifiers and a detector first, for the pictures that need one. Everything runs on a CPU in less than
-15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
+Trains two small classifiers, a detector and three FCNs first, for the pictures that need one. Everything runs on a CPU in
+less than 15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,26 @@ PHOTO = str(SHAPES / "coco/train/000006.jpg")
 WIDTH = 1100  # pixels, at most
 README_IMAGES, ZOOM = (415, 422, 434, 460), 3
 
-CLASSIFIER, BAGNET, DETECTOR = (f"runs/lecture_{name}/last.ckpt" for name in ("resnet18", "bagnet17", "faster_rcnn"))
+CLASSIFIER, BAGNET, DETECTOR, *FCNS = (
+    f"runs/lecture_{name}/last.ckpt" for name in ("resnet18", "bagnet17", "faster_rcnn", "fcn16s", "fcn8s", "fcn4s")
+)
 TRAININGS = {
-    CLASSIFIER: ["degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "3"],
+    CLASSIFIER: ["degradation_resnet18.yaml", "--data.root", str(CROPS)],
     BAGNET: [
         *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "2"),
         *("--model.backbone", "BagNet", "--model.backbone.name", "bagnet17"),
     ],
-    DETECTOR: ["faster_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"],
+    DETECTOR: [
+        *("faster_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"),
+        *("--model.backbone.backbone.weights", CLASSIFIER),
+    ],
+    **{
+        file: [
+            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "5"),
+            *("--model.stride", stride, "--model.backbone.weights", CLASSIFIER),
+        ]
+        for file, stride in zip(FCNS, ("16", "8", "4"), strict=True)
+    },
 }
 NETWORK = ["--backbone", "ResNet", "--backbone.name", "resnet18", "--backbone.weights", CLASSIFIER]
 
@@ -49,13 +61,14 @@ PICTURES: dict[str, list[str]] = {
     "anchors": ["draw", "anchors", str(SHAPES / "coco"), "--index", "5", "--side", "320"],
     "roi_pooling": ["draw", "roi-pooling", PHOTO, "--box", "21,35,97,103", "--stride", "16", "--bins", "3"],
     "fields": ["draw", "receptive-fields", *NETWORK, "--size", "128", "--images", str(SHAPES / "coco/val")],
-    "visualize": ["visualize", *NETWORK, "--layer", "layer3", "--channel", "0,1,2,3,4,5", "--size", "64"],
+    "visualize": ["visualize", *NETWORK, "--layer", "layer3", "--channel", "0,1,2,3", "--size", "64"],
     "probe": ["probe", *NETWORK, "--data", str(CROPS), "--size", "48", "--max_pictures", "500", "--random", "1"],
     "heatmap": ["heatmap", PHOTO, "--checkpoint", CLASSIFIER],
     "evidence": ["heatmap", PHOTO, "--checkpoint", BAGNET, "--evidence", "true"],
     "efficiency": ["draw", "efficiency", PHOTO, "--checkpoints", f"{CLASSIFIER},{BAGNET}"],
     "proposals": ["draw", "proposals", str(SHAPES / "coco"), "--checkpoints", DETECTOR, "--side", "128"],
     "predictions": ["draw", "predictions", str(SHAPES / "coco/val"), "--checkpoints", DETECTOR],
+    "fcn": ["draw", "predictions", str(SHAPES / "coco/val"), "--checkpoints", ",".join(FCNS), "--count", "3"],
 }
 FOLDERS = {  # pictures that are one of several files in a folder
     "embed": ("map.png", ["embed", str(CROPS), *NETWORK, "--size", "48", "--max_count", "500"]),
@@ -68,8 +81,12 @@ def prepare(commands: list[list[str]]) -> None:
     Shapes(str(SHAPES)).prepare()
     ShapeCrops(str(CROPS)).read("train")
     write_textured(WORK / "textured")
-    for file, (config, *settings) in TRAININGS.items():
-        if not Path(file).exists() and any(file in argument for command in commands for argument in command):
+    used = [*commands]
+    for file, training in reversed(TRAININGS.items()):  # a later one may begin with the weights of an earlier one
+        used += [training] if any(file in argument for command in used for argument in command) else []
+    for file, training in TRAININGS.items():
+        if training in used and not Path(file).exists():
+            config, *settings = training
             cli.main(["train", "--config", config, "--name", Path(file).parent.name, *settings])
 
 

@@ -96,7 +96,7 @@ def _made(options: Namespace, backbone: ConvNet, block: str, channels: list[int]
             log.warning("channel %d: it stayed silent, as some do; try more --steps, or another --seed", channel)
     texts = [f"{channel}: {b:.3g} to {a:.3g}" for channel, b, a in zip(channels, made.before, made.after, strict=True)]
     title = f"{backbone.name} {block}: made to excite a channel (its mean at the start, at the end)"
-    return labelled_grid(title, made.pictures, texts, COLUMNS, options.size)
+    return labelled_grid(title, made.pictures, texts, COLUMNS, max(options.size, 200))
 
 
 def _maps(options: Namespace, backbone: ConvNet, block: str, channels: list[int]) -> ImageArray:
