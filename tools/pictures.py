@@ -3,8 +3,8 @@
     python tools/pictures.py [--out docs/pictures] [--only NAME ...]
     python tools/pictures.py --readme runs/faster_rcnn_shapes/best.ckpt  # trained with --trainer.max_epochs 30
 
-Trains two small classifiers, a detector and three FCNs first, for the pictures that need one. Everything runs on a CPU in
-less than 15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
+Trains two small classifiers, a detector and three FCNs first, for the pictures that need one. Everything runs on a CPU
+in less than 15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
 """
 
 from __future__ import annotations
