@@ -24,7 +24,7 @@ from detseg.data import ShapeCrops, Shapes
 WORK = Path("build/pictures")
 CROPS, SHAPES = WORK / "shape_crops", WORK / "shapes"
 PHOTO = str(SHAPES / "coco/train/000006.jpg")
-WIDTH = 1100  # pixels, at most
+WIDTH, SIZE = 900, 60_000  # pixels and bytes, at most
 README_IMAGES, ZOOM = (415, 422, 434, 460), 3
 
 CLASSIFIER, BAGNET, DETECTOR, *FCNS = (
@@ -159,9 +159,18 @@ def main() -> None:
             file, arguments = FOLDERS[name]
             cli.main([*arguments, "--out", str(WORK / name)])
             shutil.copy(WORK / name / file, target)
-        image = Image.open(target).convert("RGB")
-        image.thumbnail((WIDTH, 10 * WIDTH))
-        image.quantize(256, Image.Quantize.FASTOCTREE).save(target, optimize=True)
+        shrink(target)
+
+
+def shrink(path: Path) -> None:
+    """Reduce a picture to the width of a page, and to as many colours as fit into its size."""
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((WIDTH, 10 * WIDTH))
+    for colors in (256, 64, 32):
+        palette = image.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        palette.save(path, optimize=True)
+        if path.stat().st_size <= SIZE:
+            break
 
 
 if __name__ == "__main__":
