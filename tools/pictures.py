@@ -10,7 +10,6 @@ in less than 15 minutes; data and runs are kept, in ``build/pictures`` and ``run
 from __future__ import annotations
 
 import argparse
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from detseg.data import ShapeCrops, Shapes
 WORK = Path("build/pictures")
 CROPS, SHAPES = WORK / "shape_crops", WORK / "shapes"
 PHOTO = str(SHAPES / "coco/train/000006.jpg")
-WIDTH, SIZE = 900, 60_000  # pixels and bytes, at most
+WIDTH = 1100  # pixels, at most
 README_IMAGES, ZOOM = (415, 422, 434, 460), 3
 
 CLASSIFIER, BAGNET, DETECTOR, *FCNS = (
@@ -152,25 +151,16 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     prepare([PICTURES.get(name) or FOLDERS[name][1] for name in options.only])
     for name in options.only:
-        target = options.out / f"{name}.png"
+        drawn = WORK / f"{name}.png"
         if name in PICTURES:
-            cli.main([*PICTURES[name], "--out", str(target)])
+            cli.main([*PICTURES[name], "--out", str(drawn)])
         else:
             file, arguments = FOLDERS[name]
             cli.main([*arguments, "--out", str(WORK / name)])
-            shutil.copy(WORK / name / file, target)
-        shrink(target)
-
-
-def shrink(path: Path) -> None:
-    """Reduce a picture to the width of a page, and to as many colours as fit into its size."""
-    image = Image.open(path).convert("RGB")
-    image.thumbnail((WIDTH, 10 * WIDTH))
-    for colors in (256, 64, 32):
-        palette = image.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        palette.save(path, optimize=True)
-        if path.stat().st_size <= SIZE:
-            break
+            drawn = WORK / name / file
+        image = Image.open(drawn).convert("RGB")
+        image.thumbnail((WIDTH, 10 * WIDTH))
+        image.save(options.out / f"{name}.webp", quality=80)
 
 
 if __name__ == "__main__":
