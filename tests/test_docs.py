@@ -63,7 +63,11 @@ def test_commands_of_the_pages_exist() -> None:
 
 
 def command_lines() -> Iterator[list[str]]:
-    """Yield the words after ``detseg`` of every command line of the pages, in indented or fenced blocks."""
+    """Yield the words after ``detseg`` of every command line of the pages and of ``make pictures``."""
+    pictures = runpy.run_path(str(ROOT / "tools" / "pictures.py"))
+    yield from pictures["PICTURES"].values()
+    yield from (arguments for _, arguments in pictures["FOLDERS"].values())
+    yield from (["train", "--config", *arguments] for arguments in pictures["TRAININGS"].values())
     for page in [*PAGES, ROOT / "README.md"]:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(r"^(?: {4})?(?:\$ )?detseg ([a-z-]+ .*)$", text, re.MULTILINE):
@@ -110,7 +114,7 @@ def test_options_of_the_pages_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             options[command] = known
         assert given <= {one.split(".")[0] for one in options[command]}, " ".join(words)
         checked += 1
-    assert checked > 60
+    assert checked > 80
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -30,7 +30,7 @@ CLASSIFIER, BAGNET, DETECTOR, *FCNS = (
     f"runs/lecture_{name}/last.ckpt" for name in ("resnet18", "bagnet17", "faster_rcnn", "fcn16s", "fcn8s", "fcn4s")
 )
 TRAININGS = {
-    CLASSIFIER: ["degradation_resnet18.yaml", "--data.root", str(CROPS)],
+    CLASSIFIER: ["degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "8"],
     BAGNET: [
         *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "2"),
         *("--model.backbone", "BagNet", "--model.backbone.name", "bagnet17"),
@@ -41,7 +41,7 @@ TRAININGS = {
     ],
     **{
         file: [
-            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "5"),
+            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "4"),
             *("--model.stride", stride, "--model.backbone.weights", CLASSIFIER),
         ]
         for file, stride in zip(FCNS, ("16", "8", "4"), strict=True)
