@@ -147,7 +147,8 @@ def merge_at_seams(results: Sequence[DetectionResult], windows: Sequence[Window]
 
     Detections of two tiles are one object if their IoU is above OVERLAP_THRESHOLD in the area that both tiles show; a
     detection that a seam cuts belongs to a whole one that covers more than this share of it. Whole ones win over cut
-    ones, then better scores; an object that every tile cuts is the union of its parts, with the best score of them.
+    ones, then the one with more of the image around it, since networks pad the edges of a tile with zeros. An object
+    that every tile cuts is the union of its parts, with the best score of them.
     """
     if len(results) == 1:
         return results[0]
@@ -155,8 +156,10 @@ def merge_at_seams(results: Sequence[DetectionResult], windows: Sequence[Window]
         np.concatenate([getattr(result, name) for result in results]) for name in ("boxes", "scores", "labels")
     )
     tiles = np.repeat(np.arange(len(results)), [len(result) for result in results])
-    cut = _is_cut(boxes, np.array(windows)[tiles], results[0].image_size)
-    groups = _group(np.lexsort((-scores, cut)).tolist(), cut, _matches(boxes, labels, cut, tiles, windows))
+    context = _context(boxes, np.array(windows)[tiles], results[0].image_size)
+    cut = context < max(2, EDGE * max(windows[0].right, windows[0].bottom))
+    order = np.lexsort((-scores, np.where(cut, 0, -context), cut))
+    groups = _group(order.tolist(), cut, _matches(boxes, labels, cut, tiles, windows))
     best = np.array([group[0] for group in groups], dtype=np.int64)
     for group in groups:
         if len(group) > 1:
@@ -176,14 +179,15 @@ def merge_at_seams(results: Sequence[DetectionResult], windows: Sequence[Window]
     )
 
 
-def _is_cut(boxes: NDArray[np.float32], windows: NDArray[np.int64], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mark the boxes (n, 4) that reach an edge of their tile (n, 4) inside the image."""
+def _context(
+    boxes: NDArray[np.float32], windows: NDArray[np.int64], image_size: tuple[int, int]
+) -> NDArray[np.floating]:
+    """Measure how far boxes (n, 4) lie from the edges of their tile (n, 4) inside the image; (n,), infinite if none."""
     height, width = image_size
-    near = np.maximum(2, EDGE * (windows[:, 2:] - windows[:, :2]))
-    begins = (boxes[:, :2] < windows[:, :2] + near) & (windows[:, :2] > 0)
-    ends = (boxes[:, 2:] > windows[:, 2:] - near) & (windows[:, 2:] < [width, height])
-    cut: NDArray[np.bool_] = (begins | ends).any(axis=1)
-    return cut
+    begins = np.where(windows[:, :2] > 0, boxes[:, :2] - windows[:, :2], np.inf)
+    ends = np.where(windows[:, 2:] < [width, height], windows[:, 2:] - boxes[:, 2:], np.inf)
+    distances: NDArray[np.floating] = np.minimum(begins, ends).min(axis=1)
+    return distances
 
 
 def _matches(

@@ -106,6 +106,23 @@ def test_objects_of_other_classes_and_neighbours_stay() -> None:
     assert result.boxes[2].tolist() == [91, 10, 96, 31]
 
 
+def test_the_tile_with_more_of_the_image_around_an_object_decides() -> None:
+    def predict(tiles: Sequence[NDArray[np.uint8]]) -> list[DetectionResult]:
+        (tile,) = tiles
+        is_right = bool(tile[0, 0, 0])  # which begins at 64
+        box, score = ([8, 10, 21, 30], 0.9) if is_right else ([70, 10, 84, 30], 0.6)
+        shared: dict[str, Any] = {"image_size": tile.shape[:2], "class_names": CLASSES}
+        boxes, scores = np.array([box], dtype=np.float32), np.array([score], dtype=np.float32)
+        return [DetectionResult(**shared, boxes=boxes, labels=np.array([0]), scores=scores)]
+
+    image = np.zeros((96, 160, 3), dtype=np.uint8)
+    image[:, 64:] = 1
+    result = predict_tiles(predict, image, Tiling(96, 0.3), batch_size=1)
+    assert isinstance(result, DetectionResult)
+    assert result.boxes.tolist() == [[70, 10, 84, 30]]  # 12 pixels from the seam at 96, and 8 from that at 64
+    assert result.scores.tolist() == pytest.approx([0.6])
+
+
 @pytest.mark.parametrize(("height", "width", "size", "overlap"), [(300, 500, 128, 0.25), (90, 1000, 96, 0.0)])
 def test_tiles_cover_the_image_and_overlap(height: int, width: int, size: int, overlap: float) -> None:
     windows = tile_windows(height, width, Tiling(size, overlap))
