@@ -14,7 +14,7 @@ from detseg.metrics.tide import FOREGROUND, Flags, Pairs, any_class_pairs
 from detseg.ops.boxes import iou
 
 LabelErrorKind = Literal["swapped", "localization error", "spurious", "missing"]
-KINDS: tuple[LabelErrorKind, ...] = ("swapped", "localization error", "spurious", "spurious")  # of contradictions
+KINDS: tuple[LabelErrorKind, ...] = ("swapped", "localization error", "spurious")  # of labelled objects
 PRIOR = 0.01  # share of wrong labels of each kind
 NEIGHBOURS = 50  # detections whose precision says what a score is worth
 MAX_CLAIMS = 5000  # false positives that may show a missing label
@@ -39,8 +39,9 @@ def suspected_label_errors(
 
     - swapped: w of the best false positive of another class at IoU .5 or more, less w of the best of its own class;
     - a localization error: w (1 - IoU) of the best false positive of its class that overlaps it, if none has IoU .5;
-    - spurious: u = 1 less the largest w IoU of any detection, or less the contradiction above if that is larger; and,
-      as a box beside a detected object, u w (1 - IoU) of the best true positive of its class, if none has IoU .5;
+    - spurious: u (1 + v) / 2 with u = 1 less the largest w IoU of any detection, or less the contradiction above if
+      that is larger, and v = w (1 - IoU) of the best true positive of its class that overlaps it, if none has IoU .5:
+      a box beside a detected object is often a part or a copy of it;
     - missing: w (1 - the largest IoU with any object) of a false positive that shows no localization error, the best of
       those that overlap each other.
 
@@ -54,7 +55,7 @@ def suspected_label_errors(
     count, counted = len(truth.labels), matches.counted[:, 0]
     contradictions, by = _contradictions(truth, detections, matches, pairs, worth)
     suspicion = np.stack([_posterior(one, counted.sum()) for one in contradictions * counted])
-    suspicion[2:] *= _recall(truth, matches)[truth.labels]
+    suspicion[2] *= _recall(truth, matches)[truth.labels]
     kind = suspicion.argmax(axis=0)
     rows = np.append(matches.rows, -1)[by[kind, np.arange(count)]]
     errors = [
@@ -75,7 +76,7 @@ def suspected_label_errors(
 def _contradictions(
     truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats
 ) -> tuple[Floats, Rows]:
-    """Contradictions (4, N) of the objects, in the order of ``KINDS``, and the places of the detections, or -1."""
+    """Contradictions (3, N) of the objects, in the order of ``KINDS``, and the places of the detections, or -1."""
     count, spoken = len(truth.labels), worth[pairs.places]
     same = detections.labels[matches.rows][pairs.places] == truth.labels[pairs.objects]
     near, free, used = pairs.iou >= FOREGROUND, *((one & 1 > 0)[pairs.places] for one in (matches.fp, matches.tp))
@@ -85,9 +86,8 @@ def _contradictions(
     shifted, shifted_by = _best(pairs, spoken * (1 - pairs.iou) * (same & loose & free), count)
     others, _ = _best(pairs, spoken * (1 - pairs.iou) * (same & loose & used), count)
     unseen = 1 - np.maximum(_best(pairs, spoken * pairs.iou, count)[0], shifted)
-    nobody = np.full(count, -1)
-    contradictions = np.stack([np.clip(wrong - right, 0, 1), shifted, unseen, unseen * others])
-    return contradictions, np.stack([wrong_by, shifted_by, nobody, nobody])
+    contradictions = np.stack([np.clip(wrong - right, 0, 1), shifted, unseen * (1 + others) / 2])
+    return contradictions, np.stack([wrong_by, shifted_by, np.full(count, -1)])
 
 
 def _posterior(contradictions: Floats, objects: int) -> Floats:
