@@ -56,6 +56,7 @@ PICTURES: dict[str, list[str]] = {
         *("--transposed", "true"),
     ],
     "stack": ["draw", "receptive-fields", "--stack", "3,3,3"],
+    "backbones": ["models"],
     "gradients": ["draw", "gradients", "--data", str(CROPS)],
     "anchors": ["draw", "anchors", str(SHAPES / "coco"), "--index", "5", "--side", "320"],
     "roi_pooling": ["draw", "roi-pooling", PHOTO, "--box", "21,35,97,103", "--stride", "16", "--bins", "3"],

@@ -16,6 +16,8 @@ from detseg.draw import ImageArray
 
 SIZE = (1100, 480)  # pixels of the picture
 LARGEST = 1500  # points squared, the area of the largest bubble
+FONT = 7  # points
+MANY = 8  # networks
 
 
 class Cost(NamedTuple):
@@ -24,7 +26,7 @@ class Cost(NamedTuple):
     name: str
     parameters: int
     multiply_adds: int  # of an image
-    seconds: float  # of an image, the median
+    seconds: float | None  # of an image, the median; None if it was not measured
     metric: float
 
 
@@ -45,18 +47,20 @@ def measure(predict: Callable[[], object], repeats: int) -> tuple[int, float]:
 
 
 def draw_efficiency(metric: str, costs: Sequence[Cost]) -> ImageArray:
-    """Draw the metric over multiply-adds and over time; the area of a bubble is the number of parameters."""
+    """Draw the metric over multiply-adds, and over time if that was measured; a bubble's area is the parameters."""
     figure = to_figure(SIZE)
     figure.suptitle("Accuracy against cost; the area of a bubble is the number of parameters")
     most = max(cost.parameters for cost in costs)
-    axes = [figure.add_subplot(1, 2, place, xscale="log", ylabel=escape(metric)) for place in (1, 2)]
-    axes[0].set_xlabel("billion multiply-adds of an image")
-    axes[1].set_xlabel("milliseconds of an image")
-    for cost, color in zip(costs, cycle(COLORS), strict=False):
-        for panel, x in zip(axes, (cost.multiply_adds / 1e9, 1e3 * cost.seconds), strict=True):
-            panel.scatter(x, cost.metric, LARGEST * cost.parameters / most, color=color, alpha=0.5, edgecolor=color)
-            panel.annotate(f"{escape(cost.name)}\n{cost.parameters / 1e6:.1f} M", (x, cost.metric), fontsize=8)
-    for panel in axes:
-        panel.margins(0.25)
-        panel.grid(alpha=0.4, which="both")
+    panels = {"billion multiply-adds of an image": [cost.multiply_adds / 1e9 for cost in costs]}
+    seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+    if len(seconds) == len(costs):
+        panels["milliseconds of an image"] = [1e3 * value for value in seconds]
+    for place, (label, values) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place, xscale="log", xlabel=label, ylabel=escape(metric))
+        for cost, x, color in zip(costs, values, cycle(COLORS), strict=False):
+            axes.scatter(x, cost.metric, LARGEST * cost.parameters / most, color=color, alpha=0.5, edgecolor=color)
+            size = f"\n{cost.parameters / 1e6:.1f} M" if len(costs) < MANY else ""
+            axes.annotate(f"{escape(cost.name)}{size}", (x, cost.metric), fontsize=FONT)
+        axes.margins(0.25 if len(costs) < MANY else 0.1)
+        axes.grid(alpha=0.4, which="both")
     return pixels_of(figure)

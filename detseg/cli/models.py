@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from detseg.analysis.efficiency import Cost, draw_efficiency
+from detseg.cli._backbones import check_picture
 from detseg.cli._parser import make_parser, parse
 from detseg.models import Classifier
 from detseg.modules import backbones
@@ -25,10 +29,17 @@ LICENCE = "BSD-3-Clause"  # torchvision's, where its weights name no other
 
 def run(arguments: Sequence[str]) -> None:
     """Print a row for every backbone and variant."""
-    parser = make_parser("models", "[--json]")
+    parser = make_parser("models", "[--json] [--out FILE.png]")
     parser.add_argument("--json", action="store_true", help="Print a list of objects instead of a table.")
+    parser.add_argument("--out", type=Path | None, help="Picture of the published accuracy against the cost.")
     options = parse(parser, arguments)
+    if options.out:
+        check_picture(options.out)
     rows = list(describe())
+    if options.out:
+        named = [row for row in rows if row["top1"] is not None]
+        costs = [Cost(row["name"], row["parameters"], row["multiply_adds"], None, row["top1"]) for row in named]
+        Image.fromarray(draw_efficiency("top-1 accuracy on ImageNet, published, %", costs)).save(options.out)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
@@ -63,10 +74,12 @@ def _measure(kind: type[Backbone], arguments: dict[str, Any]) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter:
             classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     return {
+        "name": backbone.name,
         "parameters": sum(value.numel() for part in (backbone, classifier.head) for value in part.parameters()),
         "multiply_adds": counter.get_total_flops() // 2,
         "pixels": side,
         "strides": backbone.strides,
         "channels": backbone.channels,
         "weights": {one.name: one.meta.get("license", LICENCE) for one in weights},
+        "top1": weights[0].meta["_metrics"]["ImageNet-1K"]["acc@1"] if weights else None,
     }

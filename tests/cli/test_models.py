@@ -19,7 +19,7 @@ FAMILIES = {name for name in backbones.__all__ if name not in ("Backbone", "Conv
 
 
 @pytest.fixture(scope="module")
-def printed() -> tuple[list[dict[str, Any]], str]:
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str]:
     """As JSON and as a table, measured once, of one network of each family: tests of backbones count all."""
     texts = []
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def printed() -> tuple[list[dict[str, Any]], str]:
             patch.setattr(kind, "variants", partial(list, kind.variants()[:1]))
         rows = list(models.describe())
         patch.setattr(models, "describe", lambda: rows)
-        for arguments in (["--json"], []):
+        for arguments in (["--json"], ["--out", str(tmp_path_factory.mktemp("models") / "backbones.png")]):
             with contextlib.redirect_stdout(io.StringIO()) as text:
                 cli.main(["models", *arguments])
             texts.append(text.getvalue())
@@ -57,6 +57,9 @@ def test_the_figures_are_those_of_torchvision(printed) -> None:
         if row["backbone"] == "InceptionV3":  # whose classifier at the side torchvision counts, and evaluation drops
             assert row["pixels"] == torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms().crop_size[0]
             continue
+        if row["weights"]:
+            published = torchvision.models.get_model_weights(row["name"])["IMAGENET1K_V1"].meta["_metrics"]
+            assert row["top1"] == published["ImageNet-1K"]["acc@1"]
         assert not row["weights"] or row["pixels"] == pixels[row["parameters"]]
         for licence in row["weights"].values():
             assert row["multiply_adds"] / 1e9 == pytest.approx(sizes[row["parameters"]], abs=2e-3)
