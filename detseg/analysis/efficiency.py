@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ class Cost(NamedTuple):
     name: str
     parameters: int
     multiply_adds: int  # of an image
-    seconds: float | None  # of an image, the median; None if it was not measured
+    seconds: float  # of an image, the median; NaN if it was not measured
     metric: float
 
 
@@ -52,9 +53,8 @@ def draw_efficiency(metric: str, costs: Sequence[Cost]) -> ImageArray:
     figure.suptitle("Accuracy against cost; the area of a bubble is the number of parameters")
     most = max(cost.parameters for cost in costs)
     panels = {"billion multiply-adds of an image": [cost.multiply_adds / 1e9 for cost in costs]}
-    seconds = [cost.seconds for cost in costs if cost.seconds is not None]
-    if len(seconds) == len(costs):
-        panels["milliseconds of an image"] = [1e3 * value for value in seconds]
+    if not any(math.isnan(cost.seconds) for cost in costs):
+        panels["milliseconds of an image"] = [1e3 * cost.seconds for cost in costs]
     for place, (label, values) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place, xscale="log", xlabel=label, ylabel=escape(metric))
         for cost, x, color in zip(costs, values, cycle(COLORS), strict=False):

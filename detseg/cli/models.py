@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,9 +38,12 @@ def run(arguments: Sequence[str]) -> None:
         check_picture(options.out)
     rows = list(describe())
     if options.out:
-        named = [row for row in rows if row["top1"] is not None]
-        costs = [Cost(row["name"], row["parameters"], row["multiply_adds"], None, row["top1"]) for row in named]
-        Image.fromarray(draw_efficiency("top-1 accuracy on ImageNet, published, %", costs)).save(options.out)
+        bubbles = [
+            Cost(row["name"], row["parameters"], row["multiply_adds"], math.nan, row["top1"])
+            for row in rows
+            if row["top1"] is not None
+        ]
+        Image.fromarray(draw_efficiency("top-1 accuracy on ImageNet, published, %", bubbles)).save(options.out)
     if options.json:
         print(json.dumps(rows, indent=2))
         return

@@ -274,7 +274,7 @@ def test_multiply_adds_are_counted() -> None:
     costs = [Cost("a", 100, 10**9, 0.1, 0.5), Cost("b", 400, 2 * 10**9, 0.2, 0.7)]
     timed, untimed = (
         draw_efficiency("AP", costs),
-        draw_efficiency("AP", [cost._replace(seconds=None) for cost in costs]),
+        draw_efficiency("AP", [cost._replace(seconds=np.nan) for cost in costs]),
     )
     assert timed.shape == untimed.shape == (480, 1100, 3)
     spines = [((picture.max(axis=2) < 90).sum(axis=0) > 300).sum() for picture in (timed, untimed)]
