@@ -23,7 +23,7 @@ from detseg.data import ShapeCrops, Shapes
 WORK = Path("build/pictures")
 CROPS, SHAPES = WORK / "shape_crops", WORK / "shapes"
 PHOTO = str(SHAPES / "coco/train/000006.jpg")
-WIDTH = 1100  # pixels, at most
+WIDTH, SIZE = 1100, 60_000  # pixels and bytes, at most
 README_IMAGES, ZOOM = (415, 422, 434, 460), 3
 
 CLASSIFIER, BAGNET, DETECTOR, *FCNS = (
@@ -111,7 +111,7 @@ def write_textured(root: Path) -> None:
         np.sin(radius),
         generator.normal(size=x.shape),
     ]
-    colors = generator.uniform(30, 120, (len(CLASSES), 3))
+    colors = generator.uniform(10, 80, (len(CLASSES), 3))  # far from the background
     for name, pattern, color in zip(CLASSES, patterns, colors, strict=True):
         image = np.full((96, 96, 3), 235.0)
         image[masks[name]] = (color + 90 * (pattern[..., None] > 0))[masks[name]]
@@ -161,7 +161,11 @@ def main() -> None:
             drawn = WORK / name / file
         image = Image.open(drawn).convert("RGB")
         image.thumbnail((WIDTH, 10 * WIDTH))
-        image.save(options.out / f"{name}.webp", quality=80)
+        for quality in (80, 50, 25):
+            target = options.out / f"{name}.webp"
+            image.save(target, quality=quality)
+            if target.stat().st_size <= SIZE:
+                break
 
 
 if __name__ == "__main__":
