@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def attempt(arguments: Sequence[str], folder: Path, unbroken: Path, moment: floa
     processes = start(arguments, folder)
     time.sleep(moment)
     for process in processes:
-        os.killpg(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended before, on a machine that is quicker now
+            os.killpg(process, signal.SIGKILL)
     ended(processes)
     if not ended(start(arguments, folder)):
         return "the resumed training failed: " + (folder / "output.txt").read_text()[-500:]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LambdaCallback, LearningRateMonitor
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from detseg import checkpoint
@@ -28,6 +28,7 @@ from detseg.callbacks import (
     PredictionImages,
     ProgressBar,
     ProgressLog,
+    exponential_moving_average,
 )
 from detseg.check.training_checks import check_before_training, check_masks_before_training
 from detseg.cli import _help
@@ -185,7 +186,7 @@ class TrainCLI(LightningCLI):
             monitored = f"val/{self.task.monitor_metrics[0]}"
             callbacks.append(EarlyStopping(monitored, patience=self.config.patience, mode=self.task.monitor_mode))
         if self.config.ema is not None:
-            callbacks.append(EMAWeightAveraging(decay=self.config.ema))
+            callbacks.append(exponential_moving_average(self.config.ema))
         if "logger" in kwargs:
             callbacks.append(LearningRateMonitor("step"))
         if settings["enable_progress_bar"] is not False:

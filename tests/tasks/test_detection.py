@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detseg import checkpoint
-from detseg.callbacks import BestCheckpoint, LastCheckpoint, PredictionImages
+from detseg.callbacks import BestCheckpoint, LastCheckpoint, PredictionImages, exponential_moving_average
 from detseg.errors import CheckpointError, ConfigError, DetsegError
 from detseg.inference.predictor import Predictor
 from detseg.models import FasterRCNN, FastRCNN
@@ -384,16 +383,20 @@ def test_averaged_weights_are_validated_saved_and_loaded(root: Path, tmp_path: P
             self.trained = [module.model.weight.detach().clone()]
 
         def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
-            self.validated = [module.model.weight.detach().clone()]
+            self.validated = [module.model.weight.detach().clone(), module.model.constants.clone()]
 
     watch = Watch()
-    task = DetectionTask(ColourDetector(), lr=1.0, schedule=ScheduleConfig(warmup_steps=0))
+    model = ColourDetector()
+    constants = torch.randn(1000)
+    model.register_buffer("constants", constants.clone(), persistent=False)  # as anchors
+    task = DetectionTask(model, lr=1.0, schedule=ScheduleConfig(warmup_steps=0))
     settings = {**QUIET, "enable_checkpointing": True}
-    ema = EMAWeightAveraging(decay=0.9)
+    ema = exponential_moving_average(decay=0.9)
     Trainer(**settings, max_epochs=2, callbacks=[LastCheckpoint(tmp_path), ema, watch]).fit(task, colours(root))
     content = checkpoint.read(tmp_path / "last.ckpt")
     averaged, current = (content[key]["model.weight"] for key in ("state_dict", "current_model_state"))
     assert torch.equal(watch.validated[0], averaged)
+    assert torch.equal(watch.validated[1], constants)
     assert torch.equal(watch.trained[0], current)
     assert not torch.equal(averaged, current)
     assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").model.weight, averaged)
