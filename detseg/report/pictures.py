@@ -73,15 +73,15 @@ class Album:
             hits = begin + np.flatnonzero(self._status[begin:end] == TRUE)
             shown = np.isin(self._target[hits], self._objects[image]) & ~np.isin(hits, rows)
             rows += hits[shown].tolist()
-        shown = {}
+        fitting: dict[str, Any] = {}
         for image, one in self.images.items():
             described = one | self._boxes(image, one["scale"])
             room -= json_size({str(image): described})
             if room >= 0:
-                shown[str(image)] = described
+                fitting[str(image)] = described
             else:
                 self.left_out.add(image)
-        return shown
+        return fitting
 
     def _embed(self, image: int) -> bool:
         if image in self.images:
