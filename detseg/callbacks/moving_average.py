@@ -13,4 +13,4 @@ def exponential_moving_average(decay: float) -> WeightAveraging:
     EMAWeightAveraging rounds ``decay average + (1 - decay) weight``, so that the anchors and the normalisation of
     images, which are buffers too, would drift from step to step, and return to their values when a training is resumed.
     """
-    return WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

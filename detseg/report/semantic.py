@@ -49,7 +49,7 @@ def write_semantic_report(
     replicates = _iou(weights @ hits, weights @ unions)
     total = sum(matrices[1:], start=matrices[0])
     of_classes = _iou(hits.sum(axis=0), unions.sum(axis=0))
-    table = [
+    table: list[dict[str, Any]] = [
         {"name": name, "IoU": float(iou), "low": low, "high": high}
         | {key: metrics.get(f"{key}/{name}", float("nan")) for key in ("accuracy", "boundary_IoU")}
         | {"pixels": int(total[label].sum())}
