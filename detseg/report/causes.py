@@ -18,6 +18,7 @@ MAX_IMAGES = 6  # that show a cause
 FEW_OBJECTS, FEW_IMAGES = 20, 10  # of a validation set that is too small for reliable metrics
 MIN_AGREEMENT = 0.5  # of well-localised boxes under one change of the classes
 EXPECTED = 5  # objects of a class that chance would hardly leave out of a split
+RELIABLE = 0.5  # AP50 of a model that can judge labels
 UNLABELLED = 0.05  # confident detections where nothing is labelled, as a share of all confident ones
 UNCOVERED = 0.4  # objects without an anchor of IoU .5
 LEAKED = 0.02  # validation images that are in the training split
@@ -151,9 +152,8 @@ def _boxes(run: DetectionRun) -> Iterator[Cause]:
     if difference := systematic_difference(run):
         yield Cause(
             f"boxes-{difference.name}",
-            f"{difference.sentence}. {100 * difference.before:.0f} % of the objects have a well-localised box, and "
-            f"{100 * difference.after:.0f} % would if the predicted boxes were changed in the same way. Correct the "
-            "labels, or the code that reads them.",
+            f"{difference.sentence}. {100 * difference.before:.0f} % of the objects have a well-localised box; without "
+            f"this difference, {100 * difference.after:.0f} % would. Correct the labels, or the code that reads them.",
             difference.after - difference.before,
             difference.images,
         )
@@ -169,9 +169,9 @@ def _anchors(run: DetectionRun) -> Iterator[Cause]:
         images = np.unique(run.truth.images[uncovered])
         yield Cause(
             "anchors",
-            f"No anchor has an IoU of .5 or more with {100 * share:.0f} % of the objects, half of which have sides "
-            f"below {side:.0f} pixels: the anchors do not fit the objects. Change rpn.anchor_generator.sizes, or the "
-            "size to which the images are resized.",
+            f"{100 * share:.0f} % of the objects have no anchor with an IoU of .5 or more: the anchors do not fit. "
+            f"The median side of these objects is {side:.0f} pixels in the original images. Change "
+            "rpn.anchor_generator.sizes, or the size to which the images are resized.",
             share,
             images[:MAX_IMAGES].tolist(),
         )
@@ -180,7 +180,7 @@ def _anchors(run: DetectionRun) -> Iterator[Cause]:
 def _unlabelled(run: DetectionRun) -> Iterator[Cause]:
     """Name confident detections, from the median score of the true positives, far from every object."""
     boxes = run.boxes
-    if boxes.tp.sum() < EXPECTED:
+    if boxes.tp.sum() < EXPECTED or boxes.tide.ap50 < RELIABLE:
         return
     nearest, _ = boxes.pairs.best(np.ones(len(boxes.pairs.places), dtype=bool), len(boxes.scores))
     confident = boxes.scores >= np.median(boxes.scores[boxes.tp])
