@@ -185,7 +185,7 @@ def join(files: Iterable[Path], target: Path) -> Summary:
                     out.write(line)
                     summary.add(entry)
     temporary.replace(target)
-    for file in files:
+    for file in sorted(files, key=lambda one: one.stat().st_size):  # empty ones first: the last one has lines
         if file != target:
             file.unlink()
     return summary
@@ -227,11 +227,14 @@ def merge_shards(folder: Path) -> Summary:
 
 
 def _holds(results: Path, shards: Iterable[Path]) -> bool:
-    """Check whether a file of results has every line of the shards."""
+    """Check whether a file of results has every line of the shards, and these have any."""
     if not results.exists():
         return False
-    merged = {hashlib.sha256(line).digest() for line, _ in read_lines(results)}
-    return all(hashlib.sha256(line).digest() in merged for shard in shards for line, _ in read_lines(shard))
+    merged, lines = (
+        {hashlib.sha256(line).digest() for file in files for line, _ in read_lines(file)}
+        for files in ([results], shards)
+    )
+    return bool(lines) and lines <= merged
 
 
 def _check_overlaps(folder: Path, shards: Mapping[Shard, Path]) -> None:

@@ -204,6 +204,11 @@ def test_a_kill_while_merged_shards_are_deleted_loses_nothing(tmp_path: Path, mo
     results.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))  # older results, without an image of the shard
     with pytest.raises(DataError, match=r"2 of 3 shards are missing \(1, 2\)"):
         merge_shards(tmp_path)
+    content = left.read_bytes()
+    left.write_bytes(b"")  # lines of no image prove nothing
+    with pytest.raises(DataError, match=r"2 of 3 shards are missing \(1, 2\)"):
+        merge_shards(tmp_path)
+    left.write_bytes(content)
     results.write_bytes(whole)
     assert merge_shards(tmp_path).images == len(NAMES)
     assert results.read_bytes() == whole
