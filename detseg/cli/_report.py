@@ -42,6 +42,8 @@ from detseg.weights import checkpoint_file
 
 log = logging.getLogger(__name__)
 
+LIMIT_IMAGES = 200  # whose labels are measured at the stride of a segmenter
+
 
 def summarize(task: Task, trainer: Trainer, folder: Path) -> None:
     """Print the metrics of the best checkpoint of a training, and the files of the run."""
@@ -94,7 +96,7 @@ def write_report(
         if (count := len(records)) < (images := len(data.val_annotations)):
             log.warning("the report covers %d of %d images, those of one process", count, images)
         if isinstance(task, SegmentationTask):
-            limit = _stride_limit(data.val_annotations, task.model)
+            limit = _stride_limit(data.val_annotations, task.model, [*records])
             return write_semantic_report(data.val_annotations, records, task.metric_values, about, history, path, limit)
         return write_classification_report(data.val_annotations, records, about, history, path)
     metric = task.detection_metric
@@ -161,11 +163,11 @@ def _anchor_ious(task: DetectionTask, annotations: Any, truth: GroundTruth) -> N
     return best_anchor_ious(truth.boxes, sizes, resized.min_size, resized.max_size, levels)
 
 
-def _stride_limit(annotations: SemanticAnnotations, model: Segmenter) -> StrideLimit | None:
-    """The limit of at most 200 images; None for a network that does not tell its stride."""
+def _stride_limit(annotations: SemanticAnnotations, model: Segmenter, images: Sequence[int]) -> StrideLimit | None:
+    """The limit of at most ``LIMIT_IMAGES`` of the evaluated ``images``; None for a network without a stride."""
     if model.stride is None:
         return None
-    labels = (annotations.labels(image) for image in range(0, len(annotations), -(-len(annotations) // 200)))
+    labels = (annotations.labels(image) for image in images[:: -(-len(images) // LIMIT_IMAGES)])
     return stride_limit(labels, len(annotations.classes), model.stride, model.preprocessing)
 
 

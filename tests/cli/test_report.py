@@ -8,15 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from lightning.pytorch import Trainer
 
 from detseg import checkpoint, cli
 from detseg.callbacks import OutputRecorder
 from detseg.cli._options import with_options
-from detseg.cli._report import check_thresholds, save_thresholds, summarize, write_report
+from detseg.cli._report import _stride_limit, check_thresholds, save_thresholds, summarize, write_report
 from detseg.errors import ConfigError
 from detseg.inference.predictor import Predictor
+from detseg.models import Segmenter
 from detseg.tasks import DetectionTask
 from tests.cli.conftest import BEST, Refused
 from tests.colours import ColourDetector, ColourMaskDetector, colours, write_colours
@@ -113,3 +115,14 @@ def test_without_detections_there_is_a_report_and_no_threshold(tmp_path: Path) -
     assert write_report(task, tmp_path / "report.html") is not None
     with pytest.raises(ConfigError, match="no detection is right"):
         save_thresholds(task, tmp_path / "colours.ckpt", "best-f1", 1.0)
+
+
+def test_the_stride_limit_is_that_of_evaluated_images() -> None:
+    thin, thick = np.zeros((2, 32, 32), np.uint8)
+    thin[:, 13:15], thick[:, 8:24] = 1, 1
+    annotations: Any = SimpleNamespace(classes=("ground", "pole"), labels=lambda image: {3: thin, 5: thick}[image])
+    model = Segmenter(2)
+    assert _stride_limit(annotations, model, [3]) is None  # a segmenter without a stride
+    model.stride = 8
+    limits = [_stride_limit(annotations, model, images).iou[1] for images in ([3], [5], [5, 3] + [5] * 199)]
+    assert limits == [0, 1, 1]  # of 201 images, every second one
