@@ -1,4 +1,4 @@
-"""The IoU that the stride of a segmenter leaves to thin classes: that of the labels with what its map holds of them."""
+"""The IoU of labels with themselves at the stride of a segmenter, which is low for thin classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detseg.resizing import fit
 
 
 class StrideLimit(NamedTuple):
-    """The IoU (K,) of each class that is left at a ``stride``, NaN for one without a pixel."""
+    """The IoU (K,) of each class at a ``stride``, NaN for one without a pixel."""
 
     stride: int
     iou: NDArray[np.float64]
@@ -27,9 +27,9 @@ class StrideLimit(NamedTuple):
 def stride_limit(
     maps: Iterable[NDArray[np.uint8]], classes: int, stride: int, preprocessing: Preprocessing
 ) -> StrideLimit:
-    """Compare the labels (h, w) of images with what is left of them in a network of this stride.
+    """Compare the labels (h, w) of images with those that a map of this stride can represent.
 
-    ``preprocessing`` is how images enter the network.
+    ``preprocessing`` is that of the network, whose stride is in pixels of the resized image.
     """
     total = np.zeros((classes, classes), np.int64)
     for labels in maps:
@@ -43,11 +43,11 @@ def stride_limit(
 
 
 def matrix_at_stride(labels: NDArray[np.uint8], classes: int, stride: int, size: Sequence[int]) -> NDArray[np.int64]:
-    """Count the pixels (K, K) of one image by label and by what is left of it at ``stride``.
+    """Count the pixels (K, K) of one image by label and by prediction of an ideal network of this ``stride``.
 
-    A network that knows the share of each class in every cell of its map, and upsamples these shares bilinearly, would
-    predict the second. A class thinner than half a cell wins hardly any pixel (compare Long et al. 2015, section 4.3).
-    ``labels`` (h, w) are of the image, which enters the network with the height and width ``size``.
+    That network knows the share of each class in every cell of its map, and upsamples these shares bilinearly. A class
+    thinner than half a cell wins hardly any pixel (compare Long et al. 2015, section 4.3). ``labels`` (h, w) are those
+    of the image, which enters the network with the height and width ``size``.
     """
     target = torch.from_numpy(labels.astype(np.int64))
     present = torch.unique(target[target != IGNORE_INDEX])

@@ -1,4 +1,4 @@
-"""What a stride leaves of the labels, against shares that are averaged and upsampled by hand."""
+"""The IoU of labels at a stride, against shares that are averaged and upsampled by hand."""
 
 from __future__ import annotations
 
