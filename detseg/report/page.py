@@ -16,12 +16,11 @@ from detseg.errors import ConfigError
 from detseg.metrics.matching import THRESHOLDS
 from detseg.report.charts import Line, line_chart
 from detseg.report.evaluation import DetectionRun
-from detseg.report.pictures import Album
+from detseg.report.pictures import MAX_BYTES, Album
 from detseg.report.sections import MISS_COST, detection_sections
 from detseg.report.training import training_lines
 
 NAME = "report.json"
-MAX_BYTES = 8_000_000  # of a page
 SENTENCE = 200  # bytes of the one that counts the images left out
 
 

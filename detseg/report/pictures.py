@@ -13,7 +13,7 @@ from detseg.ops.rle import decode, from_string
 from detseg.report.evaluation import Evaluation, Floats
 
 LONG_EDGE, QUALITY = 400, 70
-MAX_BYTES = 8_000_000  # of all images, as text; a page holds those that fit beside its other content
+MAX_BYTES = 8_000_000  # of a page, and of the images that it can hold at most
 MAX_BOXES = 40  # of each kind in an image, besides highlighted ones
 MIN_SCORE = 0.05
 TRUE, FALSE, IGNORED = range(3)
