@@ -87,7 +87,7 @@ def detector(
         raise CheckpointError(f"not the weights of {name}: {mismatch}")
     model.load_state_dict(renamed, strict=False)  # counts of batch norm may be missing
     model.class_names, model.category_ids = classes, labels  # torchvision's labels are the data set's ids
-    transforms = settings["data"]["init_args"].get("transforms", ["Resize"])  # by default as a data module
+    transforms = settings["data"]["init_args"].get("transforms", ["Resize"])  # as data modules by default
     model.preprocessing = preprocessing_of(from_config(describe(transforms)))
     return model
 

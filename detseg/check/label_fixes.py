@@ -20,9 +20,9 @@ from detseg.errors import ConfigError
 def apply_label_fixes(result: CheckResult, file: Path) -> tuple[CheckResult, list[str]]:
     """Correct the labels that ``file``, from the page of a report, lists; return the result and the changes.
 
-    A swapped class and a badly placed box take the suggested ones, a spurious object is left out, and a missing one is
-    added, without a mask. Of images of one name in several splits, those in the folder of the report are meant. Raises
-    ConfigError, naming the entry, for one that does not fit the data set.
+    A swapped class and a badly localised box take the suggested ones, a spurious object is left out, and a missing one
+    is added, without a mask. Of images of one name in several splits, those in the folder of the report are meant.
+    Raises ConfigError, naming the entry, for one that does not fit the data set.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -47,7 +47,7 @@ def suspected_label_errors(
 
     The detector contradicts right labels too, the more often the weaker it is: if as many as a share r of all objects
     are contradicted as strongly in the same way, the score is the contradiction times ``PRIOR`` / (``PRIOR`` + r), the
-    probability of a wrong label by Bayes' rule. Of spurious objects, it is multiplied by the recall of their class.
+    probability of a wrong label by Bayes' rule. For spurious objects, it is multiplied by the recall of their class.
     """
     _, overlaps = detection_geometry(truth, detections, "boxes")
     pairs = any_class_pairs(truth, detections, matches, overlaps, lowest=np.finfo(np.float64).tiny)

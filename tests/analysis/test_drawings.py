@@ -272,10 +272,8 @@ def test_multiply_adds_are_counted() -> None:
     assert len(calls) == 4
     assert seconds > 0
     costs = [Cost("a", 100, 10**9, 0.1, 0.5), Cost("b", 400, 2 * 10**9, 0.2, 0.7)]
-    timed, untimed = (
-        draw_efficiency("AP", costs),
-        draw_efficiency("AP", [cost._replace(seconds=np.nan) for cost in costs]),
-    )
+    not_timed = [cost._replace(seconds=np.nan) for cost in costs]
+    timed, untimed = draw_efficiency("AP", costs), draw_efficiency("AP", not_timed)
     assert timed.shape == untimed.shape == (480, 1100, 3)
     spines = [((picture.max(axis=2) < 90).sum(axis=0) > 300).sum() for picture in (timed, untimed)]
     assert spines[0] > spines[1] >= 2  # of two panels and of one

@@ -73,7 +73,7 @@ def test_what_is_no_image_is_refused(api: PredictionAPI, content: bytes, error: 
     assert error in str(body(answer)["error"])
 
 
-def test_requests_beyond_the_limit_are_sent_away_until_others_are_answered() -> None:
+def test_requests_beyond_the_limit_are_refused_until_others_are_answered() -> None:
     async def requests() -> list[Any]:
         served = asyncio.Event()
 
