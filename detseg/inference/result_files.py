@@ -185,7 +185,7 @@ def join(files: Iterable[Path], target: Path) -> Summary:
                     out.write(line)
                     summary.add(entry)
     temporary.replace(target)
-    for file in sorted(files, key=lambda one: one.stat().st_size):  # empty ones first: the last one has lines
+    for file in sorted(files, key=lambda one: one.stat().st_size > 0):  # empty ones first: the last one has lines
         if file != target:
             file.unlink()
     return summary
