@@ -42,7 +42,7 @@ from detseg.weights import checkpoint_file
 
 log = logging.getLogger(__name__)
 
-LIMIT_IMAGES = 200  # whose labels are measured at the stride of a segmenter
+LIMIT_PIXELS = 30_000_000  # labels that are measured at the stride of a segmenter, in seconds
 
 
 def summarize(task: Task, trainer: Trainer, folder: Path) -> None:
@@ -164,10 +164,11 @@ def _anchor_ious(task: DetectionTask, annotations: Any, truth: GroundTruth) -> N
 
 
 def _stride_limit(annotations: SemanticAnnotations, model: Segmenter, images: Sequence[int]) -> StrideLimit | None:
-    """The limit of at most ``LIMIT_IMAGES`` of the evaluated ``images``; None for a network without a stride."""
+    """The limit of some of the evaluated ``images``, ``LIMIT_PIXELS`` in all; None for a network without a stride."""
     if model.stride is None:
         return None
-    labels = (annotations.labels(image) for image in images[:: -(-len(images) // LIMIT_IMAGES)])
+    pixels = len(images) * annotations.labels(images[0]).size
+    labels = (annotations.labels(image) for image in images[:: max(1, -(-pixels // LIMIT_PIXELS))])
     return stride_limit(labels, len(annotations.classes), model.stride, model.preprocessing)
 
 

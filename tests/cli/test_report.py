@@ -117,12 +117,13 @@ def test_without_detections_there_is_a_report_and_no_threshold(tmp_path: Path) -
         save_thresholds(task, tmp_path / "colours.ckpt", "best-f1", 1.0)
 
 
-def test_the_stride_limit_is_that_of_evaluated_images() -> None:
+def test_the_stride_limit_is_that_of_evaluated_images(monkeypatch: pytest.MonkeyPatch) -> None:
     thin, thick = np.zeros((2, 32, 32), np.uint8)
     thin[:, 13:15], thick[:, 8:24] = 1, 1
     annotations: Any = SimpleNamespace(classes=("ground", "pole"), labels=lambda image: {3: thin, 5: thick}[image])
     model = Segmenter(2)
     assert _stride_limit(annotations, model, [3]) is None  # a segmenter without a stride
     model.stride = 8
-    limits = [_stride_limit(annotations, model, images) for images in ([3], [5], [5, 3] + [5] * 199)]
-    assert [limit.iou[1] for limit in limits if limit] == [0, 1, 1]  # of 201 images, every second one
+    monkeypatch.setattr("detseg.cli._report.LIMIT_PIXELS", 2 * 32 * 32)
+    limits = [_stride_limit(annotations, model, images) for images in ([3], [5], [5, 3, 5])]
+    assert [limit.iou[1] for limit in limits if limit] == [0, 1, 1]  # of three images, every second one
