@@ -129,7 +129,7 @@ def test_made_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["visualize", *BACKBONE, *SMALL, "--layer", "features.3", "--channel", "0,23", "--steps", "3"])
     printed = capsys.readouterr().err
     assert printed.count("after 3 steps") == 2
-    assert Image.open("visualize.png").size == (16 + 32 + 12 + 32 + 16, 48 + 32 + 24 + 16)
+    assert Image.open("visualize.png").size == (16 + 200 + 12 + 200 + 16, 48 + 200 + 24 + 16)
 
 
 def test_maps_of_an_image() -> None:

@@ -75,8 +75,8 @@ def test_an_evaluation_adds_proposals_and_slices(
     line = ["--checkpoint", BEST, "--report", "new/page.html", "--slices", "other.csv"]
     assert "error: other.csv: its first column, image, has none of the evaluated images" in refused("evaluate", *line)
     assert "runs/tiny/pictures: has no report.json" in refused("report", "runs/tiny", "runs/tiny/pictures")
-    assert "other.json: no such file; `detseg evaluate --report other.html`" in refused(
-        "report", "runs/tiny", "other.html"
+    assert "absent.json: no such file; `detseg evaluate --report absent.html`" in refused(
+        "report", "runs/tiny", "absent.html"
     )
     line = ["--checkpoint", BEST, "--report", "new/report.html", "--out", "new/report.json"]
     assert "--report new/report.html: its values would overwrite --out" in refused("evaluate", *line)
