@@ -1,4 +1,4 @@
-"""Detection of data loading that is slower than the device."""
+"""The time of a training step, data loading that is slower than the device, and the peak of the memory."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 class DataLoadingMonitor(Callback):
     """Warn at the end of an epoch in which the device waited for data for more than ``share`` of the time.
 
+    Logs ``time/data`` and ``time/step``, the seconds between two steps and those of a step, as means of the epoch, and
+    of a GPU ``memory/peak``, the most GiB that tensors have taken so far.
     On a GPU it is the time that passes on the device between a step and the next one, not on the host, which is ahead.
     The first step of an epoch does not count, for which workers are started.
     """
@@ -26,7 +28,7 @@ class DataLoadingMonitor(Callback):
         self._waits: deque[tuple[Any, Any]] = deque()  # moments before and after, on a GPU until it has come there
         self._ended: Any = None  # the moment of the last step's end
         self._began: float | None = None  # seconds on the clock of the host
-        self.waited, self.total = 0.0, 0.0  # seconds
+        self.waited, self.total, self.steps = 0.0, 0.0, 0  # seconds
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start()
@@ -47,6 +49,8 @@ class DataLoadingMonitor(Callback):
         if index == 0:  # what came before it counts neither as waiting nor as time
             self._start()
             self._began = time.perf_counter()
+        else:
+            self.steps += 1
         self._ended = self._moment(module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -54,6 +58,12 @@ class DataLoadingMonitor(Callback):
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
         self._count(finished=True)
+        if self.steps:
+            step = (self.total - self.waited) / self.steps
+            values = {"time/data": self.waited / self.steps, "time/step": step}
+            if module.device.type == "cuda":
+                values["memory/peak"] = torch.cuda.max_memory_allocated(module.device) / 2**30
+            module.log_dict(values, rank_zero_only=True)
         if trainer.is_global_zero and self.total and self.waited > self.share * self.total:
             workers = getattr(trainer.datamodule, "num_workers", 0)  # type: ignore[attr-defined]
             cores = cpu_count()  # that this process may use
@@ -68,7 +78,7 @@ class DataLoadingMonitor(Callback):
             )
 
     def _start(self) -> None:
-        self.waited, self.total = 0.0, 0.0
+        self.waited, self.total, self.steps = 0.0, 0.0, 0
         self._ended = self._began = None
         self._waits.clear()
 

@@ -144,6 +144,7 @@ def training_lines(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str
         "metrics": [name for name in names if name in METRICS],
         "learning rate": [name for name in names if name.startswith("lr")],
         "seconds per step": [name for name in names if name.startswith("time/")],
+        "peak memory, GiB": [name for name in names if name.startswith("memory/")],
     }
     lines = {
         chart: {name: line for name in of_chart if len((line := series(history, name))[0]) > 1}

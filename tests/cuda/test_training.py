@@ -187,6 +187,8 @@ def test_validation_does_not_change_what_training_draws_on_the_gpu(tmp_path: Pat
 @each_device
 def test_waits_for_data_are_measured(device: str, tmp_path: Path) -> None:
     monitor = DataLoadingMonitor()
-    fit(new_task(), write_colours(tmp_path), device, callbacks=[monitor], max_epochs=1)
+    task = new_task()
+    fit(task, write_colours(tmp_path), device, callbacks=[monitor], max_epochs=1)
+    assert ("memory/peak" in task.trainer.logged_metrics) == (device == "cuda")
     assert 0 <= monitor.waited <= monitor.total
     assert monitor.total > 0

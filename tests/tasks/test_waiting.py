@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,14 +28,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def run(
-    clock: Clock, steps: list[tuple[float, float]], validation: float = 0, workers: int = 0, rank: int = 0
+    clock: Clock,
+    steps: list[tuple[float, float]],
+    validation: float = 0,
+    workers: int = 0,
+    rank: int = 0,
+    log: Callable[..., None] = lambda values, rank_zero_only: None,
 ) -> DataLoadingMonitor:
     """An epoch of steps, each with seconds of waiting and of work; a validation after the third."""
     callback = DataLoadingMonitor()
     trainer: Any = SimpleNamespace(
         is_global_zero=rank == 0, current_epoch=4, datamodule=SimpleNamespace(num_workers=workers)
     )
-    model: Any = SimpleNamespace(device=torch.device("cpu"))
+    model: Any = SimpleNamespace(device=torch.device("cpu"), log_dict=log)
     callback.on_train_epoch_start(trainer, model)
     for index, (wait, work) in enumerate(steps):
         clock.now += wait
@@ -54,6 +59,12 @@ def test_the_share_is_that_of_the_time_after_the_first_step(clock: Clock, caplog
     assert (found.waited, found.total) == (3, 15)
     assert "epoch 4: the device waited for data for 20 % of the time. `num_workers=2` loads" in caplog.text
     assert "python tools/benchmark.py data" in caplog.text
+
+
+def test_means_of_an_epoch_are_logged(clock: Clock) -> None:
+    logged: list[dict[str, float]] = []
+    run(clock, [(100, 50), (1, 3), (2, 4), (0, 5)], log=lambda values, rank_zero_only: logged.append(values))
+    assert logged == [{"time/data": 1, "time/step": 4}]
 
 
 def test_a_validation_is_no_waiting(clock: Clock) -> None:
