@@ -17,10 +17,11 @@ log = logging.getLogger(__name__)
 class DataLoadingMonitor(Callback):
     """Warn at the end of an epoch in which the device waited for data for more than ``share`` of the time.
 
-    Logs ``time/data`` and ``time/step``, the seconds between two steps and those of a step, as means of the epoch, and
-    of a GPU ``memory/peak``, the most GiB that tensors have taken so far.
     On a GPU it is the time that passes on the device between a step and the next one, not on the host, which is ahead.
     The first step of an epoch does not count, for which workers are started.
+
+    Logs the means of an epoch, in seconds: ``time/data`` between two steps, and ``time/step`` of a step. On a GPU also
+    ``memory/peak``, the most GiB that tensors have taken so far.
     """
 
     def __init__(self, share: float = 0.1) -> None:
@@ -28,7 +29,8 @@ class DataLoadingMonitor(Callback):
         self._waits: deque[tuple[Any, Any]] = deque()  # moments before and after, on a GPU until it has come there
         self._ended: Any = None  # the moment of the last step's end
         self._began: float | None = None  # seconds on the clock of the host
-        self.waited, self.total, self.steps = 0.0, 0.0, 0  # seconds
+        self.waited, self.total = 0.0, 0.0  # seconds
+        self.steps = 0  # but the first
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start()

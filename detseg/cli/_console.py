@@ -50,7 +50,7 @@ def quiet_logging(command: str) -> Iterator[None]:
     levels = [logger.level for logger in (log, *libraries)]
     printer = Printer(command)
     log.addHandler(printer)
-    rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+    rank = next((int(value) for name in RANK_VARIABLES if (value := os.environ.get(name))), 0)
     log.setLevel(logging.ERROR if rank else logging.INFO)  # other ranks would repeat every line
     for logger in libraries:
         logger.setLevel(logging.WARNING)

@@ -11,13 +11,12 @@ from detseg.metrics.coco import Matches, detection_geometry
 from detseg.metrics.detections import Detections, GroundTruth
 from detseg.metrics.matching import Floats, Rows
 from detseg.metrics.tide import FOREGROUND, Flags, Pairs, any_class_pairs
-from detseg.ops.boxes import iou
 
 LabelErrorKind = Literal["swapped", "localization error", "spurious", "missing"]
 KINDS: tuple[LabelErrorKind, ...] = ("swapped", "localization error", "spurious")  # of labelled objects
 PRIOR = 0.01  # share of wrong labels of each kind
-NEIGHBOURS = 50  # detections whose precision says what a score is worth
-MAX_CLAIMS = 5000  # false positives that may show a missing label
+NEIGHBOURS = 50  # detections whose precision is the weight of a score
+MAX_MISSING = 5000  # false positives that may show a missing label
 
 
 class LabelError(NamedTuple):
@@ -33,7 +32,7 @@ class LabelError(NamedTuple):
 def suspected_label_errors(
     truth: GroundTruth, detections: Detections, matches: Matches, most: int = 1000
 ) -> list[LabelError]:
-    """Rank objects whose label the detections contradict, and places that they claim, by a score from 0 to 1.
+    """Rank labels that the detections contradict, and objects that only they find, by a score from 0 to 1.
 
     A detection of score s has the weight w: the precision of the detections of about that score. A label may be
 
@@ -51,9 +50,9 @@ def suspected_label_errors(
     """
     _, overlaps = detection_geometry(truth, detections, "boxes")
     pairs = any_class_pairs(truth, detections, matches, overlaps, lowest=np.finfo(np.float64).tiny)
-    worth = _worth(detections.scores[matches.rows], matches.tp & 1 > 0)
+    weights = _weights(detections.scores[matches.rows], matches.tp & 1 > 0)
     count, counted = len(truth.labels), matches.counted[:, 0]
-    contradictions, by = _contradictions(truth, detections, matches, pairs, worth)
+    contradictions, by = _contradictions(truth, detections, matches, pairs, weights)
     suspicion = np.stack([_posterior(one, counted.sum()) for one in contradictions * counted])
     suspicion[2] *= _recall(truth, matches)[truth.labels]
     kind = suspicion.argmax(axis=0)
@@ -63,29 +62,30 @@ def suspected_label_errors(
         for row in np.argsort(-suspicion.max(axis=0), kind="stable")[:most].tolist()
         if suspicion[kind[row], row] > 0
     ]
-    nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(worth))
-    claims = worth * (1 - nearest) * ((matches.fp & 1 > 0) & (nearest < FOREGROUND))
-    claims[by[1][by[1] >= 0]] = 0
-    places = _suppress(detections, matches.rows, claims)
-    for place, score in zip(places.tolist(), _posterior(claims[places], counted.sum()).tolist(), strict=True):
+    nearest, _ = pairs.best(np.ones(len(pairs.places), dtype=bool), len(weights))
+    missing = weights * (1 - nearest) * ((matches.fp & 1 > 0) & (nearest < FOREGROUND))
+    missing[by[1][by[1] >= 0]] = 0
+    places = _suppress(detections, matches.rows, missing)
+    for place, score in zip(places.tolist(), _posterior(missing[places], counted.sum()).tolist(), strict=True):
         row = int(matches.rows[place])
         errors.append(LabelError("missing", score, int(detections.images[row]), -1, row))
     return sorted(errors, key=lambda one: -one.score)[:most]
 
 
 def _contradictions(
-    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, worth: Floats
+    truth: GroundTruth, detections: Detections, matches: Matches, pairs: Pairs, weights: Floats
 ) -> tuple[Floats, Rows]:
     """Contradictions (3, N) of the objects, in the order of ``KINDS``, and the places of the detections, or -1."""
-    count, spoken = len(truth.labels), worth[pairs.places]
+    count, weight = len(truth.labels), weights[pairs.places]
     same = detections.labels[matches.rows][pairs.places] == truth.labels[pairs.objects]
-    near, free, used = pairs.iou >= FOREGROUND, *((one & 1 > 0)[pairs.places] for one in (matches.fp, matches.tp))
-    right, _ = _best(pairs, spoken * (same & near), count)
-    wrong, wrong_by = _best(pairs, spoken * (~same & near & free), count)
-    loose = (_best(pairs, pairs.iou * same, count)[0] < FOREGROUND)[pairs.objects]
-    shifted, shifted_by = _best(pairs, spoken * (1 - pairs.iou) * (same & loose & free), count)
-    others, _ = _best(pairs, spoken * (1 - pairs.iou) * (same & loose & used), count)
-    unseen = 1 - np.maximum(_best(pairs, spoken * pairs.iou, count)[0], shifted)
+    localized = pairs.iou >= FOREGROUND
+    fp, tp = ((one & 1 > 0)[pairs.places] for one in (matches.fp, matches.tp))
+    right, _ = _best(pairs, weight * (same & localized), count)
+    wrong, wrong_by = _best(pairs, weight * (~same & localized & fp), count)
+    alone = (_best(pairs, pairs.iou * same, count)[0] < FOREGROUND)[pairs.objects]
+    shifted, shifted_by = _best(pairs, weight * (1 - pairs.iou) * (same & alone & fp), count)
+    others, _ = _best(pairs, weight * (1 - pairs.iou) * (same & alone & tp), count)
+    unseen = 1 - np.maximum(_best(pairs, weight * pairs.iou, count)[0], shifted)
     contradictions = np.stack([np.clip(wrong - right, 0, 1), shifted, unseen * (1 + others) / 2])
     return contradictions, np.stack([wrong_by, shifted_by, np.full(count, -1)])
 
@@ -105,31 +105,28 @@ def _recall(truth: GroundTruth, matches: Matches) -> Floats:
     return hits / np.maximum(objects, 1)
 
 
-def _suppress(detections: Detections, candidates: Rows, claims: Floats) -> Rows:
-    """Places of positive ``claims`` in descending order, without those that overlap a better one of their image."""
-    kept, boxes_of = [], dict[int, list[Floats]]()
-    order = np.argsort(-claims, kind="stable")
-    for place in order[claims[order] > 0][:MAX_CLAIMS].tolist():
-        row = candidates[place]
-        box, others = detections.boxes[row], boxes_of.setdefault(int(detections.images[row]), [])
-        if not others or iou(torch.from_numpy(box[None]), torch.from_numpy(np.stack(others))).max() < FOREGROUND:
-            others.append(box)
-            kept.append(place)
-    return np.array(kept, dtype=np.int64)
+def _suppress(detections: Detections, candidates: Rows, scores: Floats) -> Rows:
+    """Places of the best positive ``scores``, best first, without those that overlap a better one of their image."""
+    from torchvision.ops import batched_nms  # takes seconds to import
+
+    order = np.argsort(-scores, kind="stable")
+    places = order[scores[order] > 0][:MAX_MISSING]
+    columns = (detections.boxes[candidates[places]], scores[places], detections.images[candidates[places]])
+    return np.asarray(places[batched_nms(*map(torch.from_numpy, columns), FOREGROUND).numpy()])
 
 
-def _worth(scores: Floats, tp: Flags) -> Floats:
+def _weights(scores: Floats, tp: Flags) -> Floats:
     """The precision of about ``NEIGHBOURS`` detections of the nearest scores, never less for a higher score."""
     from sklearn.isotonic import isotonic_regression
 
     order = np.argsort(scores, kind="stable")
-    worth = np.zeros(len(scores))
+    weights = np.zeros(len(scores))
     if len(scores):
         # A true positive more and a false one more: of few detections nothing is certain.
         window = np.ones(min(NEIGHBOURS, len(scores)))
         hits = np.convolve(tp[order], window, "same") + 1
-        worth[order] = isotonic_regression(hits / (np.convolve(np.ones(len(scores)), window, "same") + 2))
-    return worth
+        weights[order] = isotonic_regression(hits / (np.convolve(np.ones(len(scores)), window, "same") + 2))
+    return weights
 
 
 def _best(pairs: Pairs, values: Floats, count: int) -> tuple[Floats, Rows]:

@@ -75,14 +75,14 @@ class SemanticIoU(PerClassMetric):
         if invalid := int(self.invalid):
             raise ValueError(f"{invalid} pixels have a label or a prediction outside of 0 to {len(self.classes) - 1}")
         matrix = self.matrix.cpu().numpy()
-        correct, labelled, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+        correct, labelled = np.diag(matrix), matrix.sum(axis=1)
         at_label, at_prediction, both = self.boundaries.cpu().numpy()
-        iou = _ratio(correct, labelled + predicted - correct)
-        accuracy = _ratio(correct, labelled)
-        boundary = _ratio(both, at_label + at_prediction - both)
-        weighted = _ratio((labelled * np.nan_to_num(iou)).sum(), labelled.sum())
+        iou = class_iou(matrix)
+        accuracy = ratio(correct, labelled)
+        boundary = ratio(both, at_label + at_prediction - both)
+        weighted = ratio((labelled * np.nan_to_num(iou)).sum(), labelled.sum())
         means = defined_mean(accuracy), defined_mean(iou), weighted, defined_mean(boundary)
-        values = dict(zip(OVERALL, (_ratio(correct.sum(), labelled.sum()), *means), strict=True))
+        values = dict(zip(OVERALL, (ratio(correct.sum(), labelled.sum()), *means), strict=True))
         for metric, per_class in (("IoU", iou), ("accuracy", accuracy), ("boundary_IoU", boundary)):
             values |= {f"{metric}/{name}": value for name, value in zip(self.classes, per_class, strict=True)}
         return {name: float(value) for name, value in values.items()}
@@ -145,7 +145,13 @@ def _sums(values: Tensor, reach: Tensor) -> Tensor:
     return sums
 
 
-def _ratio(part: Any, whole: Any) -> Any:
-    """``part / whole``, nan where that is 0."""
+def class_iou(matrix: Any) -> Any:
+    """Compute the IoU (K,) of each class from pixels (K, K) by label and prediction, NaN for a class without any."""
+    correct = np.diag(matrix)
+    return ratio(correct, matrix.sum(axis=0) + matrix.sum(axis=1) - correct)
+
+
+def ratio(part: Any, whole: Any) -> Any:
+    """Divide ``part`` by ``whole``; NaN where that is 0."""
     whole = np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)

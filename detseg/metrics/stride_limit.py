@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.constants import IGNORE_INDEX
-from detseg.metrics.semantic import pixel_matrix
+from detseg.metrics.semantic import class_iou, pixel_matrix
 from detseg.preprocessing import Preprocessing, ResizeConfig
 from detseg.resizing import fit
 
@@ -37,9 +37,7 @@ def stride_limit(
         if isinstance(preprocessing, ResizeConfig):
             size = fit(size, preprocessing.min_size, preprocessing.max_size)
         total += matrix_at_stride(labels, classes, stride, size.tolist())
-    hits = np.diag(total)
-    unions = total.sum(axis=0) + total.sum(axis=1) - hits
-    return StrideLimit(stride, np.divide(hits, unions, out=np.full(classes, np.nan), where=unions > 0))
+    return StrideLimit(stride, class_iou(total))
 
 
 def matrix_at_stride(labels: NDArray[np.uint8], classes: int, stride: int, size: Sequence[int]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from detseg.draw import grid, overlay
 from detseg.errors import DataError
 from detseg.metrics.base import defined_mean
 from detseg.metrics.bootstrap import image_weights, interval
+from detseg.metrics.semantic import ratio
 from detseg.metrics.stride_limit import StrideLimit
 from detseg.report.charts import line_chart
 from detseg.report.page import write_page
@@ -44,11 +45,11 @@ def write_semantic_report(
     hits = np.stack([np.diag(matrix) for matrix in matrices])
     unions = np.stack([matrix.sum(axis=0) + matrix.sum(axis=1) for matrix in matrices]) - hits
     classes = annotations.classes
-    per_image = np.array([defined_mean(one) for one in _iou(hits, unions)])
+    per_image = np.array([defined_mean(one) for one in ratio(hits, unions)])
     weights = image_weights(len(images), len(images))
-    replicates = _iou(weights @ hits, weights @ unions)
+    replicates = ratio(weights @ hits, weights @ unions)
     total = sum(matrices[1:], start=matrices[0])
-    of_classes = _iou(hits.sum(axis=0), unions.sum(axis=0))
+    of_classes = ratio(hits.sum(axis=0), unions.sum(axis=0))
     table: list[dict[str, Any]] = [
         {"name": name, "IoU": float(iou), "low": low, "high": high}
         | {key: metrics.get(f"{key}/{name}", float("nan")) for key in ("accuracy", "boundary_IoU")}
@@ -88,11 +89,6 @@ def _confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[tuple[
         if a != b
     ]
     return sorted(wrong, key=lambda one: -one[2])[:CELLS]
-
-
-def _iou(hits: NDArray[Any], unions: NDArray[Any]) -> NDArray[np.float64]:
-    """IoU (..., K) of each class, NaN for one that neither labels nor predictions have."""
-    return np.asarray(np.divide(hits, unions, out=np.full(unions.shape, np.nan), where=unions > 0))
 
 
 def _picture(

@@ -72,7 +72,8 @@ def _losses(run: DetectionRun, rest: float) -> Iterator[Cause]:
     if flat := first <= 0 or 1 - last / first < MIN_FALL:
         change = f"The training loss only went from {first:.3g} to {last:.3g} in {steps[-1] + 1:.0f} steps"
     if flat and isinstance(lr, (int, float)) and lr <= usual / 100:
-        text = f"{change}: the learning rate, {lr:g}, is too small; {usual:g} for 16 images is usual."
+        common = f"{usual:g} for a batch of 16 images is usual with {optimizer}"
+        text = f"{change}: the learning rate, {lr:g}, is too small; {common}."
         yield Cause("lr-small", text, rest)
     elif steps[-1] < FEW_STEPS:
         yield Cause("too-short", f"The training took only {steps[-1] + 1:.0f} steps: train longer.", rest)
