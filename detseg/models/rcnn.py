@@ -13,7 +13,7 @@ from detseg.modules.box_head import class_loss
 from detseg.modules.eval_mode import eval_mode
 from detseg.modules.part import check_ranges
 from detseg.modules.postprocessor import Postprocessor
-from detseg.modules.roi_heads import label_regions, region_priority
+from detseg.modules.roi_heads import label_regions
 from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
 from detseg.ops.boxes import as_float
 from detseg.ops.warping import warp
@@ -111,12 +111,13 @@ class RCNN(Detector):
         The label ``num_classes`` is the background.
         """
         proposals = require_proposals(batch.proposals, "R-CNN")
-        regions, _, match_labels = label_regions(proposals, batch.targets, self.num_classes, self.matcher)
+        regions, _, match_labels, priority = label_regions(
+            proposals, batch.targets, self.num_classes, self.matcher, seeds_of(batch)
+        )
         assert regions.labels is not None
         boxes, labels = regions.boxes.flatten(0, 1), regions.labels.flatten()
         positive, negative = (((match_labels == label) & regions.valid).view(1, -1) for label in (POSITIVE, NEGATIVE))
-        priority = region_priority(proposals, batch.targets, seeds_of(batch)).view(1, -1)
-        sampled, valid = (each[0] for each in self.sampler(positive, negative, priority, len(batch.images)))
+        (sampled,), (valid,) = self.sampler(positive, negative, priority.view(1, -1), len(batch.images))
         drawn = torch.where(valid[:, None], boxes[sampled], 0)
         features = self._crop_features(batch.images, batch.image_sizes, drawn, sampled // regions.valid.shape[1])
         return self.cls_score(features.hidden), labels[sampled], valid

@@ -14,9 +14,8 @@ from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.box_head import BoxHead, BoxPredictor, TwoMLPHead
 from detseg.modules.postprocessor import Postprocessor
 from detseg.modules.roi_pooler import RoIAlign, RoIPooler
-from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
+from detseg.modules.target_assignment import NEGATIVE, POSITIVE, REGIONS, BalancedSampler, Matcher, uniform
 from detseg.ops import boxes as box_ops
-from detseg.ops.draws import REGIONS, uniform
 from detseg.structures import Instances, drop_padding
 
 
@@ -88,35 +87,32 @@ class RoIHeads(nn.Module, Configurable):
         Returns labelled regions (B, S), ``num_classes`` being the background, objects first; and the target (B, S) that
         each shows, meaningful for objects.
         """
-        regions, matched, match_labels = label_regions(proposals, targets, self.num_classes, self.matcher)
+        regions, matched, match_labels, priority = label_regions(
+            proposals, targets, self.num_classes, self.matcher, seeds
+        )
         assert regions.labels is not None
         positive, negative = ((match_labels == label) & regions.valid for label in (POSITIVE, NEGATIVE))
-        sampled, valid = self.sampler(positive, negative, region_priority(proposals, targets, seeds))
+        sampled, valid = self.sampler(positive, negative, priority)
         boxes = box_ops.take(regions.boxes, sampled)
         return Instances(boxes, valid, regions.labels.gather(1, sampled)), matched.gather(1, sampled)
 
 
 def label_regions(
-    proposals: Instances, targets: Instances, num_classes: int, matcher: Matcher
-) -> tuple[Instances, Tensor, Tensor]:
+    proposals: Instances, targets: Instances, num_classes: int, matcher: Matcher, seeds: Tensor
+) -> tuple[Instances, Tensor, Tensor, Tensor]:
     """Label each proposal with the class of the object that it matches, or ``num_classes`` for the background.
 
     The ground truth is among the regions, so that there are objects to learn from while proposals are still poor.
 
-    Returns labelled regions (B, R), the target (B, R) that each overlaps most, and the match labels (B, R).
+    Returns labelled regions (B, R), the target (B, R) that each overlaps most, the match labels (B, R), and random
+    numbers (B, R) from the ``seeds`` (B,) of the images, by which regions are sampled. These do not depend on the
+    padding: the positions of proposals count up from 0, those of targets down from -1.
     """
     boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
     valid = torch.cat([proposals.valid, targets.valid], dim=1)
     matched, match_labels = matcher(box_ops.iou(targets.boxes, boxes), targets.valid)
     assert targets.labels is not None
     labels = torch.where(match_labels == POSITIVE, targets.labels.gather(1, matched), num_classes)
-    return Instances(boxes, valid, labels), matched, match_labels
-
-
-def region_priority(proposals: Instances, targets: Instances, seeds: Tensor) -> Tensor:
-    """Return random numbers (B, R) for the regions of ``label_regions``, from the ``seeds`` (B,) of the images.
-
-    They do not depend on the padding: the positions of proposals count up from 0, those of targets down from -1.
-    """
     up, down = (torch.arange(each.valid.shape[1], device=seeds.device) for each in (proposals, targets))
-    return uniform(seeds, torch.cat([up, -1 - down]), REGIONS)
+    priority = uniform(seeds, torch.cat([up, -1 - down]), REGIONS)
+    return Instances(boxes, valid, labels), matched, match_labels, priority

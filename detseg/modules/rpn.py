@@ -16,9 +16,8 @@ from detseg.modules.anchor_generator import AnchorGenerator
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.layers import ConvNormAct
 from detseg.modules.part import Part, check_ranges
-from detseg.modules.target_assignment import NEGATIVE, POSITIVE, BalancedSampler, Matcher
+from detseg.modules.target_assignment import ANCHORS, NEGATIVE, POSITIVE, BalancedSampler, Matcher, uniform
 from detseg.ops import boxes as box_ops
-from detseg.ops.draws import ANCHORS, uniform
 from detseg.structures import Instances
 
 MIN_SIDE = 1e-3  # pixels; a proposal that clipping made narrower lies outside the image

@@ -12,6 +12,7 @@ from detseg.configurable import Configurable
 from detseg.modules.part import check_ranges
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1  # match labels
+ANCHORS, REGIONS = 0, 1  # streams of random numbers, which share none
 
 
 class Matcher(Configurable):
@@ -82,7 +83,7 @@ class BalancedSampler(Configurable):
     ) -> tuple[Tensor, Tensor]:
         """Sample among A candidates, which ``positive`` and ``negative`` (B, A) bool classify.
 
-        Those with the highest ``priority`` (B, A) are chosen, random numbers in [0, 1) as of ``ops.draws.uniform``.
+        Those with the highest ``priority`` (B, A) are chosen, random numbers in [0, 1) as of ``uniform``.
 
         Returns indices (B, S) int64, positives first, and valid (B, S), with S = min(``batch_size_per_image``, A). If a
         row holds the candidates of several images, as in R-CNN, the numbers are as many times larger.
@@ -98,3 +99,23 @@ class BalancedSampler(Configurable):
         priority = torch.where(drawn, 1 + priority, torch.where(negative, priority, -1.0))
         value, indices = priority.topk(min(num_samples, priority.shape[1]), dim=1)
         return indices, value >= 0
+
+
+def uniform(seeds: Tensor, index: Tensor, stream: int) -> Tensor:
+    """Draw a number in [0, 1) for each of the ``seeds`` (B,) int64 and each ``index`` (A,): (B, A) float32.
+
+    Without a state: the numbers are the same on any device and rank, and after a resume.
+
+    The multiplications and shifts of a 32-bit integer hash (Wellons, "Prospecting for hash functions", 2018), with the
+    seed in the place of its first round.
+    """
+    key = 2 * seeds + stream
+    key = (key ^ (key >> 29)) * 0x2545F4914F6CDD1D
+    key = ((key >> 32) & 0x7FFFFFFF).to(torch.int32)
+    x = key[:, None] ^ (index.to(torch.int32) * -0x61C88647)
+    x *= 0x7FEB352D
+    x ^= (x >> 15) & 0x1FFFF
+    x *= -0x7B935975
+    x >>= 8
+    x &= 0xFFFFFF
+    return x * 2.0**-24

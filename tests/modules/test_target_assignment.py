@@ -8,8 +8,7 @@ from torch import Tensor
 from torchvision.models.detection import _utils as torchvision_utils
 
 from detseg.modules import BalancedSampler, Matcher
-from detseg.modules.target_assignment import IGNORED, NEGATIVE, POSITIVE
-from detseg.ops.draws import ANCHORS, uniform
+from detseg.modules.target_assignment import ANCHORS, IGNORED, NEGATIVE, POSITIVE, uniform
 
 ALL = torch.ones(1, 1, dtype=torch.bool)
 

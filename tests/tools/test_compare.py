@@ -15,7 +15,7 @@ from detseg.data import Resize
 from detseg.data.loading.collate import collate
 from detseg.modules import RPN
 from detseg.modules.rpn import Predictions
-from detseg.ops.draws import uniform
+from detseg.modules.target_assignment import uniform
 from detseg.structures import Instances, Sample
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
