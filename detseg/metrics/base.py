@@ -17,6 +17,8 @@ from detseg.configurable import Configurable
 class PerClassMetric(Metric, Configurable):
     """A torchmetrics ``Metric`` whose ``compute`` returns a flat dictionary of floats.
 
+    A task takes any metrics, ``DetectionTask(model, metrics=[CocoAP(), MyMetric()])``. This class adds a table of the
+    classes; ``DetectionMetric`` also keeps the detections and the objects of all batches.
     Values of a class are named ``NAME/CLASS``, after ``classes``. A value that nothing defines is NaN and is left out
     of means. Arguments of ``torchmetrics.Metric`` may be passed by keyword. A checkpoint contains all arguments, so
     that an evaluation can build the metric again.
