@@ -166,11 +166,13 @@ def _anchors(run: DetectionRun) -> Iterator[Cause]:
     share = float(uncovered.sum() / run.boxes.counted.sum())
     if share >= UNCOVERED:
         side = np.sqrt(np.median(run.truth.areas[uncovered]))
+        others = run.boxes.counted & ~uncovered
+        of_others = f", of the others {np.sqrt(np.median(run.truth.areas[others])):.0f}" if others.any() else ""
         images = np.unique(run.truth.images[uncovered])
         yield Cause(
             "anchors",
             f"{100 * share:.0f} % of the objects have no anchor with an IoU of .5 or more: the anchors do not fit. "
-            f"The median side of these objects is {side:.0f} pixels in the original images. Change "
+            f"The median side of these objects is {side:.0f} pixels in the original images{of_others}. Change "
             "rpn.anchor_generator.sizes, or the size to which the images are resized.",
             share,
             images[:MAX_IMAGES].tolist(),

@@ -16,7 +16,7 @@ from detseg.metrics.operating_point import confusion
 from detseg.metrics.stages import OUTCOMES, TOP, proposal_recalls, stage_outcomes
 from detseg.metrics.tide import ERRORS
 from detseg.plural import counted
-from detseg.report.causes import find_causes
+from detseg.report.causes import RELIABLE, find_causes
 from detseg.report.evaluation import THRESHOLDS, DetectionRun, Evaluation
 from detseg.report.pictures import Album, View
 from detseg.report.slices import slices
@@ -43,6 +43,7 @@ def detection_sections(run: DetectionRun, album: Album, miss_cost: float = MISS_
         "causes": causes,
         "errors": {of.of: error_types(of, album) for of in (run.boxes, run.masks) if of},
         "label_errors": label_errors(run, album),
+        "reliable": RELIABLE,
         "operating_point": operating_point(run, album, miss_cost),
         "classes": class_table(run, miss_cost),
         "slices": slices(run),

@@ -89,6 +89,11 @@ def test_faults_of_the_training_are_named_first(sets: tuple[DetectionAnnotations
     poor = detect(val, recall=0.1)
     assert causes(run_of(val, poor, train, history=history(2.0, 1.2, 50)))[:1] == ["too-short"]
     assert causes(run_of(val, poor, train, anchor_ious=np.full(len(val.labels), 0.3)))[:1] == ["anchors"]
+    small = val.boxes.copy()
+    small[::2, 2:] = small[::2, :2] + 6
+    ious = np.where(np.arange(len(small)) % 2, 0.7, 0.3)
+    cause = find_causes(run_of(with_boxes(val, small), poor, train, anchor_ious=ious))[0]
+    assert "The median side of these objects is 6 pixels in the original images, of the others" in cause.sentence
     raw = (np.zeros(3), np.ones(3))
     assert causes(run_of(val, poor, train, normalization=raw))[:1] == ["normalization"]
 
