@@ -46,7 +46,7 @@ def check_writable(option: str, file: Path | None) -> None:
     with writing(option, file):
         file.parent.mkdir(parents=True, exist_ok=True)
         exists = file.exists()
-        file.open("a").close()
+        file.open("a", encoding="utf-8").close()
         if not exists:
             file.unlink()
 

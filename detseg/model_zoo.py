@@ -121,7 +121,9 @@ def config(name: str) -> dict[str, Any]:
     """Read the configuration of a detector of torchvision's."""
     package = Path(detseg.__file__).parent
     files = [folder / "configs" / "torchvision" / f"{name}.yaml" for folder in (package.parent, package)]
-    settings: dict[str, Any] = yaml.safe_load(next(file for file in files if file.is_file()).read_text())
+    settings: dict[str, Any] = yaml.safe_load(
+        next(file for file in files if file.is_file()).read_text(encoding="utf-8")
+    )
     return settings
 
 

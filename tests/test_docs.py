@@ -25,14 +25,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 def sections(page: Path) -> dict[str, str]:
     """Split a page at its headings; the keys are their anchors on the site."""
-    parts = re.split(r"^#+ ", page.read_text(), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^#+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     titles = [re.sub(r"[^\w\s-]", "", part.partition("\n")[0]).strip().lower() for part in parts]
     return {re.sub(r"[\s-]+", "-", title): part for title, part in zip(titles, parts, strict=True)}
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text()):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
         name, _, anchor = target.partition("#")
         if not target.startswith(("http", "mailto:")):
             file = page.parent / name if name else page
@@ -40,13 +40,19 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in sections(file), target
 
 
+def _found(pattern: str) -> set[str]:
+    """Find all matches of a pattern in the pages."""
+    texts = (page.read_text(encoding="utf-8") for page in PAGES)
+    return {name for text in texts for name in re.findall(pattern, text, re.MULTILINE)}
+
+
 def test_names_of_the_reference_exist() -> None:
     """Modules of the reference, and classes and functions that the pages of the lecture link to."""
-    names = {name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)}
+    names = _found(r"^::: (\S+)$")
     modules = {name: pkgutil.resolve_name(name) for name in names}
     assert len(modules) > 40
     assert [name for name, module in modules.items() if not inspect.ismodule(module)] == []
-    linked = {name for page in PAGES for name in re.findall(r"\]\[(detseg[\w.]+)\]", page.read_text())}
+    linked = _found(r"\]\[(detseg[\w.]+)\]")
     assert len(linked) > 30
     for name in linked:
         assert pkgutil.resolve_name(name).__doc__
@@ -54,9 +60,8 @@ def test_names_of_the_reference_exist() -> None:
 
 
 def test_commands_of_the_pages_exist() -> None:
-    used = {name for page in PAGES for name in re.findall(r"^ {4}detseg ([a-z-]+)", page.read_text(), re.MULTILINE)}
-    assert used <= COMMANDS.keys()
-    topics = {name for page in PAGES for name in re.findall(r"detseg draw ([a-z-]+)", page.read_text())}
+    assert _found(r"^ {4}detseg ([a-z-]+)") <= COMMANDS.keys()
+    topics = _found(r"detseg draw ([a-z-]+)")
     from detseg.cli.draw import TOPICS
 
     assert topics == TOPICS.keys()
@@ -69,7 +74,7 @@ def command_lines() -> Iterator[list[str]]:
     yield from (arguments for _, arguments in pictures["FOLDERS"].values())
     yield from (["train", "--config", *arguments] for arguments in pictures["TRAININGS"].values())
     for page in [*PAGES, ROOT / "README.md"]:
-        text = page.read_text().replace("\\\n", " ")
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r"^(?: {4})?(?:\$ )?detseg ([a-z-]+ .*)$", text, re.MULTILINE):
             words = shlex.split(line.replace("...", ""), comments=True)
             if words[0] in COMMANDS:
@@ -119,7 +124,7 @@ def test_options_of_the_pages_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_every_page_is_in_the_navigation() -> None:
     """Within two clicks: a section, then a page."""
-    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = []
     for entry in settings["nav"]:
         (content,) = entry.values()
@@ -129,7 +134,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_every_public_name_of_the_reference_has_a_docstring() -> None:
     """Methods that replace one of a base may leave it to that one."""
-    names = {name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)}
+    names = _found(r"^::: (\S+)$")
     missing = []
     for name in sorted(names):
         module = pkgutil.resolve_name(name)
@@ -146,7 +151,7 @@ def test_every_public_name_of_the_reference_has_a_docstring() -> None:
 def test_model_zoo_lists_every_configuration_as_it_is() -> None:
     """The page is that of the tool, and the section that a measured figure links to has its digits."""
     zoo = runpy.run_path(str(ROOT / "tools" / "model_zoo.py"))
-    page = (ROOT / "docs" / "model_zoo.md").read_text()
+    page = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
     assert page == zoo["page"]()
     measured = sections(ROOT / "docs" / "benchmarks.md")
     for section, text in zoo["MEASURED"].values():

@@ -81,7 +81,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 def imported(path: Path, package: Path) -> Iterator[str]:
     """The full names of everything that a file imports, at its top or inside of its functions."""
     here = ("detseg", *path.relative_to(package).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):

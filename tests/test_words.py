@@ -71,13 +71,13 @@ def test_every_file_keeps_the_rule(rule: Rule) -> None:
     violations = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in FILES
-        for line, text in rule(ast.parse(path.read_text()))
+        for line, text in rule(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert violations == []
 
 
 def test_files_are_short() -> None:
-    lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in FILES}
+    lengths = {path.relative_to(PACKAGE): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {str(file): length for file, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
@@ -85,7 +85,7 @@ def test_functions_take_few_arguments() -> None:
     counts = {
         f"{path.relative_to(PACKAGE)}: {node.name} (line {node.lineno})": argument_count(node)
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, Function)
     }
     many = {function: count for function, count in counts.items() if count >= MANY_ARGUMENTS}

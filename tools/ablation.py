@@ -63,7 +63,7 @@ def run(arm: str, seed: int, options: argparse.Namespace, others: list[str]) -> 
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{arm}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
-        values = json.loads((Path(folder) / "runs" / "run" / "metrics.json").read_text())
+        values = json.loads((Path(folder) / "runs" / "run" / "metrics.json").read_text(encoding="utf-8"))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {name: round(values[name], 5) for name in METRICS} | {"seconds": round(seconds, 1)}

@@ -218,7 +218,7 @@ def main() -> None:
             best = min(found[side]["ms"] for side in PEERS if side in found)
             figures[name] = {**found, "ratio": best / found["detseg"]["ms"]}
     if arguments.json:
-        arguments.json.write_text(json.dumps({**machine, "parts": figures}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({**machine, "parts": figures}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

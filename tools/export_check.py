@@ -170,7 +170,7 @@ def profile(file: Path, inputs: Any, folder: Path) -> dict[str, str]:
     for _ in range(3):
         session.run(None, inputs)
     shares: Counter[str] = Counter()
-    for event in json.loads(Path(session.end_profiling()).read_text()):
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
         if event.get("cat") == "Node":
             shares[event["args"]["op_name"]] += event["dur"]
     total = sum(shares.values())

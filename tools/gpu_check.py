@@ -201,7 +201,7 @@ def benchmark(settings: Settings, report: Report, parts: str, batch: int = 2, co
     ]
     sys.argv = ["benchmark.py", *parts.split(), *options, "--json", str(figures)]
     runpy.run_path(str(ROOT / "tools" / "benchmark.py"), run_name="__main__")
-    report(**json.loads(figures.read_text())["parts"])
+    report(**json.loads(figures.read_text(encoding="utf-8"))["parts"])
 
 
 def training_step(settings: Settings, batch: int, masks: bool) -> Callable[[], object]:
@@ -325,7 +325,7 @@ def work(part: Part, settings: Settings, name: str) -> None:
 
     def report(**more: Any) -> None:
         values.update(more)
-        values_file(settings, name).write_text(json.dumps(values, default=str))
+        values_file(settings, name).write_text(json.dumps(values, default=str), encoding="utf-8")
 
     try:
         part(settings, report)
@@ -368,9 +368,9 @@ def run(name: str, settings: Settings, limit: float) -> dict[str, Any]:
     seconds = round(time.perf_counter() - start, 1)
     result = {"part": name, "seconds": seconds, "status": "failed", "reason": reason}
     if values_file(settings, name).exists():
-        values = json.loads(values_file(settings, name).read_text())
+        values = json.loads(values_file(settings, name).read_text(encoding="utf-8"))
         result = {**result, **({"reason": ""} if "status" in values else {}), **values}
-    with (settings.out / "results.jsonl").open("a") as file:
+    with (settings.out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
     return result
 

@@ -63,8 +63,8 @@ def train(system: str, settings: list[str]) -> float | None:
         start = time.perf_counter()
         cli.main(["train", "--config", f"history_{system}.yaml", *settings, *resume])
         seconds = None if resume else time.perf_counter() - start
-        done.write_text(json.dumps({"seconds": seconds, "settings": settings}))
-    about = json.loads(done.read_text())
+        done.write_text(json.dumps({"seconds": seconds, "settings": settings}), encoding="utf-8")
+    about = json.loads(done.read_text(encoding="utf-8"))
     if about["settings"] != settings:
         raise ConfigError(f"{folder} was trained with {' '.join(about['settings'])}: remove it, to train it otherwise")
     return about["seconds"]  # type: ignore[no-any-return]
@@ -177,7 +177,7 @@ def report(records: list[Record], out: Path) -> None:
     axes.legend()
     figure.savefig(out)
     values = [record._asdict() for record in records]
-    out.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
+    out.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     print(f"chart: {out}; values: {out.with_suffix('.json')}")
 
 

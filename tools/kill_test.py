@@ -96,7 +96,7 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def differences(first: Path, second: Path) -> list[str]:
     """Name the tensors in which two checkpoints differ, or the values of two metrics.json."""
     if first.suffix == ".json":
-        one, other = (json.loads(path.read_text()) for path in (first, second))
+        one, other = (json.loads(path.read_text(encoding="utf-8")) for path in (first, second))
         names = [name for name in one.keys() | other.keys() if "second" not in name]
         return [name for name in names if str(one.get(name)) != str(other.get(name))]  # as text, for NaN
     one, other = (dict(tensors(torch.load(path, weights_only=True))) for path in (first, second))
@@ -112,7 +112,7 @@ def start(arguments: Sequence[str], folder: Path) -> list[int]:
     """Fork the ranks of a training in a folder of its own; returns their process ids."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in FILES.items():
-        (folder / name).write_text(content)
+        (folder / name).write_text(content, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         rank = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
@@ -136,7 +136,7 @@ def attempt(arguments: Sequence[str], folder: Path, unbroken: Path, moment: floa
             os.killpg(process, signal.SIGKILL)
     ended(processes)
     if not ended(start(arguments, folder)):
-        return "the resumed training failed: " + (folder / "output.txt").read_text()[-500:]
+        return "the resumed training failed: " + (folder / "output.txt").read_text(encoding="utf-8")[-500:]
     names = [
         f"{file}: {name}"
         for file in ("last.ckpt", "best.ckpt", "metrics.json")
@@ -151,7 +151,7 @@ def prepare(case: str, folder: Path) -> list[str]:
     if case in ("rcnn", "faster_bad_samples"):
         command = ["propose", "--data", "Shapes", *root, *DATA, "--method", "grid", "--out", "proposals"]
         if not ended([fork(command, folder, {})]):
-            sys.exit(f"{case}: {(folder / 'output.txt').read_text()[-2000:]}")
+            sys.exit(f"{case}: {(folder / 'output.txt').read_text(encoding='utf-8')[-2000:]}")
     if case == "faster_bad_samples":
         (folder / "shapes" / "voc" / "JPEGImages" / "000003.jpg").open("r+").truncate(200)
     return [*CASES[case], *root]
@@ -174,7 +174,7 @@ def main() -> None:
             whole = Path(temporary) / "whole"
             began = time.monotonic()
             if not ended(start(arguments, whole)):
-                sys.exit(f"{case}: {(whole / 'output.txt').read_text()[-2000:]}")
+                sys.exit(f"{case}: {(whole / 'output.txt').read_text(encoding='utf-8')[-2000:]}")
             seconds = time.monotonic() - began
             for number in range(options.kills):
                 moment = generator.uniform(0, seconds)

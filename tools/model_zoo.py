@@ -82,13 +82,13 @@ def chain(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def describe(path: Path) -> str:
     """Write the row of a configuration."""
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     name = path.relative_to(CONFIGS).with_suffix("").as_posix()
     *necks, backbone = chain(config["model"])
     arguments = backbone["init_args"]
     network = arguments.get("name") or DEFAULT_NAMES[backbone["class_path"]]
     data = config["data"]
-    data = yaml.safe_load((CONFIGS / data).read_text()) if isinstance(data, str) else data
+    data = yaml.safe_load((CONFIGS / data).read_text(encoding="utf-8")) if isinstance(data, str) else data
     weights = config["model"]["init_args"].get("weights") or arguments.get("weights") or "random"
     published = PUBLISHED.get(name, "-")
     if weights.startswith("torchvision:"):

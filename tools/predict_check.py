@@ -69,12 +69,12 @@ def run(folder: Path, out: str, *options: str) -> Results:
 def finish(process: int, folder: Path) -> None:
     """Wait for a process that must succeed."""
     if os.waitpid(process, 0)[1]:
-        sys.exit((folder / "output.txt").read_text()[-3000:])
+        sys.exit((folder / "output.txt").read_text(encoding="utf-8")[-3000:])
 
 
 def read(out: Path) -> Results:
     """Read results by image. Ends the program for an image that occurs twice."""
-    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     results = {line["file"]: line for line in lines}
     if len(results) < len(lines):
         sys.exit(f"{out}: {len(lines) - len(results)} of {len(lines)} lines are of images that occur several times")
@@ -131,7 +131,7 @@ def memory(folder: Path, options: argparse.Namespace) -> bool:
                 done += (lines := file.read()).count(b"\n")
                 place += len(lines)
         if done >= following and part.exists():
-            pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+            pages = int(Path(f"/proc/{process}/statm").read_text(encoding="utf-8").split()[1])
             print(f"{done:7} images: {pages * os.sysconf('SC_PAGE_SIZE') / MEBIBYTE:8.1f} MiB", flush=True)
             following += step
     return len(read(folder / "memory")) != options.images

@@ -215,7 +215,9 @@ def _write_objects(result: CheckResult, copied: Copied, out: Path, objects: Mapp
                     annotations.append(header | _annotation(table, row, box, (height, width)))
         file = out / "annotations" / f"{split}.json"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        file.write_text(
+            json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
+        )
     return changes
 
 

@@ -188,7 +188,9 @@ def _report(task: Task, data: Any, options: Namespace) -> None:
         write_metrics(task.metric_values, options.metrics)
     if isinstance(task, DetectionTask):
         if options.out and task.detections is not None:
-            options.out.write_text(json.dumps(coco_results(data.val_annotations, task.detections)) + "\n")
+            options.out.write_text(
+                json.dumps(coco_results(data.val_annotations, task.detections)) + "\n", encoding="utf-8"
+            )
         if options.evaluator == "pycocotools" and (metric := _coco_ap(task)):
             from detseg.metrics.pycocotools_evaluator import compare
 

@@ -155,7 +155,9 @@ class TrainCLI(LightningCLI):
     def _write_config(self, trainer: Trainer, *_: Any) -> None:
         """Write the settings of the run, once a resumed training has accepted them."""
         if trainer.is_global_zero:
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(self.task.config, sort_keys=False))
+            (self.folder / "config.yaml").write_text(
+                yaml.safe_dump(self.task.config, sort_keys=False), encoding="utf-8"
+            )
 
     def _with_hint(self, error: DataError) -> DataError:
         """Add to an error of the data the command that lists all errors of the data set."""

@@ -81,7 +81,7 @@ def certify(model: Model, path: Path, frame: Frame, images: Iterable[ProofImage]
             f"{path}: deleted, since it does not compute what the checkpoint does: {'; '.join(proof.failures[:3])}"
         )
     report = {"file": path.name, "sha256": sha256(path), **describe(model, frame), **proof.report()}
-    report_path(path).write_text(json.dumps(report, indent=2) + "\n")
+    report_path(path).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     log.info("%s: equal to its checkpoint on %d images: %s", path, proof.images, proof.summary(model))
     return report
 

@@ -70,9 +70,9 @@ def quantize(
         path.unlink()
         report_file.unlink()
         raise ExportError(f"{path}: deleted, since 8 bits lower {lost} points, and the limit is {max_ap_loss:g}")
-    report: dict[str, Any] = json.loads(report_file.read_text())
+    report: dict[str, Any] = json.loads(report_file.read_text(encoding="utf-8"))
     report |= {"sha256": sha256(path), "int8": {"images": len(images), "ap": values, "max_ap_loss": max_ap_loss}}
-    report_file.write_text(json.dumps(report, indent=2) + "\n")
+    report_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     log.info("%s: 8 bits lower %s points on %d images", path, lost, len(images))
     return report
 

@@ -161,7 +161,7 @@ def start(file: Path, resume: bool, settings: Mapping[str, Any]) -> None:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the settings of the run that wrote results to a folder. Raises DataError if they are not there."""
     try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / SETTINGS}: cannot be read: {error}; `detseg predict` writes it") from None
     return settings
@@ -260,5 +260,5 @@ def _numbers(numbers: set[int]) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file as a whole, so that other processes read the old one or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

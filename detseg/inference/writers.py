@@ -68,7 +68,7 @@ def _write_coco_results(folder: Path, threshold: float, category_ids: Mapping[st
     path = folder / "results.json"
     numbered = all(Path(entry["file"]).stem.isdecimal() for entry in _entries(folder, 0))
     separator = "["
-    with path.open("w") as out:
+    with path.open("w", encoding="utf-8") as out:
         for position, entry in enumerate(_entries(folder, threshold), start=1):
             image_id = int(Path(entry["file"]).stem) if numbered else position
             masks = entry.get("masks") or [None] * len(entry.get("boxes", ()))

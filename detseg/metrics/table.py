@@ -71,4 +71,4 @@ def write_metrics(values: Mapping[str, float], path: Path) -> None:
     """Write values by name as JSON, with null for NaN."""
     plain = {name: None if math.isnan(value) else value for name, value in values.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain, indent=2) + "\n")
+    path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

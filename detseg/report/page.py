@@ -68,7 +68,7 @@ def write_page(path: Path, page: str, report: Mapping[str, Any]) -> None:
     """Write a page, and its values without the views of images as report.json beside it."""
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
     numbers = {name: without_views(value) for name, value in report.items()}
-    (path.parent / json_name(path)).write_text(json.dumps(plain(numbers), indent=1) + "\n")
+    (path.parent / json_name(path)).write_text(json.dumps(plain(numbers), indent=1) + "\n", encoding="utf-8")
 
 
 def json_name(path: Path) -> str:

@@ -94,7 +94,7 @@ class BadSteps:
         seeds = [] if check.seeds is None else check.seeds.tolist()
         record = {"step": check.step, "epoch": epoch, "rank": rank, "losses": losses, "images": images, "seeds": seeds}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / FILE).open("a") as file:
+        with (self.folder / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         which = "loss" if not all(value.isfinite() for value in check.losses.values()) else "gradient of the loss"
         reason = f"the {which} is not finite in step {check.step}: " + ", ".join(f"{k} {v}" for k, v in losses.items())

@@ -63,7 +63,7 @@ class RegionFeatures:
                     file.unlink()
         except OSError as error:
             raise DataError(f"{folder}: cannot be used: {error}; correct that and resume the training") from None
-        _replace(note, lambda part: part.write_text(about))
+        _replace(note, lambda part: part.write_text(about, encoding="utf-8"))
 
     def __contains__(self, name: object) -> bool:
         return self._path(str(name)).exists()

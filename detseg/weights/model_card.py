@@ -27,7 +27,7 @@ def write(folder: Path, state_dict: dict[str, Tensor], metadata: dict[str, Any])
     tensors = {name.removeprefix(PREFIX): value.detach().cpu().contiguous() for name, value in state_dict.items()}
     save_file(tensors, folder / WEIGHTS)
     card = {**metadata, "sha256": _digest(folder / WEIGHTS)}
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     shutil.copymode(folder / CARD, folder / WEIGHTS)  # safetensors writes files that others cannot read
 
 
@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, Any]:
             hint = f"pass one of {inside}" if inside else f"a published model has {CARD} and {WEIGHTS}"
             raise CheckpointError(f"{file}: no such file; {hint}")
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         expected = card["sha256"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,8 @@ def test_sound_labels_pass(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize("change", [{"bbox": [4, 6, 0, 30]}, {"bbox": [90, 6, 20, 30]}, {"iscrowd": 1}])
 def test_nothing_to_learn_from(tmp_path: Path, change: dict[str, Any]) -> None:
     for train, val, part in (([entry(0, **change)], [entry(2)], "train"), ([entry(0)], [entry(2, **change)], "val")):
-        with pytest.raises(
-            DataError, match=rf"the {part} split has 2 images and no object .*`detseg check {tmp_path}`"
-        ):
+        command = f"`detseg check {shlex.quote(str(tmp_path))}`"
+        with pytest.raises(DataError, match=rf"the {part} split has 2 images and no object .*{command}"):
             check_before_training(data(tmp_path, train, val), validates=True)
     check_before_training(data(tmp_path, [entry(0)], [entry(2, **change)]), validates=False)
 

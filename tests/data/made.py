@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from detseg.data.annotations.detection import DetectionAnnotations, ImageColumns, ObjectColumns, from_columns
 from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetSource
+
+# Of tests that name files with accents, which the C locale without Python's UTF-8 mode does not allow.
+accents = pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="names of files are ASCII in this locale")
 
 
 def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
@@ -26,7 +31,8 @@ def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
 def coco(file: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], names: dict[int, str]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     categories = [{"id": number, "name": name} for number, name in names.items()]
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content), encoding="utf-8")
     return file
 
 
@@ -44,7 +50,7 @@ def voc(root: Path, stem: str, body: str, size: str = "<width>64</width><height>
     image(root / "JPEGImages" / f"{stem}.jpg", seed=zlib.crc32(stem.encode()))  # so that no two are the same
     file = root / "Annotations" / f"{stem}.xml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"<annotation><size>{size}</size>{body}</annotation>")
+    file.write_text(f"<annotation><size>{size}</size>{body}</annotation>", encoding="utf-8")
     return file
 
 

@@ -111,8 +111,9 @@ def test_predict_writes_lines_and_a_drawn_video(
 ) -> None:
     monkeypatch.setattr("detseg.cli.predict._predictor", lambda *_: predictor)
     out = tmp_path / "out"
-    line = f"{video} --checkpoint any.ckpt --every 2 --threshold 0.1 --out {out}"
-    cli.main(["predict", *line.split()])
+    command = ["predict", str(video), "--out", str(out), "--checkpoint", "any.ckpt", "--every", "2"]
+    command += ["--threshold", "0.1"]
+    cli.main(command)
     entries: list[dict[str, Any]] = [json.loads(text) for text in (out / "predictions.jsonl").read_text().splitlines()]
     assert [entry["frame"] for entry in entries] == [0, 2, 4]
     assert [entry["seconds"] for entry in entries] == pytest.approx(TIMES[::2], abs=1e-3)
@@ -120,11 +121,11 @@ def test_predict_writes_lines_and_a_drawn_video(
     drawn = list(read_frames(str(out / "drawn.mp4")))
     assert [one.seconds for one in drawn] == pytest.approx(TIMES[::2], abs=1e-3)
     with pytest.raises(SystemExit):
-        cli.main(["predict", *line.split(), "--shard", "1/2"])
+        cli.main([*command, "--shard", "1/2"])
     unfinished = out / "predictions.jsonl.part0"  # of images
     unfinished.write_text('{"file": "a.png"}\n')
     with pytest.raises(SystemExit):
-        cli.main(["predict", *line.split()])
+        cli.main(command)
     assert unfinished.exists()
 
 

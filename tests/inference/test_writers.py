@@ -194,8 +194,9 @@ def test_a_batch_of_ray_becomes_an_arrow_table(colour_checkpoint: Path) -> None:
         predictor({"text": []})
 
 
-def test_ray_data_gives_the_results_of_one_process(tmp_path: Path) -> None:
+def test_ray_data_gives_the_results_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes to it
     files = [write_colours(tmp_path) / "val" / f"val{number}.png" for number in range(3)]
     model = Classifier(MobileNetV1(alpha=0.125), 3)
     model.class_names, model.preprocessing = tuple(COLOURS), CenterCropConfig(32)

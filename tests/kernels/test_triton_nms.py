@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 
-def on_triton(code: str, **environment: str) -> None:
+def on_triton(code: str, cache: Path, **environment: str) -> None:
     """Run code in a new process: Triton decides at the definition of a kernel if it is interpreted."""
     pytest.importorskip("triton")
-    variables = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(cache)}
+    variables = {**os.environ, **environment, **own}
     result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
-def test_agrees_with_the_plain_operator() -> None:
+def test_agrees_with_the_plain_operator(tmp_path: Path) -> None:
     """Interpreted: random boxes and tied ones, padding, an image without a valid box, one box, full tiles, none."""
     code = """
 import torch
@@ -49,10 +50,10 @@ nothing = torch.zeros(2, 0)
 for limit in (0, 3):
     assert not agree(torch.zeros(2, 0, 4), nothing, nothing.long(), nothing.bool(), 0.5, limit).any()
 """
-    on_triton(code, TRITON_INTERPRET="1")
+    on_triton(code, tmp_path, TRITON_INTERPRET="1")
 
 
-def test_compiles_without_spilling_registers() -> None:
+def test_compiles_without_spilling_registers(tmp_path: Path) -> None:
     """For an H100 or H200, present or not; Triton compiles an argument of 1 as a constant."""
     code = """
 import subprocess
@@ -77,4 +78,4 @@ for kernel, signature, constants in (
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "REG:" in usage and " STACK:0 " in usage and " LOCAL:0 " in usage, usage
 """
-    on_triton(code)
+    on_triton(code, tmp_path)

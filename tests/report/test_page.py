@@ -41,7 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DetectionRu
 
 
 def test_the_page_stands_alone_and_escapes_names(written: tuple[Path, DetectionRun, dict[str, Any]]) -> None:
-    page = written[0].read_text()
+    page = written[0].read_text(encoding="utf-8")
     without_data = re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", page)
     assert len(page) < 8e6
     assert set(re.findall(r"https?://[\w.]+", without_data)) == {"http://www.w3.org"}  # of namespaces
@@ -54,13 +54,12 @@ def test_the_page_stands_alone_and_escapes_names(written: tuple[Path, DetectionR
 def test_a_page_that_is_too_large_counts_the_images_it_leaves_out(
     written: tuple[Path, DetectionRun, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = (
-        written[0].stat().st_size + len(re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", written[0].read_text()))
-    ) // 2
+    whole = written[0].read_text(encoding="utf-8")
+    limit = (written[0].stat().st_size + len(re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", whole))) // 2
     monkeypatch.setattr("detseg.report.page.MAX_BYTES", limit)
     write_detection_report(written[1], tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    shown, all_images = (len(json.loads(DATA.findall(one)[0])["images"]) for one in (page, written[0].read_text()))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown, all_images = (len(json.loads(DATA.findall(one)[0])["images"]) for one in (page, whole))
     assert limit - 50_000 < len(page.encode()) <= limit
     assert 0 < shown < all_images
     assert f"{all_images - shown} images did not fit into the " in page
@@ -68,7 +67,7 @@ def test_a_page_that_is_too_large_counts_the_images_it_leaves_out(
 
 def test_the_values_are_those_of_the_run(written: tuple[Path, DetectionRun, dict[str, Any]]) -> None:
     path, run, report = written
-    values = json.loads(path.with_name("report.json").read_text())
+    values = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
     figures = {one["name"]: one for one in values["verdict"]["figures"]}
     for name in ("AP", "AP50", "AP75"):
         assert figures[name]["value"] == pytest.approx(run.metrics[name], rel=1e-5)
@@ -131,7 +130,7 @@ def test_the_slider_changes_counts_cells_and_images(
     document.body.dataset.hidden = document.querySelectorAll(".below").length;
     </script></body>"""
     page = tmp_path / "moved.html"
-    page.write_text(path.read_text().replace("</body>", move))
+    page.write_text(path.read_text(encoding="utf-8").replace("</body>", move))
     line = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
     dom = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True).stdout
     step = report["operating_point"]["steps"][15]

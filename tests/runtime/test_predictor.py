@@ -92,11 +92,11 @@ def test_the_small_distribution_has_the_files_that_the_runtime_imports() -> None
         "import sys\n"
         "import detseg.runtime, detseg.inference.results\n"
         "modules = [module for name, module in sys.modules.items() if name.partition('.')[0] == 'detseg']\n"
-        "print(*(module.__file__ for module in modules))"
+        "print(*(module.__file__ for module in modules), sep=chr(10))"
     )
     root = Path(__file__).parents[2]
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    imported = {str(Path(file).relative_to(root)) for file in output.split()}
+    imported = {str(Path(file).relative_to(root)) for file in output.splitlines()}
     settings = tomllib.loads((root / "packaging" / "runtime" / "pyproject.toml").read_text())
     packed = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
     folder = {file for file in imported if file.startswith("detseg/runtime/")}

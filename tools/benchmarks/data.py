@@ -186,7 +186,9 @@ def write(file: Path, images: int, objects: int) -> None:
         )
     pictures = [{"id": i, "file_name": f"{i:012}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(images)]
     categories = [{"id": number, "name": f"class {number}"} for number in range(1, 81)]
-    file.write_text(json.dumps({"images": pictures, "annotations": entries, "categories": categories}))
+    file.write_text(
+        json.dumps({"images": pictures, "annotations": entries, "categories": categories}), encoding="utf-8"
+    )
 
 
 def polygon(random: np.random.Generator) -> NDArray[np.float64]:

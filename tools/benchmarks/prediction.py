@@ -75,7 +75,7 @@ def predict(device: str, half: bool, images: int, backbone: str) -> dict[str, Ca
             if draw:
                 result.plot().save(folder / f"drawn_{result.path.name}")
             entries.append(result.to_json())
-        (folder / "predictions.json").write_text(json.dumps(entries))
+        (folder / "predictions.json").write_text(json.dumps(entries), encoding="utf-8")
 
     @torch.inference_mode()
     def torchvision_loop() -> None:
@@ -84,7 +84,7 @@ def predict(device: str, half: bool, images: int, backbone: str) -> dict[str, Ca
         for batch in loader:
             outputs = theirs([image.to(device) for image in batch])
             entries += [{name: value.tolist() for name, value in output.items()} for output in outputs]
-        (folder / "theirs.json").write_text(json.dumps(entries))
+        (folder / "theirs.json").write_text(json.dumps(entries), encoding="utf-8")
 
     next(iter(predictor.stream(names[0])))  # what is made once
     return {

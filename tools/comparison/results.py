@@ -49,7 +49,7 @@ class Results:
 
     def _read(self) -> None:
         try:
-            content = json.loads(self.path.read_text())
+            content = json.loads(self.path.read_text(encoding="utf-8"))
             settings = dict(content["settings"])
             self.runs = {(run["arm"], run["seed"]): dict(run["metrics"]) for run in content["runs"]}
         except (ValueError, KeyError, TypeError) as error:
@@ -66,7 +66,7 @@ class Results:
         self.runs[arm, seed] = metrics
         runs = [{"arm": arm, "seed": seed, "metrics": metrics} for (arm, seed), metrics in self.runs.items()]
         partial = self.path.with_name(f"{self.path.name}.part")
-        partial.write_text(json.dumps({"settings": self.settings, "runs": runs}, indent=1))
+        partial.write_text(json.dumps({"settings": self.settings, "runs": runs}, indent=1), encoding="utf-8")
         os.replace(partial, self.path)
 
     def table(self, reference: str, metrics: Sequence[str], confidence: float = 0.95) -> str:

@@ -45,7 +45,7 @@ def write_yolo(
             objects = range(*table.objects(index).indices(len(table.labels)))
             lines = [_line(table, i, height, width, losses) for i in objects]
             file = out / f"labels{folder}" / f"{os.path.splitext(name)[0]}.txt"
-            file.write_text("".join(f"{line}\n" for line in lines if line))
+            file.write_text("".join(f"{line}\n" for line in lines if line), encoding="utf-8")
     settings["names"] = dict(enumerate(classes))
     (out / "data.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return ConversionReport(losses)

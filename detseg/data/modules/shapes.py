@@ -127,14 +127,14 @@ def prepare(root: Path, settings: dict[str, int], draw: Callable[..., None]) -> 
             new = Path(folder, root.name)
             new.mkdir()
             draw(new, **settings)
-            (new / MARKER).write_text(json.dumps({"version": VERSION, **settings}))
+            (new / MARKER).write_text(json.dumps({"version": VERSION, **settings}), encoding="utf-8")
             new.rename(root)  # atomic, and can replace an empty folder only
 
 
 def _check(root: Path, settings: dict[str, int]) -> None:
     """Raise DataError unless a folder was drawn from these settings."""
     try:
-        drawn = json.loads((root / MARKER).read_text())
+        drawn = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(
             f"{root}: this holds other files than synthetic shapes (no readable {MARKER} in it); "

@@ -154,7 +154,7 @@ def write(root: Path, train: int, val: int, seed: int) -> None:
                 builder.add(row, CLASSES[shape.label], shape.box, float(shape.mask.sum()), mask)
             _write_segmentation(voc, number, *size, shapes)
         names = "".join(f"{number:06d}\n" for number in numbers)
-        (voc / "ImageSets/Segmentation" / f"{split}.txt").write_text(names)
+        (voc / "ImageSets/Segmentation" / f"{split}.txt").write_text(names, encoding="utf-8")
         table = builder.annotations({name: number for number, name in enumerate(CLASSES, start=1)})
         tables[split] = replace(table, image_ids=np.array(numbers))
     coco.mkdir()

@@ -20,7 +20,7 @@ from detseg.data.formats.lvis import read_lvis
 from detseg.data.modules.detection import COCO
 from tests.data import made
 
-IMAGES = [{"id": number, "file_name": f"{number}é.png", "height": 48, "width": 64} for number in range(6)]
+IMAGES = [{"id": number, "file_name": f"{number}.png", "height": 48, "width": 64} for number in range(6)]
 TRIANGLE = [[10, 10, 40, 10, 40, 40]]
 
 
@@ -147,7 +147,7 @@ def test_that_it_cannot_be_written_is_said_and_no_error(
 
 def test_small_files_and_missing_ones_have_none(tmp_path: Path, home: Path) -> None:
     write(tmp_path)
-    made.image(tmp_path / "0é.png")
+    made.image(tmp_path / "0.png")
     COCO(str(tmp_path), split={"train": "a.json", "val": "a.json"}, masks="all").annotations("train")
     with pytest.raises(FileNotFoundError):
         cached(tmp_path / "missing.json", [], lambda: json.loads((tmp_path / "missing.json").read_text()))
@@ -155,9 +155,9 @@ def test_small_files_and_missing_ones_have_none(tmp_path: Path, home: Path) -> N
 
 
 def large(folder: Path, **size: int) -> Path:
-    """A file of one image, 0é.png, that is large enough for a cache."""
+    """A file of one image, 0.png, that is large enough for a cache."""
     objects = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 20]}]
-    file = made.coco(folder / "a.json", [{"id": 0, "file_name": "0é.png", **size}], objects, {1: "cat"})
+    file = made.coco(folder / "a.json", [{"id": 0, "file_name": "0.png", **size}], objects, {1: "cat"})
     file.write_text(file.read_text() + " " * annotation_cache.MIN_BYTES)
     return file
 
@@ -165,17 +165,17 @@ def large(folder: Path, **size: int) -> Path:
 @pytest.mark.parametrize("first", [".", "one"])
 def test_images_that_were_moved_are_found(tmp_path: Path, first: str) -> None:
     file = large(tmp_path, height=48, width=64)
-    image = made.image(tmp_path / first / "0é.png")
+    image = made.image(tmp_path / first / "0.png")
     assert read_coco(file, tmp_path).path(0).is_file()
     (tmp_path / "two").mkdir()
-    image.rename(tmp_path / "two" / "0é.png")
-    assert read_coco(file, tmp_path).files.tolist() == ["two/0é.png"]
+    image.rename(tmp_path / "two" / "0.png")
+    assert read_coco(file, tmp_path).files.tolist() == ["two/0.png"]
 
 
 def test_sizes_that_only_the_images_tell_are_read_again(tmp_path: Path) -> None:
     file = large(tmp_path)
     for height, width in ((48, 64), (30, 40)):
-        made.image(tmp_path / "0é.png", height, width)
+        made.image(tmp_path / "0.png", height, width)
         assert read_coco(file, tmp_path).sizes.tolist() == [[height, width]]
 
 
@@ -183,7 +183,7 @@ def test_a_file_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     saved = []
     save = annotation_cache.save
     monkeypatch.setattr(annotation_cache, "save", lambda *given: (saved.append(given[0]), save(*given)))
-    made.image(tmp_path / "0é.png")
+    made.image(tmp_path / "0.png")
     file = large(tmp_path, height=48, width=64)
     detect_source(tmp_path).read("all")
     assert len(saved) == 1

@@ -30,7 +30,10 @@ def cvat(root: Path, body: str, meta: str = TASK, name: str = "annotations.xml")
     root.mkdir(parents=True, exist_ok=True)
     file = root / name
     head = '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>'
-    file.write_text(f"{head}{meta}<dumped>2023-08-11 03:45:18.553526+00:00</dumped></meta>\n{body}\n</annotations>\n")
+    file.write_text(
+        f"{head}{meta}<dumped>2023-08-11 03:45:18.553526+00:00</dumped></meta>\n{body}\n</annotations>\n",
+        encoding="utf-8",
+    )
     return file
 
 

@@ -22,7 +22,7 @@ from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.formats.format_detection import detect_source
 from detseg.data.formats.unused import unused_images
 from detseg.errors import DetsegError
-from tests.data import sets
+from tests.data import made, sets
 
 COUNT = int(os.environ.get("DETSEG_DEFECTS", "200"))
 REPAIRS = int(os.environ.get("DETSEG_REPAIRS", "40"))
@@ -327,6 +327,7 @@ def build(number: int, root: Path) -> tuple[Case, sets.Truth, str]:
     return Case(root, format, label, picture, split, generator), truth, name
 
 
+@made.accents
 @pytest.mark.parametrize("chunk", range(4))
 def test_a_repair_keeps_what_is_sound(chunk: int, tmp_path: Path) -> None:
     wrong = []
@@ -339,6 +340,7 @@ def test_a_repair_keeps_what_is_sound(chunk: int, tmp_path: Path) -> None:
     assert not wrong, "\n".join(map(str, wrong))
 
 
+@made.accents
 @pytest.mark.parametrize("chunk", range(4))
 def test_a_defect_is_read_or_named(chunk: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)

@@ -37,7 +37,7 @@ def write_coco(
         categories = [{"id": number, "name": name} for number, name in ids]
         content = {"images": images, "annotations": objects, "categories": categories}
         ending = "" if split == WHOLE else f"_{split}"
-        (out / "annotations" / f"instances{ending}.json").write_text(json.dumps(content))
+        (out / "annotations" / f"instances{ending}.json").write_text(json.dumps(content), encoding="utf-8")
     return ConversionReport(losses)
 
 
