@@ -130,9 +130,10 @@ def test_the_slider_changes_counts_cells_and_images(
     document.body.dataset.hidden = document.querySelectorAll(".below").length;
     </script></body>"""
     page = tmp_path / "moved.html"
-    page.write_text(path.read_text(encoding="utf-8").replace("</body>", move))
-    line = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True).stdout
+    page.write_text(path.read_text(encoding="utf-8").replace("</body>", move), encoding="utf-8")
+    line = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    line += ["--dump-dom", page.as_uri()]
+    dom = subprocess.run(line, capture_output=True, encoding="utf-8", timeout=120, check=True).stdout
     step = report["operating_point"]["steps"][15]
     row = re.search(r'<tr data-label="-1">(.*?)</tr>', dom, re.DOTALL)
     assert row
