@@ -43,15 +43,15 @@ CLASSES = 20
 Frames = dict[str, tuple[Callable[[], Any], Frame]]
 CHECKED: Frames = {  # models by name, and the frame of the proof
     "faster_rcnn_mobilenet_v2": (lambda: FasterRCNN(FPN(MobileNetV2()), CLASSES), (224, 288)),
-    "faster_rcnn_r50_fpn": (lambda: FasterRCNN(FPN(ResNet("resnet50")), CLASSES), (192, 256)),
+    "faster_rcnn_r50_fpn": (lambda: FasterRCNN(FPN(ResNet("resnet50")), CLASSES), (128, 192)),
     "faster_rcnn_r50_c4": (
         lambda: FasterRCNN(ResNet("resnet50", stages=[4]), CLASSES, roi_heads=RoIHeads(box_head=Res5Head("resnet50"))),
-        (160, 224),
+        (128, 160),
     ),
-    "mask_rcnn_r50_fpn": (lambda: MaskRCNN(FPN(ResNet("resnet50")), CLASSES), (192, 256)),
-    "mask_rcnn_mobilenet_v2": (lambda: MaskRCNN(FPN(MobileNetV2()), CLASSES), (224, 288)),
-    "retinanet_r50_fpn": (lambda: RetinaNet(RetinaFPN(ResNet("resnet50", stages=[3, 4, 5])), CLASSES), (192, 256)),
-    "fcn8s_r50": (lambda: FCN(ResNet("resnet50", stages=[3, 4, 5]), CLASSES), (192, 256)),
+    "mask_rcnn_r50_fpn": (lambda: MaskRCNN(FPN(ResNet("resnet50")), CLASSES), (128, 192)),
+    "mask_rcnn_mobilenet_v2": (lambda: MaskRCNN(FPN(MobileNetV2()), CLASSES), (128, 192)),
+    "retinanet_r50_fpn": (lambda: RetinaNet(RetinaFPN(ResNet("resnet50", stages=[3, 4, 5])), CLASSES), (128, 192)),
+    "fcn8s_r50": (lambda: FCN(ResNet("resnet50", stages=[3, 4, 5]), CLASSES), (128, 192)),
     "dilated_fcn_r50": (
         lambda: DilatedFCN(ResNet("resnet50", stages=[4, 5], output_stride=8, norm="batch"), CLASSES),
         (128, 192),

@@ -21,15 +21,20 @@ class Match(NamedTuple):
     missing: Rows
     extra: Rows
 
+    @property
+    def complete(self) -> bool:
+        """All detections of both lists match."""
+        return not len(self.missing) and not len(self.extra)
+
     def __str__(self) -> str:
         count = len(self.expected) + len(self.missing)
         return f"{len(self.missing)} of {count} detections missing, {len(self.extra)} too many"
 
 
-def match_detections(expected: Arrays, actual: Arrays) -> Match:
-    """Match detections of the same label, corners within ``BOX`` and scores within ``SCORE``, each with the nearest.
+def match_detections(expected: Arrays, actual: Arrays, score: float = SCORE) -> Match:
+    """Match detections of the same label, corners within ``BOX`` and scores within ``score``, each with the nearest.
 
-    If both lists are full, those whose score is within ``SCORE`` of the last one count neither as missing nor as extra:
+    If both lists are full, those whose score is within ``score`` of the last one count neither as missing nor as extra:
     they tie with those that were cut off.
     """
     count, other = int(expected["num_detections"]), int(actual["num_detections"])
@@ -38,7 +43,7 @@ def match_detections(expected: Arrays, actual: Arrays) -> Match:
     for row in range(count):
         box = np.abs(actual["boxes"][:other] - expected["boxes"][row]).max(axis=1)
         fits = free & (actual["labels"][:other] == expected["labels"][row]) & (box <= BOX)
-        fits &= np.abs(actual["scores"][:other] - expected["scores"][row]) <= SCORE
+        fits &= np.abs(actual["scores"][:other] - expected["scores"][row]) <= score
         if fits.any():
             nearest = int(np.where(fits, box, np.inf).argmin())
             free[nearest] = False
@@ -48,9 +53,14 @@ def match_detections(expected: Arrays, actual: Arrays) -> Match:
     rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     absent, extra = np.array(missing, dtype=np.int64), np.flatnonzero(free)
     if count == other == len(actual["scores"]) > 0:
-        last = min(actual["scores"][-1], expected["scores"][-1]) + SCORE
+        last = min(actual["scores"][-1], expected["scores"][-1]) + score
         absent, extra = absent[expected["scores"][absent] > last], extra[actual["scores"][extra] > last]
     return Match(rows[0], rows[1], absent, extra)
+
+
+def largest_difference(match: Match, expected: Arrays, actual: Arrays, name: str) -> float:
+    """Return the largest difference of a value, ``boxes`` or ``scores``, of detections that match."""
+    return float(np.abs(expected[name][match.expected] - actual[name][match.actual]).max(initial=0))
 
 
 def disorder(outputs: Arrays) -> str:

@@ -42,18 +42,18 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return values + self.rounding * values.abs().clamp(min=1) * self._draw(values.shape)
 
 
-def is_tie(match: Match, expected: Arrays, actual: Arrays, compute: Callable[[], Arrays]) -> bool:
+def is_tie(match: Match, expected: Arrays, actual: Arrays, score: float, compute: Callable[[], Arrays]) -> bool:
     """Tell whether rounding explains everything in which two lists of detections differ.
 
-    ``compute`` gives the expected list. Each detection that is missing must be missing, and each that is extra must
-    appear, in one of ``ATTEMPTS`` lists that it gives with other rounding.
+    ``compute`` gives the list of the checkpoint. Each detection that is missing must be missing, and each that is extra
+    must appear, in one of ``ATTEMPTS`` lists that it gives with other rounding. Scores that match differ by ``score``.
     """
     missing, extra = match.missing, match.extra
     for seed in range(ATTEMPTS):
         with OtherRounding(seed, ROUNDING[seed % len(ROUNDING)]):
             other = compute()
-        missing = np.setdiff1d(missing, match_detections(expected, other).missing)
-        extra = np.intersect1d(extra, match_detections(other, actual).extra)
+        missing = np.setdiff1d(missing, match_detections(expected, other, score).missing)
+        extra = np.intersect1d(extra, match_detections(other, actual, score).extra)
         if not len(missing) and not len(extra):
             return True
     return False
