@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +21,8 @@ from detseg.ops.rle import box_masks_to_rle
 from detseg.preprocessing import CenterCropConfig, Preprocessing, ResizeConfig
 from detseg.resizing import fit, preprocess, resize
 from detseg.runtime.engines import Arrays, open_engine
+
+log = logging.getLogger(__name__)
 
 
 class FramedImage(NamedTuple):
@@ -50,6 +53,7 @@ class Predictor:
         self.preprocessing = preprocessing_of(metadata)
         self.num_proposals: int = metadata["num_proposals"]
         self.tiling = tiling
+        self.warned = False  # that images are made smaller
         if tiling and self.num_proposals:
             raise ConfigError("tiling: this model needs proposals, which are those of a whole image")
 
@@ -105,16 +109,30 @@ class Predictor:
         """Put an image into the frame."""
         pixels = to_frame_size(image.pixels, self.preprocessing, self.frame)
         height, width = pixels.shape[:2]
+        self._warn_of_size(image, (height, width))
         if height > self.frame[0] or width > self.frame[1]:
-            name = image.path or "an image"
-            needed = "x".join(str(-(-side // STRIDE) * STRIDE) for side in (height, width))
-            raise DataError(
-                f"{name}: {height}x{width} pixels do not fit into the model's {self.frame[0]}x{self.frame[1]}; export "
-                f"it with --size {needed}, or cut the image"
-            )
+            raise DataError(f"{image.path or 'an image'}: {self._misfit((height, width))}, or cut the image")
         frame = np.zeros((3, *self.frame), dtype=np.uint8)
         frame[:, :height, :width] = pixels.transpose(2, 0, 1)
         return FramedImage(image, frame, (height, width))
+
+    def _warn_of_size(self, image: InputImage, size: tuple[int, int]) -> None:
+        """Log once that an image is smaller in the frame than it was in the training."""
+        config = self.preprocessing
+        if self.warned or not isinstance(config, ResizeConfig):
+            return
+        fitted = fit(np.array(image.pixels.shape[:2]), config.min_size, config.max_size).tolist()
+        if tuple(fitted) != size:
+            self.warned = True
+            log.warning("%s: made smaller, since its %s", image.path or "an image", self._misfit(fitted))
+
+    def _misfit(self, size: Sequence[int]) -> str:
+        """Name the frame that holds an image of this height and width."""
+        needed = "x".join(str(-(-side // STRIDE) * STRIDE) for side in size)
+        return (
+            f"{size[0]}x{size[1]} pixels do not fit into the model's {self.frame[0]}x{self.frame[1]}; export it with "
+            f"--size {needed}"
+        )
 
     def _predict(
         self, batch: Sequence[FramedImage], threshold: float, proposals: dict[str, NDArray[Any]] | None = None

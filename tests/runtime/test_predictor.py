@@ -114,6 +114,17 @@ def test_an_upright_image_is_made_smaller_than_the_frame() -> None:
     assert to_frame_size(np.zeros((50, 60, 3), np.uint8), None, FRAME).shape == (50, 60, 3)
 
 
+def test_an_image_that_is_made_smaller_is_named_once(exported: Any, caplog: pytest.LogCaptureFixture) -> None:
+    predictor = runtime.Predictor(exported("mask_rcnn")[1])
+    caplog.clear()
+    predictor(pictures())
+    assert not caplog.messages
+    predictor(pictures([(128, 96), (160, 120), (200, 100)]))
+    (message,) = caplog.messages
+    assert message.startswith("an image: made smaller, since its 128x96 pixels do not fit into the model's 96x128;")
+    assert message.endswith("--size 128x96")
+
+
 def test_an_image_beyond_the_frame_is_named(exported: Any, tmp_path: Path) -> None:
     file = tmp_path / "large.png"
     Image.new("RGB", (300, 100)).save(file)
