@@ -3,6 +3,7 @@
 from detseg.modules.backbones.alexnet import AlexNet
 from detseg.modules.backbones.backbone import Backbone
 from detseg.modules.backbones.bagnet import BagNet
+from detseg.modules.backbones.basic_resnet import BasicResNet
 from detseg.modules.backbones.convnet import ConvNet
 from detseg.modules.backbones.densenet import DenseNet
 from detseg.modules.backbones.googlenet import GoogLeNet
@@ -20,6 +21,7 @@ __all__ = [
     "AlexNet",
     "Backbone",
     "BagNet",
+    "BasicResNet",
     "ConvNet",
     "DenseNet",
     "GoogLeNet",

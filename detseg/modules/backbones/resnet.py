@@ -40,7 +40,8 @@ class ResNet(ConvNet):
     shortcuts (section 3.3, "plain network").
 
     ``output_stride`` limits the stride to 16 or 8 for segmentation: later stages dilate their convolutions instead
-    (torchvision's replace_stride_with_dilation).
+    (torchvision's replace_stride_with_dilation). ``zero_init_residual`` starts the last batch norm of each residual
+    branch at zero, so that every block begins as its shortcut (Goyal et al. 2017, section 5.1).
 
     Raises ValueError for an ``output_stride`` below 32 of a network without bottlenecks.
     """
@@ -57,10 +58,11 @@ class ResNet(ConvNet):
         norm: Norm | None = None,
         eps: float | None = None,
         output_stride: Literal[8, 16, 32] = 32,
+        zero_init_residual: bool = False,
     ) -> None:
         if output_stride not in (8, 16, 32) or (output_stride < 32 and name in (*PLAIN, "resnet18", "resnet34")):
             raise ValueError(f"output_stride {output_stride}: must be 32, or with bottlenecks (resnet50 ...) 16 or 8")
-        self.output_stride = output_stride
+        self.output_stride, self.zero_init_residual = output_stride, zero_init_residual
         super().__init__(name, weights, stages, frozen, norm, eps=eps)
         self.strides = [min(stride, output_stride) for stride in self.strides]
 
@@ -68,8 +70,9 @@ class ResNet(ConvNet):
         if self.name in PLAIN:
             return torchvision.models.ResNet(PlainBlock, PLAIN[self.name], num_classes)  # type: ignore[no-any-return]
         dilated = [self.output_stride < stride for stride in (8, 16, 32)]  # conv3, conv4, conv5
+        options = {"replace_stride_with_dilation": dilated, "zero_init_residual": self.zero_init_residual}
         return torchvision.models.get_model(  # type: ignore[no-any-return]
-            self.name, weights=None, num_classes=num_classes, replace_stride_with_dilation=dilated
+            self.name, weights=None, num_classes=num_classes, **options
         )
 
     def head(self, network: Any) -> dict[str, nn.Module]:

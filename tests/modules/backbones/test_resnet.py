@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from detseg.models import Classifier
@@ -102,3 +103,23 @@ def test_a_name_that_is_none_of_the_family() -> None:
     """As a stranger's checkpoint may have it."""
     with pytest.raises(ValueError, match="fasterrcnn_resnet50_fpn: choose among plain18, plain34, resnet18"):
         ResNet("fasterrcnn_resnet50_fpn")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_residual_branches_start_at_zero_as_in_torchvision(name) -> None:
+    """Goyal et al. 2017, section 5.1."""
+    theirs = torchvision.models.get_model(name, weights=None, zero_init_residual=True)
+    for network, zeros in ((ResNet(name, zero_init_residual=True), True), (ResNet(name), False)):
+        for key, value in network.named_parameters():
+            if "bn" in key or "downsample.1" in key:
+                expected = dict(theirs.named_parameters())[key] if zeros else torch.full_like(value, "weight" in key)
+                assert torch.equal(value, expected), key
+
+
+@torch.no_grad()
+def test_an_initial_block_is_its_shortcut() -> None:
+    backbone = ResNet("resnet18", stages=[3], zero_init_residual=True)
+    x = torch.randn(2, 64, 8, 8).relu()
+    assert torch.equal(backbone.layer1(x), x)
+    assert torch.equal(backbone.layer2[0](x), backbone.layer2[0].downsample(x).relu())
+    assert not torch.equal(ResNet("resnet18", stages=[2]).layer1(x), x)
