@@ -1,4 +1,4 @@
-"""Vanishing gradients and their remedies, on one deep stack of convolutions in five variants.
+"""Vanishing gradients and their remedies, on one deep stack of convolutions in five variants, and on a classifier.
 
 Auxiliary heads (GoogLeNet, section 5), batch norm (Ioffe and Szegedy 2015), highway gates (Srivastava et al. 2015) and
 residual shortcuts (He et al. 2015) each give early layers a gradient that a plain stack loses.
@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from detseg.analysis.charts import COLORS, pixels_of, to_figure
 from detseg.draw import ImageArray
+from detseg.models import Classifier
+from detseg.modules.backbones import ConvNet
 
 Variant = Literal["plain", "auxiliary heads", "batch norm", "highway", "residual"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -74,20 +77,37 @@ class DeepStack(nn.Module):
         return loss + AUXILIARY_WEIGHT * sum(auxiliary, start=loss.new_zeros(()))
 
 
-def train_stack(model: DeepStack, batches: Iterable[tuple[Tensor, Tensor]]) -> Trained:
-    """Train on batches of images (B, 3, H, W), uint8, and labels (B,), by SGD with clipped gradients."""
+def train_network(model: DeepStack | Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Trained:
+    """Train on batches of images (B, 3, H, W), uint8, and labels (B,), by SGD with clipped gradients.
+
+    The layers of a classifier are the blocks of its backbone, a ``ConvNet``, that have weights.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
-    weights = [layer.get_parameter("weight") for layer in model.layers]
+    layers = _layer_weights(model)
     norms, losses = [], []
     for images, labels in batches:
-        loss = model.loss(images.float() / 127.5 - 1, labels)
+        loss = _total_loss(model, images, labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norms.append([parameter.grad.norm().item() for parameter in weights if parameter.grad is not None])
+        norms.append([get_total_norm([p.grad for p in layer if p.grad is not None]).item() for layer in layers])
         losses.append(loss.item())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return Trained(np.array(norms), losses)
+
+
+def _layer_weights(model: DeepStack | Classifier) -> list[list[nn.Parameter]]:
+    if isinstance(model, DeepStack):
+        return [[layer.get_parameter("weight")] for layer in model.layers]
+    assert isinstance(model.backbone, ConvNet)
+    blocks = [[*model.backbone.get_submodule(name).parameters()] for name in model.backbone.block_names]
+    return [block for block in blocks if block]
+
+
+def _total_loss(model: DeepStack | Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    if isinstance(model, DeepStack):
+        return model.loss(images.float() / 127.5 - 1, labels)
+    return torch.stack([*model.cross_entropies(images, labels).values()]).sum()
 
 
 def draw_gradients(title: str, trained: dict[str, Trained], last: int = 10) -> ImageArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from detseg import checkpoint
 from detseg.analysis.anchors import count_matches, draw_anchors, draw_proposals, match_anchors
 from detseg.analysis.convolution import Convolution, draw_convolution
 from detseg.analysis.efficiency import Cost, draw_efficiency, measure
-from detseg.analysis.gradients import VARIANTS, DeepStack, Trained, draw_gradients, train_stack
+from detseg.analysis.gradients import VARIANTS, DeepStack, Trained, draw_gradients, train_network
 from detseg.analysis.probing import spread_depths
 from detseg.analysis.receptive_fields import backbone_fields, draw_fields, stack_fields
 from detseg.analysis.roi_pooling import draw_misalignment, misalignment
 from detseg.cli._backbones import backbone_parser, build, check_picture, checkpoint_names, find_block
 from detseg.cli._configs import find_configs
-from detseg.cli._parser import make_parser, parse, require_minimum
+from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
 from detseg.data.annotations.detection import DetectionAnnotations
 from detseg.data.annotations.images import read_image
 from detseg.data.formats.format_detection import AUTO, detect_source
@@ -32,8 +32,9 @@ from detseg.draw import ImageArray, grid
 from detseg.errors import ConfigError, DataError
 from detseg.inference import Predictor, load
 from detseg.inference.sources import find_images
-from detseg.models import FasterRCNN
+from detseg.models import Classifier, FasterRCNN
 from detseg.modules import AnchorGenerator
+from detseg.modules.backbones import ConvNet
 from detseg.modules.rpn import RPN
 
 log = logging.getLogger(__name__)
@@ -171,29 +172,33 @@ def roi_pooling(arguments: Sequence[str]) -> None:
 
 
 def gradients(arguments: Sequence[str]) -> None:
-    """norms of gradients over the layers of a deep stack: plain, auxiliary heads, batch norm, highway, residual"""
-    parser = _parser("gradients", "[--data FOLDER] [--depth 30] [--width 16] [--steps 150]")
+    """norms of gradients over the layers: of a deep stack in five variants, or of the blocks of a backbone"""
+    parser = _parser("gradients", "[--data FOLDER] [--depth 30] [--width 16] [--steps 150] | --backbone CLASS")
     parser.add_argument("--data", type=Path | None, help="Folder of classes; default: the synthetic shapes.")
     for name, value in {"depth": 30, "width": 16, "steps": 150, "batch_size": 32, "size": 32, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    options = _parse(parser, arguments, depth=3, width=1, steps=1, batch_size=2, size=8)
+    parser.add_subclass_arguments(
+        ConvNet, "backbone", required=False, help="Such as GoogLeNet, with and without its auxiliary classifiers."
+    )
+    options = _parse(parser, find_configs(arguments), depth=3, width=1, steps=1, batch_size=2, size=8)
     pictures = _classes(options)
-    images = np.stack([pictures.read(row, options.size) for row in range(len(pictures))])
+    images = torch.from_numpy(np.stack([pictures.read(row, options.size) for row in range(len(pictures))]))
+    labels = torch.from_numpy(pictures.labels)
+    generator = np.random.default_rng(options.seed)
+    rows = generator.integers(len(images), size=(options.steps, options.batch_size))
     trained: dict[str, Trained] = {}
-    for variant in VARIANTS:
-        torch.manual_seed(options.seed)
-        generator = np.random.default_rng(options.seed)
-        rows = generator.integers(len(images), size=(options.steps, options.batch_size))
-        log.info("%s: %d steps", variant, options.steps)
-        model = DeepStack(variant, options.depth, options.width, len(pictures.classes))
-        tensors = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(pictures.labels)
-        trained[variant] = train_stack(model, ((tensors[0][chosen], tensors[1][chosen]) for chosen in rows))
-    title = f"{options.depth} convolutions of {options.width} channels on {len(pictures.classes)} classes"
-    _save(draw_gradients(title, trained), options.out)
-    print(f"{'':<16} first layer / last, step 1    after {options.steps}    loss")
+    for name, model in _deep_networks(parser, options, len(pictures.classes)):
+        log.info("%s: %d steps", name, options.steps)
+        batches = ((images[chosen].permute(0, 3, 1, 2), labels[chosen]) for chosen in rows)
+        trained[name] = train_network(model, batches)
+    network = f"{options.depth} convolutions of {options.width} channels"
+    if options.get("backbone"):
+        network = f"Blocks of {next(iter(trained))}"
+    _save(draw_gradients(f"{network} on {len(pictures.classes)} classes", trained), options.out)
+    print(f"{'':<28} first layer / last, step 1    after {options.steps}    loss")
     for name, one in trained.items():
         ratios = one.norms[[0, -1], 0] / one.norms[[0, -1], -1].clip(1e-30)
-        print(f"{name:<16} {ratios[0]:>26.2g} {ratios[1]:>11.2g} {np.mean(one.losses[-10:]):>7.3f}")
+        print(f"{name:<28} {ratios[0]:>26.2g} {ratios[1]:>11.2g} {np.mean(one.losses[-10:]):>7.3f}")
 
 
 def predictions(arguments: Sequence[str]) -> None:
@@ -302,6 +307,27 @@ def _faster_rcnn(path: Path) -> FasterRCNN:
     if not isinstance(model, FasterRCNN):
         raise ConfigError(f"{path}: holds {type(model).__name__}, which has no region proposal network")
     return model
+
+
+def _deep_networks(
+    parser: ArgumentParser, options: Namespace, num_classes: int
+) -> Iterator[tuple[str, DeepStack | Classifier]]:
+    """Build the networks of ``gradients``, all from the same seed, by name."""
+    if not options.get("backbone"):
+        for variant in VARIANTS:
+            torch.manual_seed(options.seed)
+            yield variant, DeepStack(variant, options.depth, options.width, num_classes)
+        return
+    for auxiliary in (True, False):
+        torch.manual_seed(options.seed)
+        model = Classifier(instantiate(parser, options).backbone, num_classes)
+        name = model.backbone.name
+        if not auxiliary:
+            model.auxiliary.clear()
+            name = f"{name}, last loss alone"
+        yield name, model
+        if not model.auxiliary:
+            return
 
 
 def _classes(options: Namespace) -> ClassificationCrops:

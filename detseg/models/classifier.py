@@ -38,13 +38,16 @@ class Classifier(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the cross entropy of every classifier, the auxiliary ones included; each image has one target."""
         assert batch.targets.labels is not None
-        labels = batch.targets.labels[:, 0]
+        return self.cross_entropies(batch.images, batch.targets.labels[:, 0])
+
+    def cross_entropies(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute ``loss`` of images (B, 3, H, W), uint8, and labels (B,)."""
         if not self.auxiliary:
-            return {"loss_classifier": F.cross_entropy(self(batch.images), labels)}
+            return {"loss_classifier": F.cross_entropy(self(images), labels)}
         backbone = self.backbone
         assert isinstance(backbone, ConvNet)
         blocks = [*(backbone.auxiliary_inputs[name] for name in self.auxiliary), backbone.block_names[-1]]
-        *maps, last = backbone.forward_intermediates(batch.images, blocks, stride_aligned=False)
+        *maps, last = backbone.forward_intermediates(images, blocks, stride_aligned=False)
         losses = {"loss_classifier": F.cross_entropy(self.head(last), labels)}
         for (name, classifier), x in zip(self.auxiliary.items(), maps, strict=True):
             losses[f"loss_{name.lower()}"] = AUXILIARY_WEIGHT * F.cross_entropy(classifier(x), labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 from detseg.analysis.anchors import count_matches, draw_anchors, draw_proposals, match_anchors, recall
 from detseg.analysis.convolution import Convolution, draw_convolution, touched
 from detseg.analysis.efficiency import Cost, draw_efficiency, measure
-from detseg.analysis.gradients import VARIANTS, DeepStack, draw_gradients, smooth, train_stack
+from detseg.analysis.gradients import VARIANTS, DeepStack, draw_gradients, smooth, train_network
 from detseg.analysis.heatmap import class_evidence
 from detseg.analysis.receptive_fields import backbone_fields, draw_fields, gradient_field, stack_fields
 from detseg.analysis.roi_pooling import draw_misalignment, misalignment, pool_bins, quantized
@@ -29,7 +30,7 @@ from detseg.analysis.texture_bias import (
 )
 from detseg.models import Classifier
 from detseg.modules import AnchorGenerator
-from detseg.modules.backbones import VGG, BagNet, ResNet, SqueezeNet
+from detseg.modules.backbones import VGG, BagNet, GoogLeNet, ResNet, SqueezeNet
 from detseg.modules.target_assignment import Matcher
 
 BOX = np.array([37.0, 21, 133, 90])
@@ -186,7 +187,7 @@ def test_gradients_vanish_in_a_plain_stack_alone() -> None:
     for variant in VARIANTS:
         torch.manual_seed(0)
         model = DeepStack(variant, depth=24, width=8, num_classes=3)
-        trained[variant] = train_stack(model, [(images, labels)] * 2)
+        trained[variant] = train_network(model, [(images, labels)] * 2)
     ratio = {name: run.norms[0, 0] / run.norms[0, -1] for name, run in trained.items()}
     assert ratio["plain"] < 1e-6
     assert all(ratio[name] > 1e-2 for name in ("batch norm", "highway", "residual"))
@@ -201,10 +202,29 @@ def test_the_norms_are_those_of_autograd() -> None:
     images, labels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     loss = model.loss(images.float() / 127.5 - 1, labels)
     expected = [grad.norm().item() for grad in torch.autograd.grad(loss, [layer.weight for layer in model.layers])]
-    run = train_stack(model, [(images, labels)])
+    run = train_network(model, [(images, labels)])
     assert run.norms[0].tolist() == pytest.approx(expected)
     assert run.losses == [pytest.approx(loss.item())]
     assert smooth([1.0, 2, 6], 2).tolist() == [1, 1.5, 4]
+
+
+def test_the_norms_of_a_classifier_are_those_of_its_blocks() -> None:
+    """With the auxiliary losses of GoogLeNet, at 0.3 (section 5), and without."""
+    torch.manual_seed(0)
+    model = Classifier(GoogLeNet(), num_classes=3).train()
+    model.head.dropout.p = model.auxiliary["aux1"].dropout.p = model.auxiliary["aux2"].dropout.p = 0
+    images, labels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    losses = model.cross_entropies(images, labels)
+    blocks = [name for name in model.backbone.block_names if not name.startswith("maxpool")]
+    weights = [[*model.backbone.get_submodule(name).parameters()] for name in blocks]
+    expected = {}
+    for name, loss in {"all": sum(losses.values()), "last": losses["loss_classifier"]}.items():
+        gradients = [torch.autograd.grad(loss, block, retain_graph=True) for block in weights]
+        expected[name] = [torch.cat([one.flatten() for one in block]).norm().item() for block in gradients]
+    whole, alone = copy.deepcopy(model), model
+    alone.auxiliary.clear()
+    assert train_network(whole, [(images, labels)]).norms[0].tolist() == pytest.approx(expected["all"], rel=1e-3)
+    assert train_network(alone, [(images, labels)]).norms[0].tolist() == pytest.approx(expected["last"], rel=1e-3)
 
 
 def circle(color: tuple[int, int, int], radius: int = 20) -> np.ndarray:
