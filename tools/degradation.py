@@ -23,8 +23,8 @@ from detseg.analysis.charts import Line, line_chart
 NETWORKS = ("plain18", "plain34", "resnet18", "resnet34")
 
 
-def errors(network: str, seed: int, settings: list[str]) -> list[float]:
-    """Train ``network``; return its error on the training images after each epoch."""
+def train(network: str, seed: int, settings: list[str]) -> Path:
+    """Train ``network``, unless that has been done; return the folder of its run."""
     folder = Path("runs") / f"degradation_{network}_seed{seed}"
     if folder.exists() and not (folder / "last.ckpt").exists():
         sys.exit(f"error: {folder} was left by a training that ended before its first checkpoint: remove it")
@@ -32,13 +32,18 @@ def errors(network: str, seed: int, settings: list[str]) -> list[float]:
         config = ["--config", f"degradation_{network}.yaml", "--name", folder.name, "--seed_everything", str(seed)]
         cli.main(["train", *config, *settings, *(["--resume", "last"] if (folder / "last.ckpt").exists() else [])])
         (folder / "done").touch()
+    return folder
+
+
+def errors(folder: Path) -> dict[int, float]:
+    """Read the error on the training images after each epoch that ended with a validation, counted from 1."""
     by_epoch: dict[int, float] = {}  # a resumed training has written several files
     for file in sorted(folder.glob("metrics*.csv"), key=lambda file: file.stat().st_mtime):
         with file.open() as lines:
             by_epoch |= {
-                int(row["epoch"]): 1 - float(row["val/top1"]) for row in csv.DictReader(lines) if row["val/top1"]
+                int(row["epoch"]) + 1: 1 - float(row["val/top1"]) for row in csv.DictReader(lines) if row["val/top1"]
             }
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+    return dict(sorted(by_epoch.items()))
 
 
 def main() -> None:
@@ -46,13 +51,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("degradation.png"), help="the chart")
     options, settings = parser.parse_known_args()
-    lines = []
+    folders = {(network, seed): train(network, seed, settings) for seed in options.seeds for network in NETWORKS}
+    lines, places = [], []
     for network in NETWORKS:
-        runs = [errors(network, seed, settings) for seed in options.seeds]
-        means = [statistics.mean(epoch) for epoch in zip(*runs, strict=True)]
-        spread = [(max(epoch) - min(epoch)) / 2 for epoch in zip(*runs, strict=True)]
-        lines.append(Line(network, means, spread, dashed=network.startswith("plain")))
-    places = [str(epoch + 1) for epoch in range(len(lines[0].values))]
+        runs = [errors(folders[network, seed]) for seed in options.seeds]
+        places = [str(epoch) for epoch in runs[0]]
+        epochs = [*zip(*(run.values() for run in runs), strict=True)]
+        spread = [(max(epoch) - min(epoch)) / 2 for epoch in epochs]
+        lines.append(Line(network, [*map(statistics.mean, epochs)], spread, dashed=network.startswith("plain")))
     mean = f", mean of {len(options.seeds)} runs" if len(options.seeds) > 1 else ""
     chart = line_chart(
         f"Error on the training images{mean}",
@@ -63,9 +69,10 @@ def main() -> None:
         size=(900, 520),
     )
     Image.fromarray(chart).save(options.out)
-    print(f"{'network':<10} {'training error after the last epoch':>36} {'mean of all epochs':>20}")
+    print(f"{'network':<10} training error after the last epoch, by seed, and mean")
     for line in lines:
-        print(f"{line.name:<10} {100 * line.values[-1]:34.1f} % {100 * statistics.mean(line.values):18.1f} %")
+        last = [100 * [*errors(folders[line.name, seed]).values()][-1] for seed in options.seeds]
+        print(f"{line.name:<10} {'  '.join(f'{error:5.1f}' for error in [*last, statistics.mean(last)])}")
     print(f"curves: {options.out}")
 
 

@@ -55,7 +55,6 @@ DEFAULT_NAMES = {"AlexNet": "alexnet", "MobileNetV2": "mobilenet_v2"}  # classes
 
 # Section of docs/benchmarks.md, and text
 RACCOON = "the-history-of-region-based-detectors"
-DEGRADATION = "degradation-deeper-plain-networks-fit-worse"
 MEASURED = {
     "faster_rcnn_shapes": ("the-first-training", "AP 35.9, AP50 54.0"),
     "mask_rcnn_shapes": ("learning-against-torchvision", "AP of masks 37.7, of boxes 41.8, mean of 3 seeds"),
@@ -64,10 +63,6 @@ MEASURED = {
     "history_rcnn": (RACCOON, "raccoons: AP 43.1, AP50 90.7"),
     "history_fast_rcnn": (RACCOON, "raccoons: AP 53.5, AP50 95.9"),
     "history_faster_rcnn": (RACCOON, "raccoons: AP 48.2, AP50 91.7"),
-    "degradation_plain18": (DEGRADATION, "training error 25.0"),
-    "degradation_plain34": (DEGRADATION, "training error 70.0"),
-    "degradation_resnet18": (DEGRADATION, "training error 10.3"),
-    "degradation_resnet34": (DEGRADATION, "training error 15.3"),
 }
 METRICS = {"box_map": "AP", "mask_map": "of masks", "acc@1": "top-1"}
 
@@ -86,7 +81,7 @@ def describe(path: Path) -> str:
     name = path.relative_to(CONFIGS).with_suffix("").as_posix()
     *necks, backbone = chain(config["model"])
     arguments = backbone["init_args"]
-    network = arguments.get("name") or DEFAULT_NAMES[backbone["class_path"]]
+    network = arguments.get("name") or DEFAULT_NAMES.get(backbone["class_path"], backbone["class_path"])
     data = config["data"]
     data = yaml.safe_load((CONFIGS / data).read_text(encoding="utf-8")) if isinstance(data, str) else data
     weights = config["model"]["init_args"].get("weights") or arguments.get("weights") or "random"

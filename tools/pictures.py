@@ -3,8 +3,8 @@
     python tools/pictures.py [--out docs/pictures] [--only NAME ...]
     python tools/pictures.py --readme runs/faster_rcnn_shapes/best.ckpt  # trained with --trainer.max_epochs 30
 
-Trains two small classifiers, a detector and three FCNs first, for the pictures that need one. Everything runs on a CPU
-in less than 15 minutes; data and runs are kept, in ``build/pictures`` and ``runs/lecture_*``.
+Trains two classifiers, two detectors and three FCNs first, for the pictures that need one. Data and runs are kept, in
+``build/pictures`` and ``runs/lecture_*``. `tools/lecture.py` also runs the commands that draw nothing.
 """
 
 from __future__ import annotations
@@ -26,28 +26,48 @@ PHOTO = str(SHAPES / "coco/train/000006.jpg")
 WIDTH, SIZE = 1100, 60_000  # pixels and bytes, at most
 README_IMAGES, ZOOM = (415, 422, 434, 460), 3
 
-CLASSIFIER, BAGNET, DETECTOR, *FCNS = (
-    f"runs/lecture_{name}/last.ckpt" for name in ("resnet18", "bagnet17", "faster_rcnn", "fcn16s", "fcn8s", "fcn4s")
+CLASSIFIER, BAGNET, DETECTOR, MASKS, *FCNS = (
+    f"runs/lecture_{name}/last.ckpt"
+    for name in ("resnet18", "bagnet17", "faster_rcnn", "mask_rcnn", "fcn16s", "fcn8s", "fcn4s")
 )
+
+
+def network(option: str, *arguments: str) -> list[str]:
+    """Options of the classifier as a backbone: a ResNet-18 with half of the channels."""
+    return [option, "BasicResNet", f"{option}.width", "32", f"{option}.weights", CLASSIFIER, *arguments]
+
+
+def without_conv5(option: str) -> list[str]:
+    """Options of the classifier as the backbone of a detector; the shapes are too small for conv5."""
+    return network(option, f"{option}.stages", "[2,3,4]")
+
+
 TRAININGS = {
-    CLASSIFIER: ["degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "8"],
+    CLASSIFIER: [
+        *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--data.size", "48", "--trainer.max_epochs", "10"),
+        *("--model.backbone.width", "32"),
+    ],
     BAGNET: [
-        *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--trainer.max_epochs", "2"),
+        *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--data.size", "48", "--trainer.max_epochs", "2"),
         *("--model.backbone", "BagNet", "--model.backbone.name", "bagnet17"),
     ],
     DETECTOR: [
         *("faster_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"),
-        *("--model.backbone.backbone.weights", CLASSIFIER),
+        *without_conv5("--model.backbone.backbone"),
+    ],
+    MASKS: [
+        *("mask_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"),
+        *without_conv5("--model.backbone.backbone"),
     ],
     **{
         file: [
-            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "4"),
-            *("--model.stride", stride, "--model.backbone.weights", CLASSIFIER),
+            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "4", "--model.stride", stride),
+            *without_conv5("--model.backbone"),
         ]
         for file, stride in zip(FCNS, ("16", "8", "4"), strict=True)
     },
 }
-NETWORK = ["--backbone", "ResNet", "--backbone.name", "resnet18", "--backbone.weights", CLASSIFIER]
+NETWORK = network("--backbone")
 
 PICTURES: dict[str, list[str]] = {
     "convolution": ["draw", "convolution", "--size", "5", "--kernel", "3", "--stride", "2", "--padding", "1"],
@@ -58,6 +78,7 @@ PICTURES: dict[str, list[str]] = {
     "stack": ["draw", "receptive-fields", "--stack", "3,3,3"],
     "backbones": ["models"],
     "gradients": ["draw", "gradients", "--data", str(CROPS)],
+    "auxiliary": ["draw", "gradients", "--data", str(CROPS), "--backbone", "GoogLeNet", "--steps", "40"],
     "anchors": ["draw", "anchors", str(SHAPES / "coco"), "--index", "5", "--side", "320"],
     "roi_pooling": ["draw", "roi-pooling", PHOTO, "--box", "21,35,97,103", "--stride", "16", "--bins", "3"],
     "fields": ["draw", "receptive-fields", *NETWORK, "--size", "128", "--images", str(SHAPES / "coco/val")],
@@ -67,6 +88,7 @@ PICTURES: dict[str, list[str]] = {
     "evidence": ["heatmap", PHOTO, "--checkpoint", BAGNET, "--evidence", "true"],
     "efficiency": ["draw", "efficiency", PHOTO, "--checkpoints", f"{CLASSIFIER},{BAGNET}"],
     "proposals": ["draw", "proposals", str(SHAPES / "coco"), "--checkpoints", DETECTOR, "--side", "128"],
+    "masks": ["draw", "predictions", str(SHAPES / "coco/val"), "--checkpoints", MASKS],
     "predictions": ["draw", "predictions", str(SHAPES / "coco/val"), "--checkpoints", DETECTOR],
     "fcn": ["draw", "predictions", str(SHAPES / "coco/val"), "--checkpoints", ",".join(FCNS), "--count", "3"],
 }
@@ -119,6 +141,24 @@ def write_textured(root: Path) -> None:
         Image.fromarray(image.astype(np.uint8)).save(root / name / "0.png")
 
 
+def draw(name: str, out: Path) -> None:
+    """Run the command of a picture, and save the picture in ``out``, small enough for a page."""
+    drawn = WORK / f"{name}.png"
+    if name in PICTURES:
+        cli.main([*PICTURES[name], "--out", str(drawn)])
+    else:
+        file, arguments = FOLDERS[name]
+        cli.main([*arguments, "--out", str(WORK / name)])
+        drawn = WORK / name / file
+    image = Image.open(drawn).convert("RGB")
+    image.thumbnail((WIDTH, 10 * WIDTH))
+    for quality in (80, 50, 25):
+        target = out / f"{name}.webp"
+        image.save(target, quality=quality)
+        if target.stat().st_size <= SIZE:
+            break
+
+
 def draw_readme(checkpoint: str, target: Path) -> None:
     """Draw detections on four validation images, enlarged so that the names fit."""
     Shapes(str(SHAPES)).prepare()
@@ -152,20 +192,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     prepare([PICTURES.get(name) or FOLDERS[name][1] for name in options.only])
     for name in options.only:
-        drawn = WORK / f"{name}.png"
-        if name in PICTURES:
-            cli.main([*PICTURES[name], "--out", str(drawn)])
-        else:
-            file, arguments = FOLDERS[name]
-            cli.main([*arguments, "--out", str(WORK / name)])
-            drawn = WORK / name / file
-        image = Image.open(drawn).convert("RGB")
-        image.thumbnail((WIDTH, 10 * WIDTH))
-        for quality in (80, 50, 25):
-            target = options.out / f"{name}.webp"
-            image.save(target, quality=quality)
-            if target.stat().st_size <= SIZE:
-                break
+        draw(name, options.out)
 
 
 if __name__ == "__main__":

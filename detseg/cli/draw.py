@@ -320,8 +320,8 @@ def _deep_networks(
         return
     for auxiliary in (True, False):
         torch.manual_seed(options.seed)
-        model = Classifier(instantiate(parser, options).backbone, num_classes)
-        name = model.backbone.name
+        backbone: ConvNet = instantiate(parser, options).backbone
+        model, name = Classifier(backbone, num_classes), backbone.name
         if not auxiliary:
             model.auxiliary.clear()
             name = f"{name}, last loss alone"
