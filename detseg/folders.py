@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,4 +59,5 @@ def writing(option: str, place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         file = f" ({error.filename})" if error.filename else ""
-        raise ConfigError(f"{option} {place}: cannot be written: {error.strerror or error}{file}") from error
+        hint = "; make room there, or name another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise ConfigError(f"{option} {place}: cannot be written: {error.strerror or error}{file}{hint}") from error

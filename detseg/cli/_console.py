@@ -84,6 +84,9 @@ def run(name: str, command: Callable[[Sequence[str]], None], arguments: Sequence
     The exit status is 2 for settings, and 1 for anything else, as data and checkpoints. That of ``check``, where 1
     stands for warnings, is always 2.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by the caller; a file that is opened next must not take its place
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that `class_path: mine.Net` is found in ./mine.py
     try:

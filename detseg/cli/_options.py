@@ -26,7 +26,7 @@ GROUPED = {
     **{name: f"task.{name}" for name in ("class_weights", "compile_loss", "features_gib", "max_bad_steps")},
     **{name: f"task.{name}" for name in ("optimizer", "reference_batch", "schedule")},
 }
-PREDICTION = {name: name for name in ("batch_size", "threshold", "crop_size", "scales", "flip")}
+PREDICTION = {name: name for name in ("batch_size", "threshold", "crop_size", "scales", "flip", "tile", "overlap")}
 SOURCES = {name: name for name in ("column", "recursive", "num_workers", "out", "resume", "shard", "as", "devices")}
 # Options of each command by the argument that they set.
 OPTIONS: dict[str, Mapping[str, str]] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, Trainer
 from torch.nn import ModuleList
 
@@ -24,7 +25,7 @@ from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule
 from detseg.data.modules.base import EvaluationSplit
 from detseg.errors import CheckpointError, ConfigError, reason
-from detseg.folders import check_writable
+from detseg.folders import check_writable, writing
 from detseg.inference import MultiViewPredictor
 from detseg.inference.tile_size import choose_tile_size
 from detseg.metrics import CocoAP, coco_results, write_metrics
@@ -73,7 +74,9 @@ def run(arguments: Sequence[str]) -> None:
         origin = Path(options.checkpoint)
         if options.report:
             cost = options.get("miss_cost", MISS_COST)
-            if write_report(task, options.report, origin, recorder, trained_here, attributes, cost):
+            with writing("--report", options.report):
+                is_written = write_report(task, options.report, origin, recorder, trained_here, attributes, cost)
+            if is_written:
                 print(f"written: {options.report}")
         if isinstance(task, DetectionTask) and options.thresholds:
             save_thresholds(task, origin, options.thresholds, options.miss_cost)
@@ -81,6 +84,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def _check(task: Task, options: Namespace) -> None:
     """Raise ConfigError for options that do not fit the task, and for files that cannot be written."""
+    if options.data is None:
+        raise ConfigError(f"--data: must be set; {options.checkpoint} holds no data set of a training")
     if options.out and not isinstance(task, DetectionTask):
         name = type(task.model).__name__
         raise ConfigError(f"--out {options.out}: {name} has no detections to write; write its metrics with --metrics")
@@ -135,7 +140,7 @@ def _parser(base: type[Any]) -> ArgumentParser:
     parser.add_subclass_arguments(base, "data", help=DATA)
     parser.add_argument("--split", type=EvaluationSplit | None, help=SPLIT)
     parser.add_argument("--module", type=str | None, help="A module with your own classes that the checkpoint needs.")
-    parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU.")
+    parser.add_argument("--devices", type=PositiveInt, default=1, help="GPUs, or processes on a CPU.")
     parser.add_argument("--precision", type=str, default="32-true", help=PRECISION)
     parser.add_argument("--out", type=Path | None, help="File for the detections, in COCO's result format.")
     parser.add_argument("--metrics", type=Path | None, help="JSON file for all metrics by name.")
@@ -185,12 +190,13 @@ def _report(task: Task, data: Any, options: Namespace) -> None:
     print(f"images: {len(data.val_annotations)} of {data.count_images()} labelled ones in {data.root}")
     print(f"images per second: {task.metric_values['images_per_second']:.1f}")
     if options.metrics:
-        write_metrics(task.metric_values, options.metrics)
+        with writing("--metrics", options.metrics):
+            write_metrics(task.metric_values, options.metrics)
     if isinstance(task, DetectionTask):
         if options.out and task.detections is not None:
-            options.out.write_text(
-                json.dumps(coco_results(data.val_annotations, task.detections)) + "\n", encoding="utf-8"
-            )
+            with writing("--out", options.out):
+                text = json.dumps(coco_results(data.val_annotations, task.detections)) + "\n"
+                options.out.write_text(text, encoding="utf-8")
         if options.evaluator == "pycocotools" and (metric := _coco_ap(task)):
             from detseg.metrics.pycocotools_evaluator import compare
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse.typing import ClosedUnitInterval
+
 from detseg.cli._parser import make_parser, parse
 from detseg.errors import ConfigError
 from detseg.folders import writing
@@ -22,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = make_parser("merge", f"FOLDER [--as {'|'.join(FORMATS)}] [--threshold 0.5]")
     parser.add_argument("folder", type=Path, help="The --out folder of `detseg predict --shard`.")
     parser.add_argument("--as", type=Literal[FORMATS] | None, help="Another format to write, into the same folder.")
-    parser.add_argument("--threshold", type=float, default=0, help="Lowest score in the other format, 0 to 1.")
+    parser.add_argument("--threshold", type=ClosedUnitInterval, default=0, help="Lowest score in the other format.")
     options = parse(parser, arguments)
     folder = options.folder
     if not folder.is_dir():
@@ -30,7 +32,8 @@ def run(arguments: Sequence[str]) -> None:
     name = options["as"]
     is_merged = (folder / RESULTS).exists() and not any(SHARD_FILE.fullmatch(path.name) for path in folder.iterdir())
     if not is_merged or not name:
-        summary = merge_shards(folder)
+        with writing("folder", folder):
+            summary = merge_shards(folder)
         log.info("%s, %d of them with an error: %s", counted(summary.images, "image"), summary.failed, folder / RESULTS)
     if name:
         write_as(folder, name, options.threshold)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from detseg import checkpoint
 from detseg.cli._console import import_module
 from detseg.cli._devices import find_device
 from detseg.cli._parser import make_parser, parse
@@ -20,13 +19,15 @@ from detseg.cli._video import add_video_options, names_video, predict_on_video
 from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
 from detseg.cli.merge import write_as
 from detseg.errors import ConfigError, DataError
-from detseg.folders import make_folder
+from detseg.folders import make_folder, writing
 from detseg.inference.batching import map_ahead
+from detseg.inference.images import ImageNames
+from detseg.inference.loading import load_model
 from detseg.inference.pictures import PictureWriter, check_targets, instances_name, picture_names
 from detseg.inference.predictor import DEFAULT_THRESHOLD, Predictor, thread_count
 from detseg.inference.ranks import Ranks, launch
 from detseg.inference.result_files import ResultsWriter, Shard, finish, finished_images, start
-from detseg.inference.sources import STDIN, image_file, list_images
+from detseg.inference.sources import STDIN, list_images
 from detseg.inference.writers import FORMATS, check_format
 from detseg.models import Detector, Segmenter
 from detseg.models.model import Model
@@ -68,22 +69,24 @@ def _predict(options: Namespace, members: Sequence[str], ranks: Ranks) -> None:
     done = finished_images(file) if options.resume else set()
     remaining = [name for name in images if name not in done]
     batch_size = _batch_size(options, predictor)
-    results = predictor.stream(map(image_file, remaining), batch_size, options.threshold, "result", options.num_workers)
-    if ranks.rank == 0:
-        start(file, options.resume, _settings(predictor, options))
-    ranks.wait()  # until the folder is ready
-    writer = ResultsWriter(file, ranks.rank)
-    bar = progress(len(images) - len(remaining), len(images), "predict")
-    with bar if ranks.rank == 0 else nullcontext(lambda: None) as advance:
-        for entry in map_ahead(pictures.save, results, thread_count(options.num_workers)):
-            writer.append(entry)
-            if text := pictures.describe(entry):
-                log.info("%s", text)
-            advance()
-    writer.close()
-    ranks.wait()  # until all results are there
-    if ranks.rank == 0:
-        _finish(file, predictor, options, len(names))
+    threads = options.num_workers
+    results = predictor.stream(ImageNames(remaining), batch_size, options.threshold, "result", threads)
+    with writing("--out", options.out):
+        if ranks.rank == 0:
+            start(file, options.resume, _settings(predictor, options))
+        ranks.wait()  # until the folder is ready
+        writer = ResultsWriter(file, ranks.rank)
+        bar = progress(len(images) - len(remaining), len(images), "predict")
+        with bar if ranks.rank == 0 else nullcontext(lambda: None) as advance:
+            for entry in map_ahead(pictures.save, results, thread_count(threads)):
+                writer.append(entry)
+                if text := pictures.describe(entry):
+                    log.info("%s", text)
+                advance()
+        writer.close()
+        ranks.wait()  # until all results are there
+        if ranks.rank == 0:
+            _finish(file, predictor, options, len(names))
 
 
 def _batch_size(options: Namespace, predictor: Predictor) -> int:
@@ -162,7 +165,7 @@ def _predictor(options: Namespace, members: Sequence[str], ranks: Ranks) -> Pred
     if ranks.world_size > 1 and (name == "cuda" or (name is None and torch.cuda.is_available())):
         name = f"cuda:{ranks.local_rank}"
     device = find_device(name)
-    model = checkpoint.load_model(options.checkpoint).to(device)
+    model = load_model(options.checkpoint).to(device)
     if options.instances and not (isinstance(model, Detector) and model.needs_masks):
         raise ConfigError(f"--instances: {options.checkpoint} finds no masks of objects; leave it out")
     return make_predictor(model, members, options)

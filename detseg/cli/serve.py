@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 
-from detseg import checkpoint
 from detseg.cli._parser import make_parser, parse
-from detseg.errors import DetsegError
+from detseg.errors import ConfigError, DetsegError
+from detseg.inference.loading import load_model
+
+MIN_PORT, MAX_PORT = 1024, 65535  # of LitServe
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -23,13 +25,15 @@ def run(arguments: Sequence[str]) -> None:
     add("--timeout", type=PositiveFloat, default=30.0, help="Seconds that a request may wait.")
     add("--max_waiting", type=PositiveInt, default=128, help="Requests that may wait at once; others get status 503.")
     options = parse(parser, arguments)
+    if not MIN_PORT <= options.port <= MAX_PORT:
+        raise ConfigError(f"--port {options.port}: must be from {MIN_PORT} to {MAX_PORT}")
     try:
         import litserve
 
         from detseg.inference.serving import PredictionAPI, WaitingLimit
     except ImportError as error:
         raise DetsegError("detseg serve needs the package litserve: pip install 'detseg[serve]'") from error
-    checkpoint.load_model(options.checkpoint)  # an error here is plainer than one of a worker
+    load_model(options.checkpoint)  # an error here is plainer than one of a worker
     api = PredictionAPI(options.checkpoint, options.threshold, options.batch_size, options.max_pixels)
     server = litserve.LitServer(
         api,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, Union
 
@@ -20,8 +21,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageArray = NDArray[np.uint8]  # (h, w, 3), RGB
+
+
+@dataclass(frozen=True)
+class ImageNames:
+    """Names from ``list_images``: each is an image, even where it looks like a source of others."""
+
+    names: Iterable[str]
+
+
+@dataclass(frozen=True)
+class FailedSource:
+    """A source whose images cannot be listed. It counts as an image that cannot be read."""
+
+    name: str
+    error: DataError
+
+
 ImageSource = Union[Path, ImageAddress, ImageContent, NDArray[np.uint8], Image.Image, "Tensor"]  # one image
-Images = str | ImageSource | Iterable[str | ImageSource]
+Images = str | ImageNames | ImageSource | Iterable[str | ImageSource]
 
 
 class InputImage(NamedTuple):
@@ -31,10 +49,15 @@ class InputImage(NamedTuple):
     path: ImageFile | None = None  # None for an image that does not come from a file
 
 
-def iterate_images(images: Images) -> Iterator[ImageSource]:
+def iterate_images(images: Images) -> Iterator[ImageSource | FailedSource]:
     """Iterate over single images: files one by one, and the images of a list, an iterator or a 4-dimensional batch."""
-    if isinstance(images, (str, Path)):
-        yield from map(image_file, list_images([images]))
+    if isinstance(images, ImageNames):
+        yield from map(image_file, images.names)
+    elif isinstance(images, (str, Path)):
+        try:
+            yield from map(image_file, list_images([images]))
+        except DataError as error:
+            yield FailedSource(str(images), error)
     elif isinstance(images, (ImageAddress, ImageContent, Image.Image)) or (
         (isinstance(images, np.ndarray) or _is_tensor(images)) and images.ndim < 4
     ):
@@ -44,7 +67,7 @@ def iterate_images(images: Images) -> Iterator[ImageSource]:
             yield from iterate_images(item)
 
 
-def open_image(source: ImageSource) -> InputImage:
+def open_image(source: ImageSource | FailedSource) -> InputImage:
     """Read an image as RGB. Grey images, palettes and transparency are treated alike, whatever the source.
 
     Arrays are (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) uint8, in the order RGB; tensors (3, h, w) or (1, h, w), uint8,
@@ -52,6 +75,8 @@ def open_image(source: ImageSource) -> InputImage:
 
     Raises DataError, naming the file or the shape, for anything else.
     """
+    if isinstance(source, FailedSource):
+        raise source.error
     if is_file(source):
         return InputImage(read_image(source), source)
     if isinstance(source, Image.Image):

@@ -17,7 +17,7 @@ from detseg.data.annotations.images import ImageFile
 from detseg.data.loading.collate import eval_pad_shapes
 from detseg.errors import CheckpointError, ConfigError, DataError
 from detseg.inference.batching import batch_by_shape, in_order, map_ahead
-from detseg.inference.images import ImageArray, Images, ImageSource, is_file, iterate_images, open_image
+from detseg.inference.images import FailedSource, ImageArray, Images, ImageSource, is_file, iterate_images, open_image
 from detseg.inference.preprocessing import padded_shape, preprocess, to_batch
 from detseg.inference.results import ClassificationResult, DetectionResult, FailedImage, Result, SemanticResult
 from detseg.models import Classifier, Detector, Segmenter
@@ -105,8 +105,8 @@ class Predictor:
         PIL image, a tensor (3, h, w), or a list or an iterator of these. Images that are padded to the same shape share
         a batch of at most ``batch_size``, so that no result depends on the other images. Objects of a score below
         ``threshold`` are dropped, by default of that of their class in ``model.thresholds``, or else .5; segmenters and
-        classifiers have no use for it. With ``bad_images`` "skip" an image that cannot be read is logged as an error
-        and left out, with "result" a ``FailedImage`` takes its place.
+        classifiers have no use for it. With ``bad_images`` "skip" an image that cannot be read, or a source that cannot
+        be listed, is logged as an error and left out; with "result" a ``FailedImage`` takes its place.
         ``num_workers`` threads read and resize files ahead, by default as many as there are cores; memory is bounded.
 
         Raises ConfigError for values that make no sense; DataError, naming it, for an image that cannot be read.
@@ -129,7 +129,9 @@ class Predictor:
         prepared = prepare_pixels(self.model, image.pixels, self.model.preprocessing)
         return prepared._replace(path=image.path, pixels=image.pixels if image.path is None else None)
 
-    def _try_prepare(self, source: ImageSource) -> PreparedImage | FailedImage:
+    def _try_prepare(self, source: ImageSource | FailedSource) -> PreparedImage | FailedImage:
+        if isinstance(source, FailedSource):
+            return FailedImage(source.name, source.error)
         try:
             return self.prepare(source)
         except DataError as error:

@@ -145,7 +145,7 @@ def start(file: Path, resume: bool, settings: Mapping[str, Any]) -> None:
         )
     kept = {*file.parent.glob("predictions*.jsonl*")} - ({file, *parts} if not resume else set())
     path = file.with_name(SETTINGS)
-    if kept and path.exists():
+    if kept:
         before = read_settings(file.parent)
         changed = [key for key in settings if before.get(key) != settings[key]]
         if changed:
@@ -161,9 +161,15 @@ def start(file: Path, resume: bool, settings: Mapping[str, Any]) -> None:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the settings of the run that wrote results to a folder. Raises DataError if they are not there."""
     try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / SETTINGS}: cannot be read: {error}; `detseg predict` writes it") from None
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise TypeError("it holds no settings")
+    except (OSError, ValueError, TypeError) as error:
+        message = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{folder / SETTINGS}: cannot be read: {message}; it tells the model of the results beside it: restore it, "
+            "or predict into another folder"
+        ) from None
     return settings
 
 
@@ -260,5 +266,9 @@ def _numbers(numbers: set[int]) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file as a whole, so that other processes read the old one or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:
+        temporary.unlink()  # whose name no later run would use again
+        raise
     temporary.replace(path)

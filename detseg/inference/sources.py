@@ -27,6 +27,10 @@ def list_images(sources: Iterable[str | Path], recursive: bool = False, column: 
     Raises DataError for a source without images, DetsegError for one that needs a package that is not installed.
     """
     for source in map(str, sources):
+        if not source:
+            raise DataError(
+                "an image has an empty name, perhaps of a variable that is not set; name a file or a folder"
+            )
         empty = True
         for name in _list_source(source, recursive, column):
             empty = False
@@ -39,7 +43,7 @@ def _list_source(source: str, recursive: bool, column: str) -> Iterable[str]:
     path = Path(source)
     suffix = path.suffix.lower()
     if source == STDIN:
-        return _lines(sys.stdin)
+        return _read_stdin()
     if "://" in source:
         return list_addresses(source, recursive)
     if path.is_dir():
@@ -71,7 +75,7 @@ def image_file(name: str) -> Path | ImageAddress:
 
 def _list_folder(folder: Path, recursive: bool) -> Iterator[str]:
     empty = True
-    for path, folders, files in os.walk(folder):
+    for path, folders, files in os.walk(folder, onerror=_fail):
         folders[:] = sorted(folders) if recursive else []
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in SUFFIXES:
@@ -82,11 +86,30 @@ def _list_folder(folder: Path, recursive: bool) -> Iterator[str]:
         raise DataError(f"{folder}: no image in this folder ({', '.join(SUFFIXES)}){below}")
 
 
+def _fail(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot read this folder: {error.strerror}") from error
+
+
 def _glob(pattern: str) -> list[str]:
     names = sorted(glob.glob(pattern, recursive=True))
     if not names:
         raise DataError(f"{pattern}: no such image, folder or pattern")
     return names
+
+
+def _read_stdin() -> Iterator[str]:
+    if sys.stdin is None:
+        raise DataError(f"{STDIN}: standard input is closed; pipe names of images into it, or write them to a .txt")
+    lines = (line.decode("utf-8-sig", "surrogateescape") for line in sys.stdin.buffer)
+    yield from _lines(_check_text(STDIN, lines))
+
+
+def _check_text(source: str | Path, lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a text. Raises DataError for one in UTF-16, or a file of another kind."""
+    for line in lines:
+        if "\0" in line:
+            raise DataError(f"{source}: not a text in UTF-8; save it as one, with a name in each line")
+        yield line
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
@@ -95,12 +118,12 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
 
 def _read_text(path: Path, _: str) -> Iterator[str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # as Python decodes names of files
-        yield from _lines(file)
+        yield from _lines(_check_text(path, file))
 
 
 def _read_csv(path: Path, column: str) -> Iterator[str]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        table = csv.DictReader(file)
+        table = csv.DictReader(_check_text(path, file))
         try:
             _check_column(path, column, table.fieldnames or [])
             yield from _lines(row[column] or "" for row in table)
@@ -114,7 +137,11 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
         table = pyarrow.parquet.ParquetFile(path)
         _check_column(path, column, table.schema_arrow.names)
         for batch in table.iter_batches(columns=[column]):
-            yield from _lines(str(value or "") for value in batch.column(0).to_pylist())
+            names = batch.column(0).to_pylist()
+            if not all(isinstance(name, str | None) for name in names):
+                kind = table.schema_arrow.field(column).type
+                raise DataError(f"{path}: column {column} holds {kind}, not names; name another one: `column=NAME`")
+            yield from _lines(name or "" for name in names)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: cannot read this table: {error}") from None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from detseg.errors import ConfigError, DataError, DetsegError
+from detseg.errors import ConfigError, DataError, DetsegError, explain_content
 from detseg.inference.images import ImageArray
 from detseg.inference.results import DetectionResult, Result
 
@@ -51,8 +51,11 @@ def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
             raise ConfigError(f"{source}: cameras are not supported on {sys.platform}; record a file")
         options["format"], address = CAMERA_FORMATS[sys.platform]
         address = address.format(source.removeprefix(CAMERA))
+    elif not Path(source).is_file():
+        raise DataError(f"{source}: no such video")
     else:
         address = str(Path(source).absolute())  # never a URL
+    number = -1
     try:
         with av.open(address, **options) as container:
             if not container.streams.video:
@@ -64,7 +67,13 @@ def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
                     turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                     yield Frame(number, float(frame.time or 0), np.ascontiguousarray(turned))
     except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{source}: cannot read this video: {error}") from None
+        after = f" after frame {number}" if number >= 0 else ""
+        hint = f"cannot read this video{after}: {error.strerror or error}"
+        if source.startswith(CAMERA):
+            hint += "; connect the camera, or name another one"
+        else:
+            hint = explain_content(Path(source)) or f"{hint}; replace the file, or convert it by ffmpeg"
+        raise DataError(f"{source}: {hint}") from None
 
 
 def predict_video(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from detseg.errors import ConfigError
 from detseg.models.segmenter import Segmenter
 
+MAX_SCALE = 16
 STEP = 2 / 3  # of a crop's side, from one crop to the next
 
 
@@ -34,8 +34,8 @@ class TTAConfig:
         if self.crop_size is not None and (type(self.crop_size) is not int or self.crop_size < 1):
             raise ConfigError(f"crop_size {self.crop_size}: must be a whole number of pixels, at least 1")
         object.__setattr__(self, "scales", tuple(self.scales))  # a list would equal no default
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ConfigError(f"scales {list(self.scales)}: must be one factor or several, each above 0 and finite")
+        if not self.scales or not all(0 < scale <= MAX_SCALE for scale in self.scales):
+            raise ConfigError(f"scales {list(self.scales)}: must be one factor or several, above 0, up to {MAX_SCALE}")
         if not isinstance(self.flip, bool):
             raise ConfigError(f"flip {self.flip}: must be true or false")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -244,16 +245,25 @@ def test_a_file_of_settings_that_is_no_text(tmp_path: Path, content: bytes, said
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x.ckpt --threshold 7", "threshold (command line): must be a number from 0 to 1 or null, not 7"),
-        ("x.ckpt --port 0", "port (command line): must be a whole number above 0, not 0"),
-        ("x.ckpt --batch_size many", "batch_size (command line): must be a whole number above 0, not many"),
-        ("x.ckpt --timeout -1", "timeout (command line): must be a number above 0, not -1"),
+        ("serve x.ckpt --threshold 7", "threshold (command line): must be a number from 0 to 1 or null, not 7"),
+        ("merge . --threshold 7", "threshold (command line): must be a number from 0 to 1, not 7"),
+        ("serve x.ckpt --port 0", "port (command line): must be a whole number above 0, not 0"),
+        ("serve x.ckpt --port 99999", "--port 99999: must be from 1024 to 65535"),
+        ("serve x.ckpt --batch_size many", "batch_size (command line): must be a whole number above 0, not many"),
+        ("serve x.ckpt --timeout -1", "timeout (command line): must be a number above 0, not -1"),
     ],
 )
 def test_numbers_out_of_range_are_named(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["serve", *line.split()])
+        cli.main(line.split())
     assert capsys.readouterr().err.strip() == f"error: {message}"
+
+
+def test_commands_run_where_output_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python leaves it
+    seen: list[Any] = []
+    _console.run("models", lambda _: seen.append(sys.stdout.isatty()), [])
+    assert seen == [False]
 
 
 def test_weights_that_cannot_be_fetched_name_their_option(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,7 @@ def test_evaluation_imports_nothing_that_a_checkpoint_names(refused: Refused, da
 LINES = [
     ("--module nope", "--module nope: No module named 'nope'"),
     ("--precision half", "--devices 1 --precision half: Precision 'half' is invalid"),
+    ("--devices 0", "devices (command line): must be a whole number above 0, not 0"),
     ("--out colours", "--out colours: is a folder"),
     ("--metrics colours", "--metrics colours: is a folder"),
     ("--metrics file/metrics.json", "--metrics file/metrics.json: cannot be written"),
@@ -113,6 +114,14 @@ LINES = [
 def test_a_wrong_line(refused: Refused, line: str, said: str) -> None:
     Path("file").write_text("")
     assert f"error: {said}" in refused("evaluate", "--checkpoint", BEST, *line.split())
+
+
+def test_a_checkpoint_without_data_needs_some(refused: Refused) -> None:
+    task = checkpoint.load(BEST)
+    task.data_recipe = None
+    checkpoint.save(task, "converted.ckpt")
+    error = refused("evaluate", "--checkpoint", "converted.ckpt")
+    assert "error: --data: must be set; converted.ckpt holds no data set of a training" in error
 
 
 def test_a_result_may_be_called_yaml() -> None:

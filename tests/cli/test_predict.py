@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from detseg import cli
+from detseg.inference.result_files import ResultsWriter
 from tests.cli.conftest import BEST, Refused, entries
 from tests.colours import IDS
 from tests.ranks import on_two_ranks
@@ -77,6 +79,27 @@ def test_prediction_without_images(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"error: {source}: no" in capsys.readouterr().err
 
 
+def test_each_name_in_a_list_is_one_image(refused: Refused) -> None:
+    Path("list.txt").write_text("missing.png\ncolours/val\n*.png\ncolours/val/val0.png\n")
+    line = "list.txt --checkpoint runs/tiny/best.ckpt --out listed --draw none"
+    error = refused("predict", *line.split())
+    assert "error: missing.png: cannot read this image: No such file" in error
+    assert "error: 3 of 4 images could not be read" in error
+    assert {one["file"]: "error" in one for one in entries("listed")} == {
+        **dict.fromkeys(("missing.png", "colours/val", "*.png"), True),
+        "colours/val/val0.png": False,
+    }
+
+
+def test_a_full_disk_names_the_folder(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # without a name, as of any write
+
+    monkeypatch.setattr(ResultsWriter, "append", fail)
+    error = refused("predict", "colours/val", "--checkpoint", BEST, "--out", "full")
+    assert "error: --out full: cannot be written: No space left on device; make room there" in error
+
+
 LINES = [
     ("--module nope colours/val", "--module nope: No module named 'nope'"),
     ("--device foo colours/val", "--device foo: there is no such device here; there is cpu"),
@@ -88,6 +111,8 @@ LINES = [
     ("--shard 3/2 colours/val", "--shard 3/2: must be one of several equal parts"),
     ("--devices 0 colours/val", "--devices 0: must be at least 1"),
     ("--num_workers -1 colours/val", "--num_workers -1: must be at least 0"),
+    ("--tile 8 colours/val", "--tile 8: must be a whole number of pixels, at least 32"),
+    ("--scales [1e9] colours/val", "--scales [1000000000.0]: must be one factor or several, above 0, up to 16"),
     ("--batch_size 0 colours/val", "--batch_size 0: must be at least 1"),
     ("--as YOLO --shard 1/2 colours/val", "--as YOLO: a shard has no other format; give --as to `detseg merge`"),
 ]

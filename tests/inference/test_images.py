@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from detseg.errors import DataError
-from detseg.inference.images import iterate_images, open_image
+from detseg.inference.images import ImageNames, iterate_images, open_image
 
 
 def random_image(*shape: int) -> np.ndarray:
@@ -90,5 +90,11 @@ def test_sources_are_iterated_in_order(tmp_path: Path) -> None:
         "ndarray",
         "PosixPath",
     ]
+    missing, last = iterate_images([tmp_path / "nowhere.jpg", tmp_path / "b.png"])
     with pytest.raises(DataError, match=r"nowhere\.jpg: no such image"):
-        next(iterate_images([tmp_path / "nowhere.jpg"]))
+        open_image(missing)
+    assert last == tmp_path / "b.png"
+    listed = iterate_images(ImageNames([str(tmp_path), f"{tmp_path}/c.txt", "*.png", "zip://a.png::b.zip"]))
+    assert [str(item) for item in listed] == [str(tmp_path), f"{tmp_path}/c.txt", "*.png", "zip://a.png::b.zip"]
+    with pytest.raises(DataError, match="null byte"):
+        open_image(Path("a\0.png"))

@@ -20,7 +20,7 @@ from torchvision.transforms import functional
 import detseg
 from detseg import checkpoint, cli
 from detseg.errors import CheckpointError, ConfigError, DataError
-from detseg.inference import DetectionResult, Predictor, TTAConfig
+from detseg.inference import DetectionResult, FailedImage, Predictor, TTAConfig
 from detseg.inference.preprocessing import preprocess
 from detseg.models import Classifier
 from detseg.modules.backbones import ResNet
@@ -233,6 +233,10 @@ def test_a_bad_image_is_an_error_or_skipped(folder: Path, tmp_path: Path, caplog
         results = list(predictor.stream(sources, bad_images="skip"))
     assert [result.path.name for result in results] == ["val0.png", "val1.png"]
     assert "bad.png: not an image" in caplog.text
+    missing = [tmp_path / "missing.png", f"{tmp_path}/*.none"]
+    results = list(predictor.stream([*sources, *missing], bad_images="result"))
+    failed = [Path(result.file) for result in results if isinstance(result, FailedImage)]
+    assert failed == [tmp_path / "bad.png", missing[0], tmp_path / "*.none"]
 
 
 def test_the_model_keeps_its_mode_and_device(folder: Path) -> None:

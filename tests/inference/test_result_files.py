@@ -111,6 +111,14 @@ def test_results_are_not_lost_or_mixed(tmp_path: Path) -> None:
         start(file, False, SETTINGS)
     with pytest.raises(ConfigError, match=r"results of other settings \(threshold\)"):
         start(file, True, {**SETTINGS, "threshold": 0.3})
+    path = tmp_path / result_files.SETTINGS
+    for content in ("{", "[]", None):  # so that nobody knows the model of the results
+        path.unlink() if content is None else path.write_text(content)
+        with pytest.raises(
+            DataError, match=r"predictions\.settings\.json: cannot be read: .*restore it, or predict into"
+        ):
+            start(file, True, SETTINGS)
+    path.write_text(json.dumps(SETTINGS))
     finish(file)
     start(file, False, {**SETTINGS, "threshold": 0.3})  # replaces them
     assert not file.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tarfile
 import tracemalloc
@@ -59,8 +60,12 @@ def test_every_source_gives_the_same_images(photos: Path, source: str) -> None:
 
 
 def test_standard_input_gives_names(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/a.png\n\nphotos/missing.png\n"))
-    assert [*list_images(["-"])] == ["photos/a.png", "photos/missing.png"]
+    names = b"photos/a.png\r\n\nphotos/missing.png\n\xe9.png"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
+    assert [*list_images(["-"])] == ["photos/a.png", "photos/missing.png", os.fsdecode(b"\xe9.png")]
+    monkeypatch.setattr(sys, "stdin", None)  # as Python leaves it where it is closed
+    with pytest.raises(DataError, match="-: standard input is closed; pipe names"):
+        [*list_images(["-"])]
 
 
 def test_addresses_of_fsspec_are_files_folders_and_patterns(photos: Path) -> None:
@@ -88,6 +93,9 @@ def test_parquet_gives_a_column(photos: Path) -> None:
     assert [*list_images(["table.parquet"], column="image")] == ["photos/a.png"]
     with pytest.raises(DataError, match=r"has no column file.*image"):
         [*list_images(["table.parquet"])]
+    parquet.write_table(pytest.importorskip("pyarrow").table({"file": [b"content"]}), "table.parquet")
+    with pytest.raises(DataError, match=r"table\.parquet: column file holds binary, not names; name another one"):
+        [*list_images(["table.parquet"])]
 
 
 def test_parquet_names_its_package(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +103,16 @@ def test_parquet_names_its_package(photos: Path, monkeypatch: pytest.MonkeyPatch
     Path("table.parquet").write_bytes(b"")
     with pytest.raises(DetsegError, match=r"pip install 'detseg\[parquet\]'"):
         [*list_images(["table.parquet"])]
+
+
+@pytest.mark.parametrize("source", ["names.txt", "names.csv", "-"])
+def test_a_list_that_is_no_text_in_utf8_is_named(photos: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    content = "file\nphotos/a.png\n".encode("utf-16")  # as PowerShell redirects
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    if source != "-":
+        Path(source).write_bytes(content)
+    with pytest.raises(DataError, match=f"^{source}: not a text in UTF-8; save it as one"):
+        [*list_images([source])]
 
 
 def write_zip(*names: str) -> str:
@@ -167,6 +185,7 @@ def test_broken_sources_are_named(photos: Path) -> None:
         write_zip("notes.txt"): r"other\.zip: no image there",
         "long.csv": r"long\.csv: cannot read this table: field larger",
         "photos/inner/..//none": "no such image",
+        "": "an image has an empty name",
     }.items():
         with pytest.raises(DataError, match=message):
             [*list_images([source])]

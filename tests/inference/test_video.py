@@ -99,8 +99,13 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"broken.mp4: cannot read this video"):
         next(read_frames(str(tmp_path / "broken.mp4")))
-    with pytest.raises(DataError, match="cannot read this video"):
+    with pytest.raises(DataError, match=r"camera:99: cannot read this video: .*; connect the camera"):
         next(read_frames("camera:99"))
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=r"empty\.mp4: an empty file"):
+        next(read_frames(str(tmp_path / "empty.mp4")))
+    with pytest.raises(DataError, match=r"none\.mp4: no such video"):
+        next(read_frames(str(tmp_path / "none.mp4")))
     assert is_video("a/b.MP4")
     assert is_video("camera:0")
     assert not is_video("a/b.png")
@@ -127,6 +132,20 @@ def test_predict_writes_lines_and_a_drawn_video(
     with pytest.raises(SystemExit):
         cli.main(command)
     assert unfinished.exists()
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_video_without_a_frame_leaves_earlier_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    if not broken:
+        monkeypatch.setattr("detseg.inference.video.read_frames", lambda *_: iter(()))
+    (tmp_path / "predictions.jsonl").write_text("earlier")
+    options = Namespace(images=["a.mp4"], out=tmp_path, every=1, threshold=0.5, draw="all", track=False)
+    with pytest.raises(DataError, match=r"a\.mp4: no such video" if broken else r"a\.mp4: has no frame"):
+        predict_on_video(Labels(), options, 1)  # type: ignore[arg-type]
+    (file,) = tmp_path.iterdir()
+    assert file.read_text() == "earlier"
 
 
 def test_frames_are_turned_as_players_show_them(tmp_path: Path) -> None:

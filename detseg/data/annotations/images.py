@@ -128,8 +128,8 @@ def read_image(
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this image: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError for a name that no file can have
+        raise DataError(f"{path}: cannot read this image: {getattr(error, 'strerror', None) or error}") from None
     with open_image(path, content) as opened:  # checks the size
         check_depth(path, opened)
         turn = read_orientation(opened)
