@@ -55,6 +55,7 @@ BELOW: dict[str, set[str]] = {
     "cli": GROUND
     | {"ops", "modules", "models", "data", "metrics", "proposals", "draw", "progress", "tasks", "inference"}
     | {"callbacks", "checkpoint", "analysis", "check", "report", "export", "model_zoo", "runtime"},
+    "__main__": {"cli"},
 }
 """What each part may import, besides itself."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 from detseg import cli
@@ -18,5 +20,6 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         assert ("--data NAME.yaml|CLASS|FOLDER" in printed) == (command in ("train", "evaluate", "propose"))
     for argument, said in (("--help", "evaluate"), ("--version", "0.")):
         monkeypatch.setattr("sys.argv", ["detseg", argument])
-        cli.main()
-        assert said in capsys.readouterr().out
+        for call in (cli.main, lambda: runpy.run_module("detseg", run_name="__main__")):  # as `python -m detseg`
+            call()
+            assert said in capsys.readouterr().out

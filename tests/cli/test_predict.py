@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,15 @@ def test_shards_and_ranks_give_the_results_of_one_process() -> None:
     on_two_ranks(cli.main, [*command, "--out", "ranks"])
     whole = sorted(entries("whole"), key=lambda one: one["file"])
     assert len(whole) == 8
-    for folder in ("shards", "ranks"):
+    Path(
+        "killed"
+    ).mkdir()  # as three ranks leave it that are killed: the first without a line, the second in the middle
+    shutil.copy("whole/predictions.settings.json", "killed")
+    lines = [json.dumps(one).encode() + b"\n" for one in whole]
+    for rank, content in enumerate((b"", lines[0] + lines[1][:-9], lines[2] + lines[3])):
+        Path(f"killed/predictions.jsonl.part{rank}").write_bytes(content)
+    on_two_ranks(cli.main, [*command, "--out", "killed", "--resume", "true"])
+    for folder in ("shards", "ranks", "killed"):
         assert sorted(entries(folder), key=lambda one: one["file"]) == whole
         assert not list(Path(folder).glob("*.part*"))
     coco = json.loads(Path("shards/COCO/annotations/instances.json").read_text())
