@@ -4,7 +4,7 @@
     python tools/pictures.py --readme runs/faster_rcnn_shapes/best.ckpt  # trained with --trainer.max_epochs 30
 
 Trains two classifiers, two detectors and three FCNs first, for the pictures that need one. Data and runs are kept, in
-``build/pictures`` and ``runs/lecture_*``. `tools/lecture.py` also runs the commands that draw nothing.
+``build/pictures`` and ``runs/lecture_*``. `tools/lecture.py` runs all commands of the lecture, with shorter trainings.
 """
 
 from __future__ import annotations
@@ -30,44 +30,27 @@ CLASSIFIER, BAGNET, DETECTOR, MASKS, *FCNS = (
     f"runs/lecture_{name}/last.ckpt"
     for name in ("resnet18", "bagnet17", "faster_rcnn", "mask_rcnn", "fcn16s", "fcn8s", "fcn4s")
 )
-
-
-def network(option: str, *arguments: str) -> list[str]:
-    """Options of the classifier as a backbone: a ResNet-18 with half of the channels."""
-    return [option, "BasicResNet", f"{option}.width", "32", f"{option}.weights", CLASSIFIER, *arguments]
-
-
-def without_conv5(option: str) -> list[str]:
-    """Options of the classifier as the backbone of a detector; the shapes are too small for conv5."""
-    return network(option, f"{option}.stages", "[2,3,4]")
-
-
+CLASSIFICATION = [
+    *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--data.size", "48"),
+    *("--trainer.check_val_every_n_epoch", "1"),
+]
 TRAININGS = {
-    CLASSIFIER: [
-        *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--data.size", "48", "--trainer.max_epochs", "10"),
-        *("--model.backbone.width", "32"),
-    ],
+    CLASSIFIER: [*CLASSIFICATION, "--trainer.max_epochs", "8", "--model.backbone.width", "64"],
     BAGNET: [
-        *("degradation_resnet18.yaml", "--data.root", str(CROPS), "--data.size", "48", "--trainer.max_epochs", "2"),
+        *(*CLASSIFICATION, "--trainer.max_epochs", "2"),
         *("--model.backbone", "BagNet", "--model.backbone.name", "bagnet17"),
     ],
-    DETECTOR: [
-        *("faster_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"),
-        *without_conv5("--model.backbone.backbone"),
-    ],
-    MASKS: [
-        *("mask_rcnn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "3"),
-        *without_conv5("--model.backbone.backbone"),
-    ],
+    DETECTOR: ["faster_rcnn_shapes.yaml", "--data.root", str(SHAPES)],
+    MASKS: ["mask_rcnn_shapes.yaml", "--data.root", str(SHAPES)],
     **{
         file: [
-            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "4", "--model.stride", stride),
-            *without_conv5("--model.backbone"),
+            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "4"),
+            *("--model.stride", stride, "--model.backbone.weights", CLASSIFIER),
         ]
         for file, stride in zip(FCNS, ("16", "8", "4"), strict=True)
     },
 }
-NETWORK = network("--backbone")
+NETWORK = ["--backbone", "ResNet", "--backbone.name", "resnet18", "--backbone.weights", CLASSIFIER]
 
 PICTURES: dict[str, list[str]] = {
     "convolution": ["draw", "convolution", "--size", "5", "--kernel", "3", "--stride", "2", "--padding", "1"],

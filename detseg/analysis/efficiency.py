@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import NamedTuple
 
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch.utils.flop_counter import FlopCounterMode
 
 from detseg.analysis.charts import COLORS, escape, pixels_of, to_figure
@@ -57,6 +58,9 @@ def draw_efficiency(metric: str, costs: Sequence[Cost]) -> ImageArray:
         panels["milliseconds of an image"] = [1e3 * cost.seconds for cost in costs]
     for place, (label, values) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place, xscale="log", xlabel=label, ylabel=escape(metric))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # its labels would overlap those of other decades
         for cost, x, color in zip(costs, values, cycle(COLORS), strict=False):
             axes.scatter(x, cost.metric, LARGEST * cost.parameters / most, color=color, alpha=0.5, edgecolor=color)
             size = f"\n{cost.parameters / 1e6:.1f} M" if len(costs) < MANY else ""
