@@ -10,7 +10,6 @@ from itertools import cycle
 from typing import NamedTuple
 
 import torch
-from matplotlib.ticker import LogLocator, NullFormatter
 from torch.utils.flop_counter import FlopCounterMode
 
 from detseg.analysis.charts import COLORS, escape, pixels_of, to_figure
@@ -50,6 +49,8 @@ def measure(predict: Callable[[], object], repeats: int) -> tuple[int, float]:
 
 def draw_efficiency(metric: str, costs: Sequence[Cost]) -> ImageArray:
     """Draw the metric over multiply-adds, and over time if that was measured; a bubble's area is the parameters."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = to_figure(SIZE)
     figure.suptitle("Accuracy against cost; the area of a bubble is the number of parameters")
     most = max(cost.parameters for cost in costs)
