@@ -52,6 +52,11 @@ class PredictionAPI(litserve.LitAPI):  # type: ignore[misc]
         return output if isinstance(output, JSONResponse) else JSONResponse({**output.to_json(), "file": None})
 
 
+async def refuse_body(*_: Any) -> JSONResponse:
+    """Answer a request whose body FastAPI does not take for bytes, such as an empty one or JSON."""
+    return JSONResponse({"error": "the image: send the content of an image file as the body, as image/jpeg"}, 400)
+
+
 class WaitingLimit:
     """An ASGI middleware: while ``limit`` posted requests wait, others get status 503 before their body is read."""
 

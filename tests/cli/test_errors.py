@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -249,6 +250,10 @@ def test_a_file_of_settings_that_is_no_text(tmp_path: Path, content: bytes, said
         ("merge . --threshold 7", "threshold (command line): must be a number from 0 to 1, not 7"),
         ("serve x.ckpt --port 0", "port (command line): must be a whole number above 0, not 0"),
         ("serve x.ckpt --port 99999", "--port 99999: must be from 1024 to 65535"),
+        (
+            "serve x.ckpt --host localhost",
+            "host (command line): must be 127.0.0.1 or 0.0.0.0 or ::, not localhost",
+        ),
         ("serve x.ckpt --batch_size many", "batch_size (command line): must be a whole number above 0, not many"),
         ("serve x.ckpt --timeout -1", "timeout (command line): must be a number above 0, not -1"),
     ],
@@ -257,6 +262,16 @@ def test_numbers_out_of_range_are_named(line: str, message: str, capsys: pytest.
     with pytest.raises(SystemExit):
         cli.main(line.split())
     assert capsys.readouterr().err.strip() == f"error: {message}"
+
+
+def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        port = used.getsockname()[1]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["serve", "x.ckpt", "--port", str(port)])
+    assert capsys.readouterr().err.strip() == f"error: --port {port}: Address already in use; choose another one"
 
 
 def test_commands_run_where_output_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

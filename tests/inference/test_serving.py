@@ -17,7 +17,7 @@ pytest.importorskip("litserve")
 from fastapi.responses import JSONResponse
 
 from detseg.inference import Predictor
-from detseg.inference.serving import PredictionAPI, WaitingLimit
+from detseg.inference.serving import PredictionAPI, WaitingLimit, refuse_body
 from detseg.preprocessing import ResizeConfig
 from tests.colours import COLOURS, ColourDetector
 
@@ -71,6 +71,12 @@ def test_what_is_no_image_is_refused(api: PredictionAPI, content: bytes, error: 
     answer = api.encode_response(api.predict([api.decode_request(content)])[0])
     assert answer.status_code == 400
     assert error in str(body(answer)["error"])
+
+
+def test_a_body_that_is_no_bytes_is_refused_alike() -> None:
+    answer = asyncio.run(refuse_body(None, None))
+    assert answer.status_code == 400
+    assert "the image: send the content of an image file" in str(body(answer)["error"])
 
 
 def test_requests_beyond_the_limit_are_refused_until_others_are_answered() -> None:
