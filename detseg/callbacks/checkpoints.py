@@ -90,11 +90,12 @@ class LastCheckpoint(ModelCheckpoint):
             log.info("stopping after this step; press Ctrl-C again to stop at once")
         self._signal = number
 
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_end(trainer, module)
+        # Before Lightning restores the handlers that it found: its own would keep the trainer and the model in memory.
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-        super().teardown(trainer, module, stage)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int

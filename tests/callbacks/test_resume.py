@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detseg import checkpoint
 from detseg.callbacks import BestCheckpoint, LastCheckpoint
+from detseg.callbacks.checkpoints import STATUS
 from detseg.data import RandomHorizontalFlip, Resize
 from detseg.errors import CheckpointError
 from detseg.models import FasterRCNN
@@ -119,6 +120,13 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_program(root: Path, tmp_path:
     assert ended.value.code == 75
     assert checkpoint.read(tmp_path / "last.ckpt")["global_step"] == 2
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_a_training_leaves_the_handlers_of_signals_as_they_were(root: Path, tmp_path: Path) -> None:
+    """One of Lightning's would ignore SIGTERM, and keep the trainer with the model in memory."""
+    before = [signal.getsignal(number) for number in STATUS]
+    train(root, tmp_path, 1, limit_train_batches=1)
+    assert [signal.getsignal(number) for number in STATUS] == before
 
 
 def test_other_data_are_refused(root: Path, tmp_path: Path) -> None:
