@@ -478,7 +478,7 @@ def test_a_full_disk_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("detseg.tasks.region_features.save_file", full)
     with pytest.raises(DataError, match=r"000000\.part: cannot be written: No space left"):
         files.write("000000", {"labels": torch.zeros(1)})
-    monkeypatch.setattr(Path, "write_text", lambda self, text: full(text, self))
+    monkeypatch.setattr(Path, "write_text", lambda self, text, **_: full(text, self))
     RegionFeatures(tmp_path, "about")
     with pytest.raises(DataError, match=r"about\.part: cannot be written: No space left"):
         RegionFeatures(tmp_path, "something else")
