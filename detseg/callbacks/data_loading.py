@@ -30,7 +30,7 @@ class DataLoadingMonitor(Callback):
         self._ended: Any = None  # the moment of the last step's end
         self._began: float | None = None  # seconds on the clock of the host
         self.waited, self.total = 0.0, 0.0  # seconds
-        self.steps = 0  # but the first
+        self.steps = 0  # of the epoch, without the first
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start()

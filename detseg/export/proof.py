@@ -165,8 +165,9 @@ class Reference:
         if difference > SCORE:
             exact = _first(self(inputs, exact=True))["scores"]
             difference, error = (float(np.abs(exact - each).max()) for each in (actual, expected))
-            limit = max(SCORE, ERRORS * min(error, SCORE))
-            proof.rounded.append(_distances(image, difference, error))
+            limit = _score_limit(error)
+            if difference <= limit:
+                proof.rounded.append(_distances(image, difference, error))
         proof.max_score_difference = max(proof.max_score_difference, difference)
         if not difference <= limit:
             proof.failures.append(f"{image.name}: probabilities differ by {difference:.2g}")
@@ -182,7 +183,7 @@ class Reference:
         if not match.complete:
             single, expected = expected, _first(self(inputs, exact=True))
             error = largest_difference(match_detections(expected, single), expected, single, "scores")
-            limit = max(SCORE, ERRORS * error)
+            limit = _score_limit(error)
             match = match_detections(expected, actual, limit)
             if match.complete:
                 farthest = largest_difference(match, expected, actual, "scores")
@@ -225,6 +226,11 @@ class Reference:
 
 def _first(outputs: Arrays) -> Arrays:
     return {name: value[0] for name, value in outputs.items()}
+
+
+def _score_limit(error: float) -> float:
+    """Return how far a score may be from double precision, in which the checkpoint's own score is off by ``error``."""
+    return max(SCORE, ERRORS * min(error, SCORE))
 
 
 def _distances(image: ProofImage, exported: float, checkpoint: float) -> str:

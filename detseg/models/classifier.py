@@ -41,7 +41,7 @@ class Classifier(Model):
         return self.cross_entropies(batch.images, batch.targets.labels[:, 0])
 
     def cross_entropies(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Compute ``loss`` of images (B, 3, H, W), uint8, and labels (B,)."""
+        """Compute the cross entropies of images (B, 3, H, W), uint8, with the labels (B,), weighted as for the loss."""
         if not self.auxiliary:
             return {"loss_classifier": F.cross_entropy(self(images), labels)}
         backbone = self.backbone

@@ -18,8 +18,8 @@ from detseg.data.annotations.issues import IssueCollector
 from detseg.data.annotations.masks import MaskReading
 from detseg.data.formats.base import DatasetSource
 
-# Of tests that name files with accents, which the C locale without Python's UTF-8 mode does not allow.
-accents = pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="names of files are ASCII in this locale")
+# For tests whose file names have accents, which the C locale without Python's UTF-8 mode cannot encode.
+accents = pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="file names are ASCII in this locale")
 
 
 def image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:

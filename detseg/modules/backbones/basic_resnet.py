@@ -60,7 +60,7 @@ class BasicResNet(ResNet):
     projects it by a 1 x 1 convolution; "C" projects in every block. "none" makes a plain network.
     ``zero_init_residual`` as in ``ResNet``.
 
-    Raises ValueError unless all four stages have a block, and a channel.
+    Raises ValueError unless ``blocks`` are four numbers, and these and ``width`` are at least 1.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BasicResNet(ResNet):
         frozen: int | None = None,
     ) -> None:
         if len(blocks) != 4 or min(*blocks, width) < 1:
-            raise ValueError(f"blocks {list(blocks)}, width {width}: must be four numbers and one, all at least 1")
+            raise ValueError(f"blocks {list(blocks)} must be four numbers and width {width} one, all at least 1")
         self.blocks, self.width, self.shortcuts = blocks, width, shortcuts
         name: Any = f"{'plain' if shortcuts == 'none' else 'resnet'}{2 * sum(blocks) + 2}_{width}"
         super().__init__(name, weights, stages, frozen, zero_init_residual=zero_init_residual)

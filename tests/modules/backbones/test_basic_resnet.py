@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -80,6 +82,6 @@ def test_the_name_counts_the_layers_with_weights() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"blocks": (2, 2, 2)}, {"blocks": (1, 0, 1, 1)}, {"width": 0}])
-def test_wrong_arguments(arguments) -> None:
-    with pytest.raises(ValueError, match=r"blocks \[.*\], width \d+: must be"):
+def test_wrong_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"blocks \[.*\] must be four numbers and width \d+ one, all at least 1"):
         BasicResNet(**arguments)
