@@ -37,14 +37,14 @@ CLASSIFICATION = [
 TRAININGS = {
     CLASSIFIER: [*CLASSIFICATION, "--trainer.max_epochs", "8", "--model.backbone.width", "64"],
     BAGNET: [
-        *(*CLASSIFICATION, "--trainer.max_epochs", "2"),
+        *(*CLASSIFICATION, "--trainer.max_epochs", "12"),
         *("--model.backbone", "BagNet", "--model.backbone.name", "bagnet17"),
     ],
     DETECTOR: ["faster_rcnn_shapes.yaml", "--data.root", str(SHAPES)],
     MASKS: ["mask_rcnn_shapes.yaml", "--data.root", str(SHAPES)],
     **{
         file: [
-            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "4"),
+            *("fcn_shapes.yaml", "--data.root", str(SHAPES), "--trainer.max_epochs", "30"),
             *("--model.stride", stride, "--model.backbone.weights", CLASSIFIER),
         ]
         for file, stride in zip(FCNS, ("16", "8", "4"), strict=True)

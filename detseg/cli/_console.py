@@ -18,6 +18,7 @@ log = logging.getLogger("detseg")
 # Warnings about choices made on purpose, or that a user cannot change.
 SILENCED = (
     "The '.*dataloader' does not have many workers",
+    "This DataLoader will create .* worker processes",  # `num_workers` may exceed the cores, which a cluster restricts
     "The number of training batches .* is smaller than the logging interval",
     "It is recommended to use .*sync_dist=True",
     "Checkpoint directory .* exists and is not empty",

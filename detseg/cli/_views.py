@@ -29,7 +29,7 @@ def add_view_options(parser: ArgumentParser, auto: bool = False) -> None:
     add("--crop_size", type=int | None, help="Segmentation: side of overlapping crops, in pixels.")
     size = "auto: chosen from the sizes of the labelled objects." if auto else "For large images and small objects."
     add("--tile", type=int | Literal["auto"] | None if auto else int | None, help=f"Side of tiles, in pixels. {size}")
-    add("--overlap", type=float, default=0.2, help="Overlap of tiles, as a fraction of their side.")
+    add("--overlap", type=float | None, help=f"Overlap of tiles, as a fraction of their side; default {Tiling.overlap}.")
 
 
 def split_checkpoints(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -48,6 +48,11 @@ def is_checkpoint(name: str) -> bool:
     return name.endswith(".ckpt") or (Path(name) / CARD).exists()
 
 
+def tile_overlap(options: Namespace) -> float:
+    """Return the overlap of the options, or its default."""
+    return Tiling.overlap if options.overlap is None else float(options.overlap)
+
+
 def make_predictor(model: Model, members: Sequence[str], options: Namespace) -> Predictor:
     """Return the predictor of a model, on its device, with the further members of its ensemble.
 
@@ -56,7 +61,9 @@ def make_predictor(model: Model, members: Sequence[str], options: Namespace) -> 
     tta = TTAConfig(options.crop_size, options.scales, options.flip)
     if tta.crop_size and not isinstance(model, Segmenter):
         raise ConfigError(f"--crop_size is for segmentation; use --tile for {options.checkpoint}")
-    tiling = None if options.tile is None else Tiling(options.tile, options.overlap)
+    if options.tile is None and options.overlap is not None:
+        raise ConfigError(f"--overlap {options.overlap:g} is the overlap of tiles: add --tile SIDE, or leave it out")
+    tiling = None if options.tile is None else Tiling(options.tile, tile_overlap(options))
     device = next(model.parameters()).device
     others = [load_model(name).to(device) for name in members]
     return build_predictor([model, *others], tta, tiling)

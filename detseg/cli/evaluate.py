@@ -20,7 +20,7 @@ from detseg.cli._configs import find_configs, for_other_data, value_of
 from detseg.cli._console import import_module
 from detseg.cli._parser import instantiate, make_parser, parse
 from detseg.cli._report import check_thresholds, save_thresholds, write_report
-from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
+from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints, tile_overlap
 from detseg.configurable import from_config, to_class_paths
 from detseg.data import DetectionDataModule
 from detseg.data.modules.base import EvaluationSplit
@@ -158,7 +158,9 @@ def _use_views(task: Task, members: Sequence[str], data: Any, options: Namespace
     """Let validations use the ensemble, the test-time augmentation and the tiles of the options, if there are any."""
     if options.tile == "auto":
         labels = data.val_annotations
+        options.overlap = tile_overlap(options)
         options.tile, why = choose_tile_size(labels.boxes, labels.sizes, task.model.preprocessing, options.overlap)
+        options.overlap = None if options.tile is None else options.overlap
         log.info("--tile auto: %s", why)
     predictor = make_predictor(task.model, members, options)
     if isinstance(task, SegmentationTask):

@@ -16,7 +16,7 @@ from detseg.cli._console import import_module
 from detseg.cli._devices import find_device
 from detseg.cli._parser import make_parser, parse
 from detseg.cli._video import add_video_options, names_video, predict_on_video
-from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints
+from detseg.cli._views import CHECKPOINT, add_view_options, make_predictor, split_checkpoints, tile_overlap
 from detseg.cli.merge import write_as
 from detseg.errors import ConfigError, DataError
 from detseg.folders import make_folder, writing
@@ -201,7 +201,7 @@ def _settings(predictor: Predictor, options: Namespace) -> dict[str, Any]:
         "weights": sha256.hexdigest()[:16],
         "threshold": thresholds if options.threshold is None else options.threshold,
         "tta": [tta.crop_size, list(tta.scales), tta.flip],
-        "tiling": [options.tile, options.overlap],
+        "tiling": [options.tile, tile_overlap(options)],
         "instances": options.instances,
     }
 

@@ -158,6 +158,9 @@ def test_ensembles_views_and_tiles(capsys: pytest.CaptureFixture[str], caplog: p
 
 def test_views_that_make_no_sense_are_refused(refused: Refused) -> None:
     assert "tile 8: must be a whole number of pixels" in refused("evaluate", "--checkpoint", BEST, "--tile", "8")
+    for command in (["evaluate"], ["predict", "colours/val"]):
+        error = refused(*command, "--checkpoint", BEST, "--overlap", "0.3")
+        assert "--overlap 0.3 is the overlap of tiles: add --tile SIDE" in error
     error = refused("evaluate", "--checkpoint", BEST, "--crop_size", "32")
     assert "--crop_size is for segmentation" in error
     assert "--tile" in error
