@@ -2,8 +2,8 @@
 
     python tools/export_check.py [NAME ...] [--images 200] [--out FOLDER] [--speed]
 
-The models have random weights, but batch norm the statistics of drawn images, and heads that tell regions apart. Each
-goes through ONNX Runtime and OpenVINO. ``--speed`` measures ONNX Runtime, in 8 bits too, beside PyTorch with the
+The models have random weights, but batch norm the statistics of the proof's images, and heads that tell regions apart.
+Each goes through ONNX Runtime and OpenVINO. ``--speed`` measures ONNX Runtime, in 8 bits too, beside PyTorch with the
 fast kernels instead, in turns, on two threads, and the share of RoIAlign.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from detseg.export.delivery import certify, describe
 from detseg.export.graph import Frame
 from detseg.export.int8 import quantize_file
 from detseg.export.proof import Reference
-from detseg.export.proof_images import drawn_images
+from detseg.export.proof_images import drawn_images, special_images
 from detseg.models import FCN, Classifier, Detector, DilatedFCN, FasterRCNN, MaskRCNN, RetinaNet, Segmenter
 from detseg.models.model import Model
 from detseg.models.retinanet import RetinaFPN
@@ -83,7 +83,7 @@ def build(name: str, frame: Frame) -> Model:
     """Build a model with random weights."""
     torch.manual_seed(0)
     model = CHECKED[name][0]()
-    images = [image.pixels for image in islice(drawn_images(frame), 8)]
+    images = [image.pixels for image in islice(chain(special_images(frame), drawn_images(frame)), 8)]
     batch = torch.zeros(len(images), 3, *frame, dtype=torch.uint8)
     for row, image in enumerate(images):
         batch[row, :, : image.shape[0], : image.shape[1]] = torch.from_numpy(image).permute(2, 0, 1)

@@ -11,6 +11,8 @@ import torch
 from joblib import cpu_count
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from detseg.plural import counted
+
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,8 @@ class DataLoadingMonitor(Callback):
                 100 * self.waited / self.total,
                 f"`num_workers={workers + 2}` loads with more processes than {workers}"
                 if workers < cores
-                else f"The {workers} workers have {cores} cores between them: smaller images or fewer changes help",
+                else f"Loading uses {counted(workers, 'worker')} on {counted(cores, 'core')} already: smaller images or "
+                "fewer transforms help",
             )
 
     def _start(self) -> None:

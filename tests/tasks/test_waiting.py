@@ -86,7 +86,7 @@ def test_one_rank_says_it_and_more_workers_than_cores_are_not_advised(
     run(clock, [(0, 1), (1, 1)], rank=1)
     assert not caplog.records
     run(clock, [(0, 1), (1, 1)], workers=10_000)
-    assert "The 10000 workers have" in caplog.text
+    assert "Loading uses 10,000 workers on" in caplog.text
     assert "--data.num_workers" not in caplog.text
 
 
@@ -96,7 +96,7 @@ def test_cores_that_this_process_may_not_use_do_not_count(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     run(clock, [(0, 1), (1, 1)], workers=2)
-    assert "The 2 workers have 2 cores" in caplog.text
+    assert "Loading uses 2 workers on 2 cores already: smaller images" in caplog.text
 
 
 def test_a_trainer_calls_it(caplog: pytest.LogCaptureFixture) -> None:
