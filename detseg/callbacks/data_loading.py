@@ -78,8 +78,8 @@ class DataLoadingMonitor(Callback):
                 100 * self.waited / self.total,
                 f"`num_workers={workers + 2}` loads with more processes than {workers}"
                 if workers < cores
-                else f"Loading uses {counted(workers, 'worker')} on {counted(cores, 'core')} already: smaller images or "
-                "fewer transforms help",
+                else f"Loading uses {counted(workers, 'worker')} on {counted(cores, 'core')} already: smaller images "
+                "or fewer transforms help",
             )
 
     def _start(self) -> None:

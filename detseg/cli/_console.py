@@ -41,7 +41,7 @@ class Printer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{prefix}{with_options(record.getMessage(), self.command)}", file=sys.stderr)
+        print(printable(f"{prefix}{with_options(record.getMessage(), self.command)}"), file=sys.stderr)
 
 
 @contextmanager
@@ -67,6 +67,11 @@ def quiet_logging(command: str) -> Iterator[None]:
             log.removeHandler(printer)
             for logger, level in zip((log, *libraries), levels, strict=True):
                 logger.setLevel(level)
+
+
+def printable(text: str) -> str:
+    """Escape what a name may hold and a terminal must not get: its control codes, and bytes that are not UTF-8."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 def import_module(name: str) -> None:
@@ -96,7 +101,7 @@ def run(name: str, command: Callable[[Sequence[str]], None], arguments: Sequence
     except Exception as error:
         if (message := _user_message(error)) is None:
             raise
-        print(f"error: {with_options(message, name)}", file=sys.stderr)
+        print(printable(f"error: {with_options(message, name)}"), file=sys.stderr)
         is_usage = isinstance(error, ConfigError) or _is(error, MISCONFIGURATION) or name == "check"
         raise SystemExit(2 if is_usage else 1) from error
     except KeyboardInterrupt:

@@ -29,7 +29,11 @@ def add_view_options(parser: ArgumentParser, auto: bool = False) -> None:
     add("--crop_size", type=int | None, help="Segmentation: side of overlapping crops, in pixels.")
     size = "auto: chosen from the sizes of the labelled objects." if auto else "For large images and small objects."
     add("--tile", type=int | Literal["auto"] | None if auto else int | None, help=f"Side of tiles, in pixels. {size}")
-    add("--overlap", type=float | None, help=f"Overlap of tiles, as a fraction of their side; default {Tiling.overlap}.")
+    add(
+        "--overlap",
+        type=float | None,
+        help=f"Overlap of tiles, as a fraction of their side; default: {Tiling.overlap}.",
+    )
 
 
 def split_checkpoints(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

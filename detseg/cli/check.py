@@ -19,6 +19,7 @@ from detseg.check.repair import CHANGES_FILE, repair
 from detseg.check.statistics import box_statistics
 from detseg.check.summary import format_report, to_json
 from detseg.cli import _help
+from detseg.cli._console import printable
 from detseg.cli._options import with_options
 from detseg.cli._parser import instantiate, make_parser, parse, require_minimum
 from detseg.data.annotations.detection import DetectionAnnotations
@@ -57,8 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(to_json(result, statistics, options.side), indent=2))
     else:
-        report = format_report(result, statistics, options.side, options.all)
-        print(report.encode("utf-8", "backslashreplace").decode())  # file names may not be UTF-8
+        print(printable(format_report(result, statistics, options.side, options.all)))
     if options.html:
         page = render_page(result, statistics, options.side)
         options.html.write_text(page, encoding="utf-8", errors="backslashreplace")

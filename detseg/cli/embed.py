@@ -34,6 +34,7 @@ from detseg.analysis.maps import Points, atlas, draw_map, page_values, thumbnail
 from detseg.check.rendering import data_uri, render
 from detseg.cli._backbones import backbone_parser, build, find_block, prepare
 from detseg.cli._configs import find_configs, nearest
+from detseg.cli._console import printable
 from detseg.cli._devices import find_device
 from detseg.cli._parser import instantiate, parse, require_minimum
 from detseg.data.annotations.images import SUFFIXES, image_size, read_image
@@ -112,7 +113,7 @@ def run(arguments: Sequence[str]) -> None:
         (options.out / "map.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         if options.image:
             _write_similar(items, embedding, backbone, layer, options)
-    print("\n".join(summary))
+    print(printable("\n".join(summary)))
     log.info("%s: map.png, map.html, images.csv%s", options.out, "" if options.objects else ", duplicates.csv")
 
 

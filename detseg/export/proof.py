@@ -32,7 +32,7 @@ from detseg.export.ap import ApComparison
 from detseg.export.graph import Frame, make_graph
 from detseg.export.matching import BOX, SCORE, Arrays, disorder, largest_difference, match_detections
 from detseg.export.proof_images import ProofImage, drawn_proposals
-from detseg.export.ties import ROUNDING, THRESHOLD, is_tie
+from detseg.export.ties import SHARES, is_tie
 from detseg.models import Classifier, Detector, Segmenter
 from detseg.models.model import Model
 
@@ -62,7 +62,7 @@ class Proof:
     def report(self) -> dict[str, Any]:
         """Return all values with the tolerances."""
         limits: dict[str, Any] = {"box": BOX, "score": SCORE, "mask": MASK, "logit": LOGIT, "ap": AP, "tied": TIED}
-        limits |= {"errors": ERRORS, "tie_score": ROUNDING, "tie_iou": THRESHOLD}
+        limits |= {"errors": ERRORS, "tie_shares": SHARES}
         return {"passed": not self.failures, **asdict(self), "tolerances": limits, "batches": list(BATCHES)}
 
     def summary(self, model: Model) -> str:

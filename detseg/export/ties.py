@@ -10,19 +10,22 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detseg.export.matching import Arrays, Match, match_detections
+from detseg.export.matching import BOX, SCORE, Arrays, Match, match_detections
 
-ROUNDING = (1e-6, 1e-5)  # relative, in turns; of scores before they are ranked, and of the sizes that choose a level
-THRESHOLD = 1e-4  # of NMS: the IoU of narrow boxes is less exact
+SHARES = (0.01, 0.1, 1.0)  # in turns, of the differences that a detection may have
 ATTEMPTS = 24  # one in two gives the other order of two equal scores
 
 
 class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Compute as with other rounding: change the values that choices depend on at random, by no more than rounding."""
+    """Compute as with other rounding: change the values that choices depend on at random.
 
-    def __init__(self, seed: int, rounding: float) -> None:
+    These are the scores that are ranked, the boxes of NMS, and the sizes that choose a level; they change by up to
+    ``share`` of ``SCORE`` and ``BOX``.
+    """
+
+    def __init__(self, seed: int, share: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.generator, self.rounding = torch.Generator().manual_seed(seed), rounding
+        self.generator, self.share = torch.Generator().manual_seed(seed), share
 
     def __torch_dispatch__(
         self, function: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -30,8 +33,8 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if function in (torch.ops.aten.topk.default, torch.ops.aten.log2.default):
             args = (self._round(args[0]), *args[1:])
         elif function is torch.ops.detseg.nms.default:
-            boxes, scores, groups, valid, threshold, limit = args
-            args = boxes, self._round(scores), groups, valid, threshold + THRESHOLD * float(self._draw(())), limit
+            boxes, scores, *others = args
+            args = boxes + self.share * BOX * self._draw(boxes.shape), self._round(scores), *others
         return function(*args, **(kwargs or {}))
 
     def _draw(self, shape: Iterable[int]) -> Tensor:
@@ -39,7 +42,7 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return 2 * torch.rand(tuple(shape), generator=self.generator) - 1
 
     def _round(self, values: Tensor) -> Tensor:
-        return values + self.rounding * values.abs().clamp(min=1) * self._draw(values.shape)
+        return values + self.share * SCORE * values.abs().clamp(min=1) * self._draw(values.shape)
 
 
 def is_tie(match: Match, expected: Arrays, actual: Arrays, score: float, compute: Callable[[], Arrays]) -> bool:
@@ -50,7 +53,7 @@ def is_tie(match: Match, expected: Arrays, actual: Arrays, score: float, compute
     """
     missing, extra = match.missing, match.extra
     for seed in range(ATTEMPTS):
-        with OtherRounding(seed, ROUNDING[seed % len(ROUNDING)]):
+        with OtherRounding(seed, SHARES[seed % len(SHARES)]):
             other = compute()
         missing = np.setdiff1d(missing, match_detections(expected, other, score).missing)
         extra = np.intersect1d(extra, match_detections(other, actual, score).extra)
