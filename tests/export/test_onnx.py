@@ -96,11 +96,11 @@ def set_attribute(graph: Any, operator: str, name: str, value: Any) -> None:
         node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
-def set_input(graph: Any, operator: str, position: int, value: TensorProto) -> None:
+def set_last_input(graph: Any, operator: str, position: int, value: TensorProto) -> None:
+    """Replace an input of the last node of an operator; the last NMS is that of the box head."""
     value.name = f"changed_{operator}_{position}"
     graph.initializer.append(value)
-    for node in nodes(graph, operator):
-        node.input[position] = value.name
+    nodes(graph, operator)[-1].input[position] = value.name
 
 
 def bypass(graph: Any, operator: str) -> None:
@@ -119,7 +119,9 @@ BREAKS: dict[str, Callable[[Any], None]] = {
     "x and y are swapped": lambda graph: after(graph, "boxes", "Gather", tensor(1, 0, 3, 2), axis=2),
     "boxes are rounded": lambda graph: after(graph, "boxes", "Round"),
     "boxes are not clipped": lambda graph: bypass(graph, "Min"),
-    "NMS has another threshold": lambda graph: set_input(graph, "NonMaxSuppression", 3, tensor(0.6, kind=np.float32)),
+    "NMS has another threshold": lambda graph: set_last_input(
+        graph, "NonMaxSuppression", 3, tensor(0.52, kind=np.float32)
+    ),
     "RoIAlign is half a pixel off": lambda graph: set_attribute(
         graph, "RoiAlign", "coordinate_transformation_mode", "half_pixel"
     ),
