@@ -24,14 +24,14 @@ GREY = 128
 
 
 class StyleLayers(NamedTuple):
-    """Blocks of a VGG: conv4_2 for the content, conv1_1 to conv5_1 for the style (section 2.3), after their ReLUs."""
+    """Blocks of a VGG, after ReLU: conv4_2 for content, conv1_1 to conv5_1 for style (Gatys et al., section 3)."""
 
     content: str
     style: list[str]
 
 
 class CueShare(NamedTuple):
-    """Decisions of a network on cue-conflict images, by the class of the shape (section 2.3 and figure 4)."""
+    """Decisions on cue-conflict images, by the class of the shape (Geirhos et al., section 3.1 and figure 4)."""
 
     shape: NDArray[np.int64]  # (K,) decisions for the shape
     texture: NDArray[np.int64]  # (K,) decisions for the texture
@@ -148,7 +148,7 @@ def cue_share(
 
 
 def draw_bias(title: str, classes: Sequence[str], shares: dict[str, CueShare]) -> ImageArray:
-    """Draw the share of the shape for each class and network, and its mean as a line (figure 4 of the paper)."""
+    """Draw the share of the shape for each class and network, and its mean as a line (Geirhos et al., figure 4)."""
     figure = to_figure((820, 140 + 34 * len(classes)))
     axes = figure.add_subplot(xlim=(-0.03, 1.03), ylim=(len(classes) - 0.4, -0.6))
     axes.set_title(escape(title), wrap=True)

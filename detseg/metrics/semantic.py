@@ -15,7 +15,7 @@ from detseg.metrics.base import PerClassMetric, defined_mean
 from detseg.metrics.table import format_values
 from detseg.structures import IGNORE_INDEX
 
-BOUNDARY = 0.02  # width of the boundary, as a share of the diagonal of the image (Cheng et al. 2021, section 4.3)
+BOUNDARY = 0.02  # width of the boundary, as a share of the diagonal of the image (Cheng et al. 2021)
 OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_IoU", "frequency_weighted_IoU", "mean_boundary_IoU")
 
 

@@ -44,7 +44,7 @@ def matrix_at_stride(labels: NDArray[np.uint8], classes: int, stride: int, size:
     """Count the pixels (K, K) of one image by label and by prediction of an ideal network of this ``stride``.
 
     That network knows the share of each class in every cell of its map, and upsamples these shares bilinearly. A class
-    thinner than half a cell wins hardly any pixel (compare Long et al. 2015, section 4.3). ``labels`` (h, w) are those
+    thinner than half a cell wins hardly any pixel (compare Long et al. 2015, appendix A). ``labels`` (h, w) are those
     of the image, which enters the network with the height and width ``size``.
     """
     target = torch.from_numpy(labels.astype(np.int64))

@@ -17,7 +17,7 @@ class DilatedFCN(Segmenter):
 
     The backbone is ``ResNet("resnet50", stages=[4, 5], output_stride=8)``: conv4 and conv5 keep the stride of conv3 and
     use dilated convolutions (Yu and Koltun 2016, arXiv:1511.07122). During training an auxiliary head on the map before
-    the last one adds its loss, times ``auxiliary_weight`` (Zhao et al. 2017, arXiv:1612.01105, section 3.3); 0 removes
+    the last one adds its loss, times ``auxiliary_weight`` (Zhao et al. 2017, arXiv:1612.01105, section 4); 0 removes
     the head.
 
     Raises ValueError if the backbone has no second map for the auxiliary head.

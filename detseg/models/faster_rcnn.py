@@ -16,8 +16,9 @@ class FasterRCNN(Detector):
     """A region proposal network and Fast R-CNN heads over the same features.
 
     ``backbone`` is a pyramid, ``FPN(ResNet("resnet50"))``, or has a single map, ``ResNet("resnet50", stages=[4])``.
-    ``num_classes`` counts the foreground classes. ``rpn`` and ``roi_heads`` have the papers' defaults, or where those
-    differ, detectron2's and torchvision's. ``weights`` are those of the whole detector, such as
+    ``num_classes`` counts the foreground classes. The RPN and the heads train at once, and no gradient passes through
+    the proposals: approximate joint training (section 3.2). ``rpn`` and ``roi_heads`` have the papers' defaults, or
+    where those differ, detectron2's and torchvision's. ``weights`` are those of the whole detector, such as
     ``torchvision:COCO_V1``: see ``load_weights``.
 
     Raises ValueError, naming it, if a part does not fit the backbone, and CheckpointError for weights that are not of

@@ -62,9 +62,10 @@ class FCN(Segmenter):
     finer map by 0.01, those of the one after by 0.0001 (Shelhamer et al. 2016, section 4.3).
 
     Learned transposed convolutions, initialised bilinearly, upsample the scores from map to map; the last step, from
-    ``stride`` to pixels, is fixed bilinear interpolation (section 4.3). The paper pads the image by 100 pixels so that
-    fc6 fits, and crops the maps. Here the image is padded at its end to a multiple of the coarsest stride (see
-    ``segmenter.pad``), fc6 pads its own input, and a cell of every map stands for stride x stride pixels.
+    ``stride`` to pixels, is fixed bilinear interpolation (section 4.3). The authors' released nets fix all of them, pad
+    the image by 100 pixels so that the scores cover an image of any size, and crop the maps. Here the image is padded
+    at its end to a multiple of the coarsest stride (see ``segmenter.pad``), fc6 pads its own input, and a cell of every
+    map stands for stride x stride pixels.
 
     Raises ValueError if the backbone has no map of this ``stride``, CheckpointError for ``weights`` of another net.
     """

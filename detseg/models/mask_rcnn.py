@@ -103,7 +103,7 @@ class MaskRCNNHeads(RoIHeads):
 
 
 class MaskRCNN(FasterRCNN):
-    """Faster R-CNN with heads that also say which pixels of a region belong to the object.
+    """Faster R-CNN with heads that also predict the pixels of each object.
 
     It learns from ``batch.targets.masks``, the grids over the objects' boxes that ``ops.masks`` describes. Detections
     have ``masks`` (B, N, 28, 28), behind a ``Res5Head`` (B, N, 14, 14): probabilities of the detected class over the

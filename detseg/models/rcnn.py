@@ -34,9 +34,9 @@ class RCNN(Detector):
 
     ``backbone`` is a whole network, such as ``AlexNet(weights=...)``, with the arithmetic that it was published with.
     All but the last layer of its classifier remain; a new one tells ``num_classes`` foreground classes and the
-    background apart. Its input are the features for the classes: fc7 of AlexNet and VGG, the average of the last map of
-    most others. The features for the boxes are the last map as the network's own pooling leaves it, pool5 of 6 x 6 or
-    7 x 7 bins, and 3 x 3 bins of a network that averages over the whole map.
+    background apart. Its inputs are the features for the classes: fc7 of AlexNet and VGG, the average of the last map
+    of most others. The features for the boxes are the last map as the network's own pooling leaves it, pool5 of 6 x 6
+    or 7 x 7 bins, and 3 x 3 bins of a network that averages over the whole map.
 
     The other defaults are the paper's values or those of its implementation. A region becomes ``crop_size`` x
     ``crop_size`` pixels, with ``context`` of them at each edge around it (appendix A). For training, ``sampler`` draws

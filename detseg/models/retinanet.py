@@ -65,10 +65,10 @@ class RetinaNet(Detector):
 
     ``backbone`` is a pyramid such as ``RetinaFPN(ResNet("resnet50", stages=[3, 4, 5]))``; ``num_classes`` counts the
     foreground classes. By default anchors have 3 scales an octave and 3 shapes, 4 times the stride and larger, match at
-    IoU 0.5, and are background below 0.4 (sections 4 and 4.1). Two defaults are torchvision's, not the paper's: the
-    best anchors of each object match at any IoU (as in detectron2), and an image has up to 300 detections.
-    ``topk_candidates`` of ``postprocessor`` counts the pairs of each level. ``weights`` are those of the whole
-    detector, a file: see ``load_weights``.
+    IoU 0.5, and are background below 0.4 (section 4). Three defaults are torchvision's, not the paper's: the best
+    anchors of each object match at any IoU (as in detectron2), the box loss is L1, and an image has up to 300
+    detections. ``topk_candidates`` of ``postprocessor`` counts the pairs of each level. ``weights`` are those of the
+    whole detector, a file: see ``load_weights``.
 
     Raises ValueError, naming it, if a part does not fit the backbone, and CheckpointError for weights that are not of
     this network.
@@ -112,7 +112,7 @@ class RetinaNet(Detector):
         return Predictions(logits, deltas, torch.cat(anchors), [len(level) for level in anchors])
 
     def _loss(self, predictions: Predictions, targets: Instances) -> dict[str, Tensor]:
-        """Sum the losses of an image's anchors, divide by its number of positives, and average over images."""
+        """Sum the losses of an image's anchors over its number of positives (section 4.1), and average over images."""
         logits, deltas, anchors, _ = predictions
         matched, match_labels = self.matcher(box_ops.iou(targets.boxes, anchors), targets.valid)
         positive = match_labels == POSITIVE

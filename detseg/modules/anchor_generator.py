@@ -16,7 +16,8 @@ class AnchorGenerator(Part):
     """Place anchors of all ``sizes`` and ``aspect_ratios`` over each cell of the feature maps.
 
     ``sizes`` are square roots of areas in pixels, a list for each map, finest first; by default 8 times the stride on a
-    pyramid and 32 to 512 on a single map. ``aspect_ratios`` are height over width.
+    pyramid (FPN), and 32 to 512 on a single map (Mask R-CNN, section 3.1; Faster R-CNN has 128 to 512).
+    ``aspect_ratios`` are height over width.
     """
 
     def __init__(

@@ -17,11 +17,11 @@ from detseg.structures import Instances
 
 
 class MaskHead(Part):
-    """A small fully convolutional network with a mask for each class, which do not compete (section 3).
+    """A small fully convolutional network with a mask for each class; classes do not compete (section 3).
 
     ``num_convs`` convolutions, then one that doubles the side, then a logit for each class: by default four of them on
     pooled features, and none on the maps of a conv5 that the box head shares (figure 4). The paper has no ``norm``
-    after them.
+    after them; later work has batch norm (Li et al. 2021, arXiv:2111.11429).
     """
 
     def __init__(self, num_convs: int | None = None, channels: int = 256, norm: Norm | None = None) -> None:
@@ -43,7 +43,7 @@ class MaskHead(Part):
                     nn.init.zeros_(layer.bias)
             for layer in (*self.convs, self.conv5_mask):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)  # undecided at first, as in the original
+            nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)  # undecided at first, as in detectron2
         return self
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:

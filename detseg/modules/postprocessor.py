@@ -19,7 +19,8 @@ MIN_SIDE = 1e-2  # pixels; a detection that clipping made narrower lies outside 
 class Postprocessor(Configurable):
     """Select detections: the ``topk_candidates`` best (region, class) pairs of an image go into NMS within each class.
 
-    Pairs must have a score above ``score_threshold``; the best ``detections_per_image`` remain.
+    NMS is that of Fast R-CNN (section 3). Pairs must have a score above ``score_threshold``; the best
+    ``detections_per_image`` remain.
     """
 
     def __init__(

@@ -18,8 +18,9 @@ PRIOR = 0.01  # probability of every class at first, so that the many negatives 
 class RetinaHead(Part):
     """Two towers of ``num_convs`` convolutions over every map, one for classes and one for boxes.
 
-    The paper has no norm and compares deltas, by smooth L1 in its limit, L1. With ``num_groups``, group norm follows
-    each convolution, and with ``box_loss`` "giou" boxes are compared (Zhang et al. 2020, arXiv:1912.02424).
+    The paper has no norm, and smooth L1 of the deltas; "l1" is its limit and torchvision's choice. With ``num_groups``,
+    group norm follows each convolution, and the ``box_loss`` "giou" compares boxes (Zhang et al. 2020,
+    arXiv:1912.02424).
     """
 
     def __init__(

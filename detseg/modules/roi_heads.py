@@ -51,7 +51,7 @@ class RoIHeads(nn.Module, Configurable):
         """
         self.strides = backbone.strides[
             : len(backbone.strides) - backbone.num_rpn_only_levels
-        ]  # without P6 (FPN, section 4.2)
+        ]  # without P6 (FPN, section 4.1, footnote)
         if len(set(backbone.channels)) > 1:
             raise ValueError(
                 f"the backbone's maps have {backbone.channels} channels: put it under an FPN, or take one stage"
@@ -102,7 +102,8 @@ def label_regions(
 ) -> tuple[Instances, Tensor, Tensor, Tensor]:
     """Label each proposal with the class of the object that it matches, or ``num_classes`` for the background.
 
-    The ground truth is among the regions, so that there are objects to learn from while proposals are still poor.
+    The ground truth is among the regions, so that there are objects to learn from while proposals are still poor, as in
+    the original implementations.
 
     Returns labelled regions (B, R), the target (B, R) that each overlaps most, the match labels (B, R), and random
     numbers (B, R) from the ``seeds`` (B,) of the images, by which regions are sampled. These do not depend on the

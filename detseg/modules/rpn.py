@@ -33,7 +33,10 @@ class Predictions(NamedTuple):
 
 
 class RPNHead(Part):
-    """``num_convs`` convolutions of 3 x 3, one in the paper, then a logit and four deltas for each anchor of a cell."""
+    """``num_convs`` convolutions of 3 x 3, then a logit and four deltas for each anchor of a cell.
+
+    The paper has one convolution; Li et al. 2021 (arXiv:2111.11429) have two.
+    """
 
     def __init__(self, num_convs: int = 1) -> None:
         super().__init__()
@@ -81,10 +84,11 @@ class RPN(nn.Module, Configurable):
     """Score anchors and refine them to proposals.
 
     Anchors match at IoU 0.7 and 0.3, and the best one of each object; 256 an image are sampled for the loss, half of
-    them positive (Faster R-CNN, section 3.1). Pairs of numbers are for training and for inference: of each map the
-    ``pre_nms_top_n`` best boxes enter NMS, and the ``post_nms_top_n`` best of all maps leave it. The default of
-    ``post_nms_top_n`` is that of FPN (section 5.2), the one of ``pre_nms_top_n`` that of torchvision and detectron2.
-    Boxes with a score below ``score_threshold`` are discarded.
+    them positive (Faster R-CNN, section 3.1). Anchors that cross the edge of the image take part, as in torchvision and
+    detectron2; the paper ignores them in training (section 3.3). Pairs of numbers are for training and for inference:
+    of each map the ``pre_nms_top_n`` best boxes enter NMS, and the ``post_nms_top_n`` best of all maps leave it. The
+    default of ``post_nms_top_n`` is that of FPN (section 5.2), the one of ``pre_nms_top_n`` that of torchvision and
+    detectron2. Boxes with a score below ``score_threshold`` are discarded.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class RPN(nn.Module, Configurable):
     ) -> dict[str, Tensor]:
         """Compute the multi-task loss (equation 1) of sampled anchors, from ``predictions`` on ``features``.
 
+        Both terms are divided by the number of samples; for boxes the paper has N_reg / lambda = 240, about as many.
         The ``seeds`` (B,) of the images determine the sample.
         """
         logits, deltas, anchors, _ = predictions

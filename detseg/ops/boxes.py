@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Without a bound, exp(dw) of an untrained network overflows; 1000/16 is the bound of the original implementations.
+# Without a bound, exp(dw) of an untrained network overflows; 1000/16 is Detectron's bound.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 TINY = 1e-6  # pixels; below any real box, so that its logarithm exists
-BETA = 1 / 9  # transition point of smooth L1, as in torchvision and py-faster-rcnn (sigma = 3)
+BETA = 1 / 9  # transition point of smooth L1, as in torchvision and in py-faster-rcnn's RPN (sigma = 3)
 UNWEIGHTED = (1.0, 1.0, 1.0, 1.0)
 
 

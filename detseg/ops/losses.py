@@ -25,8 +25,8 @@ def semantic_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     """Compute the focal loss: the mean of (1 - p) ** gamma times the cross entropy, p of the true class.
 
-    Shapes as in ``semantic_loss``. Lin et al. 2017, equation 4, over a softmax; ``gamma`` is 0 or at least 1.
-    Zero if all pixels are ignored.
+    Shapes as in ``semantic_loss``. Lin et al. 2017 (arXiv:1708.02002), equation 4, over a softmax; ``gamma`` is 0 or at
+    least 1. Zero if all pixels are ignored.
     """
     entropy = _entropy(logits, labels)
     return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)

@@ -62,10 +62,10 @@ def box_masks(masks: Iterable[NDArray[np.bool_]], boxes: Tensor, size: int = BOX
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, regions: Tensor, size: int) -> Tensor:
-    """Compute the target of the mask head: the fraction of each cell of a region that the object covers (section 3.1).
+    """Compute the target of the mask head (Mask R-CNN, section 3.1): the covered fraction of each cell of a region.
 
     ``masks`` (..., S, S) uint8 are the box masks of the objects' ``boxes`` (..., 4); ``regions`` (..., 4) are boxes
-    anywhere. Returns (..., size, size) between 0 and 1.
+    anywhere. Returns (..., size, size) between 0 and 1, not rounded, as in torchvision.
     """
     boxes, regions = as_float(boxes), as_float(regions)
     corner = boxes[..., :2]

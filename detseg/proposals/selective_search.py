@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Mode = Literal["fast", "quality"]
 
-LONG_EDGE = 500  # pixels that an image is resized to, the size of VOC's: the search is not invariant to scale
+LONG_EDGE = 500  # pixels, as of VOC's images: the search is not invariant to scale (R-CNN, section 4.2)
 MIN_BOX_SIDE = 20  # pixels of a box's side after the resizing, as in the authors' program
 BLUR = 0.8  # sigma before the first segmentation
 COLOUR_BINS, TEXTURE_BINS = 25, 10  # of the histograms of one channel, and of one channel in one direction
@@ -155,7 +155,8 @@ def similarity(
     """Return the similarity (P,) of regions ``a`` and ``b`` (P,) of an image of ``area`` pixels, a sum of ``measures``.
 
     Each measure is between 0 and 1 (section 3.2): the overlap of the histograms of colours (C) and of textures (T), the
-    fraction of the image outside of both (S), and the fraction of their common box that they fill (F).
+    fraction of the image outside of both (S), and one minus the fraction of the image that is in their common box and
+    outside of both (F).
     """
     total = np.zeros(np.broadcast(a, b).shape)
     if "C" in measures:

@@ -24,7 +24,8 @@ from detseg.tasks.optimization import ScheduleConfig
 class ClassificationTask(Task):
     """Train and evaluate a classifier: ``Trainer(...).fit(ClassificationTask(model), ClassificationDataModule(...))``.
 
-    The other settings are those of ``Task``; the defaults are ResNet's for ImageNet (section 3.4), over 90 epochs.
+    The other settings are those of ``Task``; the defaults are ResNet's for ImageNet (He et al. 2015, section 3.4). The
+    milestones are torchvision's for 90 epochs; the paper lowers the rate when the error plateaus.
     ``metrics`` are by default ``TopKAccuracy``; they are updated with logits (B, K) and classes (B,).
     """
 

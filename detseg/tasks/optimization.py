@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROn
 from detseg.errors import ConfigError
 from detseg.modules import FPN
 
-WARMUP_FACTOR = 1 / 1000  # of the learning rate, in the first iteration
+WARMUP_FACTOR = 1 / 1000  # of the learning rate, in the first iteration, as in torchvision and detectron2
 DECAY = 0.1  # at each milestone, and when a plateau is reached
 PATIENCE = 3  # validations without a better value, after which "plateau" lowers the learning rate
 
@@ -59,9 +59,10 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over a training.
 
-    It rises linearly over the first ``warmup_steps``, at most the first epoch. Then "step" divides it by ten after each
-    of the ``milestones`` (epochs), "cosine" lowers it to zero at the end, "plateau" divides it by ten when the
-    monitored metric no longer improves, and "constant" leaves it as it is.
+    It rises linearly over the first ``warmup_steps``, at most the first epoch (gradual warm-up, Goyal et al. 2017,
+    arXiv:1706.02677, section 2.2). Then "step" divides it by ten after each of the ``milestones`` (epochs), "cosine"
+    lowers it to zero at the end, "plateau" divides it by ten when the monitored metric no longer improves, and
+    "constant" leaves it as it is.
     """
 
     name: Literal["step", "cosine", "plateau", "constant"] = "step"

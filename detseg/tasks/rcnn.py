@@ -43,9 +43,9 @@ class RCNNTask(DetectionTask):
     evaluates the result. After an interruption, calling it again continues.
 
     The other settings are those of ``Task``. The learning rate and the 128 regions of a step are the paper's (section
-    2.3). The milestones are meant for 20 epochs of VOC 2007, which are 50,000 steps: a tenth of the learning rate after
-    20,000, and a tenth of that after 40,000. After an evaluation the figures have the seconds an image that proposals,
-    network and head take.
+    2.3). The milestones are meant for 20 epochs of VOC 2007, which are 50,000 steps (section 4.3, for ILSVRC): a tenth
+    of the learning rate after 20,000, and a tenth of that after 40,000, as in the authors' solver. After an evaluation
+    the figures have the seconds an image that proposals, network and head take.
 
     Raises ConfigError for several devices, and before the first epoch if the features would take more than
     ``features_gib``; DataError if there is no object to learn from. The free space of the disk is not checked.

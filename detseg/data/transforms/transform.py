@@ -103,7 +103,7 @@ def check_probability(transform: Transform, value: float, name: str = "p") -> fl
 
 
 class Resize(Transform):
-    """Resize the short edge to ``size``, or less to keep the long edge to ``max_size``.
+    """Resize the short edge to ``size``, or less to keep the long edge to ``max_size`` (Fast R-CNN, section 5.2).
 
     Of a list of sizes, training draws one and evaluation takes the largest. With probability ``crop``, training resizes
     a random part of the image that holds all its boxes.

@@ -35,9 +35,9 @@ class PlainBlock(nn.Module):
 class ResNet(ConvNet):
     """ResNet with one map for each stage, conv1 to conv5, of stride 2, 4, 8, 16 and 32.
 
-    A downsampling bottleneck has the stride in its 3 x 3 convolution (torchvision), not in the 1 x 1 before it (section
-    3.3 and table 1): 4.1 instead of 3.8 billion multiply-adds for ResNet-50. ``plain18`` and ``plain34`` have no
-    shortcuts (section 3.3, "plain network").
+    A downsampling bottleneck has the stride in its 3 x 3 convolution, as in torchvision (Goyal et al. 2017,
+    arXiv:1706.02677, section 5.1), not in the 1 x 1 before it as in the authors' networks: 4.1 instead of 3.8 billion
+    multiply-adds for ResNet-50 (table 1). ``plain18`` and ``plain34`` have no shortcuts (section 3.3, "plain network").
 
     ``output_stride`` limits the stride to 16 or 8 for segmentation: later stages dilate their convolutions instead
     (torchvision's replace_stride_with_dilation). ``zero_init_residual`` starts the last batch norm of each residual

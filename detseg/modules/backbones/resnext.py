@@ -18,7 +18,7 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # in conv2 
 class ResNeXt(ResNet):
     """A ResNet with bottlenecks of ``cardinality`` paths, each ``width`` channels wide in conv2.
 
-    The paths are the groups of a grouped convolution (section 3.4, form c). ``ResNeXt(50, 32, 4)`` is the paper's
+    The paths are the groups of a grouped convolution (section 3.3, figure 3c). ``ResNeXt(50, 32, 4)`` is the paper's
     ResNeXt-50, 32 x 4d. torchvision has weights for 50 32 x 4d, 101 32 x 8d and 101 64 x 4d.
 
     Raises ValueError unless both are at least 1.
