@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,10 +20,13 @@ from detseg.inference.results import DetectionResult, Result
 if TYPE_CHECKING:
     from detseg.inference.predictor import Predictor
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 CAMERA = "camera:"  # and its number
 CAMERA_FORMATS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 TIME_BASE = Fraction(1, 1000)  # seconds, of the pictures of a drawn video
+MISSING = 1.0  # seconds at the end of a video, from which it seems to be cut off; sound may be a little longer
 Track = Callable[[DetectionResult, float], DetectionResult]
 
 
@@ -41,6 +45,8 @@ def is_video(source: str) -> bool:
 
 def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
     """Decode each ``every``-th frame of a video file, or of a camera as "camera:0", one at a time.
+
+    Logs a warning if the file states a longer video than it holds.
 
     Raises DetsegError without PyAV, ConfigError for a camera that is not known, DataError for a file without a video.
     """
@@ -66,6 +72,8 @@ def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
                 if number % every == 0:
                     turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                     yield Frame(number, float(frame.time or 0), np.ascontiguousarray(turned))
+            if number >= 0:
+                _warn_if_cut_off(source, container, stream, number + 1, float(frame.time or 0))
     except (av.FFmpegError, OSError) as error:
         after = f" after frame {number}" if number >= 0 else ""
         hint = f"cannot read this video{after}: {error.strerror or error}"
@@ -74,6 +82,24 @@ def read_frames(source: str, every: int = 1) -> Iterator[Frame]:
         else:
             hint = explain_content(Path(source)) or f"{hint}; replace the file, or convert it by ffmpeg"
         raise DataError(f"{source}: {hint}") from None
+
+
+def _warn_if_cut_off(source: str, container: Any, stream: Any, frames: int, end: float) -> None:
+    """Compare the number of frames and the time of the last one with the header, as far as it states them."""
+    if 0 < stream.frames <= frames:
+        return
+    rate = float(stream.average_rate or 0)
+    start = float((stream.start_time or 0) * stream.time_base)
+    stated = [0.0]
+    if stream.duration or container.duration:
+        stated.append(float(stream.duration * stream.time_base) if stream.duration else container.duration / 1e6)
+    if rate:
+        stated.append(stream.frames / rate)  # of AVI files, whose duration is computed from their size
+    if max(stated) - (end - start) > MISSING + (1 / rate if rate else 0):
+        log.warning(
+            "%s: ends after %d frames and %.1f of %.1f seconds; the file may be cut off",
+            *(source, frames, end - start, max(stated)),
+        )
 
 
 def predict_video(

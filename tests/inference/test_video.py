@@ -95,6 +95,22 @@ def test_a_track_has_a_name_and_a_colour(video: Path, predictor: Predictor) -> N
     assert not np.array_equal(np.asarray(tracked.plot()), np.asarray(result.plot()))
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".avi"])
+def test_a_video_that_is_cut_off_is_named(suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    generator = np.random.default_rng(0)
+    path = tmp_path / f"whole{suffix}"
+    with VideoWriter(path) as writer:
+        for number in range(30):
+            writer.write(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8), number / 5)
+    assert len([*read_frames(str(path))]) == 30
+    assert not caplog.records
+    cut = path.with_name(f"cut{suffix}")
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    frames = [*read_frames(str(cut))]
+    assert 3 < len(frames) < 25
+    assert f"ends after {len(frames)} frames and {frames[-1].seconds:.1f} of " in caplog.text
+
+
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"broken.mp4: cannot read this video"):
