@@ -56,8 +56,15 @@ DEFAULT_NAMES = {"AlexNet": "alexnet", "MobileNetV2": "mobilenet_v2"}  # classes
 # Section of docs/benchmarks.md, and text
 RACCOON = "the-history-of-region-based-detectors"
 MEASURED = {
-    "faster_rcnn_shapes": ("the-first-training", "AP 35.9, AP50 54.0"),
+    "faster_rcnn_shapes": ("the-first-training", "AP 30.0 to 41.1 in four runs"),
     "mask_rcnn_shapes": ("learning-against-torchvision", "AP of masks 37.7, of boxes 41.8, mean of 3 seeds"),
+    **{
+        f"degradation_{name}": (
+            "degradation-deeper-plain-networks-fit-worse",
+            f"training error {error}, mean of 3 seeds",
+        )
+        for name, error in (("plain18", 48.6), ("plain34", 75.2), ("resnet18", 19.2), ("resnet34", 14.8))
+    },
     "fcn_shapes": ("segmentation-on-camvid", "mean IoU 35.7"),
     "fcn8s_mobilenet_v2_camvid": ("segmentation-on-camvid", "mean IoU 68.9, test 59.8"),
     "history_rcnn": (RACCOON, "raccoons: AP 43.1, AP50 90.7"),
