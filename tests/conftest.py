@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
@@ -53,9 +54,10 @@ def forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_initialization() -> Iterator[None]:
-    """Fill large tensors from a pool of random values, beginning at a random one.
+    """Fill large tensors from a pool of random values, beginning at a random one, and meta tensors with none.
 
-    Drawing each weight of a published network takes longer than most tests of it.
+    Drawing each weight of a published network takes longer than most tests of it. So does batch norm on the meta
+    device, a composition of many operators in Python, though it only keeps the shape.
     """
     generator = torch.Generator().manual_seed(0)
     pools = {
@@ -66,6 +68,8 @@ def quick_initialization() -> Iterator[None]:
     def pooled(draw: Callable[..., Tensor], pool: Tensor, normal: bool) -> Callable[..., Tensor]:
         def fill(tensor: Tensor, *limits: float, generator: torch.Generator | None = None, **named: Any) -> Tensor:
             size = tensor.numel()
+            if tensor.is_meta:
+                return tensor
             if generator or named or size < 10_000 or tensor.device.type != "cpu" or not tensor.is_contiguous():
                 return draw(tensor, *limits, generator=generator, **named)
             low, high = (*limits, *(0.0, 1.0)[len(limits) :])
@@ -77,9 +81,24 @@ def quick_initialization() -> Iterator[None]:
 
         return fill
 
+    @torch.no_grad()
+    def trunc_normal_(
+        tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None
+    ) -> Tensor:
+        return tensor.normal_(mean, std, generator=generator).clamp_(a, b)
+
+    def batch_norm(features: Tensor, mean: Tensor | None, *settings: Any, **named: Any) -> Tensor:
+        if not features.is_meta:
+            return normalize(features, mean, *settings, **named)
+        assert mean is None or len(mean) == features.shape[1]
+        return features
+
+    normalize = F.batch_norm
     with pytest.MonkeyPatch.context() as patch:
         for name, pool in pools.items():
             patch.setattr(Tensor, name, pooled(getattr(Tensor, name), pool, name == "normal_"))
+        patch.setattr(torch.nn.init, "trunc_normal_", trunc_normal_)
+        patch.setattr(F, "batch_norm", batch_norm)
         yield
 
 

@@ -19,7 +19,7 @@ FAMILIES = {name for name in backbones.__all__ if name not in ("Backbone", "Conv
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str]:
+def printed(tmp_path_factory: pytest.TempPathFactory, quick_initialization: None) -> tuple[list[dict[str, Any]], str]:
     """As JSON and as a table, measured once, of one network of each family: tests of backbones count all."""
     texts = []
     with pytest.MonkeyPatch.context() as patch:

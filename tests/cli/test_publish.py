@@ -28,6 +28,8 @@ from detseg.tasks import ClassificationTask, DetectionTask
 from tests.cli.conftest import DATA
 from tests.colours import IDS, ColourDetector, colours, write_colours
 
+pytestmark = pytest.mark.usefixtures("quick_initialization")
+
 TRAINING = f"""\
 model:
   class_path: FasterRCNN

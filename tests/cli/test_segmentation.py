@@ -24,6 +24,8 @@ from detseg.modules.backbones import ResNet
 from detseg.tasks import SegmentationTask
 from tests.cli.conftest import entries
 
+pytestmark = pytest.mark.usefixtures("quick_initialization")
+
 TRAIN = [
     *("--config", "fcn_shapes.yaml", "--data.root", "shapes", "--data.train", "12", "--data.val", "5"),
     *("--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"),

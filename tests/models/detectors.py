@@ -72,11 +72,11 @@ def roi_heads(
     batch_size_per_image: int = 64,
     positive_fraction: float = 0.25,
     iou: tuple[float, float] = (0.0, 0.5),
-    mask_channels: int | None = None,
+    mask_head: MaskHead | None = None,
     **postprocessing: Any,
 ) -> RoIHeads:
     """RoI heads with few samples; ``iou`` is what background must reach, and objects."""
-    masks = {"mask_head": MaskHead(channels=mask_channels)} if mask_channels else {}
+    masks = {"mask_head": mask_head} if mask_head else {}
     return cls(
         box_head=box_head,
         pooler=pooler or RoIAlign(),

@@ -38,6 +38,7 @@ def theirs() -> nn.Module:
     return shake(fcn_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)).eval()
 
 
+@pytest.mark.usefixtures("quick_initialization")
 def test_logits_losses_and_gradients_are_those_of_torchvision(theirs: nn.Module) -> None:
     ours = dilated().eval()
     ours.load_state_dict(segmenter_from_torchvision(theirs.state_dict()))

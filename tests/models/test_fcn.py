@@ -180,6 +180,7 @@ def test_strides_that_there_are() -> None:
         FCN(ResNet("resnet50", output_stride=8), CLASSES)
 
 
+@pytest.mark.usefixtures("quick_initialization")
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_skips_work_over_every_family(kind: type[Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps of Adam change every parameter, in FCN over all the strides that there are."""

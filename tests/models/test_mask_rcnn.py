@@ -8,12 +8,11 @@ from torch.testing import assert_close
 
 from detseg.errors import DataError
 from detseg.models import Detector, MaskRCNN
-from detseg.modules import FPN, Res5Head, RoIHeads, RoIPool, TwoMLPHead
+from detseg.modules import FPN, MaskHead, Res5Head, RoIHeads, RoIPool, TwoMLPHead
 from detseg.modules.backbones import ResNet
 from tests.models.detectors import SmallBackbone, mask_rcnn
 from tests.models.tester import CLASSES, OBJECTS, DetectorTester, backward, detect, gradients, scene
 
-SMALL = {"mask_channels": 32}
 EXHAUSTIVE = {
     "rpn_batch_size_per_image": 10**6,
     "rpn_positive_fraction": 1.0,
@@ -25,11 +24,12 @@ EXHAUSTIVE = {
 class TestWithPyramid(DetectorTester):
     masks = True
     exhaustive = EXHAUSTIVE
+    steps = 120
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
         backbone = FPN(SmallBackbone(), channels=32)
-        return mask_rcnn(backbone, CLASSES, TwoMLPHead(64), **{**SMALL, **arguments})
+        return mask_rcnn(backbone, CLASSES, TwoMLPHead(64), mask_head=MaskHead(1, channels=16), **arguments)
 
     @torch.no_grad()
     def test_masks_are_learnt(self, trained, batch) -> None:
@@ -47,8 +47,8 @@ class TestWithOneMapAndRoIPool(DetectorTester):
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        settings = {"rpn_sizes": [[16, 32, 64]], "pooler": RoIPool(), **SMALL, **arguments}
-        return mask_rcnn(SmallBackbone([2]), CLASSES, TwoMLPHead(128), **settings)
+        settings = {"rpn_sizes": [[16, 32, 64]], "pooler": RoIPool(), **arguments}
+        return mask_rcnn(SmallBackbone([2]), CLASSES, TwoMLPHead(128), mask_head=MaskHead(1, channels=16), **settings)
 
 
 def test_losses_have_names() -> None:

@@ -20,8 +20,10 @@ from detseg.weights.torchvision import COCO, UNUSED_BIAS, from_torchvision, load
 from tests.models.detectors import SmallBackbone
 from tests.models.tester import CLASSES, DetectorTester, scene
 
-HEIGHT, WIDTH = 96, 128
-SIZES = [(96, 80), (70, 128)]
+pytestmark = pytest.mark.usefixtures("quick_initialization")
+
+HEIGHT, WIDTH = 96, 96
+SIZES = [(96, 80), (70, 96)]
 LABELS = list(COCO.values())
 UNUSED = [label for label in range(91) if label not in LABELS]
 

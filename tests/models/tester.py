@@ -176,11 +176,12 @@ class Operations(TorchDispatchMode):
 class DetectorTester:
     needs_proposals = False  # whether they come with the images
     masks = False  # whether it finds masks
+    steps = 200  # in which it learns ``scene()``
     exhaustive: dict[str, Any]  # arguments with which every candidate is drawn: the loss is not random
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 200 steps."""
+        """A small detector of ``CLASSES`` classes that learns ``scene()`` in ``steps``."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -203,7 +204,7 @@ class DetectorTester:
     def trained(cls) -> Detector:
         torch.manual_seed(0)
         model = cls.make().train()
-        overfit(model, scene(model.needs_proposals, cls.masks))
+        overfit(model, scene(model.needs_proposals, cls.masks), cls.steps)
         return model.eval()
 
     @torch.no_grad()

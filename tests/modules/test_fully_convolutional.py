@@ -17,6 +17,8 @@ from detseg.modules.backbones import VGG, AlexNet, GoogLeNet, ResNet, SqueezeNet
 from detseg.modules.fully_convolutional import hidden_layers, to_fully_convolutional
 from tests.modules.backbones.tester import Narrow, images, shake
 
+pytestmark = pytest.mark.usefixtures("quick_initialization")
+
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("AlexNet", {}),
     ("VGG", {"name": "vgg11"}),
