@@ -24,7 +24,6 @@ EXHAUSTIVE = {
 class TestWithPyramid(DetectorTester):
     masks = True
     exhaustive = EXHAUSTIVE
-    steps = 120
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:

@@ -22,8 +22,8 @@ from tests.models.tester import CLASSES, DetectorTester, scene
 
 pytestmark = pytest.mark.usefixtures("quick_initialization")
 
-HEIGHT, WIDTH = 96, 96
-SIZES = [(96, 80), (70, 96)]
+HEIGHT, WIDTH = 96, 128
+SIZES = [(96, 80), (70, 128)]
 LABELS = list(COCO.values())
 UNUSED = [label for label in range(91) if label not in LABELS]
 

@@ -176,12 +176,11 @@ class Operations(TorchDispatchMode):
 class DetectorTester:
     needs_proposals = False  # whether they come with the images
     masks = False  # whether it finds masks
-    steps = 200  # in which it learns ``scene()``
     exhaustive: dict[str, Any]  # arguments with which every candidate is drawn: the loss is not random
 
     @classmethod
     def make(cls, **arguments: Any) -> Detector:
-        """A small detector of ``CLASSES`` classes that learns ``scene()`` in ``steps``."""
+        """A small detector of ``CLASSES`` classes that learns ``scene()`` in 200 steps."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -204,7 +203,7 @@ class DetectorTester:
     def trained(cls) -> Detector:
         torch.manual_seed(0)
         model = cls.make().train()
-        overfit(model, scene(model.needs_proposals, cls.masks), cls.steps)
+        overfit(model, scene(model.needs_proposals, cls.masks))
         return model.eval()
 
     @torch.no_grad()
