@@ -30,8 +30,6 @@ from detseg.weights.torchvision import COCO
 from tests.colours import COLOURS, IDS, ColourDetector, colours, write_colours
 from tests.weights.test_published import random_state
 
-pytestmark = pytest.mark.usefixtures("quick_initialization")
-
 NAME = "maskrcnn_resnet50_fpn"
 SIZES = [(96, 128), (128, 96), (96, 96)]  # of the short and the long edge that the models resize to
 PROPOSALS, DETECTIONS = 60, 20  # an image; of 1000 and 100, which take most of the time

@@ -27,8 +27,6 @@ from detseg.ops.boxes import UNWEIGHTED
 from detseg.structures import Batch, Instances
 from detseg.weights.torchvision import COCO, PUBLISHED, from_torchvision, structures, to_torchvision
 
-pytestmark = pytest.mark.usefixtures("quick_initialization")
-
 LABELS = list(COCO.values())
 HEIGHT, WIDTH = 96, 128
 SIZES = [(96, 80), (70, 128)]
