@@ -61,7 +61,7 @@ MEASURED = {
     **{
         f"degradation_{name}": (
             "degradation-deeper-plain-networks-fit-worse",
-            f"training error {error}, mean of 3 seeds",
+            f"training error {error} %, mean of 3 seeds",
         )
         for name, error in (("plain18", 48.6), ("plain34", 75.2), ("resnet18", 19.2), ("resnet34", 14.8))
     },

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,8 +71,15 @@ def quiet_logging(command: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Escape what a name may hold and a terminal must not get: its control codes, and bytes that are not UTF-8."""
-    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+    """Escape what a name may hold and a terminal must not get: its control codes, and bytes that are not UTF-8.
+
+    Newlines and tabs stay, and so do all blanks, such as those of Japanese names.
+    """
+    return "".join(char if char.isprintable() or _is_blank(char) else ascii(char)[1:-1] for char in text)
+
+
+def _is_blank(char: str) -> bool:
+    return char in "\n\t" or unicodedata.category(char) == "Zs"
 
 
 def import_module(name: str) -> None:

@@ -211,7 +211,12 @@ def test_a_killed_worker_is_explained_wherever_the_program_is(capsys: pytest.Cap
         ("train", OSError(28, "No space left on device", "a.ckpt"), 1, "error: a.ckpt: No space left on device"),
         ("train", torch.OutOfMemoryError("tried to allocate"), 1, "lower `--data.batch_size`"),
         ("train", KeyboardInterrupt(), 130, ""),
-        ("predict", DataError("\x1b[2J\r\udce9 é 写.jpg: no image"), 1, "error: \\x1b[2J\\r\\udce9 é 写.jpg: no image"),
+        (
+            "predict",
+            DataError("\x1b[2J\r\udce9 é 写\u3000\u202f.jpg: no image"),
+            1,
+            "error: \\x1b[2J\\r\\udce9 é 写\u3000\u202f.jpg: no image",
+        ),
     ],
 )
 def test_the_exit_status(
