@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detseg.export.matching import BOX, Arrays, Match, match_detections
+from detseg.export.matching import BOX, SCORE, Arrays, Match, match_detections
 
 SHARES = (0.01, 0.1, 1.0)  # in turns, of the differences that a detection may have
 ATTEMPTS = 24  # one in two gives the other order of two equal scores
@@ -20,12 +20,12 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Compute as with other rounding: change the values that choices depend on at random.
 
     These are the scores that are ranked, the boxes of NMS, and the sizes that choose a level; they change by up to
-    ``share`` of ``score``, the difference that scores may have, and of ``BOX``.
+    ``share`` of ``SCORE`` and ``BOX``.
     """
 
-    def __init__(self, seed: int, share: float, score: float) -> None:
+    def __init__(self, seed: int, share: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.generator, self.share, self.score = torch.Generator().manual_seed(seed), share, score
+        self.generator, self.share = torch.Generator().manual_seed(seed), share
 
     def __torch_dispatch__(
         self, function: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -42,7 +42,7 @@ class OtherRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return 2 * torch.rand(tuple(shape), generator=self.generator) - 1
 
     def _round(self, values: Tensor) -> Tensor:
-        return values + self.share * self.score * values.abs().clamp(min=1) * self._draw(values.shape)
+        return values + self.share * SCORE * values.abs().clamp(min=1) * self._draw(values.shape)
 
 
 def is_tie(match: Match, expected: Arrays, actual: Arrays, score: float, compute: Callable[[], Arrays]) -> bool:
@@ -53,7 +53,7 @@ def is_tie(match: Match, expected: Arrays, actual: Arrays, score: float, compute
     """
     missing, extra = match.missing, match.extra
     for seed in range(ATTEMPTS):
-        with OtherRounding(seed, SHARES[seed % len(SHARES)], score):
+        with OtherRounding(seed, SHARES[seed % len(SHARES)]):
             other = compute()
         missing = np.setdiff1d(missing, match_detections(expected, other, score).missing)
         extra = np.intersect1d(extra, match_detections(other, actual, score).extra)
