@@ -26,6 +26,8 @@ from comparison.arms import ARMS, MASK_ARMS, REFERENCE
 from comparison.results import Results, ResultsError
 from comparison.training import run
 
+from detseg.errors import DetsegError
+
 NOT_SETTINGS = ("root", "weights", "out", "arms", "reference", "report")  # of which runs stay comparable
 
 
@@ -71,7 +73,10 @@ def main() -> None:
     for seed in options.seeds if not options.report else ():
         for name in options.arms:
             if (name, seed) not in results.runs:
-                values = run(MASK_ARMS[name], seed, options)
+                try:
+                    values = run(MASK_ARMS[name], seed, options)
+                except (DetsegError, OSError) as error:
+                    sys.exit(f"error: {error}")
                 results.add(name, seed, values)
                 shown = "  ".join(f"{metric} {values[metric]:.3f}" for metric in metrics)
                 print(f"seed {seed}  {name:20} {shown}  {values['seconds']:.0f} s", flush=True)
